@@ -1,0 +1,85 @@
+"""What a stage is shown and what it says: the contract between stages and the cascade."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roadwork_serve.schema import Saw
+
+Sees = Literal["thumbs", "images", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One photo or clip on its way through the cascade.
+
+    images: encoded JPEG, PNG or WebP; one for a photo, the sampled frames for a clip.
+    thumbs: uint8 RGB of shape [n, side, side, 3], one per image, squashed to a square;
+        decoded once, for stage 1.
+    timestamps_s: seconds into the clip of each frame; (0.0,) for a photo.
+    deadline_s: on the clock of `time.monotonic()`.
+    """
+
+    request_id: str
+    kind: Literal["photo", "clip"]
+    images: tuple[bytes, ...]
+    thumbs: NDArray[np.uint8]
+    timestamps_s: tuple[float, ...]
+    deadline_s: float
+
+    def left_s(self) -> float:
+        """Seconds until the deadline; negative once it has passed."""
+        return self.deadline_s - time.monotonic()
+
+    def slim(self, sees: Sees) -> "Item":
+        """A copy without what the stage does not look at, to travel light."""
+        if sees == "thumbs":
+            return replace(self, images=())
+        if sees == "images":
+            return replace(self, thumbs=self.thumbs[:0])
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """A stage's raw word on one item.
+
+    logit: log-odds of active road work, uncalibrated; None when the stage abstains.
+    model: the id or folder name of the model that spoke.
+    batch_ms: decoding and collating, for the whole batch; compute_ms: the model, for the whole batch.
+    """
+
+    logit: float | None
+    model: str
+    miniature: bool = False
+    saw: Saw = field(default_factory=Saw)
+    batch_ms: float = 0.0
+    compute_ms: float = 0.0
+    tokens: int = 0
+
+
+class Stage(Protocol):
+    """What runs inside a stage's process. Blocking on purpose: the process has nothing else to do."""
+
+    name: str
+    sees: Sees
+
+    def warm(self) -> None:
+        """Run the model once on made-up input, so that the first request pays nothing extra."""
+        ...
+
+    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        """One opinion an item, in order."""
+        ...
+
+
+class StageClient(Protocol):
+    """How the cascade reaches a stage: a Ray handle in production, a local object elsewhere."""
+
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        """One opinion an item, in order. Raises StageFailed when the stage cannot be reached."""
+        ...

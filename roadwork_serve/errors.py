@@ -1,0 +1,102 @@
+"""The tree of errors. Each says what was wrong and what to do about it.
+
+At the HTTP edge an error becomes an RFC 9457 problem document: `status` and `slug`
+belong to the class, the message to the case.
+"""
+
+
+class RoadworkError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    status = 500
+    slug = "internal"
+    title = "Something went wrong inside the server"
+
+
+class BadRequest(RoadworkError):
+    """The request cannot be read: wrong base64, a field missing, a deadline that makes no sense."""
+
+    status = 400
+    slug = "bad-request"
+    title = "The request cannot be read"
+
+
+class MediaError(RoadworkError):
+    """Base of what can be wrong with a photo or a clip."""
+
+    status = 422
+    slug = "media"
+    title = "The file cannot be used"
+
+
+class UnsupportedMedia(MediaError):
+    """The bytes are none of the formats that are read, whatever the name or header says."""
+
+    status = 415
+    slug = "unsupported-media"
+    title = "The file is of no supported format"
+
+
+class MediaTooLarge(MediaError):
+    """A limit on bytes, pixels, frames or seconds is passed; nothing was decoded."""
+
+    status = 413
+    slug = "media-too-large"
+    title = "The file is larger than the server accepts"
+
+
+class BrokenMedia(MediaError):
+    """Empty, truncated or damaged media, or a clip with no frames."""
+
+    status = 422
+    slug = "broken-media"
+    title = "The file is damaged or empty"
+
+
+class Overloaded(RoadworkError):
+    """The queues are full. `retry_after_s` says when to come back."""
+
+    status = 503
+    slug = "overloaded"
+    title = "The server is busy"
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(RoadworkError):
+    """The deadline passed before any stage could speak."""
+
+    status = 504
+    slug = "deadline"
+    title = "The deadline passed before an answer was found"
+
+
+class StageFailed(RoadworkError):
+    """A stage could not judge: its process died, its model raised, or it is not there."""
+
+    status = 503
+    slug = "stage-failed"
+    title = "A stage of the cascade failed"
+
+
+class NoOpinion(StageFailed):
+    """Every stage that was asked failed or abstained, so there is nothing to answer with."""
+
+    slug = "no-opinion"
+    title = "No stage could answer"
+
+
+class ConfigError(RoadworkError):
+    """A profile, policy or setting does not make sense; the message names the line to mend."""
+
+    slug = "config"
+    title = "The configuration does not make sense"
+
+
+class ModelError(RoadworkError):
+    """A checkpoint is missing, gated, of another architecture, or does not fit."""
+
+    slug = "model"
+    title = "A model cannot be loaded"

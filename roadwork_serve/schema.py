@@ -1,0 +1,126 @@
+"""The wire: what a client sends beside the media, and what it gets back."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Label = Literal["roadwork", "none"]
+MediaKind = Literal["photo", "clip"]
+ExitReason = Literal[
+    "above_band",  # the posterior is above the stage's exit band: roadwork
+    "below_band",  # below it: none
+    "last_stage",  # still inside the band, but no stage is left to ask
+    "deadline",  # the time left would not suffice for the next stage
+    "failed",  # later stages were wanted and failed
+]
+Outcome = Literal["answered", "abstained", "failed", "skipped"]
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Box(_Wire):
+    """A rectangle on the image in shares of its width and height, from the top left corner."""
+
+    x0: float = Field(ge=0, le=1)
+    y0: float = Field(ge=0, le=1)
+    x1: float = Field(ge=0, le=1)
+    y1: float = Field(ge=0, le=1)
+
+
+class Words(_Wire):
+    """One line of text read off the image."""
+
+    text: str
+    confidence: float = Field(ge=0, le=1, description="the reader's own confidence")
+    meaning: str | None = Field(None, description="what it says of road work: begin, closure, detour, worker, end, neutral")
+    box: Box
+    frame: int = Field(0, ge=0, description="which frame of a clip; 0 for a photo")
+
+
+class Saw(_Wire):
+    """What made a stage think so."""
+
+    words: list[Words] = Field(default_factory=list)
+    thought: str | None = Field(None, description="what a thinking model wrote before its answer")
+    left_over: float | None = Field(
+        None, ge=0, le=1, description="probability mass a VLM gave to words that are neither yes nor no"
+    )
+    words_likely: float | None = Field(
+        None, ge=0, le=1, description="stage 1's probability that words worth reading are on the image"
+    )
+    frames: list[float] = Field(default_factory=list, description="probability per sampled frame of a clip")
+
+
+class StageReport(_Wire):
+    """What one stage said of one item, and what it cost. All times in milliseconds, measured."""
+
+    stage: str
+    outcome: Outcome
+    model: str | None = Field(None, description="the model that spoke")
+    miniature: bool = Field(False, description="true when it was a small stand-in for the production model")
+    probability: float | None = Field(None, ge=0, le=1, description="the stage's own word, uncalibrated")
+    posterior: float | None = Field(None, ge=0, le=1, description="the cascade's belief after this stage")
+    detail: str | None = Field(None, description="why it failed or was skipped")
+    queue_ms: float = Field(0, ge=0, description="waiting for a free slot of the stage")
+    batch_ms: float = Field(0, ge=0, description="decoding and collating the batch in the stage")
+    compute_ms: float = Field(0, ge=0, description="the model itself, for the whole batch")
+    hop_ms: float = Field(0, ge=0, description="the way to the stage and back")
+    batch_size: int = Field(0, ge=0)
+    tokens: int = Field(0, ge=0, description="tokens written by a VLM")
+    saw: Saw = Field(default_factory=Saw)
+
+
+class Exit(_Wire):
+    """Where and why the item left the cascade."""
+
+    stage: str
+    reason: ExitReason
+
+
+class Verdict(_Wire):
+    """The answer: is there active road work, how sure are we, and what made us think so."""
+
+    request_id: str
+    media: MediaKind
+    label: Label
+    probability: float = Field(ge=0, le=1, description="posterior probability of active road work")
+    exit: Exit
+    degraded: bool = Field(False, description="true when a stage that was wanted failed or was missing")
+    stages: list[StageReport]
+    policy_version: str
+    profile: str
+    elapsed_ms: float = Field(ge=0)
+
+
+class Problem(_Wire):
+    """An RFC 9457 problem document."""
+
+    type: str = Field(description="urn of the kind of problem, stable")
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str
+    instance: str | None = Field(None, description="the request id")
+
+
+class BatchEntry(_Wire):
+    """One file's result in a batch: a verdict or a problem, never both."""
+
+    filename: str
+    verdict: Verdict | None = None
+    problem: Problem | None = None
+
+
+class BatchResult(_Wire):
+    """The answer to a batch, in the order in which the files were sent."""
+
+    results: list[BatchEntry]
+
+
+class ClassifyRequest(_Wire):
+    """The JSON form of a classification request."""
+
+    image: str | None = Field(None, description="standard base64 of a JPEG, PNG or WebP")
+    video: str | None = Field(None, description="standard base64 of an MP4, WebM or MOV clip")
+    deadline_ms: int | None = Field(None, ge=1, le=600_000, description="answer within this time")
