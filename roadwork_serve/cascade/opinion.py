@@ -13,6 +13,19 @@ from roadwork_serve.schema import Saw
 Sees = Literal["thumbs", "images", "both"]
 
 
+class Media(Protocol):
+    """What `roadwork_serve.media` makes of bytes, as far as the cascade needs to know it."""
+
+    @property
+    def kind(self) -> Literal["photo", "clip"]: ...
+    @property
+    def images(self) -> tuple[bytes, ...]: ...
+    @property
+    def thumbs(self) -> NDArray[np.uint8]: ...
+    @property
+    def timestamps_s(self) -> tuple[float, ...]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One photo or clip on its way through the cascade.
@@ -30,6 +43,11 @@ class Item:
     thumbs: NDArray[np.uint8]
     timestamps_s: tuple[float, ...]
     deadline_s: float
+
+    @classmethod
+    def of(cls, media: Media, request_id: str, deadline_s: float) -> "Item":
+        """The item for a decoded photo or clip."""
+        return cls(request_id, media.kind, media.images, media.thumbs, media.timestamps_s, deadline_s)
 
     def left_s(self) -> float:
         """Seconds until the deadline; negative once it has passed."""
