@@ -1,13 +1,8 @@
 """A profile: which models run, how, and on what. Typed, described, validated as a whole."""
 
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from roadwork_serve.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field
 
 STAGES = ("backbone", "signs", "vlm", "reasoner", "video")
 StageName = Literal["backbone", "signs", "vlm", "reasoner", "video"]
