@@ -34,21 +34,23 @@ class Words(_Wire):
 
     text: str
     confidence: float = Field(ge=0, le=1, description="the reader's own confidence")
-    meaning: str | None = Field(None, description="what it says of road work: begin, closure, detour, worker, end, neutral")
+    meaning: str | None = Field(
+        default=None, description="what it says of road work: begin, closure, detour, worker, end, neutral"
+    )
     box: Box
-    frame: int = Field(0, ge=0, description="which frame of a clip; 0 for a photo")
+    frame: int = Field(default=0, ge=0, description="which frame of a clip; 0 for a photo")
 
 
 class Saw(_Wire):
     """What made a stage think so."""
 
     words: list[Words] = Field(default_factory=list)
-    thought: str | None = Field(None, description="what a thinking model wrote before its answer")
+    thought: str | None = Field(default=None, description="what a thinking model wrote before its answer")
     left_over: float | None = Field(
-        None, ge=0, le=1, description="probability mass a VLM gave to words that are neither yes nor no"
+        default=None, ge=0, le=1, description="probability mass a VLM gave to words that are neither yes nor no"
     )
     words_likely: float | None = Field(
-        None, ge=0, le=1, description="stage 1's probability that words worth reading are on the image"
+        default=None, ge=0, le=1, description="stage 1's probability that words worth reading are on the image"
     )
     frames: list[float] = Field(default_factory=list, description="probability per sampled frame of a clip")
 
@@ -58,17 +60,17 @@ class StageReport(_Wire):
 
     stage: str
     outcome: Outcome
-    model: str | None = Field(None, description="the model that spoke")
-    miniature: bool = Field(False, description="true when it was a small stand-in for the production model")
-    probability: float | None = Field(None, ge=0, le=1, description="the stage's own word, uncalibrated")
-    posterior: float | None = Field(None, ge=0, le=1, description="the cascade's belief after this stage")
-    detail: str | None = Field(None, description="why it failed or was skipped")
-    queue_ms: float = Field(0, ge=0, description="waiting for a free slot of the stage")
-    batch_ms: float = Field(0, ge=0, description="decoding and collating the batch in the stage")
-    compute_ms: float = Field(0, ge=0, description="the model itself, for the whole batch")
-    hop_ms: float = Field(0, ge=0, description="the way to the stage and back")
-    batch_size: int = Field(0, ge=0)
-    tokens: int = Field(0, ge=0, description="tokens written by a VLM")
+    model: str | None = Field(default=None, description="the model that spoke")
+    miniature: bool = Field(default=False, description="true when it was a small stand-in for the production model")
+    probability: float | None = Field(default=None, ge=0, le=1, description="the stage's own word, uncalibrated")
+    posterior: float | None = Field(default=None, ge=0, le=1, description="the cascade's belief after this stage")
+    detail: str | None = Field(default=None, description="why it failed or was skipped")
+    queue_ms: float = Field(default=0, ge=0, description="waiting for a free slot of the stage")
+    batch_ms: float = Field(default=0, ge=0, description="decoding and collating the batch in the stage")
+    compute_ms: float = Field(default=0, ge=0, description="the model itself, for the whole batch")
+    hop_ms: float = Field(default=0, ge=0, description="the way to the stage and back")
+    batch_size: int = Field(default=0, ge=0)
+    tokens: int = Field(default=0, ge=0, description="tokens written by a VLM")
     saw: Saw = Field(default_factory=Saw)
 
 
@@ -87,7 +89,7 @@ class Verdict(_Wire):
     label: Label
     probability: float = Field(ge=0, le=1, description="posterior probability of active road work")
     exit: Exit
-    degraded: bool = Field(False, description="true when a stage that was wanted failed or was missing")
+    degraded: bool = Field(default=False, description="true when a stage that was wanted failed or was missing")
     stages: list[StageReport]
     policy_version: str
     profile: str
@@ -101,7 +103,7 @@ class Problem(_Wire):
     title: str
     status: int = Field(ge=400, le=599)
     detail: str
-    instance: str | None = Field(None, description="the request id")
+    instance: str | None = Field(default=None, description="the request id")
 
 
 class BatchEntry(_Wire):
@@ -121,6 +123,6 @@ class BatchResult(_Wire):
 class ClassifyRequest(_Wire):
     """The JSON form of a classification request."""
 
-    image: str | None = Field(None, description="standard base64 of a JPEG, PNG or WebP")
-    video: str | None = Field(None, description="standard base64 of an MP4, WebM or MOV clip")
-    deadline_ms: int | None = Field(None, ge=1, le=600_000, description="answer within this time")
+    image: str | None = Field(default=None, description="standard base64 of a JPEG, PNG or WebP")
+    video: str | None = Field(default=None, description="standard base64 of an MP4, WebM or MOV clip")
+    deadline_ms: int | None = Field(default=None, ge=1, le=600_000, description="answer within this time")
