@@ -65,6 +65,14 @@ class Overloaded(RoadworkError):
         self.retry_after_s = retry_after_s
 
 
+class NotReady(RoadworkError):
+    """The stages are still loading their models; no request is accepted before all are warm."""
+
+    status = 503
+    slug = "not-ready"
+    title = "The server is still starting"
+
+
 class DeadlineExceeded(RoadworkError):
     """The deadline passed before any stage could speak."""
 

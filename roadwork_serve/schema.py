@@ -1,6 +1,6 @@
 """The wire: what a client sends beside the media, and what it gets back."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,8 @@ ExitReason = Literal[
     "failed",  # later stages were wanted and failed
 ]
 Outcome = Literal["answered", "abstained", "failed", "skipped"]
+
+MAX_DEADLINE_MS = 600_000
 
 
 class _Wire(BaseModel):
@@ -125,4 +127,53 @@ class ClassifyRequest(_Wire):
 
     image: str | None = Field(default=None, description="standard base64 of a JPEG, PNG or WebP")
     video: str | None = Field(default=None, description="standard base64 of an MP4, WebM or MOV clip")
-    deadline_ms: int | None = Field(default=None, ge=1, le=600_000, description="answer within this time")
+    deadline_ms: int | None = Field(default=None, ge=1, le=MAX_DEADLINE_MS, description="answer within this time")
+
+
+class StageInfo(_Wire):
+    """A stage as it is deployed, and whether it answers at the moment."""
+
+    stage: str
+    model: str
+    miniature: bool
+    up: bool
+
+
+class Limits(_Wire):
+    """What is refused: bytes of one file, pixels of a photo or frame, seconds and frames of a clip."""
+
+    max_bytes: int
+    max_pixels: int
+    max_seconds: float
+    max_clip_frames: int
+    max_batch_files: int
+    max_batch_bytes: int
+    max_deadline_ms: int
+    default_deadline_ms: int
+
+
+class Info(_Wire):
+    """What the server is made of."""
+
+    version: str
+    profile: str
+    policy: dict[str, Any] = Field(description="the policy in force, whole; its `version` is in every verdict")
+    policy_refused: str | None = Field(
+        default=None, description="why the last policy it was given did not replace this one"
+    )
+    stages: list[StageInfo]
+    limits: Limits
+
+
+class Health(_Wire):
+    """The process lives."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(_Wire):
+    """Requests are accepted. Stages that are down at the moment are skipped, and verdicts say so."""
+
+    ready: Literal[True] = True
+    up: list[str]
+    down: list[str]

@@ -49,9 +49,13 @@ class IngressSpec(_Settings):
 
     replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.5, ge=0)
-    max_ongoing_requests: int = Field(default=256, ge=1)
+    max_ongoing_requests: int = Field(
+        default=256, ge=1, description="requests in work at once, a replica; more are refused"
+    )
     decode_threads: int = Field(default=2, ge=1)
     default_deadline_ms: int = Field(default=30_000, ge=1)
+    max_batch_files: int = Field(default=32, ge=1, description="files in one batch request")
+    max_batch_bytes: int = Field(default=128 * 2**20, ge=1, description="bytes of one batch request")
 
 
 class Profile(_Settings):
