@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.load import bundled, load_policy_mapping, load_profile
+from roadwork_serve.profiles.profile import STAGES
+
+
+def test_every_bundled_profile_loads_with_its_policy() -> None:
+    assert "mini" in bundled()
+    for name in bundled():
+        profile = load_profile(name)
+        assert profile.name == name
+        assert load_policy_mapping(profile.policy)["version"]
+
+
+def test_mini_fits_two_cores() -> None:
+    profile = load_profile("mini")
+    booked = profile.ingress.num_cpus + sum(stage.num_cpus * stage.replicas for stage in profile.stages.values())
+    assert set(profile.stages) == set(STAGES)
+    assert booked <= 2
+    assert all(stage.device == "cpu" and stage.threads <= 2 for stage in profile.stages.values())
+
+
+def test_a_profile_loads_from_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"name": "mine", "policy": "mini", "stages": {}}))
+    assert load_profile(path).name == load_profile(str(path)).name == "mine"
+
+
+def test_overrides_reach_one_field_and_leave_the_rest() -> None:
+    plain, changed = load_profile("mini"), load_profile("mini", {"stages": {"vlm": {"max_batch": 3}}})
+    assert changed.stages["vlm"] == plain.stages["vlm"].model_copy(update={"max_batch": 3})
+    assert changed.stages["backbone"] == plain.stages["backbone"]
+
+
+def test_an_override_of_none_takes_a_stage_away() -> None:
+    assert set(load_profile("mini", {"stages": {"video": None}}).stages) == set(STAGES) - {"video"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            {"stages": {"vlm": {"max_batch": 0}}},
+            r"stages\.vlm\.max_batch is 0; it should be greater than or equal to 1",
+        ),
+        ({"stages": {"vlm": {"max_btch": 1}}}, r"stages\.vlm\.max_btch is no known field; did you mean max_batch\?"),
+        ({"media": {"zzz": 1}}, r"media\.zzz is no known field; take it out"),
+        ({"stages": {"oracle": {}}}, r"stages\.oracle is 'oracle'; it should be 'backbone', "),
+        ({"policy": None}, r"policy is missing; add it"),
+    ],
+)
+def test_a_bad_field_is_named_with_what_to_do(overrides: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^profile mini with overrides: .*{told}"):
+        load_profile("mini", overrides)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"profile 'gpu-9000' does not ship .* mini"):
+        load_profile("gpu-9000")
+    with pytest.raises(ConfigError, match=r"policy 'strict' does not ship .* mini"):
+        load_policy_mapping("strict")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("a: [1", "is not YAML"), ("- 1", "holds a list"), ("", "holds a NoneType")]
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"{path}.* {told}|{path} {told}"):
+        load_profile(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone\.yaml: there is no such file"):
+        load_policy_mapping(tmp_path / "gone.yaml")
