@@ -81,7 +81,7 @@ def test_nothing_to_tell_is_nan() -> None:
 SAMPLES = st.lists(st.tuples(st.booleans(), st.integers(0, 20).map(lambda i: i / 20)), min_size=2, max_size=60)
 
 
-@settings(deadline=None)  # the first example imports scikit-learn
+@settings(deadline=None, max_examples=25)  # scikit-learn is slow, and slower to import
 @given(SAMPLES)
 def test_agrees_with_scikit_learn(sample: list[tuple[bool, float]]) -> None:
     sk = pytest.importorskip("sklearn.metrics")
