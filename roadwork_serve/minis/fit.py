@@ -1,0 +1,228 @@
+"""Fit a policy to judged rows: what each stage's word is worth, and when it is enough.
+
+The rows are those of `roadwork evaluate --ask-everyone --rows`, where every stage spoke on every item,
+from seeds that neither training nor evaluation uses. Step by step, in the order of the policy: the
+stage's calibrator is fitted on the items that reach it under the bands chosen so far, then its exit
+band is made as narrow as the error allowed among the items that leave there permits. The error is
+that of the sample, with no confidence bound.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from roadwork_serve.cascade.evidence import Calibrator, sigmoid
+from roadwork_serve.cascade.policy import Leave, Policy, Progress, Skip, Step
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.learn.local import load_policy
+from roadwork_serve.learn.rows import Row, read_rows
+from roadwork_serve.schema import MediaKind
+
+SPECIALISTS = frozenset({"signs"})  # its logits are evidence as they stand: silence is none, a word is strong
+GRID = 1e-4  # bands are written with four digits
+_RIDGE = 1.0  # as if one item spoke for scale 1, carry 1 and bias 0
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One row under a policy: how far it came and the step it left at, None where no stage spoke."""
+
+    row: Row
+    progress: Progress
+    done: bool
+
+    @property
+    def left_at(self) -> str | None:
+        return None if self.progress.spoken is None else self.progress.spoken.stage
+
+
+def replay(row: Row, policy: Policy) -> Replay:
+    """The row's way through the policy, from what every stage said. `done` is False where no band ended it.
+
+    Raises ConfigError when a stage is asked that did not speak on this row.
+    """
+    progress = policy.start()
+    while True:
+        move = policy.next_step(row.about.kind, progress, math.inf)
+        if isinstance(move, Leave):
+            return Replay(row, progress, done=move.reason in ("above_band", "below_band"))
+        if isinstance(move, Skip):
+            progress = progress.past()
+        elif look := row.look(move.step.stage):
+            progress = progress.after(move.step, look.logit, look.words_likely)
+        else:
+            raise ConfigError(
+                f"{move.step.stage} did not speak on {row.about.name}; make the rows with `roadwork evaluate "
+                "--ask-everyone --rows FILE`"
+            )
+
+
+def fit_policy(rows: Sequence[Row], base: Policy, max_exit_error: float, version: str) -> Policy:
+    """The base policy with calibrators and exit bands fitted to the rows.
+
+    max_exit_error: share of wrong labels allowed, in this sample, among the items that leave a stage
+        on either side of its band. The last stage ends everything.
+    """
+    fitted = replace(base, version=version)
+    for kind in ("photo", "clip"):
+        mine = [row for row in rows if row.about.kind == kind and row.about.scored]
+        if mine:
+            fitted = _fit_kind(fitted, kind, mine, max_exit_error)
+    return fitted
+
+
+def _fit_kind(policy: Policy, kind: MediaKind, rows: Sequence[Row], max_exit_error: float) -> Policy:
+    steps = policy.steps(kind)
+    done: tuple[Step, ...] = ()
+    for index, step in enumerate(steps):
+        so_far = _with_steps(policy, kind, done)
+        reached = [way for way in (replay(row, so_far) for row in rows) if not way.done]
+        entered = [way for way in reached if _enters(step, way.progress)]
+        prior = np.array([way.progress.logodds for way in entered])
+        said = np.array([_logit(way.row, step.stage) for way in entered])
+        truth = np.array([way.row.about.label for way in entered], dtype=bool)
+        spoke = ~np.isnan(said)
+        if step.stage not in SPECIALISTS and spoke.any():
+            step = replace(step, calibrate=fit_calibrator(prior[spoke], said[spoke], truth[spoke]))
+        if index == len(steps) - 1:
+            low = high = policy.decide_at
+        else:
+            after = [step.calibrate.update(p, s) for p, s in zip(prior[spoke], said[spoke], strict=True)]
+            posterior = np.array([sigmoid(logodds) for logodds in after])
+            low, high = exit_band(posterior, truth[spoke], policy.decide_at, max_exit_error)
+        done += (replace(step, low=low, high=high),)
+    return _with_steps(policy, kind, done)
+
+
+def _with_steps(policy: Policy, kind: MediaKind, steps: tuple[Step, ...]) -> Policy:
+    return replace(policy, photo=steps) if kind == "photo" else replace(policy, clip=steps)
+
+
+def _enters(step: Step, progress: Progress) -> bool:
+    wanted, likely = step.when_words_likely, progress.words_likely
+    return wanted is None or likely is None or likely >= wanted
+
+
+def _logit(row: Row, stage: str) -> float:
+    """NaN where the stage abstained."""
+    look = row.look(stage)
+    if look is None:
+        raise ConfigError(f"{stage} did not speak on {row.about.name}; make the rows with --ask-everyone")
+    return math.nan if look.logit is None else look.logit
+
+
+def fit_calibrator(prior: Floats, said: Floats, truth: NDArray[np.bool_]) -> Calibrator:
+    """Logistic regression of the truth on the belief so far and the stage's logit, scale and carry not negative.
+
+    prior, said: log-odds of shape [n]. Newton's method with a small pull towards scale 1, carry 1, bias 0;
+    a weight that would turn negative is held at 0 and the others are fitted again.
+    """
+    features = np.stack([said, prior, np.ones_like(said)], axis=1)
+    rest = np.array([1.0, 1.0, 0.0])
+    free = np.array([True, True, True])
+    while True:
+        weights = np.where(free, rest, 0.0)
+        weights[free] = _newton(features[:, free], truth.astype(np.float64), rest[free])
+        negative = np.where(weights[:2] < 0, weights[:2], 0.0)
+        if not negative.any():
+            scale, carry, bias = (round(float(weight), 4) for weight in weights)
+            return Calibrator(scale, carry, bias)
+        free[int(np.argmin(negative))] = False
+
+
+def _newton(features: Floats, truth: Floats, rest: Floats, steps: int = 100) -> Floats:
+    """Minimise the log loss plus half the squared distance to `rest`, halving steps that overshoot."""
+
+    def loss(weights: Floats) -> float:
+        logodds = features @ weights
+        pull = weights - rest
+        return float(np.sum(np.logaddexp(0, logodds) - truth * logodds) + 0.5 * _RIDGE * pull @ pull)
+
+    weights = rest.copy()
+    for _ in range(steps):
+        p = 0.5 * (1 + np.tanh(0.5 * features @ weights))
+        slope = features.T @ (p - truth) + _RIDGE * (weights - rest)
+        curve = (features * (p * (1 - p))[:, None]).T @ features + _RIDGE * np.eye(len(rest))
+        move = np.linalg.solve(curve, slope)
+        share, before = 1.0, loss(weights)
+        while loss(weights - share * move) > before and share > 1e-6:
+            share /= 2
+        weights = weights - share * move
+        if np.max(np.abs(share * move)) < 1e-9:
+            break
+    return weights
+
+
+def exit_band(posterior: Floats, truth: NDArray[np.bool_], decide_at: float, max_error: float) -> tuple[float, float]:
+    """The narrowest band around `decide_at` with at most `max_error` wrong among those below it, and among those above.
+
+    Rounded outward to four digits; 0 or 1 where nobody can leave on that side.
+    """
+    low = _reach(posterior, truth, decide_at, max_error)
+    high = 1 - _reach(1 - posterior, ~truth, 1 - decide_at, max_error)
+    return round(low, 4), round(high, 4)
+
+
+def _reach(p: Floats, wrong: NDArray[np.bool_], limit: float, max_error: float) -> float:
+    """The smallest threshold on the grid that lets out, from 0 up, as many as the error allows; 0 for none."""
+    thresholds = np.arange(1, math.floor(limit / GRID + 1e-9) + 1) * GRID
+    order = np.argsort(p, kind="stable")
+    errors = np.concatenate(([0], np.cumsum(wrong[order])))
+    out = np.searchsorted(p[order], thresholds - 1e-9)  # a posterior on the grid itself is not below it
+    allowed = (out > 0) & (errors[out] <= max_error * out)
+    if not allowed.any():
+        return 0.0
+    most = out[np.flatnonzero(allowed)[-1]]
+    return float(thresholds[np.flatnonzero(out == most)[0]])
+
+
+def policy_yaml(policy: Policy, comment: str) -> str:
+    """The policy as a file: the comment, then one line a step."""
+    mapping = policy.to_mapping()
+    lines = [f"# {line}".rstrip() for line in comment.splitlines()]
+    lines += [f"{name}: {mapping[name]}" for name in ("version", "prior", "decide_at")]
+    for kind in ("photo", "clip"):
+        lines.append(f"{kind}:")
+        for step in mapping[kind]:
+            flow = yaml.safe_dump(step, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+            lines.append(f"  - {flow}")
+    return "\n".join(lines) + "\n"
+
+
+def told(rows: Sequence[Row], policy: Policy) -> str:
+    """How the rows fare under the policy, a line for each kind."""
+    lines: list[str] = []
+    for kind in ("photo", "clip"):
+        ways = [replay(row, policy) for row in rows if row.about.kind == kind and row.about.scored]
+        if ways:
+            right = sum((way.progress.posterior >= policy.decide_at) == way.row.about.label for way in ways)
+            left = Counter(way.left_at for way in ways)
+            mix = ", ".join(f"{step.stage} {left[step.stage] / len(ways):.1%}" for step in policy.steps(kind))
+            lines.append(f"{len(ways)} {kind}s: {right / len(ways):.4f} right; left at {mix}.")
+    return "\n".join(lines)
+
+
+def main(rows_file: Path, base: str, out: Path, version: str, max_exit_error: float, command: str) -> None:
+    """Read rows, fit, write the policy with a comment on how it was made, and print that comment."""
+    rows = read_rows(rows_file)
+    policy = fit_policy(rows, load_policy(base), max_exit_error, version)
+    seeds = [row.about.seed for row in rows if row.about.seed is not None]
+    comment = (
+        f"Fitted on {datetime.now(UTC):%Y-%m-%d} by `{command}`\n"
+        f"to {len(rows)} items" + (f" with the seeds {min(seeds)} to {max(seeds)}" if seeds else "") + ".\n"
+        "Calibration: logistic regression on the items that reach a stage. Bands: as narrow as leaves at most\n"
+        f"{max_exit_error:.2%} wrong among those that leave a stage on either side, in this sample. That is no bound:\n"
+        "certified thresholds need held-out rows and a confidence level. On the sample itself:\n" + told(rows, policy)
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(policy_yaml(policy, comment), encoding="utf-8")
+    print(comment)
