@@ -1,0 +1,253 @@
+"""`roadwork`: the command line. Every command imports what it needs when it runs, so that help is instant."""
+
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from roadwork_serve.errors import RoadworkError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+class _Group(TyperGroup):
+    """Tells our own errors in a line instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RoadworkError as error:
+            typer.secho(f"{error.title}: {error}", fg="red", err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(cls=_Group, no_args_is_help=True, help="Is there active road work on this photo or clip?")
+minis = typer.Typer(no_args_is_help=True, help="The miniatures that ship with the project.")
+app.add_typer(minis, name="minis")
+
+ProfileName = Annotated[str, typer.Option("--profile", help="A profile that ships with the project, or a path.")]
+PolicyName = Annotated[str | None, typer.Option("--policy", help="A policy by name or path; the profile's by default.")]
+
+
+@app.command()
+def classify(
+    files: Annotated[list[Path], typer.Argument(help="Photos and clips.", metavar="FILE...")],
+    url: Annotated[str | None, typer.Option(help="Ask this server; without one the cascade runs here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON as /v1/classify/batch answers it.")] = False,
+    profile: ProfileName = "mini",
+    policy: PolicyName = None,
+    deadline_ms: Annotated[int | None, typer.Option(min=1, help="Answer every file within this time.")] = None,
+) -> None:
+    """Say of each file whether it shows active road work. Exit code 1 if any file got no verdict."""
+    import asyncio
+
+    from rich.console import Console
+
+    from roadwork_serve.classify import classify as classify_files
+    from roadwork_serve.classify import from_server, in_process
+    from roadwork_serve.learn.local import load_policy
+    from roadwork_serve.profiles.load import load_profile
+    from roadwork_serve.tables import print_results
+
+    if url is not None:
+        asking = from_server(url, deadline_ms)
+    else:
+        chosen = load_profile(profile)
+        asking = in_process(chosen, load_policy(policy or chosen.policy), deadline_ms)
+    with _progress() as bar:
+        task = bar.add_task("Opening the models" if url is None else "Asking", total=None)
+
+        def start() -> None:
+            bar.update(task, description="Classifying", total=len(files))
+
+        result = asyncio.run(classify_files(files, asking, start, lambda: bar.advance(task)))
+    if as_json:
+        typer.echo(result.model_dump_json(indent=2, exclude_none=True))
+    else:
+        print_results(Console(), result)
+    if any(entry.problem for entry in result.results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    scenes: Annotated[int | None, typer.Option(min=1, help="Judge this many rendered scenes, 1 in 10 a clip.")] = None,
+    photos: Annotated[Path | None, typer.Option(help="Judge the real photos of a folder with a manifest.csv.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Run seed: scene i has the seed SEED x 1,000,000 + i.")] = 9001,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
+    rows_file: Annotated[Path | None, typer.Option("--rows", help="Write every item here, as JSON lines.")] = None,
+    ask_everyone: Annotated[
+        bool, typer.Option(help="Let every stage speak on every item, as fitting a policy needs it.")
+    ] = False,
+    profile: ProfileName = "mini",
+    policy: PolicyName = None,
+) -> None:
+    """Measure the cascade: accuracy, calibration, where items leave, and what it saves.
+
+    The fast VLM also judges every still that does not reach it, to compare with.
+    """
+    import asyncio
+    import time
+
+    from rich.console import Console
+
+    from roadwork_serve.learn.evaluation import evaluate as evaluated
+    from roadwork_serve.learn.evaluation import write_report
+    from roadwork_serve.learn.judging import judge_samples
+    from roadwork_serve.learn.local import load_policy, local_cascade
+    from roadwork_serve.learn.photos import photo_abouts, photo_report, photo_samples
+    from roadwork_serve.learn.rows import write_rows
+    from roadwork_serve.learn.samples import draw_scenes, drawing_workers, scene_track
+    from roadwork_serve.profiles.load import load_profile
+    from roadwork_serve.profiles.profile import STAGES
+    from roadwork_serve.tables import print_report
+
+    if (scenes is None) == (photos is None):
+        raise typer.BadParameter("give one of --scenes N and --photos DIR")
+    chosen = load_profile(profile)
+    rules = load_policy(policy or chosen.policy)
+    if photos is not None:
+        abouts = photo_abouts(photos)
+        samples, total = photo_samples(photos, abouts), len(abouts)
+    else:
+        track = scene_track(scenes or 0, seed)
+        samples, total = draw_scenes(track, drawing_workers()), len(track)
+    began = time.monotonic()
+
+    async def run(bar: "Progress") -> Any:
+        task = bar.add_task("Opening the models", total=None)
+        async with local_cascade(chosen, rules) as cascade:
+            bar.update(task, description="Judging", total=total)
+            also = STAGES if ask_everyone else ("vlm",)
+            return await judge_samples(samples, cascade, also, lambda: bar.advance(task))
+
+    with _progress() as bar:
+        rows, failed = asyncio.run(run(bar))
+    report = evaluated(
+        rows,
+        failed,
+        rules,
+        chosen.name,
+        photos=None if photos is None else photo_report(rows),
+        seed=None if scenes is None else seed,
+        command=shlex.join(["roadwork", *sys.argv[1:]]),
+        elapsed_s=time.monotonic() - began,
+    )
+    if rows_file is not None:
+        write_rows(rows_file, rows)
+    if json_file is not None:
+        write_report(json_file, report)
+    print_report(Console(), report)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def render(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    count: Annotated[int, typer.Option(min=1)] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Run seed, as for evaluate.")] = 1,
+    clips: Annotated[bool, typer.Option("--clips", help="Clips instead of stills.")] = False,
+) -> None:
+    """Draw scenes of the test track: a file each, and truth.jsonl with what is true of them."""
+    import json
+    from dataclasses import asdict
+
+    from roadwork_serve.learn.samples import draw_scenes, drawing_workers, scene_seed
+    from roadwork_serve.schema import MediaKind
+
+    out.mkdir(parents=True, exist_ok=True)
+    kind: MediaKind = "clip" if clips else "photo"
+    wanted: list[tuple[int, MediaKind]] = [(scene_seed(seed, index), kind) for index in range(count)]
+    with _progress() as bar, (out / "truth.jsonl").open("w", encoding="utf-8") as truths:
+        for sample in bar.track(draw_scenes(wanted, drawing_workers()), total=count, description="Drawing"):
+            (out / sample.about.name).write_bytes(sample.data)
+            truth = asdict(sample.truth) if sample.truth else {}
+            truths.write(json.dumps({"file": sample.about.name} | truth) + "\n")
+    typer.echo(f"{count} {kind}s and truth.jsonl are in {out}")
+
+
+@app.command()
+def serve(
+    profile: Annotated[str | None, typer.Option(help="Instead of the one serve_config.yaml names.")] = None,
+) -> None:
+    """Run the server of serve_config.yaml until Ctrl-C."""
+    import os
+    import tempfile
+
+    import yaml
+
+    from roadwork_serve.errors import ConfigError
+
+    project = Path(__file__).parent.parent
+    config = project / "serve_config.yaml"
+    if not config.is_file():
+        raise ConfigError(f"{config} is not there; run this in a checkout of the project, with `make serve`")
+    if profile is not None:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        settings["applications"][0].setdefault("args", {})["profile"] = profile
+        with tempfile.NamedTemporaryFile("w", prefix="serve-", suffix=".yaml", delete=False) as file:
+            yaml.safe_dump(settings, file, sort_keys=False)
+        config = Path(file.name)
+    os.chdir(project)
+    serve_program = str(Path(sys.executable).with_name("serve"))
+    os.execv(serve_program, [serve_program, "run", str(config)])  # noqa: S606 - Ray's own program, no shell
+
+
+class Mini(StrEnum):
+    """A miniature with weights of its own."""
+
+    backbone = "backbone"
+    vlm = "vlm"
+    video = "video"
+
+
+@minis.command()
+def train(
+    names: Annotated[list[Mini] | None, typer.Argument(help="Which; all of them by default.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Time for each.")] = 45.0,
+    out: Annotated[Path, typer.Option(help="Folder for the weights.")] = Path("build/minis"),
+    resume: Annotated[bool, typer.Option(help="Go on where an earlier run stopped.")] = True,
+) -> None:
+    """Train miniatures on rendered scenes."""
+    from roadwork_serve.minis.train import main
+
+    main([name.value for name in names or Mini], minutes, out, resume)
+
+
+@minis.command()
+def report() -> None:
+    """Say what each miniature is and how well it does."""
+    from roadwork_serve.minis.report import main
+
+    main()
+
+
+@minis.command()
+def fit_policy(
+    rows: Annotated[Path, typer.Option(help="Rows of `roadwork evaluate --ask-everyone --rows`.")],
+    out: Annotated[Path, typer.Option(help="Policy to write.")],
+    base: Annotated[str, typer.Option(help="Policy to start from, by name or path.")] = "mini",
+    version: Annotated[str, typer.Option(help="Version the policy is to carry.")] = "mini-1",
+    max_exit_error: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share of wrong answers allowed among the items that leave early.")
+    ] = 0.01,
+) -> None:
+    """Fit calibration and exit bands of a policy to judged rows."""
+    from roadwork_serve.minis.fit import main
+
+    main(rows, base, out, version, max_exit_error, shlex.join(["roadwork", *sys.argv[1:]]))
+
+
+def _progress() -> "Progress":
+    """A bar on stderr, so that stdout can be piped; it goes when done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True), transient=True)

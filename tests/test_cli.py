@@ -1,0 +1,167 @@
+"""The command line, over stages that judge by colour."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from roadwork_serve.cli import app
+from roadwork_serve.learn.samples import Sample, draw_scene
+from roadwork_serve.schema import BatchResult
+from tests.learn.fakes import BLUE, POLICY, RED, mp4, open_by_colour, write_jpeg
+
+
+@pytest.fixture(autouse=True)
+def colour_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roadwork_serve.stages.load.open_stage", open_by_colour)
+    monkeypatch.setattr(
+        "roadwork_serve.learn.samples.draw_scenes", lambda wanted, workers: (draw_scene(*scene) for scene in wanted)
+    )
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> str:
+    path = tmp_path / "policy.yaml"
+    path.write_text(yaml.safe_dump(POLICY.to_mapping()))
+    return str(path)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_classify_prints_a_line_a_file(tmp_path: Path, policy: str) -> None:
+    red, blue = write_jpeg(tmp_path / "[red].jpg", RED), write_jpeg(tmp_path / "blue.jpg", BLUE)
+    result = run("classify", red, blue, "--policy", policy)
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines() if ".jpg" in line]
+    assert [(line[0].endswith(name), line[1]) for line, name in zip(lines, ("[red].jpg", "blue.jpg"), strict=True)] == [
+        (True, "roadwork"),
+        (True, "none"),
+    ]
+    assert "miniatures" in result.stdout
+
+
+def test_classify_json_is_what_the_batch_route_answers(tmp_path: Path, policy: str) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(mp4(RED))
+    result = run("classify", clip, "--policy", policy, "--json")
+    entry = BatchResult.model_validate_json(result.stdout).results[0]
+    assert entry.verdict is not None
+    assert (entry.verdict.media, entry.verdict.label, entry.verdict.policy_version) == ("clip", "roadwork", "test-1")
+
+
+def test_classify_tells_what_failed_and_exits_with_1(tmp_path: Path, policy: str) -> None:
+    result = run("classify", write_jpeg(tmp_path / "red.jpg", RED), tmp_path / "gone.jpg", "--policy", policy)
+    assert result.exit_code == 1
+    assert "roadwork" in result.stdout
+    assert "problem" in result.stdout and "No such file" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--profile", "gpu-9000"], "'gpu-9000' does not ship with the project; use one of mini"),
+        (["--policy", "strict"], "policy strict: policy 'strict' does not ship"),
+    ],
+)
+def test_a_wrong_name_is_told_in_a_line(tmp_path: Path, arguments: list[str], told: str) -> None:
+    result = run("classify", write_jpeg(tmp_path / "red.jpg", RED), *arguments)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_evaluate_scenes_prints_tables_and_writes_the_report_and_the_rows(tmp_path: Path, policy: str) -> None:
+    report, rows = tmp_path / "report.json", tmp_path / "rows.jsonl"
+    options = ["--scenes", 10, "--seed", 9001, "--json", report, "--rows", rows, "--ask-everyone", "--policy", policy]
+    result = run("evaluate", *options)
+    assert result.exit_code == 0, result.output
+    numbers = json.loads(report.read_text())
+    assert (numbers["n"], numbers["n_stills"], numbers["n_clips"], numbers["seed"]) == (10, 9, 1, 9001)
+    assert numbers["accuracy_vlm_all"] is not None
+    assert f"{numbers['accuracy']:.4f}" in result.stdout
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [line["about"]["seed"] for line in lines] == [9_001_000_000 + index for index in range(10)]
+    assert {look["stage"] for look in lines[0]["looks"]} == {"backbone", "signs", "vlm", "reasoner"}
+    out = tmp_path / "fitted.yaml"
+    fitted = run("minis", "fit-policy", "--rows", rows, "--out", out, "--base", policy, "--version", "fitted-1")
+    assert fitted.exit_code == 0, fitted.output
+    assert yaml.safe_load(out.read_text())["version"] == "fitted-1"
+
+
+def test_evaluate_photos_reports_groups(tmp_path: Path, policy: str) -> None:
+    folder = tmp_path / "photos"
+    write_jpeg(folder / "roadwork" / "a.jpg", RED)
+    write_jpeg(folder / "none" / "b.jpg", RED)
+    (folder / "manifest.csv").write_text(
+        "file,label,source_repo,path,licence,notes\n"
+        "roadwork/a.jpg,roadwork,town,a,MIT,group=drive_1\n"
+        "none/b.jpg,none,cones,b,MIT,hard negative: cones\n"
+    )
+    report = tmp_path / "report.json"
+    result = run("evaluate", "--photos", folder, "--json", report, "--policy", policy)
+    assert result.exit_code == 0, result.output
+    photos = json.loads(report.read_text())["photos"]
+    assert photos["by_group"]["drive_1"] == {"tp": 1, "fp": 0, "fn": 0, "tn": 0}
+    assert "Hard negatives called roadwork: 1 of 1 none/b.jpg" in result.stdout
+    assert "do not quote the pooled numbers" in result.stdout
+
+
+def test_evaluate_wants_scenes_or_photos() -> None:
+    result = run("evaluate")
+    assert result.exit_code == 2
+    assert "--scenes" in result.output and "--photos" in result.output
+
+
+def test_evaluate_exits_with_1_when_a_file_got_no_verdict(
+    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(wanted: list[tuple[int, str]], workers: int) -> list[Sample]:
+        good = draw_scene(1, "photo")
+        return [good, Sample(good.about, b"no picture")]
+
+    monkeypatch.setattr("roadwork_serve.learn.samples.draw_scenes", broken)
+    result = run("evaluate", "--scenes", 2, "--policy", policy)
+    assert result.exit_code == 1
+    assert "got no verdict" in result.stdout
+
+
+def test_render_writes_the_scenes_of_a_run_and_their_truth(tmp_path: Path) -> None:
+    result = run("render", "--out", tmp_path / "scenes", "--count", 2, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    truths = [json.loads(line) for line in (tmp_path / "scenes" / "truth.jsonl").read_text().splitlines()]
+    assert [truth["seed"] for truth in truths] == [3_000_000, 3_000_001]
+    for truth in truths:
+        with Image.open(tmp_path / "scenes" / truth["file"]) as image:
+            assert image.width >= 640
+        assert isinstance(truth["label"], bool)
+
+
+def test_help_is_instant_because_nothing_heavy_is_imported() -> None:
+    heavy = ("torch", "ray", "transformers", "numpy", "pydantic", "fastapi", "httpx")
+    code = f"import sys, roadwork_serve.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_serve_runs_the_configuration_with_the_profile_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.execv", lambda program, arguments: ran.append(arguments))
+    monkeypatch.setattr("os.chdir", lambda _: None)
+    assert run("serve").exit_code == 0
+    assert run("serve", "--profile", "mini").exit_code == 0
+    plain, chosen = (yaml.safe_load(Path(arguments[-1]).read_text()) for arguments in ran)
+    assert plain["applications"][0]["args"]["profile"] == "auto"
+    assert chosen["applications"][0]["args"]["profile"] == "mini"
+    chosen["applications"][0]["args"]["profile"] = "auto"
+    assert chosen == plain
