@@ -26,7 +26,12 @@ class _Group(TyperGroup):
             raise typer.Exit(2) from None
 
 
-app = typer.Typer(cls=_Group, no_args_is_help=True, help="Is there active road work on this photo or clip?")
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Is there active road work on this photo or clip?",
+)
 minis = typer.Typer(no_args_is_help=True, help="The miniatures that ship with the project.")
 app.add_typer(minis, name="minis")
 
@@ -78,7 +83,10 @@ def classify(
 def evaluate(
     scenes: Annotated[int | None, typer.Option(min=1, help="Judge this many rendered scenes, 1 in 10 a clip.")] = None,
     photos: Annotated[Path | None, typer.Option(help="Judge the real photos of a folder with a manifest.csv.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Run seed: scene i has the seed SEED x 1,000,000 + i.")] = 9001,
+    seed: Annotated[
+        int,
+        typer.Option(min=1, help="Run seed: scene i has the seed SEED x 1,000,000 + i; training used smaller ones."),
+    ] = 9001,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
     rows_file: Annotated[Path | None, typer.Option("--rows", help="Write every item here, as JSON lines.")] = None,
     ask_everyone: Annotated[
@@ -250,4 +258,5 @@ def _progress() -> "Progress":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -22,12 +22,15 @@ _REASONS = {
 
 
 def print_results(console: Console, result: BatchResult) -> None:
-    """One line a file: verdict, where and why it left, what was seen; or what is wrong."""
-    table = Table("file", "answer", "P(roadwork)", "left at", "because", "ms", "seen", box=None, pad_edge=False)
-    miniature = False
+    """One line a file: the answer, where and why it left, what was seen. Below them, what is wrong with which files."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    for name in ("answer", "P(roadwork)", "left at", "because", "ms"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("seen", overflow="fold")
+    wrong: dict[str, list[str]] = {}
     for entry in result.results:
         if (verdict := entry.verdict) is not None:
-            miniature |= any(stage.miniature for stage in verdict.stages)
             table.add_row(
                 escape(entry.filename),
                 ("[bold]roadwork[/]" if verdict.label == "roadwork" else "none")
@@ -39,9 +42,12 @@ def print_results(console: Console, result: BatchResult) -> None:
                 escape(_seen(verdict)),
             )
         elif (problem := entry.problem) is not None:
-            table.add_row(escape(entry.filename), "[red]problem[/]", "", "", "", "", escape(problem.detail))
+            table.add_row(escape(entry.filename), "[red]problem[/]")
+            wrong.setdefault(f"{problem.title}: {problem.detail}", []).append(entry.filename)
     console.print(table)
-    if miniature:
+    for told, names in wrong.items():
+        console.print(f"[red]{escape(', '.join(names))}[/]: {escape(told)}", soft_wrap=True)
+    if any(stage.miniature for entry in result.results if entry.verdict for stage in entry.verdict.stages):
         console.print("[dim]Answered by miniatures, which are for trying the system out, not for relying on.[/]")
 
 
