@@ -101,6 +101,7 @@ def evaluate(
     """
     import asyncio
     import time
+    from contextlib import closing
 
     from rich.console import Console
 
@@ -134,7 +135,7 @@ def evaluate(
             also = STAGES if ask_everyone else ("vlm",)
             return await judge_samples(samples, cascade, also, lambda: bar.advance(task))
 
-    with _progress() as bar:
+    with closing(samples), _progress() as bar:
         rows, failed = asyncio.run(run(bar))
     report = evaluated(
         rows,

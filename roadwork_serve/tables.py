@@ -89,7 +89,8 @@ def _print_exits(console: Console, report: Report) -> None:
         ("clips", report.exit_mix_clips, report.by_needs_clips),
     ):
         if mix:
-            table = Table(f"\n{what} by what they need", "\nn", "\naccuracy", *_heads(mix), box=None, pad_edge=False)
+            heading = f"{what} by what they need" if parts else what
+            table = Table(f"\n{heading}", "\nn", "\naccuracy", *_heads(mix), box=None, pad_edge=False)
             for needs, part in parts.items():
                 table.add_row(needs, str(part.n), _number(part.accuracy), *_shares(part, mix))
             table.add_row("all", "", "", *(f"{share:.1%}" for share in mix.values()))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -123,9 +124,9 @@ def test_evaluate_wants_scenes_or_photos() -> None:
 def test_evaluate_exits_with_1_when_a_file_got_no_verdict(
     tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(wanted: list[tuple[int, str]], workers: int) -> list[Sample]:
+    def broken(wanted: list[tuple[int, str]], workers: int) -> Generator[Sample]:
         good = draw_scene(1, "photo")
-        return [good, Sample(good.about, b"no picture")]
+        yield from [good, Sample(good.about, b"no picture")]
 
     monkeypatch.setattr("roadwork_serve.learn.samples.draw_scenes", broken)
     result = run("evaluate", "--scenes", 2, "--policy", policy)

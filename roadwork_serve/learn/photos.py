@@ -8,7 +8,7 @@ seconds, label (roadwork, none, unclear).
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def photo_abouts(folder: Path) -> list[About]:
     return abouts
 
 
-def photo_samples(folder: Path, abouts: Iterable[About]) -> Iterator[Sample]:
+def photo_samples(folder: Path, abouts: Iterable[About]) -> Generator[Sample]:
     """The files themselves, read one by one."""
     return (Sample(about, (folder / about.name).read_bytes()) for about in abouts)
 

@@ -73,8 +73,8 @@ def draw_scene(seed: int, kind: MediaKind) -> Sample:
 
 
 def drawing_workers() -> int:
-    """All cores but one, which judges."""
-    return max(1, (os.cpu_count() or 1) - 1)
+    """One a core: drawing yields to judging, which it is ahead of."""
+    return os.cpu_count() or 1
 
 
 def draw_scenes(wanted: Iterable[tuple[int, MediaKind]], workers: int) -> Generator[Sample]:

@@ -27,6 +27,7 @@ from roadwork_serve.schema import MediaKind
 
 SPECIALISTS = frozenset({"signs"})  # its logits are evidence as they stand: silence is none, a word is strong
 GRID = 1e-4  # bands are written with four digits
+MIN_LEAVING = 20  # fewer than this say nothing of an error rate, and nobody leaves on that side
 _RIDGE = 1.0  # as if one item spoke for scale 1, carry 1 and bias 0
 
 Floats = NDArray[np.float64]
@@ -165,7 +166,7 @@ def _newton(features: Floats, truth: Floats, rest: Floats, steps: int = 100) -> 
 def exit_band(posterior: Floats, truth: NDArray[np.bool_], decide_at: float, max_error: float) -> tuple[float, float]:
     """The narrowest band around `decide_at` with at most `max_error` wrong among those below it, and among those above.
 
-    Rounded outward to four digits; 0 or 1 where nobody can leave on that side.
+    Rounded outward to four digits; 0 or 1 where too few could leave on that side.
     """
     low = _reach(posterior, truth, decide_at, max_error)
     high = 1 - _reach(1 - posterior, ~truth, 1 - decide_at, max_error)
@@ -178,7 +179,7 @@ def _reach(p: Floats, wrong: NDArray[np.bool_], limit: float, max_error: float) 
     order = np.argsort(p, kind="stable")
     errors = np.concatenate(([0], np.cumsum(wrong[order])))
     out = np.searchsorted(p[order], thresholds - 1e-9)  # a posterior on the grid itself is not below it
-    allowed = (out > 0) & (errors[out] <= max_error * out)
+    allowed = (out >= MIN_LEAVING) & (errors[out] <= max_error * out)
     if not allowed.any():
         return 0.0
     most = out[np.flatnonzero(allowed)[-1]]

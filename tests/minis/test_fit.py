@@ -73,8 +73,10 @@ def test_band_is_as_narrow_as_the_error_allows() -> None:
     assert low <= 0.5 <= high
 
 
-def test_band_is_shut_where_nobody_may_leave() -> None:
-    assert exit_band(np.array([0.1, 0.2, 0.9]), np.array([True, True, False]), 0.5, 0.01) == (0.0, 1.0)
+def test_band_is_shut_where_all_are_wrong_or_too_few() -> None:
+    wrong = np.repeat([0.1, 0.2, 0.9], 50)
+    assert exit_band(wrong, wrong < 0.5, 0.5, 0.01) == (0.0, 1.0)
+    assert exit_band(np.array([0.01, 0.02, 0.99]), np.array([False, False, True]), 0.5, 0.01) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("allowed", [0.005, 0.02])
