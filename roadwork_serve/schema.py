@@ -46,7 +46,7 @@ class Words(_Wire):
 class Saw(_Wire):
     """What made a stage think so."""
 
-    words: list[Words] = Field(default_factory=list)
+    words: list[Words] = Field(default_factory=list[Words])
     thought: str | None = Field(default=None, description="what a thinking model wrote before its answer")
     left_over: float | None = Field(
         default=None, ge=0, le=1, description="probability mass a VLM gave to words that are neither yes nor no"
@@ -54,7 +54,7 @@ class Saw(_Wire):
     words_likely: float | None = Field(
         default=None, ge=0, le=1, description="stage 1's probability that words worth reading are on the image"
     )
-    frames: list[float] = Field(default_factory=list, description="probability per sampled frame of a clip")
+    frames: list[float] = Field(default_factory=list[float], description="probability per sampled frame of a clip")
 
 
 class StageReport(_Wire):
