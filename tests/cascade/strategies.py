@@ -1,0 +1,37 @@
+"""Random but valid policies, and probabilities and logits to try them with."""
+
+from hypothesis import strategies as st
+
+from roadwork_serve.cascade.evidence import Calibrator
+from roadwork_serve.cascade.policy import Policy, Step
+from roadwork_serve.profiles.profile import STAGES
+
+shares = st.floats(0, 1)
+logits = st.floats(allow_nan=False)
+calibrators = st.builds(
+    Calibrator, scale=st.floats(0, 1e6), carry=st.floats(0, 1e6), bias=st.floats(-1e6, 1e6)
+) | st.just(Calibrator())
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    """Any policy that `Policy.from_mapping` accepts."""
+    decide_at = draw(shares)
+
+    def steps() -> tuple[Step, ...]:
+        stages = draw(st.lists(st.sampled_from(STAGES), min_size=1, unique=True))
+        return tuple(
+            Step(
+                stage,
+                draw(st.floats(0, decide_at)),
+                draw(st.floats(decide_at, 1)),
+                draw(calibrators),
+                draw(st.none() | shares),
+                draw(st.just(0.0) | st.floats(0, 1e4)),
+            )
+            for stage in stages
+        )
+
+    version = draw(st.text(min_size=1).filter(str.strip))
+    prior = draw(st.floats(0, 1, exclude_min=True, exclude_max=True))
+    return Policy(version, steps(), steps(), prior, decide_at)

@@ -1,0 +1,232 @@
+import json
+import math
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roadwork_serve.cascade.evidence import Calibrator, sigmoid
+from roadwork_serve.cascade.policy import Ask, Leave, Policy, Progress, Skip, Step
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.load import bundled, load_policy_mapping
+from tests.cascade.strategies import logits, policies, shares
+
+MAPPING: dict[str, Any] = yaml.safe_load("""
+version: "test-1"
+prior: 0.4
+decide_at: 0.5
+photo:
+  - {stage: backbone, exit: [0.03, 0.97], calibrate: {scale: 1.5, carry: 0.9, bias: -0.1}}
+  - {stage: signs, when_words_likely: 0.4, exit: [0.05, 0.95], needs_ms: 100}
+  - {stage: vlm, exit: [0.1, 0.9], needs_ms: 50}
+clip:
+  - {stage: backbone, exit: [0.03, 0.97]}
+  - {stage: video, exit: [0.5, 0.5], needs_ms: 100}
+""")
+POLICY = Policy.from_mapping(MAPPING)
+BACKBONE, SIGNS, VLM = POLICY.photo
+
+
+def after_backbone(logit: float | None, words_likely: float | None = None) -> Progress:
+    return POLICY.start().after(BACKBONE, logit, words_likely)
+
+
+def test_a_policy_is_read_from_yaml():
+    assert POLICY.version == "test-1"
+    assert (POLICY.prior, POLICY.decide_at) == (0.4, 0.5)
+    assert Step("backbone", 0.03, 0.97, Calibrator(1.5, 0.9, -0.1)) == BACKBONE
+    assert Step("signs", 0.05, 0.95, when_words_likely=0.4, needs_ms=100.0) == SIGNS
+    assert [step.stage for step in POLICY.steps("clip")] == ["backbone", "video"]
+
+
+def test_prior_and_threshold_default_to_one_half():
+    mapping = {key: value for key, value in MAPPING.items() if key not in ("prior", "decide_at")}
+    assert (Policy.from_mapping(mapping).prior, Policy.from_mapping(mapping).decide_at) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", bundled("policies"))
+def test_the_policies_that_ship_are_valid(name):
+    assert Policy.from_mapping(load_policy_mapping(name)).version
+
+
+@given(policies())
+def test_a_policy_survives_being_written_down(policy):
+    assert Policy.from_mapping(policy.to_mapping()) == policy
+    assert Policy.from_mapping(json.loads(json.dumps(policy.to_mapping()))) == policy
+
+
+REMOVE = object()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["version"], REMOVE, r"policy: version is missing"),
+        (["version"], 1.0, r"version: 1\.0 is not a name; write a text in quotes"),
+        (["version"], "  ", r"version: '  ' is not a name"),
+        (["clip"], REMOVE, r"policy: clip is missing"),
+        (["colour"], "red", r"policy: unknown entry 'colour'; known are clip, decide_at, photo, prior, version"),
+        ([True], 1, r"policy: unknown entry True"),
+        (["prior"], 0, r"prior: 0 leaves nothing to ask"),
+        (["prior"], 1, r"prior: 1 leaves nothing to ask"),
+        (["prior"], math.nan, r"prior: nan is not a finite number"),
+        (["prior"], 10**400, r"prior: 1000+ is not a finite number"),
+        (["decide_at"], "half", r"decide_at: 'half' is not a number"),
+        (["decide_at"], 1.5, r"decide_at: 1\.5 is out of range; write 0 to 1"),
+        (["photo"], [], r"photo: no stage is listed; list at least one of backbone, signs"),
+        (["photo"], {"stage": "backbone"}, r"photo: .* is not a list"),
+        (["photo", 1], "signs", r"photo\[1\]: 'signs' is not a mapping"),
+        (["photo", 1, "stage"], REMOVE, r"photo\[1\]: stage is missing"),
+        (["photo", 1, "stage"], "sings", r"photo\[1\]\.stage: 'sings' is no stage; write one of backbone, signs, vlm"),
+        (["photo", 1, "stage"], ["signs"], r"photo\[1\]\.stage: \['signs'\] is no stage"),
+        (["photo", 2, "stage"], "backbone", r"photo\[2\]\.stage: backbone is listed twice"),
+        (["photo", 1, "wait_ms"], 5, r"photo\[1\]: unknown entry 'wait_ms'; known are calibrate, exit, needs_ms"),
+        (["photo", 1, "exit"], REMOVE, r"photo\[1\]: exit is missing"),
+        (["photo", 1, "exit"], 0.5, r"photo\[1\]\.exit: 0\.5 is not a list; write \[low, high\]"),
+        (["photo", 1, "exit"], [0.1, 0.5, 0.9], r"photo\[1\]\.exit: 3 numbers; write two"),
+        (["photo", 1, "exit"], [0.9, 0.1], r"photo\[1\]\.exit: low 0\.9 is above high 0\.1"),
+        (["photo", 1, "exit"], [0.6, 0.9], r"photo\[1\]\.exit: the band \[0\.6, 0\.9\] leaves out decide_at, 0\.5"),
+        (["photo", 1, "exit", 0], True, r"photo\[1\]\.exit\[0\]: True is not a number"),
+        (["photo", 1, "exit", 1], 97, r"photo\[1\]\.exit\[1\]: 97 is out of range; write 0 to 1"),
+        (["clip", 1, "needs_ms"], -1, r"clip\[1\]\.needs_ms: -1 is out of range; write 0 or more"),
+        (["clip", 1, "needs_ms"], math.inf, r"clip\[1\]\.needs_ms: inf is not a finite number"),
+        (["clip", 1, "when_words_likely"], 2, r"clip\[1\]\.when_words_likely: 2 is out of range"),
+        (["photo", 0, "calibrate"], 1.5, r"photo\[0\]\.calibrate: 1\.5 is not a mapping"),
+        (["photo", 0, "calibrate", "slope"], 1, r"photo\[0\]\.calibrate: unknown entry 'slope'; known are bias, carry"),
+        (["photo", 0, "calibrate", "scale"], None, r"photo\[0\]\.calibrate\.scale: None is not a number"),
+        (["photo", 0, "calibrate", "scale"], -1, r"photo\[0\]\.calibrate: scale is -1\.0; .* write 0 or more"),
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_is_named_with_what_to_write_instead(path, value, message):
+    mapping = deepcopy(MAPPING)
+    inner: Any = mapping
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is REMOVE:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    with pytest.raises(ConfigError, match="^" + message):
+        Policy.from_mapping(mapping)
+
+
+@pytest.mark.parametrize("nothing", [None, [], "backbone"])
+def test_what_is_no_mapping_is_no_policy(nothing):
+    with pytest.raises(ConfigError, match=r"^policy: .* is not a mapping"):
+        Policy.from_mapping(nothing)
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.dictionaries(st.sampled_from(["version", "prior", "decide_at", "photo", "clip", "x"]), json_like) | json_like)
+def test_nothing_but_a_config_error_comes_of_nonsense(mapping):
+    try:
+        Policy.from_mapping(mapping)
+    except ConfigError as error:
+        assert str(error)
+
+
+def test_the_first_stage_is_asked_first():
+    assert POLICY.next_step("photo", POLICY.start(), left_s=10) == Ask(BACKBONE)
+
+
+@pytest.mark.parametrize(
+    ("logit", "move"), [(6.0, Leave("above_band")), (-6.0, Leave("below_band")), (0.0, Ask(SIGNS))]
+)
+def test_the_band_decides_whether_to_go_on(logit, move):
+    assert POLICY.next_step("photo", after_backbone(logit), left_s=10) == move
+
+
+def test_the_edges_of_the_band_are_inside_it():
+    policy = Policy("edges", (Step("backbone", 0.5, 0.5), VLM), (BACKBONE,))
+    assert policy.next_step("photo", policy.start().after(policy.photo[0], 0.0), left_s=10) == Ask(VLM)
+
+
+@pytest.mark.parametrize(
+    ("words_likely", "asked"), [(None, True), (0.0, False), (0.39, False), (0.4, True), (1.0, True)]
+)
+def test_the_sign_reader_is_asked_where_words_are_likely_or_unknown(words_likely, asked):
+    move = POLICY.next_step("photo", after_backbone(0.0, words_likely), left_s=10)
+    assert isinstance(move, Ask if asked else Skip)
+    assert move.step == SIGNS
+
+
+def test_behind_a_skipped_stage_the_next_one_is_asked():
+    assert POLICY.next_step("photo", after_backbone(0.0, 0.1).past(), left_s=10) == Ask(VLM)
+
+
+def test_a_stage_is_not_entered_without_the_time_it_needs():
+    assert POLICY.next_step("photo", after_backbone(0.0), left_s=0.1) == Ask(SIGNS)
+    assert POLICY.next_step("photo", after_backbone(0.0), left_s=0.099) == Leave("deadline")
+    assert POLICY.next_step("photo", POLICY.start(), left_s=0.0) == Leave("deadline")
+
+
+def test_an_answer_in_hand_beats_the_deadline():
+    assert POLICY.next_step("photo", after_backbone(6.0), left_s=-1) == Leave("above_band")
+
+
+def test_a_stage_that_abstains_leaves_the_belief_alone_and_settles_nothing():
+    low_prior = Policy("rare", POLICY.photo, POLICY.clip, prior=0.001)
+    progress = low_prior.start().after(BACKBONE, None, 0.9)
+    assert progress.posterior == pytest.approx(0.001)
+    assert low_prior.next_step("photo", progress, left_s=10) == Ask(SIGNS)
+
+
+def test_a_later_stage_that_abstains_does_not_tighten_the_band():
+    progress = after_backbone(2.5)
+    assert SIGNS.high < progress.posterior < BACKBONE.high
+    assert POLICY.next_step("photo", progress.after(SIGNS, None), left_s=10) == Ask(VLM)
+
+
+def test_at_the_end_the_reason_tells_failure_from_doubt():
+    doubtful = after_backbone(0.0).past().after(VLM, 0.0)
+    assert POLICY.next_step("photo", doubtful, left_s=10) == Leave("last_stage")
+    for helpless in (after_backbone(0.0).past().past(failed=True), after_backbone(0.0).past(failed=True).past()):
+        assert POLICY.next_step("photo", helpless, left_s=10) == Leave("failed")
+    recovered = after_backbone(0.0).past(failed=True).after(VLM, 0.0)
+    assert POLICY.next_step("photo", recovered, left_s=10) == Leave("last_stage")
+
+
+@given(policies(), st.sampled_from(["photo", "clip"]), st.data())
+def test_the_policy_always_ends(policy, kind, data):
+    progress, asked = policy.start(), []
+    for _ in range(len(policy.steps(kind)) + 1):
+        move = policy.next_step(kind, progress, data.draw(st.floats(-1, 20)))
+        if isinstance(move, Leave):
+            break
+        asked.append(move.step.stage)
+        if isinstance(move, Skip) or data.draw(st.booleans()):
+            progress = progress.past(failed=isinstance(move, Ask))
+        else:
+            progress = progress.after(move.step, data.draw(st.none() | logits), data.draw(st.none() | shares))
+    else:
+        pytest.fail("the policy goes on for ever")
+    assert asked == [step.stage for step in policy.steps(kind)][: len(asked)]
+
+
+@given(policies(), logits, logits)
+def test_more_evidence_never_turns_the_exit_round(policy, one, other):
+    order = {"below_band": 0, "above_band": 2}
+    low, high = (
+        policy.next_step("photo", policy.start().after(policy.photo[0], said), 1e9) for said in sorted((one, other))
+    )
+    rank = [order.get(move.reason, 1) if isinstance(move, Leave) else 1 for move in (low, high)]
+    assert rank == sorted(rank)
+
+
+@given(policies(), logits)
+def test_the_band_and_the_label_never_contradict_each_other(policy, said):
+    progress = policy.start().after(policy.photo[0], said)
+    move = policy.next_step("photo", progress, 1e9)
+    assert progress.posterior == sigmoid(progress.logodds)
+    if move == Leave("above_band"):
+        assert progress.posterior >= policy.decide_at
+    if move == Leave("below_band"):
+        assert progress.posterior < policy.decide_at
