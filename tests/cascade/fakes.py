@@ -1,0 +1,122 @@
+"""Stages and clients that say what they are told to: no model, no process, no time."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from roadwork_serve.cascade.batcher import Batcher
+from roadwork_serve.cascade.opinion import Item, Opinion, Sees, StageClient
+from roadwork_serve.schema import Saw
+
+_THUMB = np.zeros((1, 16, 16, 3), np.uint8)
+
+
+def item(request_id: str = "r1", left_s: float = 60.0, kind: Literal["photo", "clip"] = "photo") -> Item:
+    """An item whose deadline is `left_s` seconds away."""
+    return Item(request_id, kind, (b"jpeg",), _THUMB, (0.0,), time.monotonic() + left_s)
+
+
+def opinion(logit: float | None = 0.0, *, words_likely: float | None = None, **fields: Any) -> Opinion:
+    """An opinion by a model called fake."""
+    fields.setdefault("model", "fake")
+    return Opinion(logit, saw=Saw(words_likely=words_likely), **fields)
+
+
+def batcher(client: StageClient, **settings: Any) -> Batcher:
+    """A batcher with room for everything, unless told otherwise."""
+    return Batcher(
+        client, **{"max_batch": 8, "slots": 1, "max_queue": 64, "timeout_s": 30.0, "name": "fake"} | settings
+    )
+
+
+class InstantClient:
+    """Answers at once with what `say` makes of each item; an exception in its place fails the call."""
+
+    def __init__(self, say: Callable[[Item], Opinion | Exception]) -> None:
+        self.say = say
+        self.batches: list[list[str]] = []
+
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        self.batches.append([each.request_id for each in items])
+        said = [self.say(each) for each in items]
+        for each in said:
+            if isinstance(each, Exception):
+                raise each
+        return [each for each in said if isinstance(each, Opinion)]
+
+
+@dataclass(eq=False)
+class GatedCall:
+    """A call that hangs until the test lets it go. cancelled: whether it was given up."""
+
+    items: list[Item]
+    gate: asyncio.Future[list[Opinion]]
+    cancelled: bool = False
+
+    @property
+    def ids(self) -> list[str]:
+        return [each.request_id for each in self.items]
+
+    def answer(self, logit: float | None = 0.0) -> None:
+        """Let it return; every opinion names the item it is of as its model."""
+        self.gate.set_result([Opinion(logit, model=each.request_id) for each in self.items])
+
+
+@dataclass
+class GatedClient:
+    """Holds every call until the test answers it."""
+
+    calls: list[GatedCall] = field(default_factory=list)
+
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        call = GatedCall(list(items), asyncio.get_running_loop().create_future())
+        self.calls.append(call)
+        try:
+            return await call.gate
+        except asyncio.CancelledError:
+            call.cancelled = True
+            raise
+
+
+class FakeStage:
+    """A blocking stage that says the same of everything, or what `say` makes of it."""
+
+    sees: Sees = "both"
+
+    def __init__(self, name: str = "backbone", say: Callable[[Item], Opinion] = lambda _: opinion(1.0)) -> None:
+        self.name = name
+        self.say = say
+        self.warmed = 0
+        self.batches: list[list[str]] = []
+
+    def warm(self) -> None:
+        self.warmed += 1
+
+    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        self.batches.append([each.request_id for each in items])
+        return [self.say(each) for each in items]
+
+
+class HeldStage(FakeStage):
+    """Keeps its thread busy until the test sets `leave`. entered: set once a call has reached it."""
+
+    def __init__(self, say: Callable[[Item], Opinion] = lambda _: opinion(1.0)) -> None:
+        super().__init__(say=say)
+        self.entered = threading.Event()
+        self.leave = threading.Event()
+
+    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        self.entered.set()
+        assert self.leave.wait(30)
+        return super().judge(items)
+
+
+async def settle() -> None:
+    """Let everything that is ready run; no time passes."""
+    for _ in range(10):
+        await asyncio.sleep(0)

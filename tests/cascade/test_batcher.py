@@ -1,0 +1,569 @@
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roadwork_serve.cascade.batcher import Answer
+from roadwork_serve.cascade.opinion import Item, Opinion
+from roadwork_serve.errors import DeadlineExceeded, Overloaded, StageFailed
+from tests.cascade import clock
+from tests.cascade.clock import Clock
+from tests.cascade.fakes import GatedClient, InstantClient, batcher, item, opinion, settle
+
+
+def waiting_for(stage, *ids: str, left_s: float = 60.0) -> list[asyncio.Task[Answer]]:
+    return [asyncio.create_task(stage.submit(item(each, left_s))) for each in ids]
+
+
+async def outcomes(tasks) -> list[str]:
+    """The model that answered each, or the name of what was raised."""
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    return [each.opinion.model if isinstance(each, Answer) else type(each).__name__ for each in done]
+
+
+async def test_an_idle_stage_never_waits():
+    stage = batcher(client := GatedClient())
+    (task,) = waiting_for(stage, "a")
+    await settle()  # no time passes
+    assert [call.ids for call in client.calls] == [["a"]]
+    assert (stage.waiting, stage.in_flight) == (0, 1)
+    client.calls[0].answer(logit=1.5)
+    answer = await task
+    assert (answer.opinion.logit, answer.batch_size) == (1.5, 1)
+    await settle()
+    assert (stage.waiting, stage.in_flight) == (0, 0)
+
+
+async def test_what_comes_together_goes_together():
+    stage = batcher(client := InstantClient(lambda _: opinion()))
+    await asyncio.gather(*waiting_for(stage, *"abcde"))
+    assert client.batches == [["a", "b", "c", "d", "e"]]
+
+
+async def test_a_free_slot_takes_everything_that_waits_up_to_the_limit():
+    stage = batcher(client := GatedClient(), max_batch=3)
+    tasks = waiting_for(stage, "a")
+    await settle()
+    for each in "bcdef":  # one after the other, while the stage is busy
+        tasks += waiting_for(stage, each)
+        await settle()
+    assert (stage.waiting, len(client.calls)) == (5, 1)
+    for _ in range(3):
+        client.calls[-1].answer()
+        await settle()
+    assert [call.ids for call in client.calls] == [["a"], ["b", "c", "d"], ["e", "f"]]
+    assert await outcomes(tasks) == ["a", "b", "c", "d", "e", "f"]
+
+
+async def test_slots_bound_the_calls_in_flight():
+    stage = batcher(client := GatedClient(), max_batch=1, slots=2)
+    tasks = waiting_for(stage, *"abc")
+    await settle()
+    assert [call.ids for call in client.calls] == [["a"], ["b"]]
+    client.calls[1].answer()
+    await settle()
+    assert [call.ids for call in client.calls] == [["a"], ["b"], ["c"]]
+    client.calls[0].answer()
+    client.calls[2].answer()
+    assert await outcomes(tasks) == ["a", "b", "c"]
+
+
+async def test_the_earliest_deadline_goes_first_even_if_it_came_last():
+    stage = batcher(client := GatedClient(), max_batch=2)
+    tasks = waiting_for(stage, "busy")
+    await settle()
+    for name, left_s in [("late", 50), ("soon", 20), ("sooner", 10), ("later", 55)]:
+        tasks += waiting_for(stage, name, left_s=left_s)
+    await settle()
+    for _ in range(3):
+        client.calls[-1].answer()
+        await settle()
+    assert [call.ids for call in client.calls[1:]] == [["sooner", "soon"], ["late", "later"]]
+    await asyncio.gather(*tasks)
+
+
+async def test_who_hung_up_in_the_queue_is_not_sent():
+    stage = batcher(client := GatedClient())
+    (busy,) = waiting_for(stage, "busy")
+    await settle()
+    gone, there = waiting_for(stage, "gone", "there")
+    await settle()
+    gone.cancel()
+    client.calls[0].answer()
+    await settle()
+    assert client.calls[1].ids == ["there"]
+    client.calls[1].answer()
+    assert await outcomes([busy, gone, there]) == ["busy", "CancelledError", "there"]
+
+
+async def test_a_call_goes_on_for_those_who_still_wait_and_ends_with_the_last():
+    stage = batcher(client := GatedClient())
+    one, other = waiting_for(stage, "one", "other")
+    await settle()
+    one.cancel()
+    await settle()
+    assert not client.calls[0].cancelled
+    other.cancel()
+    await settle()
+    assert client.calls[0].cancelled
+    assert (stage.waiting, stage.in_flight) == (0, 0)
+    (task,) = waiting_for(stage, "next")
+    await settle()
+    client.calls[1].answer()
+    assert await outcomes([task]) == ["next"]
+
+
+async def test_a_call_given_up_before_it_began_frees_its_slot():
+    stage = batcher(client := InstantClient(lambda _: opinion()))
+    (task,) = waiting_for(stage, "a")
+    await asyncio.sleep(0)  # the item is submitted
+    await asyncio.sleep(0)  # a slot has taken it
+    assert (stage.in_flight, client.batches) == (1, [])
+    task.cancel()
+    assert await outcomes([task]) == ["CancelledError"]
+    await asyncio.gather(*waiting_for(stage, "b"))
+    assert client.batches[-1] == ["b"]
+
+
+def test_an_item_that_expires_in_the_queue_is_told_at_once_and_not_sent():
+    async def main(time: Clock) -> None:
+        stage = batcher(client := GatedClient())
+        busy = waiting_for(stage, "busy")
+        await settle()
+        began = time.now
+        with pytest.raises(DeadlineExceeded, match="waiting for fake"):
+            await stage.submit(item("late", left_s=2.0))
+        assert time.now == began + 2.0
+        assert stage.waiting == 0
+        client.calls[0].answer()
+        assert await outcomes(busy) == ["busy"]
+        assert len(client.calls) == 1
+
+    clock.run(main)
+
+
+def test_an_item_that_expires_inside_the_stage_does_not_wait_for_the_rest_of_its_batch():
+    async def main(time: Clock) -> None:
+        stage = batcher(client := GatedClient())
+        hasty, patient = waiting_for(stage, "hasty", left_s=1.0) + waiting_for(stage, "patient", left_s=9.0)
+        await settle()
+        assert client.calls[0].ids == ["hasty", "patient"]
+        began = time.now
+        with pytest.raises(DeadlineExceeded, match="inside fake"):
+            await hasty
+        assert time.now == began + 1.0
+        client.calls[0].answer()
+        assert await outcomes([patient]) == ["patient"]
+
+    clock.run(main)
+
+
+def test_a_call_ends_with_the_latest_deadline_in_it():
+    async def main(time: Clock) -> None:
+        stage = batcher(client := GatedClient(), timeout_s=100.0)
+        tasks = waiting_for(stage, "a", left_s=1.0) + waiting_for(stage, "b", left_s=2.0)
+        began = time.now
+        assert await outcomes(tasks) == ["DeadlineExceeded", "DeadlineExceeded"]
+        await settle()
+        assert client.calls[0].cancelled
+        assert time.now == began + 2.0
+        assert stage.in_flight == 0
+
+    clock.run(main)
+
+
+async def test_a_deadline_that_has_passed_is_refused_before_the_queue():
+    stage = batcher(client := GatedClient())
+    with pytest.raises(DeadlineExceeded, match="had passed"):
+        await stage.submit(item(left_s=0.0))
+    assert client.calls == []
+
+
+def test_a_call_that_takes_too_long_fails():
+    async def main(time: Clock) -> None:
+        stage = batcher(client := GatedClient(), timeout_s=3.0)
+        began = time.now
+        with pytest.raises(StageFailed, match="fake took longer than 3 s"):
+            await stage.submit(item())
+        await settle()
+        assert time.now == began + 3.0
+        assert client.calls[0].cancelled
+        assert stage.in_flight == 0
+
+    clock.run(main)
+
+
+async def test_an_item_may_have_no_deadline():
+    stage = batcher(InstantClient(lambda _: opinion(2.0)))
+    assert (await stage.submit(item(left_s=float("inf")))).opinion.logit == 2.0
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(StageFailed("replica died"), "^replica died$"), (ValueError("bad shape"), "^fake raised ValueError: bad shape$")],
+)
+async def test_a_failing_call_fails_its_batch_and_no_other(error, message):
+    stage = batcher(InstantClient(lambda each: error if "bad" in each.request_id else opinion(model="fake")))
+    batch = waiting_for(stage, "a", "bad")
+    await asyncio.wait(batch)
+    for task in batch:
+        with pytest.raises(StageFailed, match=message) as caught:
+            await task
+        assert caught.value.__cause__ is error
+    assert await outcomes(waiting_for(stage, "b")) == ["fake"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+async def test_the_wrong_number_of_opinions_is_a_failure(count):
+    class Miscounting:
+        async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+            return [opinion()] * count
+
+    tasks = waiting_for(batcher(Miscounting()), "a", "b")
+    await asyncio.wait(tasks)
+    with pytest.raises(StageFailed, match=f"fake gave {count} opinions on 2 items"):
+        await tasks[0]
+    assert await outcomes(tasks) == ["StageFailed", "StageFailed"]
+
+
+async def test_a_client_that_cancels_itself_has_failed():
+    class Quitter:
+        async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+            raise asyncio.CancelledError
+
+    with pytest.raises(StageFailed, match="the call to fake was cancelled"):
+        await batcher(Quitter()).submit(item())
+
+
+async def test_what_is_no_opinion_is_a_failure():
+    class Stranger:
+        async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+            return ["yes"]  # type: ignore[list-item]
+
+    with pytest.raises(StageFailed, match="fake raised AttributeError"):
+        await batcher(Stranger()).submit(item())
+
+
+class Stubborn(GatedClient):
+    """Ends a cancelled call only once it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = asyncio.Event()
+
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        try:
+            return await super().judge(items)
+        except asyncio.CancelledError:
+            await self.released.wait()
+            raise
+
+
+async def test_a_slot_stays_taken_until_its_call_has_really_ended():
+    stage = batcher(client := Stubborn())
+    gone = waiting_for(stage, "gone")
+    await settle()
+    gone[0].cancel()
+    tasks = waiting_for(stage, "next")
+    await settle()
+    assert (stage.in_flight, len(client.calls)) == (1, 1)
+    client.released.set()
+    await settle()
+    client.calls[1].answer()
+    assert await outcomes(tasks) == ["next"]
+
+
+async def test_a_call_is_cancelled_once_and_left_to_wind_down():
+    stage = batcher(client := Stubborn())
+    gone = waiting_for(stage, "gone")
+    await settle()
+    gone[0].cancel()
+    await settle()
+    closing = asyncio.create_task(stage.aclose())
+    await settle()
+    assert (stage.in_flight, closing.done()) == (1, False)
+    client.released.set()
+    await closing
+    assert stage.in_flight == 0
+
+
+def test_what_expired_while_the_loop_was_held_up_is_not_sent():
+    async def main(time: Clock) -> None:
+        stage = batcher(client := GatedClient())
+        busy = waiting_for(stage, "busy")
+        await settle()
+        tasks = waiting_for(stage, "late", left_s=1.0) + waiting_for(stage, "in time")
+        await settle()
+        client.calls[0].answer()
+        await asyncio.sleep(0)  # the call returns
+        await asyncio.sleep(0)  # its slot is free
+        assert stage.in_flight == 0
+        time.now += 2.0  # and no timer has had a chance to run
+        await settle()
+        assert [call.ids for call in client.calls] == [["busy"], ["in time"]]
+        client.calls[1].answer()
+        assert await outcomes(busy + tasks) == ["busy", "DeadlineExceeded", "in time"]
+
+    clock.run(main)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back():
+    async def main(time: Clock) -> None:
+        stage = batcher(client := GatedClient(), max_queue=4, max_batch=2)
+        tasks = waiting_for(stage, "a", "b", left_s=99.0)
+        await settle()
+        tasks += waiting_for(stage, *"cdef", left_s=99.0)
+        await settle()
+        with pytest.raises(Overloaded, match="4 items wait for fake") as caught:
+            await stage.submit(item("g"))
+        assert caught.value.retry_after_s == 1.0  # nothing is known of the pace yet
+
+        await asyncio.sleep(6.0)
+        client.calls[0].answer()  # 3 s an item
+        await settle()
+        tasks += waiting_for(stage, "g", "h", left_s=99.0)
+        await settle()
+        with pytest.raises(Overloaded) as caught:
+            await stage.submit(item("i"))
+        assert caught.value.retry_after_s == pytest.approx(12.0)
+        for index in (1, 2, 3):
+            client.calls[index].answer()
+            await settle()
+        assert await outcomes(tasks) == list("abcdefgh")
+
+    clock.run(main)
+
+
+async def test_those_who_hung_up_do_not_pile_up_behind_a_stage_that_hangs():
+    stage = batcher(client := GatedClient(), max_queue=2)
+    busy = waiting_for(stage, "busy")
+    await settle()
+    for _ in range(50):
+        gone = waiting_for(stage, "x", "y")
+        await settle()
+        for task in gone:
+            task.cancel()
+        assert await outcomes(gone) == ["CancelledError", "CancelledError"]
+    assert len(stage._heap) <= 5
+    client.calls[0].answer()
+    assert await outcomes(busy) == ["busy"]
+
+
+async def test_the_order_stands_when_those_who_hung_up_are_swept_out():
+    stage = batcher(client := GatedClient(), max_queue=3, max_batch=1)
+    tasks = waiting_for(stage, "busy")
+    await settle()
+    tasks += waiting_for(stage, "second", left_s=20.0) + waiting_for(stage, "first", left_s=10.0)
+    for _ in range(4):
+        gone = waiting_for(stage, "gone", left_s=50.0)
+        await settle()
+        gone[0].cancel()
+        await settle()
+    tasks += waiting_for(stage, "third", left_s=50.0)
+    await settle()
+    assert len(stage._heap) == 3
+    for index in range(4):
+        client.calls[index].answer()
+        await settle()
+    assert [call.ids for call in client.calls] == [["busy"], ["first"], ["second"], ["third"]]
+    await asyncio.gather(*tasks)
+
+
+def test_times_are_measured_and_add_up():
+    async def main(time: Clock) -> None:
+        class Slow:
+            async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+                await asyncio.sleep(1.0)
+                return [opinion(batch_ms=100.0, compute_ms=700.0) for _ in items]
+
+        stage = batcher(Slow())
+        first = waiting_for(stage, "a")
+        await asyncio.sleep(0.25)
+        second = waiting_for(stage, "b")
+        a, b = await asyncio.gather(*first, *second)
+        assert (a.queue_ms, a.hop_ms) == pytest.approx((0.0, 200.0))
+        assert (b.queue_ms, b.hop_ms) == pytest.approx((750.0, 200.0))
+
+    clock.run(main)
+
+
+async def test_a_stage_that_claims_more_time_than_passed_gets_no_negative_hop():
+    stage = batcher(InstantClient(lambda _: opinion(compute_ms=1e9)))
+    assert (await stage.submit(item())).hop_ms == 0.0
+
+
+async def test_closing_fails_what_waits_and_cancels_what_runs():
+    stage = batcher(client := GatedClient(), max_batch=1)
+    tasks = waiting_for(stage, "runs", "waits")
+    await settle()
+    await stage.aclose()
+    assert client.calls[0].cancelled
+    assert await outcomes(tasks) == ["StageFailed", "StageFailed"]
+    assert (stage.waiting, stage.in_flight) == (0, 0)
+    with pytest.raises(StageFailed, match="fake is shut down"):
+        await stage.submit(item())
+    await stage.aclose()
+
+
+# Everything at once, in virtual time: whatever happens, these hold.
+
+ticks = st.integers(0, 8).map(lambda n: n / 4)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """after_s: since the one before. cancel_s: when its client hangs up, if it does."""
+
+    after_s: float
+    left_s: float
+    cancel_s: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a call goes. stubborn: it takes a moment to obey a cancellation."""
+
+    lasts_s: float
+    end: str
+    stubborn: bool
+
+
+arrivals = st.lists(
+    st.builds(Arrival, ticks, st.integers(1, 16).map(lambda n: n / 4), st.none() | ticks), min_size=1, max_size=24
+)
+plans = st.lists(
+    st.builds(Plan, ticks, st.sampled_from(["answer", "answer", "raise", "short", "cancel", "hang"]), st.booleans()),
+    min_size=1,
+    max_size=6,
+)
+
+
+class Watched:
+    """A client that goes by its plans and checks at every call what must hold of it."""
+
+    def __init__(self, time: Clock, plans: list[Plan], max_batch: int, slots: int) -> None:
+        self.time, self.plans, self.max_batch, self.slots = time, plans, max_batch, slots
+        self.waiting: dict[str, tuple[float, float]] = {}  # id -> submitted at, deadline
+        self.hung_up: dict[str, float] = {}
+        self.plan_of: dict[str, Plan] = {}
+        self.running = 0
+        self.broken: list[str] = []
+
+    def check(self, holds: bool, rule: str) -> None:
+        if not holds:  # raising here would only look like a failing stage
+            self.broken.append(rule)
+
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        ids = [each.request_id for each in items]
+        self.check(1 <= len(ids) <= self.max_batch, "no batch is empty or too large")
+        self.check(len(ids) == len(set(ids)) and not self.plan_of.keys() & ids, "nothing is sent twice")
+        hung_up = [each for each in ids if self.hung_up.get(each, self.time.now) < self.time.now]
+        self.check(not hung_up, "nobody is sent who hung up before")
+        for each in ids:
+            self.waiting.pop(each, None)
+        latest = max(each.deadline_s for each in items)
+        self.check(self.time.now < min(each.deadline_s for each in items), "nothing is sent that has expired")
+        for submitted, deadline in self.waiting.values():
+            if submitted < self.time.now < deadline:
+                self.check(latest <= deadline, "the earliest deadlines go first")
+        plan = self.plans[len(self.plan_of) % len(self.plans)]
+        self.plan_of |= dict.fromkeys(ids, plan)
+        self.running += 1
+        self.check(self.running <= self.slots, "no more calls run than there are slots")
+        try:
+            await asyncio.sleep(1e6 if plan.end == "hang" else plan.lasts_s)
+        except asyncio.CancelledError:
+            if plan.stubborn:
+                await asyncio.sleep(0.25)
+            raise
+        finally:
+            self.running -= 1
+        if plan.end == "raise":
+            raise RuntimeError("as planned")
+        if plan.end == "cancel":
+            raise asyncio.CancelledError
+        said = [Opinion(0.0, model=each) for each in ids]
+        return said[1:] if plan.end == "short" else said
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    arrivals,
+    plans,
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 6),
+    st.sampled_from([0.75, 2.0, 100.0]),
+    st.none() | st.integers(0, 40).map(lambda n: n / 4),
+)
+def test_nothing_is_lost_nor_answered_twice(arrivals, plans, max_batch, slots, max_queue, timeout_s, close_s):
+    async def main(time: Clock) -> None:
+        client = Watched(time, plans, max_batch, slots)
+        stage = batcher(client, max_batch=max_batch, slots=slots, max_queue=max_queue, timeout_s=timeout_s)
+        closed = False
+
+        def no_slot_is_idle_while_something_waits() -> None:
+            assert closed or stage.in_flight == slots or (stage.waiting == 0 and not client.waiting)
+
+        time.before_jump = no_slot_is_idle_while_something_waits
+
+        async def one(name: str, arrival: Arrival) -> str:
+            shown = item(name, arrival.left_s)
+            began, full = time.now, stage.waiting >= max_queue
+            client.waiting[name] = (began, shown.deadline_s)
+            try:
+                answer = await stage.submit(shown)
+            except Overloaded as error:
+                assert full
+                assert error.retry_after_s > 0
+                return "overloaded"
+            except DeadlineExceeded:
+                assert time.now == shown.deadline_s
+                return "expired"
+            except StageFailed as error:
+                assert closed or "longer than" in str(error) or client.plan_of[name].end not in ("answer", "hang")
+                return "failed"
+            else:
+                assert answer.opinion.model == name, "everybody gets their own answer"
+                assert client.plan_of[name].end == "answer"
+                assert answer.batch_size <= max_batch
+                return "answered"
+            finally:
+                client.waiting.pop(name, None)
+                assert time.now <= shown.deadline_s, "nobody is kept beyond the deadline"
+
+        async def hang_up(task: asyncio.Task[str], name: str, after_s: float) -> None:
+            await asyncio.sleep(after_s)
+            if task.cancel():
+                client.hung_up[name] = time.now
+                client.waiting.pop(name, None)
+
+        async def close() -> None:
+            nonlocal closed
+            await asyncio.sleep(close_s if close_s is not None else 1e9)
+            closed = True
+            await stage.aclose()
+
+        closing = asyncio.create_task(close())
+        tasks: list[asyncio.Task[str]] = []
+        others: list[asyncio.Task[None]] = []
+        for number, arrival in enumerate(arrivals):
+            await asyncio.sleep(arrival.after_s)
+            tasks.append(asyncio.create_task(one(str(number), arrival)))
+            if arrival.cancel_s is not None:
+                others.append(asyncio.create_task(hang_up(tasks[-1], str(number), arrival.cancel_s)))
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for each in ended:
+            if isinstance(each, Exception):
+                raise each
+        await asyncio.gather(*others)
+        assert client.broken == []
+        assert stage.waiting == 0
+        closing.cancel()
+        await stage.aclose()
+        assert (stage.waiting, stage.in_flight, client.running) == (0, 0, 0)
+
+    clock.run(main)
