@@ -1,0 +1,132 @@
+"""Request bodies: raw media, a multipart form or JSON with base64, with limits kept while they are read."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from roadwork_serve.errors import BadRequest, MediaTooLarge, UnsupportedMedia
+from roadwork_serve.schema import MAX_DEADLINE_MS, ClassifyRequest
+
+ACCEPTED = "image/*, video/*, application/octet-stream, multipart/form-data or application/json"
+
+_ENVELOPE_BYTES = 64 * 1024  # what a form or JSON may add around the media
+_SPOOL_BYTES = 8 * 2**20  # a larger file of a form waits on disk until the form is complete
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file as the client sent it. Empty filename: it had none."""
+
+    data: bytes
+    filename: str = ""
+
+
+async def read_one(request: Request, max_bytes: int) -> tuple[Upload, int | None]:
+    """The file of a request in any of the accepted forms, and the deadline in milliseconds its body named.
+
+    Raises BadRequest, MediaTooLarge as soon as more than `max_bytes` of media have arrived, UnsupportedMedia.
+    """
+    kind = _content_type(request)
+    if kind in ("", "application/octet-stream") or kind.startswith(("image/", "video/")):
+        return Upload(await _read(request, max_bytes, 0)), None
+    if kind == "application/json":
+        body = await _read(request, max_bytes, max_bytes // 3 + _ENVELOPE_BYTES)
+        return await asyncio.to_thread(_from_json, body)
+    if kind == "multipart/form-data":
+        files, deadline_ms = await _read_form(request, max_bytes, max_files=1)
+        return files[0], deadline_ms
+    raise UnsupportedMedia(f"Content-Type is {kind[:80]}; send {ACCEPTED}")
+
+
+async def read_many(request: Request, max_files: int, max_bytes: int) -> tuple[list[Upload], int | None]:
+    """The files of a multipart form in their order, and the deadline in milliseconds it named.
+
+    Raises BadRequest, MediaTooLarge as soon as more than `max_bytes` in all have arrived, UnsupportedMedia.
+    """
+    kind = _content_type(request)
+    if kind != "multipart/form-data":
+        raise UnsupportedMedia(f"Content-Type is {kind[:80] or 'missing'}; a batch is multipart/form-data")
+    return await _read_form(request, max_bytes, max_files)
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _read(request: Request, max_bytes: int, envelope: int) -> bytes:
+    return b"".join([chunk async for chunk in _limited(request, max_bytes, envelope)])
+
+
+async def _limited(request: Request, max_bytes: int, envelope: int) -> AsyncGenerator[bytes]:
+    """The body chunk by chunk, up to its limit; a body that declares more is not read at all.
+
+    max_bytes: of media. envelope: bytes of what may be around them.
+    """
+    limit = max_bytes + envelope
+    too_large = MediaTooLarge(f"the request is larger than {max_bytes:,} bytes of media; send less")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise too_large
+        yield chunk
+
+
+async def _read_form(request: Request, max_bytes: int, max_files: int) -> tuple[list[Upload], int | None]:
+    body = _limited(request, max_bytes, _ENVELOPE_BYTES)
+    parser = MultiPartParser(request.headers, body, max_files=max_files, max_fields=8, max_part_size=1024)
+    parser.spool_max_size = _SPOOL_BYTES
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise BadRequest(f"the form cannot be read: {error.message}") from None
+    try:
+        deadline_ms = _fields(form)
+        files = [(part, part.filename or "") for _, part in form.multi_items() if isinstance(part, UploadFile)]
+        if not files:
+            raise BadRequest("the form holds no complete file; send it as field `file`, as `curl -F file=@FILE` does")
+        return [Upload(await part.read(), name) for part, name in files], deadline_ms
+    finally:
+        for file in parser._files_to_close_on_error:  # the form's own close leaves out a file whose part never ended
+            file.close()
+
+
+def _fields(form: FormData) -> int | None:
+    """The deadline among the fields that are no files; any other field is an error."""
+    deadline_ms = None
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            if name != "deadline_ms":
+                raise BadRequest(f"unknown field {name[:80]!r}; a form has files and `deadline_ms`")
+            if not value.isdecimal() or not 1 <= int(value) <= MAX_DEADLINE_MS:
+                raise BadRequest(f"deadline_ms is {value[:80]!r}; write whole milliseconds from 1 to {MAX_DEADLINE_MS}")
+            deadline_ms = int(value)
+    return deadline_ms
+
+
+def _from_json(body: bytes) -> tuple[Upload, int | None]:
+    try:
+        asked = ClassifyRequest.model_validate_json(body)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in error.errors())
+        raise BadRequest(f"the JSON cannot be used: {told}") from None
+    text = asked.video if asked.image is None else asked.image
+    if text is None or (asked.image is not None and asked.video is not None):
+        raise BadRequest("the JSON must hold one of `image` and `video`, as standard base64")
+    try:
+        return Upload(base64.b64decode(text, validate=True)), asked.deadline_ms
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(
+            f"{'video' if asked.image is None else 'image'} is no standard base64 ({error}); "
+            "send it without line breaks and without a data: prefix"
+        ) from None

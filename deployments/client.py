@@ -1,0 +1,146 @@
+"""A stage behind a Ray Serve handle, as the cascade sees it."""
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ray.exceptions import RayTaskError
+from ray.serve.handle import DeploymentHandle
+
+from roadwork_serve.cascade.opinion import Item, Opinion, Sees
+from roadwork_serve.errors import StageFailed
+
+_LOG = logging.getLogger("ray.serve.roadwork.client")
+
+
+class _Unreachable(Exception):
+    """No answer came, for a reason that is not the stage's own word."""
+
+
+class RayStageClient:
+    """A StageClient over a deployment of `deployments.stages.StageReplica`.
+
+    Serve holds a call until some replica can take it, so a call to a stage whose process has died would
+    wait for the new one to load its model. Here a stage is down until a probe has come back, and down
+    again when a call or a probe gets lost: calls then fail at once, those in flight too, and probing goes
+    on until an answer brings it up. Needs a running event loop.
+
+    timeout_s: a call that takes longer is lost. probe_s: between probes, and what a probe may take
+    beside that at most.
+    """
+
+    def __init__(self, name: str, handle: DeploymentHandle, timeout_s: float, probe_s: float = 1.0) -> None:
+        self.name = name
+        self._handle = handle
+        self._timeout_s = timeout_s
+        self._probe_s = probe_s
+        self._sees: Sees = "both"
+        self._lost: asyncio.Future[None] | None = None  # while up; done once it no longer is
+        self._warm = asyncio.Event()
+        self._probe_now = asyncio.Event()
+        # Calls must not belong to the request in whose task they happen to be made: Serve cancels the calls
+        # of a request whose client hangs up, and a batch carries the items of many.
+        self._context = contextvars.copy_context()
+        self._watcher = asyncio.create_task(self._watch(), name=f"watch {name}")
+
+    @property
+    def up(self) -> bool:
+        """Whether the stage answered when it was last asked."""
+        return self._lost is not None
+
+    async def warm(self) -> None:
+        """Returns once the stage has answered for the first time."""
+        await self._warm.wait()
+
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        """One opinion an item, in order. Raises StageFailed, at once while the stage is down.
+
+        A cancelled call ends when the stage has let go of it, so whoever counts calls in flight counts right.
+        """
+        if self._lost is None:
+            raise StageFailed(f"{self.name} is down; it is skipped until it answers again")
+        slim = [item.slim(self._sees) for item in items]
+        left_s = [item.left_s() for item in items]  # monotonic clocks of two machines share no zero
+        try:
+            return await self._call("judge", slim, left_s, within_s=self._timeout_s, lost=self._lost)
+        except _Unreachable as error:
+            self._mark_down(error)
+            raise StageFailed(f"{self.name} is lost: {error}") from error
+
+    async def aclose(self) -> None:
+        """Stop probing and fail the calls in flight."""
+        self._watcher.cancel()
+        await asyncio.wait([self._watcher])
+        self._let_go()
+
+    async def _watch(self) -> None:
+        while True:
+            self._probe_now.clear()
+            try:
+                self._sees = await self._call("introduce", within_s=2 * self._probe_s)
+            except Exception as error:
+                self._mark_down(error)
+            else:
+                self._mark_up()
+            try:
+                async with asyncio.timeout(self._probe_s if self.up else self._probe_s / 4):
+                    await self._probe_now.wait()
+            except TimeoutError:
+                pass
+
+    def _mark_up(self) -> None:
+        if self._lost is None:
+            self._lost = asyncio.get_running_loop().create_future()
+            self._warm.set()
+            _LOG.info("Stage %s is up.", self.name)
+
+    def _mark_down(self, error: Exception) -> None:
+        if self.up:
+            self._let_go()
+            self._probe_now.set()
+            _LOG.warning("Stage %s is down: %s", self.name, error)
+
+    def _let_go(self) -> None:
+        """Fail the calls in flight."""
+        if self._lost is not None:
+            self._lost.set_result(None)
+            self._lost = None
+
+    async def _call(self, method: str, *args: Any, within_s: float, lost: asyncio.Future[None] | None = None) -> Any:
+        response = self._context.copy().run(getattr(self._handle, method).remote, *args)
+        answer = asyncio.ensure_future(response)
+        give_up_at = time.monotonic() + within_s
+        try:
+            watched = [answer] if lost is None else [answer, lost]
+            await asyncio.wait(watched, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            response.cancel()
+            await asyncio.wait([answer], timeout=max(0.0, give_up_at - time.monotonic()))
+            _forget(answer)
+            raise
+        if not answer.done():
+            response.cancel()
+            _forget(answer)
+            raise _Unreachable("it went down" if lost is not None and lost.done() else f"no answer in {within_s:g} s")
+        if answer.cancelled():
+            raise _Unreachable("its process let go of the call")
+        match answer.exception():
+            case None:
+                return answer.result()
+            case RayTaskError() as error:  # the stage's own word: it lives
+                raise StageFailed(f"{self.name} failed: {error.cause}") from None
+            case error:
+                raise _Unreachable(f"{type(error).__name__}: {_first_line(error)}") from None
+
+
+def _forget(answer: "asyncio.Future[Any]") -> None:
+    """Nobody waits for it any more; its error, if any, concerns nobody."""
+    if not answer.cancel() and not answer.cancelled():
+        answer.exception()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

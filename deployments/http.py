@@ -1,0 +1,263 @@
+"""The routes: what is asked over HTTP and how it is answered."""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import Annotated, Any, Protocol
+
+from fastapi import FastAPI, Header, Query, Request
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.bodies import Upload, read_many, read_one
+from deployments.problems import answer_with_problems, documented, problem_of
+from roadwork_serve.errors import (
+    BadRequest,
+    BrokenMedia,
+    DeadlineExceeded,
+    MediaTooLarge,
+    NotReady,
+    Overloaded,
+    RoadworkError,
+    UnsupportedMedia,
+)
+from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.schema import (
+    MAX_DEADLINE_MS,
+    BatchEntry,
+    BatchResult,
+    ClassifyRequest,
+    Health,
+    Info,
+    Readiness,
+    Verdict,
+)
+
+_LOG = logging.getLogger("ray.serve.roadwork.http")
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+_ABOUT = """Is there active road work on this photograph or clip, how sure is the server, and what made it think so?
+
+    curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/v1/classify
+    curl -F file=@clip.mp4 -F deadline_ms=5000 http://127.0.0.1:8000/v1/classify
+    curl -F a=@one.jpg -F b=@two.mp4 http://127.0.0.1:8000/v1/classify/batch
+
+Formats are told by the bytes, not by the name: JPEG, PNG, WebP, MP4, WebM, MOV.
+Every error is an RFC 9457 problem document."""
+
+DeadlineMs = Annotated[
+    int | None, Query(ge=1, le=MAX_DEADLINE_MS, description="answer within this time, milliseconds", examples=[2000])
+]
+TimeoutS = Annotated[
+    float | None,
+    Header(
+        alias="x-request-timeout-seconds",
+        gt=0,
+        allow_inf_nan=False,
+        description="the same in seconds; the proxy cuts the request off when it has passed",
+    ),
+]
+
+
+class Service(Protocol):
+    """What the routes need of the ingress."""
+
+    profile: Profile
+
+    def admission(self) -> AbstractContextManager[None]:
+        """Hold a place for a request. Raises NotReady or Overloaded."""
+        ...
+
+    async def judge(self, data: bytes, deadline_s: float, request_id: str) -> Verdict:
+        """The verdict on a file by a deadline on the clock of `time.monotonic()`."""
+        ...
+
+    def readiness(self) -> Readiness:
+        """Which stages are up. Raises NotReady while requests are refused."""
+        ...
+
+    def info(self) -> Info:
+        """What the server is made of."""
+        ...
+
+
+def http_app(
+    service: Service, on_stop: Callable[[], Awaitable[None]] | None = None, name_requests: bool = True
+) -> FastAPI:
+    """The FastAPI application over a service.
+
+    on_stop: awaited when the application shuts down.
+    name_requests: set the X-Request-Id of responses; off behind Ray Serve's proxy, which sets it itself.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI):
+        yield
+        if on_stop is not None:
+            await on_stop()
+
+    profile = service.profile
+    app = FastAPI(title="roadwork-serve", description=_ABOUT, version="1", redoc_url=None, lifespan=lifespan)
+    app.add_middleware(_RequestId, respond=name_requests)
+    answer_with_problems(app)
+
+    @app.post(
+        "/v1/classify",
+        summary="Classify one photo or clip",
+        responses=documented(
+            BadRequest("deadline_ms is '0': Input should be greater than or equal to 1"),
+            MediaTooLarge(f"the request is larger than {profile.media.max_bytes:,} bytes of media; send less"),
+            UnsupportedMedia("the bytes are no JPEG, PNG, WebP, MP4, WebM or MOV"),
+            BrokenMedia("the JPEG ends early; send the whole file"),
+            Overloaded("256 items wait for backbone; come back in 1.4 s"),
+            DeadlineExceeded("the deadline passed before any stage could speak; allow more time"),
+        ),
+        openapi_extra=_ONE_FILE,
+    )
+    async def classify(request: Request, deadline_ms: DeadlineMs = None, timeout_s: TimeoutS = None) -> Verdict:
+        arrived = time.monotonic()
+        with service.admission():
+            async with _patience(deadline_ms, timeout_s):
+                upload, named_ms = await read_one(request, profile.media.max_bytes)
+            deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
+            return await service.judge(upload.data, deadline_s, request.state.request_id)
+
+    @app.post(
+        "/v1/classify/batch",
+        summary="Classify several files; each gets its own verdict or problem",
+        responses=documented(
+            BadRequest("the form holds no complete file; send it as field `file`"),
+            MediaTooLarge(f"the request is larger than {profile.ingress.max_batch_bytes:,} bytes of media; send less"),
+            UnsupportedMedia("Content-Type is image/jpeg; a batch is multipart/form-data"),
+            NotReady("still loading: vlm, video"),
+            DeadlineExceeded("the deadline passed while the request was read"),
+        )
+        | {"default": documented(BadRequest(""))[400]},
+        openapi_extra=_MANY_FILES,
+    )
+    async def classify_batch(
+        request: Request, deadline_ms: DeadlineMs = None, timeout_s: TimeoutS = None
+    ) -> BatchResult:
+        arrived = time.monotonic()
+        with service.admission():
+            async with _patience(deadline_ms, timeout_s):
+                uploads, named_ms = await read_many(
+                    request, profile.ingress.max_batch_files, profile.ingress.max_batch_bytes
+                )
+            deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
+
+            async def entry(index: int, upload: Upload) -> BatchEntry:
+                name, request_id = upload.filename or f"file {index}", f"{request.state.request_id}.{index}"
+                try:
+                    return BatchEntry(filename=name, verdict=await service.judge(upload.data, deadline_s, request_id))
+                except Exception as error:
+                    if not isinstance(error, RoadworkError):
+                        _LOG.exception("request %s failed", request_id)
+                    return BatchEntry(filename=name, problem=problem_of(error, request_id))
+
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(entry(index, upload)) for index, upload in enumerate(uploads, 1)]
+            return BatchResult(results=[task.result() for task in tasks])
+
+    @app.get("/healthz", summary="The process lives")
+    async def healthz() -> Health:
+        return Health()
+
+    @app.get("/readyz", summary="Requests are accepted", responses=documented(NotReady("still loading: vlm, video")))
+    async def readyz() -> Readiness:
+        return service.readiness()
+
+    @app.get("/v1/info", summary="What the server is made of")
+    async def info() -> Info:
+        return service.info()
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> dict[str, str]:
+        return {"name": "roadwork-serve", "classify": "POST /v1/classify", "docs": "/docs", "openapi": "/openapi.json"}
+
+    return app
+
+
+class _RequestId:
+    """Names each request: the client's X-Request-Id when it is sane, else a new one."""
+
+    def __init__(self, app: ASGIApp, respond: bool) -> None:
+        self._app = app
+        self._respond = respond
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def named(message: Message) -> None:
+            if self._respond and message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, named)
+
+
+def _allowed_s(profile: Profile, query_ms: int | None, body_ms: int | None, timeout_s: float | None) -> float:
+    """Seconds the answer may take: the least of what the client asked for, or the profile's default."""
+    asked = [ms / 1000 for ms in (query_ms, body_ms) if ms is not None]
+    if timeout_s is not None:  # the proxy cuts off at exactly this time: be there a little earlier
+        asked.append(timeout_s - min(0.1, timeout_s / 10))
+    return min(asked, default=profile.ingress.default_deadline_ms / 1000)
+
+
+@asynccontextmanager
+async def _patience(query_ms: int | None, timeout_s: float | None):
+    """Bounds the reading of a body by what is known of the deadline before it has been read."""
+    limits = [MAX_DEADLINE_MS, query_ms or MAX_DEADLINE_MS, (timeout_s or MAX_DEADLINE_MS) * 1000]
+    try:
+        async with asyncio.timeout(min(limits) / 1000):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("the deadline passed while the request was read; allow more time") from None
+
+
+def _request_body(content: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": content}}
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_DEADLINE = {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS}
+_ONE_FILE = _request_body(
+    {
+        "image/*": _BINARY,
+        "video/*": _BINARY,
+        "application/octet-stream": _BINARY,
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"file": _BINARY["schema"], "deadline_ms": _DEADLINE},
+                "required": ["file"],
+            }
+        },
+        "application/json": {
+            "schema": ClassifyRequest.model_json_schema(),
+            "example": {"image": "/9j/4AAQSkZJRgABAQ…", "deadline_ms": 2000},
+        },
+    }
+)
+_MANY_FILES = _request_body(
+    {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "file": {"type": "array", "items": _BINARY["schema"]},
+                    "deadline_ms": _DEADLINE,
+                },
+                "required": ["file"],
+            }
+        }
+    }
+)

@@ -1,0 +1,191 @@
+"""The deployment in front: reads the media, drives the cascade, answers over HTTP and to handles."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from deployments.client import RayStageClient
+from deployments.http import http_app
+from roadwork_serve import media
+from roadwork_serve.cascade.batcher import Batcher
+from roadwork_serve.cascade.opinion import Item
+from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.cascade.router import Router
+from roadwork_serve.errors import BadRequest, ConfigError, DeadlineExceeded, NotReady, Overloaded
+from roadwork_serve.profiles.load import load_policy_mapping
+from roadwork_serve.profiles.profile import Profile, StageName
+from roadwork_serve.schema import MAX_DEADLINE_MS, Info, Limits, Readiness, StageInfo, Verdict
+
+_LOG = logging.getLogger("ray.serve.roadwork.ingress")
+_GRACE_S = 1.0  # the batchers' own timeout is a net under that of the clients
+
+
+class Ingress:
+    """Batchers and router over the stages' handles. Needs a running event loop."""
+
+    def __init__(self, profile: Profile, stages: Mapping[StageName, DeploymentHandle]) -> None:
+        self.profile = profile
+        self._clients: dict[str, RayStageClient] = {}
+        self._batchers: dict[str, Batcher] = {}
+        for name, handle in stages.items():
+            spec = profile.stages[name]
+            client = self._clients[name] = RayStageClient(name, handle, spec.timeout_s)
+            self._batchers[name] = Batcher(
+                client,
+                max_batch=spec.max_batch,
+                slots=spec.slots * spec.replicas,
+                max_queue=spec.max_queue,
+                timeout_s=spec.timeout_s + _GRACE_S,
+                name=name,
+            )
+        self._router = Router(self._batchers, _policy(profile.policy), profile.name)
+        self._configured = False
+        self._refused: str | None = None
+        self._decoders = ThreadPoolExecutor(profile.ingress.decode_threads, thread_name_prefix="decode")
+        self._admitted = 0
+        self._warmed = False
+        self._warming = asyncio.create_task(self._warm(), name="warming")
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The application Serve puts behind its proxy."""
+        return http_app(self, on_stop=self.aclose, name_requests=False)
+
+    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Take the policy of a `user_config`: a name, a path or the mapping itself.
+
+        It replaces the old one whole, or, when it makes no sense, not at all: a server that runs goes on with the
+        policy it has and says why in `/v1/info`; one that starts refuses to, with ConfigError.
+        """
+        try:
+            policy = _policy(_only_policy(user_config, self.profile.policy))
+        except ConfigError as error:
+            if not self._configured:
+                raise
+            self._refused = str(error)
+            _LOG.error("The new policy is refused, %s stays: %s", self._router.policy.version, error)
+            return
+        self._router.policy, self._refused, self._configured = policy, None, True
+        _LOG.info("Policy %s is in force.", policy.version)
+        if missing := {step.stage for step in policy.photo + policy.clip} - set(self._clients):
+            _LOG.warning("The policy asks %s, which this profile lacks.", ", ".join(sorted(missing)))
+
+    async def classify(self, data: bytes, deadline_ms: int | None = None, request_id: str | None = None) -> Verdict:
+        """The verdict on a file, for callers that hold a handle. Raises any error of the tree."""
+        deadline_ms = self.profile.ingress.default_deadline_ms if deadline_ms is None else deadline_ms
+        if not 1 <= deadline_ms <= MAX_DEADLINE_MS:
+            raise BadRequest(f"deadline_ms is {deadline_ms}; give 1 to {MAX_DEADLINE_MS}")
+        deadline_s = time.monotonic() + deadline_ms / 1000
+        with self.admission():
+            return await self.judge(data, deadline_s, request_id or uuid.uuid4().hex)
+
+    async def judge(self, data: bytes, deadline_s: float, request_id: str) -> Verdict:
+        """The verdict on a file by a deadline on the clock of `time.monotonic()`."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(deadline_s - time.monotonic()):
+                decoded = await loop.run_in_executor(self._decoders, media.read, data, self.profile.media)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the file was read; allow more time") from None
+        return await self._router.judge(Item.of(decoded, request_id, deadline_s))
+
+    @contextmanager
+    def admission(self) -> Iterator[None]:
+        """Hold one of the places for requests. Raises NotReady or Overloaded."""
+        self.readiness()
+        places = self.profile.ingress.max_ongoing_requests
+        if self._admitted >= places:
+            raise Overloaded(f"{places} requests are in work; come back in a second")
+        self._admitted += 1
+        try:
+            yield
+        finally:
+            self._admitted -= 1
+
+    def readiness(self) -> Readiness:
+        """Which stages are up. Raises NotReady until all have been, and while none is.
+
+        A stage that goes down later does not close the server: it is skipped and verdicts say so.
+        """
+        up = [name for name, client in self._clients.items() if client.up]
+        down = [name for name in self._clients if name not in up]
+        if not self._warmed:
+            raise NotReady(f"still loading: {', '.join(down or self._clients)}")
+        if not up:
+            raise NotReady("no stage answers at the moment; each is being restarted")
+        return Readiness(up=up, down=down)
+
+    def info(self) -> Info:
+        """What the server is made of."""
+        limits, ingress = self.profile.media, self.profile.ingress
+        return Info(
+            version=version("roadwork-serve"),
+            profile=self.profile.name,
+            policy=self._router.policy.to_mapping(),
+            policy_refused=self._refused,
+            stages=[
+                StageInfo(stage=name, model=spec.model, miniature=spec.miniature, up=self._clients[name].up)
+                for name, spec in self.profile.stages.items()
+            ],
+            limits=Limits(
+                max_bytes=limits.max_bytes,
+                max_pixels=limits.max_pixels,
+                max_seconds=limits.max_seconds,
+                max_clip_frames=limits.max_clip_frames,
+                max_batch_files=ingress.max_batch_files,
+                max_batch_bytes=ingress.max_batch_bytes,
+                max_deadline_ms=MAX_DEADLINE_MS,
+                default_deadline_ms=ingress.default_deadline_ms,
+            ),
+        )
+
+    async def _warm(self) -> None:
+        for client in self._clients.values():
+            await client.warm()
+        self._warmed = True
+        _LOG.info("Ready: all %d stages are warm.", len(self._clients))
+
+    async def aclose(self) -> None:
+        """Fail what waits and end what runs in the background."""
+        self._warming.cancel()
+        for batcher in self._batchers.values():
+            await batcher.aclose()
+        for client in self._clients.values():
+            await client.aclose()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+
+def ingress_app(profile: Profile, stages: Mapping[StageName, Application]) -> Application:
+    """The ingress as a deployment over the stages' deployments."""
+    deployed = serve.deployment(
+        name="Ingress",
+        num_replicas=profile.ingress.replicas,
+        ray_actor_options={"num_cpus": profile.ingress.num_cpus},
+        # Twice what it admits: those beyond are refused by the ingress itself, with a problem document,
+        # and health checks get through.
+        max_ongoing_requests=2 * profile.ingress.max_ongoing_requests,
+        health_check_period_s=2,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=10,
+    )(serve.ingress()(Ingress))
+    return deployed.bind(profile, dict(stages))
+
+
+def _policy(source: object) -> Policy:
+    return Policy.from_mapping(load_policy_mapping(source) if isinstance(source, str) else source)
+
+
+def _only_policy(user_config: Mapping[str, Any], default: str) -> object:
+    if unknown := set(user_config) - {"policy"}:
+        raise ConfigError(f"user_config: unknown entry {sorted(unknown)[0]!r}; it holds `policy` and nothing else")
+    return user_config.get("policy", default)

@@ -1,0 +1,79 @@
+"""Errors as RFC 9457 problem documents."""
+
+import logging
+import math
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from roadwork_serve.errors import BadRequest, Overloaded, RoadworkError
+from roadwork_serve.schema import Problem
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 5.0  # where the error itself does not know better
+
+_LOG = logging.getLogger("ray.serve.roadwork.http")
+
+
+def problem_of(error: Exception, request_id: str | None = None) -> Problem:
+    """The problem document of an error; what nobody foresaw is told without its message."""
+    match error:
+        case RoadworkError():
+            return _problem(error.slug, error.title, error.status, str(error), request_id)
+        case HTTPException():
+            status = HTTPStatus(error.status_code)
+            slug = status.phrase.lower().replace(" ", "-")
+            return _problem(slug, status.phrase, error.status_code, str(error.detail), request_id)
+        case RequestValidationError():
+            told = "; ".join(f"{each['loc'][-1]} is {each['input']!r}: {each['msg']}" for each in error.errors())
+            return problem_of(BadRequest(told), request_id)
+        case ClientDisconnect():
+            return problem_of(BadRequest("the connection closed before the whole request was there"), request_id)
+        case _:
+            return problem_of(RoadworkError("an error nobody foresaw; the server's log has it"), request_id)
+
+
+def response_of(error: Exception, request_id: str | None = None) -> Response:
+    """The problem document as a response, with Retry-After where coming back makes sense."""
+    problem = problem_of(error, request_id)
+    headers = dict(getattr(error, "headers", None) or {})
+    if problem.status in (429, 503):
+        wait_s = error.retry_after_s if isinstance(error, Overloaded) else RETRY_AFTER_S
+        headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+    return Response(problem.model_dump_json(exclude_none=True), problem.status, headers, MEDIA_TYPE)
+
+
+def answer_with_problems(app: FastAPI) -> None:
+    """Make every error of the app a problem document."""
+
+    async def expected(request: Request, error: Exception) -> Response:
+        return response_of(error, request.state.request_id)
+
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        _LOG.error("request %s failed", request.state.request_id, exc_info=error)
+        return response_of(error, request.state.request_id)
+
+    for kind in (RoadworkError, HTTPException, RequestValidationError, ClientDisconnect):
+        app.add_exception_handler(kind, expected)
+    app.add_exception_handler(Exception, unforeseen)
+
+
+def documented(*errors: RoadworkError) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's account of the problems an operation may answer with, an example of each."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        error.status: {
+            "description": error.title,
+            "content": {MEDIA_TYPE: {"schema": schema, "example": problem_of(error, "5f1c9a7e").model_dump()}},
+        }
+        for error in errors
+    }
+
+
+def _problem(slug: str, title: str, status: int, detail: str, request_id: str | None) -> Problem:
+    return Problem(type=f"urn:roadwork:problem:{slug}", title=title, status=status, detail=detail, instance=request_id)

@@ -1,0 +1,81 @@
+"""A Serve handle without Ray: what the client of a stage needs of one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import Any
+
+from roadwork_serve.cascade.opinion import Item, Opinion
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let the loop run until it holds; fails when it does not within two seconds of the loop's clock."""
+    give_up_at = asyncio.get_running_loop().time() + 2
+    while not holds():
+        assert asyncio.get_running_loop().time() < give_up_at
+        await asyncio.sleep(0)
+
+
+class FakeResponse:
+    """An awaitable call that can be cancelled, as Serve's DeploymentResponse."""
+
+    def __init__(self, work: Awaitable[Any]) -> None:
+        self._task = asyncio.ensure_future(work)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.shield(self._task).__await__()
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+
+class FakeMethod:
+    def __init__(self, call: Callable[..., Awaitable[Any]]) -> None:
+        self._call = call
+
+    def remote(self, *args: Any) -> FakeResponse:
+        return FakeResponse(self._call(*args))
+
+
+class FakeHandle:
+    """A stage that says yes to everything, until it is told to fail, to hang or to hang up.
+
+    error: raised by every call. hangs: no call ends by itself. seen: the items judged, with the time left.
+    """
+
+    def __init__(self, sees: str = "thumbs") -> None:
+        self.error: BaseException | None = None
+        self.hangs = False
+        self.seen: list[tuple[Item, float]] = []
+        self.probes = 0
+        self.cancelled = 0
+        self._hanging: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.asked = asyncio.Event()
+        self._sees = sees
+        self.judge = FakeMethod(self._judge)
+        self.introduce = FakeMethod(self._introduce)
+
+    def let_go(self) -> None:
+        """End the hanging: what hung is answered."""
+        self.hangs = False
+        self._hanging.set_result(None)
+
+    async def _answer(self) -> None:
+        if self.error:
+            raise self.error
+        if self.hangs:
+            try:
+                await asyncio.shield(self._hanging)
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+
+    async def _judge(self, items: Sequence[Item], left_s: Sequence[float]) -> list[Opinion]:
+        self.seen += zip(items, left_s, strict=True)
+        self.asked.set()
+        await self._answer()
+        return [Opinion(4.0, "fake") for _ in items]
+
+    async def _introduce(self) -> str:
+        self.probes += 1
+        await self._answer()
+        return self._sees

@@ -1,0 +1,154 @@
+"""The ingress over fake handles: readiness, admission, deadlines, policies, and what it imports."""
+
+import asyncio
+import io
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+from PIL import Image
+
+from deployments.ingress import Ingress
+from roadwork_serve.errors import BadRequest, BrokenMedia, ConfigError, DeadlineExceeded, NotReady, Overloaded
+from roadwork_serve.profiles.load import load_profile
+from tests.deployments.fakes import FakeHandle, until
+
+PROFILE = load_profile("mini", {"ingress": {"max_ongoing_requests": 2}})
+
+
+def jpeg() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (64, 48), "grey").save(out, "JPEG")
+    return out.getvalue()
+
+
+PHOTO = jpeg()
+
+
+def policy(version: str, **fields: object) -> dict[str, object]:
+    steps = [{"stage": "backbone", "exit": [0.1, 0.9]}]
+    return {"version": version, "photo": steps, "clip": steps, **fields}
+
+
+@pytest.fixture
+async def handles() -> dict[str, FakeHandle]:
+    return {stage: FakeHandle() for stage in PROFILE.stages}
+
+
+@pytest.fixture
+async def ingress(handles: dict[str, FakeHandle]) -> AsyncIterator[Ingress]:
+    ingress = Ingress(PROFILE, handles)  # type: ignore[arg-type]
+    yield ingress
+    await ingress.aclose()
+
+
+async def ready(ingress: Ingress) -> None:
+    async with asyncio.timeout(5):
+        await ingress._warming
+
+
+async def test_nothing_is_accepted_before_every_stage_has_been_warm(handles: dict[str, FakeHandle]):
+    handles["vlm"].hangs = True
+    ingress = Ingress(PROFILE, handles)  # type: ignore[arg-type]
+    await until(lambda: sum(stage.up for stage in ingress.info().stages) == 4)
+    for attempt in (ingress.readiness, ingress.admission().__enter__):
+        with pytest.raises(NotReady, match="still loading: vlm"):
+            attempt()
+    with pytest.raises(NotReady):
+        await ingress.classify(PHOTO)
+    handles["vlm"].let_go()
+    await ready(ingress)
+    assert ingress.readiness().down == []
+    await ingress.aclose()
+
+
+async def test_a_stage_that_falls_later_does_not_close_the_server(ingress: Ingress, handles: dict[str, FakeHandle]):
+    await ready(ingress)
+    ingress._clients["vlm"]._mark_down(ConnectionError("gone"))
+    assert ingress.readiness().down == ["vlm"]
+    assert (await ingress.classify(PHOTO)).exit.stage == "backbone"
+
+
+async def test_with_every_stage_down_it_is_not_ready(ingress: Ingress):
+    await ready(ingress)
+    for client in ingress._clients.values():
+        client._mark_down(ConnectionError("gone"))
+    with pytest.raises(NotReady, match="no stage answers"):
+        ingress.readiness()
+
+
+async def test_a_handle_gets_verdicts_and_errors(ingress: Ingress):
+    await ready(ingress)
+    verdict = await ingress.classify(PHOTO, deadline_ms=5000, request_id="mine")
+    assert (verdict.request_id, verdict.label, verdict.profile) == ("mine", "roadwork", "mini")
+    assert len((await ingress.classify(PHOTO)).request_id) == 32
+    with pytest.raises(BrokenMedia):
+        await ingress.classify(b"")
+    for nonsense in (0, -1, 600_001):
+        with pytest.raises(BadRequest):
+            await ingress.classify(PHOTO, nonsense)
+
+
+async def test_a_deadline_that_passes_before_the_file_is_read_is_told(ingress: Ingress):
+    await ready(ingress)
+    with pytest.raises(DeadlineExceeded, match="before the file was read"):
+        await ingress.judge(PHOTO, deadline_s=0.0, request_id="late")
+
+
+async def test_more_than_it_has_places_for_is_refused_and_places_are_given_back(ingress: Ingress):
+    await ready(ingress)
+    with ingress.admission(), ingress.admission():
+        with pytest.raises(Overloaded, match="2 requests"):
+            await ingress.classify(PHOTO)
+    assert (await ingress.classify(PHOTO)).label == "roadwork"
+
+
+async def test_a_policy_is_swapped_whole_by_mapping_name_or_path(ingress: Ingress, tmp_path):
+    await ready(ingress)
+    ingress.reconfigure({"policy": policy("a", prior=0.2)})
+    assert (await ingress.classify(PHOTO)).policy_version == "a"
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "version: b\nphoto: [{stage: backbone, exit: [0.1, 0.9]}]\nclip: [{stage: video, exit: [0.5, 0.5]}]"
+    )
+    ingress.reconfigure({"policy": str(path)})
+    assert ingress.info().policy["version"] == "b"
+    ingress.reconfigure({"policy": "mini"})
+    assert ingress.info().policy["version"].startswith("mini")
+
+
+BAD = [{"policy": {"version": "c"}}, {"policy": "no-such"}, {"policies": "mini"}, {"policy": 3}]
+
+
+@pytest.mark.parametrize("config", BAD)
+async def test_a_bad_policy_leaves_the_old_one_and_says_why(ingress: Ingress, config: dict):
+    ingress.reconfigure({"policy": policy("a")})
+    ingress.reconfigure(config)
+    info = ingress.info()
+    assert info.policy["version"] == "a"
+    assert info.policy_refused
+    ingress.reconfigure({"policy": policy("b")})
+    assert ingress.info().policy_refused is None
+
+
+@pytest.mark.parametrize("config", BAD)
+async def test_a_server_does_not_start_with_a_bad_policy(ingress: Ingress, config: dict):
+    with pytest.raises(ConfigError):
+        ingress.reconfigure(config)
+
+
+async def test_info_tells_what_the_server_is_made_of(ingress: Ingress):
+    await ready(ingress)
+    info = ingress.info()
+    assert [stage.stage for stage in info.stages] == list(PROFILE.stages)
+    assert all(stage.up for stage in info.stages)
+    assert info.limits.max_bytes == PROFILE.media.max_bytes
+    assert info.version
+
+
+def test_the_ingress_imports_no_torch():
+    heavy = ("torch", "transformers", "onnxruntime", "rapidocr", "vllm")
+    code = f"import sys, deployments.app; print([name for name in {heavy} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

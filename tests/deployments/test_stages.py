@@ -1,0 +1,144 @@
+"""A stage's replica, in this process."""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from deployments.app import build_app
+from deployments.stages import DEPLOYMENTS, StageReplica
+from roadwork_serve.cascade.opinion import Item, Opinion
+from roadwork_serve.errors import ConfigError, StageFailed
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.profile import STAGES, StageSpec
+from roadwork_serve.stages.load import open_stage
+
+SPEC = StageSpec(engine="transformers", model="fake", threads=3, timeout_s=1)
+
+
+class FakeStage:
+    name = "vlm"
+    sees = "images"
+
+    def __init__(self) -> None:
+        self.warmed = 0
+        self.error: Exception | None = None
+        self.items: Sequence[Item] = ()
+        self.go = threading.Event()
+        self.go.set()
+
+    def warm(self) -> None:
+        self.warmed += 1
+        self.threads = os.environ["OMP_NUM_THREADS"]
+
+    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        self.items = items
+        self.go.wait(5)
+        if self.error:
+            raise self.error
+        return [Opinion(1.0, "fake") for _ in items]
+
+
+@pytest.fixture
+def stage() -> FakeStage:
+    return FakeStage()
+
+
+@pytest.fixture
+def replica(stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> StageReplica:
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(variable, "1")
+    replica = StageReplica("vlm", SPEC, lambda name, spec: stage)
+    yield replica
+    logging.getLogger("ray.serve").filters.clear()
+
+
+def item(deadline_s: float = 0.0) -> Item:
+    return Item("r", "photo", (b"jpeg",), np.zeros((0, 16, 16, 3), np.uint8), (0.0,), deadline_s)
+
+
+async def test_it_is_warm_before_it_is_ready_and_has_its_threads(replica: StageReplica, stage: FakeStage):
+    assert (stage.warmed, stage.threads) == (1, "3")
+    assert await replica.introduce() == "images"
+
+
+async def test_deadlines_are_told_on_its_own_clock(replica: StageReplica, stage: FakeStage):
+    opinions = await replica.judge([item(deadline_s=-1e9), item(deadline_s=1e9)], [2.0, 0.5])
+    assert [opinion.logit for opinion in opinions] == [1.0, 1.0]
+    assert [round(each.left_s(), 1) for each in stage.items] == pytest.approx([2.0, 0.5], abs=0.2)
+
+
+async def test_health_checks_answer_while_it_judges(replica: StageReplica, stage: FakeStage):
+    stage.go.clear()
+    call = asyncio.create_task(replica.judge([item()], [1.0]))
+    await asyncio.sleep(0)
+    await replica.check_health()
+    assert await replica.introduce() == "images"
+    assert not call.done()
+    stage.go.set()
+    await call
+
+
+async def test_a_stuck_model_fails_its_health_check(
+    replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
+):
+    stage.go.clear()
+    call = asyncio.create_task(replica.judge([item()], [1.0]))
+    await asyncio.sleep(0)
+    now = time.monotonic()
+    monkeypatch.setattr("deployments.stages.time.monotonic", lambda: now + 4)
+    with pytest.raises(RuntimeError, match="has not ended for 4 s"):
+        await replica.check_health()
+    stage.go.set()
+    await call
+    await replica.check_health()
+
+
+async def test_what_the_model_raises_travels_as_text(replica: StageReplica, stage: FakeStage):
+    stage.error = type("ExoticError", (Exception,), {})("out of luck")
+    with pytest.raises(StageFailed, match="ExoticError: out of luck") as raised:
+        await replica.judge([item()], [1.0])
+    assert raised.value.__cause__ is None
+
+
+def test_probes_stay_out_of_the_access_log(replica: StageReplica, caplog: pytest.LogCaptureFixture):
+    logger = logging.getLogger("ray.serve")
+    (keep,) = logger.filters
+    record = logger.makeRecord(logger.name, logging.INFO, "", 0, "CALL introduce OK 1ms", (), None)
+    assert keep.filter(record) if hasattr(keep, "filter") else keep(record)
+    record.serve_access_log = True
+    assert not keep(record)
+    record.msg = "CALL judge OK 1ms"
+    assert keep(record)
+
+
+def test_each_stage_is_a_deployment_with_the_resources_of_its_spec():
+    overrides = {
+        "ingress": {"replicas": 2, "num_cpus": 0.75},
+        "stages": {"vlm": {"num_gpus": 0.5, "memory_mb": 100, "replicas": 3, "slots": 2}},
+    }
+    app = build_app(load_profile("mini", overrides))
+    ingress = app._bound_deployment
+    profile, stages = ingress.init_args
+    assert ingress.name == "Ingress" and ingress.num_replicas == 2
+    assert ingress.ray_actor_options["num_cpus"] == 0.75
+    assert ingress.max_ongoing_requests > profile.ingress.max_ongoing_requests
+    assert {name: stage._bound_deployment.name for name, stage in stages.items()} == DEPLOYMENTS
+    vlm = stages["vlm"]._bound_deployment
+    assert (vlm.num_replicas, vlm.ray_actor_options["num_gpus"]) == (3, 0.5)
+    assert vlm.ray_actor_options["memory"] == 100 * 2**20
+    assert vlm.max_ongoing_requests > 2 * 2
+
+
+def test_every_stage_of_a_profile_has_a_deployment():
+    assert set(DEPLOYMENTS) == set(STAGES)
+
+
+def test_an_unknown_stage_is_refused_by_name():
+    with pytest.raises(ConfigError, match="no stage 'audio'"):
+        open_stage("audio", SPEC)
