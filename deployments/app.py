@@ -11,7 +11,7 @@ from ray.serve import Application
 from deployments.ingress import ingress_app
 from deployments.stages import Opener, stage_app
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.stages.load import open_stage
 
 _LOG = logging.getLogger("ray.serve.roadwork.app")
@@ -48,7 +48,9 @@ def build_app(profile: Profile, opener: Opener = open_stage) -> Application:
     opener: makes the stage of a name and spec inside its replica; must pickle.
     """
     replicas = profile.ingress.replicas
-    stages = {name: stage_app(name, spec, opener, callers=replicas) for name, spec in profile.stages.items()}
+    stages: dict[StageName, Application] = {
+        name: stage_app(name, spec, opener, callers=replicas) for name, spec in profile.stages.items()
+    }
     return ingress_app(profile, stages)
 
 

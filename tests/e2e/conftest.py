@@ -1,0 +1,121 @@
+"""One private Ray with the whole application over stages without models, for all the tests here."""
+
+import shutil
+import socket
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+with warnings.catch_warnings(action="ignore"):  # Ray's own, of pydantic
+    import ray
+    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
+STAGES = ("backbone", "signs", "vlm", "reasoner", "video")
+POLICY = {
+    "version": "test-1",
+    "photo": [{"stage": stage, "exit": [0.05, 0.95]} for stage in ("backbone", "signs", "vlm")]
+    + [{"stage": "reasoner", "exit": [0.5, 0.5]}],
+    "clip": [{"stage": "backbone", "exit": [0.05, 0.95]}, {"stage": "video", "exit": [0.5, 0.5]}],
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """url: of the HTTP server. journal: a file with the ids of the requests the reasoner has judged."""
+
+    url: str
+    journal: Path
+    config: dict[str, Any]
+
+    def deploy(self, policy: object) -> None:
+        """What `serve deploy` does with a configuration that differs in the policy."""
+        application = self.config["applications"][0]
+        application["deployments"] = [{"name": "Ingress", "user_config": {"policy": policy}}]
+        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(self.config), _blocking=False)
+
+    def pids(self) -> dict[str, list[int]]:
+        """The processes of each deployment's replicas that run."""
+        details = _get_global_client().get_serve_details()["applications"]["roadwork"]["deployments"]
+        return {
+            name: [replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"]
+            for name, deployment in details.items()
+        }
+
+
+def eventually(look: Callable[[], T | None], within_s: float, what: str) -> T:
+    """The first thing `look` finds that is no None and no False; fails when that takes too long."""
+    give_up_at = time.monotonic() + within_s
+    while time.monotonic() < give_up_at:
+        if found := look():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"not within {within_s:g} s: {what}")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The application, ready. Ray keeps its sockets in a folder of its own, whose path must be short."""
+    folder = Path(tempfile.mkdtemp(prefix="roadwork-"))
+    journal = folder / "reasoner.txt"
+    journal.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))  # the replicas import the fake stages
+        ray.init(
+            address="local",
+            num_cpus=4,
+            object_store_memory=100 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=str(folder),
+        )
+        try:
+            port = _free_port()
+            serve.start(http_options={"host": "127.0.0.1", "port": port})
+            running = Cluster(f"http://127.0.0.1:{port}", journal, _config(port, journal))
+            running.deploy(POLICY)
+            eventually(lambda: _ready(running.url), 120, "the server is ready")
+            yield running
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _config(port: int, journal: Path) -> dict[str, Any]:
+    stages: dict[str, Any] = {stage: {"num_cpus": 0.1, "timeout_s": 5} for stage in STAGES}
+    stages["reasoner"] |= {"options": {"journal": str(journal), "seconds": 0.1}, "max_batch": 1}
+    return {
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "applications": [
+            {
+                "name": "roadwork",
+                "route_prefix": "/",
+                "import_path": "tests.e2e.fakes:build",
+                "args": {"profile": "mini", "overrides": {"ingress": {"num_cpus": 0.1}, "stages": stages}},
+            }
+        ],
+    }
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,57 @@
+"""Stages without models for the cluster tests, and the builder that deploys them."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray.serve import Application
+
+from deployments.app import Args, build_app
+from roadwork_serve.cascade.opinion import Item, Opinion, Sees
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.profile import StageSpec
+from roadwork_serve.schema import Saw
+
+SEES: dict[str, Sees] = {"backbone": "thumbs"}
+
+
+class FakeStage:
+    """Stage 1 says yes to white, no to black and nothing definite to grey; the others lean to yes.
+
+    options: seconds a call takes; journal, a file that gets the request ids it judges.
+    """
+
+    def __init__(self, name: str, spec: StageSpec) -> None:
+        self.name = name
+        self.sees: Sees = SEES.get(name, "images")
+        self._model = spec.model
+        self._seconds = float(spec.options.get("seconds", 0))
+        self._journal = spec.options.get("journal")
+
+    def warm(self) -> None:
+        pass
+
+    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        time.sleep(self._seconds)
+        if self._journal:
+            with Path(self._journal).open("a") as journal:
+                journal.writelines(f"{item.request_id}\n" for item in items)
+        return [self._opinion(item) for item in items]
+
+    def _opinion(self, item: Item) -> Opinion:
+        shown = bool(item.images), bool(item.thumbs.size)
+        if shown != (self.sees != "thumbs", self.sees != "images"):
+            raise AssertionError(f"{self.name} was shown images, thumbs = {shown}")
+        if item.left_s() > 60:
+            raise AssertionError(f"{item.left_s()} s left cannot be")
+        logit = (float(item.thumbs.mean()) - 127.5) / 20 if self.sees == "thumbs" else 1.0
+        return Opinion(logit, self._model, miniature=True, saw=Saw(thought=f"pid {os.getpid()}"))
+
+
+def open_fake(name: str, spec: StageSpec) -> FakeStage:
+    return FakeStage(name, spec)
+
+
+def build(args: Args) -> Application:
+    return build_app(load_profile(args.profile, args.overrides), opener=open_fake)
