@@ -1,0 +1,237 @@
+"""Runs checkpoints with transformers, from a folder or a hub id, on CPU or GPU: P(YES) from pictures and a question."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, StoppingCriteria
+
+from roadwork_serve.errors import ModelError
+
+YES, NO = ("YES", "Yes", "yes"), ("NO", "No", "no")
+SUREST = 16.0  # logits are clamped here: beyond, the arithmetic of half precision speaks, not the model
+END_OF_THOUGHT = "</think>"
+
+
+def load_pretrained(kind: type[Any], model: str, *, dtype: str, device: str, **more: Any) -> Any:
+    """`kind.from_pretrained`, ready for inference. Remote code is never run. Raises ModelError."""
+    try:
+        loaded = kind.from_pretrained(model, dtype=getattr(torch, dtype), trust_remote_code=False, **more)
+    except (OSError, ValueError, RuntimeError, KeyError) as e:
+        raise ModelError(
+            f"{model} cannot be loaded as {kind.__name__}: {e}. Give a folder with config.json and weights, or a hub "
+            "id that this machine can reach and is allowed to read."
+        ) from e
+    return loaded.to(device).eval().requires_grad_(False)
+
+
+def embed_patches_by_matmul(model: nn.Module) -> None:
+    """Run 3-D convolutions whose stride is their kernel as the matrix products they are.
+
+    Qwen-VL's patch embedding is one. PyTorch's Conv3d is many times slower on a CPU (and slow on GPUs: vLLM does
+    the same); the weights and the results stay what they were.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d) and module.kernel_size == module.stride and module.padding == (0, 0, 0):
+            module.forward = partial(_patch_product, module)  # type: ignore[method-assign]
+
+
+def _patch_product(conv: nn.Conv3d, patches: Tensor) -> Tensor:
+    """[n, channels, *kernel] -> [n, out, 1, 1, 1]."""
+    return F.linear(patches.flatten(1), conv.weight.flatten(1), conv.bias)[:, :, None, None, None]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question about one image, or about one clip when there are timestamps (seconds, one a frame)."""
+
+    question: str
+    images: tuple[Image.Image, ...]
+    timestamps_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """logit: log P(YES) - log P(NO). left_over: mass on words that are neither. tokens: how many were written."""
+
+    logit: float
+    left_over: float
+    thought: str | None = None
+    tokens: int = 1
+
+
+class VisionLanguageEngine:
+    """Qwen3-VL, Molmo 2 and others of transformers' image-text-to-text classes.
+
+    max_pixels: caps what the image processor makes of an image, where it knows such a cap (Qwen3-VL does).
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        threads: int = 1,
+        max_pixels: int | None = None,
+    ) -> None:
+        if device == "cpu":
+            torch.set_num_threads(threads)
+        self.device = torch.device(device)
+        self.model = load_pretrained(AutoModelForImageTextToText, model, dtype=dtype, device=device)
+        embed_patches_by_matmul(self.model)
+        try:
+            self.processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as e:
+            raise ModelError(f"{model} has no usable processor: {e}. The checkpoint folder is not complete.") from e
+        self.tokenizer = self.processor.tokenizer
+        self.tokenizer.padding_side = "left"
+        if max_pixels is not None:
+            self._cap_pixels(max_pixels)
+        self.yes, self.no = self._spellings(YES), self._spellings(NO)
+
+    def _cap_pixels(self, max_pixels: int) -> None:
+        size = self.processor.image_processor.size
+        if "longest_edge" not in dict(size):
+            raise ModelError(
+                "This model's image processor has a fixed size: remove max_pixels from the stage's options."
+            )
+        least = min(dict(size).get("shortest_edge") or max_pixels, max_pixels)
+        self.processor.image_processor.size = type(size)(shortest_edge=least, longest_edge=max_pixels)
+
+    def _spellings(self, words: Sequence[str]) -> list[int]:
+        """Token ids of the spellings, with and without a leading space, that are one token."""
+        spelt = [self.tokenizer.encode(space + word, add_special_tokens=False) for word in words for space in ("", " ")]
+        single = sorted({ids[0] for ids in spelt if len(ids) == 1})
+        if not single:
+            raise ModelError(f"None of {', '.join(words)} is a single token of this model: it cannot say YES or NO.")
+        return single
+
+    def encode(self, prompts: Sequence[Prompt], thinking: bool = False) -> dict[str, Tensor]:
+        """The prompts through the model's own chat template, image or clip first, padded on the left."""
+        clip = bool(prompts[0].timestamps_s)
+        kind = "video" if clip else "image"
+        texts = [
+            self.processor.apply_chat_template(
+                [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": p.question}]}],
+                add_generation_prompt=True,
+                tokenize=False,
+                **({"enable_thinking": True} if thinking and "enable_thinking" in self.processor.chat_template else {}),
+            )
+            for p in prompts
+        ]
+        if clip:
+            media = {
+                "videos": [list(p.images) for p in prompts],
+                "video_metadata": [_metadata(p) for p in prompts],
+                "do_sample_frames": False,
+            }
+        else:
+            media = {"images": [p.images[0] for p in prompts]}
+        inputs = self.processor(text=texts, padding=True, return_tensors="pt", **media)
+        return {
+            name: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+            if isinstance(value, Tensor)
+        }
+
+    @torch.inference_mode()
+    def answer(self, inputs: dict[str, Tensor]) -> list[Answer]:
+        """One forward pass; P(YES) is read from the next token."""
+        logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
+        return [self._read(row) for row in logits.float()]
+
+    @torch.inference_mode()
+    def think(self, inputs: dict[str, Tensor], thought_tokens: int) -> list[Answer]:
+        """Let the model think greedily, end the thought when it has spent its tokens, then read P(YES)."""
+        start = inputs["input_ids"].shape[1]
+        pen = _Thinking(self._single(END_OF_THOUGHT), self._ends(), self._closing(), start, thought_tokens)
+        written = self.model.generate(
+            **inputs,
+            max_new_tokens=thought_tokens + len(pen.closing) + 2,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=self.model.config.get_text_config().vocab_size,  # never written: the pen decides when to stop
+            pad_token_id=self.tokenizer.pad_token_id,
+            logits_processor=[pen],
+            stopping_criteria=[pen.stop],
+        )
+        answers = []
+        for row, final, length in zip(written, pen.finals, pen.lengths, strict=True):
+            read = self._read(final)
+            thought = self.tokenizer.decode(row[start : start + length], skip_special_tokens=True).strip()
+            answers.append(Answer(read.logit, read.left_over, thought, length + len(pen.closing) + 1))
+        return answers
+
+    def _single(self, token: str) -> int:
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        if found is None or found == self.tokenizer.unk_token_id:
+            raise ModelError(f"This model has no token {token}: it was not made to think. Set thinking: false.")
+        return int(found)
+
+    def _ends(self) -> frozenset[int]:
+        named = self.model.generation_config.eos_token_id
+        ends = named if isinstance(named, list) else [named]
+        return frozenset(i for i in [*ends, self.tokenizer.eos_token_id] if i is not None)
+
+    def _closing(self) -> list[int]:
+        """What stands between the end of a thought and the answer, as the family's chat template writes it."""
+        return [self._single(END_OF_THOUGHT), *self.tokenizer.encode("\n\n", add_special_tokens=False)]
+
+    def _read(self, logits: Tensor) -> Answer:
+        logprobs = torch.log_softmax(logits, dim=-1)
+        yes, no = logprobs[self.yes].logsumexp(0).item(), logprobs[self.no].logsumexp(0).item()
+        left_over = min(1.0, max(0.0, 1.0 - math.exp(yes) - math.exp(no)))
+        return Answer(min(SUREST, max(-SUREST, yes - no)), left_over)
+
+
+class _Thinking(LogitsProcessor):
+    """Follows a greedy generation, closes thoughts that run out of tokens, and keeps the logits of the answer."""
+
+    def __init__(self, end: int, ends: frozenset[int], closing: list[int], start: int, budget: int) -> None:
+        self.end, self.ends, self.closing, self.start, self.budget = end, ends, closing, start, budget
+        self.lengths: list[int | None] = []
+        self.finals: list[Tensor | None] = []
+        self.stop = _AllAnswered(self)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        written = input_ids.shape[1] - self.start
+        if not self.finals:
+            self.lengths, self.finals = [None] * len(scores), [None] * len(scores)
+        scores = scores.clone()
+        for i, row in enumerate(scores):
+            if self.lengths[i] is None and (written >= self.budget or int(row.argmax()) in self.ends | {self.end}):
+                self.lengths[i] = written
+            thought = self.lengths[i]
+            if thought is None:
+                continue
+            due = written - thought
+            if due < len(self.closing):
+                forced = self.closing[due]
+                row.fill_(-math.inf)
+                row[forced] = 0.0
+            elif due == len(self.closing):
+                self.finals[i] = row.float().clone()
+        return scores
+
+
+class _AllAnswered(StoppingCriteria):
+    def __init__(self, pen: _Thinking) -> None:
+        self.pen = pen
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        done = all(final is not None for final in self.pen.finals)
+        return torch.full((len(input_ids),), done, dtype=torch.bool, device=input_ids.device)
+
+
+def _metadata(prompt: Prompt) -> dict[str, Any]:
+    """Timestamps as milliseconds in a make-believe video of 1000 frames a second, which keeps them exact."""
+    stamps = [round(1000 * t) for t in prompt.timestamps_s]
+    total = stamps[-1] + 1
+    return {"fps": 1000.0, "frames_indices": stamps, "total_num_frames": total, "duration": total / 1000}

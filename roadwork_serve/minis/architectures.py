@@ -1,0 +1,237 @@
+"""The miniatures: the production models' own classes and processors, with small sizes and random weights."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    Molmo2Config,
+    Molmo2ForConditionalGeneration,
+    Molmo2ImageProcessor,
+    Molmo2Processor,
+    Molmo2VideoProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2VLImageProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+
+from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD
+
+WIDTH = 192  # of every vision tower, so that one can start from another
+HEADS = 3
+BACKBONE_LAYERS = 6
+VLM_LAYERS = 5
+VIDEO_LAYERS = 4
+TEXT_WIDTH = 128
+MAX_PIXELS = 448 * 336
+CLIP_SIDE = 160
+ROPE_THETA = 100.0  # as DINOv3 has it, so that a Qwen3-VL tower can start from its weights
+
+QWEN_CHAT = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' }}"
+    "{%- if message.content is string %}{{ message.content }}"
+    "{%- else %}{%- for part in message.content %}"
+    "{%- if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{%- elif part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{%- else %}{{ part.text }}{%- endif %}{%- endfor %}{%- endif %}{{- '<|im_end|>\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking %}{{- '<think>\n' }}{%- endif %}{%- endif %}"
+)
+MOLMO_CHAT = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' }}"
+    "{%- if message.content is string %}{{ message.content }}"
+    "{%- else %}{%- for part in message.content %}"
+    "{%- if part.type == 'image' %}<|image|>{%- elif part.type == 'video' %}<|video|>"
+    "{%- else %}{{ part.text }}{%- endif %}{%- endfor %}{%- endif %}{{- '<|im_end|>\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+
+
+def backbone() -> DINOv3ViTModel:
+    """DINOv3 ViT/16 at 224 px, 2.8 M parameters."""
+    return DINOv3ViTModel(
+        DINOv3ViTConfig(
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=BACKBONE_LAYERS,
+            num_attention_heads=HEADS,
+            image_size=224,
+            patch_size=16,
+            num_register_tokens=4,
+            layerscale_value=0.5,
+        )
+    )
+
+
+def vlm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
+    """Qwen3-VL with a vision tower 5 layers deep and a text model 3 layers deep."""
+    token = tokenizer.convert_tokens_to_ids
+    return Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(
+            text_config=_text(tokenizer) | {"rope_parameters": _rope(mrope_section=[6, 5, 5], mrope_interleaved=True)},
+            vision_config={
+                "depth": VLM_LAYERS,
+                "hidden_size": WIDTH,
+                "intermediate_size": 4 * WIDTH,
+                "num_heads": HEADS,
+                "patch_size": 16,
+                "temporal_patch_size": 2,
+                "spatial_merge_size": 2,
+                "out_hidden_size": TEXT_WIDTH,
+                "num_position_embeddings": 14 * 14,
+                "deepstack_visual_indexes": [1, 3],
+                "rope_parameters": {"rope_type": "axial", "rope_theta": ROPE_THETA},
+            },
+            image_token_id=token("<|image_pad|>"),
+            video_token_id=token("<|video_pad|>"),
+            vision_start_token_id=token("<|vision_start|>"),
+            vision_end_token_id=token("<|vision_end|>"),
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def vlm_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
+    """The family's processor: images of at most 448 x 336 pixels or as many in another shape."""
+    sizes = {"size": {"shortest_edge": 64 * 64, "longest_edge": MAX_PIXELS}, "patch_size": 16, "temporal_patch_size": 2,
+             "merge_size": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # fmt: skip
+    return Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**sizes),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(**sizes),
+        chat_template=QWEN_CHAT,
+    )
+
+
+def video(tokenizer: PreTrainedTokenizerFast) -> Molmo2ForConditionalGeneration:
+    """Molmo 2 on frames of 160 px, 25 tokens a frame."""
+    token = tokenizer.convert_tokens_to_ids
+    side = CLIP_SIDE // 16
+    return Molmo2ForConditionalGeneration(
+        Molmo2Config(
+            vision_config={
+                "hidden_size": WIDTH,
+                "intermediate_size": 4 * WIDTH,
+                "num_hidden_layers": VIDEO_LAYERS,
+                "num_attention_heads": HEADS,
+                "num_key_value_heads": HEADS,
+                "head_dim": WIDTH // HEADS,
+                "image_size": [CLIP_SIDE, CLIP_SIDE],
+                "patch_size": 16,
+                "num_position_embeddings": side * side,
+            },
+            adapter_config={
+                "vision_feature_layer": [-1, -3],
+                "hidden_size": WIDTH,
+                "num_attention_heads": HEADS,
+                "num_key_value_heads": HEADS,
+                "head_dim": WIDTH // HEADS,
+                "intermediate_size": 2 * WIDTH,
+                "text_hidden_size": TEXT_WIDTH,
+            },
+            text_config=_text(tokenizer) | {"additional_vocab_size": 8, "rope_parameters": _rope()},
+            image_start_token_id=token("<im_start>"),
+            low_res_image_start_token_id=token("<low_res_im_start>"),
+            image_end_token_id=token("<im_end>"),
+            image_patch_id=token("<im_patch>"),
+            frame_start_token_id=token("<frame_start>"),
+            frame_end_token_id=token("<frame_end>"),
+        )
+    )
+
+
+def video_processor(tokenizer: PreTrainedTokenizerFast) -> Molmo2Processor:
+    """The family's processor: frames squashed to 160 px, 2 x 2 patches pooled to a token."""
+    size = {"height": CLIP_SIDE, "width": CLIP_SIDE}
+    return Molmo2Processor(
+        image_processor=Molmo2ImageProcessor(size=size, patch_size=16, overlap_margins=[2, 2], max_crops=2),
+        video_processor=Molmo2VideoProcessor(size=size, patch_size=16, pooling_size=[2, 2], num_frames=8),
+        tokenizer=tokenizer,
+        chat_template=MOLMO_CHAT,
+    )
+
+
+def _text(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 3 * TEXT_WIDTH,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 32,
+        "max_position_embeddings": 4096,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _rope(**more: object) -> dict[str, object]:
+    return {"rope_type": "default", "rope_theta": 10_000.0, **more}
+
+
+def start_qwen_tower(tower: nn.Module, teacher: DINOv3ViTModel) -> None:
+    """Start a Qwen3-VL vision tower from the first layers of the backbone.
+
+    Pixels are normalised otherwise (fifths against ImageNet statistics) and there are two frames a patch: both are
+    folded into the patch embedding. Layer scales are folded into the projections before them.
+    """
+    with torch.no_grad():
+        old = teacher.embeddings.patch_embeddings
+        weight, bias = _renormalised(old.weight, old.bias)
+        tower.patch_embed.proj.weight.copy_((weight / 2).unsqueeze(2).expand_as(tower.patch_embed.proj.weight))
+        tower.patch_embed.proj.bias.copy_(bias)
+        tower.pos_embed.weight.zero_()
+        for block, layer in zip(tower.blocks, teacher.model.layer, strict=False):
+            attention, one, two = layer.attention, layer.layer_scale1.lambda1, layer.layer_scale2.lambda1
+            block.norm1.load_state_dict(layer.norm1.state_dict())
+            block.norm2.load_state_dict(layer.norm2.state_dict())
+            parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+            block.attn.qkv.weight.copy_(torch.cat([p.weight for p in parts]))
+            block.attn.qkv.bias.copy_(torch.cat([torch.zeros(WIDTH) if p.bias is None else p.bias for p in parts]))
+            block.attn.proj.weight.copy_(attention.o_proj.weight * one[:, None])
+            block.attn.proj.bias.copy_(attention.o_proj.bias * one)
+            block.mlp.linear_fc1.load_state_dict(layer.mlp.up_proj.state_dict())
+            block.mlp.linear_fc2.weight.copy_(layer.mlp.down_proj.weight * two[:, None])
+            block.mlp.linear_fc2.bias.copy_(layer.mlp.down_proj.bias * two)
+
+
+def start_molmo_tower(tower: nn.Module, teacher: DINOv3ViTModel) -> None:
+    """Start a Molmo 2 vision tower from the first layers of the backbone; its positions are learned."""
+    with torch.no_grad():
+        old = teacher.embeddings.patch_embeddings
+        weight, bias = _renormalised(old.weight, old.bias)
+        # A patch is laid out [row, column, channel] here, [channel, row, column] in a convolution.
+        tower.patch_embedding.weight.copy_(weight.permute(0, 2, 3, 1).flatten(1))
+        tower.patch_embedding.bias.copy_(bias)
+        for block, layer in zip(tower.layers, teacher.model.layer, strict=False):
+            attention, one, two = layer.attention, layer.layer_scale1.lambda1, layer.layer_scale2.lambda1
+            block.layer_norm1.load_state_dict(layer.norm1.state_dict())
+            block.layer_norm2.load_state_dict(layer.norm2.state_dict())
+            for mine, theirs in ((block.self_attn.q_proj, attention.q_proj), (block.self_attn.k_proj, attention.k_proj),
+                                 (block.self_attn.v_proj, attention.v_proj)):  # fmt: skip
+                mine.weight.copy_(theirs.weight)
+                mine.bias.copy_(torch.zeros(WIDTH) if theirs.bias is None else theirs.bias)
+            block.self_attn.o_proj.weight.copy_(attention.o_proj.weight * one[:, None])
+            block.self_attn.o_proj.bias.copy_(attention.o_proj.bias * one)
+            block.mlp.fc1.load_state_dict(layer.mlp.up_proj.state_dict())
+            block.mlp.fc2.weight.copy_(layer.mlp.down_proj.weight * two[:, None])
+            block.mlp.fc2.bias.copy_(layer.mlp.down_proj.bias * two)
+
+
+def _renormalised(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A patch embedding for ImageNet-normalised pixels, rewritten for pixels normalised with mean and spread 0.5."""
+    mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
+    shift = ((0.5 - mean) / std).view(1, 3, 1, 1)
+    return weight * (0.5 / std).view(1, 3, 1, 1), bias + (weight * shift).sum((1, 2, 3))
+
+
+def save_checkpoint(model: nn.Module, processor: object, out: Path) -> None:
+    """Weights in fp16 and everything the processor needs, in one folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    model.half().save_pretrained(out)  # type: ignore[operator]
+    processor.save_pretrained(out)  # type: ignore[attr-defined]

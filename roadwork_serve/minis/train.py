@@ -1,0 +1,69 @@
+"""`roadwork minis train`: render, teach, write the weights that ship."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import DINOv3ViTModel
+
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.minis import data
+from roadwork_serve.minis.loop import Course, train
+from roadwork_serve.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_tokenizer
+
+NAMES = ("backbone", "vlm", "video")
+WEIGHTS = Path(__file__).parent / "weights"
+WORK = Path("build/minis")
+STILLS, CLIPS, CHECKS, CHECK_CLIPS = 24_000, 8_000, 1000, 250
+RATES = {"backbone": 1e-3, "vlm": 7e-4, "video": 7e-4}
+
+
+def main(
+    names: Sequence[str] = NAMES,
+    minutes: float = 30.0,
+    out: Path = WEIGHTS,
+    resume: bool = True,
+    work: Path = WORK,
+    stills: int = STILLS,
+    clips: int = CLIPS,
+    photos: Path | None = None,
+    threads: int = 2,
+) -> None:
+    """Train the named miniatures, in the order in which one starts from another, for so many minutes each.
+
+    Rendering comes on top and happens once: shards are kept in work, as is the state of a run that was stopped.
+    """
+    if unknown := set(names) - set(NAMES):
+        raise ConfigError(f"No miniature is called {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}.")
+    for name in NAMES:
+        if name in names:
+            train(
+                course(name, out, work, stills, clips, photos), minutes, out / name, work / "state",
+                resume=resume, lr=RATES[name], threads=threads,
+            )  # fmt: skip
+
+
+def course(name: str, out: Path, work: Path, stills: int, clips: int, photos: Path | None) -> Course:
+    """What is taught to the named miniature, with its data rendered."""
+    kind, count, checks = ("clips", clips, CHECK_CLIPS) if name == "video" else ("photos", stills, CHECKS)
+    data.fill(work / kind, kind, data.TRAIN_SEEDS[:count])
+    data.fill(work / f"check-{kind}", kind, data.CHECK_SEEDS[: min(checks, max(data.SHARD, count // 10))])
+    scenes, check = data.Cache.open(work / kind), data.Cache.open(work / f"check-{kind}")
+    teacher = None
+    if name != "backbone" and (out / "backbone/config.json").exists():
+        teacher = DINOv3ViTModel.from_pretrained(out / "backbone").float()
+        print(f"{name}: its vision tower starts from the backbone in {out / 'backbone'}", flush=True)
+    if name == "video":
+        from roadwork_serve.minis.train_video import VideoCourse
+
+        return VideoCourse(scenes, check, train_tokenizer(MOLMO_SPECIAL, scenes.truths[:2000]), teacher)
+    folder = data.photos_folder(photos)
+    if folder is None:
+        print("No real photographs (ROADWORK_PHOTOS names no folder): rendered scenes alone are used.", flush=True)
+    real = list(data.real_photos(folder)) if folder else []
+    if name == "backbone":
+        from roadwork_serve.minis.train_backbone import BackboneCourse
+
+        return BackboneCourse(scenes, check, real)
+    from roadwork_serve.minis.train_vlm import VlmCourse
+
+    return VlmCourse(scenes, check, real, train_tokenizer(QWEN_SPECIAL, scenes.truths[:2000]), teacher)

@@ -1,0 +1,23 @@
+"""Where the miniatures' weights lie."""
+
+from pathlib import Path
+
+from roadwork_serve.errors import ModelError
+
+HERE = Path(__file__).parent / "weights"
+PREFIX = "mini:"
+
+
+def folder(model: str) -> str:
+    """`mini:NAME` -> the folder that ships with the project; hub ids and paths as they are. Raises ModelError."""
+    if not model.startswith(PREFIX):
+        return model
+    name = model.removeprefix(PREFIX)
+    found = HERE / name
+    if not (found / "config.json").exists():
+        there = sorted(p.parent.name for p in HERE.glob("*/config.json"))
+        raise ModelError(
+            f"There is no miniature {name!r} in {HERE} (there: {', '.join(there) or 'none'}): train it with "
+            f"`roadwork minis train {name}`."
+        )
+    return str(found)
