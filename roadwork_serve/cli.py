@@ -219,14 +219,17 @@ class Mini(StrEnum):
 @minis.command()
 def train(
     names: Annotated[list[Mini] | None, typer.Argument(help="Which; all of them by default.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="Time for each.")] = 45.0,
-    out: Annotated[Path, typer.Option(help="Folder for the weights.")] = Path("build/minis"),
+    minutes: Annotated[float, typer.Option(min=0.01, help="Time for each; rendering its scenes comes on top.")] = 30.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the weights; by default where mini:NAME is.")] = None,
+    photos: Annotated[
+        Path | None, typer.Option(help="Folder of real photos with a manifest.csv to learn from.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an earlier run stopped.")] = True,
 ) -> None:
-    """Train miniatures on rendered scenes."""
-    from roadwork_serve.minis.train import main
+    """Train miniatures on rendered scenes, and on real photos whose licence allows it."""
+    from roadwork_serve.minis.train import WEIGHTS, main
 
-    main([name.value for name in names or Mini], minutes, out, resume)
+    main([name.value for name in names or Mini], minutes, out or WEIGHTS, resume, photos=photos)
 
 
 @minis.command()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -143,6 +144,20 @@ def test_render_writes_the_scenes_of_a_run_and_their_truth(tmp_path: Path) -> No
         with Image.open(tmp_path / "scenes" / truth["file"]) as image:
             assert image.width >= 640
         assert isinstance(truth["label"], bool)
+
+
+def test_minis_train_names_what_to_train_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+    training = ModuleType("roadwork_serve.minis.train")
+    vars(training).update(WEIGHTS=Path("shipped"), main=lambda *what, photos: asked.append((*what, photos)))
+    monkeypatch.setitem(sys.modules, training.__name__, training)
+    assert run("minis", "train", "vlm", "--minutes", 2, "--no-resume", "--photos", tmp_path).exit_code == 0
+    assert run("minis", "train", "--out", tmp_path).exit_code == 0
+    assert run("minis", "train", "oracle").exit_code == 2
+    assert asked == [
+        (["vlm"], 2.0, Path("shipped"), False, tmp_path),
+        (["backbone", "vlm", "video"], 30.0, tmp_path, True, None),
+    ]
 
 
 def test_help_is_instant_because_nothing_heavy_is_imported() -> None:
