@@ -13,8 +13,8 @@ from roadwork_serve.scenes.truth import ThingKind
 GLANCE = 224  # side of what stage 1 sees, pixels
 # How much larger than a cone a thing must look to be as plain to the eye.
 BULK = {"cone": 1.0, "barrel": 1.05, "barrier": 1.0, "worker": 1.55, "excavator": 1.9, "roller": 1.8,
-        "arrow_board": 1.7, "lorry_with_cones": 1.9, "low_loader": 2.2, "cyclist": 1.5, "pedestrian": 1.6, "car": 1.4, "bin": 1.0,
-        "parked_cones": 1.15}  # fmt: skip
+        "arrow_board": 1.7, "lorry_with_cones": 1.9, "low_loader": 2.2, "cyclist": 1.5, "pedestrian": 1.6, "car": 1.4,
+        "bin": 1.0, "parked_cones": 1.15}  # fmt: skip
 MACHINES = ("excavator", "roller")
 
 
