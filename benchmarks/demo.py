@@ -1,0 +1,105 @@
+"""`make demo`: sample scenes and clips through a server of its own, one table, build/demo.json."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.server import ROOT, own_server
+from roadwork_serve import scenes
+
+OUT = ROOT / "build"
+STAGES = ("backbone", "signs", "vlm", "reasoner", "video")
+# Chosen so that between them they leave the cascade through every stage.
+STILLS = (9_001, 9_002)
+CLIPS = (9_001,)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A file as a camera would have written it, with its truth."""
+
+    name: str
+    mime: str
+    data: bytes
+    truth: scenes.Truth
+
+
+def samples() -> list[Sample]:
+    """The files that are sent."""
+    found: list[Sample] = []
+    for seed in STILLS:
+        photo = scenes.photo(seed)
+        found.append(Sample(f"scene-{seed}.jpg", "image/jpeg", photo.jpeg(), photo.truth))
+    for seed in CLIPS:
+        clip = scenes.clip(seed)
+        found.append(Sample(f"clip-{seed}.mp4", "video/mp4", clip.mp4(), clip.truth))
+    return found
+
+
+def ask(url: str, sample: Sample) -> dict[str, Any]:
+    """The verdict on a sample."""
+    reply = httpx.post(f"{url}/v1/classify", content=sample.data, headers={"Content-Type": sample.mime}, timeout=120)
+    reply.raise_for_status()
+    return reply.json()
+
+
+def row(sample: Sample, verdict: dict[str, Any]) -> dict[str, Any]:
+    """What build/demo.json says of a sample."""
+    spent = {
+        stage["stage"]: {part: round(stage[part], 1) for part in ("queue_ms", "batch_ms", "compute_ms", "hop_ms")}
+        for stage in verdict["stages"]
+        if stage["outcome"] != "skipped"
+    }
+    return {
+        "file": sample.name,
+        "truth": "roadwork" if sample.truth.label else "none",
+        "activity": sample.truth.activity,
+        "verdict": verdict["label"],
+        "probability": round(verdict["probability"], 4),
+        "exit_stage": verdict["exit"]["stage"],
+        "exit_reason": verdict["exit"]["reason"],
+        "elapsed_ms": round(verdict["elapsed_ms"], 1),
+        "stages_ms": spent,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """For people."""
+    view = Table(title="Sample scenes through the cascade")
+    for heading in ("file", "truth", "verdict", "P(roadwork)", "exit", "why", "ms", "way"):
+        view.add_column(heading, justify="right" if heading in ("P(roadwork)", "ms") else "left")
+    for one in rows:
+        right = one["truth"] == one["verdict"]
+        way = " > ".join(f"{stage} {sum(ms.values()):.0f}" for stage, ms in one["stages_ms"].items())
+        view.add_row(
+            one["file"], one["truth"], f"[{'green' if right else 'red'}]{one['verdict']}[/]",
+            f"{one['probability']:.3f}", one["exit_stage"], one["exit_reason"], f"{one['elapsed_ms']:.0f}", way,
+        )  # fmt: skip
+    return view
+
+
+def main() -> int:
+    """0 when every sample was answered and every stage was somebody's exit."""
+    console = Console(width=150)
+    console.print("Starting a server on a free port ...")
+    files = samples()
+    with own_server(OUT / "demo-server.log") as url:
+        rows = [row(sample, ask(url, sample)) for sample in files]
+    console.print(table(rows))
+    (OUT / "demo.json").write_text(json.dumps(rows, indent=1) + "\n")
+    right = sum(one["truth"] == one["verdict"] for one in rows)
+    console.print(f"{right} of {len(rows)} right. Written to {Path('build/demo.json')}.")
+    if missing := set(STAGES) - {one["exit_stage"] for one in rows}:
+        console.print(f"[red]No sample left through: {', '.join(sorted(missing))}[/]")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
