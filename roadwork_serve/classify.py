@@ -10,7 +10,6 @@ from pathlib import Path
 import httpx
 from pydantic import ValidationError
 
-from deployments.problems import problem_of
 from roadwork_serve import media
 from roadwork_serve.cascade.opinion import Item
 from roadwork_serve.cascade.policy import Policy
@@ -42,9 +41,9 @@ async def classify(
             try:
                 answer = await ask(await asyncio.to_thread(path.read_bytes))
             except OSError as error:
-                answer = problem_of(BadRequest(f"the file cannot be read: {error.strerror or error}"))
+                answer = _problem_of(BadRequest(f"the file cannot be read: {error.strerror or error}"))
             except RoadworkError as error:
-                answer = problem_of(error)
+                answer = _problem_of(error)
         on_done()
         if isinstance(answer, Verdict):
             return BatchEntry(filename=str(path), verdict=answer)
@@ -94,6 +93,10 @@ async def in_process(profile: Profile, policy: Policy, deadline_ms: int | None =
             return await cascade.router.judge(Item.of(read, uuid.uuid4().hex, deadline_s))
 
         yield ask
+
+
+def _problem_of(error: RoadworkError) -> Problem:
+    return _problem(error.slug, error.title, error.status, str(error))
 
 
 def _problem(slug: str, title: str, status: int, detail: str) -> Problem:

@@ -35,6 +35,13 @@ app = typer.Typer(
 minis = typer.Typer(no_args_is_help=True, help="The miniatures that ship with the project.")
 app.add_typer(minis, name="minis")
 
+_RAY = {  # as the Makefile has it: no usage reports, addresses kept on loopback, an object store for small machines
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(256 * 2**20),
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
 ProfileName = Annotated[str, typer.Option("--profile", help="A profile that ships with the project, or a path.")]
 PolicyName = Annotated[str | None, typer.Option("--policy", help="A policy by name or path; the profile's by default.")]
 
@@ -203,6 +210,8 @@ def serve(
         with tempfile.NamedTemporaryFile("w", prefix="serve-", suffix=".yaml", delete=False) as file:
             yaml.safe_dump(settings, file, sort_keys=False)
         config = Path(file.name)
+    for name, value in _RAY.items():
+        os.environ.setdefault(name, value)
     os.chdir(project)
     serve_program = str(Path(sys.executable).with_name("serve"))
     os.execv(serve_program, [serve_program, "run", str(config)])  # noqa: S606 - Ray's own program, no shell

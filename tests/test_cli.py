@@ -1,6 +1,7 @@
 """The command line, over stages that judge by colour."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Generator
@@ -174,6 +175,7 @@ def test_serve_runs_the_configuration_with_the_profile_asked_for(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("os.execv", lambda program, arguments: ran.append(arguments))
     monkeypatch.setattr("os.chdir", lambda _: None)
+    monkeypatch.setattr("os.environ", {**os.environ})
     assert run("serve").exit_code == 0
     assert run("serve", "--profile", "mini").exit_code == 0
     plain, chosen = (yaml.safe_load(Path(arguments[-1]).read_text()) for arguments in ran)
