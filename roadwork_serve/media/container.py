@@ -1,0 +1,67 @@
+"""What an MP4, MOV or WebM file says of itself, held against its bytes before a demuxer believes it."""
+
+import struct
+
+from roadwork_serve.errors import BrokenMedia, MediaTooLarge
+
+MAX_SAMPLES = 6_000_000  # two minutes of 48 kHz PCM, each value a sample of its own; FFmpeg takes 70 bytes for each
+_SAMPLE_COUNT_AT = {b"stsz": 12, b"stz2": 12, b"trun": 8}  # ISO/IEC 14496-12, 8.7.3 and 8.8.8, from the box's type on
+_MUST_BE_WHOLE = (b"ftyp", b"moov", b"moof", b"mdat")
+
+
+def check_mp4(data: bytes) -> None:
+    """Hold the boxes of an MP4 or MOV against its length.
+
+    A sample table may name any count in four bytes, and the demuxer builds its index from it: a file of
+    2 kB can ask for gigabytes. The tables are found by their name, wherever outside the pictures they stand.
+
+    Raises BrokenMedia when the file is cut short and MediaTooLarge when it declares more samples than
+    it has bytes, or than anyone needs.
+    """
+    samples = position = 0
+    while position + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, position)
+        if size == 1 and position + 16 <= len(data):
+            (size,) = struct.unpack_from(">Q", data, position + 8)
+        end = position + size if size >= 8 else len(data)
+        if end > len(data) and kind in _MUST_BE_WHOLE:
+            missing = f"{end - len(data):,} bytes of its {kind.decode()} part"
+            raise BrokenMedia(f"the clip is cut short: {missing} are missing; send the whole file")
+        if kind != b"mdat":
+            samples += sum(_declared(data, name, position, end) for name in _SAMPLE_COUNT_AT)
+        position = end
+    if samples > min(len(data), MAX_SAMPLES):
+        raise MediaTooLarge(
+            f"the clip of {len(data):,} bytes declares {samples:,} samples; "
+            f"at most one a byte and {MAX_SAMPLES:,} in all are read"
+        )
+
+
+def check_webm(data: bytes) -> None:
+    """Raises BrokenMedia when the file is shorter than its segment says (RFC 8794 for the coding)."""
+    header, at = _element_size(data, 4)
+    size, start = _element_size(data, at + (header or 0) + 4)
+    if size is not None and start + size > len(data):
+        raise BrokenMedia(
+            f"the clip is cut short: {start + size - len(data):,} bytes of its segment are missing; send the whole file"
+        )
+
+
+def _declared(data: bytes, name: bytes, start: int, end: int) -> int:
+    total = 0
+    while (start := data.find(name, start, end)) >= 0:
+        at = start + _SAMPLE_COUNT_AT[name] + (8 if data[start - 4 : start] == b"\0\0\0\1" else 0)  # a size of 64 bits
+        total += int.from_bytes(data[at : at + 4], "big")
+        start += 4
+    return total
+
+
+def _element_size(data: bytes, at: int) -> tuple[int | None, int]:
+    """The size of an EBML element, None when left open as live streams do, and where its content begins."""
+    length = 9 - data[at].bit_length() if at < len(data) else 9
+    coded = data[at : at + length]
+    if len(coded) < length:
+        raise BrokenMedia("the clip is cut short: it ends within its header; send the whole file")
+    unknown = (1 << 7 * length) - 1
+    size = int.from_bytes(coded, "big") & unknown
+    return None if size == unknown else size, at + length

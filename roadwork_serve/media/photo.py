@@ -1,0 +1,190 @@
+"""Stills: limits from the header, one decode for stage 1, and the decoder that later stages share."""
+
+import struct
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from roadwork_serve.media.sniff import sniff
+from roadwork_serve.profiles.profile import MediaLimits
+
+_MAX_SCANS = 100  # of a progressive JPEG; cameras write about 10, and each costs a pass over the whole picture
+_BROKEN = "the photo is damaged or cut short; send the whole file"
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {  # EXIF 2.32, tag Orientation -> what turns the stored picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Photo:
+    """A still. width and height are those of the upright picture; thumb is uint8 RGB [side, side, 3]."""
+
+    encoded: bytes
+    mime: str
+    width: int
+    height: int
+    thumb: NDArray[np.uint8]
+
+    @property
+    def kind(self) -> Literal["photo"]:
+        return "photo"
+
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        return (self.encoded,)
+
+    @property
+    def thumbs(self) -> NDArray[np.uint8]:
+        """uint8 RGB of shape [1, side, side, 3]."""
+        return self.thumb[None]
+
+    @property
+    def timestamps_s(self) -> tuple[float, ...]:
+        return (0.0,)
+
+
+def read_photo(data: bytes, mime: str, limits: MediaLimits) -> Photo:
+    """The photo in bytes of a known type, decoded once at about the size stage 1 needs.
+
+    Raises MediaTooLarge before anything is decoded, and BrokenMedia.
+    """
+    try:
+        if mime == "image/webp":
+            _check_pixels(_webp_size(data), limits)  # Pillow's reader allocates the canvas when it opens the file
+        image = _reader(data, mime)
+        _check_pixels(image.size, limits)
+        if "progressive" in image.info and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+            raise MediaTooLarge(f"the JPEG is coded in {scans:,} scans; at most {_MAX_SCANS} are decoded")
+        width, height = image.size
+        orientation = _orientation(image)
+        side = limits.thumb_side
+        thumb = np.asarray(_decoded(image, (side, side), Image.Resampling.BILINEAR))
+    except MediaError:
+        raise
+    except Exception as error:
+        raise BrokenMedia(_BROKEN) from error
+    if orientation >= 5:
+        width, height = height, width
+    return Photo(data, mime, width, height, thumb)
+
+
+def open_rgb(encoded: bytes, max_side: int | None = None) -> Image.Image:
+    """An upright RGB picture from a photo or frame that `read` has let pass; transparency becomes white.
+
+    max_side: shrink (never enlarge) until the longer side is no more than this, in pixels; big JPEGs
+        are then decoded straight to about that size.
+
+    Raises BrokenMedia, or UnsupportedMedia when the bytes are no still.
+    """
+    mime = sniff(encoded)
+    if not mime.startswith("image/"):
+        raise UnsupportedMedia(f"the bytes are {mime}; a JPEG, PNG or WebP photo is needed here")
+    try:
+        image = _reader(encoded, mime)
+        return _decoded(image, fit(image.size, max_side or max(image.size)), Image.Resampling.BICUBIC)
+    except Exception as error:
+        raise BrokenMedia(_BROKEN) from error
+
+
+def squash(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    """An RGB picture as stage 1 sees it: uint8 [side, side, 3], squashed to a square, antialiased."""
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def fit(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """The size shrunk, never enlarged, in proportion until its longer side is no more than max_side."""
+    share = min(1.0, max_side / max(size))
+    return max(1, round(size[0] * share)), max(1, round(size[1] * share))
+
+
+class _JpegReader(JpegImagePlugin.JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Left out: on opening, Pillow would parse all of the EXIF and warn of every tag that a file gets wrong."""
+
+
+def _reader(data: bytes, mime: str) -> ImageFile.ImageFile:
+    """The header, parsed; no pixel is decoded yet.
+
+    The class of the format is called because Image.open would try other formats as well and
+    measure the picture against Pillow's global limit in place of ours.
+    """
+    if mime == "image/jpeg":
+        return _JpegReader(BytesIO(data))
+    if mime == "image/png":
+        return PngImagePlugin.PngImageFile(BytesIO(data))
+    return WebPImagePlugin.WebPImageFile(BytesIO(data))
+
+
+def _decoded(image: ImageFile.ImageFile, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
+    """Upright RGB of the size, which is given as the picture is stored."""
+    orientation = _orientation(image)
+    image.draft(None, size)  # a JPEG shrinks by 2, 4 or 8 while decoding, to no less than size; others ignore it
+    image.load()
+    if image.mode == "I;16":  # 16-bit grey, which convert would clip
+        rgb: Image.Image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    else:
+        rgb = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if rgb.size != size:
+        rgb = rgb.resize(size, resampling)
+    if rgb.mode == "RGBA":
+        white = Image.new("RGBA", rgb.size, "white")
+        white.alpha_composite(rgb)
+        rgb = white.convert("RGB")
+    if orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    rgb.info = {}  # or its EXIF would turn it a second time
+    return rgb
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 when there is none or it makes no sense.
+
+    Read by hand because Pillow reads all tags to find one, and warns about those it dislikes.
+    """
+    exif = image.info.get("exif")
+    tiff = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""  # a PNG may hold text of that name
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (first,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, first)
+        for index in range(count):
+            tag, value = struct.unpack_from(f"{order}H6xH", tiff, first + 2 + 12 * index)
+            if tag == _ORIENTATION_TAG:
+                return value if value in _UPRIGHT else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height from a WebP header (RFC 9649, sections 2.5 to 2.7)."""
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if chunk == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
+def _check_pixels(size: tuple[int, int], limits: MediaLimits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise MediaTooLarge(
+            f"the photo has {width:,} x {height:,} = {width * height:,} pixels; "
+            f"at most {limits.max_pixels:,} are accepted (max_pixels)"
+        )

@@ -1,0 +1,235 @@
+"""Media made by code: small good files, and hostile ones with the error each must end in."""
+
+import gzip
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable
+from functools import cache
+from io import BytesIO
+from itertools import repeat
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from PIL import Image
+
+from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+
+
+def picture(width: int = 64, height: int = 48) -> Image.Image:
+    """Red above, with a white corner at the top left; blue below: which way is up can be seen."""
+    image = Image.new("RGB", (width, height), (200, 30, 30))
+    image.paste((30, 30, 200), (0, height // 2, width, height))
+    image.paste((255, 255, 255), (0, 0, width // 4, height // 4))
+    return image
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    """The bytes of an image in a format Pillow writes."""
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def exif(orientation: int, order: str = ">") -> bytes:
+    """The least EXIF that says which way up the camera was held."""
+    mark = b"MM\0*" if order == ">" else b"II*\0"
+    return b"Exif\0\0" + mark + struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+
+
+@cache
+def clip(
+    frames: int = 20,
+    *,
+    size: tuple[int, int] = (64, 48),
+    fps: int = 10,
+    kind: str = "mp4",
+    codec: str = "libx264",
+    gop: int = 5,
+    movflags: str = "",
+    sound: bool = False,
+) -> bytes:
+    """A clip whose frame number n has the grey level 10 * n, dimmed to black and back past 250."""
+    file = BytesIO()
+    with av.open(file, "w", format=kind, options={"movflags": movflags} if movflags else {}) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = gop
+        stream.codec_context.thread_count = 1
+        audio = container.add_stream("aac", rate=8000, layout="mono") if sound else None
+        for number in range(frames):
+            grey = np.full((size[1], size[0], 3), grey_of(number), np.uint8)
+            grey[: size[1] // 4, : size[0] // 4] = (255, 0, 0)  # the top left corner, to see turns
+            frame = VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if audio:
+            _hum(container, audio)
+    return file.getvalue()
+
+
+def grey_of(number: int) -> int:
+    """The grey level of a frame of `clip`."""
+    return abs((10 * number + 250) % 500 - 250)
+
+
+@cache
+def sound() -> bytes:
+    """An MP4 with sound and no picture."""
+    file = BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        _hum(container, container.add_stream("aac", rate=8000, layout="mono"))
+    return file.getvalue()
+
+
+def patched(data: bytes, box: bytes, form: str, *values: int, skip: int = 4) -> bytes:
+    """An MP4 with numbers written into its first box of that name, `skip` bytes behind the name."""
+    at = data.index(box) + len(box) + skip
+    return data[:at] + struct.pack(form, *values) + data[at + struct.calcsize(form) :]
+
+
+def raw_png(width: int, height: int, depth: int, colour: int, rows: Iterable[bytes]) -> bytes:
+    """A PNG from raw rows, for the kinds that Pillow does not write."""
+    packer = zlib.compressobj(1)
+    packed = b"".join(packer.compress(b"\0" + row) for row in rows) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+
+
+def jpeg_resized(width: int, height: int) -> bytes:
+    """A JPEG whose header claims another size."""
+    data = encoded(picture())
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def jpeg_of_scans(repeats: int) -> bytes:
+    """A progressive JPEG that refines the same coefficients again and again."""
+    data = encoded(picture(), progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * repeats + data[-2:]
+
+
+def webp_canvas(side: int) -> bytes:
+    """An extended WebP whose canvas claims a size its picture does not have."""
+    image = encoded(picture(), "WEBP")[12:]
+    coded = (side - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + coded + coded + image
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def mp4_reading_itself() -> bytes:
+    """An MP4 whose frames are each all of its picture data."""
+    frames = 40
+    data = clip(frames, gop=1)
+    pictures = data.index(b"mdat") + 4
+    size = int.from_bytes(data[pictures - 8 : pictures - 4], "big") - 8
+    data = patched(patched(data, b"stsz", ">II", size, frames), b"stsc", ">IIII", 1, 1, 1, 1)
+    at = data.index(b"stco")
+    chunks = struct.pack(">III", 0, frames, pictures) + struct.pack(">I", pictures) * (frames - 1)
+    more = len(chunks) + 8 - int.from_bytes(data[at - 4 : at], "big")
+    data = data[: at + 4] + chunks + data[at + 4 + len(chunks) - more :]
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stco"):
+        (old,) = struct.unpack_from(">I", data, data.index(box) - 4)
+        data = patched(data, box, ">I", old + more, skip=-8)
+    return data
+
+
+def exif_bomb(entries: int = 2_000, size: int = 300_000) -> bytes:
+    """A good JPEG whose EXIF has thousands of tags that all claim to be the same long data."""
+    tags = b"".join(struct.pack(">HHII", 0xA000 + at % 0x5000, 7, size, 8) for at in range(entries))
+    tiff = b"MM\0*" + struct.pack(">IH", 8, entries) + tags
+    tiff += bytes(size + 64 - len(tiff))
+    room = 65_535 - 2 - 6
+    parts = (b"Exif\0\0" + tiff[at : at + room] for at in range(0, len(tiff), room))
+    segments = b"".join(b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part for part in parts)
+    data = encoded(picture())
+    return data[:2] + segments + data[20:]  # without its JFIF segment, which would spare Pillow the EXIF
+
+
+@cache
+def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
+    """Name -> bytes that must be refused under the default limits, and the error they must be refused with."""
+    jpeg = encoded(picture(640, 480))
+    png = encoded(Image.effect_noise((200, 150), 50), "PNG")
+    webp = encoded(picture(640, 480), "WEBP")
+    mp4 = clip()
+    fragmented = clip(movflags="frag_keyframe+empty_moov+default_base_moof")
+    billion = 1_000_000_000
+    liar = patched(patched(mp4, b"stsz", ">II", 1, billion), b"stts", ">III", 1, billion, 1)
+    day = patched(patched(mp4, b"elst", ">I", 86_400_000, skip=8), b"stts", ">III", 1, 20, 4_320 * 10_240)
+    return {
+        "empty": (b"", BrokenMedia),
+        "one-byte": (b"\xff", UnsupportedMedia),
+        "text": (b"not a picture, whatever the header says\n" * 20, UnsupportedMedia),
+        "html": (b"<!doctype html><title>404</title>", UnsupportedMedia),
+        "json": (json.dumps({"image": "none"}).encode(), UnsupportedMedia),
+        "zeros": (bytes(4096), UnsupportedMedia),
+        "pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", UnsupportedMedia),
+        "gif": (encoded(picture(), "GIF"), UnsupportedMedia),
+        "bmp": (encoded(picture(), "BMP"), UnsupportedMedia),
+        "tiff": (encoded(picture(), "TIFF"), UnsupportedMedia),
+        "zip": (_zip(), UnsupportedMedia),
+        "gzip": (gzip.compress(jpeg, mtime=0), UnsupportedMedia),
+        "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), UnsupportedMedia),
+        "avif": (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(64), UnsupportedMedia),
+        "avi": (clip(kind="avi", codec="mpeg4"), UnsupportedMedia),
+        "matroska": (clip(kind="matroska"), UnsupportedMedia),
+        "unknown-video-codec": (clip(kind="mov", codec="mpeg2video", fps=25), UnsupportedMedia),
+        "jpeg-truncated": (jpeg[: len(jpeg) // 2], BrokenMedia),
+        "jpeg-header-only": (jpeg[:20], BrokenMedia),
+        "jpeg-garbage": (b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8, BrokenMedia),
+        "jpeg-giant": (jpeg_resized(60_000, 60_000), MediaTooLarge),
+        "jpeg-scan-bomb": (jpeg_of_scans(2_000), MediaTooLarge),
+        "png-truncated": (png[: len(png) // 2], BrokenMedia),
+        "png-signature-only": (png[:8], BrokenMedia),
+        "png-giant": (raw_png(20_000, 20_000, 4, 0, repeat(bytes(10_000), 20_000)), MediaTooLarge),
+        "webp-truncated": (webp[: len(webp) // 2], BrokenMedia),
+        "webp-header-only": (webp[:16], BrokenMedia),
+        "webp-giant": (webp_canvas(16_000), MediaTooLarge),
+        "mp4-truncated": (mp4[: len(mp4) // 2], BrokenMedia),
+        "mp4-without-index": (mp4[: mp4.index(b"moov") - 4], BrokenMedia),
+        "mp4-without-data": (mp4[: mp4.index(b"mdat") - 4] + mp4[mp4.index(b"moov") - 4 :], BrokenMedia),
+        "mp4-header-only": (mp4[:32], BrokenMedia),
+        "mp4-without-frames": (patched(patched(mp4, b"stsz", ">II", 0, 0), b"stts", ">I", 0), BrokenMedia),
+        "mp4-noise-for-pictures": (_noise(mp4), BrokenMedia),
+        "mp4-sound-only": (sound(), BrokenMedia),
+        "mp4-declares-a-billion-frames": (liar, MediaTooLarge),
+        "mp4-fragment-of-a-billion-frames": (patched(fragmented, b"trun", ">II", 0, billion, skip=0), MediaTooLarge),
+        "mp4-fragment-with-a-long-size": (patched(fragmented, b"trun", ">I", 1, skip=-8), MediaTooLarge),
+        "mp4-too-long": (clip(fps=1, frames=130, gop=10), MediaTooLarge),
+        "mp4-spread-over-a-day": (day, MediaTooLarge),
+        "mp4-reading-itself": (mp4_reading_itself(), BrokenMedia),
+        "mov-truncated": (clip(kind="mov")[:-40], BrokenMedia),
+        "webm-truncated": (clip(kind="webm", codec="libvpx")[:-40], BrokenMedia),
+        "webm-header-only": (clip(kind="webm", codec="libvpx")[:44], BrokenMedia),
+    }
+
+
+def _zip() -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("photo.jpg", encoded(picture()))
+    return file.getvalue()
+
+
+def _noise(mp4: bytes) -> bytes:
+    """An MP4 with an intact index of pictures that are none."""
+    at = mp4.index(b"mdat")
+    size = int.from_bytes(mp4[at - 4 : at], "big") - 8
+    return mp4[: at + 4] + np.random.default_rng(0).bytes(size) + mp4[at + 4 + size :]
+
+
+def _hum(container: "av.container.OutputContainer", stream: "av.AudioStream") -> None:
+    for _ in range(8):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
