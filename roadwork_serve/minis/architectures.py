@@ -30,6 +30,7 @@ VIDEO_LAYERS = 4
 TEXT_WIDTH = 128
 MAX_PIXELS = 448 * 336
 CLIP_SIDE = 160
+TO_NUMBERS = {"do_resize": True, "do_rescale": True, "do_normalize": True}  # off by default in the Molmo 2 classes
 ROPE_THETA = 100.0  # as DINOv3 has it, so that a Qwen3-VL tower can start from its weights
 
 QWEN_CHAT = (
@@ -149,8 +150,18 @@ def video_processor(tokenizer: PreTrainedTokenizerFast) -> Molmo2Processor:
     """The family's processor: frames squashed to 160 px, 2 x 2 patches pooled to a token."""
     size = {"height": CLIP_SIDE, "width": CLIP_SIDE}
     return Molmo2Processor(
-        image_processor=Molmo2ImageProcessor(size=size, patch_size=16, overlap_margins=[2, 2], max_crops=2),
-        video_processor=Molmo2VideoProcessor(size=size, patch_size=16, pooling_size=[2, 2], num_frames=8),
+        image_processor=Molmo2ImageProcessor(
+            size=size, patch_size=16, overlap_margins=[2, 2], max_crops=2, **TO_NUMBERS
+        ),
+        video_processor=Molmo2VideoProcessor(
+            size=size,
+            patch_size=16,
+            pooling_size=[2, 2],
+            num_frames=8,
+            do_resize=True,
+            do_rescale=True,
+            do_normalize=True,
+        ),
         tokenizer=tokenizer,
         chat_template=MOLMO_CHAT,
     )

@@ -4,6 +4,7 @@ The cache is a folder of shards. A shard is written whole or not at all, so that
 """
 
 import csv
+import hashlib
 import io
 import os
 import pickle
@@ -50,10 +51,14 @@ class Clips:
 
 
 def render_photos(seeds: Sequence[int]) -> Photos:
-    """The stills of the seeds. Every fourth is drawn at full size, as the product gets them, the others at half."""
+    """The stills of the seeds. Every fourth is drawn at full size, as the product gets them, the others at half.
+
+    Every fourteenth is a frame of a clip, so that a glance learns what it cannot know of one.
+    """
     thumbs, jpegs, truths = [], [], []
     for seed in seeds:
-        photo = scenes.photo(seed, scale=1.0 if seed % 4 == 0 else 0.5)
+        scale = 1.0 if seed % 4 == 0 else 0.5
+        photo = scenes.photo(seed, scale) if seed % 14 else scenes.clip_frame(seed, seed % 15 / 8, scale)
         encoded = photo.jpeg()
         thumbs.append(media.read(encoded, LIMITS).thumbs[0])
         jpegs.append(_jpeg(media.open_rgb(encoded, LONG_SIDE), 92))
@@ -72,8 +77,12 @@ def render_clips(seeds: Sequence[int]) -> Clips:
     return Clips(np.stack(frames), tuple(truths))
 
 
-def fill(cache: Path, kind: str, seeds: Sequence[int], workers: int = 2) -> None:
-    """Render what is missing of the seeds into the cache; prints a line as each tenth part is done."""
+def fill(work: Path, kind: str, seeds: Sequence[int], workers: int = 2) -> "Cache":
+    """Render what the cache in work misses of the seeds and open it; prints a line as each tenth part is done.
+
+    A folder belongs to one version of the renderer, so that a change to it leaves no stale scenes behind.
+    """
+    cache = work / f"{kind}-{renderer_version()}"
     cache.mkdir(parents=True, exist_ok=True)
     parts = [tuple(seeds[i : i + SHARD]) for i in range(0, len(seeds), SHARD)]
     missing = [part for part in parts if not _shard(cache, part).exists()]
@@ -83,16 +92,23 @@ def fill(cache: Path, kind: str, seeds: Sequence[int], workers: int = 2) -> None
             job.result()
             if done % max(1, len(jobs) // 10) == 0:
                 print(f"{kind}: {done} of {len(jobs)} shards rendered", flush=True)
+    return Cache.open([_shard(cache, part) for part in parts])
+
+
+def renderer_version() -> str:
+    """A short hash of the sources that draw the scenes."""
+    sources = sorted(Path(scenes.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:10]
 
 
 def _shard(cache: Path, part: Sequence[int]) -> Path:
-    return cache / f"{part[0]}-{part[-1]}.npz.d"
+    return cache / f"{part[0]}-{part[-1]}"
 
 
 def _fill_one(cache: Path, kind: str, part: Sequence[int]) -> None:
     torch.set_num_threads(1)
     target = _shard(cache, part)
-    draft = target.with_suffix(f".{os.getpid()}")
+    draft = target.with_suffix(f".draft-{os.getpid()}")
     draft.mkdir(exist_ok=True)
     if kind == "photos":
         photos = render_photos(part)
@@ -114,7 +130,7 @@ def squash(frames: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Cache:
-    """All shards of a cache folder, pixels memory-mapped."""
+    """Shards of one kind, pixels memory-mapped."""
 
     pixels: tuple[NDArray[np.uint8], ...]
     jpegs: tuple[bytes, ...]
@@ -122,9 +138,9 @@ class Cache:
     _starts: tuple[int, ...]
 
     @classmethod
-    def open(cls, folder: Path) -> "Cache":
+    def open(cls, shards: Sequence[Path]) -> "Cache":
         pixels, jpegs, truths, starts = [], [], [], []
-        for shard in sorted(folder.glob("*.npz.d"), key=lambda p: int(p.name.split("-")[0])):
+        for shard in shards:
             starts.append(len(truths))
             pixels.append(np.load(shard / "pixels.npy", mmap_mode="r"))
             some_jpegs, some_truths = pickle.loads((shard / "rest.pkl").read_bytes())  # noqa: S301 - our own cache
@@ -173,6 +189,21 @@ def real_photos(folder: Path) -> Iterator[RealPhoto]:
                 image = Image.open(folder / row["file"]).convert("RGB")
                 yield RealPhoto(_fit(image, 640), row["label"] == "roadwork", group)
     yield from _clip_frames(folder)
+
+
+def some_real(photos: Sequence[RealPhoto], rng: np.random.Generator) -> RealPhoto:
+    """One at random, of either label as often, as far as there are both: the folder has many more of roadwork."""
+    wanted = bool(rng.random() < 0.5)
+    fitting = [photo for photo in photos if photo.label == wanted] or photos
+    return fitting[int(rng.integers(len(fitting)))]
+
+
+def real_crop(image: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """A random crop of at least two thirds, at the given size."""
+    share = rng.uniform(0.66, 1.0)
+    w, h = round(image.width * share), round(image.height * share)
+    x, y = int(rng.integers(image.width - w + 1)), int(rng.integers(image.height - h + 1))
+    return image.resize(size, box=(x, y, x + w, y + h), reducing_gap=2.0)
 
 
 def _clip_frames(folder: Path) -> Iterator[RealPhoto]:

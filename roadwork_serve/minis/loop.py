@@ -4,14 +4,16 @@ import copy
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-CHECKPOINT_EVERY_S = 150.0
+KEEP_EVERY_S = 150.0
 REPORT_EVERY_S = 60.0
+CHECK_EVERY_S = 230.0
 WARMUP = 0.04  # share of the time budget
 
 
@@ -28,7 +30,7 @@ class Course(Protocol):
         """Accuracy on scenes that are not trained on, as one line."""
         ...
 
-    def save(self, learner: nn.Module, out: Path, seen: int) -> None: ...
+    def save(self, learner: nn.Module, out: Path) -> None: ...
 
 
 def learning_rate(progress: float, peak: float) -> float:
@@ -56,6 +58,16 @@ def optimizers(learner: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     return [muon, adam]
 
 
+@dataclass(frozen=True)
+class Taught:
+    """How a miniature was taught: for the model card."""
+
+    minutes: float
+    samples: int
+    steps: int
+    seed: int
+
+
 class Average:
     """Exponential moving average of the weights; short at first, `decay` later."""
 
@@ -71,6 +83,44 @@ class Average:
             mine.lerp_(theirs.detach(), 1 - decay)
 
 
+@dataclass
+class _Run:
+    """Where a run stands; kept on disk so that it can go on."""
+
+    file: Path
+    learner: nn.Module
+    average: Average
+    steppers: list[torch.optim.Optimizer]
+    spent_s: float = 0.0
+    seen: int = 0
+    steps: int = 0
+
+    def keep(self) -> None:
+        """Write everything, whole or not at all."""
+        state = {
+            "learner": self.learner.state_dict(),
+            "average": self.average.learner.state_dict(),
+            "steppers": [stepper.state_dict() for stepper in self.steppers],
+            "counts": (self.spent_s, self.seen, self.steps),
+        }
+        draft = self.file.with_suffix(".draft")
+        torch.save(state, draft)
+        draft.rename(self.file)
+
+    def go_on(self) -> None:
+        """Take up what was kept, if anything was."""
+        if not self.file.exists():
+            return
+        state = torch.load(self.file, weights_only=True)
+        self.learner.load_state_dict(state["learner"])
+        self.average.learner.load_state_dict(state["average"])
+        for stepper, kept in zip(self.steppers, state["steppers"], strict=True):
+            stepper.load_state_dict(kept)
+        self.spent_s, self.seen, self.steps = state["counts"]
+        self.average.steps = self.steps
+        print(f"{self.file.stem}: goes on after {self.spent_s / 60:.1f} minutes, {self.seen} samples", flush=True)
+
+
 def train(
     course: Course,
     minutes: float,
@@ -81,53 +131,54 @@ def train(
     seed: int = 72,
     lr: float = 1e-3,
     threads: int = 2,
-) -> None:
-    """Teach for the given minutes of wall time, then write the averaged weights to out.
+) -> Taught:
+    """Teach for the given minutes of wall time in all, then write the averaged weights to out.
 
-    Every few minutes the whole state goes to work/NAME.pt; with resume a stopped run goes on from there.
+    Every few minutes, and at the end, the whole state goes to work/NAME.pt. With resume a stopped run goes on from
+    there; a finished one does too when it is given more minutes than it had.
     """
     torch.set_num_threads(threads)
-    torch.manual_seed(seed)
     work.mkdir(parents=True, exist_ok=True)
-    state_file = work / f"{course.name}.pt"
-    steppers, average = optimizers(course.learner, lr), Average(course.learner)
-    spent, seen, steps = 0.0, 0, 0
-    if resume and state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        course.learner.load_state_dict(state["learner"])
-        average.learner.load_state_dict(state["average"])
-        for stepper, kept in zip(steppers, state["steppers"], strict=True):
-            stepper.load_state_dict(kept)
-        spent, seen, steps, average.steps = state["spent"], state["seen"], state["steps"], state["steps"]
-        print(f"{course.name}: goes on after {spent / 60:.1f} minutes and {seen} samples", flush=True)
-    budget, began, told, kept_at = minutes * 60, time.monotonic() - spent, spent, spent
-    running = 0.0
-    batches = course.batches(seed + steps)
-    while (spent := time.monotonic() - began) < budget:
+    average = Average(course.learner)
+    run = _Run(work / f"{course.name}.pt", course.learner, average, optimizers(course.learner, lr))
+    if resume:
+        run.go_on()
+    torch.manual_seed(seed + run.steps)
+    budget, began = minutes * 60, time.monotonic() - run.spent_s
+    told = checked = kept = run.spent_s
+    smooth: float | None = None
+    batches = course.batches(seed + run.steps)
+    while run.spent_s < budget:
         batch = next(batches)
-        course.learner.train()
-        loss = course.loss(batch, spent / budget)
-        loss.backward()
-        nn.utils.clip_grad_norm_(course.learner.parameters(), 1.0)
-        for stepper in steppers:
-            for group in stepper.param_groups:
-                group["lr"] = learning_rate(spent / budget, lr)
-            stepper.step()
-            stepper.zero_grad(set_to_none=True)
+        loss = _step(course, batch, run, run.spent_s / budget, lr)
+        smooth = loss if smooth is None else smooth + 0.03 * (loss - smooth)
         average.update(course.learner)
-        steps, seen = steps + 1, seen + course.size(batch)
-        running += 0.03 * (loss.item() - running) if running else loss.item()
-        if spent - told >= REPORT_EVERY_S:
-            line = course.check(average.learner) if int(spent // REPORT_EVERY_S) % 3 == 0 else ""
-            told = spent
-            print(f"{course.name} {spent / 60:5.1f} min {seen:7d} seen loss {running:.3f} {line}", flush=True)
-        if spent - kept_at >= CHECKPOINT_EVERY_S:
-            kept_at = spent
-            state = {"learner": course.learner.state_dict(), "average": average.learner.state_dict(), "spent": spent,
-                     "seen": seen, "steps": steps, "steppers": [s.state_dict() for s in steppers]}  # fmt: skip
-            torch.save(state, state_file.with_suffix(".part"))
-            state_file.with_suffix(".part").rename(state_file)
+        run.steps, run.seen = run.steps + 1, run.seen + course.size(batch)
+        run.spent_s = time.monotonic() - began
+        if run.spent_s - told >= REPORT_EVERY_S:
+            line = ""
+            if run.spent_s - checked >= CHECK_EVERY_S:
+                line, checked = course.check(average.learner), run.spent_s
+            told = run.spent_s
+            print(f"{course.name} {told / 60:5.1f} min {run.seen:7d} seen, loss {smooth:.3f} {line}", flush=True)
+        if run.spent_s - kept >= KEEP_EVERY_S:
+            kept = run.spent_s
+            run.keep()
+    run.keep()
+    print(f"{course.name} done: {run.seen} samples, {run.steps} steps. {course.check(average.learner)}", flush=True)
     out.mkdir(parents=True, exist_ok=True)
-    print(f"{course.name} done: {seen} samples in {steps} steps. {course.check(average.learner)}", flush=True)
-    course.save(average.learner, out, seen)
-    state_file.unlink(missing_ok=True)
+    course.save(average.learner, out)
+    return Taught(minutes, run.seen, run.steps, seed)
+
+
+def _step(course: Course, batch: object, run: _Run, progress: float, lr: float) -> float:
+    course.learner.train()
+    loss = course.loss(batch, progress)
+    loss.backward()
+    nn.utils.clip_grad_norm_(course.learner.parameters(), 1.0)
+    for stepper in run.steppers:
+        for group in stepper.param_groups:
+            group["lr"] = learning_rate(progress, lr)
+        stepper.step()
+        stepper.zero_grad(set_to_none=True)
+    return loss.item()

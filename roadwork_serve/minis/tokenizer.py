@@ -12,8 +12,8 @@ from roadwork_serve.stages import prompts
 
 VOCABULARY = 640
 QWEN_SPECIAL = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
-    "<think>", "</think>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+    "<|video_pad|>", "<think>", "</think>",
 )  # fmt: skip
 MOLMO_SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image|>", "<|video|>", "<im_start>", "<im_end>", "<im_patch>",

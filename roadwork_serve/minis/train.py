@@ -1,6 +1,8 @@
 """`roadwork minis train`: render, teach, write the weights that ship."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers import DINOv3ViTModel
@@ -13,7 +15,7 @@ from roadwork_serve.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_to
 NAMES = ("backbone", "vlm", "video")
 WEIGHTS = Path(__file__).parent / "weights"
 WORK = Path("build/minis")
-STILLS, CLIPS, CHECKS, CHECK_CLIPS = 24_000, 8_000, 1000, 250
+STILLS, CLIPS, CHECKS, CHECK_CLIPS = 18_000, 6_000, 1000, 250
 RATES = {"backbone": 1e-3, "vlm": 7e-4, "video": 7e-4}
 
 
@@ -36,18 +38,19 @@ def main(
         raise ConfigError(f"No miniature is called {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}.")
     for name in NAMES:
         if name in names:
-            train(
-                course(name, out, work, stills, clips, photos), minutes, out / name, work / "state",
-                resume=resume, lr=RATES[name], threads=threads,
-            )  # fmt: skip
+            lesson = course(name, out, work, stills, clips, photos)
+            rate = RATES[name]
+            taught = train(lesson, minutes, out / name, work / "state", resume=resume, lr=rate, threads=threads)
+            scenes = clips if name == "video" else stills
+            facts = asdict(taught) | {"scenes": scenes, "renderer": data.renderer_version(), "peak_rate": rate}
+            (out / name / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def course(name: str, out: Path, work: Path, stills: int, clips: int, photos: Path | None) -> Course:
     """What is taught to the named miniature, with its data rendered."""
     kind, count, checks = ("clips", clips, CHECK_CLIPS) if name == "video" else ("photos", stills, CHECKS)
-    data.fill(work / kind, kind, data.TRAIN_SEEDS[:count])
-    data.fill(work / f"check-{kind}", kind, data.CHECK_SEEDS[: min(checks, max(data.SHARD, count // 10))])
-    scenes, check = data.Cache.open(work / kind), data.Cache.open(work / f"check-{kind}")
+    seeds, check_seeds = data.TRAIN_SEEDS[:count], data.CHECK_SEEDS[: min(checks, max(data.SHARD, count // 10))]
+    scenes, check = data.fill(work, kind, seeds), data.fill(work, kind, check_seeds)
     teacher = None
     if name != "backbone" and (out / "backbone/config.json").exists():
         teacher = DINOv3ViTModel.from_pretrained(out / "backbone").float()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD, Head, HeadSettings, features
 from roadwork_serve.minis import architectures
-from roadwork_serve.minis.data import Cache, RealPhoto
+from roadwork_serve.minis.data import Cache, RealPhoto, real_crop, some_real
 from roadwork_serve.minis.describe import KINDS, coverage, presence, words_worth_reading
 from roadwork_serve.minis.score import by_needs
 
@@ -85,9 +85,9 @@ class BackboneCourse:
         known = np.ones(len(chosen), np.float32)
         for i in range(len(chosen)):
             if self.real and rng.random() < REAL_SHARE:
-                label = bool(rng.random() < 0.5)
-                photo = self._some_real(label, rng)
-                thumbs[i], labels[i], known[i] = real_thumb(photo, rng), (float(label), UNKNOWN), 0.0
+                photo = some_real(self.real, rng)
+                thumbs[i] = np.asarray(real_crop(photo.image, (224, 224), rng))
+                labels[i], known[i] = (float(photo.label), UNKNOWN), 0.0
             if rng.random() < 0.5:
                 thumbs[i], dense[i] = thumbs[i, :, ::-1].copy(), dense[i, :, ::-1].copy()
         worn = wear(torch.from_numpy(thumbs), rng)
@@ -98,10 +98,6 @@ class BackboneCourse:
             torch.from_numpy(whole),
             torch.from_numpy(known),
         )
-
-    def _some_real(self, label: bool, rng: np.random.Generator) -> RealPhoto:
-        fitting = [p for p in self.real if p.label == label]
-        return fitting[int(rng.integers(len(fitting)))]
 
     def loss(self, batch: Batch, progress: float) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -120,7 +116,7 @@ class BackboneCourse:
         words = np.array([words_worth_reading(t) for t in self.checks.truths])
         return f"{by_needs(p[:, 0], self.checks.truths)} words {np.mean((p[:, 1] > 0.5) == words):.3f}"
 
-    def save(self, learner: nn.Module, out: Path, seen: int) -> None:
+    def save(self, learner: nn.Module, out: Path) -> None:
         assert isinstance(learner, Learner)  # noqa: S101
         learner.backbone.half().save_pretrained(out)
         learner.head.save(out, torch.float16)
@@ -144,12 +140,3 @@ def wear(thumbs: Tensor, rng: np.random.Generator) -> Tensor:
     gain = torch.from_numpy(rng.uniform(0.82, 1.2, (n, 1, 1, 1)) * rng.uniform(0.95, 1.05, (n, 1, 1, 3))).float()
     lift = torch.from_numpy(rng.uniform(-14, 14, (n, 1, 1, 1))).float()
     return (thumbs * gain + lift).clamp_(0, 255)
-
-
-def real_thumb(photo: RealPhoto, rng: np.random.Generator) -> np.ndarray:
-    """A random crop of at least two thirds of a real photograph, squashed to a square."""
-    image = photo.image
-    share = rng.uniform(0.66, 1.0)
-    w, h = round(image.width * share), round(image.height * share)
-    x, y = int(rng.integers(image.width - w + 1)), int(rng.integers(image.height - h + 1))
-    return np.asarray(image.resize((224, 224), box=(x, y, x + w, y + h), reducing_gap=2.0))

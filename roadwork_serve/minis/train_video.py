@@ -149,7 +149,7 @@ class VideoCourse:
             found.append(torch.sigmoid(answer[:, self.yes] - answer[:, self.no]).numpy())
         return by_needs(np.concatenate(found), self.checks.truths)
 
-    def save(self, learner: nn.Module, out: Path, seen: int) -> None:
+    def save(self, learner: nn.Module, out: Path) -> None:
         learner.model.model.vision_tower.config._attn_implementation = "sdpa"
         architectures.save_checkpoint(learner.model, self.processor, out)
 

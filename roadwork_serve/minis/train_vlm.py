@@ -16,13 +16,14 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from roadwork_serve.engines.transformers import embed_patches_by_matmul
 from roadwork_serve.minis import architectures
-from roadwork_serve.minis.data import Cache, RealPhoto
+from roadwork_serve.minis.data import Cache, RealPhoto, real_crop, some_real
 from roadwork_serve.minis.describe import KINDS, coverage, thought
 from roadwork_serve.minis.score import by_needs
 from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
 
 BATCH = 16
-CHECKED = 240
+CHECKED = 320
+SMALL_FIRST = 0.35  # share of the time in which pictures are 320 wide, at half the cost and the backbone's scale
 REAL_SHARE = 0.03
 UNSUPERVISED = -100
 
@@ -80,6 +81,7 @@ class VlmCourse:
         self._thinking = self._around_image(THINKING_QUESTION, thinking=True)
         self._image, self._closing = tokenizer.convert_tokens_to_ids("<|image_pad|>"), self._ids("</think>\n\n")
         self._answers = {True: self._ids("YES"), False: self._ids("NO")}
+        self._progress = 0.0
         self._by_shape: dict[tuple[int, int], list[int]] = {}
         for i, jpeg in enumerate(scenes.jpegs):
             self._by_shape.setdefault(Image.open(io.BytesIO(jpeg)).size, []).append(i)
@@ -114,10 +116,11 @@ class VlmCourse:
         for i in chosen:
             truth = self.scenes.truths[i]
             image = Image.open(io.BytesIO(self.scenes.jpegs[i])).convert("RGB")
+            if self._progress < SMALL_FIRST:
+                image = image.resize((image.width * 5 // 7, image.height * 5 // 7), Image.Resampling.BILINEAR)
             rows, columns = self._grid(image.size)
             if self.real and rng.random() < REAL_SHARE:
-                fitting = [p for p in self.real if p.label == bool(rng.random() < 0.5)]
-                photo = fitting[int(rng.integers(len(fitting)))]
+                photo = some_real(self.real, rng)
                 images.append(worn(real_crop(photo.image, image.size, rng), rng))
                 texts.append(self._text(self._fast, rows * columns // 4, None, photo.label))
                 thoughts.append(None)
@@ -167,6 +170,7 @@ class VlmCourse:
         return ids, labels, weights
 
     def loss(self, batch: Batch, progress: float) -> Tensor:
+        self._progress = progress
         with torch.autocast("cpu", torch.bfloat16):
             hidden, patches = run(self.learner, batch, self._image)
             told = batch.weights[:, 1:] > 0
@@ -178,28 +182,26 @@ class VlmCourse:
     @torch.inference_mode()
     def check(self, learner: nn.Module) -> str:
         yes, no = self._answers[True][0], self._answers[False][0]
-        found = []
-        for jpeg in self.checks.jpegs[:CHECKED]:
-            image = Image.open(io.BytesIO(jpeg)).convert("RGB")
-            pixels = self.processor.image_processor([image], return_tensors="pt")
-            count = int(pixels["image_grid_thw"].prod()) // 4
-            ids = torch.tensor([[*self._fast[0], *[self._image] * count, *self._fast[1]]])
+        images = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in self.checks.jpegs[:CHECKED]]
+        order = sorted(range(len(images)), key=lambda i: images[i].size)
+        found = np.zeros(len(images))
+        while order:
+            size = images[order[0]].size
+            alike = [i for i in order[:BATCH] if images[i].size == size]
+            order = order[len(alike) :]
+            pixels = self.processor.image_processor([images[i] for i in alike], return_tensors="pt")
+            count = int(pixels["image_grid_thw"][0].prod()) // 4
+            ids = torch.tensor([[*self._fast[0], *[self._image] * count, *self._fast[1]]] * len(alike))
+            shown = (ids == self._image).long()
             with torch.autocast("cpu", torch.bfloat16):
-                logits = (
-                    learner.model(
-                        input_ids=ids,
-                        mm_token_type_ids=(ids == self._image).long(),
-                        logits_to_keep=1,
-                        use_cache=False,
-                        **pixels,
-                    )
-                    .logits[0, -1]
-                    .float()
+                said = learner.model(
+                    input_ids=ids, mm_token_type_ids=shown, logits_to_keep=1, use_cache=False, **pixels
                 )
-            found.append(torch.sigmoid(logits[yes] - logits[no]).item())
-        return by_needs(np.array(found), self.checks.truths[:CHECKED])
+            logits = said.logits[:, -1].float()
+            found[alike] = torch.sigmoid(logits[:, yes] - logits[:, no]).numpy()
+        return by_needs(found, self.checks.truths[:CHECKED])
 
-    def save(self, learner: nn.Module, out: Path, seen: int) -> None:
+    def save(self, learner: nn.Module, out: Path) -> None:
         learner.model.model.visual.config._attn_implementation = "sdpa"
         architectures.save_checkpoint(learner.model, self.processor, out)
 
@@ -238,11 +240,3 @@ def worn(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Brightness and tint a little off."""
     table = np.arange(256)[None] * rng.uniform(0.82, 1.2) * rng.uniform(0.95, 1.05, (3, 1)) + rng.uniform(-14, 14)
     return image.point(np.clip(table, 0, 255).astype(np.uint8).flatten().tolist())
-
-
-def real_crop(image: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """A random crop of at least two thirds, at the given size."""
-    share = rng.uniform(0.66, 1.0)
-    w, h = round(image.width * share), round(image.height * share)
-    x, y = int(rng.integers(image.width - w + 1)), int(rng.integers(image.height - h + 1))
-    return image.resize(size, box=(x, y, x + w, y + h), reducing_gap=2.0)

@@ -93,5 +93,5 @@ def test_clip_frames_carry_their_times() -> None:
 
 
 def test_a_missing_checkpoint_says_what_to_give(tmp_path) -> None:
-    with pytest.raises(ModelError, match="folder with config.json"):
+    with pytest.raises(ModelError, match="Give a folder"):
         VisionLanguageEngine(str(tmp_path / "nowhere"))
