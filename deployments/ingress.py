@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.client import RayStageClient
 from deployments.http import http_app
+from deployments.loopback import stay_on_loopback
 from roadwork_serve import media
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.opinion import Item
@@ -35,6 +36,7 @@ class Ingress:
     """Batchers and router over the stages' handles. Needs a running event loop."""
 
     def __init__(self, profile: Profile, stages: Mapping[StageName, DeploymentHandle]) -> None:
+        stay_on_loopback()
         self.profile = profile
         self._clients: dict[str, RayStageClient] = {}
         self._batchers: dict[str, Batcher] = {}

@@ -10,6 +10,7 @@ from dataclasses import replace
 from ray import serve
 from ray.serve import Application
 
+from deployments.loopback import stay_on_loopback
 from roadwork_serve.cascade.local import LocalClient
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees, Stage
 from roadwork_serve.errors import StageFailed
@@ -34,6 +35,7 @@ class StageReplica:
 
     def __init__(self, name: str, spec: StageSpec, opener: Opener) -> None:
         """Ready when this returns: the model is loaded and has run once."""
+        stay_on_loopback()
         _compute_with(spec.threads)
         logging.getLogger("ray.serve").addFilter(_is_no_probe)
         began = time.monotonic()

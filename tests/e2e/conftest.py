@@ -32,10 +32,16 @@ POLICY = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """url: of the HTTP server. journal: a file with the ids of the requests the reasoner has judged."""
+    """url: of the HTTP server. journal: a file with the ids of the requests the reasoner was given.
+
+    gate: a file without which the reasoner does not get past requests whose id begins with "held".
+    model: a file without which the fast VLM does not load.
+    """
 
     url: str
     journal: Path
+    gate: Path
+    model: Path
     config: dict[str, Any]
 
     def deploy(self, policy: object) -> None:
@@ -67,8 +73,9 @@ def eventually(look: Callable[[], T | None], within_s: float, what: str) -> T:
 def cluster() -> Iterator[Cluster]:
     """The application, ready. Ray keeps its sockets in a folder of its own, whose path must be short."""
     folder = Path(tempfile.mkdtemp(prefix="roadwork-"))
-    journal = folder / "reasoner.txt"
+    journal, gate, model = (folder / name for name in ("journal", "gate", "model"))
     journal.touch()
+    model.touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))  # the replicas import the fake stages
         ray.init(
@@ -82,7 +89,8 @@ def cluster() -> Iterator[Cluster]:
         try:
             port = _free_port()
             serve.start(http_options={"host": "127.0.0.1", "port": port})
-            running = Cluster(f"http://127.0.0.1:{port}", journal, _config(port, journal))
+            config = _config(port, journal, gate, model)
+            running = Cluster(f"http://127.0.0.1:{port}", journal, gate, model, config)
             running.deploy(POLICY)
             eventually(lambda: _ready(running.url), 120, "the server is ready")
             yield running
@@ -92,9 +100,10 @@ def cluster() -> Iterator[Cluster]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _config(port: int, journal: Path) -> dict[str, Any]:
+def _config(port: int, journal: Path, gate: Path, model: Path) -> dict[str, Any]:
     stages: dict[str, Any] = {stage: {"num_cpus": 0.1, "timeout_s": 5} for stage in STAGES}
-    stages["reasoner"] |= {"options": {"journal": str(journal), "seconds": 0.1}, "max_batch": 1}
+    stages["vlm"] |= {"options": {"model": str(model)}}
+    stages["reasoner"] |= {"options": {"journal": str(journal), "gate": str(gate)}, "max_batch": 1, "timeout_s": 60}
     return {
         "http_options": {"host": "127.0.0.1", "port": port},
         "applications": [

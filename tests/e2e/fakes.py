@@ -19,24 +19,30 @@ SEES: dict[str, Sees] = {"backbone": "thumbs"}
 class FakeStage:
     """Stage 1 says yes to white, no to black and nothing definite to grey; the others lean to yes.
 
-    options: seconds a call takes; journal, a file that gets the request ids it judges.
+    options: journal, a file that gets the ids of the requests it judges; gate, a file without which it does
+    not get past requests whose id begins with "held"; model, a file without which it does not load.
     """
 
     def __init__(self, name: str, spec: StageSpec) -> None:
         self.name = name
         self.sees: Sees = SEES.get(name, "images")
         self._model = spec.model
-        self._seconds = float(spec.options.get("seconds", 0))
         self._journal = spec.options.get("journal")
+        self._gate = spec.options.get("gate")
+        self._file = spec.options.get("model")
 
     def warm(self) -> None:
-        pass
+        if self._file:
+            wait_for(Path(self._file))
 
     def judge(self, items: Sequence[Item]) -> list[Opinion]:
-        time.sleep(self._seconds)
         if self._journal:
             with Path(self._journal).open("a") as journal:
                 journal.writelines(f"{item.request_id}\n" for item in items)
+        while (
+            self._gate and any(item.request_id.startswith("held") for item in items) and not Path(self._gate).exists()
+        ):
+            time.sleep(0.01)
         return [self._opinion(item) for item in items]
 
     def _opinion(self, item: Item) -> Opinion:
@@ -47,6 +53,11 @@ class FakeStage:
             raise AssertionError(f"{item.left_s()} s left cannot be")
         logit = (float(item.thumbs.mean()) - 127.5) / 20 if self.sees == "thumbs" else 1.0
         return Opinion(logit, self._model, miniature=True, saw=Saw(thought=f"pid {os.getpid()}"))
+
+
+def wait_for(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.01)
 
 
 def open_fake(name: str, spec: StageSpec) -> FakeStage:

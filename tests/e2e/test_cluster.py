@@ -5,7 +5,10 @@ import io
 import os
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import av
@@ -42,10 +45,15 @@ WHITE, GREY, BLACK = jpeg(255), jpeg(127), jpeg(0)
 
 
 def post(
-    cluster: Cluster, data: bytes, kind: str = "image/jpeg", request_id: str | None = None, **query: object
+    cluster: Cluster,
+    data: bytes,
+    kind: str = "image/jpeg",
+    request_id: str | None = None,
+    wait_s: float = 60,
+    **query: object,
 ) -> httpx.Response:
     headers = {"content-type": kind} | ({"x-request-id": request_id} if request_id else {})
-    return httpx.post(f"{cluster.url}/v1/classify", content=data, headers=headers, params=query, timeout=30)
+    return httpx.post(f"{cluster.url}/v1/classify", content=data, headers=headers, params=query, timeout=wait_s)
 
 
 def verdict(response: httpx.Response) -> Verdict:
@@ -69,6 +77,27 @@ def test_the_ingress_holds_no_torch(cluster: Cluster):
     maps = Path(f"/proc/{pid}/maps").read_text()
     assert "python" in maps
     assert "libtorch" not in maps
+
+
+def test_no_process_of_the_application_listens_beyond_loopback(cluster: Cluster):
+    for pid in (pid for each in cluster.pids().values() for pid in each):
+        bound = listening(pid)
+        assert bound, "every worker of Ray listens somewhere"
+        assert all(address.is_loopback for address in bound)
+
+
+def listening(pid: int) -> list[IPv4Address | IPv6Address]:
+    """The addresses a process listens on, as the kernel tells them: words of hexadecimal, least byte first."""
+    inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    bound: list[IPv4Address | IPv6Address] = []
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = row.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in inodes:
+                words = bytes.fromhex(local.partition(":")[0])
+                address = ip_address(b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4)))
+                bound.append(getattr(address, "ipv4_mapped", None) or address)
+    return bound
 
 
 @pytest.mark.parametrize(
@@ -136,16 +165,30 @@ def test_an_impossible_deadline_is_told_in_time(cluster: Cluster):
     assert time.monotonic() - began < 2
 
 
+@contextmanager
+def busy_reasoner(cluster: Cluster, name: str) -> Iterator[Future[httpx.Response]]:
+    """While this is entered, the one slot of the reasoner is taken."""
+    cluster.gate.unlink(missing_ok=True)
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(post, cluster, GREY, request_id=f"held-{name}")
+        try:
+            eventually(lambda: f"held-{name}" in judged(cluster), 30, "the reasoner is busy")
+            yield held
+        finally:
+            cluster.gate.touch()
+
+
+def judged(cluster: Cluster) -> list[str]:
+    return cluster.journal.read_text().split()
+
+
 def test_a_short_deadline_gets_the_best_answer_so_far(cluster: Cluster):
-    """The reasoner alone takes 100 ms; eight requests before this one keep it busy for longer than it has."""
-    with ThreadPoolExecutor(8) as pool:
-        others = [pool.submit(post, cluster, GREY) for _ in range(8)]
-        eventually(lambda: any(other.done() for other in others), 20, "the reasoner is busy")
-        answer = verdict(post(cluster, GREY, deadline_ms=150))
+    with busy_reasoner(cluster, "deadline") as held:
+        answer = verdict(post(cluster, GREY, deadline_ms=3000))
         assert answer.exit.reason == "deadline"
+        assert answer.exit.stage == "vlm"
         assert not answer.degraded
-        for other in others:
-            assert asked(verdict(other.result()))[-1] == "reasoner"
+    assert asked(verdict(held.result()))[-1] == "reasoner"
 
 
 def test_the_request_id_is_the_clients_or_a_new_one(cluster: Cluster):
@@ -165,21 +208,13 @@ def test_a_handle_gets_verdicts_and_our_errors(cluster: Cluster):
 
 
 def test_who_hangs_up_costs_nothing_more(cluster: Cluster):
-    with ThreadPoolExecutor(10) as pool:
-        others = [pool.submit(post, cluster, GREY) for _ in range(10)]
-        eventually(lambda: any(other.done() for other in others), 20, "the reasoner is busy")
+    with busy_reasoner(cluster, "hang-up") as held:
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(
-                f"{cluster.url}/v1/classify",
-                content=GREY,
-                headers={"content-type": "image/jpeg", "x-request-id": "left"},
-                timeout=0.2,
-            )
-        assert all(asked(verdict(other.result()))[-1] == "reasoner" for other in others)
+            post(cluster, GREY, request_id="left", wait_s=2)
+    assert asked(verdict(held.result()))[-1] == "reasoner"
     verdict(post(cluster, GREY, request_id="stayed"))
-    judged = cluster.journal.read_text().split()
-    assert "stayed" in judged
-    assert "left" not in judged
+    assert "stayed" in judged(cluster)
+    assert "left" not in judged(cluster)
 
 
 def test_a_new_policy_takes_over_without_a_restart(cluster: Cluster):
@@ -210,8 +245,19 @@ def test_info_and_readiness_name_the_stages(cluster: Cluster):
     assert httpx.get(f"{cluster.url}/healthz").json() == {"status": "ok"}
 
 
-def test_a_stage_killed_under_load_degrades_and_comes_back(cluster: Cluster):
+@contextmanager
+def fallen_vlm(cluster: Cluster) -> Iterator[int]:
+    """While this is entered, the fast VLM's process is dead and the next one does not get to load its model."""
     (victim,) = cluster.pids()["FastVLM"]
+    cluster.model.unlink()
+    os.kill(victim, signal.SIGKILL)
+    try:
+        yield victim
+    finally:
+        cluster.model.touch()
+
+
+def test_a_stage_killed_under_load_degrades_and_comes_back(cluster: Cluster):
     answers: list[tuple[float, Verdict]] = []
     stop = False
 
@@ -225,26 +271,28 @@ def test_a_stage_killed_under_load_degrades_and_comes_back(cluster: Cluster):
         askers = [pool.submit(keep_asking) for _ in range(4)]
         try:
             eventually(lambda: len(answers) >= 8, 30, "the load has begun")
-            os.kill(victim, signal.SIGKILL)
-            eventually(lambda: any(answer.degraded for _, answer in answers), 30, "a verdict is degraded")
-            killed = len(answers)
-            eventually(lambda: cluster.pids()["FastVLM"] not in ([], [victim]), 60, "another process is there")
+            with fallen_vlm(cluster) as victim:
+                eventually(lambda: sum(answer.degraded for _, answer in answers) >= 8, 30, "verdicts are degraded")
             eventually(lambda: not answers[-1][1].degraded, 60, "verdicts are whole again")
         finally:
             stop = True
         for asker in askers:
             asker.result()
+    assert cluster.pids()["FastVLM"] not in ([], [victim])
     degraded = [answer for _, answer in answers if answer.degraded]
     assert all(answer.stages[2].stage == "vlm" and answer.stages[2].outcome == "failed" for answer in degraded)
     assert all(asked(answer)[-1] == "reasoner" for answer in degraded)
-    assert max(took for took, _ in answers) < 10
-    assert killed > 0 and cluster.pids()["FastVLM"] != [victim]
+    assert max(took_s for took_s, _ in answers) < 10
 
 
 def test_a_stage_killed_while_idle_is_skipped_soon(cluster: Cluster):
-    (victim,) = cluster.pids()["FastVLM"]
-    os.kill(victim, signal.SIGKILL)
-    answer = verdict(post(cluster, GREY, deadline_ms=20_000))
-    assert answer.degraded
-    assert answer.elapsed_ms < 5000
+    with fallen_vlm(cluster):
+        answer = verdict(post(cluster, GREY, deadline_ms=20_000))
+        assert answer.degraded
+        assert answer.elapsed_ms < 8000
+        again = verdict(post(cluster, GREY, deadline_ms=20_000))
+        assert again.degraded
+        assert again.stages[2].detail and "is down" in again.stages[2].detail
+        assert [stage.stage for stage in info(cluster).stages if not stage.up] == ["vlm"]
+        assert httpx.get(f"{cluster.url}/readyz").json()["down"] == ["vlm"]
     eventually(lambda: not verdict(post(cluster, GREY)).degraded, 60, "verdicts are whole again")
