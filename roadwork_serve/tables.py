@@ -61,14 +61,14 @@ def print_report(console: Console, report: Report) -> None:
     numbers.add_row("accuracy", _number(report.accuracy), _number(report.accuracy_clips))
     numbers.add_row("  stage 1 alone", _number(report.accuracy_stage1), "")
     numbers.add_row("  fast VLM alone, on all", _number(report.accuracy_vlm_all), "")
-    numbers.add_row("  the same at its best threshold here", _number(report.accuracy_vlm_all_best), "")
+    numbers.add_row("  at the threshold best here", _number(report.accuracy_vlm_all_best), "")
     for name in ("mcc", "auc", "brier", "ece", "reward"):
         label = {"reward": "subnet reward", "ece": "ECE (15 bins)", "brier": "Brier score"}.get(name, name.upper())
         numbers.add_row(label, _number(getattr(report, name)), "")
     numbers.add_row("confusion", _counts(report.confusion), _counts(report.confusion_clips))
     gflops = (report.gflops_per_still, report.gflops_per_clip)
-    numbers.add_row("GFLOP an item, at production size", *(_number(value, ",.0f") for value in gflops))
-    numbers.add_row("times less than the VLM (video model) on all", *(
+    numbers.add_row("GFLOP an item, production size", *(_number(value, ",.0f") for value in gflops))
+    numbers.add_row("times less than VLM or video on all", *(
         _number(value, ".2f") for value in (report.flops_ratio, report.flops_ratio_clips)
     ))  # fmt: skip
     console.print(numbers)
