@@ -163,7 +163,7 @@ class VisionLanguageEngine:
             stopping_criteria=[pen.stop],
         )
         answers = []
-        for row, final, length in zip(written, pen.finals, pen.lengths, strict=True):
+        for row, final, length in zip(written, *pen.result(), strict=True):
             read = self._read(final)
             thought = self.tokenizer.decode(row[start : start + length], skip_special_tokens=True).strip()
             answers.append(Answer(read.logit, read.left_over, thought, length + len(pen.closing) + 1))
@@ -219,6 +219,10 @@ class _Thinking(LogitsProcessor):
             elif due == len(self.closing):
                 self.finals[i] = row.float().clone()
         return scores
+
+    def result(self) -> tuple[list[Tensor], list[int]]:
+        """Logits of every row's answer, and how many tokens its thought has."""
+        return [f for f in self.finals if f is not None], [n for n in self.lengths if n is not None]
 
 
 class _AllAnswered(StoppingCriteria):

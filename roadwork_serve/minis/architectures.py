@@ -1,9 +1,9 @@
 """The miniatures: the production models' own classes and processors, with small sizes and random weights."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     DINOv3ViTConfig,
     DINOv3ViTModel,
@@ -12,7 +12,6 @@ from transformers import (
     Molmo2ImageProcessor,
     Molmo2Processor,
     Molmo2VideoProcessor,
-    PreTrainedTokenizerFast,
     Qwen2VLImageProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
@@ -30,7 +29,11 @@ VIDEO_LAYERS = 4
 TEXT_WIDTH = 128
 MAX_PIXELS = 448 * 336
 CLIP_SIDE = 160
-TO_NUMBERS = {"do_resize": True, "do_rescale": True, "do_normalize": True}  # off by default in the Molmo 2 classes
+TO_NUMBERS: dict[str, Any] = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+}  # off by default in the Molmo 2 classes
 ROPE_THETA = 100.0  # as DINOv3 has it, so that a Qwen3-VL tower can start from its weights
 
 QWEN_CHAT = (
@@ -69,7 +72,7 @@ def backbone() -> DINOv3ViTModel:
     )
 
 
-def vlm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
+def vlm(tokenizer: Any) -> Qwen3VLForConditionalGeneration:
     """Qwen3-VL with a vision tower 5 layers deep and a text model 3 layers deep."""
     token = tokenizer.convert_tokens_to_ids
     return Qwen3VLForConditionalGeneration(
@@ -97,7 +100,7 @@ def vlm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
     )
 
 
-def vlm_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
+def vlm_processor(tokenizer: Any) -> Qwen3VLProcessor:
     """The family's processor: images of at most 448 x 336 pixels or as many in another shape."""
     sizes = {"size": {"shortest_edge": 64 * 64, "longest_edge": MAX_PIXELS}, "patch_size": 16, "temporal_patch_size": 2,
              "merge_size": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # fmt: skip
@@ -109,7 +112,7 @@ def vlm_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
     )
 
 
-def video(tokenizer: PreTrainedTokenizerFast) -> Molmo2ForConditionalGeneration:
+def video(tokenizer: Any) -> Molmo2ForConditionalGeneration:
     """Molmo 2 on frames of 160 px, 25 tokens a frame."""
     token = tokenizer.convert_tokens_to_ids
     side = CLIP_SIDE // 16
@@ -146,7 +149,7 @@ def video(tokenizer: PreTrainedTokenizerFast) -> Molmo2ForConditionalGeneration:
     )
 
 
-def video_processor(tokenizer: PreTrainedTokenizerFast) -> Molmo2Processor:
+def video_processor(tokenizer: Any) -> Molmo2Processor:
     """The family's processor: frames squashed to 160 px, 2 x 2 patches pooled to a token."""
     size = {"height": CLIP_SIDE, "width": CLIP_SIDE}
     return Molmo2Processor(
@@ -167,7 +170,7 @@ def video_processor(tokenizer: PreTrainedTokenizerFast) -> Molmo2Processor:
     )
 
 
-def _text(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
+def _text(tokenizer: Any) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": TEXT_WIDTH,
@@ -181,11 +184,11 @@ def _text(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
     }
 
 
-def _rope(**more: object) -> dict[str, object]:
+def _rope(**more: object) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": 10_000.0, **more}
 
 
-def start_qwen_tower(tower: nn.Module, teacher: DINOv3ViTModel) -> None:
+def start_qwen_tower(tower: Any, teacher: Any) -> None:
     """Start a Qwen3-VL vision tower from the first layers of the backbone.
 
     Pixels are normalised otherwise (fifths against ImageNet statistics) and there are two frames a patch: both are
@@ -211,7 +214,7 @@ def start_qwen_tower(tower: nn.Module, teacher: DINOv3ViTModel) -> None:
             block.mlp.linear_fc2.bias.copy_(layer.mlp.down_proj.bias * two)
 
 
-def start_molmo_tower(tower: nn.Module, teacher: DINOv3ViTModel) -> None:
+def start_molmo_tower(tower: Any, teacher: Any) -> None:
     """Start a Molmo 2 vision tower from the first layers of the backbone; its positions are learned."""
     with torch.no_grad():
         old = teacher.embeddings.patch_embeddings
@@ -241,8 +244,8 @@ def _renormalised(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tenso
     return weight * (0.5 / std).view(1, 3, 1, 1), bias + (weight * shift).sum((1, 2, 3))
 
 
-def save_checkpoint(model: nn.Module, processor: object, out: Path) -> None:
+def save_checkpoint(model: Any, processor: Any, out: Path) -> None:
     """Weights in fp16 and everything the processor needs, in one folder."""
     out.mkdir(parents=True, exist_ok=True)
-    model.half().save_pretrained(out)  # type: ignore[operator]
-    processor.save_pretrained(out)  # type: ignore[attr-defined]
+    model.half().save_pretrained(out)
+    processor.save_pretrained(out)

@@ -21,16 +21,16 @@ class Course(Protocol):
     """What is taught to one miniature."""
 
     name: str
-    learner: nn.Module  # the miniature and whatever is thrown away after training
+    learner: Any  # the miniature and whatever is thrown away after training
 
     def batches(self, seed: int) -> Iterator[Any]: ...
     def loss(self, batch: Any, progress: float) -> Tensor: ...
     def size(self, batch: Any) -> int: ...
-    def check(self, learner: nn.Module) -> str:
+    def check(self, learner: Any) -> str:
         """Accuracy on scenes that are not trained on, as one line."""
         ...
 
-    def save(self, learner: nn.Module, out: Path) -> None: ...
+    def save(self, learner: Any, out: Path) -> None: ...
 
 
 def learning_rate(progress: float, peak: float) -> float:
@@ -40,7 +40,7 @@ def learning_rate(progress: float, peak: float) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - WARMUP) / (1 - WARMUP)))))
 
 
-def optimizers(learner: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+def optimizers(learner: Any, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the transformer blocks, AdamW for everything else."""
     inner, outer, bare = [], [], []
     for name, p in learner.named_parameters():
@@ -71,12 +71,12 @@ class Taught:
 class Average:
     """Exponential moving average of the weights; short at first, `decay` later."""
 
-    def __init__(self, learner: nn.Module, decay: float = 0.998) -> None:
+    def __init__(self, learner: Any, decay: float = 0.998) -> None:
         self.learner = copy.deepcopy(learner).eval().requires_grad_(False)
         self.decay, self.steps = decay, 0
 
     @torch.no_grad()
-    def update(self, learner: nn.Module) -> None:
+    def update(self, learner: Any) -> None:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for mine, theirs in zip(self.learner.parameters(), learner.parameters(), strict=True):
@@ -88,7 +88,7 @@ class _Run:
     """Where a run stands; kept on disk so that it can go on."""
 
     file: Path
-    learner: nn.Module
+    learner: Any
     average: Average
     steppers: list[torch.optim.Optimizer]
     spent_s: float = 0.0

@@ -26,8 +26,10 @@ WHAT = {
     "video": "Molmo 2; answers YES or NO from eight frames of a clip with their times",
 }
 CARD = """# mini:{name}
-{what}. {millions:.1f} M parameters, fp16. The class, the checkpoint layout and the code path are those of the
-production model; only the sizes differ.
+{what}.
+
+{millions:.1f} M parameters, fp16. The class, the checkpoint layout and the code path are those of the production
+model; only the sizes differ.
 
 ## Not for
 Real decisions. A miniature was taught on drawn scenes so that the whole system can be tried out with no GPU and no
@@ -47,7 +49,8 @@ Do it again with `roadwork minis train {name}` and `roadwork minis report`.
 """
 REAL = """
 - About 3 % real photographs: {photos} rows and clip frames of the project's photo folder with an ODC-By, MIT or CC BY
-  licence (CMU ROADWork, attribution to Carnegie Mellon University, ODC-By 1.0; see NOTICE). Held out: {held_out}."""
+  licence (CMU ROADWork, attribution to Carnegie Mellon University, ODC-By 1.0; see NOTICE).
+  Held out: {held_out}."""
 START = "\n- Its vision tower started from the weights of mini:backbone."
 
 

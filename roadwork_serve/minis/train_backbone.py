@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class Learner(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = architectures.backbone()
+        self.backbone: Any = architectures.backbone()
         width = self.backbone.config.hidden_size
         self.head = Head(HeadSettings(width=width, recipe="cls+mean+max"))
         self.patches = nn.Linear(width, len(KINDS))
@@ -105,7 +106,7 @@ class BackboneCourse:
         return losses(batch, logits.float(), dense.float(), whole.float())
 
     @torch.inference_mode()
-    def check(self, learner: nn.Module) -> str:
+    def check(self, learner: Any) -> str:
         probabilities = []
         for start in range(0, len(self.checks), 50):
             thumbs = np.stack([self.checks.frame(i) for i in range(start, min(start + 50, len(self.checks)))])
@@ -116,8 +117,7 @@ class BackboneCourse:
         words = np.array([words_worth_reading(t) for t in self.checks.truths])
         return f"{by_needs(p[:, 0], self.checks.truths)} words {np.mean((p[:, 1] > 0.5) == words):.3f}"
 
-    def save(self, learner: nn.Module, out: Path) -> None:
-        assert isinstance(learner, Learner)  # noqa: S101
+    def save(self, learner: Any, out: Path) -> None:
         learner.backbone.half().save_pretrained(out)
         learner.head.save(out, torch.float16)
 

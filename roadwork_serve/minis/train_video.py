@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import DINOv3ViTModel, PreTrainedTokenizerFast
+from transformers import DINOv3ViTModel
 
 from roadwork_serve.minis import architectures
 from roadwork_serve.minis.data import CLIP_FRAMES, CLIP_SIDE, Cache
@@ -26,9 +27,9 @@ AT_WORK, STANDING = 0, 1
 class Learner(nn.Module):
     """The model, and two helpers: what each patch of a frame shows, and what of it moves as work does."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, teacher: DINOv3ViTModel | None) -> None:
+    def __init__(self, tokenizer: Any, teacher: DINOv3ViTModel | None) -> None:
         super().__init__()
-        self.model = architectures.video(tokenizer)
+        self.model: Any = architectures.video(tokenizer)
         self.model.model.vision_tower.config._attn_implementation = "eager"  # trains faster than sdpa on a CPU
         if teacher:
             architectures.start_molmo_tower(self.model.model.vision_tower, teacher)
@@ -53,11 +54,10 @@ class VideoCourse:
 
     name = "video"
 
-    def __init__(
-        self, clips: Cache, check: Cache, tokenizer: PreTrainedTokenizerFast, teacher: DINOv3ViTModel | None
-    ) -> None:
+    def __init__(self, clips: Cache, check: Cache, tokenizer: Any, teacher: DINOv3ViTModel | None) -> None:
         self.clips, self.checks = clips, check
-        self.tokenizer, self.processor = tokenizer, architectures.video_processor(tokenizer)
+        self.tokenizer: Any = tokenizer
+        self.processor: Any = architectures.video_processor(tokenizer)
         self.learner = Learner(tokenizer, teacher)
         self.yes, self.no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("YES", "NO"))
         self._prompt, self._pooling = self._template()
@@ -111,7 +111,7 @@ class VideoCourse:
             labels,
         )
 
-    def _run(self, learner: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _run(self, learner: Any, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Answer logits [n], patch logits of the first frames [n, 100, kinds], movement logits [n, 8, 25, 2]."""
         n, core = len(frames), learner.model.model
         pixels = as_patches(frames.flatten(0, 1))
@@ -140,7 +140,7 @@ class VideoCourse:
         return said + patch.sum(2).mean() + 2.0 * move.sum(3).mean()
 
     @torch.inference_mode()
-    def check(self, learner: nn.Module) -> str:
+    def check(self, learner: Any) -> str:
         found = []
         for start in range(0, len(self.checks), 10):
             frames = np.stack([self.checks.frame(i) for i in range(start, min(start + 10, len(self.checks)))])
@@ -149,7 +149,7 @@ class VideoCourse:
             found.append(torch.sigmoid(answer[:, self.yes] - answer[:, self.no]).numpy())
         return by_needs(np.concatenate(found), self.checks.truths)
 
-    def save(self, learner: nn.Module, out: Path) -> None:
+    def save(self, learner: Any, out: Path) -> None:
         learner.model.model.vision_tower.config._attn_implementation = "sdpa"
         architectures.save_checkpoint(learner.model, self.processor, out)
 

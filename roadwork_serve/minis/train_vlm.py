@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DINOv3ViTModel, PreTrainedTokenizerFast
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import DINOv3ViTModel
 
 from roadwork_serve.engines.transformers import embed_patches_by_matmul
 from roadwork_serve.minis import architectures
@@ -31,9 +31,9 @@ UNSUPERVISED = -100
 class Learner(nn.Module):
     """The model, and a helper that sees to it that every patch learns what it shows."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, teacher: DINOv3ViTModel | None) -> None:
+    def __init__(self, tokenizer: Any, teacher: DINOv3ViTModel | None) -> None:
         super().__init__()
-        self.model = architectures.vlm(tokenizer)
+        self.model: Any = architectures.vlm(tokenizer)
         embed_patches_by_matmul(self.model)
         self.model.model.visual.config._attn_implementation = "eager"  # trains twice as fast as sdpa on a CPU
         if teacher:
@@ -71,11 +71,12 @@ class VlmCourse:
         scenes: Cache,
         check: Cache,
         real: list[RealPhoto],
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: Any,
         teacher: DINOv3ViTModel | None,
     ) -> None:
         self.scenes, self.checks, self.real = scenes, check, real
-        self.tokenizer, self.processor = tokenizer, architectures.vlm_processor(tokenizer)
+        self.tokenizer: Any = tokenizer
+        self.processor: Any = architectures.vlm_processor(tokenizer)
         self.learner = Learner(tokenizer, teacher)
         self._fast = self._around_image(QUESTION, thinking=False)
         self._thinking = self._around_image(THINKING_QUESTION, thinking=True)
@@ -180,7 +181,7 @@ class VlmCourse:
         return words + 1.5 * dense_loss(patches.float(), batch.dense, batch.known)
 
     @torch.inference_mode()
-    def check(self, learner: nn.Module) -> str:
+    def check(self, learner: Any) -> str:
         yes, no = self._answers[True][0], self._answers[False][0]
         images = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in self.checks.jpegs[:CHECKED]]
         order = sorted(range(len(images)), key=lambda i: images[i].size)
@@ -201,19 +202,19 @@ class VlmCourse:
             found[alike] = torch.sigmoid(logits[:, yes] - logits[:, no]).numpy()
         return by_needs(found, self.checks.truths[:CHECKED])
 
-    def save(self, learner: nn.Module, out: Path) -> None:
+    def save(self, learner: Any, out: Path) -> None:
         learner.model.model.visual.config._attn_implementation = "sdpa"
         architectures.save_checkpoint(learner.model, self.processor, out)
 
 
-def run(learner: nn.Module, batch: Batch, image_token: int) -> tuple[Tensor, Tensor]:
+def run(learner: Any, batch: Batch, image_token: int) -> tuple[Tensor, Tensor]:
     """Hidden states [texts, tokens, width] and patch logits [patches, kinds]; the vision tower runs once an image."""
     core = learner.model.model
     seen = core.get_image_features(batch.pixels, batch.grids, return_dict=True)
     patches = learner.patches(seen.last_hidden_state)
     seen.pooler_output = [seen.pooler_output[i] for i in batch.owners]
     seen.deepstack_features = [[layer[i] for i in batch.owners] for layer in seen.deepstack_features]
-    out: BaseModelOutput = core(
+    out = core(
         input_ids=batch.ids,
         attention_mask=batch.mask,
         mm_token_type_ids=(batch.ids == image_token).long(),

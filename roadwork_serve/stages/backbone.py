@@ -73,4 +73,4 @@ class Backbone:
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    return 1 / (1 + np.exp(-logits.clip(-60, 60)))
+    return (1 / (1 + np.exp(-logits.clip(-60, 60)))).astype(np.float32)
