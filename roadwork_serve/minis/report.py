@@ -11,9 +11,9 @@ from safetensors import safe_open
 
 from roadwork_serve import media, scenes
 from roadwork_serve.cascade.opinion import Item, Stage
+from roadwork_serve.engines.weights import HERE
 from roadwork_serve.minis import data
 from roadwork_serve.minis.score import accuracies
-from roadwork_serve.minis.weights import HERE
 from roadwork_serve.profiles.profile import MediaLimits, StageSpec
 from roadwork_serve.scenes.truth import Truth
 from roadwork_serve.stages.load import open_stage

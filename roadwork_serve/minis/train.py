@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from transformers import DINOv3ViTModel
 
 from roadwork_serve.errors import ConfigError
@@ -34,6 +35,9 @@ def main(
 
     Rendering comes on top and happens once: shards are kept in work, as is the state of a run that was stopped.
     """
+    # Before torch makes its threads, which inherit it: averages of gradients fade into denormal floats, and a step
+    # of the optimizer then takes a hundred times as long.
+    torch.set_flush_denormal(True)
     if unknown := set(names) - set(NAMES):
         raise ConfigError(f"No miniature is called {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}.")
     for name in NAMES:

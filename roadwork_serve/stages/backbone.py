@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees
 from roadwork_serve.engines.features import FeatureEngine
-from roadwork_serve.minis.weights import folder
+from roadwork_serve.engines.weights import folder
 from roadwork_serve.profiles.profile import StageSpec
 from roadwork_serve.schema import Saw
 from roadwork_serve.stages.options import checked

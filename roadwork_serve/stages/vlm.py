@@ -7,9 +7,9 @@ from PIL import Image
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees
 from roadwork_serve.engines.transformers import Prompt, VisionLanguageEngine
+from roadwork_serve.engines.weights import folder
 from roadwork_serve.errors import MediaError
 from roadwork_serve.media import open_rgb
-from roadwork_serve.minis.weights import folder
 from roadwork_serve.profiles.profile import StageSpec
 from roadwork_serve.schema import Saw
 from roadwork_serve.stages.options import checked

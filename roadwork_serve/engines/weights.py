@@ -1,10 +1,10 @@
-"""Where the miniatures' weights lie."""
+"""Where a model's weights lie: miniatures ship with the project, everything else has a hub id or a path."""
 
 from pathlib import Path
 
 from roadwork_serve.errors import ModelError
 
-HERE = Path(__file__).parent / "weights"
+HERE = Path(__file__).parents[1] / "minis/weights"
 PREFIX = "mini:"
 
 

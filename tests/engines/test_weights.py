@@ -1,7 +1,7 @@
 import pytest
 
+from roadwork_serve.engines.weights import folder
 from roadwork_serve.errors import ModelError
-from roadwork_serve.minis.weights import folder
 
 
 def test_hub_ids_and_paths_pass_through() -> None:
