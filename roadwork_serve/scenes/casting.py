@@ -1,6 +1,7 @@
 """Puts things on and beside the road: the building blocks from which scenes are told."""
 
 from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 
 import numpy as np
 
@@ -16,6 +17,15 @@ BULK = {"cone": 1.0, "barrel": 1.05, "barrier": 1.0, "worker": 1.55, "excavator"
         "arrow_board": 1.7, "lorry_with_cones": 1.9, "low_loader": 2.2, "cyclist": 1.5, "pedestrian": 1.6, "car": 1.4,
         "bin": 1.0, "parked_cones": 1.15}  # fmt: skip
 MACHINES = ("excavator", "roller")
+
+
+class Motion(TypedDict, total=False):
+    """How an actor moves: see `Actor`."""
+
+    cycle_hz: float
+    phase: float
+    vx: float
+    vz: float
 
 
 @dataclass
@@ -59,21 +69,24 @@ class Stage:
         return min(max(x, low), high) if low < high else (low + high) / 2
 
     def put(
-        self, painter: str, x: float, z: float, *, thing: ThingKind | None = None, height_m: float | None = None,
-        keep_clear: bool = True, may_drop: bool = False, **more: float,
-    ) -> Actor | None:  # fmt: skip
-        """Stand a thing at (x, z). With may_drop it is left out where it would cover or be covered."""
+        self, painter: str, x: float, z: float, height_m: float | None = None, **motion: Unpack[Motion]
+    ) -> Actor:  # fmt: skip
+        """Stand a thing at (x, z)."""
         tall = height_m or self.height(painter)
-        aspect = PAINTERS[painter][0].aspect
-        box = self.camera.box(x, 0, z, tall, aspect)
-        if may_drop and (any(_overlap(box, other) > 0.02 for other in self.taken) or not self.visible(box)):
-            return None
-        kind: ThingKind = thing or ("machine" if painter in MACHINES else painter)  # type: ignore[assignment]
-        actor = Actor(painter, kind, x, z, tall, int(self.rng.integers(1 << 31)), flip=self.chance(0.5), **more)
+        self.taken.append(self.camera.box(x, 0, z, tall, PAINTERS[painter][0].aspect))
+        kind: ThingKind = "machine" if painter in MACHINES else painter  # type: ignore[assignment]
+        actor = Actor(painter, kind, x, z, tall, int(self.rng.integers(1 << 31)), flip=self.chance(0.5), **motion)
         self.actors.append(actor)
-        if keep_clear:
-            self.taken.append(box)
         return actor
+
+    def put_if_free(
+        self, painter: str, x: float, z: float, height_m: float | None = None, **motion: Unpack[Motion]
+    ) -> None:  # fmt: skip
+        """Stand a thing at (x, z) unless it would cover another, be covered, or be out of the picture."""
+        tall = height_m or self.height(painter)
+        box = self.camera.box(x, 0, z, tall, PAINTERS[painter][0].aspect)
+        if self.visible(box) and not any(_overlap(box, other) > 0.02 for other in self.taken):
+            self.put(painter, x, z, tall, **motion)
 
     def visible(self, box: Box) -> bool:
         """At least two thirds of the width and all of the foot are in the picture."""
@@ -91,7 +104,7 @@ class Stage:
         x = self.edges[1] + self.uniform(*off) if side > 0 else self.edges[0] - self.uniform(*off)
         return self.inside(x, z, height_m, aspect)
 
-    def put_sized(self, painter: str, glance_px: float, *, on_road: bool, **more: float) -> Actor:
+    def put_sized(self, painter: str, glance_px: float, *, on_road: bool, **motion: Unpack[Motion]) -> Actor:
         """Stand a thing so far away that it is as plain as a cone of glance_px."""
         tall = self.height(painter)
         aspect = PAINTERS[painter][0].aspect
@@ -101,9 +114,7 @@ class Stage:
             box = self.camera.box(x, 0, z, tall, aspect)
             if not any(_overlap(box, other) > 0.1 for other in self.taken):
                 break
-        actor = self.put(painter, x, z, height_m=tall, **more)
-        assert actor is not None  # noqa: S101 - may_drop is off
-        return actor
+        return self.put(painter, x, z, tall, **motion)
 
     def put_sign(self, kind: ThingKind, face_px: float, *, palette: str = "work") -> Actor:
         """A sign whose face is face_px pixels wide in the full-size picture, beside the road."""

@@ -35,8 +35,7 @@ class Story:
 def stage_still(seed: int) -> Scene:
     """The still that belongs to the seed."""
     rng = np.random.default_rng([seed, 0])
-    sizes, weights = zip(*SIZES, strict=True)
-    size = sizes[int(rng.choice(len(sizes), p=weights))]
+    size = SIZES[int(rng.choice(len(SIZES), p=[share for _, share in SIZES]))][0]
     stage = _empty(rng, size)
     u = rng.random()
     car_park = None
@@ -134,7 +133,7 @@ def _work_area(stage: Stage) -> Story:
     tall = stage.height(marker)
     for i in range(count):
         across = outer + (inner - outer) * min(1.0, i / max(2, count - 2))
-        stage.put(marker, across + stage.uniform(-0.15, 0.15), z + i * stage.uniform(1.6, 2.6), height_m=tall)
+        stage.put(marker, across + stage.uniform(-0.15, 0.15), z + i * stage.uniform(1.6, 2.6), tall)
     activity: Activity = "open_area"
     area = lambda: outer + side * stage.uniform(-1.4, 1.2)  # noqa: E731
     if stage.chance(0.6):
@@ -201,9 +200,9 @@ def _car_park(stage: Stage, glance_px: float) -> CarPark:
     edge = stage.edges[1] if side > 0 else stage.edges[0]
     near, far = edge + side * 1.0, edge + side * 9.0
     x = stage.inside(edge + side * stage.uniform(1.6, 3.2), z, tall, 1.0)
-    stage.put("parked_cones", x, z, height_m=tall)
+    stage.put("parked_cones", x, z, tall)
     for i in range(4):
-        stage.put("car", edge + side * stage.uniform(4.5, 7.5), z + 3.0 + 2.7 * i, may_drop=True)
+        stage.put_if_free("car", edge + side * stage.uniform(4.5, 7.5), z + 3.0 + 2.7 * i)
     return (min(near, far), max(near, far), max(2.0, z - 8), z + 16)
 
 
@@ -255,14 +254,14 @@ def _bystanders(stage: Stage, traffic: int) -> None:
         painter = "lorry" if stage.chance(0.18) else "car"
         z = stage.uniform(8, 60)
         lane = stage.uniform(stage.edges[0] + 1.2, stage.edges[1] - 1.2)
-        stage.put(painter, lane, z, may_drop=True, vz=stage.uniform(-6, 6))
+        stage.put_if_free(painter, lane, z, vz=stage.uniform(-6, 6))
     if stage.chance(0.3):
         tall = stage.height("pedestrian")
         z = stage.uniform(8, 40)
-        stage.put("pedestrian", stage.beside(tall, 0.42, z), z, may_drop=True, height_m=tall, cycle_hz=0.9)
+        stage.put_if_free("pedestrian", stage.beside(tall, 0.42, z), z, tall, cycle_hz=0.9)
     if stage.chance(0.12):
         z = stage.uniform(10, 40)
-        stage.put("bin", stage.beside(1.0, 0.62, z), z, may_drop=True)
+        stage.put_if_free("bin", stage.beside(1.0, 0.62, z), z)
     if stage.chance(0.15):
         stage.put_sign("sign_neutral", stage.uniform(30, 110), palette="advert")
 
