@@ -28,8 +28,7 @@ class RayStageClient:
     again when a call or a probe gets lost: calls then fail at once, those in flight too, and probing goes
     on until an answer brings it up. Needs a running event loop.
 
-    timeout_s: a call that takes longer is lost. probe_s: between probes, and what a probe may take
-    beside that at most.
+    timeout_s: a call that takes longer is lost. probe_s: between probes; one that takes five times as long is lost.
     """
 
     def __init__(self, name: str, handle: DeploymentHandle, timeout_s: float, probe_s: float = 1.0) -> None:
@@ -80,7 +79,7 @@ class RayStageClient:
         while True:
             self._probe_now.clear()
             try:
-                self._sees = await self._call("introduce", within_s=2 * self._probe_s)
+                self._sees = await self._call("introduce", within_s=5 * self._probe_s)
             except Exception as error:
                 self._mark_down(error)
             else:
@@ -101,7 +100,7 @@ class RayStageClient:
         if self.up:
             self._let_go()
             self._probe_now.set()
-            _LOG.warning("Stage %s is down: %s", self.name, error)
+            _LOG.warning("Stage %s is down: %s", self.name, str(error))
 
     def _let_go(self) -> None:
         """Fail the calls in flight."""
@@ -138,8 +137,8 @@ class RayStageClient:
 
 def _forget(answer: "asyncio.Future[Any]") -> None:
     """Nobody waits for it any more; its error, if any, concerns nobody."""
-    if not answer.cancel() and not answer.cancelled():
-        answer.exception()
+    answer.cancel()
+    answer.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 def _first_line(error: BaseException) -> str:

@@ -139,6 +139,7 @@ class Ingress:
                 StageInfo(stage=name, model=spec.model, miniature=spec.miniature, up=self._clients[name].up)
                 for name, spec in self.profile.stages.items()
             ],
+            in_work=self._admitted,
             limits=Limits(
                 max_bytes=limits.max_bytes,
                 max_pixels=limits.max_pixels,

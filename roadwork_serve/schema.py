@@ -162,6 +162,7 @@ class Info(_Wire):
         default=None, description="why the last policy it was given did not replace this one"
     )
     stages: list[StageInfo]
+    in_work: int = Field(ge=0, description="requests being worked on by the replica that answers")
     limits: Limits
 
 

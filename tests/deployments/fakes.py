@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any
 
+from ray.serve.exceptions import RequestCancelledError
+
 from roadwork_serve.cascade.opinion import Item, Opinion
 
 
@@ -16,15 +18,22 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 class FakeResponse:
-    """An awaitable call that can be cancelled, as Serve's DeploymentResponse."""
+    """An awaitable call that can be cancelled, and then raises what Serve's DeploymentResponse raises."""
 
     def __init__(self, work: Awaitable[Any]) -> None:
         self._task = asyncio.ensure_future(work)
+        self._cancelled = False
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.shield(self._task).__await__()
+        try:
+            return (yield from asyncio.shield(self._task).__await__())
+        except asyncio.CancelledError:
+            if self._cancelled:
+                raise RequestCancelledError("r") from None
+            raise
 
     def cancel(self) -> None:
+        self._cancelled = True
         self._task.cancel()
 
 

@@ -99,6 +99,7 @@ async def test_a_deadline_that_passes_before_the_file_is_read_is_told(ingress: I
 async def test_more_than_it_has_places_for_is_refused_and_places_are_given_back(ingress: Ingress):
     await ready(ingress)
     with ingress.admission(), ingress.admission():
+        assert ingress.info().in_work == 2
         with pytest.raises(Overloaded, match="2 requests"):
             await ingress.classify(PHOTO)
     assert (await ingress.classify(PHOTO)).label == "roadwork"

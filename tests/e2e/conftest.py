@@ -78,14 +78,7 @@ def cluster() -> Iterator[Cluster]:
     model.touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))  # the replicas import the fake stages
-        ray.init(
-            address="local",
-            num_cpus=4,
-            object_store_memory=100 * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            _temp_dir=str(folder),
-        )
+        _start_ray(folder)
         try:
             port = _free_port()
             serve.start(http_options={"host": "127.0.0.1", "port": port})
@@ -98,6 +91,24 @@ def cluster() -> Iterator[Cluster]:
             serve.shutdown()
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_ray(folder: Path, tries: int = 3) -> None:
+    """Ray gives its own processes 15 and 30 seconds to start, which a busy machine may not manage at once."""
+    try:
+        ray.init(
+            address="local",
+            num_cpus=4,
+            object_store_memory=100 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=str(folder),
+        )
+    except Exception:
+        ray.shutdown()
+        if tries == 1:
+            raise
+        _start_ray(folder, tries - 1)
 
 
 def _config(port: int, journal: Path, gate: Path, model: Path) -> dict[str, Any]:
