@@ -234,11 +234,12 @@ def train(
         Path | None, typer.Option(help="Folder of real photos with a manifest.csv to learn from.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an earlier run stopped.")] = True,
+    warm: Annotated[bool, typer.Option(help="Start from the weights that are there, not from random ones.")] = False,
 ) -> None:
     """Train miniatures on rendered scenes, and on real photos whose licence allows it."""
     from roadwork_serve.minis.train import WEIGHTS, main
 
-    main([name.value for name in names or Mini], minutes, out or WEIGHTS, resume, photos=photos)
+    main([name.value for name in names or Mini], minutes, out or WEIGHTS, resume, warm=warm, photos=photos)
 
 
 @minis.command()

@@ -150,14 +150,14 @@ def test_render_writes_the_scenes_of_a_run_and_their_truth(tmp_path: Path) -> No
 def test_minis_train_names_what_to_train_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
     training = ModuleType("roadwork_serve.minis.train")
-    vars(training).update(WEIGHTS=Path("shipped"), main=lambda *what, photos: asked.append((*what, photos)))
+    vars(training).update(WEIGHTS=Path("shipped"), main=lambda *what, **more: asked.append((*what, more)))
     monkeypatch.setitem(sys.modules, training.__name__, training)
     assert run("minis", "train", "vlm", "--minutes", 2, "--no-resume", "--photos", tmp_path).exit_code == 0
-    assert run("minis", "train", "--out", tmp_path).exit_code == 0
+    assert run("minis", "train", "--warm", "--out", tmp_path).exit_code == 0
     assert run("minis", "train", "oracle").exit_code == 2
     assert asked == [
-        (["vlm"], 2.0, Path("shipped"), False, tmp_path),
-        (["backbone", "vlm", "video"], 30.0, tmp_path, True, None),
+        (["vlm"], 2.0, Path("shipped"), False, {"warm": False, "photos": tmp_path}),
+        (["backbone", "vlm", "video"], 30.0, tmp_path, True, {"warm": True, "photos": None}),
     ]
 
 

@@ -31,6 +31,9 @@ class Course(Protocol):
         ...
 
     def save(self, learner: Any, out: Path) -> None: ...
+    def take_up(self, folder: Path) -> None:
+        """Start from weights that were saved; what is thrown away after training starts anew."""
+        ...
 
 
 def learning_rate(progress: float, peak: float) -> float:

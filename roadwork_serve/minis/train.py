@@ -1,6 +1,7 @@
 """`roadwork minis train`: render, teach, write the weights that ship."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ def main(
     minutes: float = 30.0,
     out: Path = WEIGHTS,
     resume: bool = True,
+    warm: bool = False,
     work: Path = WORK,
     stills: int = STILLS,
     clips: int = CLIPS,
@@ -33,6 +35,7 @@ def main(
 ) -> None:
     """Train the named miniatures, in the order in which one starts from another, for so many minutes each.
 
+    warm: start from the weights in out rather than from random ones, unless a stopped run is there to go on with.
     Rendering comes on top and happens once: shards are kept in work, as is the state of a run that was stopped.
     """
     # Before torch makes its threads, which inherit it: averages of gradients fade into denormal floats, and a step
@@ -44,6 +47,8 @@ def main(
         if name in names:
             lesson = course(name, out, work, stills, clips, photos)
             rate = RATES[name]
+            if warm:
+                lesson.take_up(out / name)
             taught = train(lesson, minutes, out / name, work / "state", resume=resume, lr=rate, threads=threads)
             scenes = clips if name == "video" else stills
             facts = asdict(taught) | {"scenes": scenes, "renderer": data.renderer_version(), "peak_rate": rate}
@@ -70,7 +75,7 @@ def course(name: str, out: Path, work: Path, stills: int, clips: int, photos: Pa
     if name == "backbone":
         from roadwork_serve.minis.train_backbone import BackboneCourse
 
-        return BackboneCourse(scenes, check, real)
+        return BackboneCourse(scenes, check, real, compiled=shutil.which("g++") is not None)
     from roadwork_serve.minis.train_vlm import VlmCourse
 
     return VlmCourse(scenes, check, real, train_tokenizer(QWEN_SPECIAL, scenes.truths[:2000]), teacher)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import DINOv3ViTModel
+from transformers import DINOv3ViTModel, Molmo2ForConditionalGeneration
 
 from roadwork_serve.minis import architectures
 from roadwork_serve.minis.data import CLIP_FRAMES, CLIP_SIDE, Cache
@@ -152,6 +152,9 @@ class VideoCourse:
     def save(self, learner: Any, out: Path) -> None:
         learner.model.model.vision_tower.config._attn_implementation = "sdpa"
         architectures.save_checkpoint(learner.model, self.processor, out)
+
+    def take_up(self, folder: Path) -> None:
+        self.learner.model.load_state_dict(Molmo2ForConditionalGeneration.from_pretrained(folder).float().state_dict())
 
 
 def as_patches(frames: Tensor) -> Tensor:

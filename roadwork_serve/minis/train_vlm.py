@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DINOv3ViTModel
+from transformers import DINOv3ViTModel, Qwen3VLForConditionalGeneration
 
 from roadwork_serve.engines.transformers import embed_patches_by_matmul
 from roadwork_serve.minis import architectures
@@ -205,6 +205,9 @@ class VlmCourse:
     def save(self, learner: Any, out: Path) -> None:
         learner.model.model.visual.config._attn_implementation = "sdpa"
         architectures.save_checkpoint(learner.model, self.processor, out)
+
+    def take_up(self, folder: Path) -> None:
+        self.learner.model.load_state_dict(Qwen3VLForConditionalGeneration.from_pretrained(folder).float().state_dict())
 
 
 def run(learner: Any, batch: Batch, image_token: int) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,23 @@ def test_backbone(stills: Cache, real: list[RealPhoto]) -> None:
     assert course.check(course.learner).startswith("all ")
 
 
+def test_weights_that_were_saved_can_be_gone_on_with(stills: Cache, clips: Cache, tmp_path: Path) -> None:
+    vlm_words, video_words = (train_tokenizer(special, stills.truths) for special in (QWEN_SPECIAL, MOLMO_SPECIAL))
+    makers = (
+        lambda: BackboneCourse(stills, stills, []),
+        lambda: VlmCourse(stills, stills, [], vlm_words, None),
+        lambda: VideoCourse(clips, clips, video_words, None),
+    )
+    for make in makers:
+        taught, again = make(), make()
+        taught.save(taught.learner, tmp_path / taught.name)
+        again.take_up(tmp_path / taught.name)
+        kept = taught.learner.backbone if taught.name == "backbone" else taught.learner.model
+        mine = again.learner.backbone if taught.name == "backbone" else again.learner.model
+        for name, weight in kept.float().state_dict().items():
+            assert torch.equal(mine.state_dict()[name], weight), name
+
+
 def test_vlm(stills: Cache, real: list[RealPhoto], tmp_path: Path) -> None:
     course = VlmCourse(stills, stills, real, train_tokenizer(QWEN_SPECIAL, stills.truths), None)
     assert descends(course)
