@@ -1,0 +1,178 @@
+"""Stage 2A: reads the signs. Words are strong evidence for works, an end sign strong evidence against, silence none."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from roadwork_serve.cascade.opinion import Item, Opinion, Sees
+from roadwork_serve.engines.rapidocr import Line, RapidOcr
+from roadwork_serve.errors import ConfigError, MediaError
+from roadwork_serve.media import open_rgb
+from roadwork_serve.profiles.profile import StageSpec
+from roadwork_serve.schema import Box, Saw, Words
+from roadwork_serve.stages.meaning import Meaning, meaning
+from roadwork_serve.stages.options import checked
+
+# Log-odds a surely read sign is worth. A closure or a detour may have other causes than works: a police
+# barrier, a flood. Silence and neutral words are worth nothing at all.
+STRENGTH: dict[Meaning, float] = {"worker": 4.0, "begin": 4.0, "closure": 3.0, "detour": 3.0, "end": -4.0}
+SIDE, MAX_SIDE, FRAMES_READ = 736, 1600, 3
+
+
+class Reader(Protocol):
+    """What the stage asks of an engine."""
+
+    def read(self, image: Image.Image) -> list[Line]:
+        """The lines of text on an RGB picture."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Lines that belong to one sign, from top to bottom, and what they say together."""
+
+    lines: tuple[Line, ...]
+    meaning: Meaning
+
+    @property
+    def logit(self) -> float:
+        """Evidence of works: the meaning's strength times how surely it was read."""
+        return STRENGTH.get(self.meaning, 0.0) * sum(line.confidence for line in self.lines) / len(self.lines)
+
+
+class Signs:
+    """Reads photos, and a few frames of a clip.
+
+    reader: reads instead of the engine that spec names.
+
+    Options: side (text is looked for at this longer side, pixels), max_side (larger pictures are shrunk to this
+    before anything is read), frames_read (of a clip, evenly spread).
+    """
+
+    name = "signs"
+    sees: Sees = "images"
+
+    def __init__(self, spec: StageSpec, reader: Reader | None = None) -> None:
+        options = checked(self.name, spec.options, side=int, max_side=int, frames_read=int)
+        if spec.engine != "rapidocr":
+            raise ConfigError(f"stages.signs.engine: signs are read by rapidocr, not by {spec.engine}")
+        if spec.device != "cpu":
+            raise ConfigError(f"stages.signs.device: rapidocr runs on the cpu, not on {spec.device}")
+        self.spec = spec
+        self.max_side = options.get("max_side", MAX_SIDE)
+        self.frames_read = options.get("frames_read", FRAMES_READ)
+        self.reader: Reader = reader or RapidOcr(spec.model, threads=spec.threads, side=options.get("side", SIDE))
+
+    def warm(self) -> None:
+        """See `Stage`."""
+        self.reader.read(_made_up())
+
+    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        """See `Stage`. Abstains when nothing that is about works is read, or nothing can be decoded."""
+        began = time.perf_counter()
+        pictures = [self._open(item) for item in items]
+        opened = time.perf_counter()
+        read = [[(frame, self.reader.read(picture), picture.size) for frame, picture in some] for some in pictures]
+        batch_ms, compute_ms = 1000 * (opened - began), 1000 * (time.perf_counter() - opened)
+        opinions = []
+        for frames in read:
+            found = [(frame, size, phrases(lines)) for frame, lines, size in frames]
+            words = [_words(line, p, size, frame) for frame, size, some in found for p in some for line in p.lines]
+            logit = weigh([phrase for _, _, some in found for phrase in some])
+            opinions.append(
+                Opinion(logit, self.spec.model, self.spec.miniature, Saw(words=words), batch_ms, compute_ms)
+            )
+        return opinions
+
+    def _open(self, item: Item) -> list[tuple[int, Image.Image]]:
+        """The frames to read that can be decoded, by their index."""
+        pictures = []
+        for frame in spread(len(item.images), self.frames_read):
+            try:
+                pictures.append((frame, open_rgb(item.images[frame], self.max_side)))
+            except MediaError:
+                continue
+        return pictures
+
+
+def spread(frames: int, wanted: int) -> list[int]:
+    """Which frames to look at: evenly spread, each in the middle of its part of the clip."""
+    parts = min(frames, wanted)
+    return [(2 * n + 1) * frames // (2 * parts) for n in range(parts)]
+
+
+def phrases(lines: Sequence[Line]) -> list[Phrase]:
+    """Lines grouped by where they stand: those of about one size, below or beside one another, are one sign."""
+    signs: list[list[Line]] = []
+    for line in sorted(lines, key=lambda line: float(line.quad[:, 1].mean())):
+        near = [sign for sign in signs if any(_together(line, other) for other in sign)]
+        signs = [sign for sign in signs if sign not in near] + [[*(other for sign in near for other in sign), line]]
+    return [_phrase(_in_order(sign)) for sign in signs]
+
+
+def weigh(found: Sequence[Phrase]) -> float | None:
+    """Log-odds of works from all the signs of an item; None when none is about works.
+
+    The strongest sign for and the strongest sign against are added, however many times each was seen: the frames
+    of a clip show one sign again and again. One of each cancels out, for the end of one site may be the start
+    of the next, and the later stages decide on what they see.
+    """
+    logits = [phrase.logit for phrase in found if phrase.meaning != "neutral"]
+    return max(0.0, *logits) + min(0.0, *logits) if logits else None
+
+
+def _phrase(lines: tuple[Line, ...]) -> Phrase:
+    return Phrase(lines, meaning([line.text for line in lines]))
+
+
+def _in_order(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """Row by row, each from left to right."""
+    rows: list[list[Line]] = []
+    for line in sorted(lines, key=lambda line: float(line.quad[:, 1].mean())):
+        top, bottom = line.quad[:, 1].min(), line.quad[:, 1].max()
+        if rows and top < np.mean([other.quad[:, 1].mean() for other in rows[-1]]) < bottom:
+            rows[-1].append(line)
+        else:
+            rows.append([line])
+    return tuple(line for row in rows for line in sorted(row, key=lambda line: float(line.quad[:, 0].mean())))
+
+
+def _together(one: Line, other: Line) -> bool:
+    """Whether two lines stand so that one reads on from the other."""
+    a, b = _box(one), _box(other)
+    tall, small = sorted((_height(one), _height(other)), reverse=True)
+    across = min(a[2], b[2]) - max(a[0], b[0])  # how far they overlap; below zero the gap between them
+    down = min(a[3], b[3]) - max(a[1], b[1])
+    narrow = min(a[2] - a[0], b[2] - b[0])
+    stacked = across > 0.4 * narrow and -down < 0.9 * small
+    beside = down > 0.5 * small and -across < 0.8 * small
+    return tall < 2.2 * small and (stacked or beside)
+
+
+def _box(line: Line) -> tuple[float, float, float, float]:
+    (x0, y0), (x1, y1) = line.quad.min(axis=0), line.quad.max(axis=0)
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def _height(line: Line) -> float:
+    """Of the letters, also on a line that leans."""
+    return float(np.linalg.norm(line.quad[3] - line.quad[0]) + np.linalg.norm(line.quad[2] - line.quad[1])) / 2
+
+
+def _words(line: Line, phrase: Phrase, size: tuple[int, int], frame: int) -> Words:
+    shares = np.clip(np.array(_box(line)) / np.array(size * 2), 0, 1).tolist()
+    return Words(
+        text=line.text, confidence=min(1.0, max(0.0, line.confidence)), meaning=phrase.meaning,
+        box=Box(x0=shares[0], y0=shares[1], x1=shares[2], y1=shares[3]), frame=frame,
+    )  # fmt: skip
+
+
+def _made_up() -> Image.Image:
+    """A picture with a line of text, so that both of the reader's models run."""
+    picture = Image.new("RGB", (640, 480), "orange")
+    ImageDraw.Draw(picture).text((220, 200), "ROAD WORK", "black", ImageFont.load_default(40))
+    return picture

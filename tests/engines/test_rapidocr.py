@@ -1,0 +1,105 @@
+import logging
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from roadwork_serve.engines.denormals import flushed
+from roadwork_serve.engines.rapidocr import RapidOcr
+from roadwork_serve.errors import ModelError
+
+
+@pytest.fixture(scope="module")
+def engine() -> RapidOcr:
+    return RapidOcr(threads=1, side=640)
+
+
+def sign(text: str, at: tuple[int, int] = (300, 200), letters: int = 32, lean: float = 0.0) -> Image.Image:
+    picture = Image.new("RGB", (800, 600), (120, 130, 140))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((at[0] - 20, at[1] - 20, at[0] + 260, at[1] + 60), (244, 122, 28))
+    draw.text(at, text, "black", ImageFont.load_default(letters))
+    return picture.rotate(lean, fillcolor=(120, 130, 140))
+
+
+def test_reads_a_line_and_says_where_it_stands(engine: RapidOcr) -> None:
+    (line,) = engine.read(sign("ROAD CLOSED"))
+    assert line.text == "ROAD CLOSED" and 0.9 < line.confidence <= 1.0
+    assert line.quad.shape == (4, 2) and line.quad.dtype == np.float32
+    assert np.abs(line.quad[0] - (300, 203)).max() < 15  # begins where it was written
+    assert line.quad[1, 0] - line.quad[0, 0] == pytest.approx(215, abs=30)
+
+
+def test_a_picture_without_text_has_no_lines(engine: RapidOcr) -> None:
+    assert engine.read(Image.new("RGB", (640, 480), (90, 100, 90))) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1600, 20), (2, 1600), (33, 31), (1600, 60)])
+def test_odd_sizes_are_no_trouble(engine: RapidOcr, size: tuple[int, int]) -> None:
+    assert engine.read(Image.new("RGB", size, "orange")) == []
+
+
+def test_reads_a_line_that_leans(engine: RapidOcr) -> None:
+    assert [line.text for line in engine.read(sign("ROAD CLOSED", lean=12))] == ["ROAD CLOSED"]
+
+
+def test_red_and_blue_are_not_mistaken_for_one_another(engine: RapidOcr) -> None:
+    seen: list[np.ndarray] = []
+    ocr = engine._ocr
+    engine._ocr = lambda bgr: seen.append(bgr) or ocr(bgr)
+    try:
+        engine.read(Image.new("RGB", (64, 64), (200, 10, 30)))
+    finally:
+        engine._ocr = ocr
+    assert seen[0][0, 0].tolist() == [30, 10, 200]
+
+
+def test_logs_nothing(engine: RapidOcr, capfd: pytest.CaptureFixture[str]) -> None:
+    RapidOcr(threads=2).read(Image.new("RGB", (320, 240), "white"))
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+    assert not logging.getLogger("RapidOCR").isEnabledFor(logging.WARNING)
+
+
+def test_only_the_weights_in_the_wheel_are_known() -> None:
+    with pytest.raises(ModelError, match="use model PP-OCRv6-small"):
+        RapidOcr("PP-OCRv5-server")
+
+
+def test_nothing_heavy_is_imported_before_an_engine_is_made() -> None:
+    heavy = {"rapidocr", "onnxruntime", "cv2", "torch"}
+    code = f"import sys, roadwork_serve.engines.rapidocr; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def denormal() -> float:
+    return float(np.float32(1e-38) * np.float32(0.01))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="denormals are flushed on x86-64 Linux only")
+def test_denormals_are_zero_within_the_block_and_its_thread_only() -> None:
+    elsewhere: list[float] = []
+    with flushed():
+        assert denormal() == 0.0
+        with flushed():
+            assert denormal() == 0.0
+        assert denormal() == 0.0
+    assert denormal() > 0.0
+    with pytest.raises(ZeroDivisionError), flushed():
+        _ = 1 / 0
+    assert denormal() > 0.0
+    other = threading.Thread(target=lambda: elsewhere.append(denormal()))
+    with flushed():
+        pass
+    other.start()
+    other.join()
+    assert elsewhere[0] > 0.0
+
+
+def test_making_and_using_an_engine_leaves_denormals_alone(engine: RapidOcr) -> None:
+    engine.read(Image.new("RGB", (64, 64)))
+    assert denormal() > 0.0

@@ -1,0 +1,185 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from roadwork_serve.cascade.opinion import Item, Stage
+from roadwork_serve.engines.rapidocr import Line
+from roadwork_serve.errors import ConfigError, ModelError
+from roadwork_serve.profiles.profile import StageSpec
+from roadwork_serve.scenes.wear import to_jpeg
+from roadwork_serve.stages.signs import Signs, phrases, spread, weigh
+
+WIDTH, HEIGHT = 200, 100
+
+
+def spec(engine: str = "rapidocr", model: str = "PP-OCRv6-small", device: str = "cpu", **options: object) -> StageSpec:
+    return StageSpec(engine=engine, model=model, device=device, options=options)  # pyright: ignore[reportArgumentType]
+
+
+def line(text: str, x: float = 20, y: float = 20, width: float = 60, height: float = 10, sure: float = 1.0) -> Line:
+    quad = np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]], np.float32)
+    return Line(text, sure, quad)
+
+
+class FakeReader:
+    """Says for each picture what stands at its shade of grey."""
+
+    def __init__(self, *pages: Sequence[Line]) -> None:
+        self.pages = pages
+        self.read_pages: list[int] = []
+
+    def read(self, image: Image.Image) -> list[Line]:
+        page = round(int(np.asarray(image).mean()) / 20)
+        self.read_pages.append(page)
+        return list(self.pages[page])
+
+
+def page(n: int) -> bytes:
+    return to_jpeg(Image.new("RGB", (WIDTH, HEIGHT), (20 * n,) * 3), 95)
+
+
+def item(*images: bytes) -> Item:
+    times = tuple(n / 2 for n in range(len(images)))
+    return Item("r", "photo" if len(images) == 1 else "clip", images, np.zeros((0, 8, 8, 3), np.uint8), times, 1e9)
+
+
+def logit(*lines: Line) -> float | None:
+    stage: Stage = Signs(spec(), FakeReader(lines))
+    return stage.judge([item(page(0))])[0].logit
+
+
+def test_works_are_strong_evidence_for_as_sure_as_they_were_read() -> None:
+    assert logit(line("ROAD WORK AHEAD")) == pytest.approx(4.0)
+    assert logit(line("ROAD WORK AHEAD", sure=0.75)) == pytest.approx(3.0)
+    assert logit(line("DETOUR")) == pytest.approx(3.0)
+
+
+def test_an_end_sign_is_strong_evidence_against() -> None:
+    assert logit(line("END", y=20), line("ROAD WORK", y=31)) == pytest.approx(-4.0)
+
+
+def test_silence_and_neutral_words_are_no_evidence() -> None:
+    assert logit() is None
+    assert logit(line("TRAFFIC CALMING", y=20), line("AHEAD", y=31), line("STOP", x=150)) is None
+
+
+def test_lines_of_a_diamond_are_read_as_one_phrase() -> None:
+    reader = FakeReader([line("AHEAD", y=42), line("ROAD", y=20, x=25, width=40), line("WORK", y=31, x=25, width=40)])
+    opinion = Signs(spec(), reader).judge([item(page(0))])[0]
+    assert opinion.logit == pytest.approx(4.0)
+    assert [(word.text, word.meaning) for word in opinion.saw.words] == [
+        ("ROAD", "begin"), ("WORK", "begin"), ("AHEAD", "begin"),
+    ]  # fmt: skip
+
+
+def texts(*lines: Line) -> list[list[str]]:
+    return sorted([one.text for one in phrase.lines] for phrase in phrases(lines))
+
+
+def test_signs_apart_are_phrases_apart() -> None:
+    farm, end = [line("FARM", x=0), line("SHOP", x=0, y=31)], [line("END", x=120), line("ROAD WORK", x=120, y=31)]
+    assert texts(farm[0], end[0], farm[1], end[1]) == [["END", "ROAD WORK"], ["FARM", "SHOP"]]
+    assert texts(line("ROAD", y=0), line("WORK", y=60)) == [["ROAD"], ["WORK"]]
+
+
+def test_words_beside_one_another_are_read_from_the_left() -> None:
+    assert texts(line("WORK", x=66, y=21, width=40), line("ROAD", x=20, width=40)) == [["ROAD", "WORK"]]
+
+
+def test_small_print_under_large_letters_is_another_phrase() -> None:
+    assert texts(line("ROAD", height=30), line("Smith Ltd", y=52, height=6)) == [["ROAD"], ["Smith Ltd"]]
+
+
+def test_a_line_between_two_joins_them() -> None:
+    assert texts(line("ROAD", y=20), line("AHEAD", y=42), line("WORK", y=31)) == [["ROAD", "WORK", "AHEAD"]]
+
+
+def test_no_lines_are_no_phrases_and_no_evidence() -> None:
+    assert phrases([]) == []
+    assert weigh([]) is None
+
+
+def test_begin_and_end_signs_cancel_out() -> None:
+    assert logit(line("ROAD WORK AHEAD"), line("END ROAD WORK", y=80)) == pytest.approx(0.0)
+
+
+def test_one_sign_seen_on_many_frames_counts_once() -> None:
+    reader = FakeReader([], [line("ROAD WORK", sure=0.8)], [line("ROAD WORK", sure=0.9)], [])
+    opinion = Signs(spec(), reader).judge([item(page(0), page(1), page(2))])[0]
+    assert opinion.logit == pytest.approx(3.6)
+    assert [word.frame for word in opinion.saw.words] == [1, 2]
+
+
+def test_a_few_frames_of_a_clip_are_read() -> None:
+    reader = FakeReader(*([] for _ in range(8)))
+    clip = item(*(page(n) for n in range(8)))
+    Signs(spec(), reader).judge([clip])
+    assert reader.read_pages == [1, 4, 6]
+    Signs(spec(frames_read=1), reader).judge([clip])
+    assert reader.read_pages[3:] == [4]
+
+
+@pytest.mark.parametrize(("frames", "wanted", "read"), [(1, 3, [0]), (2, 3, [0, 1]), (9, 3, [1, 4, 7]), (0, 3, [])])
+def test_frames_are_evenly_spread(frames: int, wanted: int, read: list[int]) -> None:
+    assert spread(frames, wanted) == read
+
+
+def test_what_cannot_be_decoded_abstains_alone() -> None:
+    stage = Signs(spec(), FakeReader([line("DETOUR")]))
+    broken, fine = stage.judge([item(page(0)[:80]), item(page(0))])
+    assert broken.logit is None and broken.saw.words == []
+    assert fine.logit == pytest.approx(3.0)
+    assert stage.judge([item(b"no picture", page(0))])[0].logit == pytest.approx(3.0)
+
+
+def test_words_carry_where_they_stand() -> None:
+    reader = FakeReader([line("DETOUR", x=50, y=20, width=100, height=30, sure=0.9)])
+    opinion = Signs(spec(), reader).judge([item(page(0))])[0]
+    (word,) = opinion.saw.words
+    assert (word.box.x0, word.box.y0, word.box.x1, word.box.y1) == pytest.approx((0.25, 0.2, 0.75, 0.5))
+    assert (word.confidence, word.meaning, word.frame) == (0.9, "detour", 0)
+    assert opinion.model == "PP-OCRv6-small" and not opinion.miniature
+
+
+def test_words_at_the_rim_stay_on_the_picture() -> None:
+    opinion = Signs(spec(), FakeReader([line("DETOUR", x=150, width=60, sure=1.0000001)])).judge([item(page(0))])[0]
+    assert opinion.saw.words[0].box.x1 == 1.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (spec(max_pixels=3), "no option 'max_pixels'"),
+        (spec(side="736"), "options.side"),
+        (spec(engine="transformers"), "rapidocr"),
+        (spec(device="cuda"), "cpu"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: StageSpec, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Signs(wrong)
+
+
+def test_other_weights_are_refused() -> None:
+    with pytest.raises(ModelError, match="PP-OCRv6-small"):
+        Signs(spec(model="PP-OCRv9-huge"))
+
+
+def diamond(*lines: str) -> bytes:
+    """A work-zone sign of 110 px in a picture of 800x600."""
+    picture = Image.new("RGB", (800, 600), (110, 140, 170))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, 330, 800, 600), (90, 90, 92))
+    draw.polygon([(600, 225), (655, 280), (600, 335), (545, 280)], (244, 122, 28), "black")
+    draw.multiline_text((600, 280), "\n".join(lines), "black", ImageFont.load_default(19), "mm", 0, "center")
+    return to_jpeg(picture, 85)
+
+
+def test_reads_signs_for_real() -> None:
+    stage = Signs(spec())
+    stage.warm()
+    opinions = stage.judge([item(diamond("ROAD", "WORK", "AHEAD")), item(diamond("END", "ROAD", "WORK"))])
+    assert [opinion.logit for opinion in opinions] == pytest.approx([4.0, -4.0], abs=0.4)
+    assert all(opinion.compute_ms > 0 and opinion.batch_ms > 0 for opinion in opinions)
