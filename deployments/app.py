@@ -35,10 +35,15 @@ def build(args: Args) -> Application:
 
     Raises ConfigError when the profile does not make sense.
     """
-    name = _choose() if args.profile == "auto" else args.profile
+    found = _resources()
+    name = args.profile
+    if name == "auto":
+        name = "mini"
+        _LOG.info("Profile auto chose mini, the only one that ships: two CPU cores and 8 GiB suffice, GPUs stay idle.")
     profile = load_profile(name, args.overrides)
     stages = ", ".join(f"{stage} ({spec.model} on {spec.device})" for stage, spec in profile.stages.items())
     _LOG.info("Profile %s: %s. Stages: %s.", profile.name, profile.description, stages)
+    _warn_of_shortage(profile, found)
     return build_app(profile)
 
 
@@ -54,21 +59,29 @@ def build_app(profile: Profile, opener: Opener = open_stage) -> Application:
     return ingress_app(profile, stages)
 
 
-def _choose() -> str:
-    """The profile for the machines that Ray reports."""
+def _resources() -> dict[str, float]:
+    """What there is to run on, in Ray's terms; told in the log."""
     if ray.is_initialized():
-        found = ray.cluster_resources()
-        whose = "Ray reports"
+        found, whose = {name: float(amount) for name, amount in ray.cluster_resources().items()}, "Ray reports"
     else:  # `serve run deployments.app:build` builds before it starts Ray
-        found = {"CPU": os.cpu_count() or 1}
-        whose = "Ray is not running yet; this machine has"
-    memory_gb = found.get("memory", 0) / 2**30
+        found, whose = {"CPU": float(os.cpu_count() or 1)}, "Ray does not run yet; this machine has"
+    memory = f"{found['memory'] / 2**30:.1f} GiB" if "memory" in found else "unknown"
     _LOG.info(
-        "%s %g CPUs, %s GPUs and %s of memory for models.",
-        whose,
-        found.get("CPU", 0),
-        f"{found.get('GPU', 0):g}" if found.get("GPU") else "no",
-        f"{memory_gb:.1f} GiB" if memory_gb else "an unknown amount",
+        "%s CPUs: %g, GPUs: %s, memory for models: %s.", whose, found.get("CPU", 0), f"{found.get('GPU', 0):g}", memory
     )
-    _LOG.info("Profile auto chose mini: it is the only one that ships, and fits two CPU cores and 8 GiB.")
-    return "mini"
+    return found
+
+
+def _warn_of_shortage(profile: Profile, found: dict[str, float]) -> None:
+    """Say when the profile books more than there is: Ray would let the stages that go short wait, without a word."""
+    stages = profile.stages.values()
+    cpus = profile.ingress.replicas * profile.ingress.num_cpus + sum(spec.replicas * spec.num_cpus for spec in stages)
+    gpus = sum(spec.replicas * spec.num_gpus for spec in stages)
+    for resource, booked in (("CPU", cpus), ("GPU", gpus)):
+        there = found.get(resource, 0.0)
+        if booked > there:
+            _LOG.warning(
+                "Profile %s books %g %ss and there are %g: what goes short will not start. "
+                "Lower num_%ss of its stages in the overrides, or add machines.",
+                profile.name, booked, resource, there, resource.lower(),
+            )  # fmt: skip

@@ -11,5 +11,9 @@ def stay_on_loopback() -> None:
     it is sent. It starts when the constructor of the deployment has returned, so call this there.
     """
     if ray.util.get_node_ip_address() == "127.0.0.1":
-        bind = replica.add_port_to_grpc_server
-        replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]", "127.0.0.1"))
+        bind = replica.add_port_to_grpc_server  # pyright: ignore[reportPrivateImportUsage]
+
+        def bind_to_loopback(server: object, address: str) -> int:
+            return bind(server, address.replace("[::]", "127.0.0.1"))
+
+        replica.add_port_to_grpc_server = bind_to_loopback  # pyright: ignore[reportPrivateImportUsage]

@@ -41,15 +41,27 @@ def test_auto_says_what_ray_reports_and_what_it_chose(
     monkeypatch.setattr(app.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0, "memory": 6 * 2**30})
     with caplog.at_level(logging.INFO, logger="ray.serve.roadwork"):
         assert profile_of(Args()).name == "mini"
-    assert "Ray reports 2 CPUs, 1 GPUs and 6.0 GiB" in caplog.text
+    assert "Ray reports CPUs: 2, GPUs: 1, memory for models: 6.0 GiB" in caplog.text
     assert "chose mini" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_profile_that_books_more_than_there_is_gets_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(app.ray, "cluster_resources", lambda: {"CPU": 1.0})
+    with caplog.at_level(logging.WARNING, logger="ray.serve.roadwork"):
+        build(Args(profile="mini", overrides={"stages": {"vlm": {"num_gpus": 0.5}}}))
+    assert "books 1.5 CPUs and there are 1" in caplog.text
+    assert "books 0.5 GPUs and there are 0" in caplog.text
 
 
 def test_auto_without_ray_counts_this_machine(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     monkeypatch.setattr(app.ray, "is_initialized", lambda: False)
     with caplog.at_level(logging.INFO, logger="ray.serve.roadwork"):
         build(Args())
-    assert f"this machine has {os.cpu_count()} CPUs, no GPU" in caplog.text
+    assert f"this machine has CPUs: {os.cpu_count()}, GPUs: 0, memory for models: unknown" in caplog.text
 
 
 def test_the_configuration_that_ships_is_valid_and_stays_on_loopback():
