@@ -11,7 +11,7 @@ from rapidfuzz.distance import Levenshtein
 Meaning = Literal["begin", "closure", "detour", "worker", "end", "neutral"]
 
 # Wording: MUTCD 2023 part 6 (temporary traffic control), the UK's Traffic Signs Manual chapter 8, and the
-# common boards of German, French, Spanish, Italian and Dutch works. The earlier meaning wins in a phrase.
+# common boards of German, French, Spanish, Italian and Dutch works.
 SAYINGS: dict[Meaning, tuple[str, ...]] = {
     "worker": (
         "MEN AT WORK", "MEN WORKING", "CREW WORKING", "PEOPLE WORKING", "WORKERS AHEAD", "WORKERS IN ROAD",
@@ -38,8 +38,9 @@ SAYINGS: dict[Meaning, tuple[str, ...]] = {
 # Words that say it only when hardly anything else is written: SMITH CONSTRUCTION is a firm.
 BARE: dict[Meaning, tuple[str, ...]] = {
     "worker": ("WORKERS",),
-    "begin": ("CONSTRUCTION", "OBRAS"),
+    "begin": ("CONSTRUCTION", "WORK AHEAD", "OBRAS"),
 }
+RANK: tuple[Meaning, ...] = ("end", "worker", "closure", "detour", "begin")  # what counts when several are said
 AROUND_BARE = "AHEAD AREA CAUTION DANGER DE DELAYS END ENDS EXPECT FIN FT KM M MI MILE MILES NEXT OF SLOW THE YDS"
 ENDS_BEFORE = "ENDING ENDE END EINDE FIN"
 ENDS_AFTER = "COMPLETED COMPLETE ENDING ENDED ENDS ENDE END EINDE"
@@ -58,10 +59,8 @@ LOOKALIKES = frozenset(
     frozenset(pair)
     for pair in "KX KR KH BR BP BD BS BE PR OC OD OU CG EF FP HN HM MN NW WV VY UV AR AH TI TY TF IJ SZ".split()
 )
-SHORTEST_FORGIVEN, TWICE_FORGIVEN = (
-    6,
-    14,
-)  # letters: below, a slip makes another word; from there on two are one reading
+SHORTEST_FORGIVEN = 6  # letters: in a shorter saying a slip makes another word
+TWICE_FORGIVEN = 14  # letters from which on two slips still make the same saying
 LONGEST_TOKENS = 8
 
 
@@ -74,8 +73,8 @@ def meaning(lines: Sequence[str]) -> Meaning:
     tokens = _tokens(" ".join(lines))
     if any(_holds(tokens, saying) for saying in _UNSAID):
         return "neutral"
-    found = {saying for start in range(len(tokens)) for saying in _said_from(tokens, start)}
-    return "end" if "end" in found else next((said for said in SAYINGS if said in found), "neutral")
+    said: list[Meaning] = [m for start in range(len(tokens)) for m in _said_from(tokens, start)]
+    return min(said, key=RANK.index) if said else "neutral"
 
 
 def _tokens(text: str) -> list[str]:

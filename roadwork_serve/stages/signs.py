@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees
-from roadwork_serve.engines.rapidocr import Line, RapidOcr
+from roadwork_serve.engines.rapidocr import SIDE, Line, RapidOcr
 from roadwork_serve.errors import ConfigError, MediaError
 from roadwork_serve.media import open_rgb
 from roadwork_serve.profiles.profile import StageSpec
@@ -20,7 +20,7 @@ from roadwork_serve.stages.options import checked
 # Log-odds a surely read sign is worth. A closure or a detour may have other causes than works: a police
 # barrier, a flood. Silence and neutral words are worth nothing at all.
 STRENGTH: dict[Meaning, float] = {"worker": 4.0, "begin": 4.0, "closure": 3.0, "detour": 3.0, "end": -4.0}
-SIDE, MAX_SIDE, FRAMES_READ = 736, 1600, 3
+MAX_SIDE, FRAMES_READ = 1600, 3
 
 
 class Reader(Protocol):

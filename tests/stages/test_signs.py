@@ -96,6 +96,13 @@ def test_a_line_between_two_joins_them() -> None:
     assert texts(line("ROAD", y=20), line("AHEAD", y=42), line("WORK", y=31)) == [["ROAD", "WORK", "AHEAD"]]
 
 
+def test_the_same_words_on_two_signs_stay_two_signs() -> None:
+    assert texts(line("DETOUR", x=0), line("DETOUR", x=140), line("AHEAD", x=0, y=31)) == [
+        ["DETOUR"],
+        ["DETOUR", "AHEAD"],
+    ]
+
+
 def test_no_lines_are_no_phrases_and_no_evidence() -> None:
     assert phrases([]) == []
     assert weigh([]) is None
