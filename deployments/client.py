@@ -25,8 +25,9 @@ class RayStageClient:
 
     Serve holds a call until some replica can take it, so a call to a stage whose process has died would
     wait for the new one to load its model. Here a stage is down until a probe has come back, and down
-    again when a call or a probe gets lost: calls then fail at once, those in flight too, and probing goes
-    on until an answer brings it up. Needs a running event loop.
+    again when a call or a probe gets lost: calls then fail at once, and probing goes on until an answer
+    brings it up. A lost probe also fails the calls in flight; a lost call does not, for the stage may
+    have other processes. Needs a running event loop.
 
     timeout_s: a call that takes longer is lost. probe_s: between probes; one that takes five times as long is lost.
     """
@@ -37,7 +38,8 @@ class RayStageClient:
         self._timeout_s = timeout_s
         self._probe_s = probe_s
         self._sees: Sees = "both"
-        self._lost: asyncio.Future[None] | None = None  # while up; done once it no longer is
+        self._up = False
+        self._lost = asyncio.get_running_loop().create_future()  # cancelled, and replaced, when a probe is lost
         self._warm = asyncio.Event()
         self._probe_now = asyncio.Event()
         # Calls must not belong to the request in whose task they happen to be made: Serve cancels the calls
@@ -48,7 +50,7 @@ class RayStageClient:
     @property
     def up(self) -> bool:
         """Whether the stage answered when it was last asked."""
-        return self._lost is not None
+        return self._up
 
     async def warm(self) -> None:
         """Returns once the stage has answered for the first time."""
@@ -59,7 +61,7 @@ class RayStageClient:
 
         A cancelled call ends when the stage has let go of it, so whoever counts calls in flight counts right.
         """
-        if self._lost is None:
+        if not self._up:
             raise StageFailed(f"{self.name} is down; it is skipped until it answers again")
         slim = [item.slim(self._sees) for item in items]
         left_s = [item.left_s() for item in items]  # monotonic clocks of two machines share no zero
@@ -73,7 +75,8 @@ class RayStageClient:
         """Stop probing and fail the calls in flight."""
         self._watcher.cancel()
         await asyncio.wait([self._watcher])
-        self._let_go()
+        self._up = False
+        self._lost.cancel()
 
     async def _watch(self) -> None:
         while True:
@@ -82,42 +85,39 @@ class RayStageClient:
                 self._sees = await self._call("introduce", within_s=5 * self._probe_s)
             except Exception as error:
                 self._mark_down(error)
+                self._lost.cancel()
+                self._lost = asyncio.get_running_loop().create_future()
             else:
                 self._mark_up()
             try:
-                async with asyncio.timeout(self._probe_s if self.up else self._probe_s / 4):
+                async with asyncio.timeout(self._probe_s if self._up else self._probe_s / 4):
                     await self._probe_now.wait()
             except TimeoutError:
                 pass
 
     def _mark_up(self) -> None:
-        if self._lost is None:
-            self._lost = asyncio.get_running_loop().create_future()
+        if not self._up:
+            self._up = True
             self._warm.set()
             _LOG.info("Stage %s is up.", self.name)
 
     def _mark_down(self, error: Exception) -> None:
-        if self.up:
-            self._let_go()
+        if self._up:
+            self._up = False
             self._probe_now.set()
             _LOG.warning("Stage %s is down: %s", self.name, str(error))
-
-    def _let_go(self) -> None:
-        """Fail the calls in flight."""
-        if self._lost is not None:
-            self._lost.set_result(None)
-            self._lost = None
 
     async def _call(self, method: str, *args: Any, within_s: float, lost: asyncio.Future[None] | None = None) -> Any:
         response = self._context.copy().run(getattr(self._handle, method).remote, *args)
         answer = asyncio.ensure_future(response)
         give_up_at = time.monotonic() + within_s
+        watched = [answer] if lost is None else [answer, lost]
         try:
-            watched = [answer] if lost is None else [answer, lost]
             await asyncio.wait(watched, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             response.cancel()
-            await asyncio.wait([answer], timeout=max(0.0, give_up_at - time.monotonic()))
+            left_s = max(0.0, give_up_at - time.monotonic())
+            await asyncio.wait(watched, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             _forget(answer)
             raise
         if not answer.done():

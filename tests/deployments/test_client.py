@@ -75,6 +75,21 @@ async def test_a_dead_process_takes_the_stage_down_until_a_probe_answers(client:
     assert len(await client.judge([item()])) == 1
 
 
+async def test_a_lost_call_leaves_those_in_flight_to_other_processes_alone(handle: FakeHandle):
+    client = RayStageClient("vlm", handle, timeout_s=5, probe_s=60)  # type: ignore[arg-type]
+    await client.warm()
+    handle.hangs = True
+    slow = asyncio.create_task(client.judge([item()]))
+    await handle.asked.wait()
+    handle.error = ActorDiedError()
+    with pytest.raises(StageFailed):
+        await client.judge([item()])
+    assert not slow.done()
+    handle.let_go()
+    assert len(await slow) == 1
+    await client.aclose()
+
+
 async def test_a_call_that_takes_too_long_is_cancelled_and_takes_the_stage_down(handle: FakeHandle):
     unheard: list[dict] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
