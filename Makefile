@@ -3,11 +3,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-# Ray: no usage reports, addresses kept on loopback, an object store that fits small machines.
+# Ray: no usage reports, addresses kept on loopback, an object store that fits small machines, `ray list actors`
+# without a token (the dashboard listens on loopback only), replicas that need not give way to other programs.
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
 export RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES ?= 268435456
-export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO := 0
+export RAY_AUTH_MODE ?= disabled
+export RAY_worker_niceness ?= 0
+# A dozen processes would each compile Ray anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup serve demo test check format bench clean
 

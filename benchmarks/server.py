@@ -36,8 +36,10 @@ def own_server(log: Path) -> Iterator[str]:
         "RAY_TMPDIR": str(folder),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "disabled",
         "PYTHONPATH": str(ROOT),
     }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew
     log.parent.mkdir(parents=True, exist_ok=True)
     serve = Path(sys.executable).with_name("serve")
     with log.open("wb") as output:
