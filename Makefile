@@ -3,13 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-# Ray: no usage reports, addresses kept on loopback, an object store that fits small machines, `ray list actors`
-# without a token (the dashboard listens on loopback only), replicas that need not give way to other programs.
-export RAY_USAGE_STATS_ENABLED := 0
-export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER := 0
-export RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES ?= 268435456
-export RAY_AUTH_MODE ?= disabled
-export RAY_worker_niceness ?= 0
+# What Ray must find in the environment is in one table, RAY of roadwork_serve/cli.py; serve, demo and test read it.
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -24,11 +18,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[dev,train]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[dev,train,export]'
 	@touch $@
 
 serve: $(READY)  ## Run the server on http://127.0.0.1:8000
-	$(BIN)/serve run serve_config.yaml
+	$(BIN)/roadwork serve
 
 demo: $(READY)  ## Send sample scenes through a server of its own, write build/demo.json
 	$(BIN)/python -m benchmarks.demo

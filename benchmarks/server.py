@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import yaml
 
+from roadwork_serve.cli import RAY
+
 ROOT = Path(__file__).parents[1]
 START_S = 240.0
 STOP_S = 60.0
@@ -31,12 +33,11 @@ def own_server(log: Path) -> Iterator[str]:
     config["http_options"]["port"] = port
     folder = Path(tempfile.mkdtemp(prefix="rw-"))  # Ray's socket paths must be short
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))
-    environment = os.environ | {
+    environment = {
+        **os.environ,
+        **RAY,
         "RAY_ADDRESS": "local",  # never join a Ray that somebody else runs
         "RAY_TMPDIR": str(folder),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "disabled",
         "PYTHONPATH": str(ROOT),
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.serve import Application
 
 from deployments.ingress import ingress_app
-from deployments.stages import Opener, stage_app
+from deployments.stages import engine_app
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import Profile, StageName
-from roadwork_serve.stages.load import open_stage
+from roadwork_serve.stages.load import Opener, open_stages
 
 _LOG = logging.getLogger("ray.serve.roadwork.app")
 
@@ -41,21 +41,21 @@ def build(args: Args) -> Application:
         name = "mini"
         _LOG.info("Profile auto chose mini, the only one that ships: two CPU cores and 8 GiB suffice, GPUs stay idle.")
     profile = load_profile(name, args.overrides)
-    stages = ", ".join(f"{stage} ({spec.model} on {spec.device})" for stage, spec in profile.stages.items())
+    models = {stage: profile.engine_of(stage) for stage in profile.stages}
+    stages = ", ".join(f"{stage} ({engine.model} on {engine.device})" for stage, engine in models.items())
     _LOG.info("Profile %s: %s. Stages: %s.", profile.name, profile.description, stages)
     _warn_of_shortage(profile, found)
     return build_app(profile)
 
 
-def build_app(profile: Profile, opener: Opener = open_stage) -> Application:
-    """The ingress over one deployment a stage.
+def build_app(profile: Profile, opener: Opener = open_stages) -> Application:
+    """The ingress over one deployment an engine.
 
-    opener: makes the stage of a name and spec inside its replica; must pickle.
+    opener: opens an engine and makes the stages that ask it, inside their replica; must pickle.
     """
-    replicas = profile.ingress.replicas
-    stages: dict[StageName, Application] = {
-        name: stage_app(name, spec, opener, callers=replicas) for name, spec in profile.stages.items()
-    }
+    stages: dict[StageName, Application] = {}
+    for engine, users in profile.users().items():
+        stages |= dict.fromkeys(users, engine_app(profile.engines[engine], users, opener, profile.ingress.replicas))
     return ingress_app(profile, stages)
 
 
@@ -74,14 +74,14 @@ def _resources() -> dict[str, float]:
 
 def _warn_of_shortage(profile: Profile, found: dict[str, float]) -> None:
     """Say when the profile books more than there is: Ray would let the stages that go short wait, without a word."""
-    stages = profile.stages.values()
-    cpus = profile.ingress.replicas * profile.ingress.num_cpus + sum(spec.replicas * spec.num_cpus for spec in stages)
-    gpus = sum(spec.replicas * spec.num_gpus for spec in stages)
+    engines = [profile.engines[name] for name in profile.users()]
+    cpus = profile.ingress.replicas * profile.ingress.num_cpus + sum(e.replicas * e.num_cpus for e in engines)
+    gpus = sum(engine.replicas * engine.num_gpus for engine in engines)
     for resource, booked in (("CPU", cpus), ("GPU", gpus)):
         there = found.get(resource, 0.0)
         if booked > there:
             _LOG.warning(
                 "Profile %s books %g %ss and there are %g: what goes short will not start. "
-                "Lower num_%ss of its stages in the overrides, or add machines.",
+                "Lower num_%ss of its engines in the overrides, or add machines.",
                 profile.name, booked, resource, there, resource.lower(),
             )  # fmt: skip

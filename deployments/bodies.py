@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -13,6 +13,8 @@ from starlette.requests import Request
 
 from roadwork_serve.errors import BadRequest, MediaTooLarge, UnsupportedMedia
 from roadwork_serve.schema import MAX_DEADLINE_MS, ClassifyRequest
+
+Take = Callable[[int], None]
 
 ACCEPTED = "image/*, video/*, application/octet-stream, multipart/form-data or application/json"
 
@@ -28,24 +30,25 @@ class Upload:
     filename: str = ""
 
 
-async def read_one(request: Request, max_bytes: int) -> tuple[Upload, int | None]:
+async def read_one(request: Request, max_bytes: int, take: Take) -> tuple[Upload, int | None]:
     """The file of a request in any of the accepted forms, and the deadline in milliseconds its body named.
 
+    take: told of every chunk before it is kept; what it raises ends the reading.
     Raises BadRequest, MediaTooLarge as soon as more than `max_bytes` of media have arrived, UnsupportedMedia.
     """
     kind = _content_type(request)
     if kind in ("", "application/octet-stream") or kind.startswith(("image/", "video/")):
-        return Upload(await _read(request, max_bytes, 0)), None
+        return Upload(await _read(request, max_bytes, 0, take)), None
     if kind == "application/json":
-        body = await _read(request, max_bytes, max_bytes // 3 + _ENVELOPE_BYTES)
+        body = await _read(request, max_bytes, max_bytes // 3 + _ENVELOPE_BYTES, take)
         return await asyncio.to_thread(_from_json, body)
     if kind == "multipart/form-data":
-        files, deadline_ms = await _read_form(request, max_bytes, max_files=1)
+        files, deadline_ms = await _read_form(request, max_bytes, 1, take)
         return files[0], deadline_ms
     raise UnsupportedMedia(f"Content-Type is {kind[:80]}; send {ACCEPTED}")
 
 
-async def read_many(request: Request, max_files: int, max_bytes: int) -> tuple[list[Upload], int | None]:
+async def read_many(request: Request, max_files: int, max_bytes: int, take: Take) -> tuple[list[Upload], int | None]:
     """The files of a multipart form in their order, and the deadline in milliseconds it named.
 
     Raises BadRequest, MediaTooLarge as soon as more than `max_bytes` in all have arrived, UnsupportedMedia.
@@ -53,18 +56,18 @@ async def read_many(request: Request, max_files: int, max_bytes: int) -> tuple[l
     kind = _content_type(request)
     if kind != "multipart/form-data":
         raise UnsupportedMedia(f"Content-Type is {kind[:80] or 'missing'}; a batch is multipart/form-data")
-    return await _read_form(request, max_bytes, max_files)
+    return await _read_form(request, max_bytes, max_files, take)
 
 
 def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _read(request: Request, max_bytes: int, envelope: int) -> bytes:
-    return b"".join([chunk async for chunk in _limited(request, max_bytes, envelope)])
+async def _read(request: Request, max_bytes: int, envelope: int, take: Take) -> bytes:
+    return b"".join([chunk async for chunk in _limited(request, max_bytes, envelope, take)])
 
 
-async def _limited(request: Request, max_bytes: int, envelope: int) -> AsyncGenerator[bytes]:
+async def _limited(request: Request, max_bytes: int, envelope: int, take: Take) -> AsyncGenerator[bytes]:
     """The body chunk by chunk, up to its limit; a body that declares more is not read at all.
 
     max_bytes: of media. envelope: bytes of what may be around them.
@@ -79,11 +82,12 @@ async def _limited(request: Request, max_bytes: int, envelope: int) -> AsyncGene
         size += len(chunk)
         if size > limit:
             raise too_large
+        take(len(chunk))
         yield chunk
 
 
-async def _read_form(request: Request, max_bytes: int, max_files: int) -> tuple[list[Upload], int | None]:
-    body = _limited(request, max_bytes, _ENVELOPE_BYTES)
+async def _read_form(request: Request, max_bytes: int, max_files: int, take: Take) -> tuple[list[Upload], int | None]:
+    body = _limited(request, max_bytes, _ENVELOPE_BYTES, take)
     parser = MultiPartParser(request.headers, body, max_files=max_files, max_fields=8, max_part_size=1024)
     parser.spool_max_size = _SPOOL_BYTES
     try:

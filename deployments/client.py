@@ -1,6 +1,7 @@
 """A stage behind a Ray Serve handle, as the cascade sees it."""
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import time
@@ -12,8 +13,10 @@ from ray.serve.handle import DeploymentHandle
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees
 from roadwork_serve.errors import StageFailed
+from roadwork_serve.profiles.profile import StageName
 
 _LOG = logging.getLogger("ray.serve.roadwork.client")
+_BENEFIT_OF_DOUBT_S = 0.25  # a stage that went down this recently may only have been slow: the probe will tell
 
 
 class _Unreachable(Exception):
@@ -32,13 +35,15 @@ class RayStageClient:
     timeout_s: a call that takes longer is lost. probe_s: between probes; one that takes five times as long is lost.
     """
 
-    def __init__(self, name: str, handle: DeploymentHandle, timeout_s: float, probe_s: float = 1.0) -> None:
+    def __init__(self, name: StageName, handle: DeploymentHandle, timeout_s: float, probe_s: float = 1.0) -> None:
         self.name = name
         self._handle = handle
         self._timeout_s = timeout_s
         self._probe_s = probe_s
         self._sees: Sees = "both"
         self._up = False
+        self._back = asyncio.Event()  # set while it is up
+        self._down_since_s = 0.0
         self._lost = asyncio.get_running_loop().create_future()  # cancelled, and replaced, when a probe is lost
         self._warm = asyncio.Event()
         self._probe_now = asyncio.Event()
@@ -57,16 +62,19 @@ class RayStageClient:
         await self._warm.wait()
 
     async def judge(self, items: Sequence[Item]) -> list[Opinion]:
-        """One opinion an item, in order. Raises StageFailed, at once while the stage is down.
+        """One opinion an item, in order. Raises StageFailed, while the stage is down at once.
+
+        Within moments of going down a call waits for the probe instead: one call that took too long must not
+        throw away all that waits behind it.
 
         A cancelled call ends when the stage has let go of it, so whoever counts calls in flight counts right.
         """
-        if not self._up:
+        if not await self._is_up(min((item.left_s() for item in items), default=0.0)):
             raise StageFailed(f"{self.name} is down; it is skipped until it answers again")
         slim = [item.slim(self._sees) for item in items]
         left_s = [item.left_s() for item in items]  # monotonic clocks of two machines share no zero
         try:
-            return await self._call("judge", slim, left_s, within_s=self._timeout_s, lost=self._lost)
+            return await self._call("judge", self.name, slim, left_s, within_s=self._timeout_s, lost=self._lost)
         except _Unreachable as error:
             self._mark_down(error)
             raise StageFailed(f"{self.name} is lost: {error}") from error
@@ -82,7 +90,7 @@ class RayStageClient:
         while True:
             self._probe_now.clear()
             try:
-                self._sees = await self._call("introduce", within_s=5 * self._probe_s)
+                self._sees = await self._call("introduce", self.name, within_s=5 * self._probe_s)
             except Exception as error:
                 self._mark_down(error)
                 self._lost.cancel()
@@ -95,15 +103,26 @@ class RayStageClient:
             except TimeoutError:
                 pass
 
+    async def _is_up(self, left_s: float) -> bool:
+        doubt_s = min(left_s, self._down_since_s + _BENEFIT_OF_DOUBT_S - time.monotonic())
+        if not self._up and self._warm.is_set() and doubt_s > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(doubt_s):
+                    await self._back.wait()
+        return self._up
+
     def _mark_up(self) -> None:
         if not self._up:
             self._up = True
+            self._back.set()
             self._warm.set()
             _LOG.info("Stage %s is up.", self.name)
 
     def _mark_down(self, error: Exception) -> None:
         if self._up:
             self._up = False
+            self._back.clear()
+            self._down_since_s = time.monotonic()
             self._probe_now.set()
             _LOG.warning("Stage %s is down: %s", self.name, str(error))
 

@@ -63,12 +63,20 @@ TimeoutS = Annotated[
 ]
 
 
+class Place(Protocol):
+    """What a request in work holds."""
+
+    def take(self, size: int) -> None:
+        """Hold so many bytes more until the request is done. Raises Overloaded when all requests hold too many."""
+        ...
+
+
 class Service(Protocol):
     """What the routes need of the ingress."""
 
     profile: Profile
 
-    def admission(self) -> AbstractContextManager[None]:
+    def admission(self) -> AbstractContextManager[Place]:
         """Hold a place for a request. Raises NotReady or Overloaded."""
         ...
 
@@ -120,9 +128,9 @@ def http_app(
     )
     async def classify(request: Request, deadline_ms: DeadlineMs = None, timeout_s: TimeoutS = None) -> Verdict:
         arrived = time.monotonic()
-        with service.admission():
-            async with _patience(deadline_ms, timeout_s):
-                upload, named_ms = await read_one(request, profile.media.max_bytes)
+        with service.admission() as place:
+            async with _patience(profile, deadline_ms, timeout_s):
+                upload, named_ms = await read_one(request, profile.media.max_bytes, place.take)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
             return await service.judge(upload.data, deadline_s, request.state.request_id)
 
@@ -143,10 +151,10 @@ def http_app(
         request: Request, deadline_ms: DeadlineMs = None, timeout_s: TimeoutS = None
     ) -> BatchResult:
         arrived = time.monotonic()
-        with service.admission():
-            async with _patience(deadline_ms, timeout_s):
+        with service.admission() as place:
+            async with _patience(profile, deadline_ms, timeout_s):
                 uploads, named_ms = await read_many(
-                    request, profile.ingress.max_batch_files, profile.ingress.max_batch_bytes
+                    request, profile.ingress.max_batch_files, profile.ingress.max_batch_bytes, place.take
                 )
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
 
@@ -213,14 +221,15 @@ def _allowed_s(profile: Profile, query_ms: int | None, body_ms: int | None, time
 
 
 @asynccontextmanager
-async def _patience(query_ms: int | None, timeout_s: float | None):
+async def _patience(profile: Profile, query_ms: int | None, timeout_s: float | None):
     """Bounds the reading of a body by what is known of the deadline before it has been read."""
-    limits = [MAX_DEADLINE_MS, query_ms or MAX_DEADLINE_MS, (timeout_s or MAX_DEADLINE_MS) * 1000]
     try:
-        async with asyncio.timeout(min(limits) / 1000):
+        async with asyncio.timeout(_allowed_s(profile, query_ms, None, timeout_s)):
             yield
     except TimeoutError:
-        raise DeadlineExceeded("the deadline passed while the request was read; allow more time") from None
+        raise DeadlineExceeded(
+            "the deadline passed while the request was read; allow more time with the query's deadline_ms"
+        ) from None
 
 
 def _request_body(content: dict[str, Any]) -> dict[str, Any]:

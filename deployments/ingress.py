@@ -20,11 +20,11 @@ from deployments.http import http_app
 from deployments.loopback import stay_on_loopback
 from roadwork_serve import media
 from roadwork_serve.cascade.batcher import Batcher
+from roadwork_serve.cascade.load import load_policy
 from roadwork_serve.cascade.opinion import Item
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.errors import BadRequest, ConfigError, DeadlineExceeded, NotReady, Overloaded
-from roadwork_serve.profiles.load import load_policy_mapping
 from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.schema import MAX_DEADLINE_MS, Info, Limits, Readiness, StageInfo, Verdict
 
@@ -46,7 +46,7 @@ class Ingress:
             self._batchers[name] = Batcher(
                 client,
                 max_batch=spec.max_batch,
-                slots=spec.slots * spec.replicas,
+                slots=spec.slots * profile.engine_of(name).replicas,
                 max_queue=spec.max_queue,
                 timeout_s=spec.timeout_s + _GRACE_S,
                 name=name,
@@ -56,6 +56,7 @@ class Ingress:
         self._refused: str | None = None
         self._decoders = ThreadPoolExecutor(profile.ingress.decode_threads, thread_name_prefix="decode")
         self._admitted = 0
+        self.held_bytes = 0
         self._warmed = False
         self._warming = asyncio.create_task(self._warm(), name="warming")
 
@@ -88,31 +89,38 @@ class Ingress:
         if not 1 <= deadline_ms <= MAX_DEADLINE_MS:
             raise BadRequest(f"deadline_ms is {deadline_ms}; give 1 to {MAX_DEADLINE_MS}")
         deadline_s = time.monotonic() + deadline_ms / 1000
-        with self.admission():
+        with self.admission() as place:
+            place.take(len(data))
             return await self.judge(data, deadline_s, request_id or uuid.uuid4().hex)
 
     async def judge(self, data: bytes, deadline_s: float, request_id: str) -> Verdict:
         """The verdict on a file by a deadline on the clock of `time.monotonic()`."""
+        late = DeadlineExceeded("the deadline passed before the file was read; allow more time")
+        if deadline_s <= time.monotonic():
+            raise late
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()):
                 decoded = await loop.run_in_executor(self._decoders, media.read, data, self.profile.media)
         except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the file was read; allow more time") from None
+            raise late from None
         return await self._router.judge(Item.of(decoded, request_id, deadline_s))
 
     @contextmanager
-    def admission(self) -> Iterator[None]:
+    def admission(self) -> Iterator["Place"]:
         """Hold one of the places for requests. Raises NotReady or Overloaded."""
         self.readiness()
         places = self.profile.ingress.max_ongoing_requests
         if self._admitted >= places:
             raise Overloaded(f"{places} requests are in work; come back in a second")
         self._admitted += 1
+        self._configured = True  # it serves, so a bad policy no longer ends it
+        place = Place(self)
         try:
-            yield
+            yield place
         finally:
             self._admitted -= 1
+            self.held_bytes -= place.bytes
 
     def readiness(self) -> Readiness:
         """Which stages are up. Raises NotReady until all have been, and while none is.
@@ -135,10 +143,7 @@ class Ingress:
             profile=self.profile.name,
             policy=self._router.policy.to_mapping(),
             policy_refused=self._refused,
-            stages=[
-                StageInfo(stage=name, model=spec.model, miniature=spec.miniature, up=self._clients[name].up)
-                for name, spec in self.profile.stages.items()
-            ],
+            stages=[self._stage_info(name) for name in self.profile.stages],
             in_work=self._admitted,
             limits=Limits(
                 max_bytes=limits.max_bytes,
@@ -151,6 +156,10 @@ class Ingress:
                 default_deadline_ms=ingress.default_deadline_ms,
             ),
         )
+
+    def _stage_info(self, name: StageName) -> StageInfo:
+        engine = self.profile.engine_of(name)
+        return StageInfo(stage=name, model=engine.model, miniature=engine.miniature, up=self._clients[name].up)
 
     async def _warm(self) -> None:
         for client in self._clients.values():
@@ -166,6 +175,22 @@ class Ingress:
         for client in self._clients.values():
             await client.aclose()
         self._decoders.shutdown(wait=False, cancel_futures=True)
+
+
+class Place:
+    """What a request in work holds of an ingress: one place, and the bytes it has sent."""
+
+    def __init__(self, ingress: Ingress) -> None:
+        self._ingress = ingress
+        self.bytes = 0
+
+    def take(self, size: int) -> None:
+        """Hold so many bytes more until the request is done. Raises Overloaded when all together hold too many."""
+        most = self._ingress.profile.ingress.max_bytes_in_work
+        if self._ingress.held_bytes + size > most:
+            raise Overloaded(f"requests in work hold {most:,} bytes of media; come back in a second")
+        self.bytes += size
+        self._ingress.held_bytes += size
 
 
 def ingress_app(profile: Profile, stages: Mapping[StageName, Application]) -> Application:
@@ -185,7 +210,7 @@ def ingress_app(profile: Profile, stages: Mapping[StageName, Application]) -> Ap
 
 
 def _policy(source: object) -> Policy:
-    return Policy.from_mapping(load_policy_mapping(source) if isinstance(source, str) else source)
+    return load_policy(source) if isinstance(source, str) else Policy.from_mapping(source)
 
 
 def _only_policy(user_config: Mapping[str, Any], default: str) -> object:

@@ -4,7 +4,7 @@ import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -35,11 +35,13 @@ app = typer.Typer(
 minis = typer.Typer(no_args_is_help=True, help="The miniatures that ship with the project.")
 app.add_typer(minis, name="minis")
 
-_RAY = {  # as the Makefile has it: no usage reports, addresses kept on loopback, an object store for small machines
+_PROJECT = Path(__file__).parent.parent
+RAY = {  # what Ray must find in the environment: `make serve`, the demo and the tests all have it from here
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(256 * 2**20),
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node of its own on the loopback address
+    "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(256 * 2**20),  # fits small machines
+    "RAY_AUTH_MODE": "disabled",  # no token is written to the user's home; the dashboard listens on loopback only
+    "RAY_worker_niceness": "0",  # by default replicas give way to whatever else runs on the machine
 }
 
 ProfileName = Annotated[str, typer.Option("--profile", help="A profile that ships with the project, or a path.")]
@@ -60,9 +62,9 @@ def classify(
 
     from rich.console import Console
 
+    from roadwork_serve.cascade.load import load_policy
     from roadwork_serve.classify import classify as classify_files
     from roadwork_serve.classify import from_server, in_process
-    from roadwork_serve.learn.local import load_policy
     from roadwork_serve.profiles.load import load_profile
     from roadwork_serve.tables import print_results
 
@@ -112,13 +114,14 @@ def evaluate(
 
     from rich.console import Console
 
+    from roadwork_serve.cascade.load import load_policy
     from roadwork_serve.learn.evaluation import evaluate as evaluated
     from roadwork_serve.learn.evaluation import write_report
     from roadwork_serve.learn.judging import judge_samples
-    from roadwork_serve.learn.local import load_policy, local_cascade
     from roadwork_serve.learn.photos import photo_abouts, photo_report, photo_samples
     from roadwork_serve.learn.rows import write_rows
     from roadwork_serve.learn.samples import draw_scenes, drawing_workers, scene_track
+    from roadwork_serve.local import local_cascade
     from roadwork_serve.profiles.load import load_profile
     from roadwork_serve.profiles.profile import STAGES
     from roadwork_serve.tables import print_report
@@ -192,35 +195,80 @@ def render(
 def serve(
     profile: Annotated[str | None, typer.Option(help="Instead of the one serve_config.yaml names.")] = None,
 ) -> None:
-    """Run the server of serve_config.yaml until Ctrl-C."""
+    """Run the server of serve_config.yaml until Ctrl-C. RAY_* variables that are set already stay as they are."""
     import os
-    import tempfile
 
     import yaml
 
     from roadwork_serve.errors import ConfigError
 
-    project = Path(__file__).parent.parent
-    config = project / "serve_config.yaml"
+    config = _PROJECT / "serve_config.yaml"
     if not config.is_file():
         raise ConfigError(f"{config} is not there; run this in a checkout of the project, with `make serve`")
     if profile is not None:
+        if profile.endswith((".yaml", ".yml")) or "/" in profile:
+            profile = str(Path(profile).resolve())
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
         settings["applications"][0].setdefault("args", {})["profile"] = profile
-        with tempfile.NamedTemporaryFile("w", prefix="serve-", suffix=".yaml", delete=False) as file:
-            yaml.safe_dump(settings, file, sort_keys=False)
-        config = Path(file.name)
-    for name, value in _RAY.items():
+        config = _PROJECT / "build" / "serve_config.yaml"
+        config.parent.mkdir(exist_ok=True)
+        config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    for name, value in RAY.items():
         os.environ.setdefault(name, value)
-    os.chdir(project)
+    os.chdir(_PROJECT)
     serve_program = str(Path(sys.executable).with_name("serve"))
     os.execv(serve_program, [serve_program, "run", str(config)])  # noqa: S606 - Ray's own program, no shell
 
 
+@app.command()
+def plan(
+    profile: ProfileName = "mini",
+    gpu: Annotated[list[float] | None, typer.Option(help="Memory of a card, GiB; once a card.")] = None,
+    quantization: Annotated[
+        Literal["fp8", "awq"] | None, typer.Option(help="Reckon as if the language models were quantised.")
+    ] = None,
+) -> None:
+    """Say what the engines of a profile need of each card; nothing is downloaded. Exit code 2 if it is too much."""
+    from rich.console import Console
+
+    from roadwork_serve.profiles.load import load_profile
+    from roadwork_serve.profiles.plan import plan as planned
+    from roadwork_serve.tables import print_plan
+
+    print_plan(Console(), planned(load_profile(profile), gpu or [24.0], quantization))
+
+
+class Precision(StrEnum):
+    """What the weights of an export are kept in."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    to: Annotated[Literal["onnx"], typer.Option("--to", help="Format.")] = "onnx",
+    model: Annotated[str, typer.Option(help="Backbone: mini:backbone, a folder or a hub id.")] = "mini:backbone",
+    head: Annotated[Path | None, typer.Option(help="Folder with head.json, when not beside the weights.")] = None,
+    precision: Annotated[Precision, typer.Option(help="Of the weights and the arithmetic.")] = Precision.fp32,
+    side: Annotated[int, typer.Option(min=16, help="Side of the thumbs, pixels, as media.thumb_side.")] = 224,
+) -> None:
+    """Write stage 1, backbone and head, as one file for another runtime, and check it against PyTorch."""
+    from roadwork_serve.engines.export import export_onnx
+
+    done = export_onnx(model, out, precision=precision.value, side=side, head=head)
+    typer.echo(
+        f"{done.file}: {done.megabytes:.1f} MB, {to}, {precision.value}; run by onnxruntime its logits are at most "
+        f"{done.difference:.2g} off those of PyTorch in fp32. Serve it with an engine {{runs: onnx, model: {out}}}."
+    )
+
+
 class Mini(StrEnum):
-    """A miniature with weights of its own."""
+    """A miniature with weights of its own, or the vision tower that the VLM's starts from."""
 
     backbone = "backbone"
+    tower = "tower"
     vlm = "vlm"
     video = "video"
 

@@ -38,7 +38,10 @@ class UnsupportedMedia(MediaError):
 
 
 class MediaTooLarge(MediaError):
-    """A limit on bytes, pixels, frames or seconds is passed; nothing was decoded."""
+    """A limit on bytes, pixels, frames or seconds is passed.
+
+    Of a photo nothing was decoded; of a clip a few frames may have been, when they are larger than its header says.
+    """
 
     status = 413
     slug = "media-too-large"

@@ -1,7 +1,7 @@
 """Verdicts and evaluations as tables that people read."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +10,7 @@ from rich.table import Table
 from roadwork_serve.learn.evaluation import Part, Report
 from roadwork_serve.learn.metrics import Confusion
 from roadwork_serve.learn.photos import PhotoReport
+from roadwork_serve.profiles.plan import Card
 from roadwork_serve.schema import BatchResult, Verdict
 
 _REASONS = {
@@ -49,6 +50,23 @@ def print_results(console: Console, result: BatchResult) -> None:
         console.print(f"[red]{escape(', '.join(names))}[/]: {escape(told)}", soft_wrap=True)
     if any(stage.miniature for entry in result.results if entry.verdict for stage in entry.verdict.stages):
         console.print("[dim]Answered by miniatures, which are for trying the system out, not for relying on.[/]")
+
+
+def print_plan(console: Console, cards: Sequence[Card]) -> None:
+    """A card's memory by engine, GiB; activations and contexts are estimates."""
+    for index, card in enumerate(cards):
+        table = Table(title=f"card {index}, {card.gib:g} GiB, {card.share:g} of it promised", box=None, pad_edge=False)
+        table.add_column("engine", no_wrap=True)
+        table.add_column("model", overflow="fold")
+        for name in ("weights", "KV cache", "activations", "context", "GiB"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for need in card.needs:
+            parts = (need.weights, need.kv_cache, need.activations, need.context, need.total)
+            table.add_row(escape(need.engine), escape(need.model), *(f"{gib:.2f}" for gib in parts))
+        table.add_row("left", "", "", "", "", "", f"{card.left:.2f}", style="bold")
+        console.print(table)
+    if not any(card.needs for card in cards):
+        console.print("No engine of this profile is on a card: all run on the CPU.")
 
 
 def print_report(console: Console, report: Report) -> None:

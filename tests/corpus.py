@@ -5,7 +5,7 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from io import BytesIO
 from itertools import repeat
@@ -92,6 +92,15 @@ def patched(data: bytes, box: bytes, form: str, *values: int, skip: int = 4) -> 
     return data[:at] + struct.pack(form, *values) + data[at + struct.calcsize(form) :]
 
 
+def edited(mp4: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
+    """An MP4 that shows what is named in its edit list (ISO/IEC 14496-12, 8.6.6).
+
+    edits: for how many milliseconds, and from where in the track's own time; -1 shows nothing meanwhile.
+    """
+    entries = b"".join(struct.pack(">IiHH", duration, start, 1, 0) for duration, start in edits)
+    return _refilled(mp4, (b"moov", b"trak", b"edts", b"elst"), struct.pack(">II", 0, len(edits)) + entries)
+
+
 def raw_png(width: int, height: int, depth: int, colour: int, rows: Iterable[bytes]) -> bytes:
     """A PNG from raw rows, for the kinds that Pillow does not write."""
     packer = zlib.compressobj(1)
@@ -132,14 +141,23 @@ def mp4_reading_itself() -> bytes:
     pictures = data.index(b"mdat") + 4
     size = int.from_bytes(data[pictures - 8 : pictures - 4], "big") - 8
     data = patched(patched(data, b"stsz", ">II", size, frames), b"stsc", ">IIII", 1, 1, 1, 1)
-    at = data.index(b"stco")
     chunks = struct.pack(">III", 0, frames, pictures) + struct.pack(">I", pictures) * (frames - 1)
-    more = len(chunks) + 8 - int.from_bytes(data[at - 4 : at], "big")
-    data = data[: at + 4] + chunks + data[at + 4 + len(chunks) - more :]
-    for box in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stco"):
-        (old,) = struct.unpack_from(">I", data, data.index(box) - 4)
-        data = patched(data, box, ">I", old + more, skip=-8)
-    return data
+    return _refilled(data, (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stco"), chunks)
+
+
+def mp4_of_edits(samples: int = 30_000, edits: int = 600) -> bytes:
+    """An MP4 of 30 kB whose edit list shows all its samples again and again."""
+    data = edited(_of_tiny_samples(samples), [(2_000, 0)] * edits)
+    return data + _box(b"free", bytes(max(0, samples - len(data))))
+
+
+def mp4_of_a_compressed_header(samples: int = 16_000_000) -> bytes:
+    """An MP4 that hides the table of its samples in a packed header (QuickTime file format, compressed movies)."""
+    data = _of_tiny_samples(samples)
+    start = data.index(b"moov") - 4
+    end = start + int.from_bytes(data[start : start + 4], "big")
+    packed = _box(b"cmvd", struct.pack(">I", end - start) + zlib.compress(data[start:end]))
+    return data[:start] + _box(b"moov", _box(b"cmov", _box(b"dcom", b"zlib") + packed)) + data[end:]
 
 
 def exif_bomb(entries: int = 2_000, size: int = 300_000) -> bytes:
@@ -204,6 +222,8 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
         "mp4-declares-a-billion-frames": (liar, MediaTooLarge),
         "mp4-fragment-of-a-billion-frames": (patched(fragmented, b"trun", ">II", 0, billion, skip=0), MediaTooLarge),
         "mp4-fragment-with-a-long-size": (patched(fragmented, b"trun", ">I", 1, skip=-8), MediaTooLarge),
+        "mp4-of-many-edits": (mp4_of_edits(), MediaTooLarge),
+        "mp4-of-a-compressed-header": (mp4_of_a_compressed_header(), UnsupportedMedia),
         "mp4-too-long": (clip(fps=1, frames=130, gop=10), MediaTooLarge),
         "mp4-spread-over-a-day": (day, MediaTooLarge),
         "mp4-reading-itself": (mp4_reading_itself(), BrokenMedia),
@@ -211,6 +231,28 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
         "webm-truncated": (clip(kind="webm", codec="libvpx")[:-40], BrokenMedia),
         "webm-header-only": (clip(kind="webm", codec="libvpx")[:44], BrokenMedia),
     }
+
+
+def _of_tiny_samples(count: int) -> bytes:
+    """An MP4 that declares this many samples of a byte, all in one chunk."""
+    data = patched(patched(clip(), b"stsz", ">II", 1, count), b"stts", ">III", 1, count, 1)
+    return patched(data, b"stsc", ">IIII", 1, 1, count, 1)
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content) + 8) + kind + content
+
+
+def _refilled(mp4: bytes, path: tuple[bytes, ...], content: bytes) -> bytes:
+    """An MP4 with other content in the box at the end of the path, each the first of its name."""
+    at = mp4.index(path[-1])
+    end = at - 4 + int.from_bytes(mp4[at - 4 : at], "big")
+    more = at + 4 + len(content) - end
+    mp4 = mp4[: at + 4] + content + mp4[end:]
+    for box in path:
+        (old,) = struct.unpack_from(">I", mp4, mp4.index(box) - 4)
+        mp4 = patched(mp4, box, ">I", old + more, skip=-8)
+    return mp4
 
 
 def _zip() -> bytes:

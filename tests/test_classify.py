@@ -24,7 +24,7 @@ VERDICT = Verdict(
 
 @pytest.fixture(autouse=True)
 def colour_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roadwork_serve.stages.load.open_stage", open_by_colour)
+    monkeypatch.setattr("roadwork_serve.local.open_stages", open_by_colour)
 
 
 async def test_in_process_answers_in_order_and_tells_problems_by_file(tmp_path: Path) -> None:

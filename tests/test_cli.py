@@ -2,26 +2,30 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from roadwork_serve.cli import app
+from roadwork_serve.cli import RAY, app
 from roadwork_serve.learn.samples import Sample, draw_scene
 from roadwork_serve.schema import BatchResult
 from tests.learn.fakes import BLUE, POLICY, RED, mp4, open_by_colour, write_jpeg
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture(autouse=True)
 def colour_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roadwork_serve.stages.load.open_stage", open_by_colour)
+    monkeypatch.setattr("roadwork_serve.local.open_stages", open_by_colour)
     monkeypatch.setattr(
         "roadwork_serve.learn.samples.draw_scenes", lambda wanted, workers: (draw_scene(*scene) for scene in wanted)
     )
@@ -78,6 +82,20 @@ def test_a_wrong_name_is_told_in_a_line(tmp_path: Path, arguments: list[str], to
     result = run("classify", write_jpeg(tmp_path / "red.jpg", RED), *arguments)
     assert result.exit_code == 2
     assert told in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_url_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
+    result = run("classify", write_jpeg(tmp_path / "red.jpg", RED), "--url", "http://[::1")
+    assert result.exit_code == 2
+    assert "'http://[::1' is no URL" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_rows_that_are_not_there_are_told_in_a_line(tmp_path: Path) -> None:
+    result = run("minis", "fit-policy", "--rows", tmp_path / "gone.jsonl", "--out", tmp_path / "out.yaml")
+    assert result.exit_code == 2
+    assert "roadwork evaluate --ask-everyone --rows" in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -157,7 +175,7 @@ def test_minis_train_names_what_to_train_and_where(tmp_path: Path, monkeypatch: 
     assert run("minis", "train", "oracle").exit_code == 2
     assert asked == [
         (["vlm"], 2.0, Path("shipped"), False, {"warm": False, "photos": tmp_path}),
-        (["backbone", "vlm", "video"], 30.0, tmp_path, True, {"warm": True, "photos": None}),
+        (["backbone", "tower", "vlm", "video"], 30.0, tmp_path, True, {"warm": True, "photos": None}),
     ]
 
 
@@ -168,18 +186,54 @@ def test_help_is_instant_because_nothing_heavy_is_imported() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_serve_runs_the_configuration_with_the_profile_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: list[list[str]] = []
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("os.execv", lambda program, arguments: ran.append(arguments))
-    monkeypatch.setattr("os.chdir", lambda _: None)
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The configurations that `serve run` was given, in a copy of the project and from a folder of its own."""
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project.mkdir()
+    elsewhere.mkdir()
+    shutil.copy(ROOT / "serve_config.yaml", project)
+    ran: list[dict[str, Any]] = []
+
+    def execv(program: str, arguments: list[str]) -> None:
+        assert arguments[:2] == [program, "run"]
+        assert Path.cwd() == project
+        ran.append(yaml.safe_load(Path(arguments[2]).read_text()))
+        os.chdir(elsewhere)
+
+    monkeypatch.setattr("roadwork_serve.cli._PROJECT", project)
+    monkeypatch.setattr("os.execv", execv)
     monkeypatch.setattr("os.environ", {**os.environ})
+    monkeypatch.chdir(elsewhere)
+    return ran
+
+
+def test_serve_runs_the_configuration_with_the_profile_asked_for(tmp_path: Path, served: list[dict[str, Any]]) -> None:
+    for options in ([], ["--profile", "mini"], ["--profile", "mine.yaml"], ["--profile", "../mine"]):
+        assert run("serve", *options).exit_code == 0
+    assert [config["applications"][0]["args"].pop("profile") for config in served] == [
+        "auto",
+        "mini",
+        str(tmp_path / "elsewhere/mine.yaml"),
+        str(tmp_path / "mine"),
+    ]
+    assert all(config == served[0] for config in served)
+    assert sorted(path.name for path in (tmp_path / "project").iterdir()) == ["build", "serve_config.yaml"]
+
+
+def test_serve_sets_the_table_of_ray_except_for_what_the_user_has_set(
+    served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in RAY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert run("serve").exit_code == 0
-    assert run("serve", "--profile", "mini").exit_code == 0
-    plain, chosen = (yaml.safe_load(Path(arguments[-1]).read_text()) for arguments in ran)
-    assert plain["applications"][0]["args"]["profile"] == "auto"
-    assert chosen["applications"][0]["args"]["profile"] == "mini"
-    chosen["applications"][0]["args"]["profile"] = "auto"
-    assert chosen == plain
+    assert {name: os.environ[name] for name in RAY} == RAY | {"RAY_AUTH_MODE": "token"}
+    assert {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}.items() <= RAY.items()
+
+
+def test_make_serve_is_roadwork_serve_and_leaves_ray_to_it() -> None:
+    dry = ["make", "--dry-run", "--old-file=.venv/.ready", "serve"]
+    done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ".venv/bin/roadwork serve" in done.stdout.splitlines()
+    assert "RAY_" not in (ROOT / "Makefile").read_text()

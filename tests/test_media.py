@@ -1,5 +1,6 @@
 import os
 import struct
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -232,7 +233,7 @@ class TestLimits:
 
     def test_a_clip_with_larger_pictures_than_its_header_says_is_refused(self) -> None:
         data = corpus.patched(corpus.clip(size=(320, 240)), b"avc1", ">HH", 32, 24, skip=4 + 4 + 4 + 16)
-        with pytest.raises(MediaError):
+        with pytest.raises(MediaTooLarge, match=r"76,800 pixels a frame; at most 10,000 .*max_pixels"):
             read(data, MediaLimits(max_pixels=10_000))
 
 
@@ -284,6 +285,21 @@ class TestClips:
         red = clip.thumbs[0, corner[1], corner[0]].astype(int)  # numpy has the row first
         assert red[0] > 180 and red[1] < 80
 
+    @pytest.mark.parametrize(
+        ("edits", "shown"),
+        [
+            ([(2000, 0)], range(20)),
+            ([(500, -1), (2000, 0)], range(20)),  # sound that begins half a second earlier
+            ([(1000, 0)], range(10)),
+            ([(500, 5120), (500, 15360)], [5, 6, 7, 8, 9, 15, 16, 17, 18, 19]),
+        ],
+    )
+    def test_shows_what_is_left_after_trimming(self, edits: list[tuple[int, int]], shown: Sequence[int]) -> None:
+        data = corpus.edited(corpus.clip(20, codec="mpeg4"), edits)  # 10,240 units a second
+        clip = read_clip(data, MediaLimits(frames=64))
+        seen = [int(thumb[150, 150, 0]) for thumb in clip.thumbs]
+        assert seen == pytest.approx([corpus.grey_of(number) for number in shown], abs=8)
+
     def test_a_clip_that_is_dear_to_decode_gives_key_frames(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data = corpus.clip(frames=100, gop=10, kind="webm", codec="libvpx")
         monkeypatch.setattr(clip_module, "_MAX_DECODED_PIXELS", 64 * 48 * 15)  # 15 of the 100 frames
@@ -332,6 +348,22 @@ class TestHostileFiles:
             read(data, LIMITS)
         assert type(caught.value) is error
         assert "; " in str(caught.value), "says what was wrong and what to do"
+
+    @pytest.mark.parametrize(
+        ("name", "told"),
+        [
+            ("mp4-declares-a-billion-frames", "declares 1,000,000,000 samples;"),
+            ("mp4-of-many-edits", "declares 30,000 samples and edits them 600 times;"),
+            ("mp4-of-a-compressed-header", "compressed header; export it again"),
+        ],
+    )
+    def test_a_table_that_would_fill_the_memory_never_reaches_the_demuxer(
+        self, name: str, told: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data, error = corpus.hostile_files()[name]
+        monkeypatch.setattr(clip_module.av, "open", lambda *a, **k: pytest.fail("it was opened"))
+        with pytest.raises(error, match=told):
+            read(data, LIMITS)
 
     @pytest.mark.parametrize("kind", STILLS)
     @pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.9])

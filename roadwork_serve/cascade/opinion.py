@@ -80,11 +80,13 @@ class Opinion:
     tokens: int = 0
 
 
-class Stage(Protocol):
-    """What runs inside a stage's process. Blocking on purpose: the process has nothing else to do."""
+class BlockingStage(Protocol):
+    """A stage whose model runs in this process and knows nothing of asyncio; `Threaded` makes a Stage of it."""
 
-    name: str
-    sees: Sees
+    @property
+    def name(self) -> str: ...
+    @property
+    def sees(self) -> Sees: ...
 
     def warm(self) -> None:
         """Run the model once on made-up input, so that the first request pays nothing extra."""
@@ -92,6 +94,31 @@ class Stage(Protocol):
 
     def judge(self, items: Sequence[Item]) -> list[Opinion]:
         """One opinion an item, in order."""
+        ...
+
+
+class Stage(Protocol):
+    """What runs inside a stage's process."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sees(self) -> Sees: ...
+
+    async def warm(self) -> None:
+        """Run the model once on made-up input, so that the first request pays nothing extra."""
+        ...
+
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        """One opinion an item, in order."""
+        ...
+
+    async def check(self) -> None:
+        """Raises when an engine beside this process has died."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of the model."""
         ...
 
 

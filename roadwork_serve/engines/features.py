@@ -19,6 +19,10 @@ Recipe = Literal["cls", "cls+mean", "cls+mean+max"]
 # Of the DINOv3 image processor: what the released checkpoints were trained with (the ImageNet statistics).
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
+_TRAIN = (
+    "For a miniature run `roadwork minis train backbone`; for any other backbone name a folder with head.json and "
+    "head.safetensors in engines.NAME.features.head of the profile"
+)
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,7 @@ class Head(nn.Sequential):
             weights = load_file(folder / "head.safetensors")
             head.load_state_dict({name: w.float() for name, w in weights.items()})
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as e:
-            raise ModelError(
-                f"The head in {folder} cannot be read: {e}. Train it again with `roadwork train-head`."
-            ) from e
+            raise ModelError(f"The head in {folder} cannot be read: {e}. {_TRAIN}.") from e
         return head
 
 
@@ -98,8 +100,18 @@ class FeatureEngine:
                 f"The head in {folder} was trained on features {self.head.settings.width} wide, the backbone {model} "
                 f"gives {self.model.config.hidden_size}: train a head for this backbone."
             )
-        self._mean = torch.tensor(PIXEL_MEAN, device=self.device).view(1, 3, 1, 1)
-        self._std = torch.tensor(PIXEL_STD, device=self.device).view(1, 3, 1, 1)
+        self.mean = torch.tensor(PIXEL_MEAN, device=self.device).view(1, 3, 1, 1)
+        self.std = torch.tensor(PIXEL_STD, device=self.device).view(1, 3, 1, 1)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it can answer."""
+        return self.head is not None
+
+    def warm(self) -> None:
+        """Run it once, at the smallest size the released checkpoints were trained on."""
+        thumbs = np.zeros((1, 14 * self.patch, 14 * self.patch, 3), np.uint8)
+        self.features(thumbs) if self.head is None else self.logits(thumbs)
 
     @property
     def patch(self) -> int:
@@ -110,7 +122,7 @@ class FeatureEngine:
     def features(self, thumbs: NDArray[np.uint8], recipe: Recipe = "cls") -> Tensor:
         """uint8 RGB [n, side, side, 3] -> float32 [n, width * parts of the recipe]."""
         pixels = torch.from_numpy(thumbs).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        pixels = (pixels - self._mean) / self._std
+        pixels = (pixels - self.mean) / self.std
         tokens = self.model(pixels.to(self.model.dtype)).last_hidden_state
         return features(tokens.float(), self.model.config.num_register_tokens, recipe)
 
@@ -118,6 +130,6 @@ class FeatureEngine:
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """One array [n] for each output of the head, by name. Call only when there is a head."""
         if self.head is None:
-            raise ModelError("This backbone has no head yet: train one with `roadwork train-head`.")
+            raise ModelError(f"This backbone has no head yet. {_TRAIN}.")
         out = self.head(self.features(thumbs, self.head.settings.recipe)).cpu().numpy()
         return {name: out[:, i] for i, name in enumerate(self.head.settings.outputs)}

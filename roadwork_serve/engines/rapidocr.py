@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from roadwork_serve.engines.denormals import flushed
+from roadwork_serve.engines.onnx import open_session
 from roadwork_serve.errors import ModelError
 
 MODEL = "PP-OCRv6-small"
@@ -76,19 +77,5 @@ def _open(threads: int, side: int) -> Any:
     weights = Path(rapidocr.__file__).parent / "models"
     for part, name in ((ocr.cfg.Det, "PP-OCRv6_det_small.onnx"), (ocr.cfg.Rec, "PP-OCRv6_rec_small.onnx")):
         with flag_override(part, "allow_objects", True):
-            part.session = _session(weights / name, threads)
+            part.session = open_session(weights / name, threads)
     return ocr
-
-
-def _session(weights: Path, threads: int) -> Any:
-    """The session RapidOCR would have made, with threads that flush denormals and sleep when idle."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    with flushed():  # else the thread that makes the process's first session would go on flushing
-        return onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])

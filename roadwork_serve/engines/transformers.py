@@ -1,21 +1,21 @@
 """Runs checkpoints with transformers, from a folder or a hub id, on CPU or GPU: P(YES) from pictures and a question."""
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, StoppingCriteria
 
+from roadwork_serve.engines.asking import NO, YES, Answer, Prompt, from_logprobs, spellings
 from roadwork_serve.errors import ModelError
+from roadwork_serve.worker import Worker
 
-YES, NO = ("YES", "Yes", "yes"), ("NO", "No", "no")
-SUREST = 16.0  # logits are clamped here: beyond, the arithmetic of half precision speaks, not the model
 END_OF_THOUGHT = "</think>"
 
 
@@ -47,25 +47,6 @@ def _patch_product(conv: nn.Conv3d, patches: Tensor) -> Tensor:
     return F.linear(patches.flatten(1), conv.weight.flatten(1), conv.bias)[:, :, None, None, None]
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A question about one image, or about one clip when there are timestamps (seconds, one a frame)."""
-
-    question: str
-    images: tuple[Image.Image, ...]
-    timestamps_s: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """logit: log P(YES) - log P(NO). left_over: mass on words that are neither. tokens: how many were written."""
-
-    logit: float
-    left_over: float
-    thought: str | None = None
-    tokens: int = 1
-
-
 class VisionLanguageEngine:
     """Qwen3-VL, Molmo 2 and others of transformers' image-text-to-text classes.
 
@@ -94,24 +75,37 @@ class VisionLanguageEngine:
         self.tokenizer.padding_side = "left"
         if max_pixels is not None:
             self._cap_pixels(max_pixels)
-        self.yes, self.no = self._spellings(YES), self._spellings(NO)
+        encode = partial(self.tokenizer.encode, add_special_tokens=False)
+        self.yes, self.no = spellings(encode, YES), spellings(encode, NO)
+        self._worker = Worker("model")
+
+    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[Answer]:
+        """See `LanguageEngine`."""
+        return await self._worker.run(self._ask, prompts, thought_tokens)
+
+    def _ask(self, prompts: Sequence[Prompt], thought_tokens: int) -> list[Answer]:
+        began = time.perf_counter()
+        inputs = self.encode(prompts, thinking=bool(thought_tokens))
+        encoded = time.perf_counter()
+        answers = self.think(inputs, thought_tokens) if thought_tokens else self.answer(inputs)
+        times = {"batch_ms": 1000 * (encoded - began), "compute_ms": 1000 * (time.perf_counter() - encoded)}
+        return [replace(answer, **times) for answer in answers]
+
+    async def check(self) -> None:
+        """See `LanguageEngine`: the model runs in this process."""
+
+    async def aclose(self) -> None:
+        """Wait for the call that runs and end the thread."""
+        await self._worker.aclose()
 
     def _cap_pixels(self, max_pixels: int) -> None:
         size = self.processor.image_processor.size
         if "longest_edge" not in dict(size):
             raise ModelError(
-                "This model's image processor has a fixed size: remove max_pixels from the stage's options."
+                "This model's image processor has a fixed size: take language.max_pixels out of the engine."
             )
         least = min(dict(size).get("shortest_edge") or max_pixels, max_pixels)
         self.processor.image_processor.size = type(size)(shortest_edge=least, longest_edge=max_pixels)
-
-    def _spellings(self, words: Sequence[str]) -> list[int]:
-        """Token ids of the spellings, with and without a leading space, that are one token."""
-        spelt = [self.tokenizer.encode(space + word, add_special_tokens=False) for word in words for space in ("", " ")]
-        single = sorted({ids[0] for ids in spelt if len(ids) == 1})
-        if not single:
-            raise ModelError(f"None of {', '.join(words)} is a single token of this model: it cannot say YES or NO.")
-        return single
 
     def encode(self, prompts: Sequence[Prompt], thinking: bool = False) -> dict[str, Tensor]:
         """The prompts through the model's own chat template, image or clip first, padded on the left."""
@@ -166,7 +160,7 @@ class VisionLanguageEngine:
         for row, final, length in zip(written, *pen.result(), strict=True):
             read = self._read(final)
             thought = self.tokenizer.decode(row[start : start + length], skip_special_tokens=True).strip()
-            answers.append(Answer(read.logit, read.left_over, thought, length + len(pen.closing) + 1))
+            answers.append(replace(read, thought=thought, tokens=length + len(pen.closing) + 1))
         return answers
 
     def _single(self, token: str) -> int:
@@ -186,9 +180,7 @@ class VisionLanguageEngine:
 
     def _read(self, logits: Tensor) -> Answer:
         logprobs = torch.log_softmax(logits, dim=-1)
-        yes, no = logprobs[self.yes].logsumexp(0).item(), logprobs[self.no].logsumexp(0).item()
-        left_over = min(1.0, max(0.0, 1.0 - math.exp(yes) - math.exp(no)))
-        return Answer(min(SUREST, max(-SUREST, yes - no)), left_over)
+        return from_logprobs(logprobs[self.yes].tolist(), logprobs[self.no].tolist())
 
 
 class _Thinking(LogitsProcessor):

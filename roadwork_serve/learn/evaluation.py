@@ -35,8 +35,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Every number of an evaluation. Those without a suffix are of stills; NaN where the sample cannot tell.
+    """Every number of an evaluation. Measures without a suffix are of stills; NaN where the sample cannot tell.
 
+    n: scored stills and clips together, n_stills and n_clips; degraded, failed: of all items, scored or not.
     accuracy_stage1: stage 1 alone on every still, its posterior against the policy's threshold.
     accuracy_vlm_all: the fast VLM alone on every still, raw P(YES) from 0.5 up; `_best` at the
         threshold that suits this very sample best, which flatters it.

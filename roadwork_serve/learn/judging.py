@@ -9,9 +9,9 @@ from roadwork_serve import media
 from roadwork_serve.cascade.evidence import logit
 from roadwork_serve.cascade.opinion import Item, Opinion
 from roadwork_serve.errors import RoadworkError
-from roadwork_serve.learn.local import LocalCascade
 from roadwork_serve.learn.rows import Look, Row
 from roadwork_serve.learn.samples import Sample
+from roadwork_serve.local import LocalCascade
 from roadwork_serve.schema import StageReport
 
 IN_FLIGHT = 32

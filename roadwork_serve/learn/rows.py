@@ -58,9 +58,17 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file. Raises ConfigError naming the line that is none."""
+    """The rows of a file. Raises ConfigError when it cannot be read, and naming the line that is none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(
+            f"the rows in {path} cannot be read: {told}; make them with "
+            f"`roadwork evaluate --ask-everyone --rows {path}`"
+        ) from None
     rows: list[Row] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
             rows.append(_row(json.loads(line)))
         except (ValueError, TypeError, KeyError) as error:

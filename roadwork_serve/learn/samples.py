@@ -73,8 +73,8 @@ def draw_scene(seed: int, kind: MediaKind) -> Sample:
 
 
 def drawing_workers() -> int:
-    """One a core: drawing yields to judging, which it is ahead of."""
-    return os.cpu_count() or 1
+    """One a core this process may use: drawing yields to judging, which it is ahead of."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def draw_scenes(wanted: Iterable[tuple[int, MediaKind]], workers: int) -> Generator[Sample]:

@@ -1,11 +1,13 @@
 """What an MP4, MOV or WebM file says of itself, held against its bytes before a demuxer believes it."""
 
 import struct
+from collections.abc import Iterator
 
-from roadwork_serve.errors import BrokenMedia, MediaTooLarge
+from roadwork_serve.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 
 MAX_SAMPLES = 6_000_000  # two minutes of 48 kHz PCM, each value a sample of its own; FFmpeg takes 70 bytes for each
 _SAMPLE_COUNT_AT = {b"stsz": 12, b"stz2": 12, b"trun": 8}  # ISO/IEC 14496-12, 8.7.3 and 8.8.8, from the box's type on
+_EDIT_COUNT_AT = 8  # the same, 8.6.6
 _MUST_BE_WHOLE = (b"ftyp", b"moov", b"moof", b"mdat")
 
 
@@ -13,12 +15,13 @@ def check_mp4(data: bytes) -> None:
     """Hold the boxes of an MP4 or MOV against its length.
 
     A sample table may name any count in four bytes, and the demuxer builds its index from it: a file of
-    2 kB can ask for gigabytes. The tables are found by their name, wherever outside the pictures they stand.
+    2 kB can ask for gigabytes, and adds a track's samples again for each edit of its edit list. The tables
+    are found by their name, wherever outside the pictures they stand.
 
-    Raises BrokenMedia when the file is cut short and MediaTooLarge when it declares more samples than
-    it has bytes, or than anyone needs.
+    Raises BrokenMedia when the file is cut short, MediaTooLarge when it declares more samples than it has
+    bytes, or than anyone needs, and UnsupportedMedia for a compressed header, which hides its tables.
     """
-    samples = position = 0
+    samples, edits, position = 0, 1, 0
     while position + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, position)
         if size == 1 and position + 16 <= len(data):
@@ -28,12 +31,16 @@ def check_mp4(data: bytes) -> None:
             missing = f"{end - len(data):,} bytes of its {kind.decode()} part"
             raise BrokenMedia(f"the clip is cut short: {missing} are missing; send the whole file")
         if kind != b"mdat":
-            samples += sum(_declared(data, name, position, end) for name in _SAMPLE_COUNT_AT)
+            if data.find(b"cmov", position, end) >= 0:
+                raise UnsupportedMedia("the clip has a compressed header; export it again")
+            for name, count_at in _SAMPLE_COUNT_AT.items():
+                samples += sum(_counts(data, name, count_at, position, end))
+            edits = max((edits, *_counts(data, b"elst", _EDIT_COUNT_AT, position, end)))
         position = end
-    if samples > min(len(data), MAX_SAMPLES):
+    if samples * edits > min(len(data), MAX_SAMPLES):
+        told = f"{samples:,} samples" + (f" and edits them {edits:,} times" if edits > 1 else "")
         raise MediaTooLarge(
-            f"the clip of {len(data):,} bytes declares {samples:,} samples; "
-            f"at most one a byte and {MAX_SAMPLES:,} in all are read"
+            f"the clip of {len(data):,} bytes declares {told}; at most one a byte and {MAX_SAMPLES:,} in all are read"
         )
 
 
@@ -47,13 +54,12 @@ def check_webm(data: bytes) -> None:
         )
 
 
-def _declared(data: bytes, name: bytes, start: int, end: int) -> int:
-    total = 0
+def _counts(data: bytes, name: bytes, count_at: int, start: int, end: int) -> Iterator[int]:
+    """What each box of that name between start and end declares, `count_at` bytes from its type on."""
     while (start := data.find(name, start, end)) >= 0:
-        at = start + _SAMPLE_COUNT_AT[name] + (8 if data[start - 4 : start] == b"\0\0\0\1" else 0)  # a size of 64 bits
-        total += int.from_bytes(data[at : at + 4], "big")
+        at = start + count_at + (8 if data[start - 4 : start] == b"\0\0\0\1" else 0)  # a size of 64 bits
+        yield int.from_bytes(data[at : at + 4], "big")
         start += 4
-    return total
 
 
 def _element_size(data: bytes, at: int) -> tuple[int | None, int]:

@@ -56,13 +56,13 @@ MOLMO_CHAT = (
 )
 
 
-def backbone() -> DINOv3ViTModel:
+def backbone(layers: int = BACKBONE_LAYERS) -> DINOv3ViTModel:
     """DINOv3 ViT/16 at 224 px, 2.8 M parameters."""
     return DINOv3ViTModel(
         DINOv3ViTConfig(
             hidden_size=WIDTH,
             intermediate_size=4 * WIDTH,
-            num_hidden_layers=BACKBONE_LAYERS,
+            num_hidden_layers=layers,
             num_attention_heads=HEADS,
             image_size=224,
             patch_size=16,

@@ -19,9 +19,9 @@ import yaml
 from numpy.typing import NDArray
 
 from roadwork_serve.cascade.evidence import Calibrator, sigmoid
+from roadwork_serve.cascade.load import load_policy
 from roadwork_serve.cascade.policy import Leave, Policy, Progress, Skip, Step
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.learn.local import load_policy
 from roadwork_serve.learn.rows import Row, read_rows
 from roadwork_serve.schema import MediaKind
 

@@ -1,5 +1,6 @@
 """`roadwork minis report`: measures the miniatures as the product runs them and writes their model cards."""
 
+import asyncio
 import json
 import random
 import time
@@ -10,20 +11,21 @@ import numpy as np
 from safetensors import safe_open
 
 from roadwork_serve import media, scenes
-from roadwork_serve.cascade.opinion import Item, Stage
+from roadwork_serve.cascade.opinion import Item, Opinion
 from roadwork_serve.engines.weights import HERE
 from roadwork_serve.minis import data
 from roadwork_serve.minis.score import accuracies
-from roadwork_serve.profiles.profile import MediaLimits, StageSpec
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.profile import MediaLimits, StageName
 from roadwork_serve.scenes.truth import Truth
-from roadwork_serve.stages.load import open_stage
+from roadwork_serve.stages.load import open_stages
 
 REPORT_SEEDS = 3_000_000_000  # neither trained on, nor watched in training, nor calibrated or evaluated with
-STAGES = {"backbone": ("backbone",), "vlm": ("vlm", "reasoner"), "video": ("video",)}
+STAGES: dict[str, tuple[StageName, ...]] = {"backbone": ("backbone",), "vlm": ("vlm", "reasoner"), "video": ("video",)}
 WHAT = {
     "backbone": "DINOv3 ViT/16 with a head of two outputs: active road work, and words worth reading",
     "vlm": "Qwen3-VL; answers YES or NO at once, or after a short thought",
-    "video": "Molmo 2; answers YES or NO from eight frames of a clip with their times",
+    "video": "Molmo 2; answers YES or NO from four frames of a clip with their times",
 }
 CARD = """# mini:{name}
 {what}.
@@ -63,11 +65,11 @@ def main(photos: int = 400, clips: int = 160) -> None:
             print(card)
 
 
-def describe(name: str, stages: Sequence[str], count: int) -> str:
+def describe(name: str, stages: Sequence[StageName], count: int) -> str:
     """The model card, with fresh measurements."""
     kind = "clips" if name == "video" else "photos"
     items, truths = zip(*_scenes(kind, count), strict=True)
-    rows = [_measure(stage, name, items, truths) for stage in stages]
+    rows = [_measure(stage, items, truths) for stage in stages]
     columns = sorted({key for row in rows for key in row[1]})
     table = "| stage | " + " | ".join(f"{c} ({rows[0][1][c][1]})" for c in columns) + " | ms an item |\n"
     table += "|---" * (len(columns) + 2) + "|\n"
@@ -97,20 +99,27 @@ def _scenes(kind: str, count: int) -> Iterator[tuple[Item, Truth]]:
 
 
 def _measure(
-    name: str, model: str, items: Sequence[Item], truths: Sequence[Truth]
+    name: StageName, items: Sequence[Item], truths: Sequence[Truth]
 ) -> tuple[str, dict[str, tuple[float, int]], float]:
-    options = {"thinking": True, "thought_tokens": 64} if name == "reasoner" else {}
-    spec = StageSpec(engine="transformers", model=f"mini:{model}", miniature=True, threads=2, options=options)
-    stage: Stage = open_stage(name, spec)
-    stage.warm()
-    began = time.perf_counter()
-    opinions = [opinion for i in range(0, len(items), 8) for opinion in stage.judge(items[i : i + 8])]
-    ms = 1000 * (time.perf_counter() - began) / len(items)
+    opinions, ms = asyncio.run(_judged(name, items))
     for opinion, truth in random.Random(1).sample(list(zip(opinions, truths, strict=True)), 3):  # noqa: S311
         if opinion.saw.thought is not None:
             print(f"{truth.activity}, {truth.label}: {opinion.saw.thought} -> {opinion.logit:.2f}")
     logits = np.array([0.0 if o.logit is None else o.logit for o in opinions])
     return name, accuracies(1 / (1 + np.exp(-logits)), truths), ms
+
+
+async def _judged(name: StageName, items: Sequence[Item]) -> tuple[list[Opinion], float]:
+    """The stage's word on every item, as the profile mini has it, and milliseconds an item."""
+    profile = load_profile("mini")
+    engine = profile.engine_of(name).model_copy(update={"threads": 2})
+    stage = open_stages(engine, {name: profile.stages[name]})[name]
+    await stage.warm()
+    began = time.perf_counter()
+    opinions = [opinion for i in range(0, len(items), 8) for opinion in await stage.judge(items[i : i + 8])]
+    ms = 1000 * (time.perf_counter() - began) / len(items)
+    await stage.aclose()
+    return opinions, ms
 
 
 def _parameters(folder: Path) -> int:

@@ -14,11 +14,11 @@ from roadwork_serve.minis import data
 from roadwork_serve.minis.loop import Course, train
 from roadwork_serve.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_tokenizer
 
-NAMES = ("backbone", "vlm", "video")
+NAMES = ("backbone", "tower", "vlm", "video")  # of which the tower is only what the VLM's begins from
 WEIGHTS = Path(__file__).parent / "weights"
 WORK = Path("build/minis")
-STILLS, CLIPS, CHECKS, CHECK_CLIPS = 18_000, 6_000, 1000, 250
-RATES = {"backbone": 1e-3, "vlm": 7e-4, "video": 7e-4}
+STILLS, CLIPS, CHECKS, CHECK_CLIPS = 34_000, 6_000, 1000, 250
+RATES = {"backbone": 1e-3, "tower": 1e-3, "vlm": 7e-4, "video": 7e-4}
 
 
 def main(
@@ -46,13 +46,13 @@ def main(
     for name in NAMES:
         if name in names:
             lesson = course(name, out, work, stills, clips, photos)
-            rate = RATES[name]
-            if warm:
-                lesson.take_up(out / name)
-            taught = train(lesson, minutes, out / name, work / "state", resume=resume, lr=rate, threads=threads)
+            rate, place = RATES[name], work / name if name == "tower" else out / name
+            if warm and (place / "config.json").exists():
+                lesson.take_up(place)
+            taught = train(lesson, minutes, place, work / "state", resume=resume, lr=rate, threads=threads)
             scenes = clips if name == "video" else stills
             facts = asdict(taught) | {"scenes": scenes, "renderer": data.renderer_version(), "peak_rate": rate}
-            (out / name / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+            (place / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def course(name: str, out: Path, work: Path, stills: int, clips: int, photos: Path | None) -> Course:
@@ -60,14 +60,19 @@ def course(name: str, out: Path, work: Path, stills: int, clips: int, photos: Pa
     kind, count, checks = ("clips", clips, CHECK_CLIPS) if name == "video" else ("photos", stills, CHECKS)
     seeds, check_seeds = data.TRAIN_SEEDS[:count], data.CHECK_SEEDS[: min(checks, max(data.SHARD, count // 10))]
     scenes, check = data.fill(work, kind, seeds), data.fill(work, kind, check_seeds)
-    teacher = None
-    if name != "backbone" and (out / "backbone/config.json").exists():
-        teacher = DINOv3ViTModel.from_pretrained(out / "backbone").float()
-        print(f"{name}: its vision tower starts from the backbone in {out / 'backbone'}", flush=True)
+    teacher, compiled = None, shutil.which("g++") is not None
+    start = work / "tower" if name == "vlm" and (work / "tower/config.json").exists() else out / "backbone"
+    if name != "backbone" and (start / "config.json").exists():
+        teacher = DINOv3ViTModel.from_pretrained(start).float()
+        print(f"{name}: its vision tower starts from {start}", flush=True)
     if name == "video":
         from roadwork_serve.minis.train_video import VideoCourse
 
-        return VideoCourse(scenes, check, train_tokenizer(MOLMO_SPECIAL, scenes.truths[:2000]), teacher)
+        return VideoCourse(scenes, check, train_tokenizer(MOLMO_SPECIAL, scenes.truths[:2000]), teacher, compiled)
+    if name == "tower":
+        from roadwork_serve.minis.train_tower import TowerCourse
+
+        return TowerCourse(scenes, check, teacher, compiled)
     folder = data.photos_folder(photos)
     if folder is None:
         print("No real photographs (ROADWORK_PHOTOS names no folder): rendered scenes alone are used.", flush=True)
@@ -75,7 +80,7 @@ def course(name: str, out: Path, work: Path, stills: int, clips: int, photos: Pa
     if name == "backbone":
         from roadwork_serve.minis.train_backbone import BackboneCourse
 
-        return BackboneCourse(scenes, check, real, compiled=shutil.which("g++") is not None)
+        return BackboneCourse(scenes, check, real, compiled)
     from roadwork_serve.minis.train_vlm import VlmCourse
 
-    return VlmCourse(scenes, check, real, train_tokenizer(QWEN_SPECIAL, scenes.truths[:2000]), teacher)
+    return VlmCourse(scenes, check, real, train_tokenizer(QWEN_SPECIAL, scenes.truths[:2000]), teacher, compiled)

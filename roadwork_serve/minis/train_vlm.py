@@ -12,20 +12,21 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DINOv3ViTModel, Qwen3VLForConditionalGeneration
+from transformers import AttentionInterface, DINOv3ViTModel, Qwen3VLForConditionalGeneration
 
 from roadwork_serve.engines.transformers import embed_patches_by_matmul
 from roadwork_serve.minis import architectures
-from roadwork_serve.minis.data import Cache, RealPhoto, real_crop, some_real
+from roadwork_serve.minis.data import LONG_SIDE, Cache, RealPhoto, real_crop, some_real
 from roadwork_serve.minis.describe import KINDS, coverage, thought
 from roadwork_serve.minis.score import by_needs
 from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
 
 BATCH = 16
 CHECKED = 320
-SMALL_FIRST = 0.35  # share of the time in which pictures are 320 wide, at half the cost and the backbone's scale
+THOUGHTS = 0.5  # share of the images about which a thought is taught as well
 REAL_SHARE = 0.03
 UNSUPERVISED = -100
+SAME_LENGTH = "flash_same_length"  # "flash" in the name has the model pass on how long a picture is
 
 
 class Learner(nn.Module):
@@ -35,7 +36,9 @@ class Learner(nn.Module):
         super().__init__()
         self.model: Any = architectures.vlm(tokenizer)
         embed_patches_by_matmul(self.model)
-        self.model.model.visual.config._attn_implementation = "eager"  # trains twice as fast as sdpa on a CPU
+        AttentionInterface.register(SAME_LENGTH, same_length_attention)
+        self.model.model.visual.config._attn_implementation = SAME_LENGTH
+        self.model.model.language_model.config._attn_implementation = "eager"  # trains faster than sdpa on a CPU
         if teacher:
             architectures.start_qwen_tower(self.model.model.visual, teacher)
         self.patches = nn.Linear(architectures.WIDTH, len(KINDS))
@@ -73,8 +76,10 @@ class VlmCourse:
         real: list[RealPhoto],
         tokenizer: Any,
         teacher: DINOv3ViTModel | None,
+        compiled: bool = False,
     ) -> None:
         self.scenes, self.checks, self.real = scenes, check, real
+        self._to_compile = compiled
         self.tokenizer: Any = tokenizer
         self.processor: Any = architectures.vlm_processor(tokenizer)
         self.learner = Learner(tokenizer, teacher)
@@ -82,10 +87,9 @@ class VlmCourse:
         self._thinking = self._around_image(THINKING_QUESTION, thinking=True)
         self._image, self._closing = tokenizer.convert_tokens_to_ids("<|image_pad|>"), self._ids("</think>\n\n")
         self._answers = {True: self._ids("YES"), False: self._ids("NO")}
-        self._progress = 0.0
         self._by_shape: dict[tuple[int, int], list[int]] = {}
         for i, jpeg in enumerate(scenes.jpegs):
-            self._by_shape.setdefault(Image.open(io.BytesIO(jpeg)).size, []).append(i)
+            self._by_shape.setdefault(served_size(Image.open(io.BytesIO(jpeg))), []).append(i)
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
@@ -108,7 +112,7 @@ class VlmCourse:
             order = []
             for indices in self._by_shape.values():
                 shuffled = rng.permutation(indices)
-                order += [shuffled[i : i + BATCH] for i in range(0, len(shuffled) - BATCH // 2, BATCH)]
+                order += [shuffled[i : i + BATCH] for i in range(0, len(shuffled) - BATCH + 1, BATCH)]
             for i in rng.permutation(len(order)):
                 yield self._batch(order[i], rng)
 
@@ -117,8 +121,7 @@ class VlmCourse:
         for i in chosen:
             truth = self.scenes.truths[i]
             image = Image.open(io.BytesIO(self.scenes.jpegs[i])).convert("RGB")
-            if self._progress < SMALL_FIRST:
-                image = image.resize((image.width * 5 // 7, image.height * 5 // 7), Image.Resampling.BILINEAR)
+            image = image.resize(served_size(image), Image.Resampling.BILINEAR)
             rows, columns = self._grid(image.size)
             if self.real and rng.random() < REAL_SHARE:
                 photo = some_real(self.real, rng)
@@ -133,7 +136,9 @@ class VlmCourse:
                 image, shown = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), shown[:, ::-1]
             images.append(worn(image, rng))
             texts.append(self._text(self._fast, rows * columns // 4, None, truth.label))
-            thoughts.append(self._text(self._thinking, rows * columns // 4, thought(truth), truth.label))
+            taught = rng.random() < THOUGHTS
+            said = self._text(self._thinking, rows * columns // 4, thought(truth), truth.label) if taught else None
+            thoughts.append(said)
             dense.append(merge_order(shown))
             known.append(np.ones(rows * columns, np.float32))
         texts += [t for t in thoughts if t is not None]
@@ -171,7 +176,10 @@ class VlmCourse:
         return ids, labels, weights
 
     def loss(self, batch: Batch, progress: float) -> Tensor:
-        self._progress = progress
+        if self._to_compile:  # not before now: what was compiled must not be copied for the average
+            for block in self.learner.model.model.visual.blocks:
+                block.compile(dynamic=False)
+            self._to_compile = False
         with torch.autocast("cpu", torch.bfloat16):
             hidden, patches = run(self.learner, batch, self._image)
             told = batch.weights[:, 1:] > 0
@@ -184,6 +192,7 @@ class VlmCourse:
     def check(self, learner: Any) -> str:
         yes, no = self._answers[True][0], self._answers[False][0]
         images = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in self.checks.jpegs[:CHECKED]]
+        images = [image.resize(served_size(image), Image.Resampling.BILINEAR) for image in images]
         order = sorted(range(len(images)), key=lambda i: images[i].size)
         found = np.zeros(len(images))
         while order:
@@ -203,11 +212,28 @@ class VlmCourse:
         return by_needs(found, self.checks.truths[:CHECKED])
 
     def save(self, learner: Any, out: Path) -> None:
-        learner.model.model.visual.config._attn_implementation = "sdpa"
+        learner.model.set_attn_implementation("sdpa")
         architectures.save_checkpoint(learner.model, self.processor, out)
 
     def take_up(self, folder: Path) -> None:
         self.learner.model.load_state_dict(Qwen3VLForConditionalGeneration.from_pretrained(folder).float().state_dict())
+
+
+def served_size(still: Image.Image) -> tuple[int, int]:
+    """As serving has it: what was drawn small to save time is enlarged."""
+    return LONG_SIDE, round(still.height * LONG_SIDE / still.width)
+
+
+def same_length_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **how: Any
+) -> tuple[Tensor, None]:
+    """Attention within pictures of one size, all at once: [1, heads, patches, width] -> [1, patches, heads, width].
+
+    In plain operations, which a CPU does faster in training than fused ones, and which can be compiled.
+    """
+    q, k, v = (part[0].unflatten(1, (-1, how["max_length_q"])) for part in (query, key, value))
+    weights = (q @ k.transpose(2, 3) * how["scaling"]).softmax(-1)
+    return (weights.to(v.dtype) @ v).permute(1, 2, 0, 3).flatten(0, 1)[None], None
 
 
 def run(learner: Any, batch: Batch, image_token: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """The test track: seeded road scenes and clips whose truth is known, drawn with Pillow and numpy only."""
 
 import io
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -12,8 +13,10 @@ from roadwork_serve.scenes.wear import to_jpeg
 
 CLIP_FPS = 8.0
 CLIP_FRAMES = 16
+WITH_ARMS = ("worker", "excavator")
 
-__all__ = ["CLIP_FPS", "CLIP_FRAMES", "RenderedClip", "RenderedPhoto", "Thing", "Truth", "clip", "clip_frame", "photo"]
+__all__ = ["CLIP_FPS", "CLIP_FRAMES", "Moment", "RenderedClip", "RenderedPhoto", "Thing", "Truth", "clip",
+           "clip_frame", "clip_moments", "photo"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,14 @@ class RenderedClip:
         return out.getvalue()
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What one frame of a clip shows. swings: how far the arm of each thing is raised, -1 to 1; None without one."""
+
+    things: tuple[Thing, ...]
+    swings: tuple[float | None, ...]
+
+
 def photo(seed: int, scale: float = 1.0) -> RenderedPhoto:
     """The still of a seed (0 or greater). scale: of its full size, which is 640x480 to 1280x960."""
     scene = stage_still(seed)
@@ -71,8 +82,27 @@ def clip(seed: int, scale: float = 1.0, frames: int = CLIP_FRAMES) -> RenderedCl
     frames: how many, evenly spread; fewer than 16 for those who would only sample it anyway.
     """
     scene = stage_clip(seed)
-    step = CLIP_FRAMES / CLIP_FPS / frames
-    times = tuple(round(i * step, 4) for i in range(frames))
+    times = _times(frames)
     return RenderedClip(
         scene.truth, tuple(draw(scene, scale, t) for t in times), times, frames / (CLIP_FRAMES / CLIP_FPS)
     )
+
+
+def clip_moments(seed: int, frames: int = CLIP_FRAMES) -> tuple[Moment, ...]:
+    """What each of these frames of a seed's clip shows and where, undrawn."""
+    scene = stage_clip(seed)
+    actors = sorted(scene.actors, key=lambda a: -a.z)
+    moments = []
+    for at_s in _times(frames):
+        things, swings = [], []
+        for actor, thing in zip(actors, scene.truth.things, strict=True):
+            if box := actor.box(scene.camera, scene.ego_speed * at_s, at_s):
+                things.append(replace(thing, box=scene.camera.share(box)))
+                swings.append(math.sin(2 * math.pi * actor.phase_at(at_s)) if actor.painter in WITH_ARMS else None)
+        moments.append(Moment(tuple(things), tuple(swings)))
+    return tuple(moments)
+
+
+def _times(frames: int) -> tuple[float, ...]:
+    step = CLIP_FRAMES / CLIP_FPS / frames
+    return tuple(round(i * step, 4) for i in range(frames))

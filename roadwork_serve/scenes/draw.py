@@ -27,23 +27,19 @@ def draw(scene: Scene, scale: float = 1.0, at_s: float = 0.0) -> Image.Image:
 
 
 def _place(image: Image.Image, actor: Actor, camera: Camera, travelled_m: float, at_s: float) -> None:
-    z = actor.z + actor.vz * at_s - travelled_m
-    if z < 1.5 or z > 150:
+    box = actor.box(camera, travelled_m, at_s)
+    if box is None:
         return
-    x = actor.x + actor.vx * at_s
-    if actor.painter == "roller" and actor.vx:
-        x = actor.x + np.sin(at_s * 2.2) * actor.vx  # to and fro
-    x0, y0, x1, y1 = camera.box(x, actor.y, z, actor.height_m, actor.aspect)
+    x0, y0, x1, y1 = box
     if x1 < 0 or x0 > camera.width or y1 - y0 < 1.5:
         return
-    phase = actor.phase + actor.cycle_hz * at_s
     rng = np.random.default_rng(actor.style)
 
     def paint(pen: Pen) -> None:
         if actor.board:
             paint_board(actor.board, pen)
         else:
-            PAINTERS[actor.painter][1](pen, phase)
+            PAINTERS[actor.painter][1](pen, actor.phase_at(at_s))
 
     if not actor.board:
         _shadow(image, x0, x1, y1)

@@ -1,9 +1,10 @@
 """What a scene is made of, before a pixel is drawn: the place, the look, the actors and the truth."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from roadwork_serve.scenes.camera import Camera
+from roadwork_serve.scenes.camera import Box, Camera
 from roadwork_serve.scenes.signs import Board
 from roadwork_serve.scenes.things import PAINTERS
 from roadwork_serve.scenes.truth import ThingKind, Truth
@@ -60,6 +61,19 @@ class Actor:
     def moving(self) -> bool:
         """Whether a clip shows it at work or under way."""
         return bool(self.cycle_hz or self.vx or self.vz)
+
+    def box(self, camera: Camera, travelled_m: float, at_s: float) -> Box | None:
+        """Where the picture shows it after at_s seconds and travelled_m metres, pixels; None when passed or too far."""
+        z = self.z + self.vz * at_s - travelled_m
+        if z < 1.5 or z > 150:
+            return None
+        to_and_fro = self.painter == "roller" and self.vx
+        x = self.x + (math.sin(at_s * 2.2) if to_and_fro else at_s) * self.vx
+        return camera.box(x, self.y, z, self.height_m, self.aspect)
+
+    def phase_at(self, at_s: float) -> float:
+        """Turns that its moving parts have made."""
+        return self.phase + self.cycle_hz * at_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,50 +3,57 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees
-from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.weights import folder
-from roadwork_serve.profiles.profile import StageSpec
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.schema import Saw
 from roadwork_serve.stages.options import checked
 
 
-class Backbone:
-    """Judges every photo and every sampled frame of a clip from its thumb; abstains while there is no head.
+class Glancer(Protocol):
+    """What the stage asks of an engine."""
 
-    Options: head (a folder with head.json and head.safetensors, when not beside the weights).
-    """
+    @property
+    def has_head(self) -> bool:
+        """Whether it can answer at all."""
+        ...
+
+    def warm(self) -> None:
+        """Run it once."""
+        ...
+
+    def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """uint8 RGB [n, side, side, 3] -> one array [n] for each output, by name."""
+        ...
+
+
+class Backbone:
+    """Judges every photo and every sampled frame of a clip from its thumb; abstains while there is no head."""
 
     name = "backbone"
     sees: Sees = "thumbs"
 
-    def __init__(self, spec: StageSpec) -> None:
-        options = checked(self.name, spec.options, head=str)
-        head = options.get("head")
-        self.spec = spec
-        self.engine = FeatureEngine(
-            folder(spec.model),
-            dtype=spec.dtype,
-            device=spec.device,
-            threads=spec.threads,
-            head_folder=Path(head) if head else None,
-        )
+    def __init__(self, spec: StageSpec, model: EngineSpec) -> None:
+        checked(self.name, spec.options)
+        self.model = model
+        self.engine = _open(model)
 
     def warm(self) -> None:
         """See `Stage`."""
-        thumbs = np.zeros((1, 14 * self.engine.patch, 14 * self.engine.patch, 3), np.uint8)
-        self.engine.features(thumbs) if self.engine.head is None else self.engine.logits(thumbs)
+        self.engine.warm()
 
     def judge(self, items: Sequence[Item]) -> list[Opinion]:
         """See `Stage`. A clip's logit is the mean of its frames' two highest."""
         if not items:
             return []
-        if self.engine.head is None:
-            return [Opinion(None, self.spec.model, self.spec.miniature) for _ in items]
+        if not self.engine.has_head:
+            return [Opinion(None, self.model.model, self.model.miniature) for _ in items]
         began = time.perf_counter()
         thumbs = np.concatenate([item.thumbs for item in items])
         cuts = np.cumsum([len(item.thumbs) for item in items])[:-1]
@@ -63,13 +70,33 @@ class Backbone:
         self, frames: NDArray[np.float32], words: NDArray[np.float32] | None, batch_ms: float, compute_ms: float
     ) -> Opinion:
         if not len(frames):
-            return Opinion(None, self.spec.model, self.spec.miniature, batch_ms=batch_ms, compute_ms=compute_ms)
+            return Opinion(None, self.model.model, self.model.miniature, batch_ms=batch_ms, compute_ms=compute_ms)
         saw = Saw(
             words_likely=None if words is None else float(_sigmoid(words).max()),
             frames=[float(p) for p in _sigmoid(frames)] if len(frames) > 1 else [],
         )
         logit = float(np.sort(frames)[-2:].mean())
-        return Opinion(logit, self.spec.model, self.spec.miniature, saw, batch_ms, compute_ms)
+        return Opinion(logit, self.model.model, self.model.miniature, saw, batch_ms, compute_ms)
+
+
+def _open(model: EngineSpec) -> Glancer:
+    match model.runs:
+        case "transformers":
+            from roadwork_serve.engines.features import FeatureEngine
+
+            return FeatureEngine(
+                folder(model.model),
+                dtype=model.dtype,
+                device=model.device,
+                threads=model.threads,
+                head_folder=Path(model.features.head) if model.features.head else None,
+            )
+        case "onnx":
+            from roadwork_serve.engines.onnx import OnnxBackbone
+
+            return OnnxBackbone(Path(model.model), threads=model.threads, device=model.device)
+        case _:
+            raise ConfigError(f"stages.backbone: {model.runs} runs no backbone; use transformers or onnx")
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -46,6 +46,7 @@ ENDS_BEFORE = "ENDING ENDE END EINDE FIN"
 ENDS_AFTER = "COMPLETED COMPLETE ENDING ENDED ENDS ENDE END EINDE"
 LINKS = "OF THE DES DEI DE"
 NOT_ENDS = "DEAD WEEK NO"  # a dead end ends no works
+ENDED = "ENDS ENDED"  # said of what stands before: LANE ENDS, ROAD WORK AHEAD
 # Advertising, what is always there, and works that have not begun.
 UNSAID = (
     "LOAN", "LOANS", "APP", "INSURANCE", "LAWYER", "LAWYERS", "ATTORNEY", "INJURY", "INJURED", "SALE", "HIRE",
@@ -91,7 +92,7 @@ def _holds(tokens: list[str], saying: list[str]) -> bool:
 def _said_from(tokens: list[str], start: int) -> list[Meaning]:
     """Meanings of the sayings that begin at this word, however the words were parted."""
     said: list[Meaning] = []
-    may_end = not start or tokens[start - 1] not in _NOT_ENDS
+    may_end = tokens[start] not in _ENDED and (not start or tokens[start - 1] not in _NOT_ENDS)
     for stop in range(start + 1, min(start + LONGEST_TOKENS, len(tokens)) + 1):
         letters = "".join(tokens[start:stop])
         bare = all(t in _AROUND_BARE or t.isdigit() for t in (*tokens[:start], *tokens[stop:]))
@@ -145,5 +146,6 @@ def _by_length() -> dict[int, list[_Saying]]:
 _BY_LENGTH = _by_length()
 _UNSAID = tuple(_tokens(words) for words in UNSAID)
 _AROUND_BARE, _NOT_ENDS = frozenset(_tokens(AROUND_BARE)), frozenset(_tokens(NOT_ENDS))
+_ENDED = frozenset(_tokens(ENDED))
 _ENDS_BEFORE = tuple(end + link for end in _tokens(ENDS_BEFORE) for link in ("", *_tokens(LINKS)))
 _ENDS_AFTER = tuple(_tokens(ENDS_AFTER))

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees
-from roadwork_serve.engines.rapidocr import SIDE, Line, RapidOcr
+from roadwork_serve.engines.rapidocr import Line, RapidOcr
 from roadwork_serve.errors import ConfigError, MediaError
 from roadwork_serve.media import open_rgb
-from roadwork_serve.profiles.profile import StageSpec
+from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.schema import Box, Saw, Words
 from roadwork_serve.stages.meaning import Meaning, meaning
 from roadwork_serve.stages.options import checked
@@ -47,25 +47,25 @@ class Phrase:
 class Signs:
     """Reads photos, and a few frames of a clip.
 
-    reader: reads instead of the engine that spec names.
+    reader: reads instead of the engine that model names.
 
-    Options: side (text is looked for at this longer side, pixels), max_side (larger pictures are shrunk to this
-    before anything is read), frames_read (of a clip, evenly spread).
+    Options: max_side (larger pictures are shrunk to this before anything is read), frames_read (of a clip, evenly
+    spread).
     """
 
     name = "signs"
     sees: Sees = "images"
 
-    def __init__(self, spec: StageSpec, reader: Reader | None = None) -> None:
-        options = checked(self.name, spec.options, side=int, max_side=int, frames_read=int)
-        if spec.engine != "rapidocr":
-            raise ConfigError(f"stages.signs.engine: signs are read by rapidocr, not by {spec.engine}")
-        if spec.device != "cpu":
-            raise ConfigError(f"stages.signs.device: rapidocr runs on the cpu, not on {spec.device}")
-        self.spec = spec
+    def __init__(self, spec: StageSpec, model: EngineSpec, reader: Reader | None = None) -> None:
+        options = checked(self.name, spec.options, max_side=int, frames_read=int)
+        if model.runs != "rapidocr":
+            raise ConfigError(f"stages.signs: signs are read by rapidocr, not by {model.runs}")
+        if model.device != "cpu":
+            raise ConfigError(f"stages.signs: rapidocr runs on the cpu, not on {model.device}")
+        self.model = model
         self.max_side = options.get("max_side", MAX_SIDE)
         self.frames_read = options.get("frames_read", FRAMES_READ)
-        self.reader: Reader = reader or RapidOcr(spec.model, threads=spec.threads, side=options.get("side", SIDE))
+        self.reader: Reader = reader or RapidOcr(model.model, threads=model.threads, side=model.reader.side)
 
     def warm(self) -> None:
         """See `Stage`."""
@@ -84,7 +84,7 @@ class Signs:
             words = [_words(line, p, size, frame) for frame, size, some in found for p in some for line in p.lines]
             logit = weigh([phrase for _, _, some in found for phrase in some])
             opinions.append(
-                Opinion(logit, self.spec.model, self.spec.miniature, Saw(words=words), batch_ms, compute_ms)
+                Opinion(logit, self.model.model, self.model.miniature, Saw(words=words), batch_ms, compute_ms)
             )
         return opinions
 

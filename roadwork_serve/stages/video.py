@@ -1,19 +1,19 @@
 """Stage 3B: a video model answers YES or NO from a clip's frames and their times."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 
 from PIL import Image
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees
-from roadwork_serve.engines.transformers import Prompt, VisionLanguageEngine
-from roadwork_serve.engines.weights import folder
+from roadwork_serve.engines.asking import LanguageEngine, Prompt
 from roadwork_serve.errors import MediaError
 from roadwork_serve.media import open_rgb
-from roadwork_serve.profiles.profile import StageSpec
-from roadwork_serve.schema import Saw
+from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.stages.options import checked
 from roadwork_serve.stages.prompts import CLIP_QUESTION
+from roadwork_serve.stages.vlm import opinion
 
 MAX_SIDE, MINIATURE_SIDE = 768, 320
 
@@ -21,55 +21,55 @@ MAX_SIDE, MINIATURE_SIDE = 768, 320
 class Video:
     """Judges clips; a photo is a clip of one frame.
 
-    Options: max_side (frames are shrunk to this longer side before the model's own resizing, pixels).
+    Options: frames (how many are shown to the model, evenly spread over those that came; all by default),
+    max_side (they are shrunk to this longer side before the model's own resizing, pixels).
     """
 
-    name = "video"
     sees: Sees = "images"
 
-    def __init__(self, spec: StageSpec) -> None:
-        options = checked(self.name, spec.options, max_side=int)
-        self.spec = spec
-        self.max_side = options.get("max_side", MINIATURE_SIDE if spec.miniature else MAX_SIDE)
-        self.engine = VisionLanguageEngine(
-            folder(spec.model), dtype=spec.dtype, device=spec.device, threads=spec.threads
-        )
+    def __init__(self, name: StageName, spec: StageSpec, model: EngineSpec, engine: LanguageEngine) -> None:
+        options = checked(name, spec.options, frames=int, max_side=int)
+        self.name = name
+        self.model = model
+        self.engine = engine
+        self.frames = options.get("frames")
+        self.max_side = options.get("max_side", MINIATURE_SIDE if model.miniature else MAX_SIDE)
 
-    def warm(self) -> None:
+    async def warm(self) -> None:
         """See `Stage`."""
-        self._ask([Prompt(CLIP_QUESTION, (Image.new("RGB", (320, 240)),) * 8, tuple(i / 4 for i in range(8)))])
+        frames = self.frames or 8
+        made_up = (Image.new("RGB", (320, 240)),) * frames
+        await self.engine.ask([Prompt(CLIP_QUESTION, made_up, tuple(i / 4 for i in range(frames)))])
 
-    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
         """See `Stage`. Abstains on a clip of which no frame can be decoded."""
         began = time.perf_counter()
-        prompts = [self._prompt(item) for item in items]
+        prompts = await asyncio.to_thread(lambda: [self._prompt(item) for item in items])
         opened_ms = 1000 * (time.perf_counter() - began)
-        opinions = iter(self._ask([p for p in prompts if p is not None], opened_ms))
-        nothing = Opinion(None, self.spec.model, self.spec.miniature, batch_ms=opened_ms)
-        return [nothing if prompt is None else next(opinions) for prompt in prompts]
+        asked = [prompt for prompt in prompts if prompt is not None]
+        answers = iter(await self.engine.ask(asked) if asked else ())
+        nothing = Opinion(None, self.model.model, self.model.miniature, batch_ms=opened_ms)
+        return [nothing if prompt is None else opinion(next(answers), self.model, opened_ms) for prompt in prompts]
+
+    async def check(self) -> None:
+        """See `Stage`."""
+        await self.engine.check()
+
+    async def aclose(self) -> None:
+        """See `Stage`."""
+        await self.engine.aclose()
 
     def _prompt(self, item: Item) -> Prompt | None:
         frames, times = [], []
-        for encoded, at in zip(item.images, item.timestamps_s, strict=True):
+        for i in _spread(len(item.images), self.frames or len(item.images)):
             try:
-                frames.append(open_rgb(encoded, self.max_side))
-                times.append(at)
+                frames.append(open_rgb(item.images[i], self.max_side))
+                times.append(item.timestamps_s[i])
             except MediaError:
                 continue
         return Prompt(CLIP_QUESTION, tuple(frames), tuple(times)) if frames else None
 
-    def _ask(self, prompts: Sequence[Prompt], opened_ms: float = 0.0) -> list[Opinion]:
-        if not prompts:
-            return []
-        began = time.perf_counter()
-        inputs = self.engine.encode(prompts)
-        encoded = time.perf_counter()
-        answers = self.engine.answer(inputs)
-        done = time.perf_counter()
-        return [
-            Opinion(
-                a.logit, self.spec.model, self.spec.miniature, Saw(left_over=a.left_over),
-                opened_ms + 1000 * (encoded - began), 1000 * (done - encoded), a.tokens,
-            )
-            for a in answers
-        ]  # fmt: skip
+
+def _spread(there: int, wanted: int) -> list[int]:
+    """Indices of at most `wanted` of so many, evenly apart, from the first on."""
+    return [i * there // wanted for i in range(wanted)] if wanted < there else list(range(there))

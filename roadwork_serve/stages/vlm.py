@@ -1,16 +1,16 @@
 """Stages 2B and 3A: a vision language model answers YES or NO, at once or after a thought."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 
 from PIL import Image
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees
-from roadwork_serve.engines.transformers import Prompt, VisionLanguageEngine
-from roadwork_serve.engines.weights import folder
+from roadwork_serve.engines.asking import Answer, LanguageEngine, Prompt
 from roadwork_serve.errors import MediaError
 from roadwork_serve.media import open_rgb
-from roadwork_serve.profiles.profile import StageSpec
+from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.schema import Saw
 from roadwork_serve.stages.options import checked
 from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
@@ -22,62 +22,53 @@ THOUGHT_TOKENS = 256
 class Vlm:
     """Judges photos, and of a clip the middle frame.
 
-    Options: thinking (write a thought first; the stage is then called reasoner), thought_tokens (its budget),
-    max_side (pictures are shrunk to this longer side, pixels), max_pixels (a further cap on their area).
+    Options: thinking (write a thought first), thought_tokens (its budget), max_side (pictures are shrunk to this
+    longer side, pixels).
     """
 
     sees: Sees = "images"
 
-    def __init__(self, spec: StageSpec) -> None:
-        options = checked("vlm", spec.options, thinking=bool, thought_tokens=int, max_side=int, max_pixels=int)
-        self.spec = spec
+    def __init__(self, name: StageName, spec: StageSpec, model: EngineSpec, engine: LanguageEngine) -> None:
+        options = checked(name, spec.options, thinking=bool, thought_tokens=int, max_side=int)
+        self.name = name
+        self.model = model
+        self.engine = engine
         self.thinking = options.get("thinking", False)
-        self.name = "reasoner" if self.thinking else "vlm"
-        self.thought_tokens = options.get("thought_tokens", THOUGHT_TOKENS)
-        self.max_side = options.get("max_side", MINIATURE_SIDE if spec.miniature else MAX_SIDE)
-        self.engine = VisionLanguageEngine(
-            folder(spec.model),
-            dtype=spec.dtype,
-            device=spec.device,
-            threads=spec.threads,
-            max_pixels=options.get("max_pixels"),
-        )
+        self.thought_tokens = options.get("thought_tokens", THOUGHT_TOKENS) if self.thinking else 0
+        self.max_side = options.get("max_side", MINIATURE_SIDE if model.miniature else MAX_SIDE)
 
-    def warm(self) -> None:
+    async def warm(self) -> None:
         """See `Stage`."""
-        self._ask([Image.new("RGB", (320, 240))])
+        await self._ask([Image.new("RGB", (320, 240))])
 
-    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
         """See `Stage`. Abstains on what cannot be decoded."""
         began = time.perf_counter()
-        opened = [_open(item, self.max_side) for item in items]
+        opened = await asyncio.to_thread(lambda: [_open(item, self.max_side) for item in items])
         opened_ms = 1000 * (time.perf_counter() - began)
-        opinions = iter(self._ask([image for image in opened if image is not None], opened_ms))
-        return [self._say(None) if image is None else next(opinions) for image in opened]
+        answers = iter(await self._ask([image for image in opened if image is not None]))
+        nothing = Opinion(None, self.model.model, self.model.miniature, batch_ms=opened_ms)
+        return [nothing if image is None else opinion(next(answers), self.model, opened_ms) for image in opened]
 
-    def _ask(self, images: Sequence[Image.Image], opened_ms: float = 0.0) -> list[Opinion]:
-        if not images:
-            return []
-        began = time.perf_counter()
+    async def check(self) -> None:
+        """See `Stage`."""
+        await self.engine.check()
+
+    async def aclose(self) -> None:
+        """See `Stage`."""
+        await self.engine.aclose()
+
+    async def _ask(self, images: Sequence[Image.Image]) -> list[Answer]:
         question = THINKING_QUESTION if self.thinking else QUESTION
-        inputs = self.engine.encode([Prompt(question, (image,)) for image in images], self.thinking)
-        encoded = time.perf_counter()
-        answers = self.engine.think(inputs, self.thought_tokens) if self.thinking else self.engine.answer(inputs)
-        done = time.perf_counter()
-        times = {"batch_ms": opened_ms + 1000 * (encoded - began), "compute_ms": 1000 * (done - encoded)}
-        return [
-            self._say(a.logit, Saw(thought=a.thought, left_over=a.left_over), tokens=a.tokens, **times) for a in answers
-        ]
+        prompts = [Prompt(question, (image,)) for image in images]
+        return await self.engine.ask(prompts, self.thought_tokens) if prompts else []
 
-    def _say(
-        self,
-        logit: float | None,
-        saw: Saw | None = None,
-        tokens: int = 0,
-        batch_ms: float = 0.0,
-        compute_ms: float = 0.0,
-    ) -> Opinion:
-        return Opinion(logit, self.spec.model, self.spec.miniature, saw or Saw(), batch_ms, compute_ms, tokens)
+
+def opinion(answer: Answer, model: EngineSpec, opened_ms: float) -> Opinion:
+    """An engine's answer as a stage's word. opened_ms: decoding, on top of what the engine says it took."""
+    saw = Saw(thought=answer.thought, left_over=answer.left_over)
+    batch_ms = opened_ms + answer.batch_ms
+    return Opinion(answer.logit, model.model, model.miniature, saw, batch_ms, answer.compute_ms, answer.tokens)
 
 
 def _open(item: Item, max_side: int) -> Image.Image | None:

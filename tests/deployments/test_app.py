@@ -19,8 +19,8 @@ def profile_of(args: Args):
 
 
 def test_overrides_are_merged_into_the_profile():
-    profile = profile_of(Args(profile="mini", overrides={"stages": {"video": None, "vlm": {"threads": 7}}}))
-    assert profile.stages["vlm"].threads == 7
+    profile = profile_of(Args(profile="mini", overrides={"stages": {"video": None, "vlm": {"max_batch": 7}}}))
+    assert profile.stages["vlm"].max_batch == 7
     assert "video" not in profile.stages
 
 
@@ -52,7 +52,7 @@ def test_a_profile_that_books_more_than_there_is_gets_a_warning(
     monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(app.ray, "cluster_resources", lambda: {"CPU": 1.0})
     with caplog.at_level(logging.WARNING, logger="ray.serve.roadwork"):
-        build(Args(profile="mini", overrides={"stages": {"vlm": {"num_gpus": 0.5}}}))
+        build(Args(profile="mini", overrides={"engines": {"qwen3-vl": {"num_gpus": 0.5}}}))
     assert "books 1.5 CPUs and there are 1" in caplog.text
     assert "books 0.5 GPUs and there are 0" in caplog.text
 

@@ -75,6 +75,18 @@ async def test_a_dead_process_takes_the_stage_down_until_a_probe_answers(client:
     assert len(await client.judge([item()])) == 1
 
 
+async def test_one_slow_call_does_not_throw_away_what_waits_behind_it(handle: FakeHandle):
+    client = RayStageClient("vlm", handle, timeout_s=0.05, probe_s=60)  # type: ignore[arg-type]
+    await client.warm()
+    handle.hangs = True
+    with pytest.raises(StageFailed, match="no answer"):
+        await client.judge([item()])
+    assert not client.up
+    handle.let_go()
+    assert len(await client.judge([item()])) == 1
+    await client.aclose()
+
+
 async def test_a_lost_call_leaves_those_in_flight_to_other_processes_alone(handle: FakeHandle):
     client = RayStageClient("vlm", handle, timeout_s=5, probe_s=60)  # type: ignore[arg-type]
     await client.warm()

@@ -22,7 +22,7 @@ from roadwork_serve.errors import (
     StageFailed,
     UnsupportedMedia,
 )
-from roadwork_serve.profiles.profile import IngressSpec, MediaLimits, Profile
+from roadwork_serve.profiles.profile import EngineSpec, IngressSpec, MediaLimits, Profile, StageSpec
 from roadwork_serve.schema import Exit, Info, Limits, Problem, Readiness, Verdict
 
 KIB = 1024
@@ -31,7 +31,8 @@ PROFILE = Profile(
     policy="mini",
     media=MediaLimits(max_bytes=100 * KIB),
     ingress=IngressSpec(max_batch_files=3, max_batch_bytes=200 * KIB, default_deadline_ms=7000),
-    stages={},
+    engines={"dinov3": EngineSpec(runs="transformers", model="mini:backbone")},
+    stages={"backbone": StageSpec(engine="dinov3")},
 )
 
 
@@ -44,11 +45,17 @@ class FakeService:
         self.closed: RoadworkError | None = None
         self.seen: list[bytes] = []
         self.left_s = 0.0
+        self.taken, self.room = 0, 10**9
 
     @contextmanager
-    def admission(self) -> Iterator[None]:
+    def admission(self) -> Iterator["FakeService"]:
         self.readiness()
-        yield
+        yield self
+
+    def take(self, size: int) -> None:
+        self.taken += size
+        if self.taken > self.room:
+            raise Overloaded("too much in work")
 
     async def judge(self, data: bytes, deadline_s: float, request_id: str) -> Verdict:
         self.left_s = deadline_s - asyncio.get_running_loop().time()
@@ -424,3 +431,23 @@ async def test_stopping_the_application_stops_the_service(service: FakeService):
     async with app.router.lifespan_context(app):
         assert not stopped.is_set()
     assert stopped.is_set()
+
+
+async def test_what_all_requests_hold_is_bounded(client: httpx.AsyncClient, service: FakeService):
+    service.room = 10
+    response = await client.post("/v1/classify", content=b"eleven byte")
+    assert "too much" in problem(response, 503, "overloaded").detail
+    assert service.seen == []
+
+
+async def test_a_body_that_names_no_deadline_in_time_has_the_default(service: FakeService):
+    service.profile = PROFILE.model_copy(update={"ingress": IngressSpec(default_deadline_ms=50)})
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"half"
+        await asyncio.sleep(5)
+
+    transport = httpx.ASGITransport(http_app(service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        response = await client.post("/v1/classify", content=never())
+    assert "while the request was read" in problem(response, 504, "deadline").detail

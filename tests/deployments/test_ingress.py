@@ -105,6 +105,26 @@ async def test_more_than_it_has_places_for_is_refused_and_places_are_given_back(
     assert (await ingress.classify(PHOTO)).label == "roadwork"
 
 
+async def test_more_bytes_than_it_may_hold_are_refused_and_given_back(ingress: Ingress):
+    await ready(ingress)
+    most = ingress.profile.ingress.max_bytes_in_work
+    with ingress.admission() as place:
+        place.take(most)
+        with pytest.raises(Overloaded, match="hold 536,870,912 bytes"):
+            await ingress.classify(PHOTO)
+        with pytest.raises(Overloaded):
+            place.take(1)
+    assert (await ingress.classify(PHOTO)).label == "roadwork"
+    assert ingress.held_bytes == 0
+
+
+async def test_a_bad_policy_does_not_end_a_server_that_serves(ingress: Ingress):
+    await ready(ingress)
+    await ingress.classify(PHOTO)
+    ingress.reconfigure({"policy": "no-such"})
+    assert "no-such" in (ingress.info().policy_refused or "")
+
+
 async def test_a_policy_is_swapped_whole_by_mapping_name_or_path(ingress: Ingress, tmp_path):
     await ready(ingress)
     ingress.reconfigure({"policy": policy("a", prior=0.2)})

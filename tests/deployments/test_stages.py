@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,12 +13,13 @@ import pytest
 from deployments.app import build_app
 from deployments.stages import DEPLOYMENTS, StageReplica
 from roadwork_serve.cascade.opinion import Item, Opinion
-from roadwork_serve.errors import ConfigError, StageFailed
+from roadwork_serve.cascade.threaded import Threaded
+from roadwork_serve.errors import ModelError, StageFailed
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import STAGES, StageSpec
-from roadwork_serve.stages.load import open_stage
+from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageSpec
 
-SPEC = StageSpec(engine="transformers", model="fake", threads=3, timeout_s=1)
+ENGINE = EngineSpec(runs="transformers", model="fake", threads=3)
+SPEC = StageSpec(engine="fake", timeout_s=1)
 
 
 class FakeStage:
@@ -50,10 +51,11 @@ def stage() -> FakeStage:
 
 
 @pytest.fixture
-def replica(stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> StageReplica:
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+async def replica(stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StageReplica]:
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(variable, "1")
-    replica = StageReplica("vlm", SPEC, lambda name, spec: stage)
+    replica = StageReplica.__new__(StageReplica)  # as Serve does it, to await the constructor
+    await replica.__init__(ENGINE, {"vlm": SPEC}, lambda engine, users: {"vlm": Threaded(stage)})
     yield replica
     logging.getLogger("ray.serve").filters.clear()
 
@@ -64,21 +66,21 @@ def item(deadline_s: float = 0.0) -> Item:
 
 async def test_it_is_warm_before_it_is_ready_and_has_its_threads(replica: StageReplica, stage: FakeStage):
     assert (stage.warmed, stage.threads) == (1, "3")
-    assert await replica.introduce() == "images"
+    assert await replica.introduce("vlm") == "images"
 
 
 async def test_deadlines_are_told_on_its_own_clock(replica: StageReplica, stage: FakeStage):
-    opinions = await replica.judge([item(deadline_s=-1e9), item(deadline_s=1e9)], [2.0, 0.5])
+    opinions = await replica.judge("vlm", [item(deadline_s=-1e9), item(deadline_s=1e9)], [2.0, 0.5])
     assert [opinion.logit for opinion in opinions] == [1.0, 1.0]
     assert [round(each.left_s(), 1) for each in stage.items] == pytest.approx([2.0, 0.5], abs=0.2)
 
 
 async def test_health_checks_answer_while_it_judges(replica: StageReplica, stage: FakeStage):
     stage.go.clear()
-    call = asyncio.create_task(replica.judge([item()], [1.0]))
+    call = asyncio.create_task(replica.judge("vlm", [item()], [1.0]))
     await asyncio.sleep(0)
     await replica.check_health()
-    assert await replica.introduce() == "images"
+    assert await replica.introduce("vlm") == "images"
     assert not call.done()
     stage.go.set()
     await call
@@ -88,7 +90,7 @@ async def test_a_stuck_model_fails_its_health_check(
     replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
 ):
     stage.go.clear()
-    call = asyncio.create_task(replica.judge([item()], [1.0]))
+    call = asyncio.create_task(replica.judge("vlm", [item()], [1.0]))
     await asyncio.sleep(0)
     now = time.monotonic()
     monkeypatch.setattr("deployments.stages.time.monotonic", lambda: now + 4)
@@ -101,9 +103,12 @@ async def test_a_stuck_model_fails_its_health_check(
 
 async def test_what_the_model_raises_travels_as_text(replica: StageReplica, stage: FakeStage):
     stage.error = type("ExoticError", (Exception,), {})("out of luck")
-    with pytest.raises(StageFailed, match="ExoticError: out of luck") as raised:
-        await replica.judge([item()], [1.0])
+    with pytest.raises(StageFailed, match=r"^ExoticError; its log has more$") as raised:
+        await replica.judge("vlm", [item()], [1.0])
     assert raised.value.__cause__ is None
+    stage.error = ModelError("the head does not fit; train one")
+    with pytest.raises(StageFailed, match="the head does not fit; train one"):
+        await replica.judge("vlm", [item()], [1.0])
 
 
 def test_probes_stay_out_of_the_access_log(replica: StageReplica, caplog: pytest.LogCaptureFixture):
@@ -120,7 +125,8 @@ def test_probes_stay_out_of_the_access_log(replica: StageReplica, caplog: pytest
 def test_each_stage_is_a_deployment_with_the_resources_of_its_spec():
     overrides = {
         "ingress": {"replicas": 2, "num_cpus": 0.75},
-        "stages": {"vlm": {"num_gpus": 0.5, "memory_mb": 100, "replicas": 3, "slots": 2}},
+        "engines": {"qwen3-vl": {"num_gpus": 0.5, "memory_mb": 100, "replicas": 3}},
+        "stages": {"vlm": {"slots": 2}},
     }
     app = build_app(load_profile("mini", overrides))
     ingress = app._bound_deployment
@@ -139,6 +145,10 @@ def test_every_stage_of_a_profile_has_a_deployment():
     assert set(DEPLOYMENTS) == set(STAGES)
 
 
-def test_an_unknown_stage_is_refused_by_name():
-    with pytest.raises(ConfigError, match="no stage 'audio'"):
-        open_stage("audio", SPEC)
+def test_stages_that_ask_one_engine_are_one_deployment():
+    app = build_app(load_profile("mini", {"stages": {"reasoner": {"engine": "qwen3-vl"}}}))
+    _, stages = app._bound_deployment.init_args
+    shared = stages["vlm"]._bound_deployment
+    assert shared.name == "FastVLM-Reasoner" and stages["reasoner"] is stages["vlm"]
+    engine, users, _ = shared.init_args
+    assert (engine.model, list(users)) == ("mini:vlm", ["vlm", "reasoner"])

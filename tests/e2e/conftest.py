@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
+from roadwork_serve.profiles.load import load_profile
+
 with warnings.catch_warnings(action="ignore"):  # Ray's own, of pydantic
     import ray
     from ray import serve
@@ -112,7 +114,8 @@ def _start_ray(folder: Path, tries: int = 3) -> None:
 
 
 def _config(port: int, journal: Path, gate: Path, model: Path) -> dict[str, Any]:
-    stages: dict[str, Any] = {stage: {"num_cpus": 0.1, "timeout_s": 5} for stage in STAGES}
+    engines: dict[str, Any] = {name: {"num_cpus": 0.1} for name in load_profile("mini").engines}
+    stages: dict[str, Any] = {stage: {"timeout_s": 5} for stage in STAGES}
     stages["vlm"] |= {"options": {"model": str(model)}}
     stages["reasoner"] |= {"options": {"journal": str(journal), "gate": str(gate)}, "max_batch": 1, "timeout_s": 60}
     return {
@@ -122,7 +125,10 @@ def _config(port: int, journal: Path, gate: Path, model: Path) -> dict[str, Any]
                 "name": "roadwork",
                 "route_prefix": "/",
                 "import_path": "tests.e2e.fakes:build",
-                "args": {"profile": "mini", "overrides": {"ingress": {"num_cpus": 0.1}, "stages": stages}},
+                "args": {
+                    "profile": "mini",
+                    "overrides": {"ingress": {"num_cpus": 0.1}, "engines": engines, "stages": stages},
+                },
             }
         ],
     }

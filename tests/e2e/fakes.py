@@ -2,15 +2,16 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ray.serve import Application
 
 from deployments.app import Args, build_app
-from roadwork_serve.cascade.opinion import Item, Opinion, Sees
+from roadwork_serve.cascade.opinion import Item, Opinion, Sees, Stage
+from roadwork_serve.cascade.threaded import Threaded
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import StageSpec
+from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.schema import Saw
 
 SEES: dict[str, Sees] = {"backbone": "thumbs"}
@@ -23,10 +24,10 @@ class FakeStage:
     not get past requests whose id begins with "held"; model, a file without which it does not load.
     """
 
-    def __init__(self, name: str, spec: StageSpec) -> None:
+    def __init__(self, name: str, spec: StageSpec, engine: EngineSpec) -> None:
         self.name = name
         self.sees: Sees = SEES.get(name, "images")
-        self._model = spec.model
+        self._model = engine.model
         self._journal = spec.options.get("journal")
         self._gate = spec.options.get("gate")
         self._file = spec.options.get("model")
@@ -60,9 +61,9 @@ def wait_for(file: Path) -> None:
         time.sleep(0.01)
 
 
-def open_fake(name: str, spec: StageSpec) -> FakeStage:
-    return FakeStage(name, spec)
+def open_fakes(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
+    return {name: Threaded(FakeStage(name, spec, engine)) for name, spec in users.items()}
 
 
 def build(args: Args) -> Application:
-    return build_app(load_profile(args.profile, args.overrides), opener=open_fake)
+    return build_app(load_profile(args.profile, args.overrides), opener=open_fakes)

@@ -7,6 +7,7 @@ from roadwork_serve.errors import ModelError
 from tests import untrained
 
 THUMBS = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+TOLD = r"`roadwork minis train backbone`.* engines\.NAME\.features\.head of the profile"
 
 
 def test_recipes_join_the_parts_in_order() -> None:
@@ -40,5 +41,10 @@ def test_a_head_of_another_backbone_is_refused(tmp_path) -> None:
 
 def test_a_broken_head_is_refused(tmp_path) -> None:
     (tmp_path / "head.json").write_text("{}")
-    with pytest.raises(ModelError, match="head"):
+    with pytest.raises(ModelError, match=rf"head in {tmp_path} cannot be read.*{TOLD}"):
         Head.load(tmp_path)
+
+
+def test_without_a_head_there_are_no_logits() -> None:
+    with pytest.raises(ModelError, match=rf"no head yet.*{TOLD}"):
+        FeatureEngine(str(untrained.backbone(head=False))).logits(THUMBS)

@@ -1,7 +1,7 @@
 """Stages that judge by colour: the redder an image, the more road work. No models, no weights."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,11 @@ from PIL import Image
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees, Stage
 from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.cascade.threaded import Threaded
 from roadwork_serve.learn.rows import Look, Row
 from roadwork_serve.learn.samples import About
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import Profile, StageSpec
+from roadwork_serve.profiles.profile import EngineSpec, Profile, StageName, StageSpec
 from roadwork_serve.schema import Saw, Words
 
 POLICY = Policy.from_mapping(
@@ -39,9 +40,9 @@ class ByColour:
 
     sees: Sees = "both"
 
-    def __init__(self, name: str, spec: StageSpec) -> None:
+    def __init__(self, name: str, model: EngineSpec) -> None:
         self.name = name
-        self._spec = spec
+        self._model = model
         self.warmed = 0
 
     def warm(self) -> None:
@@ -54,13 +55,13 @@ class ByColour:
         redness = float(np.mean(item.thumbs[..., 0].astype(float) - item.thumbs[..., 2])) / 255
         if self.name == "signs":
             word = Words(text="[FESTIVAL]", confidence=0.9, meaning="neutral", box={"x0": 0, "y0": 0, "x1": 1, "y1": 1})  # type: ignore[arg-type]
-            return Opinion(None, self._spec.model, saw=Saw(words=[word]))
+            return Opinion(None, self._model.model, saw=Saw(words=[word]))
         saw = Saw(words_likely=0.9 if abs(redness) < 0.05 else 0.1) if self.name == "backbone" else Saw()
-        return Opinion(STRENGTH[self.name] * redness, self._spec.model, self._spec.miniature, saw)
+        return Opinion(STRENGTH[self.name] * redness, self._model.model, self._model.miniature, saw)
 
 
-def open_by_colour(name: str, spec: StageSpec) -> Stage:
-    return ByColour(name, spec)
+def open_by_colour(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
+    return {name: Threaded(ByColour(name, engine)) for name in users}
 
 
 def profile() -> Profile:

@@ -1,14 +1,16 @@
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
+from roadwork_serve.cascade.load import load_policy
 from roadwork_serve.cascade.opinion import Stage
+from roadwork_serve.cascade.threaded import Threaded
 from roadwork_serve.errors import ModelError
 from roadwork_serve.learn.judging import judge_samples
-from roadwork_serve.learn.local import load_policy, local_cascade
 from roadwork_serve.learn.samples import About, Sample
-from roadwork_serve.profiles.profile import STAGES, StageSpec
+from roadwork_serve.local import local_cascade
+from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageName, StageSpec
 from tests.learn import fakes
 from tests.learn.fakes import BLUE, GREY, PALE, PINK, POLICY, RED, ByColour, jpeg, mp4, open_by_colour
 
@@ -80,9 +82,9 @@ async def test_samples_are_taken_as_they_are_needed() -> None:
 async def test_only_stages_that_the_policy_names_are_opened_and_each_is_warmed() -> None:
     opened: dict[str, ByColour] = {}
 
-    def opening(name: str, spec: StageSpec) -> Stage:
-        opened[name] = ByColour(name, spec)
-        return opened[name]
+    def opening(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
+        opened.update({name: ByColour(name, engine) for name in users})
+        return {name: Threaded(opened[name]) for name in users}
 
     one_step = load_policy("mini").to_mapping() | {
         kind: [{"stage": "backbone", "exit": [0.5, 0.5]}] for kind in ("photo", "clip")
@@ -94,10 +96,10 @@ async def test_only_stages_that_the_policy_names_are_opened_and_each_is_warmed()
 
 
 async def test_a_model_that_cannot_be_opened_ends_it_and_leaves_no_thread() -> None:
-    def opening(name: str, spec: StageSpec) -> Stage:
-        if name == "vlm":
+    def opening(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
+        if "vlm" in users:
             raise ModelError("no weights; fetch them")
-        return ByColour(name, spec)
+        return fakes.open_by_colour(engine, users)
 
     before = {thread.name for thread in threading.enumerate()}
     with pytest.raises(ModelError, match="fetch them"):

@@ -22,6 +22,14 @@ def test_only_what_the_cascade_asked_counts_as_entered() -> None:
     )
 
 
+def test_a_file_that_cannot_be_read_is_told_with_how_to_make_it(tmp_path: Path) -> None:
+    image = tmp_path / "photo.jpg"
+    image.write_bytes(b"\xff\xd8\xff\xe0")
+    for path in (tmp_path / "gone.jsonl", tmp_path, image):
+        with pytest.raises(ConfigError, match=rf"{path} cannot be read: .*--ask-everyone --rows {path}`"):
+            read_rows(path)
+
+
 @pytest.mark.parametrize("line", ["{}", "not json", '{"about": {"name": "x"}, "looks": []}'])
 def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "rows.jsonl"

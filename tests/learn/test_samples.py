@@ -1,9 +1,10 @@
 import io
 import multiprocessing
 
+import pytest
 from PIL import Image
 
-from roadwork_serve.learn.samples import draw_scene, draw_scenes, scene_track
+from roadwork_serve.learn.samples import draw_scene, draw_scenes, drawing_workers, scene_track
 
 
 def test_one_scene_in_ten_is_a_clip_and_runs_share_no_seed() -> None:
@@ -21,6 +22,14 @@ def test_a_drawn_photo_is_a_jpeg_with_its_truth() -> None:
     about = sample.about
     assert (about.seed, about.label, about.needs) == (sample.truth.seed, sample.truth.label, sample.truth.needs)
     assert draw_scene(9_001_000_000, "photo") == sample
+
+
+def test_drawing_takes_the_cores_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5}, raising=False)
+    assert drawing_workers() == 2
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert drawing_workers() == 64
 
 
 def test_scenes_come_in_order_and_the_workers_end_when_no_more_are_wanted() -> None:

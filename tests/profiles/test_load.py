@@ -7,6 +7,11 @@ from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import bundled, load_policy_mapping, load_profile
 from roadwork_serve.profiles.profile import STAGES
 
+ONE_STAGE = {
+    "engines": {"dinov3": {"runs": "transformers", "model": "mini:backbone"}},
+    "stages": {"backbone": {"engine": "dinov3"}},
+}
+
 
 def test_every_bundled_profile_loads_with_its_policy() -> None:
     assert "mini" in bundled()
@@ -18,15 +23,17 @@ def test_every_bundled_profile_loads_with_its_policy() -> None:
 
 def test_mini_fits_two_cores() -> None:
     profile = load_profile("mini")
-    booked = profile.ingress.num_cpus + sum(stage.num_cpus * stage.replicas for stage in profile.stages.values())
+    engines = profile.engines.values()
+    booked = profile.ingress.num_cpus + sum(engine.num_cpus * engine.replicas for engine in engines)
     assert set(profile.stages) == set(STAGES)
     assert booked <= 2
-    assert all(stage.device == "cpu" and stage.threads <= 2 for stage in profile.stages.values())
+    assert all(engine.device == "cpu" and engine.threads <= 2 for engine in engines)
+    assert len(profile.users()) == len(STAGES)
 
 
 def test_a_profile_loads_from_a_path(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"name": "mine", "policy": "mini", "stages": {}}))
+    path.write_text(yaml.safe_dump({"name": "mine", "policy": "mini", **ONE_STAGE}))
     assert load_profile(path).name == load_profile(str(path)).name == "mine"
 
 
@@ -51,6 +58,13 @@ def test_an_override_of_none_takes_a_stage_away() -> None:
         ({"media": {"zzz": 1}}, r"media\.zzz is no known field; take it out"),
         ({"stages": {"oracle": {}}}, r"stages\.oracle is 'oracle'; it should be 'backbone', "),
         ({"policy": None}, r"policy is missing; add it"),
+        ({"media": {"thumb_side": 225}}, r"media\.thumb_side is 225; it should be a multiple of 16"),
+        ({"stages": dict.fromkeys(STAGES)}, r"stages is empty; add at least one of backbone, .* the engine it asks"),
+        (
+            {"engines": {"ocr": None}},
+            r"stages\.signs\.engine: there is no engine 'ocr'; add it to engines, or name one ",
+        ),
+        ({"stages": {"vlm": {"engine": "ocr"}}}, r"engines\.ocr is used by signs, vlm, which ask different things"),
     ],
 )
 def test_a_bad_field_is_named_with_what_to_do(overrides: dict[str, object], told: str) -> None:

@@ -1,8 +1,11 @@
-"""Items made of rendered scenes."""
+"""Items made of rendered scenes, and stages over untrained models."""
+
+from pathlib import Path
 
 from roadwork_serve import media, scenes
-from roadwork_serve.cascade.opinion import Item
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.cascade.opinion import Item, Stage
+from roadwork_serve.profiles.profile import EngineSpec, MediaLimits, StageName, StageSpec
+from roadwork_serve.stages.load import open_stages
 
 
 def photo(seed: int) -> Item:
@@ -13,3 +16,9 @@ def photo(seed: int) -> Item:
 def clip(seed: int) -> Item:
     """A small clip."""
     return Item.of(media.read(scenes.clip(seed, scale=0.5).mp4(), MediaLimits()), f"clip-{seed}", 1e9)
+
+
+def opened(name: StageName, folder: Path, **options: object) -> Stage:
+    """A stage over the model in a folder."""
+    engine = EngineSpec(runs="transformers", model=str(folder), miniature=True)
+    return open_stages(engine, {name: StageSpec(engine="tiny", options=options)})[name]

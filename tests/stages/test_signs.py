@@ -4,18 +4,22 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from roadwork_serve.cascade.opinion import Item, Stage
+from roadwork_serve.cascade.opinion import BlockingStage, Item
 from roadwork_serve.engines.rapidocr import Line
 from roadwork_serve.errors import ConfigError, ModelError
-from roadwork_serve.profiles.profile import StageSpec
+from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.scenes.wear import to_jpeg
 from roadwork_serve.stages.signs import Signs, phrases, spread, weigh
 
 WIDTH, HEIGHT = 200, 100
 
 
-def spec(engine: str = "rapidocr", model: str = "PP-OCRv6-small", device: str = "cpu", **options: object) -> StageSpec:
-    return StageSpec(engine=engine, model=model, device=device, options=options)  # pyright: ignore[reportArgumentType]
+def spec(**options: object) -> StageSpec:
+    return StageSpec(engine="ocr", options=options)
+
+
+def ocr(**changes: object) -> EngineSpec:
+    return EngineSpec.model_validate({"runs": "rapidocr", "model": "PP-OCRv6-small"} | changes)
 
 
 def line(text: str, x: float = 20, y: float = 20, width: float = 60, height: float = 10, sure: float = 1.0) -> Line:
@@ -46,7 +50,7 @@ def item(*images: bytes) -> Item:
 
 
 def logit(*lines: Line) -> float | None:
-    stage: Stage = Signs(spec(), FakeReader(lines))
+    stage: BlockingStage = Signs(spec(), ocr(), FakeReader(lines))
     return stage.judge([item(page(0))])[0].logit
 
 
@@ -67,7 +71,7 @@ def test_silence_and_neutral_words_are_no_evidence() -> None:
 
 def test_lines_of_a_diamond_are_read_as_one_phrase() -> None:
     reader = FakeReader([line("AHEAD", y=42), line("ROAD", y=20, x=25, width=40), line("WORK", y=31, x=25, width=40)])
-    opinion = Signs(spec(), reader).judge([item(page(0))])[0]
+    opinion = Signs(spec(), ocr(), reader).judge([item(page(0))])[0]
     assert opinion.logit == pytest.approx(4.0)
     assert [(word.text, word.meaning) for word in opinion.saw.words] == [
         ("ROAD", "begin"), ("WORK", "begin"), ("AHEAD", "begin"),
@@ -114,7 +118,7 @@ def test_begin_and_end_signs_cancel_out() -> None:
 
 def test_one_sign_seen_on_many_frames_counts_once() -> None:
     reader = FakeReader([], [line("ROAD WORK", sure=0.8)], [line("ROAD WORK", sure=0.9)], [])
-    opinion = Signs(spec(), reader).judge([item(page(0), page(1), page(2))])[0]
+    opinion = Signs(spec(), ocr(), reader).judge([item(page(0), page(1), page(2))])[0]
     assert opinion.logit == pytest.approx(3.6)
     assert [word.frame for word in opinion.saw.words] == [1, 2]
 
@@ -122,9 +126,9 @@ def test_one_sign_seen_on_many_frames_counts_once() -> None:
 def test_a_few_frames_of_a_clip_are_read() -> None:
     reader = FakeReader(*([] for _ in range(8)))
     clip = item(*(page(n) for n in range(8)))
-    Signs(spec(), reader).judge([clip])
+    Signs(spec(), ocr(), reader).judge([clip])
     assert reader.read_pages == [1, 4, 6]
-    Signs(spec(frames_read=1), reader).judge([clip])
+    Signs(spec(frames_read=1), ocr(), reader).judge([clip])
     assert reader.read_pages[3:] == [4]
 
 
@@ -134,7 +138,7 @@ def test_frames_are_evenly_spread(frames: int, wanted: int, read: list[int]) -> 
 
 
 def test_what_cannot_be_decoded_abstains_alone() -> None:
-    stage = Signs(spec(), FakeReader([line("DETOUR")]))
+    stage = Signs(spec(), ocr(), FakeReader([line("DETOUR")]))
     broken, fine = stage.judge([item(page(0)[:80]), item(page(0))])
     assert broken.logit is None and broken.saw.words == []
     assert fine.logit == pytest.approx(3.0)
@@ -143,7 +147,7 @@ def test_what_cannot_be_decoded_abstains_alone() -> None:
 
 def test_words_carry_where_they_stand() -> None:
     reader = FakeReader([line("DETOUR", x=50, y=20, width=100, height=30, sure=0.9)])
-    opinion = Signs(spec(), reader).judge([item(page(0))])[0]
+    opinion = Signs(spec(), ocr(), reader).judge([item(page(0))])[0]
     (word,) = opinion.saw.words
     assert (word.box.x0, word.box.y0, word.box.x1, word.box.y1) == pytest.approx((0.25, 0.2, 0.75, 0.5))
     assert (word.confidence, word.meaning, word.frame) == (0.9, "detour", 0)
@@ -151,27 +155,29 @@ def test_words_carry_where_they_stand() -> None:
 
 
 def test_words_at_the_rim_stay_on_the_picture() -> None:
-    opinion = Signs(spec(), FakeReader([line("DETOUR", x=150, width=60, sure=1.0000001)])).judge([item(page(0))])[0]
+    opinion = Signs(spec(), ocr(), FakeReader([line("DETOUR", x=150, width=60, sure=1.0000001)])).judge(
+        [item(page(0))]
+    )[0]
     assert opinion.saw.words[0].box.x1 == 1.0
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("wrong", "model", "message"),
     [
-        (spec(max_pixels=3), "no option 'max_pixels'"),
-        (spec(side="736"), "options.side"),
-        (spec(engine="transformers"), "rapidocr"),
-        (spec(device="cuda"), "cpu"),
+        (spec(max_pixels=3), ocr(), "no option 'max_pixels'"),
+        (spec(max_side="736"), ocr(), "options.max_side"),
+        (spec(), ocr(runs="transformers"), "rapidocr"),
+        (spec(), ocr(device="cuda"), "cpu"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(wrong: StageSpec, message: str) -> None:
+def test_settings_that_make_no_sense_are_refused(wrong: StageSpec, model: EngineSpec, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Signs(wrong)
+        Signs(wrong, model)
 
 
 def test_other_weights_are_refused() -> None:
     with pytest.raises(ModelError, match="PP-OCRv6-small"):
-        Signs(spec(model="PP-OCRv9-huge"))
+        Signs(spec(), ocr(model="PP-OCRv9-huge"))
 
 
 def diamond(*lines: str) -> bytes:
@@ -185,7 +191,7 @@ def diamond(*lines: str) -> bytes:
 
 
 def test_reads_signs_for_real() -> None:
-    stage = Signs(spec())
+    stage = Signs(spec(), ocr())
     stage.warm()
     opinions = stage.judge([item(diamond("ROAD", "WORK", "AHEAD")), item(diamond("END", "ROAD", "WORK"))])
     assert [opinion.logit for opinion in opinions] == pytest.approx([4.0, -4.0], abs=0.4)

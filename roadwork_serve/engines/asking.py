@@ -1,0 +1,72 @@
+"""What is asked of a vision language model, whatever runs it, and how P(YES) is read from its answer."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from roadwork_serve.errors import ModelError
+
+YES, NO = ("YES", "Yes", "yes"), ("NO", "No", "no")
+SUREST = 16.0  # logits are clamped here: beyond, the arithmetic of half precision speaks, not the model
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question about one image, or about one clip when there are timestamps (seconds, one a frame)."""
+
+    question: str
+    images: tuple[Image.Image, ...]
+    timestamps_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """logit: log P(YES) - log P(NO). left_over: mass on words that are neither. tokens: how many were written.
+
+    batch_ms: preparing the inputs, compute_ms: the model; both of the batch in which the prompt was answered.
+    """
+
+    logit: float
+    left_over: float
+    thought: str | None = None
+    tokens: int = 1
+    batch_ms: float = 0.0
+    compute_ms: float = 0.0
+
+
+class LanguageEngine(Protocol):
+    """What the stages ask of an engine."""
+
+    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[Answer]:
+        """One answer a prompt, in order. thought_tokens: how long it may think first; 0 wants the answer at once."""
+        ...
+
+    async def check(self) -> None:
+        """Raises when the engine has died."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of the model."""
+        ...
+
+
+def spellings(encode: Callable[[str], list[int]], words: Sequence[str]) -> list[int]:
+    """Token ids of the words, with and without a leading space, that are one token. Raises ModelError for none."""
+    spelt = [encode(space + word) for word in words for space in ("", " ")]
+    single = sorted({ids[0] for ids in spelt if len(ids) == 1})
+    if not single:
+        raise ModelError(
+            f"None of {', '.join(words)} is a single token of this model, so it cannot say YES or NO: name another."
+        )
+    return single
+
+
+def from_logprobs(yes: Sequence[float], no: Sequence[float]) -> Answer:
+    """The answer whose spellings of YES and NO have these natural log-probabilities."""
+    of_yes, of_no = (float(np.logaddexp.reduce(part)) for part in (yes, no))
+    left_over = min(1.0, max(0.0, 1.0 - math.exp(of_yes) - math.exp(of_no)))
+    return Answer(min(SUREST, max(-SUREST, of_yes - of_no)), left_over)
