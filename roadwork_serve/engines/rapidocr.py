@@ -1,30 +1,21 @@
 """RapidOCR: finds lines of text on a picture and reads them, on the CPU, with the PP-OCR weights in its wheel."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from roadwork_serve.engines.denormals import flushed
 from roadwork_serve.engines.onnx import open_session
+from roadwork_serve.engines.reading import Line
 from roadwork_serve.errors import ModelError
 
 MODEL = "PP-OCRv6-small"
 SIDE = 736
 LEAST_CONFIDENCE = 0.6  # of a line that is told; RapidOCR's own default is 0.5
 LEAST_SIDE = 30  # pixels of a picture; RapidOCR would enlarge a smaller one until it has them, to gigabytes if thin
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Line:
-    """One line of text. quad: float32 [4, 2], its corners in pixels, clockwise from where the text begins."""
-
-    text: str
-    confidence: float
-    quad: NDArray[np.float32]
 
 
 class RapidOcr:
@@ -45,8 +36,11 @@ class RapidOcr:
         except ImportError as error:
             raise ModelError("engine rapidocr needs the packages rapidocr and onnxruntime; install them") from error
 
-    def read(self, image: Image.Image) -> list[Line]:
-        """The lines on an RGB picture, from top to bottom; none on one too thin to hold any."""
+    def read(self, images: Sequence[Image.Image]) -> list[list[Line]]:
+        """The lines on each RGB picture, from top to bottom; none on one too thin to hold any."""
+        return [self._read(image) for image in images]
+
+    def _read(self, image: Image.Image) -> list[Line]:
         if min(image.size) < LEAST_SIDE:
             return []
         bgr = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])

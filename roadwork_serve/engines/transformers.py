@@ -22,6 +22,7 @@ END_OF_THOUGHT = "</think>"
 def load_pretrained(kind: type[Any], model: str, *, dtype: str, device: str, **more: Any) -> Any:
     """`kind.from_pretrained`, ready for inference. Remote code is never run. Raises ModelError."""
     try:
+        _check_family(kind, model)
         loaded = kind.from_pretrained(model, dtype=getattr(torch, dtype), trust_remote_code=False, **more)
     except (OSError, ValueError, RuntimeError, KeyError) as e:
         raise ModelError(
@@ -29,6 +30,24 @@ def load_pretrained(kind: type[Any], model: str, *, dtype: str, device: str, **m
             "id that this machine can reach and is allowed to read."
         ) from e
     return loaded.to(device).eval().requires_grad_(False)
+
+
+def _check_family(kind: type[Any], model: str) -> None:
+    """Raises ModelError for a checkpoint of another family than the class's, before its weights are read."""
+    wanted = getattr(kind, "config_class", None)
+    if wanted is None:  # a class for any family
+        return
+    found = wanted.get_config_dict(model)[0].get("model_type")
+    if found != wanted.model_type:
+        raise ModelError(f"{model} is of the family {found}, and a {wanted.model_type} is wanted: {kind.__name__}")
+
+
+def load_processor(kind: Any, model: str) -> Any:
+    """`kind.from_pretrained`. Remote code is never run. Raises ModelError."""
+    try:
+        return kind.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as e:
+        raise ModelError(f"{model} has no usable processor: {e}. The checkpoint folder is not complete.") from e
 
 
 def embed_patches_by_matmul(model: nn.Module) -> None:
@@ -67,10 +86,7 @@ class VisionLanguageEngine:
         self.device = torch.device(device)
         self.model = load_pretrained(AutoModelForImageTextToText, model, dtype=dtype, device=device)
         embed_patches_by_matmul(self.model)
-        try:
-            self.processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as e:
-            raise ModelError(f"{model} has no usable processor: {e}. The checkpoint folder is not complete.") from e
+        self.processor = load_processor(AutoProcessor, model)
         self.tokenizer = self.processor.tokenizer
         self.tokenizer.padding_side = "left"
         if max_pixels is not None:

@@ -39,7 +39,7 @@ download. It knows few looks of cones, workers and machines, and is easily wrong
 
 ## Taught with
 - {scenes:,} {kind} of the project's own renderer (seeds 1 to {scenes:,}, renderer {renderer}), {samples:,} samples in
-  {steps:,} steps, {minutes:g} minutes on two CPU cores, seed {seed}.
+  {steps:,} steps, {minutes:g} minutes on one or two CPU cores, seed {seed}.
 - Each patch also learned what it shows; the layers for that are thrown away.{start}{real}
 
 ## Measured
@@ -54,6 +54,9 @@ REAL = """
   licence (CMU ROADWork, attribution to Carnegie Mellon University, ODC-By 1.0; see NOTICE).
   Held out: {held_out}."""
 START = "\n- Its vision tower started from the weights of mini:backbone."
+TOWER = """
+- Its vision tower started from the weights of mini:backbone and was taught by itself before: {samples:,} crops in
+  {minutes:g} minutes."""
 
 
 def main(photos: int = 400, clips: int = 160) -> None:
@@ -77,13 +80,15 @@ def describe(name: str, stages: Sequence[StageName], count: int) -> str:
         table += f"| {stage} | " + " | ".join(f"{found[c][0]:.3f}" for c in columns) + f" | {ms:.0f} |\n"
     taught = json.loads((HERE / name / "training.json").read_text())
     folder = data.photos_folder()
+    tower = taught.pop("tower", None)
+    start = "" if name == "backbone" else TOWER.format(**tower) if tower else START
     real = ""
     if name != "video" and folder:
         held_out = ", ".join(sorted(g for g in data.HELD_OUT_GROUPS if g.startswith("clip_")))
         real = REAL.format(photos=len(list(data.real_photos(folder))), held_out=held_out)
     return CARD.format(
         name=name, what=WHAT[name], millions=_parameters(HERE / name) / 1e6, kind=kind, count=count, first=REPORT_SEEDS,
-        table=table, real=real, start="" if name == "backbone" else START, **taught,
+        table=table, real=real, start=start, **taught,
     )  # fmt: skip
 
 

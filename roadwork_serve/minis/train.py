@@ -52,6 +52,8 @@ def main(
             taught = train(lesson, minutes, place, work / "state", resume=resume, lr=rate, threads=threads)
             scenes = clips if name == "video" else stills
             facts = asdict(taught) | {"scenes": scenes, "renderer": data.renderer_version(), "peak_rate": rate}
+            if name == "vlm" and (work / "tower/training.json").exists():
+                facts["tower"] = json.loads((work / "tower/training.json").read_text())
             (place / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees
-from roadwork_serve.engines.rapidocr import Line, RapidOcr
+from roadwork_serve.engines.reading import Line, Reader
 from roadwork_serve.errors import ConfigError, MediaError
 from roadwork_serve.media import open_rgb
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
@@ -21,14 +20,6 @@ from roadwork_serve.stages.options import checked
 # barrier, a flood. Silence and neutral words are worth nothing at all.
 STRENGTH: dict[Meaning, float] = {"worker": 4.0, "begin": 4.0, "closure": 3.0, "detour": 3.0, "end": -4.0}
 MAX_SIDE, FRAMES_READ = 1600, 3
-
-
-class Reader(Protocol):
-    """What the stage asks of an engine."""
-
-    def read(self, image: Image.Image) -> list[Line]:
-        """The lines of text on an RGB picture."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +49,22 @@ class Signs:
 
     def __init__(self, spec: StageSpec, model: EngineSpec, reader: Reader | None = None) -> None:
         options = checked(self.name, spec.options, max_side=int, frames_read=int)
-        if model.runs != "rapidocr":
-            raise ConfigError(f"stages.signs: signs are read by rapidocr, not by {model.runs}")
-        if model.device != "cpu":
-            raise ConfigError(f"stages.signs: rapidocr runs on the cpu, not on {model.device}")
         self.model = model
         self.max_side = options.get("max_side", MAX_SIDE)
         self.frames_read = options.get("frames_read", FRAMES_READ)
-        self.reader: Reader = reader or RapidOcr(model.model, threads=model.threads, side=model.reader.side)
+        self.reader = reader or _open(model)
 
     def warm(self) -> None:
         """See `Stage`."""
-        self.reader.read(_made_up())
+        self.reader.read([_made_up()])
 
     def judge(self, items: Sequence[Item]) -> list[Opinion]:
         """See `Stage`. Abstains when nothing that is about works is read, or nothing can be decoded."""
         began = time.perf_counter()
-        pictures = [self._open(item) for item in items]
+        pictures = [self._pictures(item) for item in items]
         opened = time.perf_counter()
-        read = [[(frame, self.reader.read(picture), picture.size) for frame, picture in some] for some in pictures]
+        pages = iter(self.reader.read([picture for some in pictures for _, picture in some]))
+        read = [[(frame, next(pages), picture.size) for frame, picture in some] for some in pictures]
         batch_ms, compute_ms = 1000 * (opened - began), 1000 * (time.perf_counter() - opened)
         opinions = []
         for frames in read:
@@ -88,7 +76,7 @@ class Signs:
             )
         return opinions
 
-    def _open(self, item: Item) -> list[tuple[int, Image.Image]]:
+    def _pictures(self, item: Item) -> list[tuple[int, Image.Image]]:
         """The frames to read that can be decoded, by their index."""
         pictures = []
         for frame in spread(len(item.images), self.frames_read):
@@ -97,6 +85,22 @@ class Signs:
             except MediaError:
                 continue
         return pictures
+
+
+def _open(model: EngineSpec) -> Reader:
+    match model.runs:
+        case "rapidocr":
+            from roadwork_serve.engines.rapidocr import RapidOcr
+
+            if model.device != "cpu":
+                raise ConfigError(f"stages.signs: rapidocr runs on the cpu, not on {model.device}")
+            return RapidOcr(model.model, threads=model.threads, side=model.reader.side)
+        case "transformers":
+            from roadwork_serve.engines.florence import Florence2
+
+            return Florence2(model.model, dtype=model.dtype, device=model.device, threads=model.threads)
+        case _:
+            raise ConfigError(f"stages.signs: {model.runs} reads no signs; use rapidocr or transformers")
 
 
 def spread(frames: int, wanted: int) -> list[int]:

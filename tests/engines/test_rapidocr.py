@@ -26,7 +26,7 @@ def sign(text: str, at: tuple[int, int] = (300, 200), letters: int = 32, lean: f
 
 
 def test_reads_a_line_and_says_where_it_stands(engine: RapidOcr) -> None:
-    (line,) = engine.read(sign("ROAD CLOSED"))
+    ((line,),) = engine.read([sign("ROAD CLOSED")])
     assert line.text == "ROAD CLOSED" and 0.9 < line.confidence <= 1.0
     assert line.quad.shape == (4, 2) and line.quad.dtype == np.float32
     assert np.abs(line.quad[0] - (300, 203)).max() < 15  # begins where it was written
@@ -34,16 +34,16 @@ def test_reads_a_line_and_says_where_it_stands(engine: RapidOcr) -> None:
 
 
 def test_a_picture_without_text_has_no_lines(engine: RapidOcr) -> None:
-    assert engine.read(Image.new("RGB", (640, 480), (90, 100, 90))) == []
+    assert engine.read([Image.new("RGB", (640, 480), (90, 100, 90))]) == [[]]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1600, 20), (2, 1600), (33, 31), (1600, 60)])
 def test_odd_sizes_are_no_trouble(engine: RapidOcr, size: tuple[int, int]) -> None:
-    assert engine.read(Image.new("RGB", size, "orange")) == []
+    assert engine.read([Image.new("RGB", size, "orange")]) == [[]]
 
 
 def test_reads_a_line_that_leans(engine: RapidOcr) -> None:
-    assert [line.text for line in engine.read(sign("ROAD CLOSED", lean=12))] == ["ROAD CLOSED"]
+    assert [line.text for line in engine.read([sign("ROAD CLOSED", lean=12)])[0]] == ["ROAD CLOSED"]
 
 
 def test_red_and_blue_are_not_mistaken_for_one_another(engine: RapidOcr) -> None:
@@ -51,14 +51,14 @@ def test_red_and_blue_are_not_mistaken_for_one_another(engine: RapidOcr) -> None
     ocr = engine._ocr
     engine._ocr = lambda bgr: seen.append(bgr) or ocr(bgr)
     try:
-        engine.read(Image.new("RGB", (64, 64), (200, 10, 30)))
+        engine.read([Image.new("RGB", (64, 64), (200, 10, 30))])
     finally:
         engine._ocr = ocr
     assert seen[0][0, 0].tolist() == [30, 10, 200]
 
 
 def test_logs_nothing(engine: RapidOcr, capfd: pytest.CaptureFixture[str]) -> None:
-    RapidOcr(threads=2).read(Image.new("RGB", (320, 240), "white"))
+    RapidOcr(threads=2).read([Image.new("RGB", (320, 240), "white")])
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
     assert not logging.getLogger("RapidOCR").isEnabledFor(logging.WARNING)
@@ -101,5 +101,5 @@ def test_denormals_are_zero_within_the_block_and_its_thread_only() -> None:
 
 
 def test_making_and_using_an_engine_leaves_denormals_alone(engine: RapidOcr) -> None:
-    engine.read(Image.new("RGB", (64, 64)))
+    engine.read([Image.new("RGB", (64, 64))])
     assert denormal() > 0.0

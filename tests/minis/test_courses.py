@@ -1,20 +1,24 @@
 """One step of each course on a few scenes: targets fit outputs, and the loss can be lowered."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import DINOv3ViTModel
 
 from roadwork_serve.engines.transformers import Prompt, VisionLanguageEngine
-from roadwork_serve.minis import data
+from roadwork_serve.minis import architectures, data
 from roadwork_serve.minis.data import Cache, RealPhoto
 from roadwork_serve.minis.describe import KINDS, coverage
 from roadwork_serve.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_tokenizer
 from roadwork_serve.minis.train_backbone import BackboneCourse
-from roadwork_serve.minis.train_video import VideoCourse, as_patches
+from roadwork_serve.minis.train_tower import SIDE, TowerCourse, crop_of
+from roadwork_serve.minis.train_video import VideoCourse, as_patches, targets
 from roadwork_serve.minis.train_vlm import VlmCourse, merge_order
+from roadwork_serve.scenes import Moment
 from roadwork_serve.scenes.truth import Thing, Truth
 from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
 
@@ -29,7 +33,7 @@ def stills() -> Cache:
 @pytest.fixture(scope="module")
 def clips() -> Cache:
     few = data.render_clips([1, 2])
-    return Cache((few.frames[[0, 1] * 4],), (), few.truths * 4, (0,))
+    return Cache((few.frames[[0, 1] * 8],), (), few.truths * 8, (0,))
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def real() -> list[RealPhoto]:
     return [RealPhoto(Image.new("RGB", (300, 200), "grey"), False, "a")]
 
 
-def descends(course: BackboneCourse | VlmCourse | VideoCourse) -> bool:
+def descends(course: BackboneCourse | TowerCourse | VlmCourse | VideoCourse) -> bool:
     """Whether a step against the gradient lowers the loss of the same batch."""
     torch.manual_seed(0)
     course.learner.eval()
@@ -55,6 +59,49 @@ def test_backbone(stills: Cache, real: list[RealPhoto]) -> None:
     course = BackboneCourse(stills, stills, real)
     assert descends(course)
     assert course.check(course.learner).startswith("all ")
+
+
+def test_tower(stills: Cache, tmp_path: Path) -> None:
+    course = TowerCourse(stills, stills, None)
+    assert descends(course)
+    assert course.check(course.learner).startswith("average precision 0.")
+    course.save(course.learner, tmp_path)
+    assert DINOv3ViTModel.from_pretrained(tmp_path).config.num_hidden_layers == architectures.VLM_LAYERS
+
+
+def test_a_crop_keeps_its_truth(stills: Cache) -> None:
+    truth = Truth(1, "photo", True, "vlm", "working", (Thing("cone", (0.5, 0.5, 0.75, 0.75)),), ())
+    still = Image.new("RGB", (448, 448), "grey")
+    still.paste("red", (224, 224, 336, 336))
+    for seed in range(20):
+        crop, kept = crop_of(still, truth, np.random.default_rng(seed))
+        assert crop.size == (SIDE, SIDE)
+        red = np.asarray(crop)[..., 0] > 200
+        x0, y0, x1, y1 = (round(share * SIDE) for share in kept.things[0].box)
+        inside = np.zeros_like(red)
+        inside[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)] = True
+        assert (red != inside).mean() < 0.02
+
+
+def test_attention_within_pictures_is_that_of_the_model(stills: Cache) -> None:
+    course = VlmCourse(stills, stills, [], train_tokenizer(QWEN_SPECIAL, stills.truths), None)
+    batch, tower = next(course.batches(0)), course.learner.model.model.visual.eval()
+    with torch.no_grad():
+        mine = tower(batch.pixels, batch.grids).pooler_output
+        tower.config._attn_implementation = "sdpa"
+        theirs = tower(batch.pixels, batch.grids).pooler_output
+    assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+def test_a_frame_says_where_an_arm_is_and_what_is_at_work() -> None:
+    machine = Thing("machine", (0.2, 0.2, 0.6, 0.6), moving=True)
+    truth = Truth(1, "clip", True, "video", "working", (machine,), ())
+    kinds, arms, work = targets(truth, Moment((machine,), (-0.5,)))
+    assert kinds[3, 3, KINDS.index("machine")] == 1 and kinds[9, 9].sum() == 0
+    assert arms[3, 3] == -0.5 and np.isnan(arms[9, 9])
+    assert work[1, 1].tolist() == [1, 0] and work[4, 4].tolist() == [0, 0]
+    still = replace(machine, moving=False)
+    assert targets(replace(truth, things=(still,)), Moment((still,), (None,)))[2][1, 1].tolist() == [0, 1]
 
 
 def test_weights_that_were_saved_can_be_gone_on_with(stills: Cache, clips: Cache, tmp_path: Path) -> None:

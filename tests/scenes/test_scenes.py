@@ -135,3 +135,22 @@ def test_files_are_what_they_say() -> None:
         frames = [frame.to_image() for frame in container.decode(video=0)]
     assert len(frames) == scenes.CLIP_FRAMES
     assert frames[0].size == clip.frames[0].size
+
+
+def test_moments_follow_what_is_drawn() -> None:
+    seed = next(s for s in range(200) if scenes.clip(s, 0.1, 1).truth.activity == "working" and movers(s))
+    moments = scenes.clip_moments(seed, 4)
+    assert [t.kind for t in moments[0].things] == [t.kind for t in scenes.clip(seed, 0.1, 1).truth.things]
+    for which, swings in enumerate(zip(*(m.swings for m in moments), strict=True)):
+        thing = moments[0].things[which]
+        assert (None in swings) == (thing.kind not in ("worker", "machine"))
+        if thing.kind == "machine" and None not in swings:
+            assert thing.moving == (len(set(swings)) > 1)
+
+
+def movers(seed: int) -> bool:
+    """Whether a clip has a machine with an arm, at work, and its camera stands still enough to keep all in sight."""
+    first, *_, last = scenes.clip_moments(seed, 4)
+    arms = [s for t, s in zip(first.things, first.swings, strict=True) if t.kind == "machine" and s is not None]
+    rollers = [t for t, s in zip(first.things, first.swings, strict=True) if t.kind == "machine" and s is None]
+    return bool(arms) and not rollers and len(first.things) == len(last.things)

@@ -1,0 +1,75 @@
+"""Florence-2 reads lines of text and says where they stand (arXiv 2311.06242, task <OCR_WITH_REGION>)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Florence2ForConditionalGeneration, Florence2Processor
+
+from roadwork_serve.engines.reading import Line
+from roadwork_serve.engines.transformers import load_pretrained, load_processor
+
+TASK = "<OCR_WITH_REGION>"  # the whole prompt: the processor makes a sentence of it
+MOST_TOKENS = 384  # eight of them place a line; the pages of a street scene have few lines
+
+
+class Florence2:
+    """Reads pictures in one batch, greedily. Raises ModelError when the checkpoint is no Florence-2.
+
+    max_tokens: what is written of a picture at most; lines beyond are lost.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        threads: int = 1,
+        max_tokens: int = MOST_TOKENS,
+    ) -> None:
+        if device == "cpu":
+            torch.set_num_threads(threads)
+        self.device = torch.device(device)
+        self.model = load_pretrained(Florence2ForConditionalGeneration, model, dtype=dtype, device=device)
+        self.processor: Any = load_processor(Florence2Processor, model)
+        self.max_tokens = max_tokens
+
+    @torch.inference_mode()
+    def read(self, images: Sequence[Image.Image]) -> list[list[Line]]:
+        """The lines on each RGB picture, in the order in which the model reads them."""
+        if not images:
+            return []
+        inputs = self.processor(text=[TASK] * len(images), images=list(images), return_tensors="pt").to(self.device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        written = self.model.generate(
+            **inputs,
+            max_new_tokens=self.max_tokens,
+            num_beams=1,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        told = self.processor.batch_decode(written.sequences, skip_special_tokens=False)
+        sure = self._sureness(written)
+        return [self.lines(text, image.size, p) for text, image, p in zip(told, images, sure, strict=True)]
+
+    def lines(self, text: str, size: tuple[int, int], confidence: float) -> list[Line]:
+        """What the model wrote of a picture of this size as lines; the model gives no confidence a line."""
+        found = self.processor.post_process_generation(text=text, task=TASK, image_size=size)[TASK]
+        lines = []
+        for label, quad in zip(found["labels"], found["quad_boxes"], strict=True):
+            words = label.replace("<s>", "").replace("</s>", "").replace("<pad>", "").strip()
+            if words:
+                lines.append(Line(words, confidence, np.asarray(quad, np.float32).reshape(4, 2)))
+        return lines
+
+    def _sureness(self, written: Any) -> list[float]:
+        """Of each picture, the geometric mean of the probabilities of what was written about it."""
+        scores = self.model.compute_transition_scores(written.sequences, written.scores, normalize_logits=True)
+        tokens = written.sequences[:, -scores.shape[1] :]
+        counted = tokens != self.model.generation_config.pad_token_id
+        mean = (scores.float() * counted).nan_to_num(neginf=0.0).sum(1) / counted.sum(1).clamp(min=1)
+        return mean.exp().tolist()

@@ -1,0 +1,64 @@
+import pytest
+import torch
+from PIL import Image
+
+from roadwork_serve.engines.florence import Florence2
+from roadwork_serve.errors import ModelError
+from roadwork_serve.profiles.profile import EngineSpec, StageSpec
+from roadwork_serve.stages.signs import Signs
+from tests import untrained
+from tests.stages.items import clip, photo
+
+SIGN = (
+    "</s><s>ROAD WORK<loc_100><loc_200><loc_300><loc_200><loc_300><loc_260><loc_100><loc_260>"
+    "AHEAD<loc_100><loc_270><loc_300><loc_270><loc_300><loc_330><loc_100><loc_330></s>"
+)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Florence2:
+    return Florence2(str(untrained.florence()), max_tokens=12)
+
+
+def test_lines_stand_where_the_model_says(engine: Florence2) -> None:
+    first, second = engine.lines(SIGN, (1000, 500), 0.9)
+    assert (first.text, second.text, first.confidence) == ("ROAD WORK", "AHEAD", 0.9)
+    assert first.quad.shape == (4, 2)
+    assert first.quad[0] == pytest.approx([100, 100], abs=1) and first.quad[2] == pytest.approx([300, 130], abs=1)
+
+
+def test_nothing_read_is_no_line(engine: Florence2) -> None:
+    assert engine.lines("</s><s></s>", (64, 64), 0.5) == []
+
+
+def test_a_batch_reads_as_each_alone_and_says_how_surely(engine: Florence2) -> None:
+    pictures = [Image.new("RGB", (320, 240), colour) for colour in ("orange", "white", "black")]
+    together = engine.read(pictures)
+    assert [[line.text for line in page] for page in together] == [
+        [line.text for line in engine.read([picture])[0]] for picture in pictures
+    ]
+    assert engine.read([]) == []
+
+
+def test_it_is_sure_as_far_as_its_tokens_were_likely(engine: Florence2) -> None:
+    inputs = engine.processor(text="<OCR_WITH_REGION>", images=Image.new("RGB", (64, 64)), return_tensors="pt")
+    with torch.inference_mode():
+        written = engine.model.generate(
+            **inputs, max_new_tokens=5, num_beams=1, do_sample=False, return_dict_in_generate=True, output_scores=True
+        )
+        first = torch.log_softmax(torch.stack(written.scores)[:, 0].float(), -1)
+    tokens = written.sequences[0, -len(first) :]
+    wanted = first[torch.arange(len(first)), tokens].nan_to_num(neginf=0.0).mean().exp().item()
+    assert engine._sureness(written) == [pytest.approx(wanted, rel=1e-4)]
+
+
+def test_the_signs_stage_reads_with_it() -> None:
+    stage = Signs(StageSpec(engine="e"), EngineSpec(runs="transformers", model=str(untrained.florence())))
+    opinions = stage.judge([photo(1), clip(2)])
+    assert len(opinions) == 2
+    assert all(opinion.compute_ms > 0 for opinion in opinions)
+
+
+def test_another_architecture_is_refused() -> None:
+    with pytest.raises(ModelError, match="Florence2ForConditionalGeneration"):
+        Florence2(str(untrained.vlm()))
