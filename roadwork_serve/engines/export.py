@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from roadwork_serve.engines.features import FeatureEngine, Head, features
+from roadwork_serve.engines.features import FeatureEngine, Head, Recipe, features
 from roadwork_serve.engines.onnx import OUTPUTS, SIDE, OnnxBackbone
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.errors import ConfigError, ModelError
@@ -37,7 +37,8 @@ class Glance(nn.Module):
         self.dtype = torch.float16 if precision == "fp16" else torch.float32
         self.backbone: Any = engine.model.to(self.dtype)
         self.head = head.float()
-        self.registers, self.recipe = engine.model.config.num_register_tokens, head.settings.recipe
+        self.registers = engine.model.config.num_register_tokens
+        self.recipe: Recipe = head.settings.recipe
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", engine.mean)

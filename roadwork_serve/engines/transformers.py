@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, StoppingCriteria
+from transformers.utils.logging import disable_progress_bar
 
 from roadwork_serve.engines.asking import NO, YES, Answer, Prompt, from_logprobs, spellings
 from roadwork_serve.errors import ModelError
@@ -21,6 +22,7 @@ END_OF_THOUGHT = "</think>"
 
 def load_pretrained(kind: type[Any], model: str, *, dtype: str, device: str, **more: Any) -> Any:
     """`kind.from_pretrained`, ready for inference. Remote code is never run. Raises ModelError."""
+    disable_progress_bar()  # of transformers, on stderr, whoever looks on
     try:
         _check_family(kind, model)
         loaded = kind.from_pretrained(model, dtype=getattr(torch, dtype), trust_remote_code=False, **more)
