@@ -307,11 +307,14 @@ def fit_policy(
     max_exit_error: Annotated[
         float, typer.Option(min=0, max=0.5, help="Share of wrong answers allowed among the items that leave early.")
     ] = 0.01,
+    pass_on: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of what the last stage but one is asked that may go on at most.")
+    ] = 0.25,
 ) -> None:
     """Fit calibration and exit bands of a policy to judged rows."""
     from roadwork_serve.minis.fit import main
 
-    main(rows, base, out, version, max_exit_error, shlex.join(["roadwork", *sys.argv[1:]]))
+    main(rows, base, out, version, max_exit_error, pass_on, shlex.join(["roadwork", *sys.argv[1:]]))
 
 
 def _progress() -> "Progress":

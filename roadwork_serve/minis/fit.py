@@ -25,7 +25,6 @@ from roadwork_serve.errors import ConfigError
 from roadwork_serve.learn.rows import Row, read_rows
 from roadwork_serve.schema import MediaKind
 
-SPECIALISTS = frozenset({"signs"})  # its logits are evidence as they stand: silence is none, a word is strong
 GRID = 1e-4  # bands are written with four digits
 MIN_LEAVING = 20  # fewer than this say nothing of an error rate, and nobody leaves on that side
 _RIDGE = 1.0  # as if one item spoke for scale 1, carry 1 and bias 0
@@ -67,21 +66,23 @@ def replay(row: Row, policy: Policy) -> Replay:
             )
 
 
-def fit_policy(rows: Sequence[Row], base: Policy, max_exit_error: float, version: str) -> Policy:
+def fit_policy(rows: Sequence[Row], base: Policy, max_exit_error: float, version: str, pass_on: float = 0.25) -> Policy:
     """The base policy with calibrators and exit bands fitted to the rows.
 
     max_exit_error: share of wrong labels allowed, in this sample, among the items that leave a stage
         on either side of its band. The last stage ends everything.
+    pass_on: share of the items at the last stage but one that may go on to the last, the least sure of them. What
+        reaches it is doubtful, so it can seldom promise an error that small, and the last stage is the dearest.
     """
     fitted = replace(base, version=version)
     for kind in ("photo", "clip"):
         mine = [row for row in rows if row.about.kind == kind and row.about.scored]
         if mine:
-            fitted = _fit_kind(fitted, kind, mine, max_exit_error)
+            fitted = _fit_kind(fitted, kind, mine, max_exit_error, pass_on)
     return fitted
 
 
-def _fit_kind(policy: Policy, kind: MediaKind, rows: Sequence[Row], max_exit_error: float) -> Policy:
+def _fit_kind(policy: Policy, kind: MediaKind, rows: Sequence[Row], max_exit_error: float, pass_on: float) -> Policy:
     steps = policy.steps(kind)
     done: tuple[Step, ...] = ()
     for index, step in enumerate(steps):
@@ -92,7 +93,7 @@ def _fit_kind(policy: Policy, kind: MediaKind, rows: Sequence[Row], max_exit_err
         said = np.array([_logit(way.row, step.stage) for way in entered])
         truth = np.array([way.row.about.label for way in entered], dtype=bool)
         spoke = ~np.isnan(said)
-        if step.stage not in SPECIALISTS and spoke.any():
+        if spoke.any():
             step = replace(step, calibrate=fit_calibrator(prior[spoke], said[spoke], truth[spoke]))
         if index == len(steps) - 1:
             low = high = policy.decide_at
@@ -100,6 +101,8 @@ def _fit_kind(policy: Policy, kind: MediaKind, rows: Sequence[Row], max_exit_err
             after = [step.calibrate.update(p, s) for p, s in zip(prior[spoke], said[spoke], strict=True)]
             posterior = np.array([sigmoid(logodds) for logodds in after])
             low, high = exit_band(posterior, truth[spoke], policy.decide_at, max_exit_error)
+            if index == len(steps) - 2 and step.when_words_likely is None:
+                low, high = narrowed(posterior, policy.decide_at, low, high, pass_on)
         done += (replace(step, low=low, high=high),)
     return _with_steps(policy, kind, done)
 
@@ -173,6 +176,12 @@ def exit_band(posterior: Floats, truth: NDArray[np.bool_], decide_at: float, max
     return round(low, 4), round(high, 4)
 
 
+def narrowed(posterior: Floats, decide_at: float, low: float, high: float, pass_on: float) -> tuple[float, float]:
+    """The band, no wider than lets that share of the items on, the nearest to `decide_at`; to four digits."""
+    reach = float(np.quantile(np.abs(posterior - decide_at), pass_on)) if len(posterior) else 0.0
+    return round(max(low, decide_at - reach), 4), round(min(high, decide_at + reach), 4)
+
+
 def _reach(p: Floats, wrong: NDArray[np.bool_], limit: float, max_error: float) -> float:
     """The smallest threshold on the grid that lets out, from 0 up, as many as the error allows; 0 for none."""
     thresholds = np.arange(1, math.floor(limit / GRID + 1e-9) + 1) * GRID
@@ -212,17 +221,20 @@ def told(rows: Sequence[Row], policy: Policy) -> str:
     return "\n".join(lines)
 
 
-def main(rows_file: Path, base: str, out: Path, version: str, max_exit_error: float, command: str) -> None:
+def main(
+    rows_file: Path, base: str, out: Path, version: str, max_exit_error: float, pass_on: float, command: str
+) -> None:
     """Read rows, fit, write the policy with a comment on how it was made, and print that comment."""
     rows = read_rows(rows_file)
-    policy = fit_policy(rows, load_policy(base), max_exit_error, version)
+    policy = fit_policy(rows, load_policy(base), max_exit_error, version, pass_on)
     seeds = [row.about.seed for row in rows if row.about.seed is not None]
     comment = (
         f"Fitted on {datetime.now(UTC):%Y-%m-%d} by `{command}`\n"
         f"to {len(rows)} items" + (f" with the seeds {min(seeds)} to {max(seeds)}" if seeds else "") + ".\n"
         "Calibration: logistic regression on the items that reach a stage. Bands: as narrow as leaves at most\n"
         f"{max_exit_error:.2%} wrong among those that leave a stage on either side, in this sample. That is no bound:\n"
-        "certified thresholds need held-out rows and a confidence level. On the sample itself:\n" + told(rows, policy)
+        "certified thresholds need held-out rows and a confidence level. Of what the last stage but one is asked, it\n"
+        f"passes on {pass_on:.0%} at most. On the sample itself:\n" + told(rows, policy)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(policy_yaml(policy, comment), encoding="utf-8")

@@ -17,7 +17,8 @@ from roadwork_serve.stages.meaning import Meaning, meaning
 from roadwork_serve.stages.options import checked
 
 # Log-odds a surely read sign is worth. A closure or a detour may have other causes than works: a police
-# barrier, a flood. Silence and neutral words are worth nothing at all.
+# barrier, a flood. Neutral words are worth nothing by themselves: what it means that a sign speaks of something
+# else is for the policy's calibrator to learn. Silence is no answer.
 STRENGTH: dict[Meaning, float] = {"worker": 4.0, "begin": 4.0, "closure": 3.0, "detour": 3.0, "end": -4.0}
 MAX_SIDE, FRAMES_READ = 1600, 3
 
@@ -59,7 +60,7 @@ class Signs:
         self.reader.read([_made_up()])
 
     def judge(self, items: Sequence[Item]) -> list[Opinion]:
-        """See `Stage`. Abstains when nothing that is about works is read, or nothing can be decoded."""
+        """See `Stage`. Abstains when nothing is read, or nothing can be decoded."""
         began = time.perf_counter()
         pictures = [self._pictures(item) for item in items]
         opened = time.perf_counter()
@@ -119,14 +120,16 @@ def phrases(lines: Sequence[Line]) -> list[Phrase]:
 
 
 def weigh(found: Sequence[Phrase]) -> float | None:
-    """Log-odds of works from all the signs of an item; None when none is about works.
+    """Log-odds of works from all the signs of an item; 0 when none is about works, None when there is none.
 
     The strongest sign for and the strongest sign against are added, however many times each was seen: the frames
     of a clip show one sign again and again. One of each cancels out, for the end of one site may be the start
     of the next, and the later stages decide on what they see.
     """
     logits = [phrase.logit for phrase in found if phrase.meaning != "neutral"]
-    return max(0.0, *logits) + min(0.0, *logits) if logits else None
+    if not logits:
+        return 0.0 if found else None
+    return max(0.0, *logits) + min(0.0, *logits)
 
 
 def _phrase(lines: tuple[Line, ...]) -> Phrase:

@@ -12,7 +12,7 @@ from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.learn.rows import Look, Row, write_rows
 from roadwork_serve.learn.samples import About
-from roadwork_serve.minis.fit import exit_band, fit_calibrator, fit_policy, main, replay, told
+from roadwork_serve.minis.fit import exit_band, fit_calibrator, fit_policy, main, narrowed, replay, told
 from tests.learn.fakes import POLICY
 
 
@@ -82,7 +82,7 @@ def test_band_is_shut_where_all_are_wrong_or_too_few() -> None:
 @pytest.mark.parametrize("allowed", [0.005, 0.02])
 def test_no_stage_errs_more_among_those_that_leave_than_allowed(allowed: float) -> None:
     rows = made_up_rows(4000)
-    policy = fit_policy(rows, POLICY, allowed, "fitted-1")
+    policy = fit_policy(rows, POLICY, allowed, "fitted-1", pass_on=1.0)
     for kind in ("photo", "clip"):
         for step in policy.steps(kind)[:-1]:
             ways = [
@@ -110,9 +110,33 @@ def test_a_fitted_policy_is_right_more_often_and_calibrated_on_rows_it_has_not_s
     assert sum(replay(row, policy).left_at == "backbone" for row in fresh) > 0.4 * len(fresh)
 
 
-def test_signs_keep_their_own_weight_and_their_gate() -> None:
-    signs = fit_policy(made_up_rows(1000), POLICY, 0.02, "fitted-1").photo[1]
-    assert (signs.calibrate, signs.when_words_likely) == (POLICY.photo[1].calibrate, 0.5)
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3])
+def test_no_more_go_on_to_the_last_stage_than_may(share: float) -> None:
+    rows = [row for row in made_up_rows(3000) if row.about.kind == "photo"]
+    policy = fit_policy(rows, POLICY, 0.0, "fitted-1", pass_on=share)
+    left = [replay(row, policy).left_at for row in rows]
+    assert left.count("reasoner") <= share * (left.count("reasoner") + left.count("vlm")) + 1
+    assert (left.count("reasoner") > 1) == (share > 0)
+
+
+def test_the_band_keeps_the_nearest_to_the_threshold() -> None:
+    posterior = np.linspace(0, 1, 101)
+    assert narrowed(posterior, 0.5, 0.0, 1.0, 0.2) == (0.4, 0.6)
+    assert narrowed(posterior, 0.5, 0.45, 1.0, 0.2) == (0.45, 0.6)
+
+
+def test_what_neutral_signs_mean_is_learnt_and_the_gate_stays() -> None:
+    rows = made_up_rows(1000)
+    for index, row in enumerate(rows):
+        seen = row.look("backbone")
+        if row.about.kind == "photo" and not row.about.label and seen and index % 3 == 0:
+            looks = [replace(look, logit=0.0) if look.stage == "signs" else look for look in row.looks]
+            looks[0] = replace(seen, logit=0.0, words_likely=0.9)  # stage 1 expects words and knows nothing
+            rows[index] = replace(row, looks=tuple(looks))
+    signs = fit_policy(rows, POLICY, 0.02, "fitted-1").photo[1]
+    assert signs.when_words_likely == 0.5
+    assert signs.calibrate.scale > 0.5
+    assert signs.calibrate.update(0.0, 0.0) < -1
 
 
 def test_rows_without_every_stage_are_refused() -> None:
@@ -125,7 +149,7 @@ def test_the_file_says_how_it_was_made_and_loads_again(tmp_path: Path, capsys: p
     rows = made_up_rows(500)
     write_rows(tmp_path / "rows.jsonl", rows)
     out = tmp_path / "policies" / "fitted.yaml"
-    main(tmp_path / "rows.jsonl", "mini", out, "mini-7", 0.02, "roadwork minis fit-policy")
+    main(tmp_path / "rows.jsonl", "mini", out, "mini-7", 0.02, 0.25, "roadwork minis fit-policy")
     text = out.read_text()
     policy = Policy.from_mapping(yaml.safe_load(text))
     assert policy.version == "mini-7"

@@ -64,9 +64,9 @@ def test_an_end_sign_is_strong_evidence_against() -> None:
     assert logit(line("END", y=20), line("ROAD WORK", y=31)) == pytest.approx(-4.0)
 
 
-def test_silence_and_neutral_words_are_no_evidence() -> None:
+def test_silence_is_no_answer_and_neutral_words_weigh_nothing() -> None:
     assert logit() is None
-    assert logit(line("TRAFFIC CALMING", y=20), line("AHEAD", y=31), line("STOP", x=150)) is None
+    assert logit(line("TRAFFIC CALMING", y=20), line("AHEAD", y=31), line("STOP", x=150)) == 0
 
 
 def test_lines_of_a_diamond_are_read_as_one_phrase() -> None:
