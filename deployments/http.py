@@ -1,12 +1,14 @@
 """The routes: what is asked over HTTP and how it is answered."""
 
 import asyncio
+import json
 import logging
 import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Header, Query, Request
@@ -40,6 +42,8 @@ from roadwork_serve.schema import (
 _LOG = logging.getLogger("ray.serve.roadwork.http")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
+# What a rendered scene was answered once.
+_VERDICT: dict[str, Any] = json.loads(Path(__file__).with_name("verdict_example.json").read_text(encoding="utf-8"))
 _ABOUT = """Is there active road work on this photograph or clip, how sure is the server, and what made it think so?
 
     curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/v1/classify
@@ -123,7 +127,8 @@ def http_app(
             BrokenMedia("the JPEG ends early; send the whole file"),
             Overloaded("256 items wait for backbone; come back in 1.4 s"),
             DeadlineExceeded("the deadline passed before any stage could speak; allow more time"),
-        ),
+        )
+        | _answered(_VERDICT),
         openapi_extra=_ONE_FILE,
     )
     async def classify(request: Request, deadline_ms: DeadlineMs = None, timeout_s: TimeoutS = None) -> Verdict:
@@ -144,7 +149,8 @@ def http_app(
             NotReady("still loading: vlm, video"),
             DeadlineExceeded("the deadline passed while the request was read"),
         )
-        | {"default": documented(BadRequest(""))[400]},
+        | {"default": documented(BadRequest(""))[400]}
+        | _answered({"results": [{"filename": "a.jpg", "verdict": _VERDICT, "problem": None}]}),
         openapi_extra=_MANY_FILES,
     )
     async def classify_batch(
@@ -230,6 +236,10 @@ async def _patience(profile: Profile, query_ms: int | None, timeout_s: float | N
         raise DeadlineExceeded(
             "the deadline passed while the request was read; allow more time with the query's deadline_ms"
         ) from None
+
+
+def _answered(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"application/json": {"example": example}}}}
 
 
 def _request_body(content: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from roadwork_serve.errors import (
     UnsupportedMedia,
 )
 from roadwork_serve.profiles.profile import EngineSpec, IngressSpec, MediaLimits, Profile, StageSpec
-from roadwork_serve.schema import Exit, Info, Limits, Problem, Readiness, Verdict
+from roadwork_serve.schema import BatchResult, Exit, Info, Limits, Problem, Readiness, Verdict
 
 KIB = 1024
 PROFILE = Profile(
@@ -417,6 +417,10 @@ async def test_openapi_tells_of_every_status_and_body(client: httpx.AsyncClient)
     assert set(classify["requestBody"]["content"]) >= {"image/*", "video/*", "multipart/form-data", "application/json"}
     assert {"Verdict", "Problem", "BatchResult", "Info", "Readiness"} <= set(spec["components"]["schemas"])
     assert "curl" in spec["info"]["description"]
+    example = classify["responses"]["200"]["content"]["application/json"]["example"]
+    assert Verdict.model_validate(example).exit.stage == "signs"
+    batch = spec["paths"]["/v1/classify/batch"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+    assert BatchResult.model_validate(batch).results[0].verdict == Verdict.model_validate(example)
     assert (await client.get("/docs")).status_code == 200
     assert (await client.get("/")).json()["docs"] == "/docs"
 
