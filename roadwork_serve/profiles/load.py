@@ -99,8 +99,8 @@ def _told(error: ErrorDetails) -> str:
         case "extra_forbidden":
             near = difflib.get_close_matches(loc[-1], _fields_at(loc[:-1]), n=1)
             return f"{path} is no known field; " + (f"did you mean {near[0]}?" if near else "take it out")
-        case "value_error" if not loc:  # a check of the whole, which names the line itself
-            return error["msg"].removeprefix("Value error, ")
+        case "value_error" if isinstance(error["input"], Mapping):  # a check of a whole, which names the line itself
+            return ".".join([*loc, error["msg"].removeprefix("Value error, ")])
         case _:
             wanted = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
             return f"{path} is {error['input']!r}; it should be {wanted}"

@@ -1,5 +1,6 @@
 """A profile: which models run, how, and on what. Typed, described, validated as a whole."""
 
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,19 +15,26 @@ ROLES: dict[StageName, Role] = {
     "reasoner": "language",
     "video": "language",
 }  # what a stage asks of its engine
+RUNS: dict[Role, tuple[str, ...]] = {
+    "features": ("transformers", "onnx", "tensorrt"),
+    "reader": ("transformers", "rapidocr"),
+    "language": ("transformers", "vllm", "openai"),
+}  # what can be asked so
 
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Runs = Literal["transformers", "rapidocr", "onnx"]
+Runs = Literal["transformers", "rapidocr", "onnx", "tensorrt", "vllm", "openai"]
+Quantisation = Literal["fp8", "awq"]
 
 
 class FeatureSettings(_Settings):
     """Of a backbone."""
 
     head: str | None = Field(default=None, description="folder with head.json, when it is not beside the weights")
+    compile: bool | None = Field(default=None, description="run through torch.compile; by default on a GPU only")
 
 
 class ReaderSettings(_Settings):
@@ -44,6 +52,26 @@ class LanguageSettings(_Settings):
     )
 
 
+class VllmSettings(_Settings):
+    """Of a vLLM engine inside the replica. On a GPU give one of the two sizes: vLLM would take all of the card."""
+
+    gpu_memory_utilization: float | None = Field(
+        default=None, gt=0, le=1, description="share of the whole card for weights, activations and KV cache"
+    )
+    kv_cache_gib: float | None = Field(
+        default=None, gt=0, description="KV cache, GiB; weights and activations come on top"
+    )
+    enforce_eager: bool = Field(default=False, description="no compilation and no CUDA graphs: starts sooner, slower")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="further arguments of vLLM's AsyncEngineArgs")
+
+
+class ServerSettings(_Settings):
+    """Of an OpenAI-compatible server that runs elsewhere: vLLM, SGLang, Modular MAX."""
+
+    url: str = Field(default="", description="up to and with /v1, e.g. http://127.0.0.1:8001/v1")
+    api_key_env: str | None = Field(default=None, description="environment variable that holds the server's API key")
+
+
 class EngineSpec(_Settings):
     """A model, what runs it, and its share of the machine. Stages that name the same engine share one process."""
 
@@ -51,17 +79,72 @@ class EngineSpec(_Settings):
     model: str = Field(
         description="a folder, a hub id, the file of an export, or mini:NAME for weights that ship with the project"
     )
+    revision: str | None = Field(default=None, description="commit, tag or branch of a hub id; the newest by default")
     miniature: bool = Field(default=False, description="the model is a small stand-in; verdicts say so")
+    trust_remote_code: bool = Field(
+        default=False, description="run Python that a checkpoint brings along, with all rights of the server"
+    )
+    quantised: Quantisation | None = Field(
+        default=None, description="what the decoder's weights are, or are made into on load (fp8); vllm alone"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     num_cpus: float = Field(default=1.0, ge=0, description="logical CPUs Ray reserves for a replica")
     num_gpus: float = Field(default=0.0, ge=0, description="share of a GPU Ray reserves for a replica")
     memory_mb: int = Field(default=0, ge=0, description="memory Ray reserves for a replica, MB; 0 reserves none")
-    replicas: int = Field(default=1, ge=1)
+    gpu_memory_gib: float | None = Field(
+        default=None, gt=0, description="most PyTorch may take of its card, GiB; vllm has limits of its own"
+    )
+    replicas: int = Field(default=1, ge=1, description="processes, at the start and at least")
+    max_replicas: int | None = Field(default=None, ge=1, description="processes at most under load; as many by default")
+    turns: str | None = Field(
+        default=None,
+        description="engines with the same word here share one process and one card and take turns: one awake (vllm)",
+    )
     threads: int = Field(default=1, ge=1, description="threads the model computes with")
     features: FeatureSettings = Field(default=FeatureSettings(), description="of stage 1")
     reader: ReaderSettings = Field(default=ReaderSettings(), description="of stage 2A")
     language: LanguageSettings = Field(default=LanguageSettings(), description="of stages 2B, 3A and 3B")
+    vllm: VllmSettings = Field(default=VllmSettings(), description="of engines that vllm runs")
+    server: ServerSettings = Field(default=ServerSettings(), description="of engines that openai runs")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        for wrong, told in self._doubts():
+            if wrong:
+                raise ValueError(told)
+        return self
+
+    def _doubts(self) -> Iterator[tuple[bool, str]]:
+        on_gpu = self.device == "cuda"
+        yield on_gpu and self.num_gpus <= 0, "num_gpus is 0 and device is cuda; book the share of the card it takes"
+        yield not on_gpu and self.num_gpus > 0, "num_gpus is booked and device is cpu; set device: cuda, or book none"
+        yield self.num_gpus > 1 and self.num_gpus % 1 != 0, "num_gpus above 1 must be whole cards"
+        yield (
+            self.max_replicas is not None and self.max_replicas < self.replicas,
+            "max_replicas is below replicas; raise it or leave it out",
+        )
+        yield self.runs == "openai" and not self.server.url, "server.url is missing; say where the server listens"
+        yield (
+            self.runs != "openai" and bool(self.server.url),
+            f"server is set and {self.runs} runs it; set runs: openai, or take server out",
+        )
+        yield self.runs == "rapidocr" and on_gpu, "device: rapidocr runs on the cpu; leave it out"
+        yield self.runs == "tensorrt" and not on_gpu, "device: tensorrt runs on a GPU; set cuda, and num_gpus"
+        if self.runs != "vllm":
+            yield self.quantised is not None, f"quantised is vllm's, and {self.runs} runs it; take it out"
+            yield self.vllm != VllmSettings(), f"vllm is set and {self.runs} runs it; set runs: vllm, or take vllm out"
+            yield self.turns is not None, f"turns are for vllm alone, and {self.runs} runs it; take turns out"
+            return
+        sizes = [size for size in (self.vllm.gpu_memory_utilization, self.vllm.kv_cache_gib) if size is not None]
+        yield len(sizes) > 1, "vllm: give gpu_memory_utilization or kv_cache_gib, not both"
+        yield on_gpu and not sizes, "vllm: give gpu_memory_utilization or kv_cache_gib, else it takes the whole card"
+        yield self.gpu_memory_gib is not None, "gpu_memory_gib is not vllm's; give vllm.gpu_memory_utilization"
+        yield self.turns is not None and not on_gpu, "turns need a GPU; take them out, or set device: cuda"
+        yield (
+            self.turns is not None and (self.max_replicas or self.replicas) > 1,
+            "replicas: engines that take turns have one; take it out",
+        )
 
 
 class StageSpec(_Settings):
@@ -134,6 +217,16 @@ class Profile(_Settings):
                     f"engines.{name} is used by {', '.join(using)}, which ask different things of it; give "
                     f"{list(using)[-1]} an engine of its own"
                 )
+            runs, can = self.engines[name].runs, RUNS[ROLES[next(iter(using))]]
+            if runs not in can:
+                raise ValueError(
+                    f"engines.{name}.runs: {runs} cannot do what {', '.join(using)} asks of it; use " + " or ".join(can)
+                )
+        for word, names in self._turns().items():
+            if len(names) == 1:
+                raise ValueError(f"engines.{names[0]}.turns: no other engine takes turns in {word!r}; take it out")
+            if len({self.engines[name].num_gpus for name in names}) > 1:
+                raise ValueError(f"engines {', '.join(names)} take turns on one share of a card; give all one num_gpus")
         return self
 
     def engine_of(self, stage: StageName) -> EngineSpec:
@@ -145,4 +238,19 @@ class Profile(_Settings):
         found: dict[str, dict[StageName, StageSpec]] = {}
         for stage, spec in self.stages.items():
             found.setdefault(spec.engine, {})[stage] = spec
+        return found
+
+    def processes(self) -> list[tuple[str, ...]]:
+        """The engines by the process that opens them: each has its own but for those that take turns."""
+        turns = self._turns()
+        first = {name: names for names in turns.values() for name in names}
+        groups = (first.get(name, (name,)) for name in self.users())
+        return list(dict.fromkeys(groups))
+
+    def _turns(self) -> dict[str, tuple[str, ...]]:
+        """Engines that take turns, by their word."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name in self.users():
+            if (word := self.engines[name].turns) is not None:
+                found[word] = (*found.get(word, ()), name)
         return found

@@ -93,8 +93,6 @@ def _open(model: EngineSpec) -> Reader:
         case "rapidocr":
             from roadwork_serve.engines.rapidocr import RapidOcr
 
-            if model.device != "cpu":
-                raise ConfigError(f"stages.signs: rapidocr runs on the cpu, not on {model.device}")
             return RapidOcr(model.model, threads=model.threads, side=model.reader.side)
         case "transformers":
             from roadwork_serve.engines.florence import Florence2

@@ -167,7 +167,6 @@ def test_words_at_the_rim_stay_on_the_picture() -> None:
         (spec(max_pixels=3), ocr(), "no option 'max_pixels'"),
         (spec(max_side="736"), ocr(), "options.max_side"),
         (spec(), ocr(runs="onnx"), "onnx reads no signs"),
-        (spec(), ocr(device="cuda"), "cpu"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: StageSpec, model: EngineSpec, message: str) -> None:
