@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.serve import Application
 
 from deployments.ingress import ingress_app
-from deployments.stages import engine_app
+from deployments.stages import process_app
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.stages.load import Opener, open_stages
@@ -49,13 +49,16 @@ def build(args: Args) -> Application:
 
 
 def build_app(profile: Profile, opener: Opener = open_stages) -> Application:
-    """The ingress over one deployment an engine.
+    """The ingress over one deployment an engine, or group of engines that take turns.
 
     opener: opens an engine and makes the stages that ask it, inside their replica; must pickle.
     """
     stages: dict[StageName, Application] = {}
-    for engine, users in profile.users().items():
-        stages |= dict.fromkeys(users, engine_app(profile.engines[engine], users, opener, profile.ingress.replicas))
+    users = profile.users()
+    for names in profile.processes():
+        engines, using = {name: profile.engines[name] for name in names}, {name: users[name] for name in names}
+        app = process_app(engines, using, opener, profile.ingress.replicas)
+        stages |= {stage: app for name in names for stage in using[name]}
     return ingress_app(profile, stages)
 
 

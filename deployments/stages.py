@@ -6,12 +6,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import cast
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.metrics import Histogram
 
 from deployments.loopback import stay_on_loopback
-from roadwork_serve.cascade.opinion import Item, Opinion, Sees
+from roadwork_serve.cascade.opinion import Item, Opinion, Sees, Stage
+from roadwork_serve.cascade.turns import Sleeper, TakingTurns, Turns
 from roadwork_serve.errors import RoadworkError, StageFailed
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.stages.load import Opener
@@ -31,19 +34,32 @@ _SPARE_CALLS = 4  # beside the slots: calls in flight must not keep probes out
 class StageReplica:
     """One process of an engine: loads its model, then judges batches for the stages that ask it."""
 
-    async def __init__(self, engine: EngineSpec, users: Mapping[StageName, StageSpec], opener: Opener) -> None:
-        """Ready when this returns: the model is loaded and every stage has run once. Serve awaits it."""
+    async def __init__(
+        self, engines: Mapping[str, EngineSpec], users: Mapping[str, Mapping[StageName, StageSpec]], opener: Opener
+    ) -> None:
+        """Ready when this returns: the models are loaded and every stage has run once. Serve awaits it.
+
+        engines: one, or several that take turns on one card. users: the stages that ask each.
+        """
         stay_on_loopback()
-        _compute_with(engine.threads)
+        _compute_with(max(engine.threads for engine in engines.values()))
         logging.getLogger("ray.serve").addFilter(_is_no_probe)
         began = time.monotonic()
-        self._stages = opener(engine, users)
-        for stage in self._stages.values():
-            await stage.warm()
-        self._stuck_s = {name: 3 * spec.timeout_s for name, spec in users.items()}
+        opened: dict[str, Mapping[StageName, Stage]] = {}
+        for name, engine in engines.items():
+            if opened:
+                await _sleeper(opened[list(opened)[-1]]).sleep()
+            opened[name] = opener(engine, users[name])
+            for stage in opened[name].values():
+                await stage.warm()
+        self._stages: dict[StageName, Stage] = {}
+        turns = _turns(opened) if len(opened) > 1 else None
+        for name, stages in opened.items():
+            self._stages |= {at: TakingTurns(it, name, turns) if turns else it for at, it in stages.items()}
+        self._stuck_s = {name: 3 * spec.timeout_s for specs in users.values() for name, spec in specs.items()}
         self._since: dict[object, tuple[StageName, float]] = {}  # when each call in flight began
-        told = ", ".join(users)
-        _LOG.info("%s warm with %s after %.1f s.", told, engine.model, time.monotonic() - began)
+        told = ", ".join(f"{', '.join(stages)} with {engines[name].model}" for name, stages in opened.items())
+        _LOG.info("Warm after %.1f s: %s.", time.monotonic() - began, told)
 
     async def introduce(self, name: StageName) -> Sees:
         """What the stage looks at. That it answers says that it lives."""
@@ -87,20 +103,25 @@ class StageReplica:
             del self._since[token]
 
 
-def engine_app(
-    engine: EngineSpec, users: Mapping[StageName, StageSpec], opener: Opener, callers: int = 1
+def process_app(
+    engines: Mapping[str, EngineSpec],
+    users: Mapping[str, Mapping[StageName, StageSpec]],
+    opener: Opener,
+    callers: int = 1,
 ) -> Application:
-    """The deployment of an engine, named after the stages that ask it.
+    """The deployment of a process, named after the stages that ask its engines.
 
-    callers: ingress replicas, each of which keeps its own slots.
+    engines: one, or several that take turns. callers: ingress replicas, each of which keeps its own slots.
     """
-    resources = {"num_cpus": engine.num_cpus, "num_gpus": engine.num_gpus}
-    if engine.memory_mb:
-        resources["memory"] = engine.memory_mb * 2**20
-    slots = sum(spec.slots for spec in users.values())
+    every = list(engines.values())
+    resources = {"num_cpus": sum(engine.num_cpus for engine in every), "num_gpus": every[0].num_gpus}
+    if memory_mb := sum(engine.memory_mb for engine in every):
+        resources["memory"] = memory_mb * 2**20
+    specs: dict[StageName, StageSpec] = {name: spec for using in users.values() for name, spec in using.items()}
+    slots = sum(spec.slots for spec in specs.values())
     deployed = serve.deployment(
-        name="-".join(DEPLOYMENTS[name] for name in users),
-        num_replicas=engine.replicas,
+        name="-".join(DEPLOYMENTS[name] for name in specs),
+        num_replicas=every[0].replicas,
         ray_actor_options=resources,
         max_ongoing_requests=slots * callers + _SPARE_CALLS,
         health_check_period_s=2,
@@ -108,7 +129,28 @@ def engine_app(
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=10,
     )(StageReplica)
-    return deployed.bind(engine, dict(users), opener)
+    return deployed.bind(dict(engines), {name: dict(using) for name, using in users.items()}, opener)
+
+
+def _turns(opened: Mapping[str, Mapping[StageName, Stage]]) -> Turns:
+    """Turns of engines of which all but the last opened sleep. What each turn costs goes to Serve's metrics."""
+    seconds = Histogram(
+        "roadwork_turn_seconds",
+        description="What it took to let one engine sleep and wake another on the same card.",
+        boundaries=[0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32],
+        tag_keys=("engine",),
+    )
+
+    def told(name: str, cost_s: float) -> None:
+        seconds.observe(cost_s, {"engine": name})
+        _LOG.info("%s has the card after a turn of %.2f s.", name, cost_s)
+
+    return Turns({name: _sleeper(stages) for name, stages in opened.items()}, list(opened)[-1], told)
+
+
+def _sleeper(stages: Mapping[StageName, Stage]) -> Sleeper:
+    """What lets the engine sleep that these stages share."""
+    return cast(Sleeper, next(iter(stages.values())))  # the profile lets language models alone take turns
 
 
 def _compute_with(threads: int) -> None:

@@ -51,6 +51,9 @@ class Saw(_Wire):
     left_over: float | None = Field(
         default=None, ge=0, le=1, description="probability mass a VLM gave to words that are neither yes nor no"
     )
+    coarse: bool = Field(
+        default=False, description="a server told only which answer it chose, so the probability is no more than that"
+    )
     words_likely: float | None = Field(
         default=None, ge=0, le=1, description="stage 1's probability that words worth reading are on the image"
     )

@@ -28,6 +28,7 @@ class Answer:
     """logit: log P(YES) - log P(NO). left_over: mass on words that are neither. tokens: how many were written.
 
     batch_ms: preparing the inputs, compute_ms: the model; both of the batch in which the prompt was answered.
+    coarse: only the chosen word is known, not how likely it was.
     """
 
     logit: float
@@ -36,6 +37,7 @@ class Answer:
     tokens: int = 1
     batch_ms: float = 0.0
     compute_ms: float = 0.0
+    coarse: bool = False
 
 
 class LanguageEngine(Protocol):
@@ -47,6 +49,14 @@ class LanguageEngine(Protocol):
 
     async def check(self) -> None:
         """Raises when the engine has died."""
+        ...
+
+    async def sleep(self) -> None:
+        """Give the card back. Only between prompts."""
+        ...
+
+    async def wake(self) -> None:
+        """Take the card again."""
         ...
 
     async def aclose(self) -> None:

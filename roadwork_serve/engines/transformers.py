@@ -11,45 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, StoppingCriteria
-from transformers.utils.logging import disable_progress_bar
 
 from roadwork_serve.engines.asking import NO, YES, Answer, Prompt, from_logprobs, spellings
+from roadwork_serve.engines.chat import chat_text, closing, encoder, ends_of_thought, metadata
+from roadwork_serve.engines.loading import load_pretrained, load_processor
 from roadwork_serve.errors import ModelError
 from roadwork_serve.worker import Worker
-
-END_OF_THOUGHT = "</think>"
-
-
-def load_pretrained(kind: type[Any], model: str, *, dtype: str, device: str, **more: Any) -> Any:
-    """`kind.from_pretrained`, ready for inference. Remote code is never run. Raises ModelError."""
-    disable_progress_bar()  # of transformers, on stderr, whoever looks on
-    try:
-        _check_family(kind, model)
-        loaded = kind.from_pretrained(model, dtype=getattr(torch, dtype), trust_remote_code=False, **more)
-    except (OSError, ValueError, RuntimeError, KeyError) as e:
-        raise ModelError(
-            f"{model} cannot be loaded as {kind.__name__}: {e}. Give a folder with config.json and weights, or a hub "
-            "id that this machine can reach and is allowed to read."
-        ) from e
-    return loaded.to(device).eval().requires_grad_(False)
-
-
-def _check_family(kind: type[Any], model: str) -> None:
-    """Raises ModelError for a checkpoint of another family than the class's, before its weights are read."""
-    wanted = getattr(kind, "config_class", None)
-    if wanted is None:  # a class for any family
-        return
-    found = wanted.get_config_dict(model)[0].get("model_type")
-    if found != wanted.model_type:
-        raise ModelError(f"{model} is of the family {found}, and a {wanted.model_type} is wanted: {kind.__name__}")
-
-
-def load_processor(kind: Any, model: str) -> Any:
-    """`kind.from_pretrained`. Remote code is never run. Raises ModelError."""
-    try:
-        return kind.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as e:
-        raise ModelError(f"{model} has no usable processor: {e}. The checkpoint folder is not complete.") from e
 
 
 def embed_patches_by_matmul(model: nn.Module) -> None:
@@ -93,7 +60,7 @@ class VisionLanguageEngine:
         self.tokenizer.padding_side = "left"
         if max_pixels is not None:
             self._cap_pixels(max_pixels)
-        encode = partial(self.tokenizer.encode, add_special_tokens=False)
+        encode = encoder(self.tokenizer)
         self.yes, self.no = spellings(encode, YES), spellings(encode, NO)
         self._worker = Worker("model")
 
@@ -112,6 +79,19 @@ class VisionLanguageEngine:
     async def check(self) -> None:
         """See `LanguageEngine`: the model runs in this process."""
 
+    async def sleep(self) -> None:
+        """See `LanguageEngine`: the weights go to the computer's own memory."""
+        await self._worker.run(self._move, torch.device("cpu"))
+
+    async def wake(self) -> None:
+        """See `LanguageEngine`."""
+        await self._worker.run(self._move, self.device)
+
+    def _move(self, device: torch.device) -> None:
+        self.model.to(device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     async def aclose(self) -> None:
         """Wait for the call that runs and end the thread."""
         await self._worker.aclose()
@@ -127,21 +107,12 @@ class VisionLanguageEngine:
 
     def encode(self, prompts: Sequence[Prompt], thinking: bool = False) -> dict[str, Tensor]:
         """The prompts through the model's own chat template, image or clip first, padded on the left."""
+        texts = [chat_text(self.processor, prompt, thinking) for prompt in prompts]
         clip = bool(prompts[0].timestamps_s)
-        kind = "video" if clip else "image"
-        texts = [
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": p.question}]}],
-                add_generation_prompt=True,
-                tokenize=False,
-                **({"enable_thinking": True} if thinking and "enable_thinking" in self.processor.chat_template else {}),
-            )
-            for p in prompts
-        ]
         if clip:
             media = {
                 "videos": [list(p.images) for p in prompts],
-                "video_metadata": [_metadata(p) for p in prompts],
+                "video_metadata": [metadata(p) for p in prompts],
                 "do_sample_frames": False,
             }
         else:
@@ -163,7 +134,9 @@ class VisionLanguageEngine:
     def think(self, inputs: dict[str, Tensor], thought_tokens: int) -> list[Answer]:
         """Let the model think greedily, end the thought when it has spent its tokens, then read P(YES)."""
         start = inputs["input_ids"].shape[1]
-        pen = _Thinking(self._single(END_OF_THOUGHT), self._ends(), self._closing(), start, thought_tokens)
+        ends = ends_of_thought(self.tokenizer, self.model.generation_config.eos_token_id)
+        end = closing(self.tokenizer.decode(inputs["input_ids"][0, -4:]))  # of every row: padding is on the left
+        pen = _Thinking(ends, encoder(self.tokenizer)(end), start, thought_tokens)
         written = self.model.generate(
             **inputs,
             max_new_tokens=thought_tokens + len(pen.closing) + 2,
@@ -181,21 +154,6 @@ class VisionLanguageEngine:
             answers.append(replace(read, thought=thought, tokens=length + len(pen.closing) + 1))
         return answers
 
-    def _single(self, token: str) -> int:
-        found = self.tokenizer.convert_tokens_to_ids(token)
-        if found is None or found == self.tokenizer.unk_token_id:
-            raise ModelError(f"This model has no token {token}: it was not made to think. Set thinking: false.")
-        return int(found)
-
-    def _ends(self) -> frozenset[int]:
-        named = self.model.generation_config.eos_token_id
-        ends = named if isinstance(named, list) else [named]
-        return frozenset(i for i in [*ends, self.tokenizer.eos_token_id] if i is not None)
-
-    def _closing(self) -> list[int]:
-        """What stands between the end of a thought and the answer, as the family's chat template writes it."""
-        return [self._single(END_OF_THOUGHT), *self.tokenizer.encode("\n\n", add_special_tokens=False)]
-
     def _read(self, logits: Tensor) -> Answer:
         logprobs = torch.log_softmax(logits, dim=-1)
         return from_logprobs(logprobs[self.yes].tolist(), logprobs[self.no].tolist())
@@ -204,8 +162,8 @@ class VisionLanguageEngine:
 class _Thinking(LogitsProcessor):
     """Follows a greedy generation, closes thoughts that run out of tokens, and keeps the logits of the answer."""
 
-    def __init__(self, end: int, ends: frozenset[int], closing: list[int], start: int, budget: int) -> None:
-        self.end, self.ends, self.closing, self.start, self.budget = end, ends, closing, start, budget
+    def __init__(self, ends: frozenset[int], closing: list[int], start: int, budget: int) -> None:
+        self.ends, self.closing, self.start, self.budget = ends, closing, start, budget
         self.lengths: list[int | None] = []
         self.finals: list[Tensor | None] = []
         self.stop = _AllAnswered(self)
@@ -216,7 +174,7 @@ class _Thinking(LogitsProcessor):
             self.lengths, self.finals = [None] * len(scores), [None] * len(scores)
         scores = scores.clone()
         for i, row in enumerate(scores):
-            if self.lengths[i] is None and (written >= self.budget or int(row.argmax()) in self.ends | {self.end}):
+            if self.lengths[i] is None and (written >= self.budget or int(row.argmax()) in self.ends):
                 self.lengths[i] = written
             thought = self.lengths[i]
             if thought is None:
@@ -242,10 +200,3 @@ class _AllAnswered(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         done = all(final is not None for final in self.pen.finals)
         return torch.full((len(input_ids),), done, dtype=torch.bool, device=input_ids.device)
-
-
-def _metadata(prompt: Prompt) -> dict[str, Any]:
-    """Timestamps as milliseconds in a make-believe video of 1000 frames a second, which keeps them exact."""
-    stamps = [round(1000 * t) for t in prompt.timestamps_s]
-    total = stamps[-1] + 1
-    return {"fps": 1000.0, "frames_indices": stamps, "total_num_frames": total, "duration": total / 1000}

@@ -35,6 +35,10 @@ class FeatureSettings(_Settings):
 
     head: str | None = Field(default=None, description="folder with head.json, when it is not beside the weights")
     compile: bool | None = Field(default=None, description="run through torch.compile; by default on a GPU only")
+    side: int | None = Field(default=None, description="of the thumbs it sees, pixels; always media.thumb_side")
+    max_thumbs: int | None = Field(
+        default=None, ge=1, description="photos and frames in one pass of the model; 64 by default, 16 on a CPU"
+    )
 
 
 class ReaderSettings(_Settings):
@@ -99,7 +103,7 @@ class EngineSpec(_Settings):
     max_replicas: int | None = Field(default=None, ge=1, description="processes at most under load; as many by default")
     turns: str | None = Field(
         default=None,
-        description="engines with the same word here share one process and one card and take turns: one awake (vllm)",
+        description="engines with the same word here share one process and one card and take turns: one awake",
     )
     threads: int = Field(default=1, ge=1, description="threads the model computes with")
     features: FeatureSettings = Field(default=FeatureSettings(), description="of stage 1")
@@ -131,20 +135,19 @@ class EngineSpec(_Settings):
         )
         yield self.runs == "rapidocr" and on_gpu, "device: rapidocr runs on the cpu; leave it out"
         yield self.runs == "tensorrt" and not on_gpu, "device: tensorrt runs on a GPU; set cuda, and num_gpus"
-        if self.runs != "vllm":
-            yield self.quantised is not None, f"quantised is vllm's, and {self.runs} runs it; take it out"
-            yield self.vllm != VllmSettings(), f"vllm is set and {self.runs} runs it; set runs: vllm, or take vllm out"
-            yield self.turns is not None, f"turns are for vllm alone, and {self.runs} runs it; take turns out"
-            return
-        sizes = [size for size in (self.vllm.gpu_memory_utilization, self.vllm.kv_cache_gib) if size is not None]
-        yield len(sizes) > 1, "vllm: give gpu_memory_utilization or kv_cache_gib, not both"
-        yield on_gpu and not sizes, "vllm: give gpu_memory_utilization or kv_cache_gib, else it takes the whole card"
-        yield self.gpu_memory_gib is not None, "gpu_memory_gib is not vllm's; give vllm.gpu_memory_utilization"
-        yield self.turns is not None and not on_gpu, "turns need a GPU; take them out, or set device: cuda"
         yield (
             self.turns is not None and (self.max_replicas or self.replicas) > 1,
             "replicas: engines that take turns have one; take it out",
         )
+        if self.runs != "vllm":
+            yield self.quantised is not None, f"quantised is vllm's, and {self.runs} runs it; take it out"
+            yield self.vllm != VllmSettings(), f"vllm is set and {self.runs} runs it; set runs: vllm, or take vllm out"
+            return
+        yield self.turns is not None and not on_gpu, "turns: vllm can sleep on a GPU alone; set device: cuda"
+        sizes = [size for size in (self.vllm.gpu_memory_utilization, self.vllm.kv_cache_gib) if size is not None]
+        yield len(sizes) > 1, "vllm: give gpu_memory_utilization or kv_cache_gib, not both"
+        yield on_gpu and not sizes, "vllm: give gpu_memory_utilization or kv_cache_gib, else it takes the whole card"
+        yield self.gpu_memory_gib is not None, "gpu_memory_gib is not vllm's; give vllm.gpu_memory_utilization"
 
 
 class StageSpec(_Settings):
@@ -223,11 +226,29 @@ class Profile(_Settings):
                     f"engines.{name}.runs: {runs} cannot do what {', '.join(using)} asks of it; use " + " or ".join(can)
                 )
         for word, names in self._turns().items():
+            if other := next((name for name in names if ROLES[next(iter(self.users()[name]))] != "language"), None):
+                raise ValueError(f"engines.{other}.turns: language models alone can sleep; take it out")
             if len(names) == 1:
                 raise ValueError(f"engines.{names[0]}.turns: no other engine takes turns in {word!r}; take it out")
             if len({self.engines[name].num_gpus for name in names}) > 1:
                 raise ValueError(f"engines {', '.join(names)} take turns on one share of a card; give all one num_gpus")
+        self._tell_thumbs()
         return self
+
+    def _tell_thumbs(self) -> None:
+        """Let the engine of stage 1 know what it will see, so that it can refuse, compile and warm up for it."""
+        if "backbone" not in self.stages:
+            return
+        stage, side = self.stages["backbone"], self.media.thumb_side
+        engine = self.engines[stage.engine]
+        if engine.features.side not in (None, side):
+            raise ValueError(
+                f"engines.{stage.engine}.features.side: {engine.features.side} px, and media.thumb_side is {side}; "
+                "leave features.side out"
+            )
+        most = min(64 if engine.device == "cuda" else 16, stage.max_batch * self.media.frames)
+        told = {"side": side, "max_thumbs": engine.features.max_thumbs or most}
+        self.engines[stage.engine] = engine.model_copy(update={"features": engine.features.model_copy(update=told)})
 
     def engine_of(self, stage: StageName) -> EngineSpec:
         """The engine that a stage asks."""

@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 
 from roadwork_serve.cascade.opinion import BlockingStage, Stage
 from roadwork_serve.cascade.threaded import Threaded
+from roadwork_serve.engines.asking import LanguageEngine
+from roadwork_serve.engines.card import alone_on_card
+from roadwork_serve.engines.weights import folder
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import ROLES, EngineSpec, StageName, StageSpec
 
@@ -11,15 +14,16 @@ Opener = Callable[[EngineSpec, Mapping[StageName, StageSpec]], Mapping[StageName
 
 
 def open_stages(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> Mapping[StageName, Stage]:
-    """The stages, over one engine with its model loaded.
+    """The stages, over one engine with its model loaded, alone on its card while it loads.
 
     users: stages of one role, by name. Raises ConfigError when the engine cannot do what they ask of it, ModelError
     when its model cannot be loaded.
     """
     (role,) = {ROLES[name] for name in users}
-    if role == "language":
-        return _language_stages(engine, users)
-    return {name: Threaded(_blocking(name, spec, engine)) for name, spec in users.items()}
+    with alone_on_card(engine.device):
+        if role == "language":
+            return _language_stages(engine, users)
+        return {name: Threaded(_blocking(name, spec, engine)) for name, spec in users.items()}
 
 
 def _blocking(name: StageName, spec: StageSpec, engine: EngineSpec) -> BlockingStage:
@@ -33,18 +37,39 @@ def _blocking(name: StageName, spec: StageSpec, engine: EngineSpec) -> BlockingS
 
 
 def _language_stages(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
-    if engine.runs != "transformers":
-        raise ConfigError(f"stages {', '.join(users)}: {engine.runs} runs no language model; use transformers")
-    from roadwork_serve.engines.transformers import VisionLanguageEngine
-    from roadwork_serve.engines.weights import folder
     from roadwork_serve.stages.video import Video
     from roadwork_serve.stages.vlm import Vlm
 
-    opened = VisionLanguageEngine(
-        folder(engine.model),
-        dtype=engine.dtype,
-        device=engine.device,
-        threads=engine.threads,
-        max_pixels=engine.language.max_pixels,
-    )
+    opened = _language_engine(engine, users)
     return {name: (Video if name == "video" else Vlm)(name, spec, engine, opened) for name, spec in users.items()}
+
+
+def _language_engine(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> LanguageEngine:
+    match engine.runs:
+        case "transformers":
+            from roadwork_serve.engines.transformers import VisionLanguageEngine
+
+            return VisionLanguageEngine(
+                folder(engine.model),
+                dtype=engine.dtype,
+                device=engine.device,
+                threads=engine.threads,
+                max_pixels=engine.language.max_pixels,
+            )
+        case "vllm":
+            from roadwork_serve.engines.vllm import VllmEngine
+
+            return VllmEngine(
+                engine.model_copy(update={"model": folder(engine.model)}),
+                photos=any(name != "video" for name in users),
+                clips="video" in users,
+                concurrency=sum(spec.max_batch * spec.slots for spec in users.values()),
+            )
+        case "openai":
+            from roadwork_serve.engines.openai import OpenAiEngine
+
+            return OpenAiEngine(engine, timeout_s=max(spec.timeout_s for spec in users.values()))
+        case _:
+            raise ConfigError(
+                f"stages {', '.join(users)}: {engine.runs} runs no language model; use transformers, vllm or openai"
+            )

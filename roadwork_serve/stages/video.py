@@ -55,6 +55,14 @@ class Video:
         """See `Stage`."""
         await self.engine.check()
 
+    async def sleep(self) -> None:
+        """See `Sleeper`."""
+        await self.engine.sleep()
+
+    async def wake(self) -> None:
+        """See `Sleeper`."""
+        await self.engine.wake()
+
     async def aclose(self) -> None:
         """See `Stage`."""
         await self.engine.aclose()

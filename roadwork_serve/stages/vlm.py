@@ -54,6 +54,14 @@ class Vlm:
         """See `Stage`."""
         await self.engine.check()
 
+    async def sleep(self) -> None:
+        """See `Sleeper`."""
+        await self.engine.sleep()
+
+    async def wake(self) -> None:
+        """See `Sleeper`."""
+        await self.engine.wake()
+
     async def aclose(self) -> None:
         """See `Stage`."""
         await self.engine.aclose()
@@ -66,7 +74,7 @@ class Vlm:
 
 def opinion(answer: Answer, model: EngineSpec, opened_ms: float) -> Opinion:
     """An engine's answer as a stage's word. opened_ms: decoding, on top of what the engine says it took."""
-    saw = Saw(thought=answer.thought, left_over=answer.left_over)
+    saw = Saw(thought=answer.thought, left_over=answer.left_over, coarse=answer.coarse)
     batch_ms = opened_ms + answer.batch_ms
     return Opinion(answer.logit, model.model, model.miniature, saw, batch_ms, answer.compute_ms, answer.tokens)
 

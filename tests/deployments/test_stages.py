@@ -55,7 +55,7 @@ async def replica(stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(variable, "1")
     replica = StageReplica.__new__(StageReplica)  # as Serve does it, to await the constructor
-    await replica.__init__(ENGINE, {"vlm": SPEC}, lambda engine, users: {"vlm": Threaded(stage)})
+    await replica.__init__({"e": ENGINE}, {"e": {"vlm": SPEC}}, lambda engine, users: {"vlm": Threaded(stage)})
     yield replica
     logging.getLogger("ray.serve").filters.clear()
 
@@ -125,7 +125,7 @@ def test_probes_stay_out_of_the_access_log(replica: StageReplica, caplog: pytest
 def test_each_stage_is_a_deployment_with_the_resources_of_its_spec():
     overrides = {
         "ingress": {"replicas": 2, "num_cpus": 0.75},
-        "engines": {"qwen3-vl": {"num_gpus": 0.5, "memory_mb": 100, "replicas": 3}},
+        "engines": {"qwen3-vl": {"device": "cuda", "num_gpus": 0.5, "memory_mb": 100, "replicas": 3}},
         "stages": {"vlm": {"slots": 2}},
     }
     app = build_app(load_profile("mini", overrides))
@@ -150,5 +150,56 @@ def test_stages_that_ask_one_engine_are_one_deployment():
     _, stages = app._bound_deployment.init_args
     shared = stages["vlm"]._bound_deployment
     assert shared.name == "FastVLM-Reasoner" and stages["reasoner"] is stages["vlm"]
-    engine, users, _ = shared.init_args
-    assert (engine.model, list(users)) == ("mini:vlm", ["vlm", "reasoner"])
+    engines, users, _ = shared.init_args
+    assert [engine.model for engine in engines.values()] == ["mini:vlm"]
+    assert [list(using) for using in users.values()] == [["vlm", "reasoner"]]
+
+
+TURNING = {"engines": {"qwen3-vl-thinking": {"turns": "card"}, "molmo2": {"turns": "card"}}}
+
+
+def test_engines_that_take_turns_are_one_deployment_with_one_share():
+    app = build_app(load_profile("mini", TURNING))
+    _, stages = app._bound_deployment.init_args
+    shared = stages["video"]._bound_deployment
+    assert shared.name == "Reasoner-VideoReasoner" and stages["reasoner"] is stages["video"]
+    assert shared.ray_actor_options["num_cpus"] == 0.5
+
+
+class Sleepy(FakeStage):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.awake = name, True
+
+    async def warm(self) -> None:  # type: ignore[override]
+        assert self.awake
+
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:  # type: ignore[override]
+        assert self.awake
+        return [Opinion(1.0, self.name) for _ in items]
+
+    async def sleep(self) -> None:
+        self.awake = False
+
+    async def wake(self) -> None:
+        self.awake = True
+
+    async def check(self) -> None: ...
+
+
+async def test_a_replica_lets_its_engines_take_turns(monkeypatch: pytest.MonkeyPatch):
+    told: list[str] = []
+    monkeypatch.setattr("deployments.stages.Histogram.observe", lambda _, cost_s, tags: told.append(tags["engine"]))
+    stages = {"reasoner": Sleepy("reasoner"), "video": Sleepy("video")}
+    replica = StageReplica.__new__(StageReplica)
+    users = {"thinking": {"reasoner": SPEC}, "molmo2": {"video": SPEC}}
+    await replica.__init__(
+        {"thinking": ENGINE, "molmo2": ENGINE}, users, lambda engine, using: {name: stages[name] for name in using}
+    )
+    logging.getLogger("ray.serve").filters.clear()
+    assert [stage.awake for stage in stages.values()] == [False, True]  # the last to load has the card
+    for name in ("video", "reasoner", "video"):
+        (opinion,) = await replica.judge(name, [item()], [60.0])
+        assert opinion.model == name
+    await replica.check_health()
+    assert told == ["thinking", "molmo2"]

@@ -1,0 +1,211 @@
+"""Runs checkpoints with vLLM inside this process: continuous batching, prefix caching, FP8 and AWQ weights."""
+
+# vLLM is not in every environment:
+# pyright: reportMissingImports=false
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from roadwork_serve.engines.asking import NO, YES, Answer, Prompt, from_logprobs, spellings
+from roadwork_serve.engines.chat import chat_text, closing, encoder, ends_of_thought, metadata
+from roadwork_serve.engines.molmo import VllmNames
+from roadwork_serve.errors import ConfigError, ModelError
+from roadwork_serve.profiles.profile import EngineSpec
+
+GIB = 2**30
+CPU_CACHE_GIB = 1.0
+OURS = (
+    "dtype", "enable_sleep_mode", "enforce_eager", "gpu_memory_utilization", "hf_overrides", "kv_cache_memory_bytes",
+    "limit_mm_per_prompt", "max_model_len", "max_num_seqs", "mm_processor_kwargs", "model", "quantization", "revision",
+    "trust_remote_code",
+)  # fmt: skip
+
+
+class VllmEngine:
+    """Qwen3-VL, Molmo 2 and whatever else this vLLM runs. A process of its own holds the weights.
+
+    photos, clips: what prompts hold; what is not asked for takes no memory. concurrency: prompts in work at most, more
+    wait inside. Raises ConfigError when vLLM is not installed or the profile says a thing twice, ModelError when the
+    model cannot be loaded.
+    """
+
+    def __init__(self, engine: EngineSpec, *, photos: bool, clips: bool, concurrency: int) -> None:
+        try:
+            from transformers import AutoProcessor
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as error:
+            raise ConfigError(
+                f"{engine.model} wants vllm, which cannot be imported ({error}): install it with `make gpu`, or set "
+                "runs: transformers"
+            ) from error
+        from roadwork_serve.engines.loading import load_processor
+
+        self.processor = load_processor(
+            AutoProcessor, engine.model, trust_remote_code=engine.trust_remote_code, revision=engine.revision
+        )
+        self.tokenizer = self.processor.tokenizer
+        encode = encoder(self.tokenizer)
+        self.yes, self.no = spellings(encode, YES), spellings(encode, NO)
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would tell its makers about this machine
+        if engine.device == "cpu":
+            _compute_with(engine.threads)
+        arguments = _arguments(engine, self.processor, photos, clips, concurrency)
+        try:
+            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        except Exception as error:  # whatever any of its many parts raises
+            raise ModelError(
+                f"vLLM cannot start {engine.model}: {error}. Its own log, above, has the cause. If it is memory, lower "
+                "vllm.kv_cache_gib or vllm.gpu_memory_utilization, or language.context_tokens; `roadwork plan` says "
+                "what fits."
+            ) from error
+        eos = self._engine.model_config.try_get_generation_config().get("eos_token_id")
+        self._ends = sorted(ends_of_thought(self.tokenizer, eos))
+
+    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[Answer]:
+        """See `LanguageEngine`. Prompts of a cancelled call leave the engine at once."""
+        return list(await asyncio.gather(*(self._ask(prompt, thought_tokens) for prompt in prompts)))
+
+    async def check(self) -> None:
+        """See `LanguageEngine`."""
+        await self._engine.check_health()
+
+    async def sleep(self) -> None:
+        """Move the weights off the card and drop the cache. Only between prompts."""
+        await self._engine.sleep(level=1)
+
+    async def wake(self) -> None:
+        """Undo `sleep`."""
+        await self._engine.wake_up()
+
+    async def aclose(self) -> None:
+        """End the process that holds the weights."""
+        self._engine.shutdown()  # from this thread: it ends the task that listens to that process first
+
+    async def _ask(self, prompt: Prompt, thought_tokens: int) -> Answer:
+        text = chat_text(self.processor, prompt, bool(thought_tokens))
+        tokens, media = encoder(self.tokenizer)(text), _media(prompt)
+        if not thought_tokens:
+            return await self._answer(tokens, media)
+        thought, batch_ms, compute_ms = await self._think(tokens, media, thought_tokens)
+        end = encoder(self.tokenizer)(closing(text))
+        answer = await self._answer([*tokens, *thought, *end], media)
+        return replace(
+            answer,
+            thought=self.tokenizer.decode(thought, skip_special_tokens=True).strip(),
+            tokens=len(thought) + len(end) + 1,
+            batch_ms=answer.batch_ms + batch_ms,
+            compute_ms=answer.compute_ms + compute_ms,
+        )
+
+    async def _answer(self, tokens: list[int], media: dict[str, Any]) -> Answer:
+        """P(YES) from the next token's log-probabilities, which are the model's own: taken before sampling."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        asked = [*self.yes, *self.no]
+        params = SamplingParams(
+            max_tokens=1, logprob_token_ids=asked, temperature=0.0, detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )  # fmt: skip
+        output, batch_ms, compute_ms = await self._generate(tokens, media, params)
+        found = output.logprobs[0]
+        yes, no = ([found[token].logprob for token in part] for part in (self.yes, self.no))
+        return replace(from_logprobs(yes, no), batch_ms=batch_ms, compute_ms=compute_ms)
+
+    async def _think(self, tokens: list[int], media: dict[str, Any], most: int) -> tuple[list[int], float, float]:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        params = SamplingParams(
+            max_tokens=most, stop_token_ids=self._ends, temperature=0.0, detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )  # fmt: skip
+        output, batch_ms, compute_ms = await self._generate(tokens, media, params)
+        thought = list(output.token_ids)
+        if thought and thought[-1] in self._ends:
+            thought.pop()
+        return thought, batch_ms, compute_ms
+
+    async def _generate(self, tokens: list[int], media: dict[str, Any], params: Any) -> tuple[Any, float, float]:
+        """What was written, and the milliseconds it took to prepare the prompt and to run the model."""
+        from vllm.renderers.inputs.preprocess import parse_model_prompt
+
+        began = time.perf_counter()
+        raw = {"prompt_token_ids": tokens, "multi_modal_data": media}
+        parsed = parse_model_prompt(self._engine.model_config, raw)
+        (rendered,) = await self._engine.renderer.render_cmpl_async([parsed])
+        ready = time.perf_counter()
+        ended = [output async for output in self._engine.generate(rendered, params, uuid.uuid4().hex)]
+        return ended[-1].outputs[0], 1000 * (ready - began), 1000 * (time.perf_counter() - ready)
+
+
+def _arguments(engine: EngineSpec, processor: Any, photos: bool, clips: bool, concurrency: int) -> dict[str, Any]:
+    """vLLM's engine arguments for an engine of a profile. Raises ConfigError."""
+    extra, settings = engine.vllm.arguments, engine.vllm
+    if taken := sorted(set(extra) & set(OURS)):
+        raise ConfigError(f"vllm.arguments holds {taken[0]}, which the profile sets elsewhere; take it out")
+    cache_gib = settings.kv_cache_gib
+    if cache_gib is None and engine.device == "cpu" and settings.gpu_memory_utilization is None:
+        cache_gib = CPU_CACHE_GIB
+    share = settings.gpu_memory_utilization
+    if cache_gib is not None:  # the share then only says how much of the card must be free at the start
+        share = 0.01
+    return {
+        "model": engine.model,
+        "revision": engine.revision,
+        "trust_remote_code": engine.trust_remote_code,
+        "dtype": engine.dtype,
+        # A checkpoint that is quantised says so itself; fp8 of one that is not is made on load.
+        "quantization": "fp8" if engine.quantised == "fp8" and not _is_quantised(engine) else None,
+        "max_model_len": engine.language.context_tokens,
+        "max_num_seqs": concurrency,
+        "limit_mm_per_prompt": {"image": int(photos), "video": int(clips)},
+        "hf_overrides": VllmNames(processor.tokenizer),
+        "mm_processor_kwargs": _pixels(engine, processor, clips),
+        "gpu_memory_utilization": share,
+        "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * GIB),
+        "enforce_eager": settings.enforce_eager,
+        "enable_sleep_mode": engine.turns is not None,
+        "enable_prefix_caching": True,
+        "enable_log_requests": False,
+        "disable_log_stats": True,
+        **extra,
+    }
+
+
+def _pixels(engine: EngineSpec, processor: Any, clips: bool) -> dict[str, Any] | None:
+    """The cap on an image's pixels as the processor takes it."""
+    if engine.language.max_pixels is None:
+        return None
+    size = dict(processor.image_processor.size)
+    if "longest_edge" not in size:
+        raise ModelError("This model's image processor has a fixed size: take language.max_pixels out of the engine.")
+    most = engine.language.max_pixels
+    capped = {"shortest_edge": min(size.get("shortest_edge") or most, most), "longest_edge": most}
+    return {"images_kwargs": {"size": capped}} if clips else {"size": capped}
+
+
+def _is_quantised(engine: EngineSpec) -> bool:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(engine.model, revision=engine.revision, trust_remote_code=False)
+    return getattr(config, "quantization_config", None) is not None
+
+
+def _media(prompt: Prompt) -> dict[str, Any]:
+    if not prompt.timestamps_s:
+        return {"image": prompt.images[0]}
+    frames = np.stack([np.asarray(image) for image in prompt.images])
+    return {"video": [(frames, metadata(prompt) | {"do_sample_frames": False})]}
+
+
+def _compute_with(threads: int) -> None:
+    """Threads of the engine's own process on a CPU, tied to no core: engines beside one another would take the same."""
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -1,0 +1,38 @@
+import pytest
+
+from roadwork_serve.engines.asking import NO, YES, Prompt
+from roadwork_serve.engines.chat import closing, ends_of_thought, metadata, token_id
+
+
+def test_a_thought_is_ended_as_its_template_opened_it() -> None:
+    assert closing("<|im_start|>assistant\n<think>\n") == "</think>\n\n"
+    assert closing("<|im_start|>assistant\n") == "\n\nAnswer:"
+
+
+class Words:
+    """A tokenizer that knows two tokens."""
+
+    unk_token_id, eos_token_id = 0, 3
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return {"</think>": 7}.get(token, 0)
+
+
+@pytest.mark.parametrize(("eos", "wanted"), [(5, {3, 5, 7}), ([5, 6], {3, 5, 6, 7}), (None, {3, 7})])
+def test_a_thought_is_over_at_every_end_the_model_names(eos: int | list[int] | None, wanted: set[int]) -> None:
+    assert ends_of_thought(Words(), eos) == wanted
+
+
+def test_a_token_that_the_vocabulary_lacks_is_none() -> None:
+    assert token_id(Words(), "</think>") == 7
+    assert token_id(Words(), "<im_col>") is None
+
+
+def test_frames_keep_their_times_to_the_millisecond() -> None:
+    told = metadata(Prompt("", (), (0.0, 0.4, 1.25)))
+    assert [index / told["fps"] for index in told["frames_indices"]] == [0.0, 0.4, 1.25]
+    assert told["total_num_frames"] == 1251
+
+
+def test_yes_and_no_share_no_spelling() -> None:
+    assert not set(YES) & set(NO)

