@@ -7,7 +7,7 @@ READY := .venv/.ready
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup serve demo test check format bench clean
+.PHONY: help setup serve demo test check format bench bench-gpu clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ format: $(READY)  ## Put the code into shape
 
 bench: $(READY)  ## Measure the cascade on the test track, write benchmarks/results/
 	$(BIN)/roadwork evaluate --scenes 2000 --seed 9001 --json benchmarks/results/scenes.json
+
+bench-gpu: $(READY)  ## Measure the models at full size on this machine's GPU
+	$(BIN)/python -m benchmarks.gpu
 
 clean:  ## Remove what was built, keep .venv
 	rm -rf build .pytest_cache .ruff_cache .hypothesis
