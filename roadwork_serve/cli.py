@@ -245,23 +245,53 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+class Format(StrEnum):
+    """What stage 1 is exported to."""
+
+    onnx = "onnx"
+    tensorrt = "tensorrt"
+
+
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="File to write.")],
-    to: Annotated[Literal["onnx"], typer.Option("--to", help="Format.")] = "onnx",
-    model: Annotated[str, typer.Option(help="Backbone: mini:backbone, a folder or a hub id.")] = "mini:backbone",
+    out: Annotated[
+        Path | None, typer.Option(help="ONNX file to write; a TensorRT plan comes to lie beside it.")
+    ] = None,
+    to: Annotated[Format, typer.Option("--to", help="tensorrt builds for the GPU of this machine.")] = Format.onnx,
+    model: Annotated[
+        str, typer.Option(help="Backbone: mini:backbone, a folder, a hub id, or for tensorrt an exported ONNX file.")
+    ] = "mini:backbone",
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub id.")] = None,
     head: Annotated[Path | None, typer.Option(help="Folder with head.json, when not beside the weights.")] = None,
     precision: Annotated[Precision, typer.Option(help="Of the weights and the arithmetic.")] = Precision.fp32,
     side: Annotated[int, typer.Option(min=16, help="Side of the thumbs, pixels, as media.thumb_side.")] = 224,
+    max_thumbs: Annotated[int, typer.Option(min=1, help="Largest batch a TensorRT plan takes.")] = 64,
 ) -> None:
     """Write stage 1, backbone and head, as one file for another runtime, and check it against PyTorch."""
-    from roadwork_serve.engines.export import export_onnx
+    file = Path(model) if to is Format.tensorrt and model.endswith(".onnx") else None
+    if file is None:
+        from roadwork_serve.engines.export import export_onnx
 
-    done = export_onnx(model, out, precision=precision.value, side=side, head=head)
-    typer.echo(
-        f"{done.file}: {done.megabytes:.1f} MB, {to}, {precision.value}; run by onnxruntime its logits are at most "
-        f"{done.difference:.2g} off those of PyTorch in fp32. Serve it with an engine {{runs: onnx, model: {out}}}."
-    )
+        if out is None:
+            raise typer.BadParameter("say with --out FILE.onnx where it is to be written")
+        done = export_onnx(model, out, precision=precision.value, side=side, head=head, revision=revision)
+        typer.echo(
+            f"{done.file}: {done.megabytes:.1f} MB, onnx, {precision.value}; run by onnxruntime its logits are at most "
+            f"{done.difference:.2g} off those of PyTorch in fp32. Serve it with an engine {{runs: onnx, model: {out}}}."
+        )
+        if done.data:
+            typer.echo(f"Its weights are in {done.data}, which must stay beside it.")
+        file = out
+    if to is Format.tensorrt:
+        from roadwork_serve.engines.tensorrt import TensorRtBackbone
+
+        built = TensorRtBackbone(file, max_thumbs=max_thumbs)
+        typer.echo(
+            f"{built.path}: for {built.plan.gpu} and TensorRT {built.plan.tensorrt}, batches up to "
+            f"{built.plan.largest}, built in {built.plan.build_s:.0f} s; its logits are at most "
+            f"{built.plan.difference:.2g} off those of PyTorch in fp32. Serve it with an engine "
+            f"{{runs: tensorrt, model: {file}, device: cuda, num_gpus: ...}}."
+        )
 
 
 class Mini(StrEnum):
@@ -296,6 +326,17 @@ def report() -> None:
     from roadwork_serve.minis.report import main
 
     main()
+
+
+@minis.command()
+def untrained(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("build/untrained"),
+) -> None:
+    """Write small checkpoints of all four architectures with random weights, and profiles that serve them."""
+    from roadwork_serve.minis.untrained import write_all
+
+    for profile in write_all(out):
+        typer.echo(f"roadwork serve --profile {profile}")
 
 
 @minis.command()
