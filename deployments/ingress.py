@@ -29,6 +29,7 @@ from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.schema import MAX_DEADLINE_MS, Info, Limits, Readiness, StageInfo, Verdict
 
 _LOG = logging.getLogger("ray.serve.roadwork.ingress")
+PROFILES_OWN = "profile"  # in a user_config: the policy that the profile names
 _GRACE_S = 1.0  # the batchers' own timeout is a net under that of the clients
 
 
@@ -216,4 +217,5 @@ def _policy(source: object) -> Policy:
 def _only_policy(user_config: Mapping[str, Any], default: str) -> object:
     if unknown := set(user_config) - {"policy"}:
         raise ConfigError(f"user_config: unknown entry {sorted(unknown)[0]!r}; it holds `policy` and nothing else")
-    return user_config.get("policy", default)
+    wanted = user_config.get("policy", PROFILES_OWN)
+    return default if wanted == PROFILES_OWN else wanted

@@ -72,4 +72,4 @@ def test_the_configuration_that_ships_is_valid_and_stays_on_loopback():
     assert application.name == "roadwork"
     assert profile_of(Args.model_validate(application.args)).name == "mini"
     (ingress,) = application.deployments
-    assert ingress.name == "Ingress" and ingress.user_config == {"policy": "mini"}
+    assert ingress.name == "Ingress" and ingress.user_config == {"policy": "profile"}

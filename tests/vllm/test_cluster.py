@@ -1,0 +1,85 @@
+"""All four production architectures behind a real server, the language models by vLLM inside Serve replicas."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.server import own_server
+from roadwork_serve import scenes
+from roadwork_serve.minis.untrained import write_all
+from roadwork_serve.schema import Verdict
+from tests.e2e.speaking import every_stage_speaks
+
+MARK = uuid.uuid4().hex  # in the environment of all that the server starts
+PHOTO = scenes.photo(7).jpeg()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("untrained")
+    _, vllm = write_all(folder)
+    os.environ["ROADWORK_TEST"] = MARK
+    with own_server(folder / "log", str(vllm), start_s=500) as url:
+        yield url
+
+
+def test_every_stage_speaks(url: str) -> None:
+    every_stage_speaks(url)
+
+
+def test_an_engine_killed_under_load_is_skipped_and_comes_back(url: str) -> None:
+    done, verdicts = threading.Event(), list[Verdict]()
+    clients = [threading.Thread(target=_keep_asking, args=(url, done, verdicts)) for _ in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        _eventually(lambda: any(_by_vllm(verdict) for verdict in verdicts), 60)
+        for pid in _engine_processes():
+            os.kill(pid, signal.SIGKILL)
+        _eventually(lambda: verdicts[-1].degraded, 60)
+        _eventually(lambda: _by_vllm(verdicts[-1]) and not verdicts[-1].degraded, 400)
+    finally:
+        done.set()
+        for client in clients:
+            client.join()
+    every_stage_speaks(url)
+
+
+def _keep_asking(url: str, done: threading.Event, verdicts: list[Verdict]) -> None:
+    """Every request gets a verdict, whatever happens to the engine."""
+    while not done.is_set():
+        reply = httpx.post(
+            f"{url}/v1/classify?deadline_ms=60000", content=PHOTO, headers={"content-type": "image/jpeg"}, timeout=70
+        )
+        verdicts.append(Verdict.model_validate(reply.json()))
+
+
+def _by_vllm(verdict: Verdict) -> bool:
+    return verdict.exit.stage == "reasoner"
+
+
+def _engine_processes() -> list[int]:
+    """The processes of this server in which vLLM holds weights, by their titles; nobody else's."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"VLLM::EngineCore" in (process / "cmdline").read_bytes():
+                if MARK.encode() in (process / "environ").read_bytes():
+                    found.append(int(process.name))
+    assert found
+    return found
+
+
+def _eventually(look: Callable[[], bool], within_s: float) -> None:
+    give_up_at = time.monotonic() + within_s
+    while not look():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
