@@ -42,12 +42,12 @@ class Ingress:
         self._clients: dict[str, RayStageClient] = {}
         self._batchers: dict[str, Batcher] = {}
         for name, handle in stages.items():
-            spec = profile.stages[name]
+            spec, engine = profile.stages[name], profile.engine_of(name)
             client = self._clients[name] = RayStageClient(name, handle, spec.timeout_s)
             self._batchers[name] = Batcher(
                 client,
                 max_batch=spec.max_batch,
-                slots=spec.slots * profile.engine_of(name).replicas,
+                slots=spec.slots * (engine.max_replicas or engine.replicas),
                 max_queue=spec.max_queue,
                 timeout_s=spec.timeout_s + _GRACE_S,
                 name=name,

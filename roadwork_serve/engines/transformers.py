@@ -49,13 +49,23 @@ class VisionLanguageEngine:
         device: str = "cpu",
         threads: int = 1,
         max_pixels: int | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        gpu_memory_gib: float | None = None,
     ) -> None:
-        if device == "cpu":
-            torch.set_num_threads(threads)
         self.device = torch.device(device)
-        self.model = load_pretrained(AutoModelForImageTextToText, model, dtype=dtype, device=device)
+        self.model = load_pretrained(
+            AutoModelForImageTextToText,
+            model,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+            gpu_memory_gib=gpu_memory_gib,
+        )
         embed_patches_by_matmul(self.model)
-        self.processor = load_processor(AutoProcessor, model)
+        self.processor = load_processor(AutoProcessor, model, trust_remote_code=trust_remote_code, revision=revision)
         self.tokenizer = self.processor.tokenizer
         self.tokenizer.padding_side = "left"
         if max_pixels is not None:

@@ -55,7 +55,7 @@ def write_reader(folder: Path) -> None:
     """A Florence-2 that sees 64 pixels."""
     torch.manual_seed(SEED)
     tokenizer = _reader_tokenizer()
-    images = CLIPImageProcessor(
+    images: Any = CLIPImageProcessor(
         size={"height": READER_SIDE, "width": READER_SIDE},
         crop_size={"height": READER_SIDE, "width": READER_SIDE},
         do_center_crop=False,
@@ -143,7 +143,8 @@ def _truths() -> tuple[scenes.Truth, ...]:
     return tuple(scenes.photo(seed, scale=0.1).truth for seed in range(40))
 
 
-def _reader_tokenizer() -> PreTrainedTokenizerFast:
+def _reader_tokenizer() -> Any:
+    """With the places of Florence-2's regions as tokens."""
     words = Tokenizer(models.BPE(unk_token="<unk>"))
     words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<image>", *(f"<loc_{i}>" for i in range(1000))]

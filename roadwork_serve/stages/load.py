@@ -55,6 +55,9 @@ def _language_engine(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -
                 device=engine.device,
                 threads=engine.threads,
                 max_pixels=engine.language.max_pixels,
+                trust_remote_code=engine.trust_remote_code,
+                revision=engine.revision,
+                gpu_memory_gib=engine.gpu_memory_gib,
             )
         case "vllm":
             from roadwork_serve.engines.vllm import VllmEngine

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -37,19 +38,16 @@ def test_every_stage_speaks(url: str) -> None:
 
 def test_an_engine_killed_under_load_is_skipped_and_comes_back(url: str) -> None:
     done, verdicts = threading.Event(), list[Verdict]()
-    clients = [threading.Thread(target=_keep_asking, args=(url, done, verdicts)) for _ in range(4)]
-    for client in clients:
-        client.start()
-    try:
-        _eventually(lambda: any(_by_vllm(verdict) for verdict in verdicts), 60)
-        for pid in _engine_processes():
-            os.kill(pid, signal.SIGKILL)
-        _eventually(lambda: verdicts[-1].degraded, 60)
-        _eventually(lambda: _by_vllm(verdicts[-1]) and not verdicts[-1].degraded, 400)
-    finally:
-        done.set()
-        for client in clients:
-            client.join()
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(_keep_asking, url, done, verdicts) for _ in range(4)]
+        try:
+            _eventually(lambda: any(_by_vllm(verdict) for verdict in verdicts), 60, clients)
+            for pid in _engine_processes():
+                os.kill(pid, signal.SIGKILL)
+            _eventually(lambda: verdicts[-1].degraded, 90, clients)
+            _eventually(lambda: _by_vllm(verdicts[-1]) and not verdicts[-1].degraded, 400, clients)
+        finally:
+            done.set()
     every_stage_speaks(url)
 
 
@@ -59,6 +57,7 @@ def _keep_asking(url: str, done: threading.Event, verdicts: list[Verdict]) -> No
         reply = httpx.post(
             f"{url}/v1/classify?deadline_ms=60000", content=PHOTO, headers={"content-type": "image/jpeg"}, timeout=70
         )
+        assert reply.status_code == 200, reply.text
         verdicts.append(Verdict.model_validate(reply.json()))
 
 
@@ -78,8 +77,11 @@ def _engine_processes() -> list[int]:
     return found
 
 
-def _eventually(look: Callable[[], bool], within_s: float) -> None:
+def _eventually(look: Callable[[], bool], within_s: float, clients: list[Future[None]]) -> None:
     give_up_at = time.monotonic() + within_s
     while not look():
+        for client in clients:
+            if client.done():
+                client.result()
         assert time.monotonic() < give_up_at
         time.sleep(0.1)
