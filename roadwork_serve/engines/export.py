@@ -1,6 +1,6 @@
 """`roadwork export`: stage 1, backbone and head, as one ONNX file, checked by running it."""
 
-import json
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,71 +8,64 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from roadwork_serve.engines.features import FeatureEngine, Head, Recipe, features
-from roadwork_serve.engines.onnx import OUTPUTS, SIDE, OnnxBackbone
+from roadwork_serve.engines.features import FeatureEngine, Glance
+from roadwork_serve.engines.onnx import INPUT, OUTPUT, About, OnnxBackbone, data_of
+from roadwork_serve.engines.thumbs import references
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.errors import ConfigError, ModelError
 
 Precision = Literal["fp32", "fp16"]
 CHECKED = (1, 5)  # batch sizes the file is run at: neither is the one it was traced with
 MOST_DIFFERENT = {"fp32": 1e-3, "fp16": 0.05}  # logits of the file against torch in fp32
+LARGEST_FILE = 1536 * 2**20  # bytes of weights in the file itself; protobuf ends at 2 GiB, graph and all
 
 
 @dataclass(frozen=True)
 class Exported:
-    """difference: the largest between a logit of the file, run by onnxruntime, and of torch in fp32."""
+    """difference: the largest between a logit of the file, run by onnxruntime, and of torch in fp32.
+
+    data: where the weights are that are too large for the file; it must stay beside it.
+    """
 
     file: Path
+    data: Path | None
     megabytes: float
     difference: float
 
 
-class Glance(nn.Module):
-    """Stage 1 as one module: thumbs uint8 [n, side, side, 3] -> logits float32 [n, outputs]."""
-
-    def __init__(self, engine: FeatureEngine, head: Head, precision: Precision) -> None:
-        super().__init__()
-        self.dtype = torch.float16 if precision == "fp16" else torch.float32
-        self.backbone: Any = engine.model.to(self.dtype)
-        self.head = head.float()
-        self.registers = engine.model.config.num_register_tokens
-        self.recipe: Recipe = head.settings.recipe
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", engine.mean)
-        self.register_buffer("std", engine.std)
-
-    def forward(self, thumbs: Tensor) -> Tensor:
-        """See the class."""
-        pixels = (thumbs.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        tokens = self.backbone(pixels.to(self.dtype)).last_hidden_state
-        return self.head(features(tokens.float(), self.registers, self.recipe))
-
-
 def export_onnx(
-    model: str, out: Path, *, precision: Precision = "fp32", side: int = 224, head: Path | None = None
+    model: str,
+    out: Path,
+    *,
+    precision: Precision = "fp32",
+    side: int = 224,
+    head: Path | None = None,
+    revision: str | None = None,
 ) -> Exported:
     """Write the ONNX file of a backbone and its head, for batches of any size, and run it to check it.
 
-    model: mini:NAME, a folder or a hub id. side: of the square thumbs, pixels.
-    Raises ModelError when onnxruntime's logits are further from torch's than MOST_DIFFERENT, and leaves no file.
+    Weights beyond LARGEST_FILE go into a second file, `data_of(out)`. model: mini:NAME, a folder or a hub id.
+    side: of the square thumbs, pixels. Raises ModelError when onnxruntime's logits are further from torch's than
+    MOST_DIFFERENT, and leaves no file.
     """
-    engine = FeatureEngine(folder(model), head_folder=head)
+    engine = FeatureEngine(folder(model), head_folder=head, revision=revision)
     if engine.head is None:
         raise ModelError(f"{model} has no head, so it cannot answer: name a folder with head.json (--head FOLDER)")
     if side % engine.patch:
         raise ConfigError(f"--side {side} is no multiple of the model's patches of {engine.patch} pixels")
-    thumbs = np.random.default_rng(72).integers(0, 256, (max(CHECKED), side, side, 3), np.uint8)
-    wanted = Glance(engine, engine.head, "fp32")(torch.from_numpy(thumbs)).detach().numpy()
-    glance = Glance(engine, engine.head, precision).eval()
-    about = {"model": model, SIDE: str(side), OUTPUTS: json.dumps(engine.head.settings.outputs)}
-    draft = out.with_suffix(".draft")
+    thumbs = references(side, max(CHECKED))
+    wanted = np.stack(list(engine.logits(thumbs).values()), axis=1)
+    about = About(model, precision, side, engine.head.settings.outputs, wanted)
+    glance = engine.glance
+    if precision == "fp16":
+        glance.backbone.half()  # the head and the pixels' normalisation stay in fp32
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        _write(glance, torch.from_numpy(thumbs[:2]), draft, about)
-        run = OnnxBackbone(draft).logits
+    with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent) as drafts:
+        draft = Path(drafts) / out.name  # of the same name: it says what its data file is called
+        _write(glance, torch.from_numpy(thumbs[:2].copy()), draft, about)
+        run = OnnxBackbone(draft, max_thumbs=max(CHECKED)).logits
         answers = ((np.stack(list(run(thumbs[:n]).values()), axis=1), wanted[:n]) for n in CHECKED)
         difference = max(float(np.abs(told - expected).max()) for told, expected in answers)
         if not difference <= MOST_DIFFERENT[precision]:
@@ -80,30 +73,53 @@ def export_onnx(
                 f"{model} in {precision} gives logits {difference:.3g} off those of torch, more than "
                 f"{MOST_DIFFERENT[precision]:g}: nothing was written; export it in fp32."
             )
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
-    return Exported(out, out.stat().st_size / 1e6, difference)
+        data = _put(draft, out)
+    return Exported(out, data, sum(f.stat().st_size for f in (out, data) if f) / 1e6, difference)
 
 
-def _write(glance: Glance, thumbs: Tensor, file: Path, about: dict[str, str]) -> None:
+def _put(draft: Path, out: Path) -> Path | None:
+    """Move the file, and the data file where there is one, to where they are wanted."""
+    data = data_of(out)
+    if data_of(draft).exists():
+        data_of(draft).replace(data)
+    else:
+        data.unlink(missing_ok=True)  # of an earlier export
+    draft.replace(out)
+    return data if data.exists() else None
+
+
+def _write(glance: Glance, thumbs: Tensor, file: Path, about: About) -> None:
     try:
-        import onnx
+        import onnx  # noqa: F401 - or torch tells of it in its own words
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError("`roadwork export` needs onnx and onnxscript: pip install 'roadwork-serve[export]'") from error
     batch = torch.export.Dim("batch", min=1, max=4096)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about its own parts
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             glance,
             (thumbs,),
-            input_names=["thumbs"],
-            output_names=["logits"],
+            input_names=[INPUT],
+            output_names=[OUTPUT],
             dynamic_shapes={"thumbs": {0: batch}},
             dynamo=True,
             verbose=False,
         )
-    proto = program.model_proto  # pyright: ignore[reportOptionalMemberAccess] - with dynamo=True there is one
-    for key, value in about.items():
-        proto.metadata_props.add(key=key, value=value)
-    onnx.save(proto, file)
+    _cast_first(program.model.graph)
+    program.model.metadata_props.update(about.metadata())
+    weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
+    program.save(file, external_data=weights > LARGEST_FILE)
+
+
+def _cast_first(graph: Any) -> None:
+    """Let nothing but a cast read the uint8 input: TensorRT takes such an input, and can do nothing else with it.
+
+    Its operator reference names no uint8 for Shape, by which the exporter asks for the size of the batch.
+    """
+    thumbs = graph.inputs[0]
+    (cast,) = (node for node, _ in thumbs.uses() if node.op_type == "Cast")
+    for node, at in tuple(thumbs.uses()):
+        if node is not cast:
+            node.replace_input_with(at, cast.outputs[0])
+    graph.sort()

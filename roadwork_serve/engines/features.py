@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DINOv3ViTModel
+from transformers.utils.import_utils import is_flash_attn_2_available
 
-from roadwork_serve.engines.transformers import load_pretrained
+from roadwork_serve.engines.loading import load_pretrained
+from roadwork_serve.engines.thumbs import passes, references, sizes, staged
 from roadwork_serve.errors import ModelError
 
 Recipe = Literal["cls", "cls+mean", "cls+mean+max"]
@@ -77,8 +79,38 @@ def features(tokens: Tensor, registers: int, recipe: Recipe) -> Tensor:
     return torch.cat([parts[part]() for part in recipe.split("+")], dim=1)
 
 
+class Glance(nn.Module):
+    """Stage 1 as one module: thumbs uint8 [n, side, side, 3] -> logits float32 [n, outputs of the head]."""
+
+    def __init__(self, backbone: Any, head: Head | None) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+        self.to(backbone.device)
+
+    def features(self, thumbs: Tensor, recipe: Recipe) -> Tensor:
+        """float32 [n, width * parts of the recipe]."""
+        pixels = (thumbs.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
+        tokens = self.backbone(pixels.to(self.backbone.dtype)).last_hidden_state
+        return features(tokens.float(), self.backbone.config.num_register_tokens, recipe)
+
+    def forward(self, thumbs: Tensor) -> Tensor:
+        """See the class."""
+        if self.head is None:
+            raise ModelError(f"This backbone has no head yet. {_TRAIN}.")
+        return self.head(self.features(thumbs, self.head.settings.recipe))
+
+
 class FeatureEngine:
-    """DINOv3 from a folder or hub id. A head lies beside the weights, or in head_folder, or is not there yet."""
+    """DINOv3 from a folder or hub id. A head lies in head_folder, or else beside the weights, or is not there yet.
+
+    side: of the thumbs, pixels; the size in the checkpoint's config by default. max_thumbs: in one pass of the model.
+    compile: run through torch.compile; by default on a GPU. Raises ModelError when the model cannot be loaded, or is
+    none for such thumbs.
+    """
 
     def __init__(
         self,
@@ -88,48 +120,107 @@ class FeatureEngine:
         device: str = "cpu",
         threads: int = 1,
         head_folder: Path | None = None,
+        side: int | None = None,
+        max_thumbs: int = 16,
+        compile: bool | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        gpu_memory_gib: float | None = None,
     ) -> None:
-        if device == "cpu":
-            torch.set_num_threads(threads)
-        self.device = torch.device(device)
-        self.model = load_pretrained(DINOv3ViTModel, model, dtype=dtype, device=device)
-        folder = head_folder or Path(model)
-        self.head = Head.load(folder).to(self.device).eval() if (folder / "head.json").exists() else None
-        if self.head and self.head.settings.width != self.model.config.hidden_size:
+        self.name, self.device, self.max_thumbs = model, torch.device(device), max_thumbs
+        self.model = load_pretrained(
+            DINOv3ViTModel,
+            model,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            gpu_memory_gib=gpu_memory_gib,
+            attn_implementation=attention(dtype, device),
+        )
+        self.side = side or int(self.model.config.image_size)
+        if self.side % self.patch:
             raise ModelError(
-                f"The head in {folder} was trained on features {self.head.settings.width} wide, the backbone {model} "
+                f"{model} sees patches of {self.patch} pixels, and thumbs of {self.side} are no multiple: set "
+                "media.thumb_side to one"
+            )
+        self.head = self._head(head_folder)
+        self.glance = Glance(self.model, self.head).eval()
+        self.compiled = self.head is not None and (device == "cuda" if compile is None else compile)
+        self._run = torch.compile(self.glance, dynamic=False) if self.compiled else self.glance
+
+    def _head(self, folder: Path | None) -> Head | None:
+        if folder is None:
+            folder = Path(self.name)
+            if not (folder / "head.json").exists():
+                return None
+        head = Head.load(folder).to(self.device).eval().requires_grad_(False)
+        if head.settings.width != self.model.config.hidden_size:
+            raise ModelError(
+                f"The head in {folder} was trained on features {head.settings.width} wide, the backbone {self.name} "
                 f"gives {self.model.config.hidden_size}: train a head for this backbone."
             )
-        self.mean = torch.tensor(PIXEL_MEAN, device=self.device).view(1, 3, 1, 1)
-        self.std = torch.tensor(PIXEL_STD, device=self.device).view(1, 3, 1, 1)
+        return head
 
     @property
     def has_head(self) -> bool:
         """Whether it can answer."""
         return self.head is not None
 
-    def warm(self) -> None:
-        """Run it once, at the smallest size the released checkpoints were trained on."""
-        thumbs = np.zeros((1, 14 * self.patch, 14 * self.patch, 3), np.uint8)
-        self.features(thumbs) if self.head is None else self.logits(thumbs)
-
     @property
     def patch(self) -> int:
         """Side of a patch in pixels; image sides must be multiples of it."""
         return int(self.model.config.patch_size)
 
-    @torch.inference_mode()
-    def features(self, thumbs: NDArray[np.uint8], recipe: Recipe = "cls") -> Tensor:
-        """uint8 RGB [n, side, side, 3] -> float32 [n, width * parts of the recipe]."""
-        pixels = torch.from_numpy(thumbs).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        pixels = (pixels - self.mean) / self.std
-        tokens = self.model(pixels.to(self.model.dtype)).last_hidden_state
-        return features(tokens.float(), self.model.config.num_register_tokens, recipe)
+    def warm(self) -> None:
+        """Run it at every batch size that it compiles for, else at the smallest and the largest.
+
+        Raises ModelError when the card is too small for it, or its precision for the model.
+        """
+        counts = sizes(self.max_thumbs) if self.compiled else (1, self.max_thumbs)
+        try:
+            with torch._dynamo.config.patch(recompile_limit=256):  # of 8, past which PyTorch would go on uncompiled
+                for count in counts:
+                    thumbs = references(self.side, count)
+                    told = self.features(thumbs) if self.head is None else torch.from_numpy(self._logits(thumbs))
+                    if not told.isfinite().all():
+                        raise ModelError(
+                            f"{self.name} overflows in {self.model.dtype}: set dtype: bfloat16, or float32 on a CPU"
+                        )
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"{self.name} is loaded, but the card has no room for {self.max_thumbs} thumbs of {self.side} px at "
+                "once: lower features.max_thumbs, raise gpu_memory_gib, or give other engines less of the card"
+            ) from error
 
     @torch.inference_mode()
+    def features(self, thumbs: NDArray[np.uint8], recipe: Recipe = "cls") -> Tensor:
+        """uint8 RGB [n, side, side, 3] -> float32 [n, width * parts of the recipe]. Of any side; never compiled."""
+        parts = (staged(thumbs[cut], len(thumbs[cut]), self.device) for cut in passes(len(thumbs), self.max_thumbs))
+        return torch.cat([self.glance.features(part, recipe) for part in parts])
+
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """One array [n] for each output of the head, by name. Call only when there is a head."""
         if self.head is None:
             raise ModelError(f"This backbone has no head yet. {_TRAIN}.")
-        out = self.head(self.features(thumbs, self.head.settings.recipe)).cpu().numpy()
-        return {name: out[:, i] for i, name in enumerate(self.head.settings.outputs)}
+        if self.compiled and thumbs.shape[1:3] != (self.side, self.side):
+            raise ModelError(f"{self.name} was compiled for thumbs of {self.side} px, these have {thumbs.shape[1]}")
+        told = self._logits(thumbs)
+        return {name: told[:, i] for i, name in enumerate(self.head.settings.outputs)}
+
+    @torch.inference_mode()
+    def _logits(self, thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """[n, outputs]. Every pass is sent off before the first is waited for."""
+        sent = []
+        for cut in passes(len(thumbs), self.max_thumbs):
+            part = thumbs[cut]
+            size = next(s for s in sizes(self.max_thumbs) if s >= len(part)) if self.compiled else len(part)
+            sent.append(self._run(staged(part, size, self.device))[: len(part)])
+        return torch.cat(sent).cpu().numpy()
+
+
+def attention(dtype: str, device: str) -> str:
+    """What computes attention: FlashAttention 2 where it is installed and can, else PyTorch's own."""
+    flash = device == "cuda" and dtype != "float32" and DINOv3ViTModel._supports_flash_attn
+    return "flash_attention_2" if flash and is_flash_attn_2_available() else "sdpa"

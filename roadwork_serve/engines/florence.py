@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
+from roadwork_serve.engines.loading import load_pretrained, load_processor
 from roadwork_serve.engines.reading import Line
-from roadwork_serve.engines.transformers import load_pretrained, load_processor
 
 TASK = "<OCR_WITH_REGION>"  # the whole prompt: the processor makes a sentence of it
 MOST_TOKENS = 384  # eight of them place a line; the pages of a street scene have few lines
 
 
 class Florence2:
-    """Reads pictures in one batch, greedily. Raises ModelError when the checkpoint is no Florence-2.
+    """Reads pictures in one batch, greedily. Raises ModelError when the checkpoint is no Florence-2 or cannot be read.
 
     max_tokens: what is written of a picture at most; lines beyond are lost.
     """
@@ -29,12 +29,24 @@ class Florence2:
         device: str = "cpu",
         threads: int = 1,
         max_tokens: int = MOST_TOKENS,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        gpu_memory_gib: float | None = None,
     ) -> None:
-        if device == "cpu":
-            torch.set_num_threads(threads)
         self.device = torch.device(device)
-        self.model = load_pretrained(Florence2ForConditionalGeneration, model, dtype=dtype, device=device)
-        self.processor: Any = load_processor(Florence2Processor, model)
+        self.model = load_pretrained(
+            Florence2ForConditionalGeneration,
+            model,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            gpu_memory_gib=gpu_memory_gib,
+        )
+        self.processor: Any = load_processor(
+            Florence2Processor, model, revision=revision, trust_remote_code=trust_remote_code
+        )
         self.max_tokens = max_tokens
 
     @torch.inference_mode()
@@ -68,8 +80,9 @@ class Florence2:
 
     def _sureness(self, written: Any) -> list[float]:
         """Of each picture, the geometric mean of the probabilities of what was written about it."""
-        scores = self.model.compute_transition_scores(written.sequences, written.scores, normalize_logits=True)
+        logits = tuple(step.float() for step in written.scores)
+        scores = self.model.compute_transition_scores(written.sequences, logits, normalize_logits=True)
         tokens = written.sequences[:, -scores.shape[1] :]
         counted = tokens != self.model.generation_config.pad_token_id
-        mean = (scores.float() * counted).nan_to_num(neginf=0.0).sum(1) / counted.sum(1).clamp(min=1)
+        mean = (scores * counted).nan_to_num(neginf=0.0).sum(1) / counted.sum(1).clamp(min=1)
         return mean.exp().tolist()

@@ -15,6 +15,8 @@ from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.schema import Saw
 from roadwork_serve.stages.options import checked
 
+_MAX_THUMBS = 16  # in one pass, where no profile has said how many
+
 
 class Glancer(Protocol):
     """What the stage asks of an engine."""
@@ -25,7 +27,7 @@ class Glancer(Protocol):
         ...
 
     def warm(self) -> None:
-        """Run it once."""
+        """Run it at the sizes of batches that will come. Raises ModelError when it cannot."""
         ...
 
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -58,7 +60,7 @@ class Backbone:
         thumbs = np.concatenate([item.thumbs for item in items])
         cuts = np.cumsum([len(item.thumbs) for item in items])[:-1]
         collated = time.perf_counter()
-        logits = self.engine.logits(thumbs)
+        logits = self.engine.logits(thumbs) if len(thumbs) else {"roadwork": np.empty(0, np.float32)}
         done = time.perf_counter()
         words = np.split(logits["words"], cuts) if "words" in logits else [None] * len(items)
         return [
@@ -80,6 +82,9 @@ class Backbone:
 
 
 def _open(model: EngineSpec) -> Glancer:
+    seen = model.features
+    if seen.head and model.runs != "transformers":
+        raise ConfigError("features.head: an exported file holds its head; take it out, or export with --head")
     match model.runs:
         case "transformers":
             from roadwork_serve.engines.features import FeatureEngine
@@ -89,14 +94,30 @@ def _open(model: EngineSpec) -> Glancer:
                 dtype=model.dtype,
                 device=model.device,
                 threads=model.threads,
-                head_folder=Path(model.features.head) if model.features.head else None,
+                head_folder=Path(seen.head) if seen.head else None,
+                side=seen.side,
+                max_thumbs=seen.max_thumbs or _MAX_THUMBS,
+                compile=seen.compile,
+                revision=model.revision,
+                trust_remote_code=model.trust_remote_code,
+                gpu_memory_gib=model.gpu_memory_gib,
             )
         case "onnx":
             from roadwork_serve.engines.onnx import OnnxBackbone
 
-            return OnnxBackbone(Path(model.model), threads=model.threads, device=model.device)
+            return OnnxBackbone(
+                Path(model.model),
+                threads=model.threads,
+                device=model.device,
+                side=seen.side,
+                max_thumbs=seen.max_thumbs or _MAX_THUMBS,
+            )
+        case "tensorrt":
+            from roadwork_serve.engines.tensorrt import TensorRtBackbone
+
+            return TensorRtBackbone(Path(model.model), side=seen.side, max_thumbs=seen.max_thumbs or _MAX_THUMBS)
         case _:
-            raise ConfigError(f"stages.backbone: {model.runs} runs no backbone; use transformers or onnx")
+            raise ConfigError(f"stages.backbone: {model.runs} runs no backbone; use transformers, onnx or tensorrt")
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

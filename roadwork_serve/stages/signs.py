@@ -97,7 +97,15 @@ def _open(model: EngineSpec) -> Reader:
         case "transformers":
             from roadwork_serve.engines.florence import Florence2
 
-            return Florence2(model.model, dtype=model.dtype, device=model.device, threads=model.threads)
+            return Florence2(
+                model.model,
+                dtype=model.dtype,
+                device=model.device,
+                threads=model.threads,
+                revision=model.revision,
+                trust_remote_code=model.trust_remote_code,
+                gpu_memory_gib=model.gpu_memory_gib,
+            )
         case _:
             raise ConfigError(f"stages.signs: {model.runs} reads no signs; use rapidocr or transformers")
 

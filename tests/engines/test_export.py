@@ -1,15 +1,20 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 
+from roadwork_serve.engines import export
 from roadwork_serve.engines.export import Exported, export_onnx
 from roadwork_serve.engines.features import FeatureEngine
-from roadwork_serve.engines.onnx import OnnxBackbone
+from roadwork_serve.engines.onnx import OnnxBackbone, data_of, read_about
+from roadwork_serve.engines.thumbs import references
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.stages.backbone import Backbone
 from tests import untrained
+from tests.engines.tiny import tiny_dino
 from tests.stages.items import clip, photo
 
 
@@ -32,6 +37,66 @@ def test_the_file_answers_as_torch_does_for_any_batch(exported: Exported) -> Non
             assert told[name] == pytest.approx(wanted[name], abs=1e-3)
 
 
+def test_fp16_keeps_its_weights_in_half_and_nearly_says_the_same(exported: Exported, tmp_path: Path) -> None:
+    half = export_onnx(str(untrained.backbone()), tmp_path / "half.onnx", precision="fp16")
+    assert half.megabytes < 0.6 * exported.megabytes
+    assert 0 < half.difference < 0.05
+    assert read_about(half.file).precision == "fp16"
+
+
+def test_the_file_says_what_it_is_and_what_torch_answers(exported: Exported) -> None:
+    about = read_about(exported.file)
+    assert (about.side, about.precision, about.outputs) == (224, "fp32", ("roadwork", "words"))
+    assert about.model == str(untrained.backbone())
+    told = OnnxBackbone(exported.file).logits(references(224))
+    assert about.wanted[:, 0] == pytest.approx(told["roadwork"], abs=1e-3)
+
+
+def test_nothing_but_a_cast_reads_the_bytes(exported: Exported) -> None:
+    """TensorRT takes uint8 at the edge of a network only."""
+    onnx = pytest.importorskip("onnx")
+    nodes = onnx.load(exported.file).graph.node
+    assert [node.op_type for node in nodes if "thumbs" in node.input] == ["Cast"]
+
+
+def test_weights_too_large_for_one_file_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "LARGEST_FILE", 10_000)
+    model, file = tiny_dino(tmp_path / "model"), tmp_path / "out/large.onnx"
+    done = export_onnx(model, file, side=32)
+    assert done.data == data_of(file) == tmp_path / "out/large.onnx.data"
+    assert sorted(file.parent.iterdir()) == [file, done.data]
+    assert done.data.stat().st_size > 100_000
+    assert done.megabytes == (file.stat().st_size + done.data.stat().st_size) / 1e6
+    wanted = FeatureEngine(model).logits(thumbs(3, 32))["roadwork"]
+    assert OnnxBackbone(file).logits(thumbs(3, 32))["roadwork"] == pytest.approx(wanted, abs=1e-3)
+    done.data.unlink()
+    with pytest.raises(ModelError, match=r"Put large\.onnx\.data, which was written with it, beside it"):
+        OnnxBackbone(file)
+
+
+def test_a_small_export_over_a_large_one_leaves_no_data_behind(tmp_path: Path) -> None:
+    model, file = tiny_dino(tmp_path / "model"), tmp_path / "a.onnx"
+    data_of(file).write_bytes(b"old")
+    assert export_onnx(model, file, side=32).data is None
+    assert sorted(tmp_path.iterdir()) == [file, tmp_path / "model"]
+
+
+def test_an_export_that_answers_otherwise_than_torch_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(export.MOST_DIFFERENT, "fp16", 1e-9)
+    with pytest.raises(ModelError, match=r"off those of torch.*nothing was written; export it in fp32"):
+        export_onnx(tiny_dino(tmp_path / "model"), tmp_path / "a.onnx", precision="fp16", side=32)
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+def test_large_batches_go_in_passes(exported: Exported) -> None:
+    engine = OnnxBackbone(exported.file, max_thumbs=2)
+    engine.warm()
+    whole = OnnxBackbone(exported.file).logits(thumbs(5))["words"]
+    assert engine.logits(thumbs(5))["words"] == pytest.approx(whole, abs=1e-4)
+
+
 def test_stage_1_says_the_same_from_the_file(exported: Exported) -> None:
     of_torch = Backbone(StageSpec(engine="e"), EngineSpec(runs="transformers", model=str(untrained.backbone())))
     of_file = Backbone(StageSpec(engine="e"), EngineSpec(runs="onnx", model=str(exported.file)))
@@ -44,6 +109,8 @@ def test_stage_1_says_the_same_from_the_file(exported: Exported) -> None:
 
 
 def test_thumbs_of_another_size_are_refused_with_what_to_set(exported: Exported) -> None:
+    with pytest.raises(ModelError, match=r"media\.thumb_side to 224, or export it with --side 160"):
+        OnnxBackbone(exported.file, side=160)
     with pytest.raises(ModelError, match=r"media\.thumb_side to 224"):
         OnnxBackbone(exported.file).logits(thumbs(1, side=160))
 
@@ -54,6 +121,13 @@ def test_a_file_that_is_not_there_or_no_export_is_refused(tmp_path: Path) -> Non
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(ModelError, match="cannot be opened"):
         OnnxBackbone(tmp_path / "text.onnx")
+    onnx = pytest.importorskip("onnx")
+    other = onnx.helper.make_graph([], "g", [], [onnx.helper.make_tensor_value_info("x", 1, [1])])
+    other.initializer.append(onnx.helper.make_tensor("x", 1, [1], [0.0]))
+    model = onnx.helper.make_model(other, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(ModelError, match=r"not written by this version of `roadwork export`"):
+        OnnxBackbone(tmp_path / "other.onnx")
 
 
 def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path) -> None:
@@ -62,3 +136,16 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="multiple"):
         export_onnx(str(untrained.backbone()), tmp_path / "a.onnx", side=100)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_onnxruntime_has_not_or_cannot_start_is_told(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ModelError, match="no CUDAExecutionProvider: install onnxruntime-gpu"):
+        OnnxBackbone(exported.file, device="cuda")
+    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    started = SimpleNamespace(get_providers=lambda: there[1:])  # what is left when the first does not start
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: started)
+    with pytest.raises(ModelError, match="could not start its CUDAExecutionProvider: install the CUDA"):
+        OnnxBackbone(exported.file, device="cuda")

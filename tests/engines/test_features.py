@@ -1,10 +1,23 @@
+import io
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch._dynamo.utils import counters
+from transformers import DINOv3ViTImageProcessor
 
+from roadwork_serve import media, scenes
+from roadwork_serve.engines import features
 from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
+from roadwork_serve.engines.thumbs import passes, references, sizes
 from roadwork_serve.errors import ModelError
+from roadwork_serve.profiles.profile import MediaLimits
 from tests import untrained
+from tests.engines.tiny import tiny_dino
 
 THUMBS = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
 TOLD = r"`roadwork minis train backbone`.* engines\.NAME\.features\.head of the profile"
@@ -48,3 +61,140 @@ def test_a_broken_head_is_refused(tmp_path) -> None:
 def test_without_a_head_there_are_no_logits() -> None:
     with pytest.raises(ModelError, match=rf"no head yet.*{TOLD}"):
         FeatureEngine(str(untrained.backbone(head=False))).logits(THUMBS)
+
+
+def test_a_head_folder_without_a_head_is_refused(tmp_path) -> None:
+    with pytest.raises(ModelError, match=rf"head in {tmp_path} cannot be read"):
+        FeatureEngine(str(untrained.backbone()), head_folder=tmp_path)
+
+
+@pytest.mark.parametrize("side", [224, 256, 512])
+@pytest.mark.parametrize(("kind", "most", "mean"), [("PNG", 1.01, 0.35), ("JPEG", 32, 1.0)])
+def test_thumbs_are_what_the_models_own_image_processor_makes(side: int, kind: str, most: float, mean: float) -> None:
+    """In levels of 255: a PNG is never off by more than the rounding to uint8, one level.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 where it is that large; edges may differ, the mean by less than a level.
+    """
+    encoded = io.BytesIO()
+    Image.open(io.BytesIO(scenes.photo(5).jpeg())).convert("RGB").save(encoded, kind, quality=92)
+    processor = DINOv3ViTImageProcessor(size={"height": side, "width": side})
+    wanted = processor(Image.open(encoded).convert("RGB"), return_tensors="pt")["pixel_values"]
+    thumbs = media.read(encoded.getvalue(), MediaLimits(thumb_side=side)).thumbs
+    seen: list[torch.Tensor] = []
+    engine = FeatureEngine(str(untrained.backbone()), side=side)
+    engine.model.register_forward_pre_hook(lambda _, given: seen.extend(given))
+    engine.features(thumbs)
+    off = (seen[0] - wanted).abs() * torch.tensor(features.PIXEL_STD).view(1, 3, 1, 1) * 255
+    assert off.max() <= most
+    assert off.mean() <= mean
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_says_nearly_the_same(dtype: str) -> None:
+    half, full = (FeatureEngine(str(untrained.backbone()), dtype=kind) for kind in (dtype, "float32"))
+    half.warm()
+    assert half.model.dtype is getattr(torch, dtype)
+    assert half.logits(THUMBS)["roadwork"] == pytest.approx(full.logits(THUMBS)["roadwork"], abs=0.05)
+
+
+def test_a_precision_that_overflows_is_refused_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FeatureEngine(str(untrained.backbone()), dtype="float16")
+    engine.model.norm.weight.data *= 1e5
+    with pytest.raises(ModelError, match=r"overflows in torch\.float16: set dtype: bfloat16"):
+        engine.warm()
+
+
+def test_the_gated_models_load(tmp_path: Path) -> None:
+    """h16plus and 7b16 are such; load_pretrained refuses what lacks a weight."""
+    engine = FeatureEngine(tiny_dino(tmp_path, use_gated_mlp=True, hidden_act="silu"), side=32)
+    assert type(engine.model.model.layer[0].mlp).__name__ == "DINOv3ViTGatedMLP"
+    engine.warm()
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile stops after its front end, which is what recompiles, and takes nothing that breaks the graph."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
+
+
+def test_a_compiled_model_is_compiled_before_it_serves_and_never_again(tmp_path: Path, traced: None) -> None:
+    folder = tiny_dino(tmp_path)
+    engine = FeatureEngine(folder, side=32, max_thumbs=300, compile=True)
+    plain = FeatureEngine(folder, side=32)
+    before = counters["stats"]["unique_graphs"]
+    engine.warm()
+    compiled = counters["stats"]["unique_graphs"]
+    assert compiled - before == len(sizes(300)) == 10  # more than the eight that PyTorch keeps by default
+
+    def serve() -> None:
+        for count in (1, 2, 3, 31, 300, 303):
+            thumbs = references(32, count)
+            told[count] = engine.logits(thumbs)["words"], plain.logits(thumbs)["words"]
+
+    told: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    thread = Thread(target=serve)  # as the stage does: it warms up and judges in threads
+    thread.start()
+    thread.join()
+    assert len(told) == 6
+    for count, (of_compiled, of_plain) in told.items():
+        assert of_compiled.shape == (count,)
+        assert of_compiled == pytest.approx(of_plain, abs=1e-5)
+    assert counters["stats"]["unique_graphs"] == compiled
+    with pytest.raises(ModelError, match="compiled for thumbs of 32 px, these have 48"):
+        engine.logits(references(48, 1))
+
+
+def test_it_is_compiled_on_a_gpu_and_not_on_a_cpu_unless_asked(tmp_path: Path, traced: None) -> None:
+    folder = tiny_dino(tmp_path)
+    assert not FeatureEngine(folder, side=32).compiled
+    assert FeatureEngine(folder, side=32, compile=True).compiled
+
+
+def test_large_batches_go_in_passes(tmp_path: Path) -> None:
+    engine = FeatureEngine(tiny_dino(tmp_path), side=32, max_thumbs=4)
+    seen: list[int] = []
+    engine.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    together = engine.logits(references(32, 11))["words"]
+    assert seen == [4, 4, 3]
+    seen.clear()
+    engine.warm()
+    assert seen == [1, 4]
+    alone = [engine.logits(thumb[None])["words"][0] for thumb in references(32, 11)]
+    assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_passes_cover_every_thumb_once() -> None:
+    for count in range(1, 40):
+        for most in range(1, 20):
+            cuts = passes(count, most)
+            assert [at for cut in cuts for at in range(count)[cut]] == list(range(count))
+            assert max(cut.stop - cut.start for cut in cuts) <= most
+    assert sizes(1) == (1,)
+    assert sizes(8) == (1, 2, 4, 8)
+    assert sizes(20) == (1, 2, 4, 8, 16, 20)
+
+
+def test_no_room_for_the_largest_batch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FeatureEngine(tiny_dino(tmp_path), side=32, max_thumbs=4)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine.model.register_forward_pre_hook(full)
+    with pytest.raises(ModelError, match=r"no room for 4 thumbs of 32 px at once: lower features\.max_thumbs"):
+        engine.warm()
+
+
+def test_a_side_that_patches_do_not_fill_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"patches of 16 pixels.*thumbs of 100.*media\.thumb_side"):
+        FeatureEngine(str(untrained.backbone()), side=100)
+
+
+def test_flash_attention_is_taken_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "is_flash_attn_2_available", lambda: True)
+    assert features.attention("bfloat16", "cuda") == "flash_attention_2"
+    assert features.attention("float32", "cuda") == "sdpa"
+    assert features.attention("bfloat16", "cpu") == "sdpa"
+    monkeypatch.setattr(features, "is_flash_attn_2_available", lambda: False)
+    assert features.attention("float16", "cuda") == "sdpa"
+    assert FeatureEngine(str(untrained.backbone())).model.config._attn_implementation == "sdpa"

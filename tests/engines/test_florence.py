@@ -59,6 +59,26 @@ def test_the_signs_stage_reads_with_it() -> None:
     assert all(opinion.compute_ms > 0 for opinion in opinions)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_reads_too(dtype: str) -> None:
+    reader = Florence2(str(untrained.florence()), dtype=dtype, max_tokens=6)
+    assert reader.model.dtype is getattr(torch, dtype)
+    pages = reader.read([Image.new("RGB", (64, 64), "orange"), Image.new("RGB", (64, 48), "white")])
+    assert len(pages) == 2
+    assert all(0 < line.confidence <= 1 for page in pages for line in page)
+
+
+def test_the_stage_passes_on_how_the_profile_wants_it_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr("roadwork_serve.engines.florence.Florence2", lambda *_, **more: asked.update(more))
+    spec = {"runs": "transformers", "model": "m", "revision": "v1", "device": "cuda", "num_gpus": 0.1}
+    Signs(StageSpec(engine="e"), EngineSpec.model_validate(spec | {"gpu_memory_gib": 4, "dtype": "bfloat16"}))
+    assert asked == {
+        "dtype": "bfloat16", "device": "cuda", "threads": 1, "revision": "v1", "trust_remote_code": False,
+        "gpu_memory_gib": 4,
+    }  # fmt: skip
+
+
 def test_another_architecture_is_refused() -> None:
     with pytest.raises(ModelError, match="Florence2ForConditionalGeneration"):
         Florence2(str(untrained.vlm()))

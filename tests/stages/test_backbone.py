@@ -1,12 +1,16 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from roadwork_serve.errors import ConfigError
+from roadwork_serve.engines.export import export_onnx
+from roadwork_serve.errors import ConfigError, ModelError
+from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.stages.backbone import Backbone
 from tests import untrained
+from tests.engines.tiny import tiny_dino
 from tests.stages.items import clip, photo
 
 
@@ -50,3 +54,45 @@ def test_unknown_options_are_refused() -> None:
 def test_an_engine_that_runs_no_backbone_is_refused() -> None:
     with pytest.raises(ConfigError, match="rapidocr runs no backbone"):
         Backbone(StageSpec(engine="ocr"), EngineSpec(runs="rapidocr", model="PP-OCRv6-small"))
+
+
+def test_items_without_a_frame_ask_no_model() -> None:
+    stage = backbone(untrained.backbone())
+    empty = replace(photo(1), thumbs=np.empty((0, 224, 224, 3), np.uint8))
+    assert stage.judge([empty])[0].logit is None
+
+
+def test_the_profile_tells_stage_1_what_it_will_see() -> None:
+    told = load_profile("mini", {"media": {"thumb_side": 256, "frames": 4}, "stages": {"backbone": {"max_batch": 2}}})
+    seen = told.engine_of("backbone").features
+    assert (seen.side, seen.max_thumbs) == (256, 8)
+    assert load_profile("mini").engine_of("backbone").features.max_thumbs == 16
+    on_gpu = {"device": "cuda", "num_gpus": 0.2}
+    assert load_profile("mini", {"engines": {"dinov3": on_gpu}}).engine_of("backbone").features.max_thumbs == 64
+    asked = {"engines": {"dinov3": {"features": {"max_thumbs": 3}}}}
+    assert load_profile("mini", asked).engine_of("backbone").features.max_thumbs == 3
+    with pytest.raises(ConfigError, match=r"engines\.dinov3\.features\.side: 256 px, and media\.thumb_side is 224"):
+        load_profile("mini", {"engines": {"dinov3": {"features": {"side": 256}}}})
+
+
+def test_it_warms_up_at_the_side_of_the_profile() -> None:
+    profile = load_profile("mini", {"media": {"thumb_side": 256}, "stages": {"backbone": {"max_batch": 1}}})
+    stage = Backbone(profile.stages["backbone"], profile.engine_of("backbone"))
+    seen: list[tuple[int, ...]] = []
+    stage.engine.model.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+    stage.warm()
+    assert seen == [(1, 3, 256, 256), (8, 3, 256, 256)]
+
+
+def test_a_file_exported_for_another_side_is_refused_at_the_start(tmp_path: Path) -> None:
+    export_onnx(tiny_dino(tmp_path / "model"), tmp_path / "a.onnx", side=32)
+    engine = {"runs": "onnx", "model": str(tmp_path / "a.onnx")}
+    profile = load_profile("mini", {"media": {"thumb_side": 256}, "engines": {"dinov3": engine}})
+    with pytest.raises(ModelError, match=r"exported for thumbs of 32 px.*have 256: set media\.thumb_side to 32"):
+        Backbone(profile.stages["backbone"], profile.engine_of("backbone"))
+
+
+def test_a_head_cannot_be_put_on_an_exported_file() -> None:
+    model = {"runs": "onnx", "model": "a.onnx", "features": {"head": "b"}}
+    with pytest.raises(ConfigError, match=r"features\.head: an exported file holds its head"):
+        Backbone(StageSpec(engine="e"), EngineSpec.model_validate(model))

@@ -1,0 +1,51 @@
+"""What the engines of stage 1 share: how many thumbs go through the model at once, and those exports are checked on."""
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roadwork_serve.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+REFERENCES = 5  # thumbs an export is checked on
+
+
+def sizes(most: int) -> tuple[int, ...]:
+    """Powers of two below most, and most itself: the only batch sizes a compiled model is asked for."""
+    return (*(1 << n for n in range((most - 1).bit_length())), most)
+
+
+def passes(count: int, most: int) -> list[slice]:
+    """Where to cut count thumbs so that no pass has more than most; one empty pass for none."""
+    return [slice(start, min(start + most, count)) for start in range(0, max(count, 1), most)]
+
+
+def agree(exported: int, wanted: int | None) -> None:
+    """Raises ModelError when a file was exported for another side than is wanted, in pixels; None takes any."""
+    if wanted not in (None, exported):
+        raise ModelError(
+            f"this file was exported for thumbs of {exported} px, and those that come have {wanted}: set "
+            f"media.thumb_side to {exported}, or export it with --side {wanted}"
+        )
+
+
+def references(side: int, count: int = REFERENCES) -> NDArray[np.uint8]:
+    """Noise, uint8 [count, side, side, 3], the same on every machine and with every version of numpy."""
+    noise = hashlib.shake_256(b"roadwork").digest(count * side * side * 3)
+    return np.frombuffer(noise, np.uint8).reshape(count, side, side, 3)
+
+
+def staged(thumbs: NDArray[np.uint8], size: int, device: "torch.device") -> "torch.Tensor":
+    """The thumbs as uint8 [size, side, side, 3] on the device, black ones added up to size.
+
+    On a GPU they go through pinned memory, and this returns before they are there.
+    """
+    import torch
+
+    batch = torch.zeros((size, *thumbs.shape[1:]), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    batch.numpy()[: len(thumbs)] = thumbs
+    return batch.to(device, non_blocking=True)

@@ -1,0 +1,50 @@
+"""Stage 1 served from an exported file answers as the same cascade run here by transformers."""
+
+import asyncio
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import yaml
+
+from benchmarks.server import own_server
+from roadwork_serve import scenes
+from roadwork_serve.cascade.load import load_policy
+from roadwork_serve.classify import in_process
+from roadwork_serve.engines.export import export_onnx
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.schema import Info, Verdict
+
+PHOTOS = [scenes.photo(seed).jpeg() for seed in range(9_000_000_000, 9_000_000_008)]
+CHEAP = {"stages": {"vlm": None, "reasoner": None, "video": None}}  # the policy asks them, and does without
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server whose stage 1 is a file that was just exported."""
+    folder = tmp_path_factory.mktemp("onnx")
+    file = export_onnx("mini:backbone", folder / "glance.onnx").file
+    profile = load_profile("mini", CHEAP | {"engines": {"dinov3": {"runs": "onnx", "model": str(file)}}})
+    (folder / "onnx.yaml").write_text(yaml.safe_dump(profile.model_dump(mode="json")))
+    with own_server(folder / "server.log", str(folder / "onnx.yaml")) as url:
+        yield url
+
+
+def test_the_exported_file_serves_the_same_verdicts(url: str) -> None:
+    engines = {stage.stage: stage for stage in Info.model_validate(httpx.get(f"{url}/v1/info").json()).stages}
+    assert engines["backbone"].model.endswith("glance.onnx")
+    exits = set()
+    for data, expected in zip(PHOTOS, asyncio.run(here(PHOTOS)), strict=True):
+        response = httpx.post(f"{url}/v1/classify", content=data, headers={"content-type": "image/jpeg"}, timeout=60)
+        told = Verdict.model_validate(response.json())
+        assert (told.label, told.degraded, told.exit) == (expected.label, expected.degraded, expected.exit)
+        assert told.probability == pytest.approx(expected.probability, abs=1e-3)
+        exits.add(told.exit.stage)
+    assert exits == {"backbone", "signs"}  # or the scenes would not try both ways
+
+
+async def here(photos: list[bytes]) -> list[Verdict]:
+    """What the cascade says in this process, with transformers."""
+    profile = load_profile("mini", CHEAP)
+    async with in_process(profile, load_policy(profile.policy), 60_000) as ask:
+        return [verdict for data in photos if isinstance(verdict := await ask(data), Verdict)]

@@ -1,0 +1,235 @@
+"""What can be wrong with a checkpoint is told in words that say what to do; the hub's errors are the hub's own."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError, Response
+from huggingface_hub.utils import hf_raise_for_status
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, DINOv3ViTModel
+from transformers.utils import hub
+
+from roadwork_serve.engines import memory
+from roadwork_serve.engines.loading import load_pretrained, load_processor
+from roadwork_serve.errors import ModelError
+from tests import untrained
+
+DINO = "facebook/dinov3-vitl16-pretrain-lvd1689m"
+
+
+def load(model: str | Path, **more: Any) -> Any:
+    return load_pretrained(DINOv3ViTModel, str(model), **{"dtype": "float32", "device": "cpu"} | more)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A checkpoint to spoil."""
+    return shutil.copytree(untrained.backbone(), tmp_path / "copy")
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """The hub answers like this from now on, and nothing of it is in the cache."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def answer(status: int, code: str = "") -> None:
+        def download(*_: object, **__: object) -> NoReturn:
+            url = f"https://huggingface.co/api/models/{DINO}"
+            request = type("Request", (), {"url": url, "method": "GET", "headers": {}})()
+            response = Response(status, headers={"X-Error-Code": code} if code else {})
+            response.request = request
+            hf_raise_for_status(response)
+            raise AssertionError
+
+        monkeypatch.setattr(hub, "hf_hub_download", download)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (403, "GatedRepo", rf"gated.*accept the licence on https://huggingface\.co/{DINO}.*`hf auth login`.*HF_TOKEN"),
+        (404, "RepoNotFound", r"no folder.*no repository of that name.*engines\.NAME\.model"),
+        (404, "RevisionNotFound", r"no revision 'v9'.*engines\.NAME\.revision"),
+        (500, "", "hub answered with an error.*Try again"),
+    ],
+)
+def test_what_the_hub_refuses(answers: Callable[..., None], status: int, code: str, told: str) -> None:
+    answers(status, code)
+    with pytest.raises(ModelError, match=told):
+        load(DINO, revision="v9")
+    with pytest.raises(ModelError, match=told):
+        load_processor(AutoProcessor, DINO, revision="v9")
+
+
+def test_without_a_network_it_says_how_to_bring_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def download(*_: object, **__: object) -> NoReturn:
+        raise LocalEntryNotFoundError("no connection") from OSError("Name or service not known")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "hf_hub_download", download)
+        with pytest.raises(ModelError, match=f"hub cannot be reached: run `hf download {DINO} --revision v9`"):
+            load(DINO, revision="v9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=f"HF_HUB_OFFLINE is set: run `hf download {DINO}`.*or give a folder"):
+        load(DINO)
+
+
+def test_weights_that_are_not_there_or_cut_short(copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match=r"damaged or cut short.*download them again"):
+        load(copy)
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"no file named model\.safetensors.*Give a folder"):
+        load(copy)
+    (copy / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"no config\.json that names a model_type"):
+        load(copy)
+    with pytest.raises(ModelError, match=r"There is no folder .*gone"):
+        load(copy / "gone")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_no_weight_is_made_up(copy: Path) -> None:
+    whole = load_file(copy / "model.safetensors")
+    name = next(name for name in whole if name.endswith("q_proj.weight"))
+    save_file({n: w for n, w in whole.items() if n != name}, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 of the weights.*q_proj\.weight, which would be random numbers"):
+        load(copy)
+    save_file(whole | {name: whole[name][:, :5].contiguous()}, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"q_proj.weight as \(\d+, 5\) where its config.json wants"):
+        load(copy)
+
+
+def test_another_architecture_is_refused_before_its_weights_are_read(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="of the family vit, and a dinov3_vit is wanted"):
+        load(copy)
+
+
+def test_a_folder_without_a_processor_is_not_complete() -> None:
+    with pytest.raises(ModelError, match=r"no usable processor.*not complete"):
+        load_processor(AutoProcessor, str(untrained.backbone()))
+
+
+def test_remote_code_stays_off_and_the_revision_goes_through() -> None:
+    class Spy:
+        __name__ = "Spy"
+        seen: dict[str, Any]
+
+        def from_pretrained(self, model: str, **asked: Any) -> Any:
+            self.seen = asked
+            return torch.nn.Linear(1, 1), {"missing_keys": set(), "mismatched_keys": set()}
+
+    spy: Any = Spy()
+    folder = str(untrained.backbone())
+    load_pretrained(spy, folder, dtype="bfloat16", device="cpu")
+    assert spy.seen["trust_remote_code"] is False
+    assert "revision" not in spy.seen
+    assert spy.seen["dtype"] is torch.bfloat16
+    load_pretrained(spy, folder, dtype="float32", device="cpu", trust_remote_code=True, revision="v1")
+    assert spy.seen["trust_remote_code"] is True
+    assert spy.seen["revision"] == "v1"
+
+
+def test_all_of_our_checkpoints_have_all_their_weights() -> None:
+    for folder in (untrained.vlm(), untrained.video()):
+        load_pretrained(AutoModelForImageTextToText, str(folder), dtype="float32", device="cpu")
+
+
+def test_too_little_memory_is_told_before_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_ram", lambda: 2**20)
+    with pytest.raises(ModelError, match=r"takes 0\.0 GiB of memory in float32 and 0\.0 GiB are free"):
+        load(untrained.backbone())
+
+
+def test_the_weights_are_counted_in_the_type_they_are_loaded_as() -> None:
+    numbers = sum(p.numel() for p in load(untrained.backbone()).parameters())
+    assert memory.weights_bytes(untrained.backbone(), "float32") == 4 * numbers
+    assert memory.weights_bytes(untrained.backbone(), "bfloat16") == 2 * numbers
+
+
+def test_free_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
+    def write(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    assert memory.free_ram(tmp_path) is None
+    write("proc/meminfo", "MemTotal: 8000 kB\nMemAvailable: 4000 kB\n")
+    assert memory.free_ram(tmp_path) == 4000 * 1024
+    write("proc/self/cgroup", "0::/outer/inner\n")
+    write("sys/fs/cgroup/outer/inner/memory.max", "max\n")
+    write("sys/fs/cgroup/outer/inner/memory.current", "1000\n")
+    write("sys/fs/cgroup/outer/inner/memory.stat", "inactive_file 300\n")
+    assert memory.free_ram(tmp_path) == 4000 * 1024
+    write("sys/fs/cgroup/outer/memory.max", "9000\n")
+    write("sys/fs/cgroup/outer/memory.current", "5000\n")
+    write("sys/fs/cgroup/outer/memory.stat", "anon 1\ninactive_file 1000\n")
+    assert memory.free_ram(tmp_path) == 5000
+    write("proc/self/cgroup", "5:memory:/box\n4:cpu:/\n")
+    write("sys/fs/cgroup/memory/box/memory.limit_in_bytes", "800\n")
+    write("sys/fs/cgroup/memory/box/memory.usage_in_bytes", "500\n")
+    write("sys/fs/cgroup/memory/box/memory.stat", "inactive_file 0\n")
+    assert memory.free_ram(tmp_path) == 300
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A pretended card of 24 GiB with 12 MiB free; the shares of it that PyTorch was held to."""
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (12 * 2**20, 24 * 2**30))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    return shares
+
+
+def test_a_card_that_is_too_full_is_told_with_figures(card: list[float]) -> None:
+    with pytest.raises(ModelError, match=r"takes 0\.0 GiB in float32 and 0\.0 GiB of the card are free"):
+        memory.check_room("m", _weights(13), dtype="float32", device="cuda", gpu_memory_gib=None)
+    memory.check_room("m", _weights(11), dtype="float32", device="cuda", gpu_memory_gib=None)
+    with pytest.raises(ModelError, match=r"gpu_memory_gib allows 0\.01"):
+        memory.check_room("m", _weights(11), dtype="float32", device="cuda", gpu_memory_gib=0.01)
+
+
+def test_the_process_is_held_to_its_share_of_the_card(card: list[float]) -> None:
+    memory.cap_card(6, "cuda")
+    memory.cap_card(48, "cuda")
+    memory.cap_card(6, "cpu")
+    memory.cap_card(None, "cuda")
+    assert card == [0.25, 1.0]
+
+
+def test_a_card_that_pytorch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match=r"PyTorch sees no GPU.*nvidia-smi.*device: cpu"):
+        load(untrained.backbone(), device="cuda")
+
+
+def test_a_model_that_does_not_fit_beside_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> NoReturn:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(DINOv3ViTModel, "to", full)
+    with pytest.raises(ModelError, match=r"does not fit on the card.*Tried to allocate 2\.00 GiB.*gpu_memory_gib"):
+        load(untrained.backbone())
+
+
+def _weights(mib: int) -> Path:
+    """A folder with a file of so much fp32, of which only the header is there."""
+    folder = Path(untrained._root()) / f"header-{mib}"
+    folder.mkdir(exist_ok=True)
+    header = json.dumps({"w": {"dtype": "F32", "shape": [mib, 2**18], "data_offsets": [0, mib * 2**20]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    return folder

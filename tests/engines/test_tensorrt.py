@@ -1,0 +1,211 @@
+"""How plans are named, found, built anew, checked and run, over `fake_tensorrt` on a CPU.
+
+No test here touches TensorRT or a GPU: what is checked is our side of the documented API.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from roadwork_serve import media, scenes
+from roadwork_serve.cascade.opinion import Item
+from roadwork_serve.cli import app
+from roadwork_serve.engines.export import export_onnx
+from roadwork_serve.engines.features import FeatureEngine
+from roadwork_serve.engines.tensorrt import TensorRtBackbone
+from roadwork_serve.engines.thumbs import references
+from roadwork_serve.errors import ModelError
+from roadwork_serve.profiles.profile import EngineSpec, MediaLimits, StageSpec
+from roadwork_serve.stages.backbone import Backbone
+from tests.engines import fake_tensorrt
+from tests.engines.tiny import tiny_dino
+
+PLAN = "-32-fp32-NVIDIA-GeForce-RTX-4090-trt10.99.plan"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx")
+    return export_onnx(tiny_dino(folder / "dino"), folder / "glance.onnx", side=32).file
+
+
+@pytest.fixture
+def file(exported: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "models" / "glance.onnx"
+    copy.parent.mkdir()
+    copy.write_bytes(exported.read_bytes())
+    return copy
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A pretended card and TensorRT."""
+    stream = SimpleNamespace(cuda_stream=72)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA GeForce RTX 4090")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda given: nullcontext(given) if given is stream else None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fake_tensorrt, "off", 0.0)
+    fake_tensorrt.calls.clear()
+    fake_tensorrt.refuses.clear()
+    yield
+    fake_tensorrt.refuses.clear()
+
+
+def opened(file: Path, **more: int) -> TensorRtBackbone:
+    return TensorRtBackbone(file, device="cpu", **more)
+
+
+def built() -> int:
+    return fake_tensorrt.calls.count("build")
+
+
+def test_a_plan_is_built_once_checked_and_kept_beside_the_file(file: Path) -> None:
+    first = opened(file)
+    assert built() == 1
+    assert first.path.parent == file.parent
+    assert first.path.name.endswith(PLAN)
+    assert first.plan.difference < 1e-3
+    about = json.loads((file.parent / f"{first.path.name}.json").read_text())
+    assert (about["side"], about["precision"], about["largest"]) == (32, "fp32", 64)
+    assert (about["gpu"], about["tensorrt"]) == ("NVIDIA GeForce RTX 4090", "10.99")
+    assert (file.parent / "timing-NVIDIA-GeForce-RTX-4090-trt10.99.plan.cache").read_bytes() == b"timed"
+    assert len(list(file.parent.iterdir())) == 4  # no draft is left
+    assert opened(file).plan == first.plan
+    assert built() == 1
+
+
+def test_it_answers_as_torch_does_in_passes_of_the_largest_batch(file: Path) -> None:
+    engine = opened(file, max_thumbs=4)
+    fake_tensorrt.calls.clear()
+    engine.warm()
+    assert fake_tensorrt.calls == ["execute 1", "execute 4"]
+    thumbs = references(32, 6)
+    told, wanted = engine.logits(thumbs), FeatureEngine(engine.plan.model).logits(thumbs)
+    assert fake_tensorrt.calls[2:] == ["execute 4", "execute 2"]
+    assert list(told) == ["roadwork", "words"]
+    for name in told:
+        assert told[name] == pytest.approx(wanted[name], abs=1e-3)
+
+
+def test_it_is_built_anew_for_other_weights_cards_versions_and_larger_batches(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(file, max_thumbs=8)
+    opened(file, max_thumbs=4)
+    assert built() == 1
+    opened(file, max_thumbs=16)
+    assert built() == 2
+    file.with_name("glance.onnx.data").write_bytes(b"weights beside it count as well")
+    opened(file, max_thumbs=16)
+    assert built() == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(fake_tensorrt, "__version__", "11.0")
+        assert "trt11.0" in opened(file).path.name
+        assert built() == 4
+        patch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA L4")
+        assert "NVIDIA-L4" in opened(file).path.name
+        assert built() == 5
+    opened(file, max_thumbs=16)
+    assert built() == 5
+
+
+def test_what_earlier_builds_measured_is_used_again(file: Path) -> None:
+    timings = file.parent / "timing-NVIDIA-GeForce-RTX-4090-trt10.99.plan.cache"
+    opened(file, max_thumbs=1)
+    opened(file, max_thumbs=2)
+    assert timings.read_bytes() == b"timedtimed"
+    timings.write_bytes(b"broken")
+    opened(file, max_thumbs=3)
+    assert timings.read_bytes() == b"timed"
+
+
+def test_a_plan_that_tensorrt_does_not_take_is_built_anew(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = opened(file).path
+    path.write_bytes(b"\xff damaged")
+    with caplog.at_level(logging.WARNING):
+        opened(file)
+    assert built() == 2
+    assert "does not take" in caplog.text
+
+
+def test_where_the_folder_cannot_be_written_the_cache_is(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roadwork_serve.engines.tensorrt.os.access", lambda folder, _: Path(folder) != file.parent)
+    assert opened(file).path.parent == tmp_path / "cache" / "roadwork-serve"
+    opened(file)
+    assert built() == 1
+
+
+def test_a_plan_that_answers_otherwise_than_torch_is_not_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_tensorrt, "off", 0.5)
+    with pytest.raises(ModelError, match=r"logits 0\.5 off those of PyTorch in fp32.*nothing was kept"):
+        opened(file)
+    assert not list(file.parent.glob("*.plan"))
+    assert not list(file.parent.glob(".*"))
+
+
+def test_another_side_is_refused_at_the_start_with_and_without_a_plan(file: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ModelError, match=r"exported for thumbs of 32 px.*have 256"):
+            opened(file, side=256)
+        opened(file, side=32)
+    assert built() == 1
+
+
+@pytest.mark.parametrize(
+    ("fails", "told"),
+    [
+        ("parse", r"cannot read .*: No importer registered for op: Foo\. Try a newer TensorRT"),
+        ("build", "could not build .*its log says why"),
+        ("context", "no room for"),
+    ],
+)
+def test_what_tensorrt_refuses_is_told(file: Path, fails: str, told: str) -> None:
+    fake_tensorrt.refuses.add(fails)
+    with pytest.raises(ModelError, match=told):
+        opened(file)
+    assert not list(file.parent.glob("*.plan"))
+
+
+def test_without_tensorrt_or_a_gpu_or_a_file_it_says_so(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=r"there is no file .*gone\.onnx: write it with `roadwork export"):
+        opened(file.with_name("gone.onnx"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match="PyTorch sees no GPU"):
+        TensorRtBackbone(file)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(ModelError, match=r"TensorRT is not installed: pip install 'roadwork-serve\[tensorrt\]'"):
+        TensorRtBackbone(file)
+
+
+def test_the_command_builds_a_plan_of_a_file_that_is_there(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = partial(TensorRtBackbone, device="cpu")
+    monkeypatch.setattr("roadwork_serve.engines.tensorrt.TensorRtBackbone", on_cpu)
+    result = CliRunner().invoke(app, ["export", "--to", "tensorrt", "--model", str(file), "--max-thumbs", "4"])
+    assert result.exit_code == 0, result.output
+    assert "for NVIDIA GeForce RTX 4090 and TensorRT 10.99, batches up to 4" in result.output
+    assert f"{{runs: tensorrt, model: {file}, device: cuda" in result.output
+
+
+def test_stage_1_runs_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = partial(TensorRtBackbone, device="cpu")
+    monkeypatch.setattr("roadwork_serve.engines.tensorrt.TensorRtBackbone", on_cpu)
+    spec = {"runs": "tensorrt", "model": str(file), "device": "cuda", "num_gpus": 0.5}
+    engine = EngineSpec.model_validate(spec | {"features": {"side": 32, "max_thumbs": 8}})
+    stage = Backbone(StageSpec(engine="e"), engine)
+    stage.warm()
+    assert fake_tensorrt.calls[-2:] == ["execute 1", "execute 8"]
+    item = Item.of(media.read(scenes.photo(1, scale=0.2).jpeg(), MediaLimits(thumb_side=32)), "photo", 1e9)
+    assert stage.judge([item])[0].logit is not None
