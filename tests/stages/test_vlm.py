@@ -1,9 +1,16 @@
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from roadwork_serve.cascade.opinion import Stage
+from roadwork_serve.engines.asking import Answer, Prompt
+from roadwork_serve.engines.chat import ANSWER
+from roadwork_serve.engines.transformers import VisionLanguageEngine
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.profile import EngineSpec, StageSpec
+from roadwork_serve.stages.vlm import Vlm
 from tests import untrained
 from tests.stages.items import clip, opened, photo
 
@@ -50,3 +57,32 @@ async def test_thinks_first_when_told_to() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         opened("vlm", untrained.vlm(), **options)
+
+
+async def test_a_model_that_was_not_made_to_think_thinks_aloud_and_is_led_to_its_answer(fast: Stage) -> None:
+    """Qwen3-VL-Instruct serves the reasoner too where memory is short; its template opens no thought."""
+    assert isinstance(fast, Vlm) and isinstance(fast.engine, VisionLanguageEngine)
+    engine = fast.engine
+    plain = engine.encode([Prompt("Why?", (Image.new("RGB", (64, 64)),))])
+    (answer,) = engine.think(plain, 4)
+    assert answer.tokens <= 4 + len(engine.tokenizer.encode(ANSWER, add_special_tokens=False)) + 1
+    assert answer.logit != engine.answer(plain)[0].logit
+
+
+async def test_says_when_a_server_told_only_its_choice() -> None:
+    class Chooser:
+        async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[Answer]:
+            return [Answer(2.0, 0.0, coarse=True) for _ in prompts]
+
+    spec, engine = StageSpec(engine="e"), EngineSpec(runs="transformers", model="m")
+    stage = Vlm("vlm", spec, engine, Chooser())  # type: ignore[arg-type]
+    (opinion,) = await stage.judge([photo(1)])
+    assert opinion.saw.coarse
+
+
+async def test_an_engine_that_slept_answers_as_before(fast: Stage) -> None:
+    assert isinstance(fast, Vlm)
+    before = (await fast.judge([photo(1)]))[0].logit
+    await fast.sleep()
+    await fast.wake()
+    assert (await fast.judge([photo(1)]))[0].logit == before
