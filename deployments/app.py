@@ -2,15 +2,19 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray.serve import Application
 
+from deployments.cards import cards_gib, profile_for
 from deployments.ingress import ingress_app
 from deployments.stages import process_app
+from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.plan import plan, within
 from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.stages.load import Opener, open_stages
 
@@ -35,17 +39,16 @@ def build(args: Args) -> Application:
 
     Raises ConfigError when the profile does not make sense.
     """
-    found = _resources()
-    name = args.profile
-    if name == "auto":
-        name = "mini"
-        _LOG.info("Profile auto chose mini, the only one that ships: two CPU cores and 8 GiB suffice, GPUs stay idle.")
-    profile = load_profile(name, args.overrides)
+    cards = cards_gib()
+    found = _resources(cards)
+    profile = (
+        profile_for(cards, args.overrides) if args.profile == "auto" else load_profile(args.profile, args.overrides)
+    )
     models = {stage: profile.engine_of(stage) for stage in profile.stages}
     stages = ", ".join(f"{stage} ({engine.model} on {engine.device})" for stage, engine in models.items())
     _LOG.info("Profile %s: %s. Stages: %s.", profile.name, profile.description, stages)
     _warn_of_shortage(profile, found)
-    return build_app(profile)
+    return build_app(_with_room(profile, cards))
 
 
 def build_app(profile: Profile, opener: Opener = open_stages) -> Application:
@@ -62,17 +65,38 @@ def build_app(profile: Profile, opener: Opener = open_stages) -> Application:
     return ingress_app(profile, stages)
 
 
-def _resources() -> dict[str, float]:
+def _resources(cards: Sequence[float]) -> dict[str, float]:
     """What there is to run on, in Ray's terms; told in the log."""
     if ray.is_initialized():
         found, whose = {name: float(amount) for name, amount in ray.cluster_resources().items()}, "Ray reports"
     else:  # `serve run deployments.app:build` builds before it starts Ray
-        found, whose = {"CPU": float(os.cpu_count() or 1)}, "Ray does not run yet; this machine has"
+        found, whose = (
+            {"CPU": float(os.cpu_count() or 1), "GPU": float(len(cards))},
+            "Ray does not run yet; this machine has",
+        )
     memory = f"{found['memory'] / 2**30:.1f} GiB" if "memory" in found else "unknown"
     _LOG.info(
         "%s CPUs: %g, GPUs: %s, memory for models: %s.", whose, found.get("CPU", 0), f"{found.get('GPU', 0):g}", memory
     )
     return found
+
+
+def _with_room(profile: Profile, cards: Sequence[float]) -> Profile:
+    """The profile with replicas under load only where the cards have room: Serve would wait for ever for the others.
+
+    A profile that was asked for by name and does not fit is tried nevertheless, for the plan rests on estimates.
+    """
+    on_cards = {name: profile.engines[name] for name in profile.users() if profile.engines[name].device == "cuda"}
+    most = {name: engine.replicas for name, engine in on_cards.items()}
+    if on_cards and cards:
+        try:
+            most |= plan(profile, cards).most
+        except ConfigError as error:
+            _LOG.warning("Profile %s may not run here: %s.", profile.name, error)
+    for name, engine in on_cards.items():
+        if (engine.max_replicas or engine.replicas) > most[name]:
+            _LOG.info("%s has room for %d of %d replicas under load.", name, most[name], engine.max_replicas)
+    return within(profile, most)
 
 
 def _warn_of_shortage(profile: Profile, found: dict[str, float]) -> None:

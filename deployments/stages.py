@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import AutoscalingConfig
 from ray.serve.metrics import Histogram
 
 from deployments.loopback import stay_on_loopback
@@ -29,6 +30,7 @@ DEPLOYMENTS: dict[StageName, str] = {
 
 _LOG = logging.getLogger("ray.serve.roadwork.stages")
 _SPARE_CALLS = 4  # beside the slots: calls in flight must not keep probes out
+_UPSCALE_S, _DOWNSCALE_S = 30.0, 600.0  # of more, and of less to do than one replica's share, before Serve acts
 
 
 class StageReplica:
@@ -121,7 +123,7 @@ def process_app(
     slots = sum(spec.slots for spec in specs.values())
     deployed = serve.deployment(
         name="-".join(DEPLOYMENTS[name] for name in specs),
-        num_replicas=every[0].replicas,
+        **_replicas(every[0], slots * callers),
         ray_actor_options=resources,
         max_ongoing_requests=slots * callers + _SPARE_CALLS,
         health_check_period_s=2,
@@ -130,6 +132,26 @@ def process_app(
         graceful_shutdown_timeout_s=10,
     )(StageReplica)
     return deployed.bind(dict(engines), {name: dict(using) for name, using in users.items()}, opener)
+
+
+def _replicas(engine: EngineSpec, calls: int) -> dict[str, Any]:
+    """How many, as Serve takes it: a fixed number, or a range that follows the calls in flight.
+
+    calls: that one replica is meant to have in flight. More than that for half a minute is worth
+    another replica; what took minutes to load is kept until there has been little to do for ten.
+    """
+    most = engine.max_replicas or engine.replicas
+    if most == engine.replicas:
+        return {"num_replicas": engine.replicas}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=engine.replicas,
+            max_replicas=most,
+            target_ongoing_requests=calls,
+            upscale_delay_s=_UPSCALE_S,
+            downscale_delay_s=_DOWNSCALE_S,
+        )
+    }
 
 
 def _turns(opened: Mapping[str, Mapping[StageName, Stage]]) -> Turns:

@@ -4,7 +4,7 @@ import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -223,9 +223,9 @@ def serve(
 @app.command()
 def plan(
     profile: ProfileName = "mini",
-    gpu: Annotated[list[float] | None, typer.Option(help="Memory of a card, GiB; once a card.")] = None,
-    quantization: Annotated[
-        Literal["fp8", "awq"] | None, typer.Option(help="Reckon as if the language models were quantised.")
+    gpu: Annotated[
+        list[float] | None,
+        typer.Option(help="Memory of a card, GiB; once a card. By default the cards that the profile is made for."),
     ] = None,
 ) -> None:
     """Say what the engines of a profile need of each card; nothing is downloaded. Exit code 2 if it is too much."""
@@ -235,7 +235,8 @@ def plan(
     from roadwork_serve.profiles.plan import plan as planned
     from roadwork_serve.tables import print_plan
 
-    print_plan(Console(), planned(load_profile(profile), gpu or [24.0], quantization))
+    chosen = load_profile(profile)
+    print_plan(Console(), planned(chosen, gpu or chosen.cards_gib))
 
 
 class Precision(StrEnum):

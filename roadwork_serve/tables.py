@@ -1,7 +1,7 @@
 """Verdicts and evaluations as tables that people read."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,7 +10,7 @@ from rich.table import Table
 from roadwork_serve.learn.evaluation import Part, Report
 from roadwork_serve.learn.metrics import Confusion
 from roadwork_serve.learn.photos import PhotoReport
-from roadwork_serve.profiles.plan import Card
+from roadwork_serve.profiles.plan import Plan
 from roadwork_serve.schema import BatchResult, Verdict
 
 _REASONS = {
@@ -52,21 +52,37 @@ def print_results(console: Console, result: BatchResult) -> None:
         console.print("[dim]Answered by miniatures, which are for trying the system out, not for relying on.[/]")
 
 
-def print_plan(console: Console, cards: Sequence[Card]) -> None:
-    """A card's memory by engine, GiB; activations and contexts are estimates."""
-    for index, card in enumerate(cards):
+def print_plan(console: Console, plan: Plan) -> None:
+    """The memory of each card by engine, GiB, how full one can get, and what the caches hold."""
+    for index, card in enumerate(plan.cards):
         table = Table(title=f"card {index}, {card.gib:g} GiB, {card.share:g} of it promised", box=None, pad_edge=False)
-        table.add_column("engine", no_wrap=True)
-        table.add_column("model", overflow="fold")
-        for name in ("weights", "KV cache", "activations", "context", "GiB"):
+        table.add_column("engine", overflow="fold")
+        for name in ("weights", "cache", "work", "context", "spare", "GiB"):
             table.add_column(name, justify="right", no_wrap=True)
         for need in card.needs:
-            parts = (need.weights, need.kv_cache, need.activations, need.context, need.total)
-            table.add_row(escape(need.engine), escape(need.model), *(f"{gib:.2f}" for gib in parts))
+            parts = (need.weights, need.kv_cache, need.activations, need.context, need.spare, need.total)
+            about = f"{escape(need.engine)}\n[dim]{escape(need.model.rpartition('/')[2])}[/]"
+            table.add_row(about, *(f"{gib:.2f}" for gib in parts))
         table.add_row("left", "", "", "", "", "", f"{card.left:.2f}", style="bold")
-        console.print(table)
-    if not any(card.needs for card in cards):
+        console.print(table, "")
+    if not plan.most:
         console.print("No engine of this profile is on a card: all run on the CPU.")
+        return
+    for card in plan.fullest:
+        engines = escape(", ".join(need.engine for need in card.needs))
+        console.print(
+            f"Ray may put them elsewhere. However it does, a card of {card.gib:g} GiB keeps {card.left:.2f} free; "
+            f"the fullest holds {engines}."
+        )
+    caches = {need.engine: need for card in plan.cards for need in card.needs if need.holds is not None}
+    for name, need in caches.items():
+        console.print(
+            f"{escape(name)}: the cache holds {need.holds:.1f} prompts of full context, and {need.prompts} may be in "
+            "work; those that find no room in it wait."
+        )
+    if more := [f"{escape(name)} {count}" for name, count in plan.most.items() if count > 1]:
+        console.print(f"Replicas that have room under load: {', '.join(more)}.")
+    console.print("[dim]Weights are counted; work (activations, CUDA graphs) and CUDA's contexts are estimates.[/]")
 
 
 def print_report(console: Console, report: Report) -> None:

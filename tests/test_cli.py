@@ -21,6 +21,7 @@ from roadwork_serve.schema import BatchResult
 from tests.learn.fakes import BLUE, POLICY, RED, mp4, open_by_colour, write_jpeg
 
 ROOT = Path(__file__).parents[1]
+ENGINES = ("dinov3", "florence-2", "qwen3-vl")
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,7 @@ def test_classify_tells_what_failed_and_exits_with_1(tmp_path: Path, policy: str
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--profile", "gpu-9000"], "'gpu-9000' does not ship with the project; use one of mini"),
+        (["--profile", "gpu-9000"], "'gpu-9000' does not ship with the project; use one of gpu-24gb, "),
         (["--policy", "strict"], "policy strict: policy 'strict' does not ship"),
     ],
 )
@@ -230,6 +231,36 @@ def test_serve_sets_the_table_of_ray_except_for_what_the_user_has_set(
     assert run("serve").exit_code == 0
     assert {name: os.environ[name] for name in RAY} == RAY | {"RAY_AUTH_MODE": "token"}
     assert {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}.items() <= RAY.items()
+
+
+def test_plan_prints_what_the_engines_need_of_each_card() -> None:
+    result = run("plan", "--profile", "gpu-24gb")
+    assert result.exit_code == 0, result.output
+    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line.strip()}
+    assert rows["qwen3-vl"][:2] == ["9.86", "3.00"]
+    assert float(rows["left"][0]) == pytest.approx(22 - sum(float(rows[name][-1]) for name in ENGINES), abs=0.02)
+    assert "card 0, 22 GiB, 1 of it promised" in result.stdout
+    assert "qwen3-vl: the cache holds 10.7 prompts of full context, and 36 may be in work" in result.stdout
+
+
+def test_plan_takes_the_cards_it_is_told() -> None:
+    result = run("plan", "--profile", "gpu-24gb", "--gpu", 22, "--gpu", 23.6)
+    assert result.exit_code == 0, result.output
+    assert "card 1, 23.6 GiB, 0 of it promised" in result.stdout
+    assert "Replicas that have room under load: dinov3 2, qwen3-vl 2." in result.stdout
+
+
+def test_plan_refuses_what_does_not_fit_and_names_the_engine() -> None:
+    result = run("plan", "--profile", "gpu-80gb", "--gpu", 24)
+    assert result.exit_code == 2
+    assert "shrink engines.qwen3-vl, which needs 19.8 GiB" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_plan_of_a_profile_without_cards_says_so() -> None:
+    result = run("plan")
+    assert result.exit_code == 0
+    assert "No engine of this profile is on a card" in result.stdout
 
 
 def test_make_serve_is_roadwork_serve_and_leaves_ray_to_it() -> None:

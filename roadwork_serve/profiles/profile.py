@@ -198,6 +198,9 @@ class Profile(_Settings):
     name: str
     description: str = ""
     policy: str = Field(description="name of a policy that ships with the project, or a path")
+    cards_gib: tuple[float, ...] = Field(
+        default=(), description="memory of each card this is made for, GiB, as CUDA has it; for `roadwork plan`"
+    )
     media: MediaLimits = MediaLimits()
     ingress: IngressSpec = IngressSpec()
     engines: dict[str, EngineSpec]

@@ -4,11 +4,13 @@ From each model's config.json on its hub page: facebook/dinov3-*, florence-commu
 allenai/Molmo2-*. A model is instantiated from them on the meta device: shapes, no weights.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.profile import Quantisation
 
 _DINOV3: dict[str, dict[str, Any]] = {
     "s16": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
@@ -68,23 +70,35 @@ _CLASSES = {
 
 
 def known_models() -> list[str]:
-    """Hub ids whose sizes are known here."""
+    """Hub ids whose sizes are known here. A name that goes on behind one of theirs is taken for a version of it."""
     return sorted(_BY_ID)
 
 
+def stored_as(model: str) -> Quantisation | None:
+    """How the decoder's weights lie in a checkpoint: by its config.json, or by the name of a hub id."""
+    config = _folder(model) / "config.json"
+    if not config.is_file():
+        name = model.rpartition("/")[2].lower()
+        return "fp8" if "-fp8" in name else "awq" if "-awq" in name else None
+    settings = json.loads(config.read_text(encoding="utf-8")).get("quantization_config") or {}
+    method = settings.get("quant_method")
+    return "fp8" if method == "fp8" else "awq" if method == "awq" else None
+
+
 def on_meta_device(model: str) -> Any:
-    """The model of a hub id or folder as a PyTorch module without weights.
+    """The model of a hub id, folder or mini:NAME as a PyTorch module without weights.
 
     Raises ConfigError when the id is not known here and no folder of that name has a config.json.
     """
     import torch
     import transformers
 
-    if (Path(model) / "config.json").is_file():
-        config = transformers.AutoConfig.from_pretrained(model)
+    folder = _folder(model)
+    if (folder / "config.json").is_file():
+        config = transformers.AutoConfig.from_pretrained(folder)
         name = (config.architectures or [""])[0]
-    elif model in _BY_ID:
-        family, sizes = _BY_ID[model]
+    elif known := _known(model):
+        family, sizes = _BY_ID[known]
         config_class, name = _CLASSES[family]
         config = getattr(transformers, config_class)(**sizes)
     else:
@@ -96,3 +110,19 @@ def on_meta_device(model: str) -> Any:
         raise ConfigError(f"transformers has no class {name!r}, which {model} names; use a native checkpoint")
     with torch.device("meta"):
         return getattr(transformers, name)(config)
+
+
+def _folder(model: str) -> Path:
+    """Where a model lies, if it is a path or ships with the project."""
+    if model.startswith("mini:"):
+        return Path(__file__).parents[1] / "minis/weights" / model.removeprefix("mini:")
+    return Path(model)
+
+
+def _known(model: str) -> str | None:
+    """The known id that this one is, or is a version of: somebody/Qwen3-VL-8B-Instruct-AWQ has the same layers."""
+    if model in _BY_ID:
+        return model
+    name = model.rpartition("/")[2].lower()
+    near = [known for known in _BY_ID if name.startswith(known.rpartition("/")[2].lower())]
+    return max(near, key=len, default=None)

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from deployments import app
+from deployments import app, cards
 from deployments.app import Args, build
 from roadwork_serve.errors import ConfigError
 
@@ -34,37 +36,92 @@ def test_unknown_arguments_are_refused():
         Args.model_validate({"profil": "mini"})
 
 
+def cluster(monkeypatch: pytest.MonkeyPatch, *gib: float, **resources: float) -> None:
+    """Ray with one card of each size, and these resources."""
+    monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(app.ray, "cluster_resources", lambda: resources | ({"GPU": float(len(gib))} if gib else {}))
+    monkeypatch.setattr(app, "cards_gib", lambda: gib)
+
+
 def test_auto_says_what_ray_reports_and_what_it_chose(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(app.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0, "memory": 6 * 2**30})
+    cluster(monkeypatch, CPU=2.0, memory=6 * 2**30)
     with caplog.at_level(logging.INFO, logger="ray.serve.roadwork"):
         assert profile_of(Args()).name == "mini"
-    assert "Ray reports CPUs: 2, GPUs: 1, memory for models: 6.0 GiB" in caplog.text
-    assert "chose mini" in caplog.text
+    assert "Ray reports CPUs: 2, GPUs: 0, memory for models: 6.0 GiB" in caplog.text
+    assert "auto chose mini: there is no GPU" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_auto_serves_the_profile_for_the_cards(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    cluster(monkeypatch, 22.0, CPU=8.0)
+    monkeypatch.setattr(cards, "find_spec", lambda name: name)
+    with caplog.at_level(logging.INFO, logger="ray.serve.roadwork"):
+        assert profile_of(Args()).name == "gpu-24gb"
+    assert "qwen3-vl has room for 1 of 2 replicas under load" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_replicas_start_under_load_where_the_cards_have_room(monkeypatch: pytest.MonkeyPatch):
+    cluster(monkeypatch, 22.0, 22.0, CPU=8.0)
+    ingress = build(Args(profile="gpu-24gb"))._bound_deployment
+    profile, stages = ingress.init_args
+    assert profile.engines["qwen3-vl"].max_replicas == 2
+    vlm = stages["vlm"]._bound_deployment
+    ranged = vlm._deployment_config.autoscaling_config
+    assert (ranged.min_replicas, ranged.max_replicas) == (1, 2)
+    assert ranged.target_ongoing_requests == sum(profile.stages[name].slots for name in ("vlm", "reasoner", "video"))
+    assert ranged.upscale_delay_s < ranged.downscale_delay_s
+    assert stages["signs"]._bound_deployment._deployment_config.autoscaling_config is None
+
+
+def test_one_card_has_room_for_no_more(monkeypatch: pytest.MonkeyPatch):
+    cluster(monkeypatch, 22.0, CPU=8.0)
+    _, stages = build(Args(profile="gpu-24gb"))._bound_deployment.init_args
+    for stage in stages.values():
+        assert stage._bound_deployment.num_replicas == 1
+        assert stage._bound_deployment._deployment_config.autoscaling_config is None
+
+
+def test_a_profile_that_was_asked_for_is_tried_though_the_plan_says_no(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    cluster(monkeypatch, 16.0, 16.0, CPU=8.0)
+    profile = profile_of(Args(profile="gpu-24gb"))
+    assert profile.engines["qwen3-vl"].max_replicas == 1
+    assert "Profile gpu-24gb may not run here: a card of 16 GiB is" in caplog.text
 
 
 def test_a_profile_that_books_more_than_there_is_gets_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(app.ray, "cluster_resources", lambda: {"CPU": 1.0})
+    cluster(monkeypatch, CPU=1.0)
     with caplog.at_level(logging.WARNING, logger="ray.serve.roadwork"):
-        build(Args(profile="mini", overrides={"engines": {"qwen3-vl": {"num_gpus": 0.5}}}))
+        build(Args(profile="mini", overrides={"engines": {"qwen3-vl": {"device": "cuda", "num_gpus": 0.5}}}))
     assert "books 1.5 CPUs and there are 1" in caplog.text
     assert "books 0.5 GPUs and there are 0" in caplog.text
 
 
 def test_auto_without_ray_counts_this_machine(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     monkeypatch.setattr(app.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(app, "cards_gib", lambda: ())
     with caplog.at_level(logging.INFO, logger="ray.serve.roadwork"):
         build(Args())
     assert f"this machine has CPUs: {os.cpu_count()}, GPUs: 0, memory for models: unknown" in caplog.text
 
 
-def test_the_configuration_that_ships_is_valid_and_stays_on_loopback():
+def test_choosing_mini_imports_no_torch():
+    code = (
+        "import sys, warnings; warnings.simplefilter('ignore'); from deployments.cards import profile_for; "
+        "profile_for((), {}); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_configuration_that_ships_is_valid_and_stays_on_loopback(monkeypatch: pytest.MonkeyPatch):
+    cluster(monkeypatch, CPU=2.0)
     config = yaml.safe_load((Path(__file__).parents[2] / "serve_config.yaml").read_text())
     schema = ServeDeploySchema.model_validate(config)
     assert (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 8000)

@@ -1,0 +1,107 @@
+"""The cards there are, and the profile for them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import ray
+
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.plan import plan
+from roadwork_serve.profiles.profile import Profile
+
+_LOG = logging.getLogger("ray.serve.roadwork.cards")
+GPU_PROFILES = ("gpu-80gb", "gpu-2x24gb", "gpu-24gb")  # the first that fits is taken
+GIB = 2**30
+ASSUMED_GIB = 23.6
+# What CUDA has of a card, GiB, by Ray's accelerator types; of families with two sizes the smaller.
+KNOWN_GIB = {
+    "T4": 14.5, "V100": 15.7, "A10G": 22.0, "L4": 22.0, "L40S": 44.4, "A100": 39.3, "A100-40G": 39.3, "A100-80G": 79.1,
+    "H100": 79.1, "H20": 95.0, "H200": 139.8, "B200": 178.0, "RTX-PRO-6000": 94.9, "GeForce-RTX-3090": 23.6,
+    "GeForce-RTX-4090": 23.6, "GeForce-RTX-5090": 31.3,
+}  # fmt: skip
+
+
+def cards_gib() -> tuple[float, ...]:
+    """The memory of every card that Ray may use, GiB; told in the log. Without Ray, of this machine's."""
+    if not ray.is_initialized():
+        return _of_this_machine()
+    here = ray.get_runtime_context().get_node_id()
+    found: list[float] = []
+    for node in ray.nodes():
+        count = int(node["Resources"].get("GPU", 0)) if node["Alive"] else 0
+        if count:
+            found += _of_node(node["Resources"], count, node["NodeID"] == here)
+    return tuple(found)
+
+
+def profile_for(cards: Sequence[float], overrides: Mapping[str, Any]) -> Profile:
+    """The first of GPU_PROFILES that fits the cards, else mini; the log says why, and what to do.
+
+    Raises ConfigError when the overrides make no sense.
+    """
+    if not cards:
+        _LOG.info("Profile auto chose mini: there is no GPU.")
+        return load_profile("mini", overrides)
+    if find_spec("vllm") is None:
+        _LOG.warning(
+            "Profile auto chose mini, and GPUs stay idle: vllm is not installed. Run `make gpu` and start again."
+        )
+        return load_profile("mini", overrides)
+    refused: list[str] = []
+    for name in GPU_PROFILES:
+        try:
+            profile = load_profile(name, overrides)
+            plan(profile, cards)
+        except ConfigError as error:
+            refused.append(f"{name}: {error}")
+        else:
+            _LOG.info("Profile auto chose %s.", name)
+            return profile
+    _LOG.warning(
+        "Profile auto chose mini, and GPUs stay idle, for no other fits cards of %s GiB: name a profile that does. %s.",
+        ", ".join(f"{gib:g}" for gib in cards), "; ".join(refused),
+    )  # fmt: skip
+    return load_profile("mini", overrides)
+
+
+def _of_node(resources: Mapping[str, float], count: int, here: bool) -> list[float]:
+    """Of one machine. Ray may use fewer cards than are in it: the smallest are reckoned with."""
+    if here and len(found := _of_this_machine()) >= count:
+        return sorted(found)[:count]
+    types = [name.removeprefix("accelerator_type:") for name in resources if name.startswith("accelerator_type:")]
+    for name in types:
+        if name in KNOWN_GIB:
+            _LOG.info("%d cards of type %s are taken to have %g GiB each.", count, name, KNOWN_GIB[name])
+            return [KNOWN_GIB[name]] * count
+    _LOG.warning(
+        "The memory of %d cards (%s) cannot be told from here: %g GiB each are assumed. If that is wrong, name a "
+        "profile instead of auto.",
+        count, ", ".join(types) or "of no known type", ASSUMED_GIB,
+    )  # fmt: skip
+    return [ASSUMED_GIB] * count
+
+
+def _of_this_machine() -> tuple[float, ...]:
+    """As the driver reports it, less what it keeps for itself; empty without a driver or nvidia-ml-py."""
+    try:
+        import pynvml  # pyright: ignore[reportMissingImports] - of the gpu extra
+    except ImportError:
+        return ()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        memory = [pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2) for handle in handles]
+    except pynvml.NVMLError as error:
+        _LOG.warning("The driver does not say how much memory its cards have: %s.", error)
+        return ()
+    finally:
+        pynvml.nvmlShutdown()
+    found = tuple(round((each.total - each.reserved) / GIB, 1) for each in memory)
+    _LOG.info("The driver reports cards of %s GiB.", ", ".join(f"{gib:g}" for gib in found) or "no")
+    return found

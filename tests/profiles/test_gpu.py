@@ -1,0 +1,92 @@
+"""The profiles for GPUs fit the cards they are made for, and hold together."""
+
+from typing import Any
+
+import pytest
+
+from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.load import load_policy_mapping, load_profile
+from roadwork_serve.profiles.need import needs_of
+from roadwork_serve.profiles.plan import plan
+from roadwork_serve.profiles.profile import STAGES, Profile
+
+NAMES = ("gpu-24gb", "gpu-2x24gb", "gpu-80gb")
+WHOLE_24_GIB = 23.6  # what CUDA has of a 3090 or 4090; 22.0 of an L4 or A10G
+
+
+@pytest.fixture(params=NAMES)
+def profile(request: pytest.FixtureRequest) -> Profile:
+    return load_profile(request.param)
+
+
+def test_it_fits_the_cards_it_is_made_for(profile: Profile) -> None:
+    found = plan(profile, profile.cards_gib)
+    assert all(card.left > 0 for card in found.fullest)
+    assert set(found.most.values()) == {1}  # those cards are full
+    larger = plan(profile, [gib + 2 for gib in profile.cards_gib])
+    assert larger.most == found.most
+
+
+def test_every_stage_runs_on_a_card(profile: Profile) -> None:
+    assert set(profile.stages) == set(STAGES)
+    assert all(profile.engine_of(stage).device == "cuda" for stage in STAGES)
+    assert not any(engine.trust_remote_code or engine.miniature for engine in profile.engines.values())
+    policy = Policy.from_mapping(load_policy_mapping(profile.policy))
+    assert {step.stage for step in policy.photo + policy.clip} == set(STAGES)
+
+
+def test_caches_hold_the_prompts_that_are_usual(profile: Profile) -> None:
+    """Tokens of a photo with its question, with a thought and with a clip: 330, 620 and 780."""
+    usual = {"vlm": 330, "reasoner": 620, "video": 780}
+    for name, users in profile.users().items():
+        engine = profile.engines[name]
+        if engine.runs == "vllm":
+            tokens = sum(usual[stage] * spec.max_batch * spec.slots for stage, spec in users.items())
+            assert tokens * 144 / 2**20 <= (engine.vllm.kv_cache_gib or 0), name
+            assert all(usual[stage] <= engine.language.context_tokens for stage in users)
+
+
+def test_two_cards_keep_the_large_models_apart() -> None:
+    large = load_profile("gpu-2x24gb").engines
+    assert large["qwen3-vl"].num_gpus + large["qwen3-vl-thinking"].num_gpus > 1
+
+
+def test_a_share_of_the_large_card_is_a_share_of_its_memory() -> None:
+    profile = load_profile("gpu-80gb")
+    for names in profile.processes():
+        assert sum(need.total for need in needs_of(profile, names, 79.0)) <= 79 * profile.engines[names[0]].num_gpus
+
+
+@pytest.mark.parametrize(("name", "cards"), [("gpu-24gb", (22.0, 22.0)), ("gpu-80gb", (79.0, 79.0))])
+def test_a_second_card_is_put_to_use(name: str, cards: tuple[float, ...]) -> None:
+    assert {plan(load_profile(name), cards).most[engine] for engine in ("dinov3", "qwen3-vl")} == {2}
+
+
+def test_what_is_too_large_names_the_engine_to_shrink() -> None:
+    with pytest.raises(ConfigError, match=r"a card of 24 GiB is .* GiB short .*: shrink engines\.qwen3-vl"):
+        plan(load_profile("gpu-80gb"), [24])
+    with pytest.raises(ConfigError, match=r"a card of 22 GiB .* molmo2 .*: shrink engines\.qwen3-vl"):
+        plan(load_profile("gpu-2x24gb"), [22, 22])
+    with pytest.raises(ConfigError, match=r"engines\.qwen3-vl\.num_gpus is 0\.51 and no card has that much left"):
+        plan(load_profile("gpu-2x24gb"), [WHOLE_24_GIB])
+
+
+def test_turns_make_room_on_smaller_cards() -> None:
+    """As the comment of gpu-2x24gb says."""
+    turning = {"turns": "second", "num_gpus": 0.51}
+    changed = load_profile("gpu-2x24gb", {"engines": {"qwen3-vl-thinking": turning, "molmo2": turning}})
+    assert plan(changed, [22, 22]).fullest[0].left > 2
+
+
+def test_four_bits_make_room_for_molmo() -> None:
+    """As the comment of gpu-24gb says."""
+    molmo = load_profile("gpu-2x24gb").engines["molmo2"].model_dump(exclude_defaults=True)
+    smaller: dict[str, Any] = {"vllm": {"kv_cache_gib": 2}, "num_gpus": 0.55, "max_replicas": None}
+    of_four_bits = {"model": "somebody/Qwen3-VL-8B-Instruct-AWQ", "quantised": "awq"}
+    video = {"stages": {"video": {"engine": "molmo2", "options": None}}}
+    four_bits = load_profile("gpu-24gb", {"engines": {"qwen3-vl": smaller | of_four_bits, "molmo2": molmo}} | video)
+    assert plan(four_bits, [WHOLE_24_GIB]).fullest[0].left > 0
+    eight_bits = load_profile("gpu-24gb", {"engines": {"qwen3-vl": smaller, "molmo2": molmo}} | video)
+    with pytest.raises(ConfigError, match="short"):
+        plan(eight_bits, [WHOLE_24_GIB])
