@@ -16,9 +16,10 @@ from ray.serve.metrics import Histogram
 from deployments.loopback import stay_on_loopback
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees, Stage
 from roadwork_serve.cascade.turns import Sleeper, TakingTurns, Turns
+from roadwork_serve.engines.card import alone_on_card
 from roadwork_serve.errors import RoadworkError, StageFailed
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
-from roadwork_serve.stages.load import Opener
+from roadwork_serve.stages.load import STUCK, Opener
 
 DEPLOYMENTS: dict[StageName, str] = {
     "backbone": "Backbone",
@@ -51,14 +52,19 @@ class StageReplica:
         for name, engine in engines.items():
             if opened:
                 await _sleeper(opened[list(opened)[-1]]).sleep()
-            opened[name] = opener(engine, users[name])
-            for stage in opened[name].values():
-                await stage.warm()
+            with alone_on_card(engine.device):
+                opened[name] = opener(engine, users[name])
+                for stage in opened[name].values():
+                    await stage.warm()
+        specs: dict[StageName, StageSpec] = {name: spec for using in users.values() for name, spec in using.items()}
         self._stages: dict[StageName, Stage] = {}
-        turns = _turns(opened) if len(opened) > 1 else None
+        turns = await _turns(opened) if len(opened) > 1 else None
         for name, stages in opened.items():
-            self._stages |= {at: TakingTurns(it, name, turns) if turns else it for at, it in stages.items()}
-        self._stuck_s = {name: 3 * spec.timeout_s for specs in users.values() for name, spec in specs.items()}
+            self._stages |= {
+                at: TakingTurns(stage, name, turns, specs[at].timeout_s) if turns else stage
+                for at, stage in stages.items()
+            }
+        self._stuck_s = {name: STUCK * spec.timeout_s for name, spec in specs.items()}
         self._since: dict[object, tuple[StageName, float]] = {}  # when each call in flight began
         told = ", ".join(f"{', '.join(stages)} with {engines[name].model}" for name, stages in opened.items())
         _LOG.info("Warm after %.1f s: %s.", time.monotonic() - began, told)
@@ -125,7 +131,8 @@ def process_app(
         name="-".join(DEPLOYMENTS[name] for name in specs),
         **_replicas(every[0], slots * callers),
         ray_actor_options=resources,
-        max_ongoing_requests=slots * callers + _SPARE_CALLS,
+        # As many as all callers may send when there are more replicas: what waits in Serve's handle keeps probes out.
+        max_ongoing_requests=slots * callers * (every[0].max_replicas or every[0].replicas) + _SPARE_CALLS,
         health_check_period_s=2,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
@@ -154,7 +161,7 @@ def _replicas(engine: EngineSpec, calls: int) -> dict[str, Any]:
     }
 
 
-def _turns(opened: Mapping[str, Mapping[StageName, Stage]]) -> Turns:
+async def _turns(opened: Mapping[str, Mapping[StageName, Stage]]) -> Turns:
     """Turns of engines of which all but the last opened sleep. What each turn costs goes to Serve's metrics."""
     seconds = Histogram(
         "roadwork_turn_seconds",
@@ -167,7 +174,14 @@ def _turns(opened: Mapping[str, Mapping[StageName, Stage]]) -> Turns:
         seconds.observe(cost_s, {"engine": name})
         _LOG.info("%s has the card after a turn of %.2f s.", name, cost_s)
 
-    return Turns({name: _sleeper(stages) for name, stages in opened.items()}, list(opened)[-1], told)
+    sleepers = {name: _sleeper(stages) for name, stages in opened.items()}
+    first, last = next(iter(opened)), list(opened)[-1]
+    began = time.monotonic()
+    await sleepers[last].sleep()
+    await sleepers[first].wake()
+    cost_s = time.monotonic() - began
+    told(first, cost_s)
+    return Turns(sleepers, first, told, cost_s)
 
 
 def _sleeper(stages: Mapping[StageName, Stage]) -> Sleeper:

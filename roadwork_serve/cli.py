@@ -41,6 +41,7 @@ RAY = {  # what Ray must find in the environment: `make serve`, the demo and the
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node of its own on the loopback address
     "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(256 * 2**20),  # fits small machines
     "RAY_AUTH_MODE": "disabled",  # no token is written to the user's home; the dashboard listens on loopback only
+    "RAY_process_group_cleanup_enabled": "1",  # what a replica started ends with it: vLLM's engine
     "RAY_worker_niceness": "0",  # by default replicas give way to whatever else runs on the machine
 }
 

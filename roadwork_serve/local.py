@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.router import Router
+from roadwork_serve.engines.card import alone_on_card
 from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.stages.load import Opener, open_stages
 
@@ -41,10 +42,12 @@ async def local_cascade(profile: Profile, policy: Policy, opener: Opener | None 
             wanted = {name: spec for name, spec in users.items() if name in named}
             if not wanted:
                 continue
-            stages = await asyncio.to_thread(opener or open_stages, profile.engines[engine], wanted)
+            with alone_on_card(profile.engines[engine].device):
+                stages = await asyncio.to_thread(opener or open_stages, profile.engines[engine], wanted)
+                for stage in stages.values():
+                    closing.push_async_callback(stage.aclose)
+                    await stage.warm()
             for name, stage in stages.items():
-                closing.push_async_callback(stage.aclose)
-                await stage.warm()
                 batchers[name] = Batcher(
                     stage,
                     max_batch=wanted[name].max_batch,

@@ -1,9 +1,10 @@
 """What is asked of a vision language model, whatever runs it, and how P(YES) is read from its answer."""
 
+import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -62,6 +63,15 @@ class LanguageEngine(Protocol):
     async def aclose(self) -> None:
         """Let go of the model."""
         ...
+
+
+async def all_answers(asked: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    """The answers, in order. Raises the first error, once none of the others is still at work."""
+    done = await asyncio.gather(*asked, return_exceptions=True)
+    for each in done:
+        if isinstance(each, BaseException):
+            raise each
+    return [each for each in done if isinstance(each, Answer)]
 
 
 def spellings(encode: Callable[[str], list[int]], words: Sequence[str]) -> list[int]:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Florence2ForConditionalGeneration, Florence2Processor
+from torch import Tensor
+from transformers import Florence2ForConditionalGeneration, Florence2Processor, LogitsProcessor
 
 from roadwork_serve.engines.loading import load_pretrained, load_processor
 from roadwork_serve.engines.reading import Line
@@ -56,16 +57,12 @@ class Florence2:
             return []
         inputs = self.processor(text=[TASK] * len(images), images=list(images), return_tensors="pt").to(self.device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        sureness = _Sureness()
         written = self.model.generate(
-            **inputs,
-            max_new_tokens=self.max_tokens,
-            num_beams=1,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_scores=True,
+            **inputs, max_new_tokens=self.max_tokens, num_beams=1, do_sample=False, logits_processor=[sureness]
         )
-        told = self.processor.batch_decode(written.sequences, skip_special_tokens=False)
-        sure = self._sureness(written)
+        told = self.processor.batch_decode(written, skip_special_tokens=False)
+        sure = sureness.of(written, self.model.generation_config.pad_token_id)
         return [self.lines(text, image.size, p) for text, image, p in zip(told, images, sure, strict=True)]
 
     def lines(self, text: str, size: tuple[int, int], confidence: float) -> list[Line]:
@@ -78,11 +75,19 @@ class Florence2:
                 lines.append(Line(words, confidence, np.asarray(quad, np.float32).reshape(4, 2)))
         return lines
 
-    def _sureness(self, written: Any) -> list[float]:
+
+class _Sureness(LogitsProcessor):
+    """Follows a greedy generation and keeps how likely each token was: the scores of the whole vocabulary are large."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.steps.append(torch.log_softmax(scores.float(), dim=-1).amax(-1))
+        return scores
+
+    def of(self, written: Tensor, padding: int) -> list[float]:
         """Of each picture, the geometric mean of the probabilities of what was written about it."""
-        logits = tuple(step.float() for step in written.scores)
-        scores = self.model.compute_transition_scores(written.sequences, logits, normalize_logits=True)
-        tokens = written.sequences[:, -scores.shape[1] :]
-        counted = tokens != self.model.generation_config.pad_token_id
-        mean = (scores * counted).nan_to_num(neginf=0.0).sum(1) / counted.sum(1).clamp(min=1)
-        return mean.exp().tolist()
+        likely = torch.stack(self.steps, dim=1)
+        counted = written[:, -likely.shape[1] :] != padding
+        return ((likely * counted).sum(1) / counted.sum(1).clamp(min=1)).exp().tolist()

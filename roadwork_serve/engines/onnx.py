@@ -123,7 +123,15 @@ class OnnxBackbone:
     def warm(self) -> None:
         """Run it at the smallest and the largest batch. Raises ModelError when there is no room for that."""
         for count in (1, self.max_thumbs):
-            self.logits(references(self.about.side, count))
+            try:
+                self.logits(references(self.about.side, count))
+            except ModelError:
+                raise
+            except Exception as error:  # onnxruntime's errors share no base but Exception
+                raise ModelError(
+                    f"{count} thumbs at once are too much for {self.about.side} px here: {error}. Lower the stage's "
+                    "max_batch or features.max_thumbs, or free memory"
+                ) from error
 
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """uint8 RGB [n, side, side, 3] -> one array [n] for each output, by name."""

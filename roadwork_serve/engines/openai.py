@@ -6,13 +6,14 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
 from openai import (
     APIConnectionError,
     APIStatusError,
+    APITimeoutError,
     AsyncOpenAI,
     BadRequestError,
     DefaultAsyncHttpxClient,
@@ -20,7 +21,7 @@ from openai import (
 )
 from PIL import Image
 
-from roadwork_serve.engines.asking import NO, YES, Answer, Prompt, from_logprobs
+from roadwork_serve.engines.asking import NO, YES, Answer, Prompt, all_answers, from_logprobs
 from roadwork_serve.engines.chat import ANSWER, END_OF_THOUGHT
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec
@@ -37,6 +38,15 @@ REFUSED = (BadRequestError, UnprocessableEntityError)
 Messages = list[Any]
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """message, logprobs: as the openai library has them. written: tokens."""
+
+    message: Any
+    logprobs: Any
+    written: int
+
+
 class OpenAiEngine:
     """P(YES) from the log-probabilities of the first token; from a constrained choice, and marked coarse, without.
 
@@ -48,7 +58,9 @@ class OpenAiEngine:
         self.model = engine.model
         self.url = engine.server.url
         self.max_pixels = engine.language.max_pixels
+        self.timeout_s = timeout_s
         self.gives_logprobs = True
+        self.goes_on = True  # with a text that we began
         variable = engine.server.api_key_env
         if variable is not None and not os.environ.get(variable):
             raise ConfigError(f"the environment has no {variable}, which server.api_key_env names; set it to the key")
@@ -60,7 +72,7 @@ class OpenAiEngine:
 
     async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[Answer]:
         """See `LanguageEngine`. Raises ModelError when the server does not answer or refuses."""
-        return list(await asyncio.gather(*(self._ask(prompt, thought_tokens) for prompt in prompts)))
+        return await all_answers(self._ask(prompt, thought_tokens) for prompt in prompts)
 
     async def check(self) -> None:
         """See `LanguageEngine`: starting this process anew would not bring a server back."""
@@ -81,6 +93,10 @@ class OpenAiEngine:
         ready = time.perf_counter()
         try:
             answer = await (self._think(messages, thought_tokens) if thought_tokens else self._answer(messages))
+        except APITimeoutError as error:
+            raise ModelError(
+                f"{self.url} did not answer within {self.timeout_s:g} s: give the stage more timeout_s or fewer slots"
+            ) from error
         except APIConnectionError as error:
             raise ModelError(f"no server answers at {self.url}: start it, or mend server.url") from error
         except APIStatusError as error:
@@ -88,28 +104,25 @@ class OpenAiEngine:
         return replace(answer, batch_ms=1000 * (ready - began), compute_ms=1000 * (time.perf_counter() - ready))
 
     async def _answer(self, messages: Messages, **body: Any) -> Answer:
-        if self.gives_logprobs:
-            try:
-                return await self._likely(messages, **body)
-            except REFUSED:
-                self.gives_logprobs = False
-                try:
-                    return await self._chosen(messages, **body)
-                except REFUSED:  # it was the question that it refused, not the log-probabilities
-                    self.gives_logprobs = True
-                    raise
-        return await self._chosen(messages, **body)
+        if not self.gives_logprobs:
+            return await self._chosen(messages, **body)
+        try:
+            return await self._likely(messages, **body)
+        except REFUSED:  # the log-probabilities or the question: the choice will tell
+            answer = await self._chosen(messages, **body)
+            self.gives_logprobs = False
+            return answer
 
     async def _likely(self, messages: Messages, **body: Any) -> Answer:
-        reply = await self._client.chat.completions.create(
-            model=self.model, messages=messages, max_tokens=1, temperature=0, logprobs=True, top_logprobs=TOP,
-            extra_body=body,
-        )  # fmt: skip
-        told = reply.choices[0].logprobs
-        if told is None or not told.content:
+        choice = await self._complete(
+            messages, max_tokens=1, temperature=0, logprobs=True, top_logprobs=TOP, extra_body=body
+        )
+        if choice.logprobs is None:
+            answer = await self._chosen(messages, **body)
             self.gives_logprobs = False
-            return await self._chosen(messages, **body)
-        top = [(each.token.strip(), each.logprob) for each in told.content[0].top_logprobs]
+            return answer
+        told = choice.logprobs.content
+        top = [(each.token.strip(), each.logprob) for each in told[0].top_logprobs] if told else []
         yes, no = ([logprob for token, logprob in top if token in words] for words in (YES, NO))
         if not yes and not no:
             return await self._chosen(messages, **body)
@@ -117,31 +130,41 @@ class OpenAiEngine:
         return from_logprobs(yes or least, no or least)
 
     async def _chosen(self, messages: Messages, **body: Any) -> Answer:
-        reply = await self._client.chat.completions.create(
-            model=self.model, messages=messages, max_tokens=8, temperature=0, response_format=CHOICE, extra_body=body,
-        )  # fmt: skip
-        said = (reply.choices[0].message.content or "").strip().strip('"')
+        choice = await self._complete(messages, max_tokens=8, temperature=0, response_format=CHOICE, extra_body=body)
+        said = (choice.message.content or "").strip().strip('"')
         if said not in (YES[0], NO[0]):
             raise ModelError(f"{self.url} answers {said[:40]!r} where YES or NO is asked: name another model or server")
         return Answer(COARSE_LOGIT if said == YES[0] else -COARSE_LOGIT, left_over=0.0, coarse=True)
 
     async def _think(self, messages: Messages, most: int) -> Answer:
         """Let it write, then lead it to its answer. A server that cannot go on with a text is asked in a new turn."""
-        reply = await self._client.chat.completions.create(
-            model=self.model, messages=messages, max_tokens=most, temperature=0
-        )  # fmt: skip
-        message = reply.choices[0].message
-        told = message.model_extra or {}
+        choice = await self._complete(messages, max_tokens=most, temperature=0)
+        told = choice.message.model_extra or {}
         parsed = told.get("reasoning_content") or told.get("reasoning")
-        thought = (parsed or (message.content or "").split(END_OF_THOUGHT)[0]).strip()
-        written = reply.usage.completion_tokens if reply.usage else most
+        thought = (parsed or (choice.message.content or "").split(END_OF_THOUGHT)[0]).strip()
+        leading = {"role": "assistant", "content": thought + ANSWER}
+        turns = [{"role": "assistant", "content": thought}, {"role": "user", "content": "So is it YES or NO?"}]
+        if not self.goes_on:
+            answer = await self._answer([*messages, *turns])
+        else:
+            try:
+                answer = await self._answer(
+                    [*messages, leading], continue_final_message=True, add_generation_prompt=False
+                )
+            except REFUSED:
+                answer = await self._answer([*messages, *turns])
+                self.goes_on = False
+        return replace(answer, thought=thought, tokens=choice.written + answer.tokens)
+
+    async def _complete(self, messages: Messages, **settings: Any) -> _Choice:
+        """The server's first choice. Raises ModelError when what it says is no completion, and openai's own errors."""
+        reply = await self._client.chat.completions.create(model=self.model, messages=messages, **settings)
         try:
-            leading = {"role": "assistant", "content": thought + ANSWER}
-            answer = await self._answer([*messages, leading], continue_final_message=True, add_generation_prompt=False)
-        except REFUSED:
-            turn = {"role": "user", "content": "So is it YES or NO?"}
-            answer = await self._answer([*messages, {"role": "assistant", "content": thought}, turn])
-        return replace(answer, thought=thought, tokens=written + answer.tokens)
+            first = reply.choices[0]
+            written = reply.usage.completion_tokens if reply.usage else 0
+            return _Choice(first.message, first.logprobs, written)
+        except (AttributeError, IndexError, TypeError) as error:
+            raise ModelError(f"{self.url} does not speak the OpenAI API: does server.url end with /v1?") from error
 
     def _messages(self, prompt: Prompt) -> Messages:
         parts: list[dict[str, Any]] = []

@@ -7,13 +7,14 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from roadwork_serve.engines.asking import NO, YES, Answer, Prompt, from_logprobs, spellings
+from roadwork_serve.engines.asking import NO, YES, Answer, Prompt, all_answers, from_logprobs, spellings
 from roadwork_serve.engines.chat import chat_text, closing, encoder, ends_of_thought, metadata
 from roadwork_serve.engines.molmo import VllmNames
 from roadwork_serve.errors import ConfigError, ModelError
@@ -32,11 +33,12 @@ class VllmEngine:
     """Qwen3-VL, Molmo 2 and whatever else this vLLM runs. A process of its own holds the weights.
 
     photos, clips: what prompts hold; what is not asked for takes no memory. concurrency: prompts in work at most, more
-    wait inside. Raises ConfigError when vLLM is not installed or the profile says a thing twice, ModelError when the
-    model cannot be loaded.
+    wait inside. stuck_s: an engine that has prompts in work for so long and answers none is taken to hang.
+    Raises ConfigError when vLLM is not installed or the profile says a thing twice, ModelError when the model cannot
+    be loaded.
     """
 
-    def __init__(self, engine: EngineSpec, *, photos: bool, clips: bool, concurrency: int) -> None:
+    def __init__(self, engine: EngineSpec, *, photos: bool, clips: bool, concurrency: int, stuck_s: float) -> None:
         try:
             from transformers import AutoProcessor
             from vllm.engine.arg_utils import AsyncEngineArgs
@@ -57,9 +59,13 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would tell its makers about this machine
         if engine.device == "cpu":
             _compute_with(engine.threads)
-        arguments = _arguments(engine, self.processor, photos, clips, concurrency)
+        self._context_tokens = engine.language.context_tokens
+        self._silence = _Silence(stuck_s)
         try:
+            arguments = _arguments(engine, self.processor, photos, clips, concurrency)
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        except (ConfigError, ModelError):
+            raise
         except Exception as error:  # whatever any of its many parts raises
             raise ModelError(
                 f"vLLM cannot start {engine.model}: {error}. Its own log, above, has the cause. If it is memory, lower "
@@ -71,11 +77,12 @@ class VllmEngine:
 
     async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[Answer]:
         """See `LanguageEngine`. Prompts of a cancelled call leave the engine at once."""
-        return list(await asyncio.gather(*(self._ask(prompt, thought_tokens) for prompt in prompts)))
+        return await all_answers(self._ask(prompt, thought_tokens) for prompt in prompts)
 
     async def check(self) -> None:
-        """See `LanguageEngine`."""
+        """See `LanguageEngine`. Raises too when the engine lives and answers nothing."""
         await self._engine.check_health()
+        self._silence.check()
 
     async def sleep(self) -> None:
         """Move the weights off the card and drop the cache. Only between prompts."""
@@ -94,8 +101,8 @@ class VllmEngine:
         tokens, media = encoder(self.tokenizer)(text), _media(prompt)
         if not thought_tokens:
             return await self._answer(tokens, media)
-        thought, batch_ms, compute_ms = await self._think(tokens, media, thought_tokens)
         end = encoder(self.tokenizer)(closing(text))
+        thought, batch_ms, compute_ms = await self._think(tokens, media, thought_tokens, len(end) + 1)
         answer = await self._answer([*tokens, *thought, *end], media)
         return replace(
             answer,
@@ -114,35 +121,96 @@ class VllmEngine:
             max_tokens=1, logprob_token_ids=asked, temperature=0.0, detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )  # fmt: skip
-        output, batch_ms, compute_ms = await self._generate(tokens, media, params)
+        prompt, batch_ms = await self._render(tokens, media)
+        output, compute_ms = await self._generate(prompt, params)
         found = output.logprobs[0]
         yes, no = ([found[token].logprob for token in part] for part in (self.yes, self.no))
         return replace(from_logprobs(yes, no), batch_ms=batch_ms, compute_ms=compute_ms)
 
-    async def _think(self, tokens: list[int], media: dict[str, Any], most: int) -> tuple[list[int], float, float]:
+    async def _think(
+        self, tokens: list[int], media: dict[str, Any], most: int, after: int
+    ) -> tuple[list[int], float, float]:
+        """A thought, and the milliseconds it took. after: tokens that must still fit the context behind it."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+        prompt, batch_ms = await self._render(tokens, media)
+        room = self._context_tokens - len(prompt["prompt_token_ids"]) - after
+        if room < 1:
+            raise ModelError(
+                f"a prompt of {len(prompt['prompt_token_ids'])} tokens leaves no room for a thought: raise "
+                f"language.context_tokens above {self._context_tokens}, or lower language.max_pixels"
+            )
         params = SamplingParams(
-            max_tokens=most, stop_token_ids=self._ends, temperature=0.0, detokenize=False,
+            max_tokens=min(most, room), stop_token_ids=self._ends, temperature=0.0, detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )  # fmt: skip
-        output, batch_ms, compute_ms = await self._generate(tokens, media, params)
+        output, compute_ms = await self._generate(prompt, params)
         thought = list(output.token_ids)
         if thought and thought[-1] in self._ends:
             thought.pop()
         return thought, batch_ms, compute_ms
 
-    async def _generate(self, tokens: list[int], media: dict[str, Any], params: Any) -> tuple[Any, float, float]:
-        """What was written, and the milliseconds it took to prepare the prompt and to run the model."""
+    async def _render(self, tokens: list[int], media: dict[str, Any]) -> tuple[Any, float]:
+        """The prompt with its pictures as the engine takes it, and the milliseconds it took. Raises ModelError."""
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
         began = time.perf_counter()
         raw = {"prompt_token_ids": tokens, "multi_modal_data": media}
         parsed = parse_model_prompt(self._engine.model_config, raw)
-        (rendered,) = await self._engine.renderer.render_cmpl_async([parsed])
-        ready = time.perf_counter()
-        ended = [output async for output in self._engine.generate(rendered, params, uuid.uuid4().hex)]
-        return ended[-1].outputs[0], 1000 * (ready - began), 1000 * (time.perf_counter() - ready)
+        try:
+            (rendered,) = await self._engine.renderer.render_cmpl_async([parsed])
+        except ValueError as error:
+            raise ModelError(f"vLLM cannot use a prompt: {error}") from error
+        return rendered, 1000 * (time.perf_counter() - began)
+
+    async def _generate(self, prompt: Any, params: Any) -> tuple[Any, float]:
+        """What was written, and the milliseconds it took. Raises ModelError for a prompt that the engine refuses."""
+        began = time.perf_counter()
+        with self._silence.broken_by_an_answer():
+            try:
+                ended = [output async for output in self._engine.generate(prompt, params, uuid.uuid4().hex)]
+            except ValueError as error:
+                raise ModelError(f"vLLM refuses a prompt: {error}; see language.context_tokens") from error
+        return ended[-1].outputs[0], 1000 * (time.perf_counter() - began)
+
+
+class _Silence:
+    """For how long an engine has had work and answered nothing. Callers give up long before, and must not reset it."""
+
+    def __init__(self, most_s: float) -> None:
+        self._most_s = most_s
+        self._working = 0
+        self._since_s = 0.0  # that it has had work, or that it answered last
+        self._before_s = 0.0  # of silent work that ended in cancellation
+
+    @contextmanager
+    def broken_by_an_answer(self) -> Iterator[None]:
+        """Around a call. To be refused is an answer too; to be cancelled is none."""
+        if not self._working:
+            self._since_s = time.monotonic()
+        self._working += 1
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            if self._working == 1:
+                self._before_s += time.monotonic() - self._since_s
+            raise
+        except BaseException:
+            self._answered()
+            raise
+        else:
+            self._answered()
+        finally:
+            self._working -= 1
+
+    def check(self) -> None:
+        """Raises RuntimeError when the silence has lasted too long."""
+        silent_s = self._before_s + (time.monotonic() - self._since_s if self._working else 0.0)
+        if silent_s > self._most_s:
+            raise RuntimeError(f"vLLM has had work for {silent_s:.0f} s and answered nothing")
+
+    def _answered(self) -> None:
+        self._before_s, self._since_s = 0.0, time.monotonic()
 
 
 def _arguments(engine: EngineSpec, processor: Any, photos: bool, clips: bool, concurrency: int) -> dict[str, Any]:
@@ -179,22 +247,37 @@ def _arguments(engine: EngineSpec, processor: Any, photos: bool, clips: bool, co
     }
 
 
-def _pixels(engine: EngineSpec, processor: Any, clips: bool) -> dict[str, Any] | None:
-    """The cap on an image's pixels as the processor takes it."""
-    if engine.language.max_pixels is None:
-        return None
-    size = dict(processor.image_processor.size)
-    if "longest_edge" not in size:
-        raise ModelError("This model's image processor has a fixed size: take language.max_pixels out of the engine.")
-    most = engine.language.max_pixels
-    capped = {"shortest_edge": min(size.get("shortest_edge") or most, most), "longest_edge": most}
-    return {"images_kwargs": {"size": capped}} if clips else {"size": capped}
+def _pixels(engine: EngineSpec, processor: Any, clips: bool) -> dict[str, Any]:
+    """Caps on pixels as the processor takes them: of an image, and of a clip to what the context has room for.
+
+    Without the second vLLM would set memory aside for clips of many times that length.
+    """
+    caps: dict[str, Any] = {}
+    if (most := engine.language.max_pixels) is not None:
+        size = dict(processor.image_processor.size)
+        if "longest_edge" not in size:
+            raise ModelError(
+                "This model's image processor has a fixed size: take language.max_pixels out of the engine."
+            )
+        caps["images_kwargs"] = {"size": _capped(size, most)}
+    frames = processor.video_processor
+    if clips and "longest_edge" in dict(frames.size):  # of Qwen3-VL: pixels of all frames together
+        a_token = (frames.patch_size * frames.merge_size) ** 2 * frames.temporal_patch_size
+        most = min(dict(frames.size)["longest_edge"], engine.language.context_tokens * a_token)
+        caps["videos_kwargs"] = {"size": _capped(dict(frames.size), most)}
+    return caps
+
+
+def _capped(size: dict[str, Any], most: int) -> dict[str, int]:
+    return {"shortest_edge": min(size.get("shortest_edge") or most, most), "longest_edge": most}
 
 
 def _is_quantised(engine: EngineSpec) -> bool:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(engine.model, revision=engine.revision, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(
+        engine.model, revision=engine.revision, trust_remote_code=engine.trust_remote_code
+    )
     return getattr(config, "quantization_config", None) is not None
 
 

@@ -26,7 +26,7 @@ GRAPHS_GIB = 0.5  # CUDA graphs that vLLM records for its batch sizes
 RUNTIME_GIB = 1.0  # what ONNX Runtime and TensorRT take to work in, beside the weights of their file
 STEP_TOKENS = 2048  # vLLM's default of max_num_batched_tokens for an engine inside another program
 FRAMES_READ = 3  # of a clip, by stage 2A
-WRITTEN_TOKENS = 384  # of a picture, by stage 2A at most; their scores over the whole vocabulary are kept until the end
+WRITTEN_TOKENS = 384  # of a picture, by stage 2A at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +137,10 @@ def _widest(config: Any) -> int:
 
 
 def _picture_gib(text: Any, vision: Any) -> float:
-    """Florence-2's first stage has a token for every 4 x 4 pixels; its decoder keeps the scores of all it writes."""
+    """Florence-2's first stage has a token for every 4 x 4 pixels."""
     width, stride = vision.embed_dim[0], vision.patch_stride[0]
     seen = (768 // stride) ** 2 * 9 * width * 2
-    written = WRITTEN_TOKENS * text.vocab_size * (2 + 4 + 4)
+    written = text.vocab_size * (2 + 4 + 4)  # scores of the token that is being written
     kept = 2 * text.decoder_layers * text.d_model * 2 * (WRITTEN_TOKENS + 583)
     return (seen + written + kept) / GIB
 

@@ -139,6 +139,11 @@ class EngineSpec(_Settings):
             self.turns is not None and (self.max_replicas or self.replicas) > 1,
             "replicas: engines that take turns have one; take it out",
         )
+        if self.runs in ("onnx", "tensorrt", "openai", "rapidocr"):
+            yield self.gpu_memory_gib is not None, f"gpu_memory_gib: {self.runs} cannot be held to it; take it out"
+            yield self.trust_remote_code, f"trust_remote_code: {self.runs} loads no checkpoint's code; take it out"
+            yield self.revision is not None, f"revision: {self.runs} loads nothing from the hub; take it out"
+            yield self.turns is not None, f"turns: {self.runs} cannot sleep; take it out"
         if self.runs != "vllm":
             yield self.quantised is not None, f"quantised is vllm's, and {self.runs} runs it; take it out"
             yield self.vllm != VllmSettings(), f"vllm is set and {self.runs} runs it; set runs: vllm, or take vllm out"
@@ -233,6 +238,8 @@ class Profile(_Settings):
                 raise ValueError(f"engines.{other}.turns: language models alone can sleep; take it out")
             if len(names) == 1:
                 raise ValueError(f"engines.{names[0]}.turns: no other engine takes turns in {word!r}; take it out")
+            if len({self.engines[name].gpu_memory_gib for name in names}) > 1:
+                raise ValueError(f"engines {', '.join(names)} take turns in one process; give all one gpu_memory_gib")
             if len({self.engines[name].num_gpus for name in names}) > 1:
                 raise ValueError(f"engines {', '.join(names)} take turns on one share of a card; give all one num_gpus")
         self._tell_thumbs()

@@ -5,25 +5,24 @@ from collections.abc import Callable, Mapping
 from roadwork_serve.cascade.opinion import BlockingStage, Stage
 from roadwork_serve.cascade.threaded import Threaded
 from roadwork_serve.engines.asking import LanguageEngine
-from roadwork_serve.engines.card import alone_on_card
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import ROLES, EngineSpec, StageName, StageSpec
 
+STUCK = 3  # times a stage's timeout: an engine that answers nothing for so long hangs
 Opener = Callable[[EngineSpec, Mapping[StageName, StageSpec]], Mapping[StageName, Stage]]
 
 
 def open_stages(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> Mapping[StageName, Stage]:
-    """The stages, over one engine with its model loaded, alone on its card while it loads.
+    """The stages, over one engine with its model loaded.
 
     users: stages of one role, by name. Raises ConfigError when the engine cannot do what they ask of it, ModelError
     when its model cannot be loaded.
     """
     (role,) = {ROLES[name] for name in users}
-    with alone_on_card(engine.device):
-        if role == "language":
-            return _language_stages(engine, users)
-        return {name: Threaded(_blocking(name, spec, engine)) for name, spec in users.items()}
+    if role == "language":
+        return _language_stages(engine, users)
+    return {name: Threaded(_blocking(name, spec, engine)) for name, spec in users.items()}
 
 
 def _blocking(name: StageName, spec: StageSpec, engine: EngineSpec) -> BlockingStage:
@@ -67,6 +66,7 @@ def _language_engine(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -
                 photos=any(name != "video" for name in users),
                 clips="video" in users,
                 concurrency=sum(spec.max_batch * spec.slots for spec in users.values()),
+                stuck_s=STUCK * max(spec.timeout_s for spec in users.values()),
             )
         case "openai":
             from roadwork_serve.engines.openai import OpenAiEngine

@@ -8,12 +8,10 @@ from PIL import Image
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees
 from roadwork_serve.engines.asking import LanguageEngine, Prompt
-from roadwork_serve.errors import MediaError
-from roadwork_serve.media import open_rgb
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.stages.options import checked
 from roadwork_serve.stages.prompts import CLIP_QUESTION
-from roadwork_serve.stages.vlm import opinion
+from roadwork_serve.stages.vlm import open_for_model, opinion
 
 MAX_SIDE, MINIATURE_SIDE = 768, 320
 
@@ -70,11 +68,9 @@ class Video:
     def _prompt(self, item: Item) -> Prompt | None:
         frames, times = [], []
         for i in _spread(len(item.images), self.frames or len(item.images)):
-            try:
-                frames.append(open_rgb(item.images[i], self.max_side))
+            if (frame := open_for_model(item.images[i], self.max_side)) is not None:
+                frames.append(frame)
                 times.append(item.timestamps_s[i])
-            except MediaError:
-                continue
         return Prompt(CLIP_QUESTION, tuple(frames), tuple(times)) if frames else None
 
 

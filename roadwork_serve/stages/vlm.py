@@ -16,6 +16,7 @@ from roadwork_serve.stages.options import checked
 from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
 
 MAX_SIDE, MINIATURE_SIDE = 1024, 448
+MAX_ASPECT = 100  # of a picture's sides; Qwen3-VL's processor raises from 200 on
 THOUGHT_TOKENS = 256
 
 
@@ -82,7 +83,13 @@ def opinion(answer: Answer, model: EngineSpec, opened_ms: float) -> Opinion:
 def _open(item: Item, max_side: int) -> Image.Image | None:
     if not item.images:
         return None
+    return open_for_model(item.images[len(item.images) // 2], max_side)
+
+
+def open_for_model(data: bytes, max_side: int) -> Image.Image | None:
+    """A picture that a vision language model can look at, else None: too long and thin, or not to be decoded."""
     try:
-        return open_rgb(item.images[len(item.images) // 2], max_side)
+        image = open_rgb(data, max_side)
     except MediaError:
         return None
+    return image if max(image.size) <= MAX_ASPECT * min(image.size) else None

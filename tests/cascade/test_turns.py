@@ -64,7 +64,7 @@ class Card:
         self.taken: list[str] = []
         self.turns = Turns(self.engines, "photos", lambda name, cost_s: self.taken.append(name))
         self.photos, self.clips = (
-            TakingTurns(Stage(name, engine), name, self.turns)  # type: ignore[arg-type]
+            TakingTurns(Stage(name, engine), name, self.turns, timeout_s=60)  # type: ignore[arg-type]
             for name, engine in self.engines.items()
         )
 
@@ -171,3 +171,63 @@ async def test_an_engine_that_does_not_wake_fails_its_callers_and_the_health_che
 async def test_warming_waits_for_a_turn_without_a_deadline(card: Card) -> None:
     await card.clips.warm()
     assert card.taken == ["clips"]
+
+
+async def test_two_that_press_are_both_answered() -> None:
+    card = Card(cost_s=0.1)
+    try:
+        await card.clips.judge([item()])  # now it knows what a turn costs
+        card.engines["clips"].go.clear()
+        clip = asyncio.create_task(card.clips.judge([item()]))
+        await card.engines["clips"].busy.wait()
+        photo = asyncio.create_task(card.photos.judge([item(left_s=0.6)]))
+        await asyncio.sleep(0.2)
+        another = asyncio.create_task(card.clips.judge([item(left_s=1.0)]))
+        card.engines["clips"].go.set()
+        async with asyncio.timeout(5):
+            await asyncio.gather(clip, photo, another)
+        assert card.taken.count("photos") == 1
+    finally:
+        await card.turns.aclose()
+
+
+async def test_an_answer_does_not_wait_for_the_turn_after_it() -> None:
+    card = Card(cost_s=1.0)
+    try:
+        card.engines["photos"].go.clear()
+        photo = asyncio.create_task(card.photos.judge([item()]))
+        await card.engines["photos"].busy.wait()
+        clip = asyncio.create_task(card.clips.judge([item()]))
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        card.engines["photos"].go.set()
+        await photo
+        assert time.monotonic() - began < 0.5
+        await clip
+    finally:
+        await card.turns.aclose()
+
+
+async def test_an_engine_that_hangs_in_its_sleep_ends_the_turns(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roadwork_serve.cascade.turns.LONGEST_TURN_S", 0.05)
+    card.engines["clips"].cost_s = 60
+    with pytest.raises(TimeoutError):
+        await card.clips.judge([item()])
+    with pytest.raises(TimeoutError):
+        await card.clips.check()
+
+
+async def test_a_stage_that_gives_up_early_presses_early(card: Card) -> None:
+    impatient = TakingTurns(Stage("clips", card.engines["clips"]), "clips", card.turns, timeout_s=0.4)  # type: ignore[arg-type]
+    done = asyncio.Event()
+
+    async def stream() -> None:
+        while not done.is_set():
+            await card.photos.judge([item()])
+            await asyncio.sleep(0)
+
+    streaming = asyncio.create_task(stream())
+    async with asyncio.timeout(2):
+        await impatient.judge([item(left_s=600)])
+    done.set()
+    await streaming

@@ -197,9 +197,9 @@ async def test_a_replica_lets_its_engines_take_turns(monkeypatch: pytest.MonkeyP
         {"thinking": ENGINE, "molmo2": ENGINE}, users, lambda engine, using: {name: stages[name] for name in using}
     )
     logging.getLogger("ray.serve").filters.clear()
-    assert [stage.awake for stage in stages.values()] == [False, True]  # the last to load has the card
+    assert [stage.awake for stage in stages.values()] == [True, False]  # after a turn that told what one costs
     for name in ("video", "reasoner", "video"):
         (opinion,) = await replica.judge(name, [item()], [60.0])
         assert opinion.model == name
     await replica.check_health()
-    assert told == ["thinking", "molmo2"]
+    assert told == ["thinking", "molmo2", "thinking", "molmo2"]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from roadwork_serve.engines.florence import Florence2
+from roadwork_serve.engines.florence import Florence2, _Sureness
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.stages.signs import Signs
@@ -42,14 +42,18 @@ def test_a_batch_reads_as_each_alone_and_says_how_surely(engine: Florence2) -> N
 
 def test_it_is_sure_as_far_as_its_tokens_were_likely(engine: Florence2) -> None:
     inputs = engine.processor(text="<OCR_WITH_REGION>", images=Image.new("RGB", (64, 64)), return_tensors="pt")
+    sureness = _Sureness()
     with torch.inference_mode():
         written = engine.model.generate(
-            **inputs, max_new_tokens=5, num_beams=1, do_sample=False, return_dict_in_generate=True, output_scores=True
-        )
+            **inputs, max_new_tokens=5, num_beams=1, do_sample=False, logits_processor=[sureness],
+            return_dict_in_generate=True, output_scores=True,
+        )  # fmt: skip
         first = torch.log_softmax(torch.stack(written.scores)[:, 0].float(), -1)
     tokens = written.sequences[0, -len(first) :]
     wanted = first[torch.arange(len(first)), tokens].nan_to_num(neginf=0.0).mean().exp().item()
-    assert engine._sureness(written) == [pytest.approx(wanted, rel=1e-4)]
+    assert sureness.of(written.sequences, engine.model.generation_config.pad_token_id) == [
+        pytest.approx(wanted, rel=1e-4)
+    ]
 
 
 def test_the_signs_stage_reads_with_it() -> None:

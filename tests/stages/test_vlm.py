@@ -10,6 +10,7 @@ from roadwork_serve.engines.chat import ANSWER
 from roadwork_serve.engines.transformers import VisionLanguageEngine
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
+from roadwork_serve.scenes.wear import to_jpeg
 from roadwork_serve.stages.vlm import Vlm
 from tests import untrained
 from tests.stages.items import clip, opened, photo
@@ -86,3 +87,9 @@ async def test_an_engine_that_slept_answers_as_before(fast: Stage) -> None:
     await fast.sleep()
     await fast.wake()
     assert (await fast.judge([photo(1)]))[0].logit == before
+
+
+async def test_a_picture_as_long_and_thin_as_no_model_takes_is_left_out_of_the_batch(fast: Stage) -> None:
+    good = photo(1)
+    thin = replace(good, images=(to_jpeg(Image.new("RGB", (1600, 4)), 90),))
+    assert [o.logit is None for o in await fast.judge([thin, good])] == [True, False]

@@ -61,6 +61,7 @@ async def qwen() -> AsyncGenerator[VllmEngine]:
         photos=True,
         clips=True,
         concurrency=4,
+        stuck_s=90,
     )
     yield engine
     await engine.aclose()

@@ -51,6 +51,17 @@ def test_an_engine_killed_under_load_is_skipped_and_comes_back(url: str) -> None
     every_stage_speaks(url)
 
 
+def test_an_engine_ends_with_its_replica(url: str) -> None:
+    """Else its weights would stay on the card, and the replica in its place would find no room."""
+    engines = set(_engine_processes())
+    for pid in engines:
+        os.kill(int((Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
+    give_up_at = time.monotonic() + 60
+    while engines & set(_engine_processes(wanted=False)):
+        assert time.monotonic() < give_up_at, "the engine outlived its replica"
+        time.sleep(0.5)
+
+
 def _keep_asking(url: str, done: threading.Event, verdicts: list[Verdict]) -> None:
     """Every request gets a verdict, whatever happens to the engine."""
     while not done.is_set():
@@ -65,7 +76,7 @@ def _by_vllm(verdict: Verdict) -> bool:
     return verdict.exit.stage == "reasoner"
 
 
-def _engine_processes() -> list[int]:
+def _engine_processes(wanted: bool = True) -> list[int]:
     """The processes of this server in which vLLM holds weights, by their titles; nobody else's."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -73,7 +84,7 @@ def _engine_processes() -> list[int]:
             if b"VLLM::EngineCore" in (process / "cmdline").read_bytes():
                 if MARK.encode() in (process / "environ").read_bytes():
                     found.append(int(process.name))
-    assert found
+    assert found or not wanted
     return found
 
 
