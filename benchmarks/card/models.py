@@ -46,8 +46,6 @@ def build(model: str, machine: Machine) -> Any:
     else:
         meta = on_meta_device(model)
         config, kind = meta.config, type(meta)
-        if model == BACKBONE:
-            config.num_register_tokens = 4  # of its config.json; the class's default is none
     # The class's own initialisation, on the card, takes seconds; it sets the buffers that no weight fills, too.
     with machine.device:
         made = kind._from_config(config, dtype=machine.dtype)

@@ -7,10 +7,12 @@ allenai/Molmo2-*. A model is instantiated from them on the meta device: shapes, 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.profiles.profile import Quantisation
+
+if TYPE_CHECKING:  # benchmarks count FLOPs with this where there is no pydantic
+    from roadwork_serve.profiles.profile import Quantisation
 
 _DINOV3: dict[str, dict[str, Any]] = {
     "s16": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
@@ -54,7 +56,8 @@ _FLORENCE2: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 _BY_ID: dict[str, tuple[str, Mapping[str, Any]]] = {
-    **{f"facebook/dinov3-vit{size}-pretrain-lvd1689m": ("DINOv3ViT", c) for size, c in _DINOV3.items()},
+    **{f"facebook/dinov3-vit{size}-pretrain-lvd1689m": ("DINOv3ViT", {"num_register_tokens": 4, **c})
+       for size, c in _DINOV3.items()},
     **{f"florence-community/Florence-2-{size}{ft}": ("Florence2", c)
        for size, c in _FLORENCE2.items() for ft in ("", "-ft")},
     **{f"Qwen/Qwen3-VL-{size}-{kind}{fp8}": ("Qwen3VL", c)
@@ -74,7 +77,7 @@ def known_models() -> list[str]:
     return sorted(_BY_ID)
 
 
-def stored_as(model: str) -> Quantisation | None:
+def stored_as(model: str) -> "Quantisation | None":
     """How the decoder's weights lie in a checkpoint: by its config.json, or by the name of a hub id."""
     config = _folder(model) / "config.json"
     if not config.is_file():
