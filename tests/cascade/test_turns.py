@@ -228,6 +228,6 @@ async def test_a_stage_that_gives_up_early_presses_early(card: Card) -> None:
 
     streaming = asyncio.create_task(stream())
     async with asyncio.timeout(2):
-        await impatient.judge([item(left_s=600)])
+        assert [each.model for each in await impatient.judge([item(left_s=600)])] == ["clips"]
     done.set()
     await streaming
