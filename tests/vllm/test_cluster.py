@@ -4,9 +4,8 @@ import contextlib
 import os
 import signal
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from benchmarks.server import own_server
 from roadwork_serve import scenes
 from roadwork_serve.minis.untrained import write_all
 from roadwork_serve.schema import Verdict
+from tests.e2e.conftest import eventually
 from tests.e2e.speaking import every_stage_speaks
 
 MARK = uuid.uuid4().hex  # in the environment of all that the server starts
@@ -41,11 +41,12 @@ def test_an_engine_killed_under_load_is_skipped_and_comes_back(url: str) -> None
     with ThreadPoolExecutor(4) as pool:
         clients = [pool.submit(_keep_asking, url, done, verdicts) for _ in range(4)]
         try:
-            _eventually(lambda: any(_by_vllm(verdict) for verdict in verdicts), 60, clients)
+            eventually(lambda: _ask_on(clients) and any(map(_by_vllm, verdicts)), 60, "an answer by vLLM")
             for pid in _engine_processes():
                 os.kill(pid, signal.SIGKILL)
-            _eventually(lambda: verdicts[-1].degraded, 90, clients)
-            _eventually(lambda: _by_vllm(verdicts[-1]) and not verdicts[-1].degraded, 400, clients)
+            eventually(lambda: _ask_on(clients) and verdicts[-1].degraded, 90, "a stage is missed")
+            eventually(lambda: _ask_on(clients) and _whole(verdicts[-1]), 400, "the engine is back")
+            assert all(verdict.degraded or _by_vllm(verdict) for verdict in verdicts)
         finally:
             done.set()
     every_stage_speaks(url)
@@ -56,10 +57,7 @@ def test_an_engine_ends_with_its_replica(url: str) -> None:
     engines = set(_engine_processes())
     for pid in engines:
         os.kill(int((Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
-    give_up_at = time.monotonic() + 60
-    while engines & set(_engine_processes(wanted=False)):
-        assert time.monotonic() < give_up_at, "the engine outlived its replica"
-        time.sleep(0.5)
+    eventually(lambda: not engines & set(_engine_processes(wanted=False)), 60, "the engine ends with its replica")
 
 
 def _keep_asking(url: str, done: threading.Event, verdicts: list[Verdict]) -> None:
@@ -76,6 +74,10 @@ def _by_vllm(verdict: Verdict) -> bool:
     return verdict.exit.stage == "reasoner"
 
 
+def _whole(verdict: Verdict) -> bool:
+    return _by_vllm(verdict) and not verdict.degraded
+
+
 def _engine_processes(wanted: bool = True) -> list[int]:
     """The processes of this server in which vLLM holds weights, by their titles; nobody else's."""
     found = []
@@ -88,11 +90,9 @@ def _engine_processes(wanted: bool = True) -> list[int]:
     return found
 
 
-def _eventually(look: Callable[[], bool], within_s: float, clients: list[Future[None]]) -> None:
-    give_up_at = time.monotonic() + within_s
-    while not look():
-        for client in clients:
-            if client.done():
-                client.result()
-        assert time.monotonic() < give_up_at
-        time.sleep(0.1)
+def _ask_on(clients: list[Future[None]]) -> bool:
+    """That the clients still ask. Raises what ended one."""
+    for client in clients:
+        if client.done():
+            client.result()
+    return True
