@@ -12,11 +12,11 @@ from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees
-from roadwork_serve.errors import StageFailed
+from roadwork_serve.errors import StageDown, StageFailed, StageLost
 from roadwork_serve.profiles.profile import StageName
 
 _LOG = logging.getLogger("ray.serve.roadwork.client")
-_BENEFIT_OF_DOUBT_S = 0.25  # a stage that went down this recently may only have been slow: the probe will tell
+_BENEFIT_OF_DOUBT_S = 0.5  # a stage that went down this recently may only have been slow: the probe will tell
 
 
 class _Unreachable(Exception):
@@ -62,7 +62,8 @@ class RayStageClient:
         await self._warm.wait()
 
     async def judge(self, items: Sequence[Item]) -> list[Opinion]:
-        """One opinion an item, in order. Raises StageFailed, while the stage is down at once.
+        """One opinion an item, in order. Raises StageFailed for what the stage itself says, StageLost when no answer
+        came, StageDown at once while the stage is down.
 
         Within moments of going down a call waits for the probe instead: one call that took too long must not
         throw away all that waits behind it.
@@ -70,14 +71,14 @@ class RayStageClient:
         A cancelled call ends when the stage has let go of it, so whoever counts calls in flight counts right.
         """
         if not await self._is_up(min((item.left_s() for item in items), default=0.0)):
-            raise StageFailed(f"{self.name} is down; it is skipped until it answers again")
+            raise StageDown(f"{self.name} is down; it is skipped until it answers again")
         slim = [item.slim(self._sees) for item in items]
         left_s = [item.left_s() for item in items]  # monotonic clocks of two machines share no zero
         try:
             return await self._call("judge", self.name, slim, left_s, within_s=self._timeout_s, lost=self._lost)
         except _Unreachable as error:
             self._mark_down(error)
-            raise StageFailed(f"{self.name} is lost: {error}") from error
+            raise StageLost(f"{self.name} is lost: {error}") from error
 
     async def aclose(self) -> None:
         """Stop probing and fail the calls in flight."""

@@ -11,11 +11,12 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from fastapi import FastAPI, Header, Query, Request
+from fastapi import Depends, FastAPI, Header, Query, Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.bodies import Upload, read_many, read_one
+from deployments.bodies import MANY_FILES, ONE_FILE, Upload, read_many, read_one
+from deployments.guard import BoundedHead, Caller, Guard
 from deployments.problems import answer_with_problems, documented, problem_of
 from roadwork_serve.errors import (
     BadRequest,
@@ -32,7 +33,6 @@ from roadwork_serve.schema import (
     MAX_DEADLINE_MS,
     BatchEntry,
     BatchResult,
-    ClassifyRequest,
     Health,
     Info,
     Readiness,
@@ -51,7 +51,8 @@ _ABOUT = """Is there active road work on this photograph or clip, how sure is th
     curl -F a=@one.jpg -F b=@two.mp4 http://127.0.0.1:8000/v1/classify/batch
 
 Formats are told by the bytes, not by the name: JPEG, PNG, WebP, MP4, WebM, MOV.
-Every error is an RFC 9457 problem document."""
+Every error is an RFC 9457 problem document. Where the server has keys, send one as `Authorization: Bearer KEY`
+or `X-API-Key: KEY`."""
 
 DeadlineMs = Annotated[
     int | None, Query(ge=1, le=MAX_DEADLINE_MS, description="answer within this time, milliseconds", examples=[2000])
@@ -65,6 +66,22 @@ TimeoutS = Annotated[
         description="the same in seconds; the proxy cuts the request off when it has passed",
     ),
 ]
+
+RequestKey = Annotated[
+    str | None,
+    Header(
+        alias="x-request-key",
+        max_length=256,
+        description="what an A/B test keeps on one side: a camera, a trip; by default each request is on its own",
+    ),
+]
+
+_CUT_OFF: dict[int | str, dict[str, Any]] = {
+    408: {
+        "description": "Ray Serve's proxy cut the request off when x-request-timeout-seconds had passed",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+}
 
 
 class Place(Protocol):
@@ -84,8 +101,11 @@ class Service(Protocol):
         """Hold a place for a request. Raises NotReady or Overloaded."""
         ...
 
-    async def judge(self, data: bytes, deadline_s: float, request_id: str) -> Verdict:
-        """The verdict on a file by a deadline on the clock of `time.monotonic()`."""
+    async def judge(self, data: bytes, deadline_s: float, request_id: str, key: str | None = None) -> Verdict:
+        """The verdict on a file by a deadline on the clock of `time.monotonic()`.
+
+        key: what an A/B test keeps on one side; by default the request id.
+        """
         ...
 
     def readiness(self) -> Readiness:
@@ -98,10 +118,14 @@ class Service(Protocol):
 
 
 def http_app(
-    service: Service, on_stop: Callable[[], Awaitable[None]] | None = None, name_requests: bool = True
+    service: Service,
+    guard: Guard | None = None,
+    on_stop: Callable[[], Awaitable[None]] | None = None,
+    name_requests: bool = True,
 ) -> FastAPI:
     """The FastAPI application over a service.
 
+    guard: lets requests in; by default one with the keys of the environment, and ConfigError when they make no sense.
     on_stop: awaited when the application shuts down.
     name_requests: set the X-Request-Id of responses; off behind Ray Serve's proxy, which sets it itself.
     """
@@ -113,11 +137,21 @@ def http_app(
             await on_stop()
 
     profile = service.profile
-    app = FastAPI(title="roadwork-serve", description=_ABOUT, version="1", redoc_url=None, lifespan=lifespan)
+    guard = guard or Guard.from_environment(profile.ingress.replicas)
+    routes = guard.router("client")
+    app = FastAPI(
+        title="roadwork-serve",
+        description=_ABOUT,
+        version="1",
+        redoc_url=None,
+        redirect_slashes=False,  # it would send bodies to wherever the Host header says
+        lifespan=lifespan,
+    )
+    app.add_middleware(BoundedHead)
     app.add_middleware(_RequestId, respond=name_requests)
     answer_with_problems(app)
 
-    @app.post(
+    @routes.post(
         "/v1/classify",
         summary="Classify one photo or clip",
         responses=documented(
@@ -128,18 +162,21 @@ def http_app(
             Overloaded("256 items wait for backbone; come back in 1.4 s"),
             DeadlineExceeded("the deadline passed before any stage could speak; allow more time"),
         )
+        | _CUT_OFF
         | _answered(_VERDICT),
-        openapi_extra=_ONE_FILE,
+        openapi_extra=ONE_FILE | guard.openapi,
     )
-    async def classify(request: Request, deadline_ms: DeadlineMs = None, timeout_s: TimeoutS = None) -> Verdict:
+    async def classify(
+        request: Request, deadline_ms: DeadlineMs = None, timeout_s: TimeoutS = None, key: RequestKey = None
+    ) -> Verdict:
         arrived = time.monotonic()
         with service.admission() as place:
             async with _patience(profile, deadline_ms, timeout_s):
                 upload, named_ms = await read_one(request, profile.media.max_bytes, place.take)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
-            return await service.judge(upload.data, deadline_s, request.state.request_id)
+            return await service.judge(upload.data, deadline_s, request.state.request_id, key)
 
-    @app.post(
+    @routes.post(
         "/v1/classify/batch",
         summary="Classify several files; each gets its own verdict or problem",
         responses=documented(
@@ -150,11 +187,16 @@ def http_app(
             DeadlineExceeded("the deadline passed while the request was read"),
         )
         | {"default": documented(BadRequest(""))[400]}
+        | _CUT_OFF
         | _answered({"results": [{"filename": "a.jpg", "verdict": _VERDICT, "problem": None}]}),
-        openapi_extra=_MANY_FILES,
+        openapi_extra=MANY_FILES | guard.openapi,
     )
     async def classify_batch(
-        request: Request, deadline_ms: DeadlineMs = None, timeout_s: TimeoutS = None
+        request: Request,
+        caller: Annotated[Caller, Depends(guard.client)],
+        deadline_ms: DeadlineMs = None,
+        timeout_s: TimeoutS = None,
+        key: RequestKey = None,
     ) -> BatchResult:
         arrived = time.monotonic()
         with service.admission() as place:
@@ -162,12 +204,15 @@ def http_app(
                 uploads, named_ms = await read_many(
                     request, profile.ingress.max_batch_files, profile.ingress.max_batch_bytes, place.take
                 )
+            guard.charge(caller, len(uploads), counted=1)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
 
             async def entry(index: int, upload: Upload) -> BatchEntry:
                 name, request_id = upload.filename or f"file {index}", f"{request.state.request_id}.{index}"
                 try:
-                    return BatchEntry(filename=name, verdict=await service.judge(upload.data, deadline_s, request_id))
+                    return BatchEntry(
+                        filename=name, verdict=await service.judge(upload.data, deadline_s, request_id, key)
+                    )
                 except Exception as error:
                     if not isinstance(error, RoadworkError):
                         _LOG.exception("request %s failed", request_id)
@@ -185,7 +230,7 @@ def http_app(
     async def readyz() -> Readiness:
         return service.readiness()
 
-    @app.get("/v1/info", summary="What the server is made of")
+    @routes.get("/v1/info", summary="What the server is made of", openapi_extra=guard.openapi)
     async def info() -> Info:
         return service.info()
 
@@ -193,6 +238,7 @@ def http_app(
     async def root() -> dict[str, str]:
         return {"name": "roadwork-serve", "classify": "POST /v1/classify", "docs": "/docs", "openapi": "/openapi.json"}
 
+    app.include_router(routes)
     return app
 
 
@@ -240,43 +286,3 @@ async def _patience(profile: Profile, query_ms: int | None, timeout_s: float | N
 
 def _answered(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {"application/json": {"example": example}}}}
-
-
-def _request_body(content: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": content}}
-
-
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_DEADLINE = {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS}
-_ONE_FILE = _request_body(
-    {
-        "image/*": _BINARY,
-        "video/*": _BINARY,
-        "application/octet-stream": _BINARY,
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {"file": _BINARY["schema"], "deadline_ms": _DEADLINE},
-                "required": ["file"],
-            }
-        },
-        "application/json": {
-            "schema": ClassifyRequest.model_json_schema(),
-            "example": {"image": "/9j/4AAQSkZJRgABAQ…", "deadline_ms": 2000},
-        },
-    }
-)
-_MANY_FILES = _request_body(
-    {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "file": {"type": "array", "items": _BINARY["schema"]},
-                    "deadline_ms": _DEADLINE,
-                },
-                "required": ["file"],
-            }
-        }
-    }
-)

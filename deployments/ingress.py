@@ -1,35 +1,58 @@
 """The deployment in front: reads the media, drives the cascade, answers over HTTP and to handles."""
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import BackpressureConfig
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments.account import limits_of, policy_edition, shadow_tally, stage_info, stage_load
+from deployments.admin import admin_routes
+from deployments.admission import Admission, Place
 from deployments.client import RayStageClient
+from deployments.guard import Guard
 from deployments.http import http_app
 from deployments.loopback import stay_on_loopback
-from roadwork_serve import media
+from deployments.metrics import Metrics
+from deployments.problems import RETRY_AFTER_S
+from deployments.reading import Reading
+from deployments.rulebook import Edition, Rulebook
+from deployments.shelf import shelf
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.load import load_policy
+from roadwork_serve.cascade.load import load_rules
 from roadwork_serve.cascade.opinion import Item
-from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.router import Router
-from roadwork_serve.errors import BadRequest, ConfigError, DeadlineExceeded, NotReady, Overloaded
+from roadwork_serve.cascade.rules import Rules
+from roadwork_serve.errors import BadRequest, ConfigError, NotReady, Overloaded, RoadworkError
+from roadwork_serve.keys import Keys
 from roadwork_serve.profiles.profile import Profile, StageName
-from roadwork_serve.schema import MAX_DEADLINE_MS, Info, Limits, Readiness, StageInfo, Verdict
+from roadwork_serve.schema import (
+    MAX_DEADLINE_MS,
+    Info,
+    PolicyChange,
+    PolicyState,
+    Readiness,
+    ReplicaLoad,
+    Stats,
+    Verdict,
+)
 
 _LOG = logging.getLogger("ray.serve.roadwork.ingress")
-PROFILES_OWN = "profile"  # in a user_config: the policy that the profile names
+_LOOK_EVERY_S = 1.0  # for rules that others brought into force
+_SWAP_S = 5.0  # that all may take to go by new ones
+_LOOK_S = 1.0  # that all may take to tell their load
 _GRACE_S = 1.0  # the batchers' own timeout is a net under that of the clients
 
 
@@ -52,146 +75,206 @@ class Ingress:
                 timeout_s=spec.timeout_s + _GRACE_S,
                 name=name,
             )
-        self._router = Router(self._batchers, _policy(profile.policy), profile.name)
+        self._metrics = Metrics()
+        rules = load_rules({}, profile.policy)
+        self._router = Router(self._batchers, rules, profile.name, self._metrics.shadowed)
+        self._replica, self._app = _whereabouts()
+        self._rulebook = Rulebook(shelf(self._app), profile, self._adopt)
         self._configured = False
         self._refused: str | None = None
-        self._decoders = ThreadPoolExecutor(profile.ingress.decode_threads, thread_name_prefix="decode")
-        self._admitted = 0
-        self.held_bytes = 0
+        self._reading = Reading(profile)
+        ingress = profile.ingress
+        self._admission = Admission(ingress.max_ongoing_requests, ingress.max_bytes_in_work)
         self._warmed = False
         self._warming = asyncio.create_task(self._warm(), name="warming")
+        self._watching = asyncio.create_task(self._watch(), name="rules")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application Serve puts behind its proxy."""
-        return http_app(self, on_stop=self.aclose, name_requests=False)
+        ingress = self.profile.ingress
+        if ingress.keys_file:
+            guard = Guard(Keys.from_file(Path(ingress.keys_file)), ingress.replicas)
+        else:
+            guard = Guard.from_environment(ingress.replicas)
+        app = http_app(self, guard, on_stop=self.aclose, name_requests=False)
+        for routes in admin_routes(self, guard):
+            app.include_router(routes)
+        return app
 
-    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Take the policy of a `user_config`: a name, a path or the mapping itself.
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Take the rules of a `user_config`: a policy by name, by path or whole, and a split and a shadow if wanted.
 
-        It replaces the old one whole, or, when it makes no sense, not at all: a server that runs goes on with the
-        policy it has and says why in `/v1/info`; one that starts refuses to, with ConfigError.
+        They replace the old ones whole, or, when they make no sense, not at all: a server that runs goes on with those
+        it has and says why in `/v1/info`; one that starts refuses to, with ConfigError.
         """
         try:
-            policy = _policy(_only_policy(user_config, self.profile.policy))
+            await self._rulebook.configure(user_config)
         except ConfigError as error:
             if not self._configured:
                 raise
             self._refused = str(error)
-            _LOG.error("The new policy is refused, %s stays: %s", self._router.policy.version, error)
+            _LOG.error("The new policy is refused, %s stays: %s", self._router.rules.policy.version, error)
             return
-        self._router.policy, self._refused, self._configured = policy, None, True
-        _LOG.info("Policy %s is in force.", policy.version)
-        if missing := {step.stage for step in policy.photo + policy.clip} - set(self._clients):
-            _LOG.warning("The policy asks %s, which this profile lacks.", ", ".join(sorted(missing)))
+        self._refused, self._configured = None, True
 
-    async def classify(self, data: bytes, deadline_ms: int | None = None, request_id: str | None = None) -> Verdict:
-        """The verdict on a file, for callers that hold a handle. Raises any error of the tree."""
+    async def classify(
+        self, data: bytes, deadline_ms: int | None = None, request_id: str | None = None, key: str | None = None
+    ) -> Verdict:
+        """The verdict on a file, for callers that hold a handle. Raises any error of the tree.
+
+        key: what an A/B test keeps on one side; by default the request id.
+        """
         deadline_ms = self.profile.ingress.default_deadline_ms if deadline_ms is None else deadline_ms
         if not 1 <= deadline_ms <= MAX_DEADLINE_MS:
             raise BadRequest(f"deadline_ms is {deadline_ms}; give 1 to {MAX_DEADLINE_MS}")
         deadline_s = time.monotonic() + deadline_ms / 1000
         with self.admission() as place:
             place.take(len(data))
-            return await self.judge(data, deadline_s, request_id or uuid.uuid4().hex)
+            return await self.judge(data, deadline_s, request_id or uuid.uuid4().hex, key)
 
-    async def judge(self, data: bytes, deadline_s: float, request_id: str) -> Verdict:
+    async def judge(self, data: bytes, deadline_s: float, request_id: str, key: str | None = None) -> Verdict:
         """The verdict on a file by a deadline on the clock of `time.monotonic()`."""
-        late = DeadlineExceeded("the deadline passed before the file was read; allow more time")
-        if deadline_s <= time.monotonic():
-            raise late
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(deadline_s - time.monotonic()):
-                decoded = await loop.run_in_executor(self._decoders, media.read, data, self.profile.media)
-        except TimeoutError:
-            raise late from None
-        return await self._router.judge(Item.of(decoded, request_id, deadline_s))
+            self._router.admit(deadline_s)
+            read = await self._reading.read(data, deadline_s)
+            verdict = await self._router.judge(Item.of(read, request_id, deadline_s), key)
+        except RoadworkError as error:
+            self._metrics.refused(error.slug)
+            raise
+        self._metrics.answered(verdict)
+        return verdict
 
     @contextmanager
-    def admission(self) -> Iterator["Place"]:
+    def admission(self) -> Iterator[Place]:
         """Hold one of the places for requests. Raises NotReady or Overloaded."""
-        self.readiness()
-        places = self.profile.ingress.max_ongoing_requests
-        if self._admitted >= places:
-            raise Overloaded(f"{places} requests are in work; come back in a second")
-        self._admitted += 1
+        try:
+            self.readiness()
+            place = self._admission.enter()
+        except (NotReady, Overloaded) as error:
+            self._metrics.refused(error.slug)
+            raise
         self._configured = True  # it serves, so a bad policy no longer ends it
-        place = Place(self)
         try:
             yield place
         finally:
-            self._admitted -= 1
-            self.held_bytes -= place.bytes
+            place.leave()
 
     def readiness(self) -> Readiness:
-        """Which stages are up. Raises NotReady until all have been, and while none is.
+        """Which stages are up. Raises NotReady until all that are required have been, and while none is.
 
         A stage that goes down later does not close the server: it is skipped and verdicts say so.
         """
         up = [name for name, client in self._clients.items() if client.up]
         down = [name for name in self._clients if name not in up]
         if not self._warmed:
-            raise NotReady(f"still loading: {', '.join(down or self._clients)}")
+            loading = [name for name, spec in self.profile.stages.items() if spec.required and name in down]
+            raise NotReady(f"still loading: {', '.join(loading) or 'what reads files'}")
         if not up:
             raise NotReady("no stage answers at the moment; each is being restarted")
         return Readiness(up=up, down=down)
 
     def info(self) -> Info:
         """What the server is made of."""
-        limits, ingress = self.profile.media, self.profile.ingress
+        profile = self.profile
         return Info(
             version=version("roadwork-serve"),
-            profile=self.profile.name,
-            policy=self._router.policy.to_mapping(),
+            profile=profile.name,
+            policy=self._router.rules.policy.to_mapping(),
             policy_refused=self._refused,
-            stages=[self._stage_info(name) for name in self.profile.stages],
-            in_work=self._admitted,
-            limits=Limits(
-                max_bytes=limits.max_bytes,
-                max_pixels=limits.max_pixels,
-                max_seconds=limits.max_seconds,
-                max_clip_frames=limits.max_clip_frames,
-                max_batch_files=ingress.max_batch_files,
-                max_batch_bytes=ingress.max_batch_bytes,
-                max_deadline_ms=MAX_DEADLINE_MS,
-                default_deadline_ms=ingress.default_deadline_ms,
-            ),
+            stages=[stage_info(name, profile, self._clients[name]) for name in profile.stages],
+            in_work=self._admission.admitted,
+            limits=limits_of(profile),
         )
 
-    def _stage_info(self, name: StageName) -> StageInfo:
-        engine = self.profile.engine_of(name)
-        return StageInfo(stage=name, model=engine.model, miniature=engine.miniature, up=self._clients[name].up)
+    async def put_policy(self, rules: object, by: str) -> PolicyChange:
+        """Bring rules, or a policy alone, into force on every replica. Raises PolicyRefused and PolicyConflict."""
+        return await self._spread(await self._rulebook.put(rules, by))
+
+    async def roll_back(self, by: str) -> PolicyChange:
+        """Bring back what was in force before. Raises PolicyConflict."""
+        return await self._spread(await self._rulebook.roll_back(by))
+
+    async def look(self) -> int:
+        """Go by the newest rules. Returns the number of their edition. For the other replicas to call."""
+        return await self._rulebook.look()
+
+    async def policy(self) -> PolicyState:
+        """What is in force, and what was before."""
+        rules = self._router.rules
+        return PolicyState(
+            number=self._rulebook.number,
+            version=rules.policy.version,
+            rules=rules.to_mapping(),
+            history=[policy_edition(each) for each in await self._rulebook.editions()],
+        )
+
+    async def stats(self) -> Stats:
+        """The load of every replica that answers soon."""
+        others = [load for load in await self._everywhere("load", _LOOK_S) if isinstance(load, ReplicaLoad)]
+        return Stats(replicas=[self.load(), *(load for load in others if load.replica != self._replica)])
+
+    def load(self) -> ReplicaLoad:
+        """Of this replica."""
+        rules = self._router.rules
+        return ReplicaLoad(
+            replica=self._replica,
+            in_work=self._admission.admitted,
+            reading=self._reading.count,
+            policy_version=rules.policy.version,
+            policy_number=self._rulebook.number,
+            gear=self._router.gear,
+            stages=[stage_load(name, self._batchers[name], self._clients[name]) for name in self.profile.stages],
+            shadow=shadow_tally(rules, self._router.shadows),
+        )
+
+    def _adopt(self, rules: Rules) -> None:
+        self._router.rules = rules
+        asked = {step.stage for policy in rules.policies for step in policy.photo + policy.clip}
+        if missing := asked - set(self._clients):
+            _LOG.warning("The policy asks %s, which this profile lacks.", ", ".join(sorted(missing)))
+
+    async def _spread(self, edition: Edition) -> PolicyChange:
+        """Let all replicas look, and count those that go by the edition, or by a newer one, now."""
+        numbers = await self._everywhere("look", _SWAP_S) or [self._rulebook.number]
+        there = sum(isinstance(number, int) and number >= edition.number for number in numbers)
+        return PolicyChange(number=edition.number, version=edition.version, replicas=there)
+
+    async def _everywhere(self, method: str, within_s: float) -> list[object]:
+        """What every ingress replica, this one too, answers or raises; nothing when that takes too long."""
+        if self._app:
+            asked = serve.get_deployment_handle("Ingress", self._app).broadcast(method)
+            with contextlib.suppress(TimeoutError):
+                return await asked.results_async(timeout_s=within_s, return_exceptions=True)
+        return []
 
     async def _warm(self) -> None:
-        for client in self._clients.values():
+        await self._reading.ready()
+        required = [self._clients[name] for name, spec in self.profile.stages.items() if spec.required]
+        for client in required:
             await client.warm()
         self._warmed = True
-        _LOG.info("Ready: all %d stages are warm.", len(self._clients))
+        _LOG.info("Ready: all %d stages that are required are warm.", len(required))
+
+    async def _watch(self) -> None:
+        """Tell the metrics of the load, and see to it that a change that did not get here is found."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            self._metrics.load(self.load())
+            try:
+                await self._rulebook.look()
+            except Exception:
+                _LOG.exception("The rules in force cannot be looked up; %s stay.", self._router.rules.policy.version)
 
     async def aclose(self) -> None:
         """Fail what waits and end what runs in the background."""
-        self._warming.cancel()
+        for task in (self._warming, self._watching):
+            task.cancel()
+        await self._router.aclose()
         for batcher in self._batchers.values():
             await batcher.aclose()
         for client in self._clients.values():
             await client.aclose()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
-
-
-class Place:
-    """What a request in work holds of an ingress: one place, and the bytes it has sent."""
-
-    def __init__(self, ingress: Ingress) -> None:
-        self._ingress = ingress
-        self.bytes = 0
-
-    def take(self, size: int) -> None:
-        """Hold so many bytes more until the request is done. Raises Overloaded when all together hold too many."""
-        most = self._ingress.profile.ingress.max_bytes_in_work
-        if self._ingress.held_bytes + size > most:
-            raise Overloaded(f"requests in work hold {most:,} bytes of media; come back in a second")
-        self.bytes += size
-        self._ingress.held_bytes += size
+        await self._reading.aclose()
 
 
 def ingress_app(profile: Profile, stages: Mapping[StageName, Application]) -> Application:
@@ -203,6 +286,9 @@ def ingress_app(profile: Profile, stages: Mapping[StageName, Application]) -> Ap
         # Twice what it admits: those beyond are refused by the ingress itself, with a problem document,
         # and health checks get through.
         max_ongoing_requests=2 * profile.ingress.max_ongoing_requests,
+        # In each proxy, while no replica takes them; more get Serve's own 503.
+        max_queued_requests=profile.ingress.max_ongoing_requests,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
         health_check_period_s=2,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=10,
@@ -210,12 +296,10 @@ def ingress_app(profile: Profile, stages: Mapping[StageName, Application]) -> Ap
     return deployed.bind(profile, dict(stages))
 
 
-def _policy(source: object) -> Policy:
-    return load_policy(source) if isinstance(source, str) else Policy.from_mapping(source)
-
-
-def _only_policy(user_config: Mapping[str, Any], default: str) -> object:
-    if unknown := set(user_config) - {"policy"}:
-        raise ConfigError(f"user_config: unknown entry {sorted(unknown)[0]!r}; it holds `policy` and nothing else")
-    wanted = user_config.get("policy", PROFILES_OWN)
-    return default if wanted == PROFILES_OWN else wanted
+def _whereabouts() -> tuple[str, str]:
+    """Names of this replica and of its application; of the latter none outside Serve."""
+    try:
+        context = serve.get_replica_context()
+    except RayServeException:
+        return "alone", ""
+    return context.replica_id.unique_id, context.app_name

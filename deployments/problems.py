@@ -2,6 +2,7 @@
 
 import logging
 import math
+import reprlib
 from http import HTTPStatus
 from typing import Any
 
@@ -11,11 +12,16 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from roadwork_serve.errors import BadRequest, Overloaded, RoadworkError
+from roadwork_serve.errors import BadRequest, RoadworkError, Unauthorised
 from roadwork_serve.schema import Problem
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5.0  # where the error itself does not know better
+MAX_DETAIL = 1_000  # characters
+
+_COME_BACK = (429, 503)
+_ECHO = reprlib.Repr()
+_ECHO.maxstring = _ECHO.maxother = 80  # characters
 
 _LOG = logging.getLogger("ray.serve.roadwork.http")
 
@@ -30,7 +36,7 @@ def problem_of(error: Exception, request_id: str | None = None) -> Problem:
             slug = status.phrase.lower().replace(" ", "-")
             return _problem(slug, status.phrase, error.status_code, str(error.detail), request_id)
         case RequestValidationError():
-            told = "; ".join(f"{each['loc'][-1]} is {each['input']!r}: {each['msg']}" for each in error.errors())
+            told = "; ".join(f"{each['loc'][-1]} is {echo(each['input'])}: {each['msg']}" for each in error.errors())
             return problem_of(BadRequest(told), request_id)
         case ClientDisconnect():
             return problem_of(BadRequest("the connection closed before the whole request was there"), request_id)
@@ -42,17 +48,27 @@ def response_of(error: Exception, request_id: str | None = None) -> Response:
     """The problem document as a response, with Retry-After where coming back makes sense."""
     problem = problem_of(error, request_id)
     headers = dict(getattr(error, "headers", None) or {})
-    if problem.status in (429, 503):
-        wait_s = error.retry_after_s if isinstance(error, Overloaded) else RETRY_AFTER_S
-        headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+    if problem.status in _COME_BACK:
+        headers["Retry-After"] = str(max(1, math.ceil(getattr(error, "retry_after_s", RETRY_AFTER_S))))
+    if isinstance(error, Unauthorised):
+        headers["WWW-Authenticate"] = "Bearer"
     return Response(problem.model_dump_json(exclude_none=True), problem.status, headers, MEDIA_TYPE)
+
+
+def echo(value: object) -> str:
+    """What a client sent, as a message may repeat it: in quotes, short, and in one line."""
+    return _ECHO.repr(value)
 
 
 def answer_with_problems(app: FastAPI) -> None:
     """Make every error of the app a problem document."""
 
     async def expected(request: Request, error: Exception) -> Response:
-        return response_of(error, request.state.request_id)
+        response = response_of(error, request.state.request_id)
+        if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette names the methods of one route alone
+            methods = app.openapi()["paths"].get(request.scope["path"], {})
+            response.headers["Allow"] = ", ".join(sorted(methods)).upper() or response.headers["Allow"]
+        return response
 
     async def unforeseen(request: Request, error: Exception) -> Response:
         _LOG.error("request %s failed", request.state.request_id, exc_info=error)
@@ -69,11 +85,24 @@ def documented(*errors: RoadworkError) -> dict[int | str, dict[str, Any]]:
     return {
         error.status: {
             "description": error.title,
+            "headers": _headers(error.status),
             "content": {MEDIA_TYPE: {"schema": schema, "example": problem_of(error, "5f1c9a7e").model_dump()}},
         }
         for error in errors
     }
 
 
+def _headers(status: int) -> dict[str, Any]:
+    if status == Unauthorised.status:
+        return {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
+    if status in _COME_BACK:
+        told = "seconds after which it is worth coming back"
+        return {"Retry-After": {"required": True, "description": told, "schema": {"type": "integer", "minimum": 1}}}
+    return {}
+
+
 def _problem(slug: str, title: str, status: int, detail: str, request_id: str | None) -> Problem:
+    detail = detail.encode("utf-8", "replace").decode()  # half a surrogate pair is no JSON
+    if len(detail) > MAX_DETAIL:
+        detail = detail[: MAX_DETAIL - 1] + "…"
     return Problem(type=f"urn:roadwork:problem:{slug}", title=title, status=status, detail=detail, instance=request_id)

@@ -3,8 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,7 +18,8 @@ from roadwork_serve.cascade.turns import Sleeper, TakingTurns, Turns
 from roadwork_serve.engines.card import alone_on_card
 from roadwork_serve.errors import RoadworkError, StageFailed
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
-from roadwork_serve.stages.load import STUCK, Opener
+from roadwork_serve.stages.health import Health
+from roadwork_serve.stages.load import Opener
 
 DEPLOYMENTS: dict[StageName, str] = {
     "backbone": "Backbone",
@@ -30,7 +30,10 @@ DEPLOYMENTS: dict[StageName, str] = {
 }
 
 _LOG = logging.getLogger("ray.serve.roadwork.stages")
+_SIDE = 224  # of thumbs, where no profile has told the engine, pixels
 _SPARE_CALLS = 4  # beside the slots: calls in flight must not keep probes out
+# A replica that is to go may finish what it is at. Most calls take less; one that hangs must not hold the card longer.
+_FINISH_S = 15.0
 _UPSCALE_S, _DOWNSCALE_S = 30.0, 600.0  # of more, and of less to do than one replica's share, before Serve acts
 
 
@@ -64,8 +67,10 @@ class StageReplica:
                 at: TakingTurns(stage, name, turns, specs[at].timeout_s) if turns else stage
                 for at, stage in stages.items()
             }
-        self._stuck_s = {name: STUCK * spec.timeout_s for name, spec in specs.items()}
-        self._since: dict[object, tuple[StageName, float]] = {}  # when each call in flight began
+        side = max(engine.features.side or _SIDE for engine in engines.values())
+        self._health = Health(self._stages, {name: spec.timeout_s for name, spec in specs.items()}, side)
+        # Serve calls this when the calls in flight have ended. Not the class's own: Python would call it, not await it.
+        self.__del__ = self.aclose
         told = ", ".join(f"{', '.join(stages)} with {engines[name].model}" for name, stages in opened.items())
         _LOG.info("Warm after %.1f s: %s.", time.monotonic() - began, told)
 
@@ -77,38 +82,33 @@ class StageReplica:
         """The stage's opinions, one an item, in order.
 
         left_s: seconds each item had left when it was sent; its own deadline is on the sender's clock.
-        Raises StageFailed when the model raises.
+        Raises StageFailed when the model raises, or answers with what is no number.
         """
         now = time.monotonic()
         timed = [replace(item, deadline_s=now + left) for item, left in zip(items, left_s, strict=True)]
-        with self._counted(name):
+        with self._health.counted(name):
             try:
-                return await self._stages[name].judge(timed)
+                return self._health.sound(name, await self._stages[name].judge(timed))
             except Exception as error:  # only text leaves: the caller need not be able to import what raised it
                 _LOG.exception("Stage %s failed on %d items.", name, len(items))
                 told = str(error) if isinstance(error, RoadworkError) else f"{type(error).__name__}; its log has more"
                 raise StageFailed(told) from None
 
     async def check_health(self) -> None:
-        """Raises when the engine has died, or a call has run for so long that the model must be stuck.
+        """Raises when the engine has died, hangs, or no longer judges: see `Health`.
 
-        Serve then replaces the process.
+        Serve asks every two seconds, and after three failures replaces the process.
         """
-        now = time.monotonic()
-        for name, began in self._since.values():
-            if now - began > self._stuck_s[name]:
-                raise RuntimeError(f"a call to {name} has not ended for {now - began:.0f} s")
-        for stage in self._stages.values():
-            await stage.check()
+        await self._health.check()
 
-    @contextmanager
-    def _counted(self, name: StageName) -> Iterator[None]:
-        token = object()
-        self._since[token] = name, time.monotonic()
-        try:
-            yield
-        finally:
-            del self._since[token]
+    async def aclose(self) -> None:
+        """Let go of the models, once what they are at is done."""
+        await self._health.aclose()
+        for name, stage in self._stages.items():
+            try:
+                await stage.aclose()
+            except Exception:
+                _LOG.exception("Stage %s does not close.", name)
 
 
 def process_app(
@@ -127,16 +127,20 @@ def process_app(
         resources["memory"] = memory_mb * 2**20
     specs: dict[StageName, StageSpec] = {name: spec for using in users.values() for name, spec in using.items()}
     slots = sum(spec.slots for spec in specs.values())
+    most = every[0].max_replicas or every[0].replicas
     deployed = serve.deployment(
         name="-".join(DEPLOYMENTS[name] for name in specs),
         **_replicas(every[0], slots * callers),
         ray_actor_options=resources,
         # As many as all callers may send when there are more replicas: what waits in Serve's handle keeps probes out.
-        max_ongoing_requests=slots * callers * (every[0].max_replicas or every[0].replicas) + _SPARE_CALLS,
+        max_ongoing_requests=slots * callers * most + _SPARE_CALLS,
+        # Of each caller, while no replica takes calls. An ingress never sends more than its slots, for its own queues,
+        # which know deadlines, hold the rest; whoever else has a handle is told to come back.
+        max_queued_requests=slots * most + _SPARE_CALLS,
         health_check_period_s=2,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
-        graceful_shutdown_timeout_s=10,
+        graceful_shutdown_timeout_s=_FINISH_S,
     )(StageReplica)
     return deployed.bind(dict(engines), {name: dict(using) for name, using in users.items()}, opener)
 

@@ -14,6 +14,7 @@ from roadwork_serve import media
 from roadwork_serve.cascade.opinion import Item
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import BadRequest, RoadworkError
+from roadwork_serve.governing import authorisation
 from roadwork_serve.local import local_cascade
 from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.schema import BatchEntry, BatchResult, Problem, Verdict
@@ -58,7 +59,9 @@ async def classify(
 async def from_server(
     url: str, deadline_ms: int | None = None, transport: httpx.AsyncBaseTransport | None = None
 ) -> AsyncIterator[Ask]:
-    """Ask a running server. What it cannot be reached for, or says that is no verdict, becomes a problem.
+    """Ask a running server, with the key in ROADWORK_API_KEY if there is one.
+
+    What it cannot be reached for, or says that is no verdict, becomes a problem.
 
     Raises BadRequest when the URL is none.
     """
@@ -66,7 +69,7 @@ async def from_server(
     patience_s = _PATIENCE_S if deadline_ms is None else deadline_ms / 1000 + 30
     base = url if "://" in url else f"http://{url}"
     try:
-        client = httpx.AsyncClient(base_url=base, timeout=patience_s, transport=transport)
+        client = httpx.AsyncClient(base_url=base, timeout=patience_s, transport=transport, headers=authorisation())
     except httpx.InvalidURL as error:
         raise BadRequest(f"{url!r} is no URL ({error}); give one such as http://127.0.0.1:8000") from None
     async with client:

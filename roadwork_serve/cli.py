@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from roadwork_serve.errors import RoadworkError
+from roadwork_serve.governing import policy as policy_commands
 from roadwork_serve.minis.commands import minis
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = typer.Typer(
     help="Is there active road work on this photo or clip?",
 )
 app.add_typer(minis, name="minis")
+app.add_typer(policy_commands, name="policy")
 
 _PROJECT = Path(__file__).parent.parent
 RAY = {  # what Ray must find in the environment: `make serve`, the demo and the tests all have it from here
@@ -43,6 +45,7 @@ RAY = {  # what Ray must find in the environment: `make serve`, the demo and the
     "RAY_AUTH_MODE": "disabled",  # no token is written to the user's home; the dashboard listens on loopback only
     "RAY_process_group_cleanup_enabled": "1",  # what a replica started ends with it: vLLM's engine
     "RAY_worker_niceness": "0",  # by default replicas give way to whatever else runs on the machine
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is replaced after three of them, 30 s by default
 }
 
 ProfileName = Annotated[str, typer.Option("--profile", help="A profile that ships with the project, or a path.")]
@@ -195,9 +198,13 @@ def render(
 @app.command()
 def serve(
     profile: Annotated[str | None, typer.Option(help="Instead of the one serve_config.yaml names.")] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="HAProxy in front and gRPC between replicas; read what it warns of.")
+    ] = False,
 ) -> None:
     """Run the server of serve_config.yaml until Ctrl-C. RAY_* variables that are set already stay as they are."""
     import os
+    import tempfile
 
     import yaml
 
@@ -214,7 +221,14 @@ def serve(
         config = _PROJECT / "build" / "serve_config.yaml"
         config.parent.mkdir(exist_ok=True)
         config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    for name, value in RAY.items():
+    environment = dict(RAY)
+    if fast:
+        from roadwork_serve.fast import WARNING, fast_environment
+
+        folder = Path(tempfile.mkdtemp(prefix="rw-"))
+        environment |= fast_environment(folder, _PROJECT / "ops/haproxy/on-loopback.sh")
+        typer.secho(WARNING, fg="yellow", err=True)
+    for name, value in environment.items():
         os.environ.setdefault(name, value)
     os.chdir(_PROJECT)
     serve_program = str(Path(sys.executable).with_name("serve"))
@@ -294,6 +308,30 @@ def export(
             f"{built.plan.difference:.2g} off those of PyTorch in fp32. Serve it with an engine "
             f"{{runs: tensorrt, model: {file}, device: cuda, num_gpus: ...}}."
         )
+
+
+class Role(StrEnum):
+    """What the holder of a key may do."""
+
+    client = "client"
+    admin = "admin"
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose it is: letters, digits, dots, hyphens and underscores.")],
+    role: Annotated[Role, typer.Option(help="client classifies; admin may do everything.")],
+    per_minute: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Requests a minute; any number by default.")
+    ] = None,
+) -> None:
+    """Make an API key and print it, once, to stdout. On stderr stands the entry for the server's file of keys."""
+    from roadwork_serve.keys import FILE_VARIABLE, new_key
+
+    secret, kept = new_key(name, role.value, per_minute)
+    typer.echo(f"# For the file that the server is told of in {FILE_VARIABLE}; the key itself is in no file.", err=True)
+    typer.echo(kept.entry(), err=True)
+    typer.echo(secret)
 
 
 def _progress() -> "Progress":

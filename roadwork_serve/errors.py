@@ -92,11 +92,35 @@ class StageFailed(RoadworkError):
     title = "A stage of the cascade failed"
 
 
+class StageLost(StageFailed):
+    """A call got no answer: the process that had it died or fell silent. Another may do better."""
+
+
+class StageDown(StageFailed):
+    """The stage is not asked at the moment: it is being restarted, or rests after repeated failures."""
+
+
 class NoOpinion(StageFailed):
     """Every stage that was asked failed or abstained, so there is nothing to answer with."""
 
     slug = "no-opinion"
     title = "No stage could answer"
+
+
+class PolicyRefused(RoadworkError):
+    """A policy that was sent makes no sense, or not here. The one in force stays."""
+
+    status = 422
+    slug = "policy-refused"
+    title = "The policy is refused"
+
+
+class PolicyConflict(RoadworkError):
+    """A version that stands for another policy already, or nothing to go back to. The one in force stays."""
+
+    status = 409
+    slug = "policy-conflict"
+    title = "The policy cannot come into force"
 
 
 class ConfigError(RoadworkError):
@@ -111,3 +135,39 @@ class ModelError(RoadworkError):
 
     slug = "model"
     title = "A model cannot be loaded"
+
+
+class Unauthorised(RoadworkError):
+    """Keys are in use and the request brought none, or one that is not known."""
+
+    status = 401
+    slug = "unauthorised"
+    title = "A key is needed"
+
+
+class Forbidden(RoadworkError):
+    """The key is known and may not do this, or nobody may as the server is set up."""
+
+    status = 403
+    slug = "forbidden"
+    title = "This is not allowed"
+
+
+class RateLimited(RoadworkError):
+    """The key has sent more requests than it may. `retry_after_s` says when to come back."""
+
+    status = 429
+    slug = "rate-limited"
+    title = "The key has sent too many requests"
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class HeadersTooLarge(RoadworkError):
+    """The headers of the request are too many or too long."""
+
+    status = 431
+    slug = "headers-too-large"
+    title = "The headers are larger than the server accepts"

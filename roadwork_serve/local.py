@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.router import Router
+from roadwork_serve.cascade.rules import Rules
 from roadwork_serve.engines.card import alone_on_card
 from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.stages.load import Opener, open_stages
@@ -25,7 +26,7 @@ class LocalCascade:
 
     @property
     def policy(self) -> Policy:
-        return self.router.policy
+        return self.router.rules.policy
 
 
 @asynccontextmanager
@@ -57,4 +58,4 @@ async def local_cascade(profile: Profile, policy: Policy, opener: Opener | None 
                     name=name,
                 )
                 closing.push_async_callback(batchers[name].aclose)
-        yield LocalCascade(Router(batchers, policy, profile.name), batchers, profile)
+        yield LocalCascade(Router(batchers, Rules(policy), profile.name), batchers, profile)

@@ -97,6 +97,13 @@ class Verdict(_Wire):
     degraded: bool = Field(default=False, description="true when a stage that was wanted failed or was missing")
     stages: list[StageReport]
     policy_version: str
+    gear: int = Field(default=0, ge=0, description="how far load had narrowed the policy's exit bands; 0 is not at all")
+    arm: Literal["a", "b"] | None = Field(
+        default=None, description="which side of an A/B test answered: a is the policy in force, b the one on trial"
+    )
+    shadow: str | None = Field(
+        default=None, description="version of the policy that judges this item too, later and beside this answer"
+    )
     profile: str
     elapsed_ms: float = Field(ge=0)
 
@@ -167,6 +174,79 @@ class Info(_Wire):
     stages: list[StageInfo]
     in_work: int = Field(ge=0, description="requests being worked on by the replica that answers")
     limits: Limits
+
+
+class PolicyEdition(_Wire):
+    """Rules that came into force, as the history names them."""
+
+    number: int = Field(ge=1, description="counts every change, rollbacks too")
+    version: str = Field(description="of the policy that answers")
+    origin: Literal["config", "put", "rollback"]
+    by: str = Field(description="name of the key that changed it, or serve_config")
+    at: str = Field(description="UTC, ISO 8601")
+    restores: int | None = Field(default=None, description="the edition that a rollback brought back")
+
+
+class PolicyState(_Wire):
+    """What is in force, and what was before."""
+
+    number: int = Field(ge=0)
+    version: str
+    rules: dict[str, Any] = Field(description="the policy, and the split and the shadow where there are any")
+    history: list[PolicyEdition] = Field(description="the newest last; the last hundred")
+
+
+class PolicyChange(_Wire):
+    """An edition that has come into force."""
+
+    number: int = Field(ge=1)
+    version: str
+    replicas: int = Field(ge=0, description="of the ingress that go by it now; any other does within a second")
+
+
+class StageLoad(_Wire):
+    """What one ingress replica has with a stage at the moment."""
+
+    stage: str
+    up: bool
+    waiting: int = Field(ge=0, description="items")
+    in_flight: int = Field(ge=0, description="calls")
+    wait_ms: float = Field(ge=0, description="about how long an item would wait for a slot if it came now")
+    p90_ms: float | None = Field(
+        default=None,
+        ge=0,
+        description="what nine in ten calls with one item keep within; absent while too few are known",
+    )
+    breaker: Literal["closed", "open", "half_open"]
+
+
+class ShadowTally(_Wire):
+    """What came of the shadow policy on one ingress replica since it came into force."""
+
+    version: str
+    judged: int = Field(ge=0)
+    agreed: int = Field(ge=0, description="of those judged, with the same label as the answer")
+    given_up: int = Field(ge=0, description="not judged, for it would have cost others something, or a stage failed")
+    mean_difference: float | None = Field(default=None, ge=0, le=1, description="between the two probabilities")
+
+
+class ReplicaLoad(_Wire):
+    """The load of one ingress replica."""
+
+    replica: str
+    in_work: int = Field(ge=0, description="requests")
+    reading: int = Field(ge=0, description="files that are decoded, or wait to be")
+    policy_version: str
+    policy_number: int = Field(ge=0)
+    gear: int = Field(ge=0, description="of the policy in force; 0 while it is calm")
+    stages: list[StageLoad]
+    shadow: ShadowTally | None = None
+
+
+class Stats(_Wire):
+    """The load of every ingress replica that answers, the one that was asked first."""
+
+    replicas: list[ReplicaLoad]
 
 
 class Health(_Wire):

@@ -1,5 +1,9 @@
-"""Media made by code: small good files, and hostile ones with the error each must end in."""
+"""Media made by code: small good files, odd ones that are read all the same, and hostile ones with their error.
 
+The bytes a file begins with decide what it is; what follows the end of a picture or clip is never looked at.
+"""
+
+import base64
 import gzip
 import json
 import struct
@@ -107,9 +111,13 @@ def raw_png(width: int, height: int, depth: int, colour: int, rows: Iterable[byt
     packed = b"".join(packer.compress(b"\0" + row) for row in rows) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
-    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, body) for name, body in chunks)
+
+
+def png_with(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A good PNG with further chunks, of a name and what they hold, ahead of its picture."""
+    data = encoded(picture(), "PNG")
+    return data[:33] + b"".join(_chunk(name, body) for name, body in chunks) + data[33:]
 
 
 def jpeg_resized(width: int, height: int) -> bytes:
@@ -162,14 +170,94 @@ def mp4_of_a_compressed_header(samples: int = 16_000_000) -> bytes:
 
 def exif_bomb(entries: int = 2_000, size: int = 300_000) -> bytes:
     """A good JPEG whose EXIF has thousands of tags that all claim to be the same long data."""
+    tiff = tags_of_the_same(entries, size)
+    room = 65_535 - 2 - 6
+    parts = [b"Exif\0\0" + tiff[at : at + room] for at in range(0, len(tiff), room)]
+    data = jpeg_with(0xE1, *parts)
+    jfif = data.index(b"JFIF") - 4  # taken out, for it would spare Pillow the EXIF
+    return data[:jfif] + data[jfif + 18 :]
+
+
+def tags_of_the_same(entries: int = 2_000, size: int = 300_000) -> bytes:
+    """TIFF tags, as EXIF has them, that all claim to be the same long data."""
     tags = b"".join(struct.pack(">HHII", 0xA000 + at % 0x5000, 7, size, 8) for at in range(entries))
     tiff = b"MM\0*" + struct.pack(">IH", 8, entries) + tags
-    tiff += bytes(size + 64 - len(tiff))
-    room = 65_535 - 2 - 6
-    parts = (b"Exif\0\0" + tiff[at : at + room] for at in range(0, len(tiff), room))
-    segments = b"".join(b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part for part in parts)
+    return tiff + bytes(size + 64 - len(tiff))
+
+
+def jpeg_with(marker: int, *segments: bytes) -> bytes:
+    """A good JPEG with further segments of a marker, 0xE0 to 0xEF or 0xFE, ahead of its picture."""
     data = encoded(picture())
-    return data[:2] + segments + data[20:]  # without its JFIF segment, which would spare Pillow the EXIF
+    more = (bytes((0xFF, marker)) + struct.pack(">H", len(each) + 2) + each for each in segments)
+    return data[:2] + b"".join(more) + data[2:]
+
+
+def mp4_pointing_at(url: str, form: bytes = b"url ") -> bytes:
+    """An MP4 that says its pictures lie elsewhere (ISO/IEC 14496-12, 8.7.2), and has them all the same."""
+    entry = _box(form, b"\0\0\0\0" + (b"pictures\0" if form == b"urn " else b"") + url.encode() + b"\0")
+    path = (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref")
+    return _refilled(clip(), path, struct.pack(">II", 0, 1) + entry)
+
+
+def mov_of_references(url: str) -> bytes:
+    """A QuickTime movie that is nothing but the address of another (QuickTime file format, reference movies)."""
+    data = b"\0\0\0\0url " + struct.pack(">I", len(url) + 1) + url.encode() + b"\0"
+    reference = _box(b"rmra", _box(b"rmda", _box(b"rdrf", data)))
+    return _box(b"ftyp", b"qt  \0\0\2\0qt  ") + _box(b"moov", reference)
+
+
+def addressed_files(url: str) -> dict[str, tuple[bytes, type[MediaError] | None]]:
+    """Name -> bytes that name an address which must not be asked, and the error; None where a picture is there too."""
+    return {
+        "svg-of-a-url": (
+            f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{url}" width="9" height="9"/></svg>'.encode(),
+            UnsupportedMedia,
+        ),
+        "xml-of-an-entity": (
+            f'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b SYSTEM "{url}">]><a>&b;</a>'.encode(),
+            UnsupportedMedia,
+        ),
+        "hls-playlist": (f"#EXTM3U\n#EXTINF:1,\n{url}\n#EXT-X-ENDLIST\n".encode(), UnsupportedMedia),
+        "dash-manifest": (f"<MPD><Period><BaseURL>{url}</BaseURL></Period></MPD>".encode(), UnsupportedMedia),
+        "concat-script": (f"ffconcat version 1.0\nfile {url}\n".encode(), UnsupportedMedia),
+        "sdp": (f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=-\na=control:{url}\n".encode(), UnsupportedMedia),
+        "mvg-script": (f"push graphic-context\nimage over 0,0 9,9 '{url}'\n".encode(), UnsupportedMedia),
+        "bare-url": (url.encode(), UnsupportedMedia),
+        "mov-of-references": (mov_of_references(url), BrokenMedia),
+        "mp4-pointing-at-a-url": (mp4_pointing_at(url), None),
+        "mp4-pointing-at-a-urn": (mp4_pointing_at(url, b"urn "), None),
+        "mp4-pointing-at-a-file": (mp4_pointing_at("file:///etc/passwd"), None),
+    }
+
+
+@cache
+def odd_files() -> dict[str, tuple[bytes, bytes]]:
+    """Name -> bytes with something else behind, beside or within them, and the plain file they are read as."""
+    jpeg, png, webp, mp4 = encoded(picture()), encoded(picture(), "PNG"), encoded(picture(), "WEBP"), clip()
+    webm = clip(kind="webm", codec="libvpx")
+    page = b"<!doctype html><script>alert(1)</script><?php system('id'); ?>"
+    profile = [b"ICC_PROFILE\0" + bytes((at, 60)) + bytes(65_000) for at in range(1, 61)]
+    packed = zlib.compress(bytes(900_000), 9)
+    return {
+        "jpeg-then-zip": (jpeg + _zip(), jpeg),
+        "jpeg-then-html": (jpeg + page, jpeg),
+        "jpeg-then-pdf": (jpeg + b"%PDF-1.7\n%%EOF", jpeg),
+        "jpeg-then-mp4": (jpeg + mp4, jpeg),
+        "jpeg-then-jpeg": (jpeg + encoded(Image.new("RGB", (9, 9))), jpeg),
+        "jpeg-with-html-in-a-comment": (jpeg_with(0xFE, page), jpeg),
+        "jpeg-with-pdf-in-a-comment": (jpeg_with(0xFE, b"%PDF-1.7\n1 0 obj"), jpeg),
+        "jpeg-exif-bomb": (exif_bomb(), jpeg),
+        "jpeg-huge-icc": (jpeg_with(0xE2, *profile), jpeg),
+        "png-then-zip": (png + _zip(), png),
+        "png-exif-bomb": (png_with((b"eXIf", tags_of_the_same())), png),
+        "png-packed-text": (png_with((b"zTXt", b"Comment\0\0" + packed)), png),
+        "png-huge-chunk": (png_with((b"prVt", bytes(16 * 2**20))), png),
+        "webp-then-zip": (webp + _zip(), webp),
+        "webp-exif-bomb": (encoded(picture(), "WEBP", exif=b"Exif\0\0" + tags_of_the_same()), webp),
+        "mp4-then-zip": (mp4 + _zip(), mp4),
+        "mp4-then-html": (mp4 + page, mp4),
+        "webm-then-zip": (webm + _zip(), webm),
+    }
 
 
 @cache
@@ -182,6 +270,9 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
     fragmented = clip(movflags="frag_keyframe+empty_moov+default_base_moof")
     billion = 1_000_000_000
     liar = patched(patched(mp4, b"stsz", ">II", 1, billion), b"stts", ">III", 1, billion, 1)
+    bomb = zlib.compress(bytes(64 * 2**20), 9)
+    texts = [(b"zTXt", b"%d\0\0" % at + zlib.compress(bytes(2**20 - 16), 9)) for at in range(80)]
+    page = b"<!doctype html><!-- "
     day = patched(patched(mp4, b"elst", ">I", 86_400_000, skip=8), b"stts", ">III", 1, 20, 4_320 * 10_240)
     return {
         "empty": (b"", BrokenMedia),
@@ -191,6 +282,14 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
         "json": (json.dumps({"image": "none"}).encode(), UnsupportedMedia),
         "zeros": (bytes(4096), UnsupportedMedia),
         "pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", UnsupportedMedia),
+        "pdf-and-jpeg": (b"%PDF-1.7\n1 0 obj\nstream\n" + jpeg + b"\nendstream\n%%EOF", UnsupportedMedia),
+        "gif-and-jpeg": (b"GIF89a" + jpeg, UnsupportedMedia),
+        "html-and-jpeg": (page + jpeg + b" -->", UnsupportedMedia),
+        "zip-and-jpeg": (_zip() + jpeg, UnsupportedMedia),
+        "script-and-jpeg": (b"#!/bin/sh\n" + jpeg, UnsupportedMedia),
+        "space-and-jpeg": (b"\n" + jpeg, UnsupportedMedia),
+        "jpeg-as-base64": (base64.b64encode(jpeg), UnsupportedMedia),
+        "jpeg-as-a-form": (b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + jpeg, UnsupportedMedia),
         "gif": (encoded(picture(), "GIF"), UnsupportedMedia),
         "bmp": (encoded(picture(), "BMP"), UnsupportedMedia),
         "tiff": (encoded(picture(), "TIFF"), UnsupportedMedia),
@@ -209,6 +308,11 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
         "png-truncated": (png[: len(png) // 2], BrokenMedia),
         "png-signature-only": (png[:8], BrokenMedia),
         "png-giant": (raw_png(20_000, 20_000, 4, 0, repeat(bytes(10_000), 20_000)), MediaTooLarge),
+        "png-ztxt-bomb": (png_with((b"zTXt", b"Comment\0\0" + bomb)), BrokenMedia),
+        "png-itxt-bomb": (png_with((b"iTXt", b"Comment\0\1\0\0\0" + bomb)), BrokenMedia),
+        "png-iccp-bomb": (png_with((b"iCCP", b"profile\0\0" + bomb)), BrokenMedia),
+        "png-of-many-texts": (png_with(*texts), BrokenMedia),
+        "png-chunk-without-end": (png[:33] + struct.pack(">I", 2**31 - 1) + b"prVt" + png[33:], BrokenMedia),
         "webp-truncated": (webp[: len(webp) // 2], BrokenMedia),
         "webp-header-only": (webp[:16], BrokenMedia),
         "webp-giant": (webp_canvas(16_000), MediaTooLarge),
@@ -230,13 +334,18 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
         "mov-truncated": (clip(kind="mov")[:-40], BrokenMedia),
         "webm-truncated": (clip(kind="webm", codec="libvpx")[:-40], BrokenMedia),
         "webm-header-only": (clip(kind="webm", codec="libvpx")[:44], BrokenMedia),
-    }
+        "mp4-brand-and-zip": (_box(b"ftyp", b"isom\0\0\2\0isom") + _zip(), BrokenMedia),
+    } | {name: (data, error) for name, (data, error) in addressed_files("http://127.0.0.1:9/").items() if error}
 
 
 def _of_tiny_samples(count: int) -> bytes:
     """An MP4 that declares this many samples of a byte, all in one chunk."""
     data = patched(patched(clip(), b"stsz", ">II", 1, count), b"stts", ">III", 1, count, 1)
     return patched(data, b"stsc", ">IIII", 1, 1, count, 1)
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def _box(kind: bytes, content: bytes) -> bytes:

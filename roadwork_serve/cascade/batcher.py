@@ -2,62 +2,24 @@
 
 The stage pulls, no timer holds a batch back, and none is frozen while the stage is busy. The idea is
 that of the queue in huggingface/text-embeddings-inference, with deadlines for its order.
+
+What would come too late is not begun; what failed is tried once more, on whichever replica takes it; a stage that fails
+again and again is left alone for a while.
 """
 
 import asyncio
+import math
 import time
-from dataclasses import dataclass
 from functools import partial
 from heapq import heapify, heappop, heappush
 
-from roadwork_serve.cascade.opinion import Item, Opinion, StageClient
-from roadwork_serve.errors import DeadlineExceeded, Overloaded, StageFailed
+from roadwork_serve.cascade.breaker import FAILURES, Breaker, State
+from roadwork_serve.cascade.calls import Answer, Call, Entry, fail
+from roadwork_serve.cascade.opinion import Item, StageClient
+from roadwork_serve.cascade.pace import Pace
+from roadwork_serve.errors import DeadlineExceeded, Overloaded, StageDown, StageFailed, StageLost
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An opinion and what it took to get it.
-
-    queue_ms: from submission until a slot took the item.
-    hop_ms: the client's round trip less what the stage reports as its own time.
-    batch_size: items in the call.
-    """
-
-    opinion: Opinion
-    queue_ms: float
-    hop_ms: float
-    batch_size: int
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    item: Item
-    since: float
-    answer: asyncio.Future[Answer]
-    call: "_Call | None" = None  # None while it waits
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """A batch in flight. waiters: how many of its entries somebody still waits for."""
-
-    entries: list[_Entry]
-    task: asyncio.Task[None]
-    waiters: int
-    stopped: bool = False
-
-    def stop(self) -> None:
-        """Cancel, once: a client that winds down in good order is not disturbed again."""
-        if not self.stopped:
-            self.stopped = True
-            self.task.cancel()
-
-    def fail(self, message: str, cause: BaseException | None = None) -> None:
-        for entry in self.entries:
-            if not entry.answer.done():
-                error = StageFailed(message)
-                error.__cause__ = cause
-                entry.answer.set_exception(error)
+TRIAL_S = 1.0  # an idle stage that has answered nothing for so long is asked, however slow it was
 
 
 class Batcher:
@@ -78,11 +40,13 @@ class Batcher:
         self._slots = slots
         self._max_queue = max_queue
         self._timeout_s = timeout_s
-        self._heap: list[tuple[float, int, _Entry]] = []  # may hold entries that nobody waits for any more
+        self._heap: list[tuple[float, int, Entry]] = []  # may hold entries that nobody waits for any more
         self._waiting = 0
         self._submitted = 0
-        self._calls: set[_Call] = set()
+        self._calls: set[Call] = set()
         self._item_s: float | None = None  # moving average of a slot's seconds an item
+        self._pace = Pace()
+        self._breaker = Breaker()
         self._woken = False
         self._closed = False
 
@@ -96,22 +60,68 @@ class Batcher:
         """Calls that hold a slot."""
         return len(self._calls)
 
-    async def submit(self, item: Item) -> Answer:
-        """The stage's opinion on the item; returns or raises by the item's deadline at the latest.
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, nothing runs, and nothing has made it rest."""
+        return not self._waiting and not self._calls and self._breaker.state == "closed"
 
-        Cancelling it takes the item back. Raises Overloaded when the queue is full, DeadlineExceeded
-        when the deadline passes in the queue or in the stage, StageFailed when the stage fails.
+    @property
+    def breaker(self) -> State:
+        """Of the circuit breaker."""
+        return self._breaker.state
+
+    @property
+    def p90_s(self) -> float | None:
+        """What nine in ten calls with one item keep within, seconds; None while too few are known."""
+        return self._pace.p90_s(1)
+
+    def wait_s(self, deadline_s: float = math.inf) -> float:
+        """About how long an item with this deadline would wait for a slot if it came now, seconds."""
+        if len(self._calls) < self._slots:
+            return 0.0
+        ahead = sum(row[0] <= deadline_s and not row[2].answer.done() for row in self._heap)
+        mean_s = self._pace.mean_s(min(self._max_batch, ahead or 1)) or 0.0
+        return mean_s * (ahead // self._max_batch + 0.5) / self._slots  # on average a call that runs is half done
+
+    def admit(self, deadline_s: float) -> None:
+        """Raises what `submit` would raise at once, were an item with this deadline to come now.
+
+        Overloaded when the queue is full or too long for the deadline, DeadlineExceeded when the stage is too slow for
+        it, StageDown while the stage rests after repeated failures.
         """
-        left_s = item.left_s()
+        left_s = deadline_s - time.monotonic()
         if self._closed:
             raise StageFailed(f"{self.name} is shut down")
         if left_s <= 0:
             raise DeadlineExceeded(f"the deadline had passed before {self.name} was asked; allow more time")
+        if not self._breaker.lets_pass():
+            rests_s = max(0.0, self._breaker.rests_s())
+            raise StageDown(
+                f"{self.name} failed {FAILURES} times or more in a row; it is tried again in {rests_s:.1f} s"
+            )
         if self._waiting >= self._max_queue:
             wait_s = self._drain_s()
             raise Overloaded(f"{self._waiting} items wait for {self.name}; come back in {wait_s:.1f} s", wait_s)
+        needs_s = self._needs_s(1)
+        if needs_s > left_s:
+            raise DeadlineExceeded(
+                f"{self.name} takes up to {needs_s * 1000:.0f} ms and {left_s * 1000:.0f} ms are left; allow more time"
+            )
+        needs_s = max(needs_s, self._needs_s(min(self._max_batch, self._waiting + 1)))
+        if self.wait_s(deadline_s) + needs_s > left_s:
+            raise self._too_busy()
+
+    async def submit(self, item: Item) -> Answer:
+        """The stage's opinion on the item; returns or raises by the item's deadline at the latest.
+
+        Cancelling it takes the item back. Raises what `admit` raises, Overloaded too when others were served first for
+        too long, DeadlineExceeded when the deadline passes in the queue or in the stage, StageFailed when the stage
+        fails twice, or there is no time to ask twice.
+        """
+        left_s = item.left_s()
+        self.admit(item.deadline_s)
         loop = asyncio.get_running_loop()
-        entry = _Entry(item, time.monotonic(), loop.create_future())
+        entry = Entry(item, time.monotonic(), loop.create_future())
         self._submitted += 1
         self._waiting += 1
         heappush(self._heap, (item.deadline_s, self._submitted, entry))
@@ -153,42 +163,72 @@ class Batcher:
     def _fill(self) -> None:
         self._woken = False
         loop = asyncio.get_running_loop()
-        while len(self._calls) < self._slots and (entries := self._take()):
+        while len(self._calls) < self._slots and self._breaker.lets_pass() and (entries := self._take()):
+            self._breaker.began()
             task = loop.create_task(self._judge(entries), name=f"{self.name} x{len(entries)}")
-            call = _Call(entries, task, waiters=len(entries))
+            call = Call(entries, task, waiters=len(entries))
             for entry in entries:
                 entry.call = call
             self._calls.add(call)
             timer = loop.call_later(self._timeout_s, self._time_out, call)
             task.add_done_callback(partial(self._ended, call, timer))
 
-    def _take(self) -> list[_Entry]:
-        """The next batch: the earliest deadlines among those that somebody still waits for."""
-        batch: list[_Entry] = []
+    def _take(self) -> list[Entry]:
+        """The next batch: the earliest deadlines among those that somebody still waits for, and that can be kept.
+
+        It is no larger than lets the first of them be in time.
+        """
+        batch: list[Entry] = []
+        most = min(self._max_batch, max(1, self._waiting))
         now = time.monotonic()
-        while self._heap and len(batch) < self._max_batch:
-            deadline_s, _, entry = heappop(self._heap)
+        while self._heap and len(batch) < most:
+            deadline_s, _, entry = self._heap[0]
+            if batch and entry.alone:
+                break
+            heappop(self._heap)
             if deadline_s <= now:
                 self._expire(entry)
-            if not entry.answer.done():
-                batch.append(entry)
+            elif not entry.answer.done() and deadline_s - now < self._needs_s(1):
+                entry.answer.set_exception(self._too_busy())  # it fitted when it came
+            if entry.answer.done():
+                continue
+            while not batch and most > 1 and self._needs_s(most) > deadline_s - now:
+                most //= 2
+            batch.append(entry)
+            if entry.alone:
+                break
         self._waiting -= len(batch)
         return batch
+
+    def _needs_s(self, size: int) -> float:
+        """What a call of that size is reckoned to take, seconds; 0 while too little is known, or a trial is due."""
+        if not self._calls and time.monotonic() - self._pace.last_s > TRIAL_S:
+            return 0.0
+        return self._pace.p90_s(size) or 0.0
+
+    def _too_busy(self) -> Overloaded:
+        wait_s = self._drain_s()
+        return Overloaded(f"{self._waiting} items wait for {self.name}: too many for the time that is left", wait_s)
 
     def _sweep(self) -> None:
         """Rid the heap of what nobody waits for; at least half of it, so the cost a submission stays constant."""
         self._heap = [row for row in self._heap if not row[2].answer.done()]
         heapify(self._heap)
 
-    def _expire(self, entry: _Entry) -> None:
+    def _expire(self, entry: Entry) -> None:
         if not entry.answer.done():
             where = "waiting for" if entry.call is None else "inside"
             entry.answer.set_exception(DeadlineExceeded(f"the deadline passed {where} {self.name}; allow more time"))
 
-    async def _judge(self, entries: list[_Entry]) -> None:
+    async def _judge(self, entries: list[Entry]) -> None:
         began = time.monotonic()
-        opinions = await self._client.judge([entry.item for entry in entries])
+        try:
+            opinions = await self._client.judge([entry.item for entry in entries])
+        except asyncio.CancelledError:
+            self._pace.record(len(entries), time.monotonic() - began, whole=False)
+            raise
         round_trip_s = time.monotonic() - began
+        self._pace.record(len(entries), round_trip_s)
         if len(opinions) != len(entries):
             raise StageFailed(f"{self.name} gave {len(opinions)} opinions on {len(entries)} items")
         answers = [
@@ -206,22 +246,49 @@ class Batcher:
         item_s = round_trip_s / len(entries)
         self._item_s = item_s if self._item_s is None else 0.7 * self._item_s + 0.3 * item_s
 
-    def _time_out(self, call: _Call) -> None:
+    def _time_out(self, call: Call) -> None:
         call.fail(f"{self.name} took longer than {self._timeout_s:g} s")
+        call.timed_out = True
         call.stop()
 
-    def _ended(self, call: _Call, timer: asyncio.TimerHandle, task: asyncio.Task[None]) -> None:
+    def _ended(self, call: Call, timer: asyncio.TimerHandle, task: asyncio.Task[None]) -> None:
         timer.cancel()
         self._calls.discard(call)
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, StageFailed):
-            call.fail(str(error), error)
-        elif error is not None:
-            call.fail(f"{self.name} raised {type(error).__name__}: {error}", error)
-        else:
+        if task.cancelled() and call.stopped and not call.timed_out:
+            self._breaker.given_up()
+        elif task.cancelled() or (error is not None and not isinstance(error, StageDown)):
+            self._count_failure()
+        elif error is None:
+            self._breaker.answered()
+        if error is None:
             call.fail(f"the call to {self.name} was cancelled")  # finds no one waiting unless the client did it
+        elif isinstance(error, StageDown) or self._closed or self._breaker.state == "open":
+            call.fail(self._told(error), error)
+        else:
+            self._try_again(call, error)
         if not self._closed:
             self._wake()
+
+    def _count_failure(self) -> None:
+        """Of a call; when it was one too many, what waits fails with it."""
+        if self._breaker.failed():
+            for _, _, entry in self._heap:
+                fail(entry, f"{self.name} failed {FAILURES} times or more in a row; it rests", kind=StageDown)
+
+    def _try_again(self, call: Call, error: BaseException) -> None:
+        """Queue the items of a failed call once more: apart, for one may have spoilt it, unless the call got lost."""
+        for entry in call.entries:
+            if entry.again or entry.item.left_s() <= self._needs_s(1):
+                fail(entry, self._told(error), error)
+            elif not entry.answer.done():
+                entry.again, entry.alone, entry.call = True, not isinstance(error, StageLost), None
+                self._submitted += 1
+                self._waiting += 1
+                heappush(self._heap, (entry.item.deadline_s, self._submitted, entry))
+
+    def _told(self, error: BaseException) -> str:
+        return str(error) if isinstance(error, StageFailed) else f"{self.name} raised {type(error).__name__}: {error}"
 
     def _drain_s(self) -> float:
         """How long the queue takes to empty at the pace of the last calls; a second before there were any."""

@@ -69,6 +69,7 @@ class Opinion:
     logit: log-odds of active road work, uncalibrated; None when the stage abstains.
     model: the id or folder name of the model that spoke.
     batch_ms: decoding and collating, for the whole batch; compute_ms: the model, for the whole batch.
+    second_logit: what a second head made of the same features, where the stage has one on trial.
     """
 
     logit: float | None
@@ -78,6 +79,7 @@ class Opinion:
     batch_ms: float = 0.0
     compute_ms: float = 0.0
     tokens: int = 0
+    second_logit: float | None = None
 
 
 class BlockingStage(Protocol):

@@ -1,15 +1,15 @@
 """When to stop and whom to ask next. Immutable and versioned; swapped whole, never edited in place."""
 
-import math
-import sys
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
+from roadwork_serve.cascade.entries import entries_of, items_of, number
 from roadwork_serve.cascade.evidence import Calibrator, logit, sigmoid
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.schema import ExitReason, MediaKind
+
+MAX_VERSION = 128  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +90,23 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class Gear:
+    """How to drive when it gets busy.
+
+    wait_ms: the wait for some stage from which on it is used. keep: share of every exit band that is kept, 0 to 1.
+    """
+
+    wait_ms: float
+    keep: float
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """The steps for each kind of media, the belief to start from and the threshold of the label.
 
     prior: probability of active road work before any look.
     decide_at: a posterior from here up is labelled roadwork.
+    gears: from the least wait to the longest, each keeps less than the one before; none by default.
     """
 
     version: str
@@ -102,6 +114,7 @@ class Policy:
     clip: tuple[Step, ...]
     prior: float = 0.5
     decide_at: float = 0.5
+    gears: tuple[Gear, ...] = ()
 
     def steps(self, kind: MediaKind) -> tuple[Step, ...]:
         """The stages in the order in which they are asked; some may be skipped, none comes twice."""
@@ -134,29 +147,47 @@ class Policy:
             return Leave("deadline")
         return Ask(step)
 
+    def narrowed(self, keep: float) -> "Policy":
+        """The policy with a share of every exit band, around `decide_at`: items leave sooner. The version stays."""
+
+        def narrow(step: Step) -> Step:
+            low, high = (self.decide_at + keep * (edge - self.decide_at) for edge in (step.low, step.high))
+            return replace(step, low=min(low, self.decide_at), high=max(high, self.decide_at))
+
+        return replace(self, photo=tuple(map(narrow, self.photo)), clip=tuple(map(narrow, self.clip)))
+
+    def named(self, version: str) -> "Policy":
+        """The same under another version."""
+        return replace(self, version=version)
+
     @classmethod
     def from_mapping(cls, mapping: object) -> "Policy":
         """A policy from what YAML or JSON holds. Raises ConfigError naming the entry to mend."""
-        entries = _entries(mapping, "policy", {"version", "photo", "clip"}, {"prior", "decide_at"})
+        entries = entries_of(mapping, "policy", {"version", "photo", "clip"}, {"prior", "decide_at", "gears"})
         version = entries["version"]
         if not isinstance(version, str) or not version.strip():
             raise ConfigError(f'version: {version!r} is not a name; write a text in quotes, such as "mini-1"')
-        prior = _number(entries.get("prior", 0.5), "prior", 0, 1)
+        if len(version) > MAX_VERSION:
+            raise ConfigError(f"version: it has {len(version)} characters; write at most {MAX_VERSION}")
+        prior = number(entries.get("prior", 0.5), "prior", 0, 1)
         if prior in (0, 1):
             raise ConfigError(f"prior: {prior:g} leaves nothing to ask; write a number between 0 and 1, such as 0.5")
-        decide_at = _number(entries.get("decide_at", 0.5), "decide_at", 0, 1)
+        decide_at = number(entries.get("decide_at", 0.5), "decide_at", 0, 1)
         photo, clip = (_steps(entries[kind], kind, decide_at) for kind in ("photo", "clip"))
-        return cls(version, photo, clip, prior, decide_at)
+        return cls(version, photo, clip, prior, decide_at, _gears(entries.get("gears", [])))
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain data that `from_mapping` reads back into an equal policy."""
-        return {
+        mapping: dict[str, Any] = {
             "version": self.version,
             "prior": self.prior,
             "decide_at": self.decide_at,
             "photo": [_step_mapping(step) for step in self.photo],
             "clip": [_step_mapping(step) for step in self.clip],
         }
+        if self.gears:
+            mapping["gears"] = [asdict(gear) for gear in self.gears]
+        return mapping
 
 
 def _step_mapping(step: Step) -> dict[str, Any]:
@@ -173,7 +204,7 @@ def _step_mapping(step: Step) -> dict[str, Any]:
 
 
 def _steps(value: object, where: str, decide_at: float) -> tuple[Step, ...]:
-    entries = _items(value, where, "the stages in the order in which they are asked")
+    entries = items_of(value, where, "the stages in the order in which they are asked")
     if not entries:
         raise ConfigError(f"{where}: no stage is listed; list at least one of {', '.join(STAGES)}")
     steps = tuple(_step(entry, f"{where}[{index}]", decide_at) for index, entry in enumerate(entries))
@@ -184,14 +215,14 @@ def _steps(value: object, where: str, decide_at: float) -> tuple[Step, ...]:
 
 
 def _step(value: object, where: str, decide_at: float) -> Step:
-    entries = _entries(value, where, {"stage", "exit"}, {"calibrate", "when_words_likely", "needs_ms"})
+    entries = entries_of(value, where, {"stage", "exit"}, {"calibrate", "when_words_likely", "needs_ms"})
     stage = entries["stage"]
     if not isinstance(stage, str) or stage not in STAGES:
         raise ConfigError(f"{where}.stage: {stage!r} is no stage; write one of {', '.join(STAGES)}")
-    band = _items(entries["exit"], f"{where}.exit", "[low, high]")
+    band = items_of(entries["exit"], f"{where}.exit", "[low, high]")
     if len(band) != 2:
         raise ConfigError(f"{where}.exit: {len(band)} numbers; write two, [low, high]")
-    low, high = (_number(bound, f"{where}.exit[{index}]", 0, 1) for index, bound in enumerate(band))
+    low, high = (number(bound, f"{where}.exit[{index}]", 0, 1) for index, bound in enumerate(band))
     if low > high:
         raise ConfigError(f"{where}.exit: low {low:g} is above high {high:g}; write [{high:g}, {low:g}]?")
     if not low <= decide_at <= high:
@@ -205,44 +236,29 @@ def _step(value: object, where: str, decide_at: float) -> Step:
         low=low,
         high=high,
         calibrate=_calibrator(entries.get("calibrate", {}), f"{where}.calibrate"),
-        when_words_likely=None if wanted is None else _number(wanted, f"{where}.when_words_likely", 0, 1),
-        needs_ms=_number(entries.get("needs_ms", 0.0), f"{where}.needs_ms", 0),
+        when_words_likely=None if wanted is None else number(wanted, f"{where}.when_words_likely", 0, 1),
+        needs_ms=number(entries.get("needs_ms", 0.0), f"{where}.needs_ms", 0),
     )
 
 
+def _gears(value: object) -> tuple[Gear, ...]:
+    gears: list[Gear] = []
+    for index, item in enumerate(items_of(value, "gears", "the gears, from the least wait to the longest")):
+        where = f"gears[{index}]"
+        entries = entries_of(item, where, {"wait_ms", "keep"}, set())
+        gear = Gear(number(entries["wait_ms"], f"{where}.wait_ms", 1), number(entries["keep"], f"{where}.keep", 0, 1))
+        if gears and gear.wait_ms <= gears[-1].wait_ms:
+            raise ConfigError(f"{where}.wait_ms: write more than the {gears[-1].wait_ms:g} of the gear before it")
+        if gear.keep >= (gears[-1].keep if gears else 1):
+            raise ConfigError(f"{where}.keep: write less than the {gears[-1].keep if gears else 1:g} before it")
+        gears.append(gear)
+    return tuple(gears)
+
+
 def _calibrator(value: object, where: str) -> Calibrator:
-    entries = _entries(value, where, set(), {"scale", "carry", "bias"})
-    numbers = {name: _number(number, f"{where}.{name}") for name, number in entries.items()}
+    entries = entries_of(value, where, set(), {"scale", "carry", "bias"})
+    worth = {name: number(value, f"{where}.{name}") for name, value in entries.items()}
     try:
-        return Calibrator(**numbers)
+        return Calibrator(**worth)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-
-
-def _entries(value: object, where: str, required: Set[str], optional: Set[str]) -> Mapping[str, object]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: {value!r} is not a mapping; write its entries as `name: value`")
-    entries = cast("Mapping[str, object]", value)
-    for name in entries:
-        if name not in required | optional:
-            raise ConfigError(f"{where}: unknown entry {name!r}; known are {', '.join(sorted(required | optional))}")
-    for name in sorted(required - entries.keys()):
-        raise ConfigError(f"{where}: {name} is missing; add it")
-    return entries
-
-
-def _items(value: object, where: str, what: str) -> Sequence[object]:
-    if not isinstance(value, list | tuple):
-        raise ConfigError(f"{where}: {value!r} is not a list; write {what}")
-    return cast("Sequence[object]", value)
-
-
-def _number(value: object, where: str, low: float = -math.inf, high: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{where}: {value!r} is not a number")
-    if not -sys.float_info.max <= value <= sys.float_info.max:  # false for NaN too
-        raise ConfigError(f"{where}: {value} is not a finite number")
-    if not low <= value <= high:
-        allowed = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-        raise ConfigError(f"{where}: {value:g} is out of range; write {allowed}")
-    return float(value)

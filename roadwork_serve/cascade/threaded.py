@@ -20,7 +20,7 @@ class Threaded:
         await self._worker.run(self._stage.warm)
 
     async def judge(self, items: Sequence[Item]) -> list[Opinion]:
-        """See `Stage`. Raises whatever the stage raises. A cancelled call ends when the stage is done with it."""
+        """See `Stage`. Raises whatever the stage raises. A cancelled call ends when the stage stops: see `Worker`."""
         return await self._worker.run(self._stage.judge, items)
 
     async def check(self) -> None:

@@ -78,6 +78,10 @@ class Turns:
         finally:
             self._leave()
 
+    def is_awake(self, name: str) -> bool:
+        """Whether that engine has the card and keeps it for whoever enters now."""
+        return name == self.awake and not self._turning
+
     def check(self) -> None:
         """Raises what ended the turns, when an engine could not be woken."""
         if self._keeper.done() and not self._keeper.cancelled():
@@ -90,7 +94,7 @@ class Turns:
 
     async def _enter(self, name: str, deadline_s: float) -> None:
         self.check()
-        if name == self.awake and not self._turning:
+        if self.is_awake(name):
             self._working += 1
             return
         waiter = _Waiter(deadline_s, asyncio.get_running_loop().create_future())
@@ -169,6 +173,11 @@ class TakingTurns:
         self.name = stage.name
         self.sees: Sees = stage.sees
         self._stage, self._engine, self._turns, self._timeout_s = stage, engine, turns, timeout_s
+
+    @property
+    def awake(self) -> bool:
+        """Whether a call now would take no other engine's turn."""
+        return self._turns.is_awake(self._engine)
 
     async def warm(self) -> None:
         """See `Stage`."""

@@ -86,7 +86,12 @@ def spellings(encode: Callable[[str], list[int]], words: Sequence[str]) -> list[
 
 
 def from_logprobs(yes: Sequence[float], no: Sequence[float]) -> Answer:
-    """The answer whose spellings of YES and NO have these natural log-probabilities."""
+    """The answer whose spellings of YES and NO have these natural log-probabilities.
+
+    Raises ModelError when they are no numbers.
+    """
     of_yes, of_no = (float(np.logaddexp.reduce(part)) for part in (yes, no))
+    if math.isnan(of_yes - of_no):
+        raise ModelError("the model's answer is no number: set dtype: bfloat16, or float32 on a CPU")
     left_over = min(1.0, max(0.0, 1.0 - math.exp(of_yes) - math.exp(of_no)))
     return Answer(min(SUREST, max(-SUREST, of_yes - of_no)), left_over)

@@ -14,7 +14,7 @@ from transformers import DINOv3ViTModel
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from roadwork_serve.engines.loading import load_pretrained
-from roadwork_serve.engines.thumbs import passes, references, sizes, staged
+from roadwork_serve.engines.thumbs import ROADWORK, SECOND, passes, references, sizes, staged
 from roadwork_serve.errors import ModelError
 
 Recipe = Literal["cls", "cls+mean", "cls+mean+max"]
@@ -35,7 +35,7 @@ class HeadSettings:
     recipe: Recipe = "cls"
     hidden: int = 256
     dropout: float = 0.1
-    outputs: tuple[str, ...] = field(default=("roadwork", "words"))
+    outputs: tuple[str, ...] = field(default=(ROADWORK, "words"))
 
 
 class Head(nn.Sequential):
@@ -80,11 +80,12 @@ def features(tokens: Tensor, registers: int, recipe: Recipe) -> Tensor:
 
 
 class Glance(nn.Module):
-    """Stage 1 as one module: thumbs uint8 [n, side, side, 3] -> logits float32 [n, outputs of the head]."""
+    """Stage 1 as one module: thumbs uint8 [n, side, side, 3] -> logits float32 [n, outputs of the heads in order]."""
 
-    def __init__(self, backbone: Any, head: Head | None) -> None:
+    def __init__(self, backbone: Any, *heads: Head) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.heads = backbone, nn.ModuleList(heads)
+        self.recipes: list[Recipe] = [head.settings.recipe for head in heads]
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -93,20 +94,26 @@ class Glance(nn.Module):
 
     def features(self, thumbs: Tensor, recipe: Recipe) -> Tensor:
         """float32 [n, width * parts of the recipe]."""
-        pixels = (thumbs.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
-        tokens = self.backbone(pixels.to(self.backbone.dtype)).last_hidden_state
-        return features(tokens.float(), self.backbone.config.num_register_tokens, recipe)
+        return self._of(self._tokens(thumbs), recipe)
 
     def forward(self, thumbs: Tensor) -> Tensor:
         """See the class."""
-        if self.head is None:
-            raise ModelError(f"This backbone has no head yet. {_TRAIN}.")
-        return self.head(self.features(thumbs, self.head.settings.recipe))
+        tokens = self._tokens(thumbs)
+        told = [head(self._of(tokens, recipe)) for head, recipe in zip(self.heads, self.recipes, strict=True)]
+        return told[0] if len(told) == 1 else torch.cat(told, dim=1)
+
+    def _tokens(self, thumbs: Tensor) -> Tensor:
+        pixels = (thumbs.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
+        return self.backbone(pixels.to(self.backbone.dtype)).last_hidden_state.float()
+
+    def _of(self, tokens: Tensor, recipe: Recipe) -> Tensor:
+        return features(tokens, self.backbone.config.num_register_tokens, recipe)
 
 
 class FeatureEngine:
     """DINOv3 from a folder or hub id. A head lies in head_folder, or else beside the weights, or is not there yet.
 
+    second_head_folder: of a head on trial, which sees what the first sees; its logit of road work is called SECOND.
     side: of the thumbs, pixels; the size in the checkpoint's config by default. max_thumbs: in one pass of the model.
     compile: run through torch.compile; by default on a GPU. Raises ModelError when the model cannot be loaded, or is
     none for such thumbs.
@@ -120,6 +127,7 @@ class FeatureEngine:
         device: str = "cpu",
         threads: int = 1,
         head_folder: Path | None = None,
+        second_head_folder: Path | None = None,
         side: int | None = None,
         max_thumbs: int = 16,
         compile: bool | None = None,
@@ -146,8 +154,9 @@ class FeatureEngine:
                 "media.thumb_side to one"
             )
         self.head = self._head(head_folder)
-        self.glance = Glance(self.model, self.head).eval()
-        self.compiled = self.head is not None and (device == "cuda" if compile is None else compile)
+        self.second = self._head(second_head_folder) if second_head_folder else None
+        self.glance = Glance(self.model, *(head for head in (self.head, self.second) if head)).eval()
+        self.compiled = self.has_head and (device == "cuda" if compile is None else compile)
         self._run = torch.compile(self.glance, dynamic=False) if self.compiled else self.glance
 
     def _head(self, folder: Path | None) -> Head | None:
@@ -161,12 +170,21 @@ class FeatureEngine:
                 f"The head in {folder} was trained on features {head.settings.width} wide, the backbone {self.name} "
                 f"gives {self.model.config.hidden_size}: train a head for this backbone."
             )
+        if ROADWORK not in head.settings.outputs:
+            raise ModelError(f"The head in {folder} says nothing of {ROADWORK}: name one that does, or train it anew.")
         return head
 
     @property
     def has_head(self) -> bool:
-        """Whether it can answer."""
-        return self.head is not None
+        """Whether it can answer, if only on trial."""
+        return self.head is not None or self.second is not None
+
+    @property
+    def outputs(self) -> tuple[str | None, ...]:
+        """What the logits are of; None for those of the second head that nobody asks for."""
+        first = self.head.settings.outputs if self.head else ()
+        second = self.second.settings.outputs if self.second else ()
+        return (*first, *(SECOND if name == ROADWORK else None for name in second))
 
     @property
     def patch(self) -> int:
@@ -183,7 +201,7 @@ class FeatureEngine:
             with torch._dynamo.config.patch(recompile_limit=256):  # of 8, past which PyTorch would go on uncompiled
                 for count in counts:
                     thumbs = references(self.side, count)
-                    told = self.features(thumbs) if self.head is None else torch.from_numpy(self._logits(thumbs))
+                    told = torch.from_numpy(self._logits(thumbs)) if self.has_head else self.features(thumbs)
                     if not told.isfinite().all():
                         raise ModelError(
                             f"{self.name} overflows in {self.model.dtype}: set dtype: bfloat16, or float32 on a CPU"
@@ -201,13 +219,13 @@ class FeatureEngine:
         return torch.cat([self.glance.features(part, recipe) for part in parts])
 
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """One array [n] for each output of the head, by name. Call only when there is a head."""
-        if self.head is None:
+        """One array [n] for each output of the head, by name, and SECOND. Call only when there is a head."""
+        if not self.has_head:
             raise ModelError(f"This backbone has no head yet. {_TRAIN}.")
         if self.compiled and thumbs.shape[1:3] != (self.side, self.side):
             raise ModelError(f"{self.name} was compiled for thumbs of {self.side} px, these have {thumbs.shape[1]}")
         told = self._logits(thumbs)
-        return {name: told[:, i] for i, name in enumerate(self.head.settings.outputs)}
+        return {name: told[:, i] for i, name in enumerate(self.outputs) if name}
 
     @torch.inference_mode()
     def _logits(self, thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:

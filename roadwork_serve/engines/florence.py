@@ -11,6 +11,7 @@ from transformers import Florence2ForConditionalGeneration, Florence2Processor, 
 
 from roadwork_serve.engines.loading import load_pretrained, load_processor
 from roadwork_serve.engines.reading import Line
+from roadwork_serve.worker import stop_if_given_up
 
 TASK = "<OCR_WITH_REGION>"  # the whole prompt: the processor makes a sentence of it
 MOST_TOKENS = 384  # eight of them place a line; the pages of a street scene have few lines
@@ -77,12 +78,16 @@ class Florence2:
 
 
 class _Sureness(LogitsProcessor):
-    """Follows a greedy generation and keeps how likely each token was: the scores of the whole vocabulary are large."""
+    """Follows a greedy generation and keeps how likely each token was: the scores of the whole vocabulary are large.
+
+    Raises GivenUp before the next token when nobody waits any more.
+    """
 
     def __init__(self) -> None:
         self.steps: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        stop_if_given_up()
         self.steps.append(torch.log_softmax(scores.float(), dim=-1).amax(-1))
         return scores
 

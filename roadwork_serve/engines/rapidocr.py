@@ -11,6 +11,7 @@ from roadwork_serve.engines.denormals import flushed
 from roadwork_serve.engines.onnx import open_session
 from roadwork_serve.engines.reading import Line
 from roadwork_serve.errors import ModelError
+from roadwork_serve.worker import stop_if_given_up
 
 MODEL = "PP-OCRv6-small"
 SIDE = 736
@@ -41,6 +42,7 @@ class RapidOcr:
         return [self._read(image) for image in images]
 
     def _read(self, image: Image.Image) -> list[Line]:
+        stop_if_given_up()
         if min(image.size) < LEAST_SIDE:
             return []
         bgr = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])

@@ -1,16 +1,20 @@
-"""What the engines of stage 1 share: how many thumbs go through the model at once, and those exports are checked on."""
+"""What the engines of stage 1 share: names of logits, how many thumbs go through the model at once, and those that
+exports are checked on."""
 
 import hashlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.errors import ModelError
+from roadwork_serve.worker import stop_if_given_up
 
 if TYPE_CHECKING:
     import torch
 
+ROADWORK, SECOND = "roadwork", "second"  # logits of road work, and those of a second head, on trial
 REFERENCES = 5  # thumbs an export is checked on
 
 
@@ -19,9 +23,14 @@ def sizes(most: int) -> tuple[int, ...]:
     return (*(1 << n for n in range((most - 1).bit_length())), most)
 
 
-def passes(count: int, most: int) -> list[slice]:
-    """Where to cut count thumbs so that no pass has more than most; one empty pass for none."""
-    return [slice(start, min(start + most, count)) for start in range(0, max(count, 1), most)]
+def passes(count: int, most: int) -> Iterator[slice]:
+    """Where to cut count thumbs so that no pass has more than most; one empty pass for none.
+
+    Raises GivenUp in place of a pass that nobody waits for any more.
+    """
+    for start in range(0, max(count, 1), most):
+        stop_if_given_up()
+        yield slice(start, min(start + most, count))
 
 
 def agree(exported: int, wanted: int | None) -> None:

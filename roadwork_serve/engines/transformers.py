@@ -16,7 +16,7 @@ from roadwork_serve.engines.asking import NO, YES, Answer, Prompt, from_logprobs
 from roadwork_serve.engines.chat import chat_text, closing, encoder, ends_of_thought, metadata
 from roadwork_serve.engines.loading import load_pretrained, load_processor
 from roadwork_serve.errors import ModelError
-from roadwork_serve.worker import Worker
+from roadwork_serve.worker import Worker, stop_if_given_up
 
 
 def embed_patches_by_matmul(model: nn.Module) -> None:
@@ -82,6 +82,7 @@ class VisionLanguageEngine:
         began = time.perf_counter()
         inputs = self.encode(prompts, thinking=bool(thought_tokens))
         encoded = time.perf_counter()
+        stop_if_given_up()
         answers = self.think(inputs, thought_tokens) if thought_tokens else self.answer(inputs)
         times = {"batch_ms": 1000 * (encoded - began), "compute_ms": 1000 * (time.perf_counter() - encoded)}
         return [replace(answer, **times) for answer in answers]
@@ -142,7 +143,10 @@ class VisionLanguageEngine:
 
     @torch.inference_mode()
     def think(self, inputs: dict[str, Tensor], thought_tokens: int) -> list[Answer]:
-        """Let the model think greedily, end the thought when it has spent its tokens, then read P(YES)."""
+        """Let the model think greedily, end the thought when it has spent its tokens, then read P(YES).
+
+        Raises GivenUp before the next token when nobody waits any more.
+        """
         start = inputs["input_ids"].shape[1]
         ends = ends_of_thought(self.tokenizer, self.model.generation_config.eos_token_id)
         end = closing(self.tokenizer.decode(inputs["input_ids"][0, -4:]))  # of every row: padding is on the left
@@ -179,6 +183,7 @@ class _Thinking(LogitsProcessor):
         self.stop = _AllAnswered(self)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        stop_if_given_up()
         written = input_ids.shape[1] - self.start
         if not self.finals:
             self.lengths, self.finals = [None] * len(scores), [None] * len(scores)

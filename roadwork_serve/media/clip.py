@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -25,12 +25,15 @@ from PIL import Image
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from roadwork_serve.media.container import check_mp4, check_webm
 from roadwork_serve.media.photo import fit, squash
-from roadwork_serve.profiles.profile import MediaLimits
+
+if TYPE_CHECKING:
+    from roadwork_serve.profiles.profile import MediaLimits
 
 _CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "h263")
 _MAX_DECODED_PIXELS = 2_000_000_000  # all frames together: 35 s of 1080p in one group of pictures, 5 to 10 s of a core
 _THREADS = 4
 _JPEG_QUALITY = 88
+_TOO_HUNGRY = "the clip takes more memory to decode than it may; send it at a smaller size"
 _UPRIGHT = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
@@ -72,7 +75,7 @@ class Clip:
         return tuple(frame.timestamp_s for frame in self.frames)
 
 
-def read_clip(data: bytes, mime: str, limits: MediaLimits) -> Clip:
+def read_clip(data: bytes, mime: str, limits: "MediaLimits") -> Clip:
     """The clip in bytes of a known type, with `limits.frames` frames from the middles of as many equal parts.
 
     A clip of fewer frames gives all it has. Where that would cost too much decoding, key frames stand in
@@ -90,6 +93,8 @@ def read_clip(data: bytes, mime: str, limits: MediaLimits) -> Clip:
             return _read(container, data, mime, limits)
     except MediaError:
         raise
+    except MemoryError:
+        raise MediaTooLarge(_TOO_HUNGRY) from None
     except Exception as error:
         raise BrokenMedia("the clip is damaged or cut short; send the whole file") from error
 
@@ -106,7 +111,7 @@ def spread(times: Sequence[int], count: int) -> Sequence[int]:
     return [times[pick] for pick in picks]
 
 
-def _read(container: InputContainer, data: bytes, mime: str, limits: MediaLimits) -> Clip:
+def _read(container: InputContainer, data: bytes, mime: str, limits: "MediaLimits") -> Clip:
     stream = _picture_stream(container)
     codec = stream.codec_context
     second = float(1 / (stream.time_base or 1))  # in units of the stream's timestamps
@@ -164,7 +169,7 @@ class _Coded(NamedTuple):
     packet: Packet
 
 
-def _packets(container: InputContainer, stream: VideoStream, size: int, limits: MediaLimits) -> list[_Coded]:
+def _packets(container: InputContainer, stream: VideoStream, size: int, limits: "MediaLimits") -> list[_Coded]:
     """All packets of the stream, in the order they are decoded in."""
     packets: list[_Coded] = []
     read = 0
@@ -224,6 +229,8 @@ def _decode(
             codec.skip_frame = "DEFAULT" if shown in run.times else "NONREF"
             try:
                 frames = codec.decode(packet)
+            except MemoryError:
+                raise
             except FFmpegError:  # one damaged packet; the next may do
                 continue
             for frame in frames:  # they come in order of time, some packets after their own

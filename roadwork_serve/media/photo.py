@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,13 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlug
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from roadwork_serve.media.sniff import sniff
-from roadwork_serve.profiles.profile import MediaLimits
+
+if TYPE_CHECKING:
+    from roadwork_serve.profiles.profile import MediaLimits
 
 _MAX_SCANS = 100  # of a progressive JPEG; cameras write about 10, and each costs a pass over the whole picture
 _BROKEN = "the photo is damaged or cut short; send the whole file"
+_TOO_HUNGRY = "the photo takes more memory to decode than it may; send it at a smaller size"
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # EXIF 2.32, tag Orientation -> what turns the stored picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,7 +58,7 @@ class Photo:
         return (0.0,)
 
 
-def read_photo(data: bytes, mime: str, limits: MediaLimits) -> Photo:
+def read_photo(data: bytes, mime: str, limits: "MediaLimits") -> Photo:
     """The photo in bytes of a known type, decoded once at about the size stage 1 needs.
 
     Raises MediaTooLarge before anything is decoded, and BrokenMedia.
@@ -73,6 +76,8 @@ def read_photo(data: bytes, mime: str, limits: MediaLimits) -> Photo:
         thumb = np.asarray(_decoded(image, (side, side), Image.Resampling.BILINEAR))
     except MediaError:
         raise
+    except MemoryError:
+        raise MediaTooLarge(_TOO_HUNGRY) from None
     except Exception as error:
         raise BrokenMedia(_BROKEN) from error
     if orientation >= 5:
@@ -181,7 +186,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
 
 
-def _check_pixels(size: tuple[int, int], limits: MediaLimits) -> None:
+def _check_pixels(size: tuple[int, int], limits: "MediaLimits") -> None:
     width, height = size
     if width * height > limits.max_pixels:
         raise MediaTooLarge(

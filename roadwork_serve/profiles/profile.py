@@ -34,6 +34,9 @@ class FeatureSettings(_Settings):
     """Of a backbone."""
 
     head: str | None = Field(default=None, description="folder with head.json, when it is not beside the weights")
+    second_head: str | None = Field(
+        default=None, description="folder of a head on trial: verdicts record what it says and do not heed it"
+    )
     compile: bool | None = Field(default=None, description="run through torch.compile; by default on a GPU only")
     side: int | None = Field(default=None, description="of the thumbs it sees, pixels; always media.thumb_side")
     max_thumbs: int | None = Field(
@@ -133,6 +136,10 @@ class EngineSpec(_Settings):
             self.runs != "openai" and bool(self.server.url),
             f"server is set and {self.runs} runs it; set runs: openai, or take server out",
         )
+        yield (
+            self.features.second_head is not None and self.runs != "transformers",
+            f"features.second_head: {self.runs} runs no head but its own; set runs: transformers, or take it out",
+        )
         yield self.runs == "rapidocr" and on_gpu, "device: rapidocr runs on the cpu; leave it out"
         yield self.runs == "tensorrt" and not on_gpu, "device: tensorrt runs on a GPU; set cuda, and num_gpus"
         yield (
@@ -163,6 +170,9 @@ class StageSpec(_Settings):
     slots: int = Field(default=1, ge=1, description="calls in flight at most, a replica")
     max_queue: int = Field(default=256, ge=1, description="items waiting in the ingress at most")
     timeout_s: float = Field(default=30.0, gt=0, description="a call that takes longer counts as failed")
+    required: bool = Field(
+        default=True, description="no request is accepted before it is warm; one that is not required joins when it is"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="settings of this stage's code, e.g. thinking")
 
 
@@ -173,6 +183,7 @@ class MediaLimits(_Settings):
     max_pixels: int = Field(default=50_000_000, gt=0, description="of a photo, or of one frame of a clip")
     max_seconds: float = Field(default=120.0, gt=0, description="length of a clip")
     max_clip_frames: int = Field(default=7200, gt=0, description="frames a clip may declare or hold")
+    max_decode_s: float = Field(default=15.0, gt=0, description="that reading a file may take, queueing left out")
     frames: int = Field(default=8, ge=1, le=64, description="frames sampled from a clip")
     thumb_side: int = Field(
         default=224, ge=16, multiple_of=16, description="side of the square stage 1 sees, pixels; a multiple of 16"
@@ -188,13 +199,16 @@ class IngressSpec(_Settings):
     max_ongoing_requests: int = Field(
         default=256, ge=1, description="requests in work at once, a replica; more are refused"
     )
-    decode_threads: int = Field(default=2, ge=1)
+    decode_processes: int = Field(default=2, ge=1, description="processes that read files, a replica")
     default_deadline_ms: int = Field(default=30_000, ge=1)
     max_batch_files: int = Field(default=32, ge=1, description="files in one batch request")
     max_bytes_in_work: int = Field(
         default=512 * 2**20, ge=2**20, description="bytes of media in all requests in work, a replica; more are refused"
     )
     max_batch_bytes: int = Field(default=128 * 2**20, ge=1, description="bytes of one batch request")
+    keys_file: str | None = Field(
+        default=None, description="file with the API keys, where an ingress runs; else what ROADWORK_KEYS_FILE says"
+    )
 
 
 class Profile(_Settings):
@@ -215,6 +229,11 @@ class Profile(_Settings):
     def _fits_together(self) -> Self:
         if not self.stages:
             raise ValueError(f"stages is empty; add at least one of {', '.join(STAGES)}, and the engine it asks")
+        if not any(spec.required for spec in self.stages.values()):
+            raise ValueError(
+                f"stages.{next(iter(self.stages))}.required: no stage is required, so the server would be ready with "
+                "nothing to ask; set required: true in at least one"
+            )
         for name, spec in self.stages.items():
             if spec.engine not in self.engines:
                 raise ValueError(

@@ -1,7 +1,7 @@
 """Stage 1: a frozen backbone and a small head settle the clear cases."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees
+from roadwork_serve.engines.thumbs import ROADWORK, SECOND
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.schema import Saw
 from roadwork_serve.stages.options import checked
 
+_NONE = np.empty(0, np.float32)
 _MAX_THUMBS = 16  # in one pass, where no profile has said how many
 
 
@@ -36,7 +38,10 @@ class Glancer(Protocol):
 
 
 class Backbone:
-    """Judges every photo and every sampled frame of a clip from its thumb; abstains while there is no head."""
+    """Judges every photo and every sampled frame of a clip from its thumb; abstains while there is no head.
+
+    A second head, on trial, judges the same; what it says is kept apart.
+    """
 
     name = "backbone"
     sees: Sees = "thumbs"
@@ -60,25 +65,25 @@ class Backbone:
         thumbs = np.concatenate([item.thumbs for item in items])
         cuts = np.cumsum([len(item.thumbs) for item in items])[:-1]
         collated = time.perf_counter()
-        logits = self.engine.logits(thumbs) if len(thumbs) else {"roadwork": np.empty(0, np.float32)}
+        logits = self.engine.logits(thumbs) if len(thumbs) else {}
         done = time.perf_counter()
-        words = np.split(logits["words"], cuts) if "words" in logits else [None] * len(items)
+        parts = {name: np.split(told, cuts) for name, told in logits.items()}
         return [
-            self._opinion(frames, seen, 1000 * (collated - began), 1000 * (done - collated))
-            for frames, seen in zip(np.split(logits["roadwork"], cuts), words, strict=True)
+            self._opinion({name: part[at] for name, part in parts.items()}, collated - began, done - collated)
+            for at in range(len(items))
         ]
 
-    def _opinion(
-        self, frames: NDArray[np.float32], words: NDArray[np.float32] | None, batch_ms: float, compute_ms: float
-    ) -> Opinion:
-        if not len(frames):
-            return Opinion(None, self.model.model, self.model.miniature, batch_ms=batch_ms, compute_ms=compute_ms)
+    def _opinion(self, logits: Mapping[str, NDArray[np.float32]], batch_s: float, compute_s: float) -> Opinion:
+        """logits: of the frames of one item, by what they are of."""
+        frames, words = logits.get(ROADWORK, _NONE), logits.get("words", _NONE)
         saw = Saw(
-            words_likely=None if words is None else float(_sigmoid(words).max()),
+            words_likely=float(_sigmoid(words).max()) if len(words) else None,
             frames=[float(p) for p in _sigmoid(frames)] if len(frames) > 1 else [],
         )
-        logit = float(np.sort(frames)[-2:].mean())
-        return Opinion(logit, self.model.model, self.model.miniature, saw, batch_ms, compute_ms)
+        return Opinion(
+            _together(frames), self.model.model, self.model.miniature, saw, 1000 * batch_s, 1000 * compute_s,
+            second_logit=_together(logits.get(SECOND, _NONE)),
+        )  # fmt: skip
 
 
 def _open(model: EngineSpec) -> Glancer:
@@ -95,6 +100,7 @@ def _open(model: EngineSpec) -> Glancer:
                 device=model.device,
                 threads=model.threads,
                 head_folder=Path(seen.head) if seen.head else None,
+                second_head_folder=Path(seen.second_head) if seen.second_head else None,
                 side=seen.side,
                 max_thumbs=seen.max_thumbs or _MAX_THUMBS,
                 compile=seen.compile,
@@ -118,6 +124,11 @@ def _open(model: EngineSpec) -> Glancer:
             return TensorRtBackbone(Path(model.model), side=seen.side, max_thumbs=seen.max_thumbs or _MAX_THUMBS)
         case _:
             raise ConfigError(f"stages.backbone: {model.runs} runs no backbone; use transformers, onnx or tensorrt")
+
+
+def _together(frames: NDArray[np.float32]) -> float | None:
+    """The logit of an item: of its frames' the mean of the two highest; None when it has none."""
+    return float(np.sort(frames)[-2:].mean()) if len(frames) else None
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

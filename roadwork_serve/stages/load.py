@@ -8,8 +8,8 @@ from roadwork_serve.engines.asking import LanguageEngine
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import ROLES, EngineSpec, StageName, StageSpec
+from roadwork_serve.stages.health import STUCK
 
-STUCK = 3  # times a stage's timeout: an engine that answers nothing for so long hangs
 Opener = Callable[[EngineSpec, Mapping[StageName, StageSpec]], Mapping[StageName, Stage]]
 
 

@@ -15,6 +15,7 @@ from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.schema import Box, Saw, Words
 from roadwork_serve.stages.meaning import Meaning, meaning
 from roadwork_serve.stages.options import checked
+from roadwork_serve.worker import stop_if_given_up
 
 # Log-odds a surely read sign is worth. A closure or a detour may have other causes than works: a police
 # barrier, a flood. Neutral words are worth nothing by themselves: what it means that a sign speaks of something
@@ -64,6 +65,7 @@ class Signs:
         began = time.perf_counter()
         pictures = [self._pictures(item) for item in items]
         opened = time.perf_counter()
+        stop_if_given_up()
         pages = iter(self.reader.read([picture for some in pictures for _, picture in some]))
         read = [[(frame, next(pages), picture.size) for frame, picture in some] for some in pictures]
         batch_ms, compute_ms = 1000 * (opened - began), 1000 * (time.perf_counter() - opened)
@@ -81,6 +83,7 @@ class Signs:
         """The frames to read that can be decoded, by their index."""
         pictures = []
         for frame in spread(len(item.images), self.frames_read):
+            stop_if_given_up()
             try:
                 pictures.append((frame, open_rgb(item.images[frame], self.max_side)))
             except MediaError:

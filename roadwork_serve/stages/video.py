@@ -1,6 +1,5 @@
 """Stage 3B: a video model answers YES or NO from a clip's frames and their times."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 
@@ -11,7 +10,8 @@ from roadwork_serve.engines.asking import LanguageEngine, Prompt
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.stages.options import checked
 from roadwork_serve.stages.prompts import CLIP_QUESTION
-from roadwork_serve.stages.vlm import open_for_model, opinion
+from roadwork_serve.stages.vlm import DECODING_THREADS, open_for_model, opinion
+from roadwork_serve.worker import Worker
 
 MAX_SIDE, MINIATURE_SIDE = 768, 320
 
@@ -32,6 +32,7 @@ class Video:
         self.engine = engine
         self.frames = options.get("frames")
         self.max_side = options.get("max_side", MINIATURE_SIDE if model.miniature else MAX_SIDE)
+        self._decoding = Worker(name, threads=DECODING_THREADS)
 
     async def warm(self) -> None:
         """See `Stage`."""
@@ -42,7 +43,7 @@ class Video:
     async def judge(self, items: Sequence[Item]) -> list[Opinion]:
         """See `Stage`. Abstains on a clip of which no frame can be decoded."""
         began = time.perf_counter()
-        prompts = await asyncio.to_thread(lambda: [self._prompt(item) for item in items])
+        prompts = await self._decoding.run(lambda: [self._prompt(item) for item in items])
         opened_ms = 1000 * (time.perf_counter() - began)
         asked = [prompt for prompt in prompts if prompt is not None]
         answers = iter(await self.engine.ask(asked) if asked else ())
@@ -63,6 +64,7 @@ class Video:
 
     async def aclose(self) -> None:
         """See `Stage`."""
+        await self._decoding.aclose()
         await self.engine.aclose()
 
     def _prompt(self, item: Item) -> Prompt | None:

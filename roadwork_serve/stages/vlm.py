@@ -1,6 +1,5 @@
 """Stages 2B and 3A: a vision language model answers YES or NO, at once or after a thought."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 
@@ -14,10 +13,12 @@ from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.schema import Saw
 from roadwork_serve.stages.options import checked
 from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
+from roadwork_serve.worker import Worker, stop_if_given_up
 
 MAX_SIDE, MINIATURE_SIDE = 1024, 448
 MAX_ASPECT = 100  # of a picture's sides; Qwen3-VL's processor raises from 200 on
 THOUGHT_TOKENS = 256
+DECODING_THREADS = 4
 
 
 class Vlm:
@@ -37,6 +38,7 @@ class Vlm:
         self.thinking = options.get("thinking", False)
         self.thought_tokens = options.get("thought_tokens", THOUGHT_TOKENS) if self.thinking else 0
         self.max_side = options.get("max_side", MINIATURE_SIDE if model.miniature else MAX_SIDE)
+        self._decoding = Worker(name, threads=DECODING_THREADS)
 
     async def warm(self) -> None:
         """See `Stage`."""
@@ -45,7 +47,7 @@ class Vlm:
     async def judge(self, items: Sequence[Item]) -> list[Opinion]:
         """See `Stage`. Abstains on what cannot be decoded."""
         began = time.perf_counter()
-        opened = await asyncio.to_thread(lambda: [_open(item, self.max_side) for item in items])
+        opened = await self._decoding.run(lambda: [_open(item, self.max_side) for item in items])
         opened_ms = 1000 * (time.perf_counter() - began)
         answers = iter(await self._ask([image for image in opened if image is not None]))
         nothing = Opinion(None, self.model.model, self.model.miniature, batch_ms=opened_ms)
@@ -65,6 +67,7 @@ class Vlm:
 
     async def aclose(self) -> None:
         """See `Stage`."""
+        await self._decoding.aclose()
         await self.engine.aclose()
 
     async def _ask(self, images: Sequence[Image.Image]) -> list[Answer]:
@@ -88,6 +91,7 @@ def _open(item: Item, max_side: int) -> Image.Image | None:
 
 def open_for_model(data: bytes, max_side: int) -> Image.Image | None:
     """A picture that a vision language model can look at, else None: too long and thin, or not to be decoded."""
+    stop_if_given_up()
     try:
         image = open_rgb(data, max_side)
     except MediaError:

@@ -68,7 +68,7 @@ REMOVE = object()
         (["version"], 1.0, r"version: 1\.0 is not a name; write a text in quotes"),
         (["version"], "  ", r"version: '  ' is not a name"),
         (["clip"], REMOVE, r"policy: clip is missing"),
-        (["colour"], "red", r"policy: unknown entry 'colour'; known are clip, decide_at, photo, prior, version"),
+        (["colour"], "red", r"policy: unknown entry 'colour'; known are clip, decide_at, gears, photo, prior, version"),
         ([True], 1, r"policy: unknown entry True"),
         (["prior"], 0, r"prior: 0 leaves nothing to ask"),
         (["prior"], 1, r"prior: 1 leaves nothing to ask"),

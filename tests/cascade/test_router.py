@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from roadwork_serve.cascade.evidence import Calibrator, logit, sigmoid
 from roadwork_serve.cascade.opinion import Opinion
-from roadwork_serve.cascade.policy import Policy, Step
+from roadwork_serve.cascade.policy import Gear, Policy, Step
 from roadwork_serve.cascade.router import Router
+from roadwork_serve.cascade.rules import Rules
 from roadwork_serve.errors import DeadlineExceeded, NoOpinion, Overloaded, RoadworkError, StageFailed
 from roadwork_serve.schema import Saw, Verdict
 from tests.cascade import clock
@@ -32,7 +33,7 @@ def router(policy: Policy = POLICY, **stages: Opinion | Exception | object) -> R
     def client(said):
         return InstantClient(lambda _: said) if isinstance(said, Opinion | Exception) else said
 
-    return Router({name: batcher(client(said), name=name) for name, said in stages.items()}, policy, "mini")
+    return Router({name: batcher(client(said), name=name) for name, said in stages.items()}, Rules(policy), "mini")
 
 
 def way(verdict: Verdict) -> list[tuple[str, str]]:
@@ -173,7 +174,7 @@ async def test_a_full_first_stage_sheds_the_item():
     stage, tasks = await full("backbone")
     instant = batcher(InstantClient(lambda _: opinion(9.0)))
     with pytest.raises(Overloaded) as caught:
-        await Router({"backbone": stage, "video": instant}, POLICY, "mini").judge(item(kind="clip"))
+        await Router({"backbone": stage, "video": instant}, Rules(POLICY), "mini").judge(item(kind="clip"))
     assert caught.value.retry_after_s > 0
     await close(stage, tasks)
 
@@ -181,7 +182,7 @@ async def test_a_full_first_stage_sheds_the_item():
 async def test_a_full_later_stage_degrades_the_answer_instead():
     stage, tasks = await full("video")
     first = batcher(InstantClient(lambda _: opinion(1.0)))
-    verdict = await Router({"backbone": first, "video": stage}, POLICY, "mini").judge(item(kind="clip"))
+    verdict = await Router({"backbone": first, "video": stage}, Rules(POLICY), "mini").judge(item(kind="clip"))
     assert way(verdict) == [("backbone", "answered"), ("video", "failed")]
     assert (verdict.degraded, verdict.exit.reason) == (True, "failed")
     await close(stage, tasks)
@@ -191,7 +192,7 @@ async def test_a_full_later_stage_sheds_the_item_if_nobody_else_could_speak():
     stage, tasks = await full("video")
     first = batcher(InstantClient(lambda _: opinion(None)))
     with pytest.raises(Overloaded):
-        await Router({"backbone": first, "video": stage}, POLICY, "mini").judge(item(kind="clip"))
+        await Router({"backbone": first, "video": stage}, Rules(POLICY), "mini").judge(item(kind="clip"))
     await close(stage, tasks)
 
 
@@ -227,7 +228,7 @@ def test_a_stage_is_not_entered_without_the_time_it_needs():
 def test_a_deadline_before_any_answer_is_an_error(left_s):
     async def main(time: Clock) -> None:
         began = time.now
-        with pytest.raises(DeadlineExceeded, match="before any stage could speak"):
+        with pytest.raises(DeadlineExceeded, match="no stage could speak in time"):
             await router(backbone=GatedClient()).judge(item(left_s=left_s))
         assert time.now == began + left_s
         await settle()
@@ -250,7 +251,7 @@ async def test_an_item_keeps_the_policy_it_started_with():
     asked = router(backbone=(client := GatedClient()), video=opinion(1.0))
     task = asyncio.create_task(asked.judge(item(kind="clip")))
     await settle()
-    asked.policy = Policy("test-2", PHOTO, (Step("backbone", 0.5, 0.5),))
+    asked.rules = Rules(Policy("test-2", PHOTO, (Step("backbone", 0.5, 0.5),)))
     client.calls[0].answer(logit=0.5)
     old = await task
     assert (old.policy_version, old.exit.stage) == ("test-1", "video")
@@ -307,3 +308,58 @@ def test_whatever_stages_do_the_verdict_tells_it_truly(policy, stages):
         await settle()
 
     clock.run(main)
+
+
+def test_under_load_bands_narrow_and_the_verdict_says_so():
+    geared = Policy("geared", PHOTO, CLIP, gears=(Gear(500, 0.1),))
+
+    async def main(time: Clock) -> None:
+        video = batcher(client := GatedClient(), name="video", max_batch=1)
+        asked = Router({"backbone": batcher(InstantClient(lambda _: opinion(1.0))), "video": video}, Rules(geared), "m")
+        tasks = []
+        for _ in range(6):  # to learn how slow it is
+            tasks.append(asyncio.create_task(asked.judge(item(kind="clip"))))
+            await settle()
+            await asyncio.sleep(1.0)
+            client.calls[-1].answer(1.0)
+            await settle()
+        assert {task.result().gear for task in tasks} == {0}
+        held = asyncio.create_task(asked.judge(item(kind="clip")))
+        await settle()
+        verdict = await asked.judge(item(kind="clip"))
+        assert (verdict.gear, verdict.exit.stage, verdict.policy_version) == (1, "backbone", "geared")
+        assert asked.gear == 1
+        client.calls[-1].answer(1.0)
+        assert (await held).exit.stage == "video"
+
+    clock.run(main)
+
+
+def test_a_stage_too_slow_for_what_is_left_is_not_entered():
+    async def main(time: Clock) -> None:
+        video = batcher(client := GatedClient(), name="video")
+        asked = Router({"backbone": batcher(InstantClient(lambda _: opinion(1.0))), "video": video}, Rules(POLICY), "m")
+        for _ in range(6):
+            task = asyncio.create_task(asked.judge(item(kind="clip")))
+            await settle()
+            await asyncio.sleep(2.0)
+            client.calls[-1].answer(1.0)
+            await task
+        began = time.now
+        verdict = await asked.judge(item(kind="clip", left_s=1.0))
+        assert (time.now, len(client.calls)) == (began, 6)
+        assert (verdict.exit.stage, verdict.exit.reason, verdict.degraded) == ("backbone", "deadline", False)
+        assert verdict.stages[1].detail and "video takes up to 2000 ms" in verdict.stages[1].detail
+        asked.admit(began + 1.0)  # stage 1 could look
+        with pytest.raises(DeadlineExceeded):
+            asked.admit(began - 1.0)
+
+    clock.run(main)
+
+
+async def test_before_work_is_done_on_a_file_a_full_first_stage_refuses_it():
+    stage, tasks = await full("backbone")
+    with pytest.raises(Overloaded):
+        Router({"backbone": stage}, Rules(POLICY), "mini").admit(item().deadline_s)
+    Router({}, Rules(POLICY), "mini").admit(item().deadline_s)  # others may speak
+    await close(stage, tasks)

@@ -57,7 +57,7 @@ class FakeService:
         if self.taken > self.room:
             raise Overloaded("too much in work")
 
-    async def judge(self, data: bytes, deadline_s: float, request_id: str) -> Verdict:
+    async def judge(self, data: bytes, deadline_s: float, request_id: str, key: str | None = None) -> Verdict:
         self.left_s = deadline_s - asyncio.get_running_loop().time()
         self.seen.append(data)
         if self.error:
@@ -206,6 +206,11 @@ async def test_a_timeout_header_that_makes_no_sense_is_a_bad_request(client: htt
         b'{"image": "YQ==", "picture": 1}',
         b'{"image": 1}',
         b'{"image": "\xff\xfe"}',
+        rb'{"image": "\ud800"}',
+        b'{"image": ' + b"[" * 50_000,
+        b'{"image": ' + b"[" * 60 + b"]" * 60 + b"}",
+        b"{" + b",".join(b'"a%d": 1' % at for at in range(9_000)) + b"}",
+        b'{"image": "YQ==", "deadline_ms": ' + b"9" * 50_000 + b"}",
     ],
 )
 async def test_json_that_cannot_be_used_is_a_bad_request(client: httpx.AsyncClient, service: FakeService, body: bytes):
@@ -229,6 +234,32 @@ FORM = "multipart/form-data; boundary=x"
 )
 async def test_a_form_that_cannot_be_read_is_a_bad_request(client: httpx.AsyncClient, kind: str, body: bytes):
     problem(await post(client, body, kind), 400, "bad-request")
+
+
+@pytest.mark.parametrize("charset", ["idna", "unicode_escape", "undefined", "punycode", "utf-16", "zip", "x" * 500])
+async def test_a_form_names_its_files_in_utf8(client: httpx.AsyncClient, service: FakeService, charset: str):
+    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="\\ud800.jpg"\r\n\r\nphoto\r\n--x--\r\n'
+    for path in ("/v1/classify", "/v1/classify/batch"):
+        headers = {"content-type": f"{FORM}; charset={charset}"}
+        told = problem(await client.post(path, content=body, headers=headers), 400, "bad-request")
+        assert "UTF-8" in told.detail and len(told.detail) < 200
+    assert service.seen == []
+    for charset in ("utf-8", '"UTF-8"', "us-ascii"):
+        assert (await post(client, body, f"{FORM}; charset={charset}")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [b"A: b\r\n" * 100, b"A: " + b"b" * 50_000 + b"\r\n", b"Content-Disposition: form-data; x\r\n"]
+)
+async def test_a_part_with_absurd_headers_is_a_bad_request(client: httpx.AsyncClient, headers: bytes):
+    body = b"--x\r\n" + headers + b"\r\nphoto\r\n--x--\r\n"
+    problem(await post(client, body, FORM), 400, "bad-request")
+
+
+@pytest.mark.parametrize("name", ["a" * 3_000, "../../etc/passwd", "<script>", "a\u202egpj.exe"])
+async def test_a_file_name_is_told_and_no_more(client: httpx.AsyncClient, service: FakeService, name: str):
+    response = await client.post("/v1/classify/batch", files=[("file", (name, b"photo"))])
+    assert [entry["filename"] for entry in response.json()["results"]] == [name[:255]]
 
 
 async def test_a_form_of_one_takes_no_two_files_and_no_unknown_field(client: httpx.AsyncClient):
@@ -304,8 +335,10 @@ async def test_a_body_is_refused_while_it_is_read(app: FastAPI, path: str, kind:
 
 async def test_a_body_that_declares_too_much_is_not_read(client: httpx.AsyncClient):
     body = Endless()
-    headers = {"content-type": "image/jpeg", "content-length": str(10**12)}
-    problem(await client.post("/v1/classify", content=body, headers=headers), 413, "media-too-large")
+    for size in ("1" + "0" * 12, "9" * 5_000):
+        headers = {"content-type": "image/jpeg", "content-length": size}
+        problem(await client.post("/v1/classify", content=body, headers=headers), 413, "media-too-large")
+    assert body.taken == 0
 
 
 @pytest.mark.parametrize(
@@ -340,9 +373,17 @@ async def test_what_nobody_foresaw_tells_nothing_of_the_inside(client: httpx.Asy
 
 async def test_unknown_paths_and_methods_are_problems(client: httpx.AsyncClient):
     problem(await client.get("/nowhere"), 404, "not-found")
-    response = await client.get("/v1/classify")
+    for method in ("GET", "HEAD", "OPTIONS", "TRACE", "PATCH", "BREW"):
+        response = await client.request(method, "/v1/classify")
+        assert response.status_code == 405 and response.headers["allow"] == "POST"
     problem(response, 405, "method-not-allowed")
-    assert response.headers["allow"] == "POST"
+    assert "GET" in (await client.post("/docs")).headers["allow"]
+
+
+async def test_a_path_that_almost_fits_is_not_sent_elsewhere(client: httpx.AsyncClient):
+    response = await client.post("/v1/classify/", content=b"photo", headers={"host": "elsewhere.example"})
+    problem(response, 404, "not-found")
+    assert "location" not in response.headers
 
 
 async def test_nothing_is_read_before_the_stages_are_warm(client: httpx.AsyncClient, service: FakeService):
@@ -413,10 +454,12 @@ async def test_a_batch_of_too_many_files_is_refused_whole(client: httpx.AsyncCli
 async def test_openapi_tells_of_every_status_and_body(client: httpx.AsyncClient):
     spec = (await client.get("/openapi.json")).json()
     classify = spec["paths"]["/v1/classify"]["post"]
-    assert set(classify["responses"]) == {"200", "400", "413", "415", "422", "503", "504"}
+    assert set(classify["responses"]) == {"200", "400", "401", "403", "408", "413", "415", "422", "429", "503", "504"}
     assert set(classify["requestBody"]["content"]) >= {"image/*", "video/*", "multipart/form-data", "application/json"}
     assert {"Verdict", "Problem", "BatchResult", "Info", "Readiness"} <= set(spec["components"]["schemas"])
     assert "curl" in spec["info"]["description"]
+    tried = await client.post("/v1/classify", json=classify["requestBody"]["content"]["application/json"]["example"])
+    assert tried.status_code == 200
     example = classify["responses"]["200"]["content"]["application/json"]["example"]
     assert Verdict.model_validate(example).exit.stage == "signs"
     batch = spec["paths"]["/v1/classify/batch"]["post"]["responses"]["200"]["content"]["application/json"]["example"]

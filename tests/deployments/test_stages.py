@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
@@ -17,6 +18,9 @@ from roadwork_serve.cascade.threaded import Threaded
 from roadwork_serve.errors import ModelError, StageFailed
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageSpec
+from roadwork_serve.stages.health import PROVE_S
+from roadwork_serve.worker import stop_if_given_up
+from tests.held import Held
 
 ENGINE = EngineSpec(runs="transformers", model="fake", threads=3)
 SPEC = StageSpec(engine="fake", timeout_s=1)
@@ -29,6 +33,7 @@ class FakeStage:
     def __init__(self) -> None:
         self.warmed = 0
         self.error: Exception | None = None
+        self.logit = 1.0
         self.items: Sequence[Item] = ()
         self.go = threading.Event()
         self.go.set()
@@ -42,7 +47,7 @@ class FakeStage:
         self.go.wait(5)
         if self.error:
             raise self.error
-        return [Opinion(1.0, "fake") for _ in items]
+        return [Opinion(self.logit, "fake") for _ in items]
 
 
 @pytest.fixture
@@ -57,6 +62,8 @@ async def replica(stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     replica = StageReplica.__new__(StageReplica)  # as Serve does it, to await the constructor
     await replica.__init__({"e": ENGINE}, {"e": {"vlm": SPEC}}, lambda engine, users: {"vlm": Threaded(stage)})
     yield replica
+    stage.go.set()
+    await replica.aclose()
     logging.getLogger("ray.serve").filters.clear()
 
 
@@ -92,8 +99,7 @@ async def test_a_stuck_model_fails_its_health_check(
     stage.go.clear()
     call = asyncio.create_task(replica.judge("vlm", [item()], [1.0]))
     await asyncio.sleep(0)
-    now = time.monotonic()
-    monkeypatch.setattr("deployments.stages.time.monotonic", lambda: now + 4)
+    monkeypatch.setattr(replica._health, "_clock", lambda: time.monotonic() + 4)
     with pytest.raises(RuntimeError, match="has not ended for 4 s"):
         await replica.check_health()
     stage.go.set()
@@ -109,6 +115,55 @@ async def test_what_the_model_raises_travels_as_text(replica: StageReplica, stag
     stage.error = ModelError("the head does not fit; train one")
     with pytest.raises(StageFailed, match="the head does not fit; train one"):
         await replica.judge("vlm", [item()], [1.0])
+
+
+async def test_an_answer_that_is_no_number_is_a_failure(replica: StageReplica, stage: FakeStage):
+    stage.logit = math.nan
+    with pytest.raises(StageFailed, match="fake answers nan: set dtype: bfloat16"):
+        await replica.judge("vlm", [item()], [1.0])
+
+
+async def test_a_quiet_replica_whose_model_no_longer_judges_fails_its_health_check(
+    replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
+):
+    await replica.check_health()
+    assert stage.items == ()
+    stage.error = RuntimeError("CUDA error")
+    monkeypatch.setattr(replica._health, "_clock", lambda: time.monotonic() + PROVE_S + 1)
+    await replica.check_health()
+    with pytest.raises(RuntimeError, match="vlm cannot judge a made-up item: RuntimeError: CUDA error"):
+        while True:
+            await asyncio.sleep(0)
+            await replica.check_health()
+
+
+async def test_work_that_was_cancelled_stops(replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch):
+    held = Held(at=2)
+
+    def judge(items: Sequence[Item]) -> list[Opinion]:
+        for _ in items:
+            stop_if_given_up()
+            held()
+        return []
+
+    monkeypatch.setattr(stage, "judge", judge)
+    await held.cancelled_there(replica.judge("vlm", [item()] * 20, [1.0] * 20))
+    assert held.steps == 2
+
+
+async def test_it_lets_go_of_its_model_when_serve_stops_it(replica: StageReplica, stage: FakeStage):
+    stage.go.clear()
+    call = asyncio.create_task(replica.judge("vlm", [item()], [1.0]))
+    while not stage.items:
+        await asyncio.sleep(0)
+    stop = asyncio.create_task(replica.__del__())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not stop.done()  # what has begun is finished
+    stage.go.set()
+    assert len(await call) == 1
+    await stop
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("vlm")]
 
 
 def test_probes_stay_out_of_the_access_log(replica: StageReplica, caplog: pytest.LogCaptureFixture):
@@ -139,6 +194,7 @@ def test_each_stage_is_a_deployment_with_the_resources_of_its_spec():
     assert (vlm.num_replicas, vlm.ray_actor_options["num_gpus"]) == (3, 0.5)
     assert vlm.ray_actor_options["memory"] == 100 * 2**20
     assert vlm.max_ongoing_requests > 2 * 2
+    assert vlm.max_ongoing_requests > vlm.max_queued_requests > 2 * 3
 
 
 def test_every_stage_of_a_profile_has_a_deployment():

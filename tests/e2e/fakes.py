@@ -1,5 +1,6 @@
 """Stages without models for the cluster tests, and the builder that deploys them."""
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -61,8 +62,45 @@ def wait_for(file: Path) -> None:
         time.sleep(0.01)
 
 
+class Waiting:
+    """A stage whose engine holds what it is asked until nobody waits for it any more, as one on vLLM would.
+
+    options: held, a file that has as many bytes as items are held.
+    """
+
+    sees: Sees = "images"
+
+    def __init__(self, name: str, spec: StageSpec) -> None:
+        self.name = name
+        self._file = Path(spec.options["held"])
+        self._held = 0
+
+    async def warm(self) -> None: ...
+
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        if not any(item.request_id.startswith("held") for item in items):
+            return [Opinion(1.0, "waiting") for _ in items]
+        self._count(len(items))
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            self._count(-len(items))
+        return []
+
+    def _count(self, change: int) -> None:
+        self._held += change
+        self._file.write_bytes(b"x" * self._held)
+
+    async def check(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
 def open_fakes(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
-    return {name: Threaded(FakeStage(name, spec, engine)) for name, spec in users.items()}
+    return {
+        name: Waiting(name, spec) if "held" in spec.options else Threaded(FakeStage(name, spec, engine))
+        for name, spec in users.items()
+    }
 
 
 def build(args: Args) -> Application:

@@ -16,8 +16,10 @@ from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
 from roadwork_serve.engines.thumbs import passes, references, sizes
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.worker import Worker
 from tests import untrained
 from tests.engines.tiny import tiny_dino
+from tests.held import Held
 
 THUMBS = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
 TOLD = r"`roadwork minis train backbone`.* engines\.NAME\.features\.head of the profile"
@@ -150,6 +152,54 @@ def test_it_is_compiled_on_a_gpu_and_not_on_a_cpu_unless_asked(tmp_path: Path, t
     assert FeatureEngine(folder, side=32, compile=True).compiled
 
 
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """A head on trial that looks at other features than `tiny_dino`'s own."""
+    folder = tmp_path / "second"
+    folder.mkdir()
+    torch.manual_seed(1)
+    Head(HeadSettings(width=24, recipe="cls+mean", hidden=8, outputs=("words", "roadwork"))).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_second_head_says_what_it_would_as_the_first_in_the_same_pass(
+    tmp_path: Path, second: Path, compile: bool, traced: None
+) -> None:
+    model, thumbs = tiny_dino(tmp_path), references(32, 6)
+    alone = FeatureEngine(model, side=32, head_folder=second).logits(thumbs)["roadwork"]
+    plain = FeatureEngine(model, side=32).logits(thumbs)
+    engine = FeatureEngine(model, side=32, max_thumbs=4, second_head_folder=second, compile=compile)
+    engine.warm()
+    seen: list[int] = []
+    if not compile:  # a hook would break the graph
+        engine.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    told = engine.logits(thumbs)
+    assert set(told) == {"roadwork", "words", "second"}
+    assert told["second"] == pytest.approx(alone, abs=1e-5)
+    assert {name: told[name].tolist() for name in plain} == {
+        name: pytest.approx(logits.tolist(), abs=1e-5) for name, logits in plain.items()
+    }
+    assert seen == ([] if compile else [4, 2])
+
+
+def test_a_second_head_is_tried_before_there_is_a_first(tmp_path: Path, second: Path) -> None:
+    model = tiny_dino(tmp_path)
+    wanted = FeatureEngine(model, side=32, head_folder=second).logits(references(32, 2))["roadwork"]
+    (tmp_path / "head.json").unlink()
+    engine = FeatureEngine(model, side=32, second_head_folder=second)
+    assert engine.has_head
+    assert {name: told.tolist() for name, told in engine.logits(references(32, 2)).items()} == {
+        "second": pytest.approx(wanted.tolist(), abs=1e-6)
+    }
+
+
+def test_a_head_that_says_nothing_of_road_work_is_refused(tmp_path: Path, second: Path) -> None:
+    Head(HeadSettings(width=24, outputs=("words",))).save(second)
+    with pytest.raises(ModelError, match=rf"head in {second} says nothing of roadwork: name one that does"):
+        FeatureEngine(tiny_dino(tmp_path), side=32, second_head_folder=second)
+
+
 def test_large_batches_go_in_passes(tmp_path: Path) -> None:
     engine = FeatureEngine(tiny_dino(tmp_path), side=32, max_thumbs=4)
     seen: list[int] = []
@@ -163,10 +213,18 @@ def test_large_batches_go_in_passes(tmp_path: Path) -> None:
     assert together == pytest.approx(alone, abs=1e-5)
 
 
+async def test_thumbs_that_nobody_waits_for_end_with_their_pass(tmp_path: Path) -> None:
+    engine, worker, held = FeatureEngine(tiny_dino(tmp_path), side=32, max_thumbs=2), Worker("test"), Held(at=2)
+    engine.model.register_forward_pre_hook(held)
+    await held.cancelled_there(worker.run(engine.logits, references(32, 20)))
+    assert held.steps == 2
+    await worker.aclose()
+
+
 def test_passes_cover_every_thumb_once() -> None:
     for count in range(1, 40):
         for most in range(1, 20):
-            cuts = passes(count, most)
+            cuts = list(passes(count, most))
             assert [at for cut in cuts for at in range(count)[cut]] == list(range(count))
             assert max(cut.stop - cut.start for cut in cuts) <= most
     assert sizes(1) == (1,)

@@ -6,7 +6,9 @@ from roadwork_serve.engines.florence import Florence2, _Sureness
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.stages.signs import Signs
+from roadwork_serve.worker import Worker
 from tests import untrained
+from tests.held import Held
 from tests.stages.items import clip, photo
 
 SIGN = (
@@ -54,6 +56,15 @@ def test_it_is_sure_as_far_as_its_tokens_were_likely(engine: Florence2) -> None:
     assert sureness.of(written.sequences, engine.model.generation_config.pad_token_id) == [
         pytest.approx(wanted, rel=1e-4)
     ]
+
+
+async def test_reading_that_nobody_waits_for_ends_before_its_next_token() -> None:
+    engine, worker, held = Florence2(str(untrained.florence())), Worker("test"), Held(at=3)
+    engine.model.model.language_model.decoder.register_forward_pre_hook(held)
+    engine.model.generation_config.min_new_tokens = 20  # untrained, it ends at once
+    await held.cancelled_there(worker.run(engine.read, [Image.new("RGB", (64, 64))]))
+    assert held.steps == 3
+    await worker.aclose()
 
 
 def test_the_signs_stage_reads_with_it() -> None:

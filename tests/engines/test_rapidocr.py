@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from roadwork_serve.engines.denormals import flushed
 from roadwork_serve.engines.rapidocr import RapidOcr
 from roadwork_serve.errors import ModelError
+from roadwork_serve.worker import Worker
+from tests.held import Held
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,14 @@ def test_red_and_blue_are_not_mistaken_for_one_another(engine: RapidOcr) -> None
     finally:
         engine._ocr = ocr
     assert seen[0][0, 0].tolist() == [30, 10, 200]
+
+
+async def test_pictures_that_nobody_waits_for_are_not_read(engine: RapidOcr, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, held, ocr = Worker("test"), Held(at=2), engine._ocr
+    monkeypatch.setattr(engine, "_ocr", lambda bgr: held() or ocr(bgr))
+    await held.cancelled_there(worker.run(engine.read, [Image.new("RGB", (64, 64))] * 5))
+    assert held.steps == 2
+    await worker.aclose()
 
 
 def test_logs_nothing(engine: RapidOcr, capfd: pytest.CaptureFixture[str]) -> None:

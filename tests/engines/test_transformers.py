@@ -7,6 +7,7 @@ from PIL import Image
 from roadwork_serve.engines.transformers import Prompt, VisionLanguageEngine
 from roadwork_serve.errors import ModelError
 from tests import untrained
+from tests.held import Held
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,32 @@ def test_answer_after_a_thought_is_that_of_the_whole_text(engine: VisionLanguage
         "mm_token_type_ids": torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, extra)),
     }
     assert engine.answer(again)[0].logit == pytest.approx(answer.logit, abs=1e-3)
+
+
+async def test_a_thought_that_nobody_waits_for_ends_before_its_next_token(engine: VisionLanguageEngine) -> None:
+    held = Held(at=3)
+    hook = engine.model.register_forward_pre_hook(held)
+    try:
+        await held.cancelled_there(engine.ask([picture("orange")], thought_tokens=400))
+    finally:
+        hook.remove()
+    assert held.steps == 3
+    (answer,) = await engine.ask([picture("orange")], thought_tokens=2)
+    assert math.isfinite(answer.logit)
+
+
+async def test_prompts_that_nobody_waits_for_are_not_put_to_the_model(
+    engine: VisionLanguageEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, passes = Held(), Held(at=0)
+    encode = engine.encode
+    monkeypatch.setattr(engine, "encode", lambda *a, **k: held() or encode(*a, **k))
+    hook = engine.model.register_forward_pre_hook(passes)
+    try:
+        await held.cancelled_there(engine.ask([picture("orange")]))
+    finally:
+        hook.remove()
+    assert passes.steps == 0
 
 
 def test_max_pixels_caps_the_image() -> None:

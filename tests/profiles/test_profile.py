@@ -22,6 +22,7 @@ ON_CARD = {"device": "cuda", "num_gpus": 0.5, "vllm": {"kv_cache_gib": 2}}
         ("dinov3", {"quantised": "fp8"}, "quantised is vllm's, and transformers runs it"),
         ("dinov3", {"replicas": 3, "max_replicas": 2}, "max_replicas is below replicas; raise it"),
         ("dinov3", {"server": {"url": "http://127.0.0.1:1/v1"}}, "server is set and transformers runs it"),
+        ("ocr", {"features": {"second_head": "a"}}, "features.second_head: rapidocr runs no head but its own"),
         ("ocr", {"device": "cuda", "num_gpus": 0.1}, "device: rapidocr runs on the cpu"),
         ("molmo2", {"runs": "openai"}, "server.url is missing; say where the server listens"),
         ("molmo2", {"vllm": {"kv_cache_gib": 1}}, "vllm is set and transformers runs it; set runs: vllm"),
@@ -55,6 +56,14 @@ def test_engines_that_take_turns_share_a_process() -> None:
     assert profile.processes()[-1] == ("qwen3-vl-thinking", "molmo2")
     with pytest.raises(ConfigError, match=r"engines qwen3-vl-thinking, molmo2 take turns .* give all one num_gpus"):
         load_profile("mini", {"engines": {"qwen3-vl-thinking": turning, "molmo2": turning | {"num_gpus": 0.25}}})
+
+
+def test_optional_stages_may_be_many_but_one_is_required() -> None:
+    optional = {stage: {"required": False} for stage in ("signs", "vlm", "reasoner", "video")}
+    profile = load_profile("mini", {"stages": optional})
+    assert [name for name, spec in profile.stages.items() if spec.required] == ["backbone"]
+    with pytest.raises(ConfigError, match=r"stages\.backbone\.required: no stage is required.*set required: true"):
+        load_profile("mini", {"stages": optional | {"backbone": {"required": False}}})
 
 
 def test_remote_code_is_off() -> None:

@@ -45,6 +45,24 @@ def test_abstains_without_a_head_until_one_is_named() -> None:
     assert headed.judge([photo(1)])[0].logit is not None
 
 
+def test_a_head_on_trial_judges_the_same_and_is_kept_apart() -> None:
+    folder = str(untrained.backbone())
+    stage, plain = backbone(untrained.backbone(), second_head=folder), backbone(untrained.backbone())
+    items = [photo(1), clip(2)]
+    on_trial, without = stage.judge(items), plain.judge(items)
+    assert [o.logit for o in on_trial] == pytest.approx([o.logit for o in without], abs=1e-5)
+    assert [o.second_logit for o in on_trial] == pytest.approx([o.logit for o in without], abs=1e-5)
+    assert [o.saw for o in on_trial] == [o.saw for o in without]
+    assert [o.second_logit for o in without] == [None, None]
+
+
+def test_a_head_on_trial_says_nothing_aloud() -> None:
+    stage = backbone(untrained.backbone(head=False), second_head=str(untrained.backbone()))
+    (opinion,) = stage.judge([clip(2)])
+    assert opinion.logit is None and opinion.saw.frames == []
+    assert opinion.second_logit is not None
+
+
 def test_unknown_options_are_refused() -> None:
     model = EngineSpec(runs="transformers", model=str(untrained.backbone()))
     with pytest.raises(ConfigError, match="no option 'max_pixels'"):

@@ -5,11 +5,14 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from roadwork_serve.cascade.opinion import BlockingStage, Item
+from roadwork_serve.cascade.threaded import Threaded
 from roadwork_serve.engines.reading import Line
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.scenes.wear import to_jpeg
+from roadwork_serve.stages import signs
 from roadwork_serve.stages.signs import Signs, phrases, spread, weigh
+from tests.held import Held
 
 WIDTH, HEIGHT = 200, 100
 
@@ -58,6 +61,15 @@ def test_works_are_strong_evidence_for_as_sure_as_they_were_read() -> None:
     assert logit(line("ROAD WORK AHEAD")) == pytest.approx(4.0)
     assert logit(line("ROAD WORK AHEAD", sure=0.75)) == pytest.approx(3.0)
     assert logit(line("DETOUR")) == pytest.approx(3.0)
+
+
+async def test_pictures_that_nobody_waits_for_are_neither_decoded_nor_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, decode, reader = Held(at=2), signs.open_rgb, FakeReader([])
+    monkeypatch.setattr(signs, "open_rgb", lambda *a: held() or decode(*a))
+    stage = Threaded(Signs(spec(), ocr(), reader))
+    await held.cancelled_there(stage.judge([item(page(0))] * 5))
+    assert held.steps == 2 and reader.read_pages == []
+    await stage.aclose()
 
 
 def test_an_end_sign_is_strong_evidence_against() -> None:

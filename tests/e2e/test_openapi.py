@@ -1,0 +1,108 @@
+"""What the server's OpenAPI says, held against what it does: requests that fit the schema and ones that do not."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from deployments.guard import Guard
+from deployments.http import http_app
+from roadwork_serve.keys import Keyring, Keys, new_key
+from tests.deployments.test_http import FakeService
+from tests.e2e.conftest import ROOT, Cluster, eventually
+
+EXAMPLES = 25  # an operation
+NO_OTHER_KEYS = ("--generation-with-security-parameters=false",)
+CHECKS = """
+hooks = "tests.e2e.schemathesis_hooks"
+
+[checks]
+# 503 and 504 are answers, where OpenAPI has them: a stage may be busy, and a deadline of a millisecond cannot be kept.
+not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 503, 504]
+# A schema can ask for bytes and for a key, but not for a picture and a known key.
+positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 408, 413, 415, 422, 503, 504]
+negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 408, 413, 415, 422, 503, 504]
+"""
+
+
+@pytest.fixture
+def checks(tmp_path: Path) -> Path:
+    file = tmp_path / "schemathesis.toml"
+    file.write_text(CHECKS)
+    return file
+
+
+def hold_to_its_word(url: str, checks: Path, *options: str) -> str:
+    """What schemathesis prints. Fails with that when the server breaks its word."""
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")),
+        f"--config-file={checks}",
+        "run",
+        f"{url}/openapi.json",
+        "--checks=all",
+        "--phases=examples,coverage,fuzzing",
+        f"--max-examples={EXAMPLES}",
+        "--generation-deterministic",
+        "--continue-on-failure",
+        "--request-timeout=20",
+        "--no-color",
+        *options,
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=checks.parent, env=environment)
+    assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
+    return done.stdout
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """The address of an application that runs in a thread of this process."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", ws="none"))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            eventually(lambda: server.started, 20, "the server runs")
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+def test_the_server_does_what_its_openapi_says(cluster: Cluster, checks: Path):
+    told = hold_to_its_word(cluster.url, checks)
+    paths = httpx.get(f"{cluster.url}/openapi.json").json()["paths"]
+    operations = sum(len(methods) for methods in paths.values())
+    assert operations >= 5 and f"Tested: {operations}" in told
+    began = time.monotonic()
+    assert httpx.get(f"{cluster.url}/readyz").status_code == 200
+    assert time.monotonic() - began < 2
+
+
+def test_a_server_with_keys_does_too(checks: Path):
+    secret, key = new_key("tester", "client")
+    with serving(http_app(FakeService(), Guard(Keys(Keyring((key,)))))) as url:
+        told = hold_to_its_word(url, checks, f"--header=X-API-Key: {secret}", *NO_OTHER_KEYS)
+        assert "returned only 401/403" not in told
+        assert secret not in told
+
+
+def test_a_server_that_breaks_its_word_is_found_out(checks: Path):
+    app = http_app(FakeService(), Guard(None))
+
+    @app.get("/broken")
+    async def broken() -> dict[str, int]:
+        raise ValueError("on purpose")
+
+    with serving(app) as url, pytest.raises(AssertionError, match="Server error"):
+        hold_to_its_word(url, checks, "--include-path=/broken")

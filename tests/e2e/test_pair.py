@@ -1,0 +1,222 @@
+"""Two ingress replicas behind one proxy: policies swapped under load, experiments, and what hang-ups leave behind."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from ray import serve
+
+from deployments.app import build_app
+from roadwork_serve.keys import new_key
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.schema import PolicyChange, PolicyState, ReplicaLoad, Stats, Verdict
+from tests.e2e.conftest import POLICY, STAGES, Cluster, eventually
+from tests.e2e.fakes import open_fakes
+from tests.e2e.test_cluster import GREY, WHITE
+
+HELD = 200
+
+
+@dataclass(frozen=True)
+class Pair:
+    """key: an admin's. held: a file with a byte for every item that the fast VLM's engine holds."""
+
+    url: str
+    key: str
+    held: Path
+
+    def client(self, **settings: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, headers={"X-API-Key": self.key}, timeout=60, **settings)
+
+
+@pytest.fixture(scope="module")
+def pair(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    folder = tmp_path_factory.mktemp("pair")
+    secret, key = new_key("ann", "admin")
+    (folder / "keys.yaml").write_text(key.entry())
+    held = folder / "held"
+    held.touch()
+    engines: dict[str, Any] = {name: {"num_cpus": 0.1} for name in load_profile("mini").engines}
+    stages: dict[str, Any] = {stage: {} for stage in STAGES}
+    stages["vlm"] = {"options": {"held": str(held)}, "max_batch": 1, "slots": 64}
+    ingress = {"num_cpus": 0.1, "replicas": 2, "decode_processes": 1, "keys_file": str(folder / "keys.yaml")}
+    profile = load_profile("mini", {"ingress": ingress, "engines": engines, "stages": stages})
+    serve.run(build_app(profile, open_fakes), name="pair", route_prefix="/pair", blocking=False)
+    running = Pair(f"{cluster.url}/pair", secret, held)
+    try:
+        eventually(lambda: len(replicas(running)) == 2, 60, "both ingress replicas answer")
+        yield running
+    finally:
+        serve.delete("pair")
+
+
+def replicas(pair: Pair) -> list[ReplicaLoad]:
+    """What each ingress replica says of its load."""
+    reply = httpx.get(f"{pair.url}/v1/stats", headers={"X-API-Key": pair.key}, timeout=10)
+    return Stats.model_validate_json(reply.content).replicas if reply.is_success else []
+
+
+def policy(version: str) -> dict[str, Any]:
+    return POLICY | {"version": version}
+
+
+async def put(client: httpx.AsyncClient, body: object) -> PolicyChange:
+    reply = await client.put("/v1/policy", json=body)
+    assert reply.status_code == 200, reply.text
+    return PolicyChange.model_validate_json(reply.content)
+
+
+@asynccontextmanager
+async def load(client: httpx.AsyncClient, askers: int = 6) -> AsyncIterator[list[tuple[float, float, Verdict]]]:
+    """Verdicts as they come, with when each was asked for and answered."""
+    seen: list[tuple[float, float, Verdict]] = []
+    stop = False
+
+    async def ask() -> None:
+        while not stop:
+            began = time.monotonic()
+            reply = await client.post("/v1/classify", content=WHITE, headers={"content-type": "image/jpeg"})
+            assert reply.status_code == 200, reply.text
+            seen.append((began, time.monotonic(), Verdict.model_validate_json(reply.content)))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(askers):
+            group.create_task(ask())
+        try:
+            yield seen
+        finally:
+            stop = True
+
+
+async def grown(seen: list[Any], more: int) -> None:
+    """Wait until so many verdicts more have come."""
+    target = len(seen) + more
+    async with asyncio.timeout(30):
+        while len(seen) < target:  # noqa: ASYNC110 - what grows it is the load itself
+            await asyncio.sleep(0.01)
+
+
+async def test_every_verdict_carries_the_version_that_was_in_force_when_it_was_asked_for(pair: Pair):
+    """Swapped ten times under load: what is asked for between two swaps has the first one's version and no other."""
+    swaps: list[tuple[float, float, str]] = []
+    async with pair.client() as client, load(client) as seen:
+        await grown(seen, 10)
+        for number in range(10):
+            began = time.monotonic()
+            change = await put(client, policy(f"swap-{number}"))
+            swaps.append((began, time.monotonic(), f"swap-{number}"))
+            assert (change.version, change.replicas) == (f"swap-{number}", 2)
+            await grown(seen, 12)
+    in_time = 0
+    for asked, answered, verdict in seen:
+        before = [version for _, done, version in swaps if done <= asked]
+        during = [version for began, done, version in swaps if began <= answered and done > asked]
+        assert verdict.policy_version in [*before[-1:], *during] or not before
+        in_time += bool(before) and not during and verdict.policy_version == before[-1]
+    assert in_time > 50
+    assert {"swap-0", "swap-9"} <= {verdict.policy_version for *_, verdict in seen}
+
+
+async def test_a_rollback_restores_the_policy_before_on_both_replicas(pair: Pair):
+    async with pair.client() as client:
+        await put(client, policy("one"))
+        await put(client, policy("two"))
+        reply = await client.post("/v1/policy/rollback")
+        change = PolicyChange.model_validate_json(reply.content)
+        assert (change.version, change.replicas) == ("one", 2)
+        assert {load.policy_version for load in replicas(pair)} == {"one"}
+        state = PolicyState.model_validate_json((await client.get("/v1/policy")).content)
+        assert [edition.version for edition in state.history][-3:] == ["one", "two", "one"]
+        assert state.history[-1].origin == "rollback"
+        assert state.history[-1].restores == state.history[-3].number
+        assert state.history[-1].by == "ann"
+
+
+async def test_a_bad_policy_is_refused_and_the_old_one_stays(pair: Pair):
+    async with pair.client() as client:
+        change = await put(client, policy("good"))
+        for bad, status in (
+            ({"version": "bad"}, 422),
+            (policy("bad") | {"photo": []}, 422),
+            (policy("good") | {"prior": 0.3}, 409),
+        ):
+            assert (await client.put("/v1/policy", json=bad)).status_code == status
+        stats = replicas(pair)
+        assert {(each.policy_version, each.policy_number) for each in stats} == {("good", change.number)}
+        assert (await client.put("/v1/policy", json=policy("x"), headers={"X-API-Key": "rw_no"})).status_code == 401
+
+
+async def test_an_ab_test_keeps_a_key_on_its_side_whichever_replica_answers(pair: Pair):
+    async with pair.client() as client:
+        await put(client, {"policy": policy("arm-a"), "split": {"policy": policy("arm-b"), "share": 0.5}})
+        for camera in range(6):
+            headers = {"content-type": "image/jpeg", "X-Request-Key": f"camera-{camera}"}
+            replies = [await client.post("/v1/classify", content=WHITE, headers=headers) for _ in range(6)]
+            verdicts = [Verdict.model_validate_json(reply.content) for reply in replies]
+            assert len({(verdict.arm, verdict.policy_version) for verdict in verdicts}) == 1
+            assert verdicts[0].policy_version == f"arm-{verdicts[0].arm}"
+
+
+async def test_a_shadow_is_counted_and_changes_no_answer(pair: Pair):
+    steps = [{"stage": stage, "exit": [0.0, 1.0]} for stage in ("backbone", "signs")]
+    async with pair.client() as client:
+        trial = {"version": "trial-1", "photo": steps, "clip": steps[:1]}
+        await put(client, {"policy": policy("shadowed"), "shadow": {"policy": trial, "share": 1.0, "at_once": 4}})
+        for _ in range(10):
+            reply = await client.post("/v1/classify", content=WHITE, headers={"content-type": "image/jpeg"})
+            verdict = Verdict.model_validate_json(reply.content)
+            assert [report.stage for report in verdict.stages] == ["backbone"]
+
+        def judged() -> bool:
+            tallies = [load.shadow for load in replicas(pair) if load.shadow]
+            return sum(tally.judged for tally in tallies) >= 5 and all(t.agreed == t.judged for t in tallies)
+
+        await asyncio.to_thread(eventually, judged, 20, "the shadow has judged")
+
+
+def all_in(pair: Pair, of: Callable[[ReplicaLoad], int]) -> int:
+    found = replicas(pair)
+    assert len({load.replica for load in found}) == 2
+    return sum(of(load) for load in found)
+
+
+def at_work(stats: ReplicaLoad) -> int:
+    return stats.in_work + stats.reading + sum(stage.waiting + stage.in_flight for stage in stats.stages)
+
+
+def at_the_vlm(load: ReplicaLoad) -> int:
+    (stage,) = (stage for stage in load.stages if stage.stage == "vlm")
+    return stage.waiting + stage.in_flight
+
+
+async def test_two_hundred_hang_ups_leave_no_work_behind_within_a_second(pair: Pair):
+    async with pair.client() as client:
+        await put(client, policy("hang-ups"))
+
+    async def hold(client: httpx.AsyncClient, number: int) -> None:
+        headers = {"content-type": "image/jpeg", "X-Request-Id": f"held-{number}"}
+        await client.post("/v1/classify?deadline_ms=60000", content=GREY, headers=headers)
+
+    client = pair.client(limits=httpx.Limits(max_connections=HELD))
+    asking = [asyncio.create_task(hold(client, number)) for number in range(HELD)]
+    try:
+        await asyncio.to_thread(
+            eventually, lambda: all_in(pair, at_the_vlm) == HELD, 60, "all have got to the fast VLM"
+        )
+        assert pair.held.stat().st_size > 64, "each of the two ingress replicas has 64 slots"
+    finally:
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        await client.aclose()
+    began = time.monotonic()
+    await asyncio.to_thread(
+        eventually, lambda: pair.held.stat().st_size == 0 and all_in(pair, at_work) == 0, 5, "no work is left"
+    )
+    assert time.monotonic() - began < 1.5  # of which looking takes up to half a second

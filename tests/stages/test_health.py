@@ -1,0 +1,229 @@
+"""Whether the stages of a process still judge."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from roadwork_serve.cascade.opinion import Item, Opinion, Stage
+from roadwork_serve.cascade.turns import TakingTurns, Turns
+from roadwork_serve.errors import ModelError
+from roadwork_serve.profiles.profile import STAGES, StageName
+from roadwork_serve.stages.health import PROVE_S, STUCK, Health, made_up
+from tests import untrained
+from tests.stages.items import opened
+
+TIMEOUT_S = 8.0
+
+
+@dataclass
+class Judge:
+    """A stage that says what it is told to, when it is let."""
+
+    name: StageName = "vlm"
+    sees: str = "images"
+    logit: float | None = 1.0
+    error: Exception | None = None
+    dead: bool = False
+    seen: list[Item] = field(default_factory=list)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: int = 0
+
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        self.seen += items
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error:
+            raise self.error
+        return [Opinion(self.logit, "judge") for _ in items]
+
+    async def warm(self) -> None: ...
+
+    async def check(self) -> None:
+        if self.dead:
+            raise RuntimeError("its engine has died")
+
+    async def aclose(self) -> None: ...
+
+    async def sleep(self) -> None: ...
+
+    async def wake(self) -> None: ...
+
+
+class Checked:
+    """A stage, its health, and the time."""
+
+    def __init__(self, stage: Judge) -> None:
+        self.stage, self.now = stage, 1000.0
+        stage.go.set()
+        self.health = Health({stage.name: stage}, {stage.name: TIMEOUT_S}, 32, lambda: self.now)  # type: ignore[dict-item]
+
+    async def check(self, after_s: float = 2.0) -> None:
+        """Check some time later, and let what that begins run."""
+        self.now += after_s
+        try:
+            await self.health.check()
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    async def call(self) -> None:
+        """A real call."""
+        with self.health.counted(self.stage.name):
+            self.health.sound(self.stage.name, await self.stage.judge([made_up("vlm", 32, 1.0)]))
+
+
+@pytest.fixture
+def checked() -> Checked:
+    return Checked(Judge())
+
+
+async def test_a_quiet_stage_judges_a_made_up_item_now_and_then(checked: Checked) -> None:
+    for _ in range(60):
+        await checked.check()
+    assert len(checked.stage.seen) == pytest.approx(120 / PROVE_S, abs=1)
+
+
+async def test_a_stage_that_answers_calls_is_left_alone(checked: Checked) -> None:
+    for _ in range(60):
+        await checked.call()
+        checked.stage.seen.clear()
+        await checked.check()
+        assert checked.stage.seen == []
+
+
+async def test_no_made_up_item_is_judged_beside_a_call(checked: Checked) -> None:
+    checked.stage.go.clear()
+    call = asyncio.create_task(checked.call())
+    await asyncio.sleep(0)
+    await checked.check(PROVE_S + 1)
+    assert len(checked.stage.seen) == 1
+    checked.stage.go.set()
+    await call
+
+
+async def test_a_call_need_not_wait_for_a_made_up_item(checked: Checked) -> None:
+    checked.stage.go.clear()
+    await checked.check(PROVE_S + 1)
+    call = asyncio.create_task(checked.call())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert checked.stage.cancelled == 1
+    checked.stage.go.set()
+    await call
+    await checked.check()
+
+
+async def test_a_call_that_comes_with_the_check_stops_the_made_up_item_before_it_begins(checked: Checked) -> None:
+    checked.now += PROVE_S + 1
+    await checked.health.check()
+    await checked.call()
+    assert len(checked.stage.seen) == 1
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await checked.check(PROVE_S + 1)
+    assert len(checked.stage.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("logit", "error", "told"),
+    [
+        (math.nan, None, "vlm cannot judge a made-up item: ModelError: judge answers nan: set dtype"),
+        (math.inf, None, "answers inf"),
+        (1.0, RuntimeError("CUDA error"), "vlm cannot judge a made-up item: RuntimeError: CUDA error"),
+    ],
+)
+async def test_a_model_that_went_bad_fails_three_checks_in_a_row_until_it_is_well_again(
+    checked: Checked, logit: float, error: Exception | None, told: str
+) -> None:
+    checked.stage.logit, checked.stage.error = logit, error
+    await checked.check(PROVE_S + 1)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match=told):
+            await checked.check()
+    checked.stage.logit, checked.stage.error = 1.0, None
+    with pytest.raises(RuntimeError, match=told):
+        await checked.check()
+    await checked.check()
+
+
+async def test_a_stage_that_abstains_is_well(checked: Checked) -> None:
+    checked.stage.logit = None
+    await checked.check(PROVE_S + 1)
+    await checked.check()
+    assert len(checked.stage.seen) == 1
+
+
+async def test_a_made_up_item_that_takes_too_long_fails_the_check_and_is_not_followed_by_others(
+    checked: Checked,
+) -> None:
+    checked.stage.go.clear()
+    await checked.check(PROVE_S + 1)
+    await checked.check(TIMEOUT_S - 1)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match=r"vlm has been at a made-up item for \d+ s"):
+            await checked.check()
+    assert len(checked.stage.seen) == 1
+    await checked.health.aclose()
+    assert checked.stage.cancelled == 1
+
+
+async def test_a_call_that_hangs_fails_the_check(checked: Checked) -> None:
+    checked.stage.go.clear()
+    call = asyncio.create_task(checked.call())
+    await asyncio.sleep(0)
+    await checked.check(STUCK * TIMEOUT_S - 1)
+    with pytest.raises(RuntimeError, match="a call to vlm has not ended for 25 s"):
+        await checked.check()
+    call.cancel()
+    await asyncio.wait([call])
+    await checked.check()
+
+
+async def test_a_dead_engine_fails_the_check(checked: Checked) -> None:
+    checked.stage.dead = True
+    with pytest.raises(RuntimeError, match="its engine has died"):
+        await checked.check()
+
+
+async def test_an_answer_that_is_no_number_is_no_answer(checked: Checked) -> None:
+    checked.stage.logit = math.nan
+    with pytest.raises(ModelError, match="judge answers nan"):
+        await checked.call()
+
+
+async def test_no_engine_is_woken_for_it() -> None:
+    vlm, video = Judge("vlm"), Judge("video")
+    turns, told = Turns({"a": vlm, "b": video}, "a", lambda *_: None), [1000.0]
+    vlm.go.set()
+    video.go.set()
+    stages: dict[StageName, Stage] = {
+        "vlm": TakingTurns(vlm, "a", turns, TIMEOUT_S),  # type: ignore[arg-type]
+        "video": TakingTurns(video, "b", turns, TIMEOUT_S),  # type: ignore[arg-type]
+    }
+    health = Health(stages, dict.fromkeys(stages, TIMEOUT_S), 32, lambda: told[0])
+    for _ in range(40):
+        told[0] += 2
+        await health.check()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert len(vlm.seen) >= 3 and video.seen == []
+    assert turns.awake == "a"
+    await turns.aclose()
+
+
+@pytest.mark.parametrize("name", STAGES)
+async def test_every_stage_can_judge_what_is_made_up_for_it(name: StageName) -> None:
+    folders = {"backbone": untrained.backbone, "signs": untrained.florence, "video": untrained.video}
+    stage = opened(name, folders.get(name, untrained.vlm)())
+    item = made_up(name, 224, 60.0)
+    assert len(item.images) == len(item.thumbs) == len(item.timestamps_s) == (4 if name == "video" else 1)
+    (opinion,) = await stage.judge([item])
+    assert opinion.logit is None or math.isfinite(opinion.logit)
+    assert name == "signs" or opinion.logit is not None
+    await stage.aclose()

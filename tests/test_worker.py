@@ -1,0 +1,50 @@
+"""Blocking work in threads of its own."""
+
+import asyncio
+import threading
+
+import pytest
+
+from roadwork_serve.worker import GivenUp, Worker, stop_if_given_up
+from tests.held import Held
+
+
+async def test_a_cancelled_call_stops_at_the_next_chance_and_the_one_after_it_runs() -> None:
+    worker, held, told = Worker("test"), Held(at=3), list[type[BaseException]]()
+
+    def work() -> None:
+        try:
+            for _ in range(1000):
+                stop_if_given_up()
+                held()
+        except BaseException as error:
+            told.append(type(error))
+            raise
+
+    await held.cancelled_there(worker.run(work))
+    assert held.steps == 3 and told == [GivenUp]
+    await worker.run(stop_if_given_up)
+    await worker.aclose()
+
+
+async def test_a_call_that_gives_no_chance_ends_when_it_is_done() -> None:
+    worker, held = Worker("test"), Held()
+    await held.cancelled_there(worker.run(held))
+    await worker.aclose()
+
+
+def test_work_that_no_worker_runs_is_never_given_up() -> None:
+    stop_if_given_up()
+
+
+async def test_several_threads_work_at_once() -> None:
+    worker, together = Worker("test", threads=2), threading.Barrier(2)
+    await asyncio.gather(*(worker.run(together.wait, 30) for _ in range(2)))
+    await worker.aclose()
+
+
+async def test_what_a_call_raises_reaches_the_caller() -> None:
+    worker = Worker("test")
+    with pytest.raises(ValueError, match="wrong"):
+        await worker.run(int, "wrong")
+    await worker.aclose()

@@ -1,0 +1,38 @@
+"""A process that reads media and has weak spots: a file that begins like a JPEG and goes on with a word finds them."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from roadwork_serve.media import Clip, Photo, photo, reader
+
+JPEG = b"\xff\xd8\xff"
+HANGS, DIES, EATS, LIES = (JPEG + word for word in (b"hang ", b"die", b"eat", b"lie "))
+
+read, told, decoded = reader.read, reader._told, photo._decoded
+
+
+def weak_read(data: bytes, limits: Any) -> Photo | Clip:
+    match data:
+        case _ if data.startswith(HANGS):
+            Path(data.removeprefix(HANGS).decode()).touch()  # to say that it has begun
+            signal.pause()
+        case _ if data == DIES:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case _ if data == EATS:
+            photo._reader = lambda *_: bytearray(2**30)  # type: ignore[assignment,return-value]
+    return read(data, limits)
+
+
+def lying(data: bytes, limits: Any) -> tuple[dict[str, Any], bytes]:
+    if not data.startswith(LIES):
+        return told(data, limits)
+    header, size = json.loads(data.removeprefix(LIES))
+    return header, bytes(size)
+
+
+if __name__ == "__main__":
+    reader.read, reader._told = weak_read, lying
+    reader.main()
