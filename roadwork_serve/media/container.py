@@ -8,6 +8,7 @@ from roadwork_serve.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 MAX_SAMPLES = 6_000_000  # two minutes of 48 kHz PCM, each value a sample of its own; FFmpeg takes 70 bytes for each
 _SAMPLE_COUNT_AT = {b"stsz": 12, b"stz2": 12, b"trun": 8}  # ISO/IEC 14496-12, 8.7.3 and 8.8.8, from the box's type on
 _EDIT_COUNT_AT = 8  # the same, 8.6.6
+_MAX_BOXES = 20_000  # in a row, and tables of a name; a fragment of 100 ms each makes 2,400 of two minutes
 _MUST_BE_WHOLE = (b"ftyp", b"moov", b"moof", b"mdat")
 
 
@@ -21,8 +22,11 @@ def check_mp4(data: bytes) -> None:
     Raises BrokenMedia when the file is cut short, MediaTooLarge when it declares more samples than it has
     bytes, or than anyone needs, and UnsupportedMedia for a compressed header, which hides its tables.
     """
-    samples, edits, position = 0, 1, 0
+    samples, edits, position, boxes = 0, 1, 0, 0
     while position + 8 <= len(data):
+        boxes += 1
+        if boxes > _MAX_BOXES:
+            raise MediaTooLarge(f"the clip comes in more than {_MAX_BOXES:,} parts; export it again")
         size, kind = struct.unpack_from(">I4s", data, position)
         if size == 1 and position + 16 <= len(data):
             (size,) = struct.unpack_from(">Q", data, position + 8)
@@ -56,10 +60,14 @@ def check_webm(data: bytes) -> None:
 
 def _counts(data: bytes, name: bytes, count_at: int, start: int, end: int) -> Iterator[int]:
     """What each box of that name between start and end declares, `count_at` bytes from its type on."""
-    while (start := data.find(name, start, end)) >= 0:
+    for _ in range(_MAX_BOXES):
+        start = data.find(name, start, end)
+        if start < 0:
+            return
         at = start + count_at + (8 if data[start - 4 : start] == b"\0\0\0\1" else 0)  # a size of 64 bits
         yield int.from_bytes(data[at : at + 4], "big")
         start += 4
+    raise MediaTooLarge(f"the clip has more than {_MAX_BOXES:,} tables named {name.decode()}; export it again")
 
 
 def _element_size(data: bytes, at: int) -> tuple[int | None, int]:

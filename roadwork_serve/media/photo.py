@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from roadwork_serve.media.head import check_jpeg, check_png
 from roadwork_serve.media.sniff import sniff
 
 if TYPE_CHECKING:
@@ -126,8 +127,10 @@ def _reader(data: bytes, mime: str) -> ImageFile.ImageFile:
     measure the picture against Pillow's global limit in place of ours.
     """
     if mime == "image/jpeg":
+        check_jpeg(data)
         return _JpegReader(BytesIO(data))
     if mime == "image/png":
+        check_png(data)
         return PngImagePlugin.PngImageFile(BytesIO(data))
     return WebPImagePlugin.WebPImageFile(BytesIO(data))
 

@@ -160,9 +160,9 @@ class _Reader:
             return
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        with theirs:
-            self.process = _spawned(self._module, theirs)
         try:
+            with theirs:
+                self.process = _spawned(self._module, theirs)
             async with asyncio.timeout(_START_S):
                 if (await _received(ours, 0))[0] != READY:
                     raise ValueError("it does not say that it is ready")
