@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.serve import Application
 
 from deployments.cards import cards_gib, profile_for
+from deployments.guard import Guard
 from deployments.ingress import ingress_app
 from deployments.stages import process_app
 from roadwork_serve.errors import ConfigError
@@ -48,6 +49,7 @@ def build(args: Args) -> Application:
     stages = ", ".join(f"{stage} ({engine.model} on {engine.device})" for stage, engine in models.items())
     _LOG.info("Profile %s: %s. Stages: %s.", profile.name, profile.description, stages)
     _warn_of_shortage(profile, found)
+    Guard.of(profile.ingress)  # a mistake in the keys is told here, before anything starts
     return build_app(_with_room(profile, cards))
 
 

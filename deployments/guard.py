@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Security
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.problems import documented, response_of
 from roadwork_serve.errors import Forbidden, HeadersTooLarge, RateLimited, Unauthorised
 from roadwork_serve.keys import FILE_VARIABLE, Key, Keys, Role
+from roadwork_serve.profiles.profile import IngressSpec
 
 MAX_HEADERS = 64  # browsers send about 20, proxies add 10
 MAX_HEADER_BYTES = 32 * 1024  # names and values, of all headers together
@@ -76,6 +78,13 @@ class Guard:
         guard = cls(keys, replicas)
         guard._look_at_s = guard.clock() + _LOOK_EVERY_S
         return guard
+
+    @classmethod
+    def of(cls, ingress: IngressSpec) -> "Guard":
+        """A guard with the keys that the profile names, else those of the environment. Raises ConfigError."""
+        if ingress.keys_file is None:
+            return cls.from_environment(ingress.replicas)
+        return cls(Keys.from_file(Path(ingress.keys_file)), ingress.replicas)
 
     async def admit(self, request: Request, role: Role) -> Caller:
         """Who sent the request, which may do what the role may, and counts as one. Its body is not read.

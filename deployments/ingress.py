@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -36,7 +35,6 @@ from roadwork_serve.cascade.opinion import Item
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.cascade.rules import Rules
 from roadwork_serve.errors import BadRequest, ConfigError, NotReady, Overloaded, RoadworkError
-from roadwork_serve.keys import Keys
 from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.schema import (
     MAX_DEADLINE_MS,
@@ -91,11 +89,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application Serve puts behind its proxy."""
-        ingress = self.profile.ingress
-        if ingress.keys_file:
-            guard = Guard(Keys.from_file(Path(ingress.keys_file)), ingress.replicas)
-        else:
-            guard = Guard.from_environment(ingress.replicas)
+        guard = Guard.of(self.profile.ingress)
         app = http_app(self, guard, on_stop=self.aclose, name_requests=False)
         for routes in admin_routes(self, guard):
             app.include_router(routes)

@@ -103,6 +103,18 @@ def test_a_profile_that_books_more_than_there_is_gets_a_warning(
     assert "books 0.5 GPUs and there are 0" in caplog.text
 
 
+@pytest.mark.parametrize("text", ["- {name: ann}", "not a list"])
+def test_a_mistake_in_the_keys_stops_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str):
+    cluster(monkeypatch, CPU=2.0)
+    (tmp_path / "keys.yaml").write_text(text)
+    named = {"ingress": {"keys_file": str(tmp_path / "keys.yaml")}}
+    with pytest.raises(ConfigError, match="keys.yaml"):
+        build(Args(profile="mini", overrides=named))
+    monkeypatch.setenv("ROADWORK_KEYS", text)
+    with pytest.raises(ConfigError, match="ROADWORK_KEYS"):
+        build(Args(profile="mini"))
+
+
 def test_auto_without_ray_counts_this_machine(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     monkeypatch.setattr(app.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(app, "cards_gib", lambda: ())
