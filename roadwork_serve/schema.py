@@ -68,6 +68,9 @@ class StageReport(_Wire):
     model: str | None = Field(default=None, description="the model that spoke")
     miniature: bool = Field(default=False, description="true when it was a small stand-in for the production model")
     probability: float | None = Field(default=None, ge=0, le=1, description="the stage's own word, uncalibrated")
+    second_probability: float | None = Field(
+        default=None, ge=0, le=1, description="the word of a second head on trial; it moves nothing"
+    )
     posterior: float | None = Field(default=None, ge=0, le=1, description="the cascade's belief after this stage")
     detail: str | None = Field(default=None, description="why it failed or was skipped")
     queue_ms: float = Field(default=0, ge=0, description="waiting for a free slot of the stage")

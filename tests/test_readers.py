@@ -270,6 +270,15 @@ asyncio.run(main())
     assert gone(pid)
 
 
+async def test_no_process_to_be_had_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    async with readers() as opened:
+        with pytest.raises(RoadworkError, match="does not start"):
+            await opened.read(GOOD, LIMITS)
+        monkeypatch.undo()
+        assert isinstance(await opened.read(GOOD, LIMITS), Photo)
+
+
 async def test_one_that_cannot_start_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     async with readers(module="tests.no_such_module") as opened:
         with pytest.raises(RoadworkError, match="the process that reads media does not start; the server's log says"):

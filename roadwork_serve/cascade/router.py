@@ -164,6 +164,7 @@ def _report(stage: str, answer: Answer, progress: Progress) -> StageReport:
         model=opinion.model,
         miniature=opinion.miniature,
         probability=None if opinion.logit is None else sigmoid(opinion.logit),
+        second_probability=None if opinion.second_logit is None else sigmoid(opinion.second_logit),
         posterior=progress.posterior,
         queue_ms=answer.queue_ms,
         batch_ms=opinion.batch_ms,

@@ -95,6 +95,7 @@ async def test_a_second_head_is_heard_in_place_of_the_first_at_no_further_call()
     ((_, said),) = watched.told
     assert (verdict.label, said.label) == ("roadwork", "none")
     assert said.stages[0].probability == pytest.approx(1 - verdict.probability)
+    assert verdict.stages[0].second_probability == said.stages[0].probability
     assert watched.clients["backbone"].batches == [["r1"]]
 
 

@@ -154,7 +154,7 @@ async def test_work_that_was_cancelled_stops(replica: StageReplica, stage: FakeS
 async def test_it_lets_go_of_its_model_when_serve_stops_it(replica: StageReplica, stage: FakeStage):
     stage.go.clear()
     call = asyncio.create_task(replica.judge("vlm", [item()], [1.0]))
-    while not stage.items:
+    while not stage.items:  # noqa: ASYNC110 - set by a thread
         await asyncio.sleep(0)
     stop = asyncio.create_task(replica.__del__())
     for _ in range(10):
