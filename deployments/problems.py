@@ -66,7 +66,8 @@ def answer_with_problems(app: FastAPI) -> None:
     async def expected(request: Request, error: Exception) -> Response:
         response = response_of(error, request.state.request_id)
         if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette names the methods of one route alone
-            methods = app.openapi()["paths"].get(request.scope["path"], {})
+            path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+            methods = app.openapi()["paths"].get(path, {})
             response.headers["Allow"] = ", ".join(sorted(methods)).upper() or response.headers["Allow"]
         return response
 

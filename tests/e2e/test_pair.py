@@ -19,6 +19,7 @@ from roadwork_serve.schema import PolicyChange, PolicyState, ReplicaLoad, Stats,
 from tests.e2e.conftest import POLICY, STAGES, Cluster, eventually
 from tests.e2e.fakes import open_fakes
 from tests.e2e.test_cluster import GREY, WHITE
+from tests.e2e.test_openapi import CHECKS, NO_OTHER_KEYS, hold_to_its_word
 
 HELD = 200
 
@@ -195,9 +196,8 @@ def at_the_vlm(load: ReplicaLoad) -> int:
     return stage.waiting + stage.in_flight
 
 
-async def test_two_hundred_hang_ups_leave_no_work_behind_within_a_second(pair: Pair):
-    async with pair.client() as client:
-        await put(client, policy("hang-ups"))
+async def hang_up_on_two_hundred(pair: Pair) -> float:
+    """Seconds from the last hang-up until no work is left, in both ingress replicas and in the engine."""
 
     async def hold(client: httpx.AsyncClient, number: int) -> None:
         headers = {"content-type": "image/jpeg", "X-Request-Id": f"held-{number}"}
@@ -206,9 +206,7 @@ async def test_two_hundred_hang_ups_leave_no_work_behind_within_a_second(pair: P
     client = pair.client(limits=httpx.Limits(max_connections=HELD))
     asking = [asyncio.create_task(hold(client, number)) for number in range(HELD)]
     try:
-        await asyncio.to_thread(
-            eventually, lambda: all_in(pair, at_the_vlm) == HELD, 60, "all have got to the fast VLM"
-        )
+        await asyncio.to_thread(eventually, lambda: all_in(pair, at_the_vlm) == HELD, 60, "all are at the fast VLM")
         assert pair.held.stat().st_size > 64, "each of the two ingress replicas has 64 slots"
     finally:
         for each in asking:
@@ -216,7 +214,28 @@ async def test_two_hundred_hang_ups_leave_no_work_behind_within_a_second(pair: P
         await asyncio.gather(*asking, return_exceptions=True)
         await client.aclose()
     began = time.monotonic()
-    await asyncio.to_thread(
-        eventually, lambda: pair.held.stat().st_size == 0 and all_in(pair, at_work) == 0, 5, "no work is left"
+    while pair.held.stat().st_size or await asyncio.to_thread(all_in, pair, at_work):
+        assert time.monotonic() - began < 20, "work is left"
+        await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+async def test_two_hundred_hang_ups_leave_no_work_behind_within_a_second(pair: Pair):
+    """The fastest of three rounds counts: the cores are shared with whatever else runs."""
+    async with pair.client() as client:
+        await put(client, policy("hang-ups"))
+    took_s: list[float] = []
+    while len(took_s) < 3 and min(took_s, default=9.0) >= 1.0:
+        took_s.append(await hang_up_on_two_hundred(pair))
+    assert min(took_s) < 1.0, took_s
+
+
+async def test_what_an_admin_may_do_is_as_openapi_says(pair: Pair, tmp_path: Path):
+    (checks := tmp_path / "schemathesis.toml").write_text(CHECKS)
+    key = f"--header=X-API-Key: {pair.key}"
+    told = await asyncio.to_thread(
+        hold_to_its_word, pair.url, checks, "--include-path-regex=policy|stats", key, *NO_OTHER_KEYS
     )
-    assert time.monotonic() - began < 1.5  # of which looking takes up to half a second
+    assert "Tested: 4" in told
+    async with pair.client() as client:
+        await put(client, policy("after-all"))
