@@ -40,6 +40,7 @@ from roadwork_serve.schema import (
 )
 
 _LOG = logging.getLogger("ray.serve.roadwork.http")
+_WAY_BACK_S, _PROXYS_S = 0.05, 0.1
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 # What a rendered scene was answered once.
@@ -265,11 +266,15 @@ class _RequestId:
 
 
 def _allowed_s(profile: Profile, query_ms: int | None, body_ms: int | None, timeout_s: float | None) -> float:
-    """Seconds the answer may take: the least of what the client asked for, or the profile's default."""
-    asked = [ms / 1000 for ms in (query_ms, body_ms) if ms is not None]
-    if timeout_s is not None:  # the proxy cuts off at exactly this time: be there a little earlier
-        asked.append(timeout_s - min(0.1, timeout_s / 10))
-    return min(asked, default=profile.ingress.default_deadline_ms / 1000)
+    """Seconds until the answer leaves: the least of what the client asked for, or the profile's default.
+
+    A little is kept back for the way to the client, and a little more where the proxy cuts off at exactly that time.
+    """
+    asked = [(ms / 1000, _WAY_BACK_S) for ms in (query_ms, body_ms) if ms is not None]
+    if timeout_s is not None:
+        asked.append((timeout_s, _PROXYS_S))
+    asked = asked or [(profile.ingress.default_deadline_ms / 1000, _WAY_BACK_S)]
+    return min(allowed_s - min(kept_s, allowed_s / 10) for allowed_s, kept_s in asked)
 
 
 @asynccontextmanager

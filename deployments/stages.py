@@ -31,6 +31,7 @@ DEPLOYMENTS: dict[StageName, str] = {
 
 _LOG = logging.getLogger("ray.serve.roadwork.stages")
 _SIDE = 224  # of thumbs, where no profile has told the engine, pixels
+_NICENESS = 10
 _SPARE_CALLS = 4  # beside the slots: calls in flight must not keep probes out
 # A replica that is to go may finish what it is at. Most calls take less; one that hangs must not hold the card longer.
 _FINISH_S = 15.0
@@ -48,6 +49,7 @@ class StageReplica:
         engines: one, or several that take turns on one card. users: the stages that ask each.
         """
         stay_on_loopback()
+        give_way()
         _compute_with(max(engine.threads for engine in engines.values()))
         logging.getLogger("ray.serve").addFilter(_is_no_probe)
         began = time.monotonic()
@@ -191,6 +193,11 @@ async def _turns(opened: Mapping[str, Mapping[StageName, Stage]]) -> Turns:
 def _sleeper(stages: Mapping[StageName, Stage]) -> Sleeper:
     """What lets the engine sleep that these stages share."""
     return cast(Sleeper, next(iter(stages.values())))  # the profile lets language models alone take turns
+
+
+def give_way() -> None:
+    """Where cores are short let those go first that take requests and answer them."""
+    os.setpriority(os.PRIO_PROCESS, 0, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def _compute_with(threads: int) -> None:

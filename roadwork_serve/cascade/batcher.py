@@ -81,7 +81,7 @@ class Batcher:
             return 0.0
         ahead = sum(row[0] <= deadline_s and not row[2].answer.done() for row in self._heap)
         mean_s = self._pace.mean_s(min(self._max_batch, ahead or 1)) or 0.0
-        return mean_s * (ahead // self._max_batch + 0.5) / self._slots  # on average a call that runs is half done
+        return self._free_in_s() + mean_s * (ahead // self._max_batch) / self._slots
 
     def admit(self, deadline_s: float) -> None:
         """Raises what `submit` would raise at once, were an item with this deadline to come now.
@@ -166,7 +166,7 @@ class Batcher:
         while len(self._calls) < self._slots and self._breaker.lets_pass() and (entries := self._take()):
             self._breaker.began()
             task = loop.create_task(self._judge(entries), name=f"{self.name} x{len(entries)}")
-            call = Call(entries, task, waiters=len(entries))
+            call = Call(entries, task, time.monotonic(), waiters=len(entries))
             for entry in entries:
                 entry.call = call
             self._calls.add(call)
@@ -199,6 +199,12 @@ class Batcher:
                 break
         self._waiting -= len(batch)
         return batch
+
+    def _free_in_s(self) -> float:
+        """About how long until the first of the calls in flight ends, seconds."""
+        now = time.monotonic()
+        ends = ((self._pace.mean_s(len(call.entries)) or 0.0) - (now - call.began_s) for call in self._calls)
+        return max(0.0, min(ends, default=0.0))
 
     def _needs_s(self, size: int) -> float:
         """What a call of that size is reckoned to take, seconds; 0 while too little is known, or a trial is due."""

@@ -36,10 +36,14 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A batch in flight. waiters: how many of its entries somebody still waits for."""
+    """A batch in flight.
+
+    began_s: when, on the clock of `time.monotonic()`. waiters: how many of its entries somebody still waits for.
+    """
 
     entries: list[Entry]
     task: asyncio.Task[None]
+    began_s: float
     waiters: int
     stopped: bool = False
     timed_out: bool = False

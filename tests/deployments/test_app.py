@@ -108,7 +108,7 @@ def test_a_mistake_in_the_keys_stops_the_start(monkeypatch: pytest.MonkeyPatch, 
     cluster(monkeypatch, CPU=2.0)
     (tmp_path / "keys.yaml").write_text(text)
     named = {"ingress": {"keys_file": str(tmp_path / "keys.yaml")}}
-    with pytest.raises(ConfigError, match="keys.yaml"):
+    with pytest.raises(ConfigError, match=r"keys\.yaml"):
         build(Args(profile="mini", overrides=named))
     monkeypatch.setenv("ROADWORK_KEYS", text)
     with pytest.raises(ConfigError, match="ROADWORK_KEYS"):

@@ -72,6 +72,12 @@ def test_each_stage_and_the_ingress_is_one_process(cluster: Cluster):
     assert len({pid for each in pids.values() for pid in each}) == 6
 
 
+def test_where_cores_are_short_stages_give_way_to_the_ingress(cluster: Cluster):
+    pids = cluster.pids()
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids.pop("Ingress")} == {0}
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for each in pids.values() for pid in each} == {10}
+
+
 def test_the_ingress_holds_no_torch(cluster: Cluster):
     (pid,) = cluster.pids()["Ingress"]
     maps = Path(f"/proc/{pid}/maps").read_text()
