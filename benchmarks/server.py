@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import yaml
@@ -20,43 +22,90 @@ from roadwork_serve.cli import RAY
 ROOT = Path(__file__).parents[1]
 START_S = 240.0
 STOP_S = 60.0
+RAY_TRIES = 3
+RAY_WAS_SLOW = "timed out during startup"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that runs. folder: of its Ray. pid: of its first process, whose session all the others belong to."""
+
+    url: str
+    folder: Path
+    pid: int
 
 
 @contextmanager
 def own_server(log: Path, profile: str = "auto", start_s: float = START_S) -> Iterator[str]:
-    """Start what serve_config.yaml describes and yield its URL once it is ready.
+    """Start what serve_config.yaml describes and yield its URL once it is ready; see `started`."""
+    with started(log, {"profile": profile}, start_s=start_s) as server:
+        yield server.url
 
-    log: where its output goes. profile: by name or path. start_s: to get ready in.
+
+@contextmanager
+def started(
+    log: Path,
+    args: Mapping[str, Any],
+    environment: Mapping[str, str] = {},
+    builder: str | None = None,
+    start_s: float = START_S,
+) -> Iterator[Server]:
+    """Start what serve_config.yaml describes and yield it once it is ready.
+
+    log: where its output goes. args: of the application, in place of those it has. environment: for all its processes.
+    builder: another than the application's, as `module:function`. start_s: to get ready in.
     Raises RuntimeError with the end of the log when it does not get ready.
     """
-    port = _free_port()
+    port = free_port()
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     config["http_options"]["port"] = port
-    config["applications"][0]["args"]["profile"] = profile
+    application = config["applications"][0]
+    application["args"] |= args
+    application["import_path"] = builder or application["import_path"]
     folder = Path(tempfile.mkdtemp(prefix="rw-"))  # Ray's socket paths must be short
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))
-    environment = {
+    found = {
         **os.environ,
         **RAY,
         "RAY_ADDRESS": "local",  # never join a Ray that somebody else runs
         "RAY_TMPDIR": str(folder),
         "PYTHONPATH": str(ROOT),
+        **environment,
     }
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew
+    found.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew
     log.parent.mkdir(parents=True, exist_ok=True)
-    serve = Path(sys.executable).with_name("serve")
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [serve, "run", str(folder / "serve.yaml")],
-            cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        process = _ready(folder / "serve.yaml", found, log, url, start_s)
         try:
-            url = f"http://127.0.0.1:{port}"
-            _wait(url, process, log, start_s)
-            yield url
+            yield Server(url, folder, process.pid)
         finally:
             _stop(process)
-            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ready(config: Path, environment: dict[str, str], log: Path, url: str, start_s: float) -> subprocess.Popen[bytes]:
+    """A server that is. Ray gives its own processes 15 and 30 s to start, too little for a busy machine: try again."""
+    serve = Path(sys.executable).with_name("serve")
+    for tries_left in range(RAY_TRIES - 1, -1, -1):
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [serve, "run", str(config)],
+                cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        ready = False
+        try:
+            _wait(url, process, log, start_s)
+            ready = True
+            return process
+        except RuntimeError:
+            if not tries_left or RAY_WAS_SLOW not in log.read_text(errors="replace"):
+                raise
+        finally:
+            if not ready:
+                _stop(process)
+    raise AssertionError("the last try returns or raises")
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path, start_s: float) -> None:
@@ -86,7 +135,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         pass
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -32,7 +32,8 @@ class RayStageClient:
     brings it up. A lost probe also fails the calls in flight; a lost call does not, for the stage may
     have other processes. Needs a running event loop.
 
-    timeout_s: a call that takes longer is lost. probe_s: between probes; one that takes five times as long is lost.
+    timeout_s: a call that takes longer is lost. probe_s: between probes; one that takes twice as long brings the stage
+    down, for new calls, and one that takes five times as long is lost.
     """
 
     def __init__(self, name: StageName, handle: DeploymentHandle, timeout_s: float, probe_s: float = 1.0) -> None:
@@ -90,14 +91,19 @@ class RayStageClient:
     async def _watch(self) -> None:
         while True:
             self._probe_now.clear()
+            probe = asyncio.create_task(self._call("introduce", self.name, within_s=5 * self._probe_s))
             try:
-                self._sees = await self._call("introduce", self.name, within_s=5 * self._probe_s)
+                if not (await asyncio.wait([probe], timeout=2 * self._probe_s))[0]:
+                    self._mark_down(_Unreachable(f"no answer in {2 * self._probe_s:g} s"))
+                self._sees = await probe
             except Exception as error:
                 self._mark_down(error)
                 self._lost.cancel()
                 self._lost = asyncio.get_running_loop().create_future()
             else:
                 self._mark_up()
+            finally:
+                probe.cancel()
             try:
                 async with asyncio.timeout(self._probe_s if self._up else self._probe_s / 4):
                     await self._probe_now.wait()

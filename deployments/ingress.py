@@ -49,6 +49,7 @@ from roadwork_serve.schema import (
 
 _LOG = logging.getLogger("ray.serve.roadwork.ingress")
 _LOOK_EVERY_S = 1.0  # for rules that others brought into force
+_JOIN_S = 3.0
 _SWAP_S = 5.0  # that all may take to go by new ones
 _LOOK_S = 1.0  # that all may take to tell their load
 _GRACE_S = 1.0  # the batchers' own timeout is a net under that of the clients
@@ -110,6 +111,8 @@ class Ingress:
             _LOG.error("The new policy is refused, %s stays: %s", self._router.rules.policy.version, error)
             return
         self._refused, self._configured = None, True
+        # Serve sends a replica requests once this returns: one that joins others is to be ready by then.
+        await asyncio.wait([self._warming], timeout=_JOIN_S)
 
     async def classify(
         self, data: bytes, deadline_ms: int | None = None, request_id: str | None = None, key: str | None = None

@@ -76,12 +76,14 @@ class Batcher:
         return self._pace.p90_s(1)
 
     def wait_s(self, deadline_s: float = math.inf) -> float:
-        """About how long an item with this deadline would wait for a slot if it came now, seconds."""
+        """How long an item with this deadline would wait for a slot if it came now, seconds: reckoned high, for what
+        is begun and cannot be finished is lost to everybody.
+        """
         if len(self._calls) < self._slots:
             return 0.0
         ahead = sum(row[0] <= deadline_s and not row[2].answer.done() for row in self._heap)
-        mean_s = self._pace.mean_s(min(self._max_batch, ahead or 1)) or 0.0
-        return self._free_in_s() + mean_s * (ahead // self._max_batch) / self._slots
+        call_s = self._pace.p90_s(min(self._max_batch, ahead or 1)) or 0.0
+        return self._free_in_s() + call_s * (ahead // self._max_batch) / self._slots
 
     def admit(self, deadline_s: float) -> None:
         """Raises what `submit` would raise at once, were an item with this deadline to come now.
@@ -203,7 +205,7 @@ class Batcher:
     def _free_in_s(self) -> float:
         """About how long until the first of the calls in flight ends, seconds."""
         now = time.monotonic()
-        ends = ((self._pace.mean_s(len(call.entries)) or 0.0) - (now - call.began_s) for call in self._calls)
+        ends = ((self._pace.p90_s(len(call.entries)) or 0.0) - (now - call.began_s) for call in self._calls)
         return max(0.0, min(ends, default=0.0))
 
     def _needs_s(self, size: int) -> float:

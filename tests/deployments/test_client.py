@@ -138,6 +138,19 @@ async def test_a_silent_death_is_found_by_a_probe_and_fails_the_calls_in_flight(
     await until(lambda: client.up)
 
 
+async def test_a_slow_probe_keeps_new_calls_out_and_leaves_those_in_flight_alone(handle: FakeHandle):
+    client = RayStageClient("vlm", handle, timeout_s=5, probe_s=0.2)  # type: ignore[arg-type]
+    await client.warm()
+    handle.hangs = True
+    held = asyncio.create_task(client.judge([item()]))
+    await until(lambda: not client.up)
+    assert not held.done()
+    handle.let_go()
+    assert [opinion.logit for opinion in await held] == [4.0]
+    await until(lambda: client.up)
+    await client.aclose()
+
+
 async def test_a_replica_that_lets_go_of_a_call_has_lost_it(client: RayStageClient, handle: FakeHandle):
     await client.warm()
     handle.error = asyncio.CancelledError()

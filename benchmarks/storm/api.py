@@ -1,0 +1,80 @@
+"""What a storm asks of the server beside classifying: which stages are up, which policy rules, what is left over."""
+
+import time
+from typing import Any
+
+import httpx
+
+from roadwork_serve.schema import PolicyChange, PolicyState, ReplicaLoad, Stats
+
+_PATIENCE_S = 10.0
+
+
+class Api:
+    """The server's own word. Close it with `async with`."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=_PATIENCE_S,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )  # fmt: skip
+
+    async def __aenter__(self) -> "Api":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def up(self, replicas: int) -> set[str]:
+        """The stages that are up as every replica of the ingress sees it; none while not all of them answer."""
+        told = await self._loads()
+        if len(told) < replicas:
+            return set()
+        return set.intersection(*({stage.stage for stage in load.stages if stage.up} for load in told))
+
+    async def answers(self) -> bool:
+        """Whether anybody does."""
+        return bool(await self._loads())
+
+    async def policy(self) -> dict[str, Any]:
+        """The policy in force. Raises httpx.HTTPError."""
+        response = await self._client.get("/v1/policy")
+        response.raise_for_status()
+        return PolicyState.model_validate_json(response.content).rules["policy"]
+
+    async def put_policy(self, policy: dict[str, Any]) -> PolicyChange:
+        """Put a policy in force on every replica. The same again changes nothing. Raises httpx.HTTPError."""
+        return _change(await self._client.put("/v1/policy", json=policy))
+
+    async def roll_back(self) -> PolicyChange:
+        """Put the policy before this one back in force. Raises httpx.HTTPError."""
+        return _change(await self._client.post("/v1/policy/rollback"))
+
+    async def held(self, replicas: int, within_s: float) -> dict[str, dict[str, int]]:
+        """What each ingress replica holds, by name: nothing, or what was left of it when the time was over."""
+        found: dict[str, dict[str, int]] = {}
+        give_up_at = time.monotonic() + within_s
+        while len(found) < replicas or any(any(each.values()) for each in found.values()):
+            if time.monotonic() > give_up_at:
+                break
+            found |= {load.replica: _held(load) for load in await self._loads()}
+        return found
+
+    async def _loads(self) -> list[ReplicaLoad]:
+        try:
+            response = await self._client.get("/v1/stats")
+        except httpx.HTTPError:
+            return []
+        return Stats.model_validate_json(response.content).replicas if response.status_code == 200 else []
+
+
+def _change(response: httpx.Response) -> PolicyChange:
+    response.raise_for_status()
+    return PolicyChange.model_validate_json(response.content)
+
+
+def _held(load: ReplicaLoad) -> dict[str, int]:
+    held = {"in work": load.in_work, "reading": load.reading}
+    for stage in load.stages:
+        held |= {f"{stage.stage} waiting": stage.waiting, f"{stage.stage} in flight": stage.in_flight}
+    return held

@@ -1,0 +1,37 @@
+"""The clock of a run, and how late the load generator itself is."""
+
+import asyncio
+import time
+from bisect import bisect_left
+
+_TICK_S = 0.01
+
+
+class Clock:
+    """Seconds since it was made, and by how much this process's event loop was late when.
+
+    Run `watch` beside whatever is measured.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._at_s: list[float] = []
+        self._late_s: list[float] = []
+
+    def now_s(self) -> float:
+        """Seconds since the clock was made."""
+        return time.monotonic() - self._began
+
+    async def watch(self) -> None:
+        """Notes, a hundred times a second, how much later than asked for the loop comes round. Never returns."""
+        while True:
+            due_s = self.now_s() + _TICK_S
+            await asyncio.sleep(_TICK_S)
+            at_s = self.now_s()
+            self._at_s.append(at_s)
+            self._late_s.append(at_s - due_s)
+
+    def lag_s(self, since_s: float, until_s: float) -> float:
+        """The most by which the loop was late between two moments."""
+        first, last = bisect_left(self._at_s, since_s), bisect_left(self._at_s, until_s + _TICK_S)
+        return max(self._late_s[first:last], default=0.0)

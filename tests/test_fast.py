@@ -1,0 +1,73 @@
+"""What `roadwork serve --fast` sets, without a server."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from roadwork_serve.cli import RAY, app
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.fast import fast_environment
+
+ROOT = Path(__file__).parents[1]
+WRAPPER = ROOT / "ops/haproxy/haproxy.sh"
+WRITTEN = """defaults
+    option splice-request
+    option splice-response
+frontend prometheus
+    bind :9101
+frontend http_frontend
+    bind *:8000
+listen stats
+  bind *:8404
+"""  # in short, what Serve writes
+MENDED = """defaults
+    option splice-response
+frontend prometheus
+    bind 127.0.0.1:9101
+frontend http_frontend
+    bind *:8000
+listen stats
+  bind 127.0.0.1:8404
+"""
+
+
+def test_haproxy_gets_its_file_mended_and_its_arguments_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(WRITTEN)
+    environment = {"PATH": os.environ["PATH"], "ROADWORK_HAPROXY": "/bin/echo"}
+    arguments = ["-db", "-f", str(file), "-sf", "12 3"]
+    done = subprocess.run([WRAPPER, *arguments], env=environment, capture_output=True, text=True, check=True)
+    assert file.read_text() == MENDED
+    assert done.stdout.strip() == " ".join(arguments)
+
+
+def test_the_program_and_the_wrapper_are_there(tmp_path: Path) -> None:
+    settings = fast_environment(tmp_path, WRAPPER)
+    for name in ("ROADWORK_HAPROXY", "RAY_SERVE_HAPROXY_BINARY_PATH"):
+        assert os.access(settings[name], os.X_OK)
+
+
+def test_without_haproxy_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roadwork_serve.fast.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="serve without --fast"):
+        fast_environment(tmp_path, WRAPPER)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_serve_sets_it_when_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    seen: dict[str, str] = {}
+    shutil.copy(ROOT / "serve_config.yaml", tmp_path)
+    monkeypatch.setattr("roadwork_serve.cli._PROJECT", tmp_path)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(os, "chdir", lambda path: None)
+    monkeypatch.setattr(os, "execv", lambda program, arguments: seen.update(os.environ))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(tmp_path))
+    done = CliRunner().invoke(app, ["serve", "--fast"] if fast else ["serve"])
+    assert done.exit_code == 0
+    assert ("HAProxy instead of Ray Serve's proxy" in done.stderr) is fast
+    assert (seen.get("RAY_SERVE_ENABLE_HA_PROXY") == "1") is fast
+    assert seen["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"] == RAY["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"]
