@@ -1,5 +1,6 @@
 """The stages as Ray Serve deployments: one class, one deployment an engine, which most stages have to themselves."""
 
+import contextlib
 import logging
 import os
 import time
@@ -31,7 +32,7 @@ DEPLOYMENTS: dict[StageName, str] = {
 
 _LOG = logging.getLogger("ray.serve.roadwork.stages")
 _SIDE = 224  # of thumbs, where no profile has told the engine, pixels
-_NICENESS = 10
+_LOADING, _SERVING = 5, 10  # niceness: one that is missed goes before those at work, and the ingress before all
 _SPARE_CALLS = 4  # beside the slots: calls in flight must not keep probes out
 # A replica that is to go may finish what it is at. Most calls take less; one that hangs must not hold the card longer.
 _FINISH_S = 15.0
@@ -49,7 +50,7 @@ class StageReplica:
         engines: one, or several that take turns on one card. users: the stages that ask each.
         """
         stay_on_loopback()
-        give_way()
+        give_way(_LOADING)
         _compute_with(max(engine.threads for engine in engines.values()))
         logging.getLogger("ray.serve").addFilter(_is_no_probe)
         began = time.monotonic()
@@ -73,6 +74,7 @@ class StageReplica:
         self._health = Health(self._stages, {name: spec.timeout_s for name, spec in specs.items()}, side)
         # Serve calls this when the calls in flight have ended. Not the class's own: Python would call it, not await it.
         self.__del__ = self.aclose
+        give_way(_SERVING)
         told = ", ".join(f"{', '.join(stages)} with {engines[name].model}" for name, stages in opened.items())
         _LOG.info("Warm after %.1f s: %s.", time.monotonic() - began, told)
 
@@ -195,9 +197,17 @@ def _sleeper(stages: Mapping[StageName, Stage]) -> Sleeper:
     return cast(Sleeper, next(iter(stages.values())))  # the profile lets language models alone take turns
 
 
-def give_way() -> None:
-    """Where cores are short let those go first that take requests and answer them."""
-    os.setpriority(os.PRIO_PROCESS, 0, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
+def give_way(niceness: int) -> None:
+    """Where cores are short let those go first that take requests and answer them.
+
+    Of this thread, those it starts from now on, and those it started when it gave way last. Linux counts by thread:
+    Ray's own stay as they are.
+    """
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    for thread in {0} | ({int(name) for name in os.listdir("/proc/self/task")} if before else set()):
+        with contextlib.suppress(OSError):  # it has ended
+            if before <= os.getpriority(os.PRIO_PROCESS, thread) < niceness:
+                os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 def _compute_with(threads: int) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import math
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -52,7 +54,7 @@ class FakeStage:
 
 @pytest.fixture(autouse=True)
 def this_process_goes_on_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deployments.stages.give_way", lambda: None)
+    monkeypatch.setattr("deployments.stages.give_way", lambda niceness: None)
 
 
 @pytest.fixture
@@ -264,3 +266,24 @@ async def test_a_replica_lets_its_engines_take_turns(monkeypatch: pytest.MonkeyP
         assert opinion.model == name
     await replica.check_health()
     assert told == ["thinking", "molmo2", "thinking", "molmo2"]
+
+
+def test_it_gives_way_with_the_threads_it_started_and_no_others():
+    code = """
+import os, threading
+from deployments.stages import give_way
+def held():
+    event = threading.Event()
+    thread = threading.Thread(target=event.wait, daemon=True)
+    thread.start()
+    return thread
+of = lambda thread: os.getpriority(os.PRIO_PROCESS, thread.native_id)
+older = held()
+give_way(5)
+mine = held()
+print(of(older), of(mine), os.getpriority(os.PRIO_PROCESS, 0))
+give_way(10)
+print(of(older), of(mine), of(held()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "5", "5", "0", "10", "10"]
