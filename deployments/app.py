@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ from deployments.guard import Guard
 from deployments.ingress import ingress_app
 from deployments.stages import process_app
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.keys import FILE_VARIABLE, TEXT_VARIABLE
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.plan import plan, within
 from roadwork_serve.profiles.profile import Profile, StageName
@@ -49,7 +51,7 @@ def build(args: Args) -> Application:
     stages = ", ".join(f"{stage} ({engine.model} on {engine.device})" for stage, engine in models.items())
     _LOG.info("Profile %s: %s. Stages: %s.", profile.name, profile.description, stages)
     _warn_of_shortage(profile, found)
-    Guard.of(profile.ingress)  # a mistake in the keys is told here, before anything starts
+    profile = _with_keys(profile)
     return build_app(_with_room(profile, cards))
 
 
@@ -65,6 +67,21 @@ def build_app(profile: Profile, opener: Opener = open_stages) -> Application:
         app = process_app(engines, using, opener, profile.ingress.replicas)
         stages |= {stage: app for name in names for stage in using[name]}
     return ingress_app(profile, stages)
+
+
+def _with_keys(profile: Profile) -> Profile:
+    """The profile with the file of keys that the environment here names: that of a Ray which runs already may not.
+
+    Raises ConfigError for a mistake in the keys, before anything starts.
+    """
+    file = os.environ.get(FILE_VARIABLE)
+    if profile.ingress.keys_file is None and file:
+        ingress = profile.ingress.model_copy(update={"keys_file": str(Path(file).absolute())})
+        profile = profile.model_copy(update={"ingress": ingress})
+    if profile.ingress.keys_file is None and os.environ.get(TEXT_VARIABLE) and ray.is_initialized():
+        _LOG.warning("%s counts only if Ray was started with it; a file of keys is sure to be found.", TEXT_VARIABLE)
+    Guard.of(profile.ingress)
+    return profile
 
 
 def _resources(cards: Sequence[float]) -> dict[str, float]:

@@ -41,6 +41,7 @@ from roadwork_serve.schema import (
 
 _LOG = logging.getLogger("ray.serve.roadwork.http")
 _WAY_BACK_S, _PROXYS_S = 0.05, 0.1
+_LONGEST_BODY_S = 30.0  # whatever the deadline: a place is held meanwhile
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 # What a rendered scene was answered once.
@@ -63,6 +64,7 @@ TimeoutS = Annotated[
     Header(
         alias="x-request-timeout-seconds",
         gt=0,
+        le=MAX_DEADLINE_MS / 1000,
         allow_inf_nan=False,
         description="the same in seconds; the proxy cuts the request off when it has passed",
     ),
@@ -281,7 +283,7 @@ def _allowed_s(profile: Profile, query_ms: int | None, body_ms: int | None, time
 async def _patience(profile: Profile, query_ms: int | None, timeout_s: float | None):
     """Bounds the reading of a body by what is known of the deadline before it has been read."""
     try:
-        async with asyncio.timeout(_allowed_s(profile, query_ms, None, timeout_s)):
+        async with asyncio.timeout(min(_LONGEST_BODY_S, _allowed_s(profile, query_ms, None, timeout_s))):
             yield
     except TimeoutError:
         raise DeadlineExceeded(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -34,7 +35,7 @@ from roadwork_serve.cascade.load import load_rules
 from roadwork_serve.cascade.opinion import Item
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.cascade.rules import Rules
-from roadwork_serve.errors import BadRequest, ConfigError, NotReady, Overloaded, RoadworkError
+from roadwork_serve.errors import BadRequest, ConfigError, NotReady, Overloaded, PolicyConflict, RoadworkError
 from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.schema import (
     MAX_DEADLINE_MS,
@@ -52,6 +53,7 @@ _LOOK_EVERY_S = 1.0  # for rules that others brought into force
 _JOIN_S = 3.0
 _SWAP_S = 5.0  # that all may take to go by new ones
 _LOOK_S = 1.0  # that all may take to tell their load
+_TOLD_FOR_S = 0.1  # others are not asked for it again: anybody may ask, and it costs every replica a call
 _GRACE_S = 1.0  # the batchers' own timeout is a net under that of the clients
 
 
@@ -84,6 +86,8 @@ class Ingress:
         self._reading = Reading(profile)
         ingress = profile.ingress
         self._admission = Admission(ingress.max_ongoing_requests, ingress.max_bytes_in_work)
+        self._others: list[ReplicaLoad] = []
+        self._told_s = -math.inf
         self._warmed = False
         self._warming = asyncio.create_task(self._warm(), name="warming")
         self._watching = asyncio.create_task(self._watch(), name="rules")
@@ -104,8 +108,8 @@ class Ingress:
         """
         try:
             await self._rulebook.configure(user_config)
-        except ConfigError as error:
-            if not self._configured:
+        except (ConfigError, PolicyConflict) as error:
+            if isinstance(error, ConfigError) and not self._configured:
                 raise
             self._refused = str(error)
             _LOG.error("The new policy is refused, %s stays: %s", self._router.rules.policy.version, error)
@@ -207,8 +211,12 @@ class Ingress:
 
     async def stats(self) -> Stats:
         """The load of every replica that answers soon."""
-        others = [load for load in await self._everywhere("load", _LOOK_S) if isinstance(load, ReplicaLoad)]
-        return Stats(replicas=[self.load(), *(load for load in others if load.replica != self._replica)])
+        asked_s = time.monotonic()
+        if asked_s >= self._told_s + _TOLD_FOR_S:
+            self._told_s = asked_s
+            others = [load for load in await self._everywhere("load", _LOOK_S) if isinstance(load, ReplicaLoad)]
+            self._others = [load for load in others if load.replica != self._replica]
+        return Stats(replicas=[self.load(), *self._others])
 
     def load(self) -> ReplicaLoad:
         """Of this replica."""
@@ -244,8 +252,15 @@ class Ingress:
                 return await asked.results_async(timeout_s=within_s, return_exceptions=True)
         return []
 
+    async def check_health(self) -> None:
+        """Raises what ended a task in the background; Serve then replaces the process."""
+        for task in (self._warming, self._watching):
+            if task.done() and not task.cancelled():
+                task.result()
+
     async def _warm(self) -> None:
         await self._reading.ready()
+        await self._rulebook.look()
         required = [self._clients[name] for name, spec in self.profile.stages.items() if spec.required]
         for client in required:
             await client.warm()
@@ -256,8 +271,8 @@ class Ingress:
         """Tell the metrics of the load, and see to it that a change that did not get here is found."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            self._metrics.load(self.load())
             try:
+                self._metrics.load(self.load())
                 await self._rulebook.look()
             except Exception:
                 _LOG.exception("The rules in force cannot be looked up; %s stay.", self._router.rules.policy.version)
@@ -288,7 +303,7 @@ def ingress_app(profile: Profile, stages: Mapping[StageName, Application]) -> Ap
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
         health_check_period_s=2,
         graceful_shutdown_wait_loop_s=0.5,
-        graceful_shutdown_timeout_s=10,
+        graceful_shutdown_timeout_s=profile.ingress.default_deadline_ms / 1000 + 1,
     )(serve.ingress()(Ingress))
     return deployed.bind(profile, dict(stages))
 

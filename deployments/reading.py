@@ -9,6 +9,8 @@ from roadwork_serve.media import Clip, Photo
 from roadwork_serve.media.readers import Readers
 from roadwork_serve.profiles.profile import Profile
 
+_MARGIN = 1.1
+
 
 class Reading:
     """The processes that read files, and who waits for them. Needs a running event loop."""
@@ -18,6 +20,7 @@ class Reading:
         self._limits = profile.media
         self._processes = profile.ingress.decode_processes
         self._readers = Readers(self._processes)
+        self._turn = asyncio.Semaphore(self._processes)
         self._pace = Pace()
 
     async def ready(self) -> None:
@@ -32,26 +35,41 @@ class Reading:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
             raise DeadlineExceeded("the deadline had passed before the file was read; allow more time")
-        if (wait_s := self.wait_s()) > left_s:
-            raise Overloaded(f"{self.count} files are to be read first; come back in {wait_s:.1f} s", wait_s)
+        if self.wait_s() + self._needs_s() > left_s:
+            raise self._too_busy()
         self.count += 1
-        began = time.monotonic()
         try:
-            async with asyncio.timeout(left_s):
-                return await self._readers.read(data, self._limits)
+            async with asyncio.timeout(left_s), self._turn:
+                return await self._read(data, deadline_s)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the file was read; allow more time") from None
         finally:
-            at_once = max(1.0, self.count / self._processes)
-            self._pace.record(1, (time.monotonic() - began) / at_once)
             self.count -= 1
 
     def wait_s(self) -> float:
-        """About how long a file would wait for a process if it came now, seconds."""
-        if self.count < self._processes:
-            return 0.0
-        return (self._pace.mean_s(1) or 0.0) * (self.count - self._processes + 1) / self._processes
+        """How long a file would wait for a process if it came now, seconds: reckoned high."""
+        return self._needs_s() * max(0, self.count - self._processes + 1) / self._processes
 
     async def aclose(self) -> None:
         """End the processes."""
         await self._readers.aclose()
+
+    async def _read(self, data: bytes, deadline_s: float) -> Photo | Clip:
+        """With a process free for it. What could not be in time is not begun: to stop it would cost the process."""
+        began = time.monotonic()
+        if self.count > self._processes and self._needs_s() > deadline_s - began:
+            raise self._too_busy()
+        try:
+            read = await self._readers.read(data, self._limits)
+        except asyncio.CancelledError:
+            self._pace.record(1, time.monotonic() - began, whole=False)
+            raise
+        self._pace.record(1, time.monotonic() - began)
+        return read
+
+    def _needs_s(self) -> float:
+        return _MARGIN * (self._pace.p90_s(1) or 0.0)
+
+    def _too_busy(self) -> Overloaded:
+        wait_s = self._needs_s() * self.count / self._processes
+        return Overloaded(f"{self.count} files are to be read first; come back in {wait_s:.1f} s", wait_s)

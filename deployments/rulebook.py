@@ -52,6 +52,7 @@ class Rulebook:
         self._profile = profile
         self._adopt = adopt
         self.number = 0  # of the edition in force here
+        self._known: dict[int, Edition] = {}  # they never change
 
     async def look(self) -> int:
         """Adopt the newest edition, if it is not in force here yet. Returns its number, 0 while there is none."""
@@ -64,23 +65,29 @@ class Rulebook:
 
     async def editions(self) -> list[Edition]:
         """Those that are kept, the newest last."""
-        pages = [await self._shelf.read(number) for number in await self._shelf.numbers()]
-        return [Edition(**json.loads(page)) for page in pages if page is not None]
+        numbers = await self._shelf.numbers()
+        for number in numbers:
+            if number not in self._known and (page := await self._shelf.read(number)) is not None:
+                self._known[number] = Edition(**json.loads(page))
+        self._known = {number: self._known[number] for number in numbers if number in self._known}
+        return list(self._known.values())
 
     async def configure(self, config: Mapping[str, Any]) -> None:
-        """Take the rules of a `user_config`. Raises ConfigError.
+        """Take the rules of a `user_config`. Raises ConfigError, and PolicyConflict as `put` does.
 
         A replica that starts brings the configuration of all the others along: that is no news, and what was put since
         stays in force.
         """
-        rules = load_rules(config, self._profile.policy).to_mapping()
+        rules = load_rules(config, self._profile.policy)
         while True:
             editions = await self.editions()
-            earlier = [edition for edition in editions if edition.origin == "config"]
-            if earlier and earlier[-1].rules == rules:
+            if editions:
                 self._take(editions[-1])
+            earlier = [edition for edition in editions if edition.origin == "config"]
+            if earlier and earlier[-1].rules == rules.to_mapping():
                 return
-            if edition := await self._add(editions, "config", "serve_config", rules):
+            _check_versions(rules, editions)
+            if edition := await self._add(editions, "config", "serve_config", rules.to_mapping()):
                 self._take(edition)
                 return
 
@@ -102,6 +109,10 @@ class Rulebook:
             if editions and editions[-1].rules == rules.to_mapping():
                 self._take(editions[-1])
                 return editions[-1]
+            if not editions:  # no configuration has brought any: what a rollback goes back to
+                begun = load_rules({}, self._profile.policy)
+                await self._add(editions, "config", "profile", begun.to_mapping())
+                continue
             _check_versions(rules, editions)
             if edition := await self._add(editions, "put", by, rules.to_mapping()):
                 self._take(edition)
@@ -123,7 +134,7 @@ class Rulebook:
                 return edition
 
     def _take(self, edition: Edition) -> None:
-        if edition.number != self.number:
+        if edition.number > self.number:  # an older one was read before another brought this into force
             self.number = edition.number
             self._adopt(Rules.from_mapping(edition.rules))
             _LOG.info("Policy %s is in force: edition %d, %s.", edition.version, edition.number, edition.origin)

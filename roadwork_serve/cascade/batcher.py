@@ -79,7 +79,7 @@ class Batcher:
         """How long an item with this deadline would wait for a slot if it came now, seconds: reckoned high, for what
         is begun and cannot be finished is lost to everybody.
         """
-        if len(self._calls) < self._slots:
+        if sum(not call.spare for call in self._calls) < self._slots:
             return 0.0
         ahead = sum(row[0] <= deadline_s and not row[2].answer.done() for row in self._heap)
         call_s = self._pace.p90_s(min(self._max_batch, ahead or 1)) or 0.0
@@ -113,9 +113,10 @@ class Batcher:
         if self.wait_s(deadline_s) + needs_s > left_s:
             raise self._too_busy()
 
-    async def submit(self, item: Item) -> Answer:
+    async def submit(self, item: Item, spare: bool = False) -> Answer:
         """The stage's opinion on the item; returns or raises by the item's deadline at the latest.
 
+        spare: ask while there is nothing else to do. StageFailed when something comes up that needs the slot.
         Cancelling it takes the item back. Raises what `admit` raises, Overloaded too when others were served first for
         too long, DeadlineExceeded when the deadline passes in the queue or in the stage, StageFailed when the stage
         fails twice, or there is no time to ask twice.
@@ -123,13 +124,15 @@ class Batcher:
         left_s = item.left_s()
         self.admit(item.deadline_s)
         loop = asyncio.get_running_loop()
-        entry = Entry(item, time.monotonic(), loop.create_future())
+        entry = Entry(item, time.monotonic(), loop.create_future(), alone=spare, again=spare, spare=spare)
         self._submitted += 1
         self._waiting += 1
         heappush(self._heap, (item.deadline_s, self._submitted, entry))
         if len(self._heap) > 2 * self._max_queue:
             self._sweep()
         self._wake()
+        if not spare and len(self._calls) >= self._slots:
+            self._make_room()
         timer = loop.call_later(left_s, self._expire, entry)
         try:
             return await entry.answer
@@ -168,7 +171,7 @@ class Batcher:
         while len(self._calls) < self._slots and self._breaker.lets_pass() and (entries := self._take()):
             self._breaker.began()
             task = loop.create_task(self._judge(entries), name=f"{self.name} x{len(entries)}")
-            call = Call(entries, task, time.monotonic(), waiters=len(entries))
+            call = Call(entries, task, time.monotonic(), waiters=len(entries), spare=entries[0].spare)
             for entry in entries:
                 entry.call = call
             self._calls.add(call)
@@ -205,8 +208,9 @@ class Batcher:
     def _free_in_s(self) -> float:
         """About how long until the first of the calls in flight ends, seconds."""
         now = time.monotonic()
-        ends = ((self._pace.p90_s(len(call.entries)) or 0.0) - (now - call.began_s) for call in self._calls)
-        return max(0.0, min(ends, default=0.0))
+        usual = [(self._pace.p90_s(len(call.entries)), now - call.began_s) for call in self._calls]
+        # Of a call that has overrun nothing is known but that it may go on for as long again.
+        return min((abs(usual_s - ran_s) for usual_s, ran_s in usual if usual_s is not None), default=0.0)
 
     def _needs_s(self, size: int) -> float:
         """What a call of that size is reckoned to take, seconds; 0 while too little is known, or a trial is due."""
@@ -263,12 +267,13 @@ class Batcher:
         timer.cancel()
         self._calls.discard(call)
         error = None if task.cancelled() else task.exception()
-        if task.cancelled() and call.stopped and not call.timed_out:
-            self._breaker.given_up()
-        elif task.cancelled() or (error is not None and not isinstance(error, StageDown)):
-            self._count_failure()
-        elif error is None:
+        given_up = task.cancelled() and call.stopped and not call.timed_out
+        if error is None and not task.cancelled():
             self._breaker.answered()
+        elif given_up or isinstance(error, StageDown) or call.entries[0].alone:  # tried apart, an item is to blame
+            self._breaker.given_up()
+        else:
+            self._count_failure()
         if error is None:
             call.fail(f"the call to {self.name} was cancelled")  # finds no one waiting unless the client did it
         elif isinstance(error, StageDown) or self._closed or self._breaker.state == "open":
@@ -277,6 +282,14 @@ class Batcher:
             self._try_again(call, error)
         if not self._closed:
             self._wake()
+
+    def _make_room(self) -> None:
+        """Stop a call that was only spare."""
+        for call in self._calls:
+            if call.spare and not call.stopped:
+                call.fail(f"{self.name} had something else to do")
+                call.stop()
+                return
 
     def _count_failure(self) -> None:
         """Of a call; when it was one too many, what waits fails with it."""

@@ -32,6 +32,7 @@ class Entry:
     call: "Call | None" = None  # None while it waits
     again: bool = False  # its first call failed
     alone: bool = False  # so it is not to be in a batch with others
+    spare: bool = False  # worth asking only while there is nothing else to do
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +46,7 @@ class Call:
     task: asyncio.Task[None]
     began_s: float
     waiters: int
+    spare: bool = False
     stopped: bool = False
     timed_out: bool = False
 

@@ -35,10 +35,10 @@ class Pace:
         return sum(times) / len(times) if times else None
 
     def _near(self, size: int) -> list[float]:
-        """Seconds of the calls nearest in size of which there are enough; of two, the smaller: no guess is too high."""
+        """Seconds of the calls nearest in size of which there are enough, smaller ones first: no guess is too high."""
         since = time.monotonic() - _FRESH_S
         wanted = _rung(size)
-        for rung in sorted(self._calls, key=lambda rung: (abs(rung - wanted), rung)):
+        for rung in sorted(self._calls, key=lambda rung: (rung > wanted, abs(rung - wanted))):
             calls = self._calls[rung]
             while calls and calls[0][0] < since:
                 calls.popleft()

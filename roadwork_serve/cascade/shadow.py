@@ -1,7 +1,7 @@
 """Judging beside: what another policy, or a second head, would have said, at a bounded cost and to nobody's delay.
 
 The answer is on its way before its shadow begins. The shadow has for nothing what the stages said of the item already;
-of any other stage it asks one that is idle, or gives up.
+of any other stage it asks one that is idle, and gives up when somebody else comes.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from roadwork_serve.schema import Verdict
 
 Told = Callable[[Verdict, Verdict], None]
 
+_KEPT = 8  # tallies
 ALLOWED_S = 30.0  # for one item; it holds its bytes for so long at most
 
 
@@ -50,9 +51,11 @@ class Shadows:
         self._tallies: dict[str, Tally] = {}
 
     def tally(self, version: str) -> Tally:
-        """Of the shadow policy with this version; the last one's alone are kept."""
+        """Of the shadow policy with this version; those of the last few are kept."""
         if version not in self._tallies:
-            self._tallies = {version: Tally()}
+            self._tallies[version] = Tally()
+            for old in list(self._tallies)[:-_KEPT]:
+                del self._tallies[old]
         return self._tallies[version]
 
     def takes(self, shadow: Shadow, request_id: str) -> bool:
@@ -78,7 +81,7 @@ class Shadows:
             if answer is None:
                 if not stages[step.stage].idle:
                     raise _GivenUp(f"{step.stage} is busy")
-                answer = await stages[step.stage].submit(item)
+                answer = await stages[step.stage].submit(item, spare=True)
             if not shadow.second_head or step.stage != "backbone":
                 return answer
             if answer.opinion.second_logit is None:

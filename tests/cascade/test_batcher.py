@@ -290,6 +290,62 @@ def test_a_stage_that_fails_again_and_again_rests_and_is_then_tried_with_one_cal
     clock.run(main)
 
 
+def test_a_trial_that_finds_the_stage_down_does_not_keep_it_shut():
+    async def main(time: Clock) -> None:
+        saying: Opinion | Exception = StageFailed("broken")
+        stage = batcher(InstantClient(lambda _: saying))
+        for _ in range(5):
+            await outcomes(waiting_for(stage, "a"))
+        assert stage.breaker == "open"
+        saying = StageDown("it is being replaced")
+        await asyncio.sleep(1.5)
+        assert await outcomes(waiting_for(stage, "trial")) == ["StageFailed"]
+        saying = opinion(model="well again")
+        assert await outcomes(waiting_for(stage, "b")) == ["well again"]
+        assert stage.breaker == "closed"
+
+    clock.run(main)
+
+
+@pytest.mark.parametrize("bad", range(8))
+async def test_however_many_spoil_a_batch_the_others_are_answered(bad):
+    def say(each: Item) -> Opinion | Exception:
+        return ValueError("spoilt") if each.request_id.startswith("bad") else opinion(model="fake")
+
+    stage = batcher(InstantClient(say))
+    batch = waiting_for(stage, *(f"bad {at}" for at in range(bad)), *(f"good {at}" for at in range(8 - bad)))
+    assert await outcomes(batch) == ["StageFailed"] * bad + ["fake"] * (8 - bad)
+    assert stage.breaker == "closed"
+
+
+async def test_a_spare_call_makes_room_for_what_is_wanted():
+    stage = batcher(client := GatedClient())
+    spare = asyncio.create_task(stage.submit(item("spare"), spare=True))
+    await settle()
+    assert stage.wait_s() == 0.0
+    (wanted,) = waiting_for(stage, "wanted")
+    await settle()
+    assert client.calls[0].cancelled
+    assert client.calls[1].ids == ["wanted"]
+    client.calls[1].answer()
+    assert await outcomes([spare, wanted]) == ["StageFailed", "wanted"]
+    assert (stage.waiting, stage.in_flight, stage.breaker) == (0, 0, "closed")
+
+
+def test_a_call_that_has_overrun_is_not_taken_to_end_at_once():
+    async def main(time: Clock) -> None:
+        stage = batcher(client := GatedClient())
+        await paced(client, time, stage, 1.0)
+        tasks = waiting_for(stage, "hangs")
+        await settle()
+        await asyncio.sleep(5.0)
+        assert stage.wait_s() == pytest.approx(4.0)
+        for each in tasks:
+            each.cancel()
+
+    clock.run(main)
+
+
 def paced(client: GatedClient, time: Clock, stage: Batcher, takes_s: float, calls: int = 6):
     async def run() -> None:
         for _ in range(calls):

@@ -21,7 +21,7 @@ def test_sizes_are_told_apart_and_the_nearest_speaks_for_those_unknown():
     for _ in range(5):
         pace.record(1, 0.1)
         pace.record(16, 1.0)
-    assert (pace.p90_s(1), pace.p90_s(2), pace.p90_s(9), pace.p90_s(16), pace.p90_s(64)) == (0.1, 0.1, 1.0, 1.0, 1.0)
+    assert (pace.p90_s(1), pace.p90_s(2), pace.p90_s(8), pace.p90_s(16), pace.p90_s(64)) == (0.1, 0.1, 0.1, 1.0, 1.0)
 
 
 def test_one_slow_call_in_ten_does_not_count_two_do():

@@ -78,6 +78,30 @@ async def test_a_shadow_asks_no_stage_that_has_something_to_do():
     await work
 
 
+async def test_a_shadow_makes_room_for_whoever_comes_next():
+    watched = Watched(Shadow(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(slow := GatedClient()))
+    await watched.router.judge(item("r1"))
+    await settle()
+    assert slow.calls[0].ids == ["r1"]
+    work = asyncio.create_task(watched.stages["vlm"].submit(item("work")))
+    await settle()
+    assert slow.calls[0].cancelled
+    slow.calls[1].answer()
+    assert (await work).opinion.model == "work"
+    assert watched.tally == (0, 0, 1)
+
+
+async def test_what_began_before_a_swap_does_not_wipe_what_came_after():
+    watched = Watched(Shadow(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=saying(1.0))
+    shadows = watched.router.shadows
+    shadows.tally("new").judged = 500
+    shadows.tally("old").judged += 1
+    assert shadows.tally("new").judged == 500
+    for number in range(20):
+        shadows.tally(str(number))
+    assert len(shadows._tallies) == 8
+
+
 async def test_a_shadow_whose_stage_fails_is_not_compared():
     failing = InstantClient(lambda _: StageFailed("broken"))
     watched = Watched(Shadow(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=failing)

@@ -10,7 +10,15 @@ import pytest
 from PIL import Image
 
 from deployments.ingress import Ingress
-from roadwork_serve.errors import BadRequest, BrokenMedia, ConfigError, DeadlineExceeded, NotReady, Overloaded
+from roadwork_serve.errors import (
+    BadRequest,
+    BrokenMedia,
+    ConfigError,
+    DeadlineExceeded,
+    NotReady,
+    Overloaded,
+    RoadworkError,
+)
 from roadwork_serve.profiles.load import load_profile
 from tests.deployments.fakes import FakeHandle, until
 
@@ -157,6 +165,19 @@ async def test_a_bad_policy_leaves_the_old_one_and_says_why(ingress: Ingress, co
 async def test_a_server_does_not_start_with_a_bad_policy(ingress: Ingress, config: dict):
     with pytest.raises(ConfigError):
         await ingress.reconfigure(config)
+
+
+async def test_a_server_whose_preparations_fail_says_so_to_its_health_check(handles: dict[str, FakeHandle]):
+    ingress = Ingress(PROFILE, handles)  # type: ignore[arg-type]
+
+    async def fails() -> None:
+        raise RoadworkError("the process that reads media does not start")
+
+    ingress._reading.ready = fails  # type: ignore[method-assign]
+    await asyncio.wait([ingress._warming])
+    with pytest.raises(RoadworkError, match="does not start"):
+        await ingress.check_health()
+    await ingress.aclose()
 
 
 async def test_info_tells_what_the_server_is_made_of(ingress: Ingress):

@@ -1,25 +1,17 @@
 import asyncio
 import time
+from collections import Counter
 
 import pytest
 
 from deployments.reading import Reading
 from roadwork_serve.errors import BrokenMedia, DeadlineExceeded, Overloaded
 from roadwork_serve.profiles.load import load_profile
+from tests.cascade import clock
+from tests.cascade.clock import Clock
 from tests.corpus import encoded, picture
 
 PHOTO = encoded(picture())
-
-
-class Held:
-    """Readers that read when they are let."""
-
-    def __init__(self) -> None:
-        self.gate = asyncio.Event()
-
-    async def read(self, data: bytes, limits: object) -> bytes:
-        await self.gate.wait()
-        return data
 
 
 @pytest.fixture
@@ -38,21 +30,47 @@ async def test_a_file_is_read_by_its_deadline(reading: Reading):
     assert reading.count == 0
 
 
-async def test_a_file_for_which_there_is_no_time_is_refused_before_it_waits(reading: Reading):
-    reading._readers, readers = Held(), reading._readers
-    try:
-        for _ in range(6):  # to learn how slow it is
-            with pytest.raises(DeadlineExceeded, match="before the file was read"):
-                await reading.read(PHOTO, time.monotonic() + 0.05)
-        waiting = [asyncio.create_task(reading.read(PHOTO, time.monotonic() + 30)) for _ in range(4)]
-        await asyncio.sleep(0)
-        assert reading.count == 4
-        assert reading.wait_s() > 0.05
-        with pytest.raises(Overloaded, match="4 files are to be read first") as caught:
-            await reading.read(PHOTO, time.monotonic() + 0.05)
-        assert caught.value.retry_after_s > 0.05
-        reading._readers.gate.set()
-        await asyncio.gather(*waiting)
+class Slow:
+    """Readers of two processes that take 0.2 s a file, and lose one when they are stopped in the middle."""
+
+    def __init__(self, count: int) -> None:
+        self.stopped = 0
+
+    async def read(self, data: bytes, limits: object) -> bytes:
+        try:
+            await asyncio.sleep(0.2)
+        except asyncio.CancelledError:
+            self.stopped += 1
+            raise
+        return data
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.parametrize("rate", [9, 15, 30])
+def test_offered_more_than_it_can_read_it_goes_on_reading_all_it_can(monkeypatch: pytest.MonkeyPatch, rate: int):
+    monkeypatch.setattr("deployments.reading.Readers", Slow)
+
+    async def main(time: Clock) -> None:
+        reading = Reading(load_profile("mini"))
+        told: Counter[str] = Counter()
+
+        async def one() -> None:
+            began = time.now
+            try:
+                await reading.read(PHOTO, time.now + 1.0)
+                told["read"] += 1
+            except (Overloaded, DeadlineExceeded) as error:
+                told[type(error).__name__] += 1
+            assert time.now <= began + 1.0
+
+        tasks = []
+        for _ in range(60 * rate):
+            tasks.append(asyncio.create_task(one()))
+            await asyncio.sleep(1 / rate)
+        await asyncio.gather(*tasks)
+        assert told["read"] >= 0.95 * 60 * min(rate, 10)
+        assert reading._readers.stopped <= 0.01 * 60 * rate  # type: ignore[attr-defined]
         assert (reading.count, reading.wait_s()) == (0, 0.0)
-    finally:
-        reading._readers = readers
+
+    clock.run(main)

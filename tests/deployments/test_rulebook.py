@@ -158,11 +158,37 @@ async def test_changes_at_the_same_moment_all_count_and_the_last_is_in_force_eve
     replicas = [Replica(shared) for _ in range(4)]
     await asyncio.gather(*(each.book.put(policy(f"v{at}"), "ann") for at, each in enumerate(replicas)))
     editions = await replicas[0].book.editions()
-    assert [edition.number for edition in editions] == [1, 2, 3, 4]
-    assert sorted(edition.version for edition in editions) == ["v0", "v1", "v2", "v3"]
+    assert [edition.number for edition in editions] == [1, 2, 3, 4, 5]
+    assert sorted(edition.version for edition in editions[1:]) == ["v0", "v1", "v2", "v3"]
     for each in replicas:
         await each.book.look()
     assert {each.versions[-1] for each in replicas} == {editions[-1].version}
+
+
+async def test_without_a_configuration_the_first_edition_is_the_profiles_own(shelf: MemoryShelf):
+    one = Replica(shelf)
+    await one.book.put(policy("a"), "ann")
+    assert (await one.book.roll_back("ann")).version.startswith("mini")
+
+
+async def test_nobody_goes_back_to_an_edition_that_was_read_before_a_newer_one_came(shelf: MemoryShelf):
+    one = Replica(shelf)
+    await one.book.configure({"policy": policy("a")})
+    stale = (await one.book.editions())[-1]
+    await one.book.put(policy("b"), "ann")
+    one.book._take(stale)
+    assert (one.book.number, one.versions) == (2, ["a", "b"])
+
+
+async def test_a_configuration_does_not_give_a_known_version_to_another_policy(shelf: MemoryShelf):
+    one, late = Replica(shelf), Replica(shelf)
+    await one.book.configure({"policy": policy("a")})
+    await one.book.put(policy("b"), "ann")
+    for replica in (one, late):
+        with pytest.raises(PolicyConflict, match="version 'b' has been in force"):
+            await replica.book.configure({"policy": policy("b", prior=0.01)})
+        assert replica.versions[-1] == "b"
+        assert replica.adopted[-1].policy.prior == 0.5
 
 
 async def test_history_is_bounded(shelf: MemoryShelf):
@@ -171,7 +197,7 @@ async def test_history_is_bounded(shelf: MemoryShelf):
         await one.book.put(policy(f"v{number}"), "ann")
     editions = await one.book.editions()
     assert len(editions) == KEPT
-    assert editions[-1].number == KEPT + 20
+    assert editions[-1].number == KEPT + 21
 
 
 async def test_a_configuration_that_makes_no_sense_is_told(shelf: MemoryShelf):
