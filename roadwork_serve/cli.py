@@ -209,6 +209,7 @@ def serve(
     import yaml
 
     from roadwork_serve.errors import ConfigError
+    from roadwork_serve.keys import FILE_VARIABLE
 
     config = _PROJECT / "serve_config.yaml"
     if not config.is_file():
@@ -230,6 +231,8 @@ def serve(
         typer.secho(WARNING, fg="yellow", err=True)
     for name, value in environment.items():
         os.environ.setdefault(name, value)
+    if keys := os.environ.get(FILE_VARIABLE):
+        os.environ[FILE_VARIABLE] = str(Path(keys).resolve())
     os.chdir(_PROJECT)
     serve_program = str(Path(sys.executable).with_name("serve"))
     os.execv(serve_program, [serve_program, "run", str(config)])  # noqa: S606 - Ray's own program, no shell

@@ -14,6 +14,7 @@ from ray.serve.schema import ServeDeploySchema
 from deployments import app, cards
 from deployments.app import Args, build
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.load import load_profile
 
 
 def profile_of(args: Args):
@@ -101,6 +102,18 @@ def test_a_profile_that_books_more_than_there_is_gets_a_warning(
         build(Args(profile="mini", overrides={"engines": {"qwen3-vl": {"device": "cuda", "num_gpus": 0.5}}}))
     assert "books 1.5 CPUs and there are 1" in caplog.text
     assert "books 0.5 GPUs and there are 0" in caplog.text
+
+
+def test_the_file_of_keys_is_named_to_replicas_whose_ray_may_not_have_it_in_its_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "keys.yaml").write_text("[]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROADWORK_KEYS_FILE", "keys.yaml")
+    assert app._with_keys(load_profile("mini")).ingress.keys_file == str(tmp_path / "keys.yaml")
+    named = load_profile("mini", {"ingress": {"keys_file": str(tmp_path / "keys.yaml")}})
+    monkeypatch.setenv("ROADWORK_KEYS_FILE", "/no/such/file")
+    assert app._with_keys(named) == named
 
 
 @pytest.mark.parametrize("text", ["- {name: ann}", "not a list"])
