@@ -34,13 +34,16 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--short", action="store_true", help="a minute, with all the checks, over stand-ins without models"
     )
+    parser.add_argument(
+        "--exact", action="store_true", help="fail on counts alone, not on times: for machines with other things to do"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the arrivals and the files")
     parser.add_argument("--out", type=Path, help="JSON; benchmarks/results/chaos.json, with --short build/chaos.json")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when every check held, 1 when one did not."""
+    """0 when every check that counts held, 1 when one did not."""
     chosen = _options(arguments)
     console = Console(width=170)
     plan = SHORT if chosen.short else FULL
@@ -60,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     write(out, storm, plan, chosen.seed, found, environment)
     plot(storm, plan.deadline_ms / 1000, out.with_suffix(".png"))
     console.print(f"Written to {out}, with a picture beside it, after {time.monotonic() - began:.0f} s.")
-    return 0 if all(check.held for check in found) else 1
+    return 0 if all(check.held or (chosen.exact and check.timed) for check in found) else 1
 
 
 if __name__ == "__main__":

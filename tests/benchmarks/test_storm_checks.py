@@ -51,6 +51,12 @@ def test_a_storm_in_which_all_held_breaks_nothing() -> None:
     assert broken(told()) == []
 
 
+def test_the_machine_has_a_say_in_lateness_and_goodput_alone() -> None:
+    timed = [check.claim for check in checks(told()) if check.timed]
+    assert len(timed) == 2
+    assert "late" in timed[0] and "goodput" in timed[1]
+
+
 @pytest.mark.parametrize(
     ("found", "claims"),
     [
