@@ -1,12 +1,14 @@
 """What an ingress replica says of itself, in the words of the wire."""
 
+import json
+
 from deployments.client import RayStageClient
 from deployments.rulebook import Edition
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.rules import Rules
 from roadwork_serve.cascade.shadow import Shadows
 from roadwork_serve.profiles.profile import Profile, StageName
-from roadwork_serve.schema import MAX_DEADLINE_MS, Limits, PolicyEdition, ShadowTally, StageInfo, StageLoad
+from roadwork_serve.schema import MAX_DEADLINE_MS, Limits, PolicyEdition, ShadowTally, StageInfo, StageLoad, Verdict
 
 
 def limits_of(profile: Profile) -> Limits:
@@ -57,6 +59,20 @@ def shadow_tally(rules: Rules, shadows: Shadows) -> ShadowTally | None:
         given_up=tally.given_up,
         mean_difference=tally.difference / tally.judged if tally.judged else None,
     )
+
+
+def shadow_line(answered: Verdict, said: Verdict) -> str:
+    """What was answered and what the shadow says, as a line of JSON."""
+    told: dict[str, object] = {"request_id": answered.request_id, "media": answered.media}
+    for name, verdict in (("answered", answered), ("shadow", said)):
+        told[name] = {
+            "policy": verdict.policy_version,
+            "label": verdict.label,
+            "probability": round(verdict.probability, 6),
+            "exit": verdict.exit.stage,
+            "reason": verdict.exit.reason,
+        }
+    return json.dumps(told)
 
 
 def policy_edition(edition: Edition) -> PolicyEdition:

@@ -18,7 +18,7 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.account import limits_of, policy_edition, shadow_tally, stage_info, stage_load
+from deployments.account import limits_of, policy_edition, shadow_line, shadow_tally, stage_info, stage_load
 from deployments.admin import admin_routes
 from deployments.admission import Admission, Place
 from deployments.client import RayStageClient
@@ -49,6 +49,7 @@ from roadwork_serve.schema import (
 )
 
 _LOG = logging.getLogger("ray.serve.roadwork.ingress")
+_SHADOWS = logging.getLogger("ray.serve.roadwork.shadows")
 _LOOK_EVERY_S = 1.0  # for rules that others brought into force
 _JOIN_S = 3.0
 _SWAP_S = 5.0  # that all may take to go by new ones
@@ -78,7 +79,7 @@ class Ingress:
             )
         self._metrics = Metrics()
         rules = load_rules({}, profile.policy)
-        self._router = Router(self._batchers, rules, profile.name, self._metrics.shadowed)
+        self._router = Router(self._batchers, rules, profile.name, self._shadowed)
         self._replica, self._app = _whereabouts()
         self._rulebook = Rulebook(shelf(self._app), profile, self._adopt)
         self._configured = False
@@ -237,6 +238,11 @@ class Ingress:
         asked = {step.stage for policy in rules.policies for step in policy.photo + policy.clip}
         if missing := asked - set(self._clients):
             _LOG.warning("The policy asks %s, which this profile lacks.", ", ".join(sorted(missing)))
+
+    def _shadowed(self, answered: Verdict, said: Verdict) -> None:
+        """A shadow judged what had been answered: count it, and log a line to compare the two by."""
+        self._metrics.shadowed(answered, said)
+        _SHADOWS.info("%s", shadow_line(answered, said))
 
     async def _spread(self, edition: Edition) -> PolicyChange:
         """Let all replicas look, and count those that go by the edition, or by a newer one, now."""

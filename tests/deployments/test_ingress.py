@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import json
+import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -178,6 +180,22 @@ async def test_a_server_whose_preparations_fail_says_so_to_its_health_check(hand
     with pytest.raises(RoadworkError, match="does not start"):
         await ingress.check_health()
     await ingress.aclose()
+
+
+async def test_what_a_shadow_says_is_a_line_in_the_log_beside_what_was_answered(
+    ingress: Ingress, caplog: pytest.LogCaptureFixture
+):
+    await ready(ingress)
+    trial = policy("trial", prior=0.001)
+    await ingress.put_policy({"policy": policy("main"), "shadow": {"policy": trial, "share": 1.0}}, "ann")
+    with caplog.at_level(logging.INFO, logger="ray.serve.roadwork.shadows"):
+        verdict = await ingress.classify(PHOTO, request_id="mine")
+        await until(lambda: any(record.name.endswith("shadows") for record in caplog.records))
+    assert verdict.shadow == "trial"
+    (line,) = (json.loads(record.message) for record in caplog.records if record.name.endswith("shadows"))
+    assert (line["request_id"], line["answered"]["label"], line["shadow"]["label"]) == ("mine", "roadwork", "none")
+    (load,) = (await ingress.stats()).replicas
+    assert load.shadow and (load.shadow.judged, load.shadow.agreed) == (1, 0)
 
 
 async def test_info_tells_what_the_server_is_made_of(ingress: Ingress):
