@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,27 @@ def test_haproxy_gets_its_file_mended_and_its_arguments_as_they_are(tmp_path: Pa
     done = subprocess.run([WRAPPER, *arguments], env=environment, capture_output=True, text=True, check=True)
     assert file.read_text() == MENDED
     assert done.stdout.strip() == " ".join(arguments)
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not there")
+def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    stand_in, file = tmp_path / "haproxy", tmp_path / "haproxy.cfg"
+    file.write_text(WRITTEN)
+    stand_in.write_text("#!/bin/sh\necho $$\nexec sleep 60\n")
+    stand_in.chmod(0o755)
+    parent = f"import subprocess, sys; subprocess.Popen({[str(WRAPPER), '-db', '-f', str(file)]}).wait()"
+    environment = {"PATH": os.environ["PATH"], "ROADWORK_HAPROXY": str(stand_in)}
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], env=environment, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        child = int(running.stdout.readline())
+        running.kill()
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it goes on without its parent")
 
 
 def test_the_program_and_the_wrapper_are_there(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         started(log, args, fast(Path(folder)), BUILDER) as server,
     ):
         yield server
+    eventually(lambda: not list(processes(server)), 10, "nothing of it is left, HAProxy least of all")
 
 
 @pytest.fixture
