@@ -62,7 +62,8 @@ def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         child = int(running.stdout.readline())
         running.kill()
     for _ in range(100):
-        if not Path(f"/proc/{child}").exists():
+        status = Path(f"/proc/{child}/status")
+        if not status.exists() or "State:\tZ" in status.read_text():
             return
         time.sleep(0.05)
     raise AssertionError("it goes on without its parent")
