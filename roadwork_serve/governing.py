@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from roadwork_serve.errors import BadRequest, RoadworkError
+from roadwork_serve.errors import RoadworkError
 
 KEY_VARIABLE = "ROADWORK_API_KEY"
 
@@ -90,11 +90,18 @@ def _asked(url: str, method: str, path: str, body: object = None) -> dict[str, A
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         told = f"{url}: {str(error) or type(error).__name__}; is `roadwork serve` running there?"
-        raise BadRequest(told) from None
+        raise _titled("The server cannot be reached", told) from None
     try:
         answer = reply.json()
     except ValueError:
-        raise BadRequest(f"{url} answered {reply.status_code}, and no JSON; is it a roadwork server?") from None
+        told = f"{url} answered {reply.status_code}, and no JSON; is it a roadwork server?"
+        raise _titled("The server does not speak this protocol", told) from None
     if reply.is_success:
         return answer
-    raise RoadworkError(f"{answer.get('title')}: {answer.get('detail')}")
+    raise _titled(str(answer.get("title")), str(answer.get("detail")))
+
+
+def _titled(title: str, told: str) -> RoadworkError:
+    error = RoadworkError(told)
+    error.title = title
+    return error

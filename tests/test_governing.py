@@ -80,7 +80,7 @@ def test_a_refusal_is_told_in_the_servers_words(server: Server):
     server.answer = 409, {"title": "The policy cannot come into force", "detail": "nothing was in force before this"}
     done = run("rollback")
     assert done.exit_code == 2
-    assert "nothing was in force before this" in done.output
+    assert "The policy cannot come into force: nothing was in force before this" in done.output
 
 
 def test_history_is_shown(server: Server):
@@ -94,4 +94,5 @@ def test_history_is_shown(server: Server):
 def test_a_server_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch):
     done = run("show", "--url", "http://127.0.0.1:1")
     assert done.exit_code == 2
+    assert "The server cannot be reached: http://127.0.0.1:1" in done.output
     assert "is `roadwork serve` running there?" in done.output
