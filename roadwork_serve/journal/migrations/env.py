@@ -1,0 +1,6 @@
+"""What alembic runs. The connection is given by `roadwork_serve.journal.upgrade`."""
+
+from alembic import context
+
+context.configure(connection=context.config.attributes["connection"], transaction_per_migration=False)
+context.run_migrations()

@@ -1,0 +1,104 @@
+"""The journal of a server whose processes, and which itself, are killed while it answers."""
+
+import io
+import os
+import random
+import signal
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from benchmarks import standins
+from benchmarks.server import journal_in, started
+from benchmarks.storm.processes import kill
+from roadwork_serve.journal.store import Store
+from roadwork_serve.schema import Verdict
+from tests.e2e.conftest import eventually
+
+REQUESTS, SERVERS, CLIENTS = 5000, 3, 12
+VICTIMS = ("Journal", "Ingress", "Journal", "Ingress")  # on each server, before all of it is killed
+
+
+class Clients:
+    """Threads that ask until so many have been answered. answered: the answers' ids that arrived, by request id."""
+
+    def __init__(self) -> None:
+        self.answered: dict[str, str] = {}
+        self.broken = 0
+        self.url: str | None = None
+        self._body, self._next, self._turn, self._pause = grey(), 0, threading.Lock(), threading.Event()
+
+    def ask(self) -> None:
+        """One client: every attempt is a request of its own, for one that was cut off may have been answered."""
+        with httpx.Client(timeout=20) as client:
+            while len(self.answered) < REQUESTS:
+                with self._turn:
+                    self._next += 1
+                    name = f"request-{self._next}"
+                answer_id = None if self.url is None else self._answer(client, name)
+                if answer_id is None:
+                    self.broken += 1
+                    self._pause.wait(0.05)  # somebody has been killed
+                else:
+                    self.answered[name] = answer_id
+
+    def _answer(self, client: httpx.Client, name: str) -> str | None:
+        try:
+            reply = client.post(f"{self.url}/v1/classify", content=self._body, headers={"x-request-id": name})
+        except httpx.TransportError:
+            return None
+        return Verdict.model_validate_json(reply.content).answer_id if reply.status_code == 200 else None
+
+
+def grey() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(out, "JPEG")
+    return out.getvalue()
+
+
+def journaled(folder: Path) -> Counter[tuple[str, str]]:
+    """Request and answer of each record."""
+    store = Store.open(journal_in(folder)["url"])
+    try:
+        return Counter((case.entry.verdict.request_id, case.entry.id) for case in store.find())
+    finally:
+        store.close()
+
+
+@pytest.mark.timeout(600)
+def test_every_answer_is_in_the_journal_once_whatever_is_killed(tmp_path: Path) -> None:
+    overrides = standins.overrides({}, ingress_replicas=2) | {"journal": journal_in(tmp_path)}
+    args = {"profile": "mini", "overrides": overrides}
+    dice, clients, killed = random.Random(), Clients(), Counter[str]()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        asking = [pool.submit(clients.ask) for _ in range(CLIENTS)]
+        for number in range(SERVERS):
+            begun, share = len(clients.answered), REQUESTS / SERVERS
+            with started(tmp_path / f"server-{number}.log", args, builder=standins.BUILDER) as server:
+                clients.url = server.url
+                for at, victim in enumerate(VICTIMS):
+                    goal = begun + share * (at + dice.uniform(0.2, 0.9)) / (len(VICTIMS) + 1)
+                    eventually(lambda goal=goal: len(clients.answered) >= goal, 120, "more answers")
+                    kill(server, victim)
+                    killed[victim] += 1
+                goal = min(REQUESTS, begun + share)
+                eventually(lambda goal=goal: len(clients.answered) >= goal, 120, "this server's share")
+                if number < SERVERS - 1:
+                    os.killpg(server.pid, signal.SIGKILL)  # all of it at once, while it answers
+                    killed["server"] += 1
+                    continue
+                for client in asking:
+                    client.result(60)
+                wanted = set(clients.answered.items())
+                eventually(lambda wanted=wanted: not wanted - set(journaled(tmp_path)), 60, "all is in the journal")
+    found = journaled(tmp_path)
+    requests = Counter(request for request, _ in found)
+    assert len(clients.answered) >= REQUESTS and clients.broken > 0
+    assert killed == {"Journal": 6, "Ingress": 6, "server": 2}
+    assert [name for name, answer_id in clients.answered.items() if found[name, answer_id] != 1] == []
+    assert [name for name in clients.answered if requests[name] != 1] == []

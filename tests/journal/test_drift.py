@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+
+from roadwork_serve import scenes
+from roadwork_serve.engines.features import FeatureEngine
+from roadwork_serve.engines.weights import folder
+from roadwork_serve.journal.drift import drift, kolmogorov
+from roadwork_serve.journal.record import Case
+from roadwork_serve.media import squash
+from roadwork_serve.schema import Exit
+from tests.journal.made import entry, report
+
+
+def traffic(
+    count: int, seed: int, shift: float = 0.0, late: float = 0.2, works: float = 0.5, width: int = 8
+) -> list[Case]:
+    """shift: of the features, in deviations. late: share that leaves at the VLM. works: of beta(works, 0.5) scores."""
+    rng = np.random.default_rng(seed)
+    cases = []
+    for number in range(count):
+        probability, goes_on = float(rng.beta(works, 0.5)), rng.random() < late
+        stages = [report("backbone", probability)]
+        if goes_on:
+            stages.append(report("vlm", float(rng.beta(works, 0.5))))
+        left = Exit(stage="vlm" if goes_on else "backbone", reason="last_stage" if goes_on else "above_band")
+        vector = rng.normal(shift, 1, (1, width)).astype(np.float16)
+        given = {"stages": tuple(stages), "exit": left}
+        cases.append(Case(entry(f"{seed}-{number}", probability, features=vector, verdict=given)))
+    return cases
+
+
+def test_where_nothing_changed_it_says_so_as_often_as_it_should() -> None:
+    pool = traffic(4000, 1)
+    rng = np.random.default_rng(2)
+    repetitions, ps, found = 300, {}, 0
+    for _ in range(repetitions):
+        chosen = rng.choice(len(pool), 160, replace=False)
+        cases = [pool[at] for at in chosen]
+        told = drift(cases[:80], cases[80:], permutations=199, seed=int(rng.integers(1 << 30)))
+        found += bool(told.found(0.05))
+        for shift in told.shifts:
+            if shift.p is not None:
+                ps.setdefault(shift.what, []).append(shift.p)
+    assert {"exits", "features", "answer", "backbone"} <= ps.keys()
+    for what in ("exits", "features", "answer", "backbone"):
+        values = np.array(ps[what])
+        assert len(values) == repetitions
+        assert (values < 0.01).sum() <= 10, what  # 3 are to be expected; more than 10 in one of 4,000 runs
+        assert (values < 0.1).mean() < 0.16, what
+    assert np.mean(np.array(ps["features"]) < 0.1) > 0.04
+    assert np.mean(np.array(ps["exits"]) < 0.1) > 0.03
+    assert found <= 27  # of 15 at most that the level of 0.05 allows for; binomial, 99.9 %
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [({"shift": 0.5}, "features"), ({"late": 0.5}, "exits"), ({"works": 1.5}, "backbone")],
+)
+def test_a_true_change_is_found_and_named(changed: dict[str, float], what: str) -> None:
+    told = drift(traffic(400, 1), traffic(300, 2, **changed))
+    assert what in [shift.what for shift in told.found()]
+    assert (told.reference, told.window) == (400, 300)
+    (shift,) = (shift for shift in told.shifts if shift.what == what)
+    assert shift.size > 0.1
+
+
+def test_changes_stay_apart() -> None:
+    told = drift(traffic(400, 1), traffic(300, 2, shift=0.5))
+    assert [shift.what for shift in told.found()] == ["features"]
+    assert {shift.what: shift.size for shift in told.shifts}["features"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_pictures_that_have_become_dark_are_found_by_what_stage_1_makes_of_them() -> None:
+    engine = FeatureEngine(folder("mini:backbone"))
+
+    def seen(first: int, brightness: float) -> list[Case]:
+        thumbs = [squash(scenes.photo(first + n, 0.3).image, engine.side) for n in range(40)]
+        kept = engine.kept(engine.look((np.stack(thumbs) * brightness).astype(np.uint8)))
+        return [Case(entry(f"{first}-{at}", features=vector[None])) for at, vector in enumerate(kept)]
+
+    before = seen(830_000, 1.0)
+    assert "features" in [shift.what for shift in drift(before, seen(840_000, 0.3)).found()]
+    assert drift(before, seen(850_000, 1.0)).found() == ()
+
+
+def test_too_few_answers_tell_nothing_and_it_says_which_side_they_are_on() -> None:
+    told = drift(traffic(100, 1), traffic(29, 2, shift=9))
+    assert told.found() == ()
+    assert {shift.p for shift in told.shifts} == {None}
+    assert "the window has 29; from 30 on" in told.shifts[0].untold
+    empty = drift([], [])
+    assert (empty.reference, empty.window, empty.found()) == (0, 0, ())
+
+
+def test_features_of_another_backbone_are_not_compared() -> None:
+    other = [Case(entry(f"{n}", features_model="new", features=np.ones((1, 8), np.float16))) for n in range(50)]
+    (shift,) = (shift for shift in drift(traffic(50, 1), other).shifts if shift.what == "features")
+    assert shift.p is None
+    assert shift.untold == "they are of different backbones: made before, new now"
+
+
+def test_the_p_of_kolmogorov_and_smirnov_is_scipy_s() -> None:
+    stats = pytest.importorskip("scipy.stats", reason="scipy comes with the extra `train`")
+    rng = np.random.default_rng(3)
+    for shift in (0.0, 0.1, 0.3):
+        mine, theirs = rng.normal(0, 1, 400), rng.normal(shift, 1, 300)
+        expected = stats.ks_2samp(mine, theirs, method="exact").pvalue
+        assert kolmogorov(mine, theirs) == pytest.approx(expected, rel=0.15, abs=0.01)
+    assert kolmogorov(mine, mine) == 1.0

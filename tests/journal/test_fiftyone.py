@@ -1,0 +1,179 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roadwork_serve import scenes
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.journal.fiftyone import push, write_dataset
+from roadwork_serve.journal.record import Case, Mark
+from tests.journal.made import entry, report
+
+PICTURES = [scenes.photo(number, 0.1).jpeg() for number in range(3)]
+CLIP = scenes.clip(1, 0.1, 4).mp4()
+INSTALLED = importlib.util.find_spec("fiftyone") is not None
+
+
+@pytest.fixture
+def cases() -> list[Case]:
+    both = (report("backbone", 0.3, posterior=0.2), report("vlm", None), report("signs", 0.8))
+    close = {"stages": both, "arm": "a", "degraded": True}
+    cone = Mark("none", "ann", 1.0, "a cone")
+    return [
+        Case(entry("close", 0.45, media=PICTURES[0], verdict=close), kept=True),
+        Case(entry("marked", 1.0, media=PICTURES[1]), survey=(report("vlm", 0.6),), mark=cone),
+        Case(entry("unclear", 0.9, media=PICTURES[2], at_s=1.5), mark=Mark(None, "bob", 1.0)),
+        Case(entry("clip", 0.9, media=CLIP, verdict={"media": "clip"})),
+        Case(entry("again", 0.9, media=PICTURES[0])),
+        Case(entry("gone", 0.5)),
+    ]
+
+
+@pytest.fixture
+def media_of() -> Callable[[Case], bytes | None]:
+    return lambda case: case.entry.media
+
+
+def read(folder: Path) -> tuple[dict, list[dict]]:
+    metadata = json.loads((folder / "metadata.json").read_text())
+    return metadata, json.loads((folder / "samples.json").read_text())["samples"]
+
+
+def test_each_answer_with_its_file_becomes_a_sample(cases: list, media_of: Callable, tmp_path: Path) -> None:
+    written = write_dataset(tmp_path / "out", cases, media_of, "road")
+    assert (written.photos, written.clips, written.without_file) == (4, 1, 1)
+    metadata, samples = read(tmp_path / "out" / "photos")
+    close, marked, unclear, again = samples
+    assert (metadata["name"], metadata["media_type"]) == ("road", "image")
+    assert close["backbone"] | {"_id": None} == {
+        "_id": None, "_cls": "Classification", "tags": [], "label": "none", "confidence": 0.7, "probability": 0.3,
+        "posterior": 0.2, "model": "fake", "beside": False,
+    }  # fmt: skip
+    assert close["signs"]["label"] == "roadwork" and "vlm" not in close
+    assert (close["answer"]["label"], close["answer"]["confidence"]) == ("none", 0.55)
+    assert close["tags"] == ["backbone", "degraded", "hard", "arm a"]
+    assert marked["tags"] == ["backbone", "hard", "surveyed", "marked"]
+    assert (marked["vlm"]["beside"], marked["vlm"]["confidence"]) == (True, 0.6)
+    assert (marked["ground_truth"]["label"], marked["marked_by"], marked["note"]) == ("none", "ann", "a cone")
+    assert marked["reasons"][0] == "wrong" and marked["hardness"] >= 0.9
+    assert unclear["ground_truth"] is None and unclear["at"] == {"$date": "1970-01-01T00:00:01.500Z"}
+    assert again["filepath"] == close["filepath"]
+    assert (close["request_id"], close["policy_version"]) == ("request-close", "made-1")
+
+
+def test_clips_are_a_dataset_of_their_own(cases: list, media_of: Callable, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "out", cases, media_of, "road")
+    metadata, (clip,) = read(tmp_path / "out" / "clips")
+    assert (metadata["name"], metadata["media_type"], clip["_media_type"]) == ("road-clips", "video", "video")
+    assert (tmp_path / "out" / "clips" / clip["filepath"]).read_bytes() == CLIP
+
+
+def test_the_layout_is_what_fiftyone_s_importer_reads(cases: list, media_of: Callable, tmp_path: Path) -> None:
+    """metadata.json with a version and typed fields, samples.json with one list, files by relative paths; every id an
+    ObjectId of its own, every value of a declared field."""
+    write_dataset(tmp_path / "out", cases, media_of, "road")
+    for folder in (tmp_path / "out" / "photos", tmp_path / "out" / "clips"):
+        metadata, samples = read(folder)
+        fields = {field["db_field"]: field for field in metadata["sample_fields"]}
+        assert metadata["version"] and all(f["ftype"].startswith("fiftyone.core.fields.") for f in fields.values())
+        ids = [sample["_id"]["$oid"] for sample in samples]
+        assert len(set(ids)) == len(ids) and all(len(bytes.fromhex(each)) == 12 for each in ids)
+        for sample in samples:
+            assert sample.keys() <= fields.keys()
+            assert (folder / sample["filepath"]).is_file() and not os.path.isabs(sample["filepath"])
+            for name, value in sample.items():
+                if isinstance(value, dict) and "_cls" in value:
+                    inside = {each["db_field"] for each in fields[name]["fields"]}
+                    assert fields[name]["embedded_doc_type"] == "fiftyone.core.labels.Classification"
+                    assert value.keys() - {"_cls"} <= inside
+
+
+def test_it_is_there_whole_or_not_at_all(cases: list, tmp_path: Path) -> None:
+    def fails(case: Case) -> bytes:
+        if case.entry.id == "clip":
+            raise OSError("the disk is gone")
+        return PICTURES[0]
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        write_dataset(tmp_path / "out", cases, fails, "road")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConfigError, match="is there already"):
+        write_dataset(tmp_path / "out", cases, lambda case: None, "road")
+
+
+def test_what_holds_no_dataset_is_not_pushed(media_of: Callable, tmp_path: Path) -> None:
+    written = write_dataset(tmp_path / "out", [], media_of, "road")
+    assert (written.photos, written.clips) == (0, 0)
+    with pytest.raises(ConfigError, match="holds no dataset"):
+        push(tmp_path / "out")
+
+
+@pytest.mark.skipif(INSTALLED, reason="fiftyone is installed here, so it is not missed")
+def test_without_fiftyone_a_push_says_what_to_install(cases: list, media_of: Callable, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "out", cases, media_of, "road")
+    with pytest.raises(ConfigError, match="pip install fiftyone"):
+        push(tmp_path / "out")
+
+
+def test_novelty_is_told_where_there_is_a_reference(media_of: Callable, tmp_path: Path) -> None:
+    from roadwork_serve.journal.novelty import reference_of
+
+    rng = np.random.default_rng(1)
+    usual = [Case(entry(f"{n}", features=rng.normal(0, 1, (1, 8)).astype(np.float16))) for n in range(100)]
+    new = Case(entry("new", 1.0, media=PICTURES[0], features=np.full((1, 8), 9, np.float16)))
+    write_dataset(tmp_path / "out", [new], media_of, "road", reference_of(usual))
+    _, (sample,) = read(tmp_path / "out" / "photos")
+    assert (sample["novelty"], sample["reasons"]) == (1.0, ["novelty"])
+
+
+@pytest.mark.skipif(
+    not INSTALLED or not os.environ.get("FIFTYONE_DATABASE_URI"),
+    reason="needs fiftyone installed and its MongoDB in FIFTYONE_DATABASE_URI",
+)
+def test_fiftyone_imports_it(cases: list, media_of: Callable, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "out", cases, media_of, f"road-{os.getpid()}")
+    told = subprocess.run(  # its threads and warnings are its own
+        [sys.executable, "-c", _IMPORT, str(tmp_path / "out"), f"road-{os.getpid()}"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout.splitlines()[-1]) == {
+        "pushed": {f"road-{os.getpid()}": 4, f"road-{os.getpid()}-clips": 1},
+        "hardest": "marked",
+        "tags": {"backbone": 4, "arm a": 1, "degraded": 1, "hard": 2, "surveyed": 1, "marked": 2},
+        "truths": [None, "none", None, None],
+        "read": 4,
+        "again": "FiftyOne has a dataset",
+    }
+
+
+_IMPORT = """
+import json, os, sys
+from pathlib import Path
+import fiftyone
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.journal.fiftyone import push
+folder, name = Path(sys.argv[1]), sys.argv[2]
+told = {"pushed": push(folder)}
+dataset = fiftyone.load_dataset(name)
+told["hardest"] = dataset.sort_by("hardness", reverse=True).first().answer_id
+told["tags"] = dataset.count_sample_tags()
+told["truths"] = dataset.values("ground_truth.label")
+told["read"] = sum(os.path.getsize(path) > 0 for path in dataset.values("filepath"))
+try:
+    push(folder)
+except ConfigError as error:
+    told["again"] = str(error)[:22]
+for each in told["pushed"]:
+    fiftyone.delete_dataset(each)
+print(json.dumps(told))
+"""

@@ -1,0 +1,213 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from roadwork_serve.journal import spool as module
+from roadwork_serve.journal.spool import Spool
+
+ROOM = 10**9
+
+
+def all_of(spool: Spool) -> list[bytes]:
+    return spool.peek(10**6, ROOM)
+
+
+def test_what_is_kept_comes_out_in_order_until_it_is_acknowledged(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "one", ROOM)
+    records = [f"record {number}".encode() for number in range(5)]
+    assert all(spool.append(record) for record in records)
+    assert spool.peek(3, ROOM) == records[:3] == spool.peek(3, ROOM)
+    spool.acknowledge(3)
+    assert all_of(spool) == records[3:]
+    assert (spool.waiting, spool.waiting_bytes) == (2, 16)
+    spool.acknowledge(2)
+    assert (all_of(spool), spool.waiting, spool.waiting_bytes) == ([], 0, 0)
+
+
+def test_a_batch_has_so_many_bytes_and_at_least_a_record(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "one", ROOM)
+    for size in (10, 10, 500):
+        spool.append(bytes(size))
+    assert [len(record) for record in spool.peek(9, 25)] == [10, 10]
+    spool.acknowledge(2)
+    assert [len(record) for record in spool.peek(9, 25)] == [500]
+
+
+def test_beyond_its_room_records_are_counted_and_lost(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "one", 100)
+    assert [spool.append(bytes(40)) for _ in range(4)] == [True, True, False, False]
+    assert (spool.dropped, spool.waiting) == (2, 2)
+    spool.acknowledge(1)
+    assert spool.append(bytes(40))
+
+
+def test_what_waits_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "one", ROOM)
+    for number in range(4):
+        spool.append(bytes([number]))
+    spool.acknowledge(2)
+    spool.close()
+    again = Spool(tmp_path / "one", ROOM)
+    assert all_of(again) == [b"\2", b"\3"]
+    again.append(b"\4")
+    assert all_of(again) == [b"\2", b"\3", b"\4"]
+
+
+def test_an_empty_one_leaves_nothing_behind(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "one", ROOM)
+    spool.append(b"x")
+    spool.acknowledge(1)
+    spool.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_finished_segments_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SEGMENT", 100)
+    spool = Spool(tmp_path / "one", ROOM)
+    for _ in range(20):
+        spool.append(bytes(60))
+        spool.acknowledge(1)
+    assert len(list((tmp_path / "one").glob("*.segment"))) <= 2
+
+
+def test_a_folder_has_one_owner(tmp_path: Path) -> None:
+    Spool(tmp_path / "one", ROOM).append(b"x")
+    owner = Spool(tmp_path / "two", ROOM)
+    with pytest.raises(FileExistsError, match="belongs to a process that runs"):
+        Spool(tmp_path / "two", ROOM)
+    assert owner.append(b"y")
+
+
+def test_a_full_disk_raises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path / "one", ROOM)
+    spool.append(b"before")
+    really = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: really(descriptor, data[:5]))
+    assert not spool.append(b"too much")
+    monkeypatch.setattr(os, "write", really)
+    assert spool.append(b"after")
+    assert (all_of(spool), spool.dropped) == ([b"before", b"after"], 1)
+    spool.close()
+    assert all_of(Spool(tmp_path / "one", ROOM)) == [b"before", b"after"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from roadwork_serve.journal.spool import Spool
+spool = Spool(Path(sys.argv[1]), 10**9)
+number = 0
+while True:
+    spool.append(number.to_bytes(4, "big") * 50)
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_what_a_killed_process_had_promised_is_taken_over_once(tmp_path: Path) -> None:
+    promised = -1
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path / "victim")], stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        while promised < 2000:
+            promised = int(writer.stdout.readline())
+        first, second = Spool(tmp_path / "first", ROOM), Spool(tmp_path / "second", ROOM)
+        assert first.adopt_orphans() == 0, "it runs"
+        writer.send_signal(signal.SIGKILL)
+        rest = writer.stdout.read().split()
+    promised = int(rest[-1]) if rest else promised
+    first.append(b"own")
+    found = first.adopt_orphans()
+    assert found > promised
+    assert second.adopt_orphans() == 0, "it belongs to the first now"
+    records = all_of(first)
+    assert records == [b"own"] + [number.to_bytes(4, "big") * 50 for number in range(found)]
+    first.append(b"later")
+    first.acknowledge(found + 1)
+    assert all_of(first) == [b"later"]
+    assert not (tmp_path / "victim").exists()
+
+
+def test_damage_in_the_middle_ends_a_segment_there(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "one", ROOM)
+    for number in range(3):
+        spool.append(bytes([number]) * 10)
+    spool.close()
+    (segment,) = (tmp_path / "one").glob("*.segment")
+    data = bytearray(segment.read_bytes())
+    data[25] ^= 1
+    segment.write_bytes(data)
+    assert all_of(Spool(tmp_path / "one", ROOM)) == [bytes(10)]
+
+
+class Crashes(RuleBasedStateMachine):
+    """Appends, acknowledgements and deaths in any order: what was promised comes, in order, and nothing twice but what
+    had been acknowledged only just."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import tempfile
+
+        self.folder = Path(tempfile.mkdtemp())
+        self.number = 0
+        self.model: list[bytes] = []
+        module._SEGMENT = 64
+        self.spool = Spool(self.folder / "0", ROOM)
+
+    @rule(size=st.integers(0, 90))
+    def append(self, size: int) -> None:
+        record = self.number.to_bytes(4, "big") + bytes(size)
+        self.number += 1
+        assert self.spool.append(record)
+        self.model.append(record)
+
+    @rule(count=st.integers(0, 5))
+    def acknowledge(self, count: int) -> None:
+        count = min(count, len(self.model))
+        self.spool.acknowledge(count)
+        del self.model[:count]
+
+    @rule(cut=st.integers(0, 7))
+    def dies_writing(self, cut: int) -> None:
+        """The kernel closes what it had open; a frame may be there in part."""
+        folder = self.spool._folder
+        if self.spool._writing is not None:
+            with self.spool._writing[0].open("ab") as file:
+                file.write(bytes([0, 0, 0, 9, 1, 2, 3])[:cut])
+        for lock in (self.spool._lock, *(lock for _, lock in self.spool._adopted)):
+            os.close(lock)  # type: ignore[arg-type]
+        self.spool = Spool(folder, ROOM)
+        self.spool.adopt_orphans()
+
+    @rule()
+    def moves_on(self) -> None:
+        """Another process takes over, and has written something itself."""
+        for lock in (self.spool._lock, *(lock for _, lock in self.spool._adopted)):
+            os.close(lock)  # type: ignore[arg-type]
+        self.spool = Spool(self.folder / str(self.number + 1000), ROOM)
+        self.spool.adopt_orphans()
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        assert sorted(all_of(self.spool)) == sorted(self.model)
+        assert self.spool.waiting_bytes == sum(map(len, self.model))
+
+    @invariant()
+    def order_is_kept(self) -> None:
+        self.model = all_of(self.spool)
+
+    def teardown(self) -> None:
+        module._SEGMENT = 8 * 2**20
+
+
+TestCrashes = Crashes.TestCase
+TestCrashes.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

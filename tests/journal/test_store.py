@@ -1,0 +1,281 @@
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import create_engine, inspect, text
+
+from roadwork_serve.errors import BadRequest, ConfigError, JournalDown
+from roadwork_serve.journal import upgrade as upgrading
+from roadwork_serve.journal.filter import Filter
+from roadwork_serve.journal.record import Aside, Case, Mark
+from roadwork_serve.journal.store import Refused, Store
+from roadwork_serve.journal.tables import metadata
+from roadwork_serve.schema import Exit
+from tests.journal.made import entry, report, survey, verdict
+
+
+def ids(cases: object) -> list[str]:
+    return [case.entry.id for case in cases]  # type: ignore[attr-defined]
+
+
+def test_what_is_committed_is_found_as_it_was(store: Store) -> None:
+    features = np.array([[0.5, -2.0], [3.0, 1e-3]], np.float16)
+    given = entry("a", 0.7, features=features, survey=0.1, key="camera", verdict={"survey": 0.1, "arm": "a"})
+    store.commit([given, survey("a", report("vlm", 0.2)), Aside("a", 2.0, "shadow", verdict=verdict("a", 0.3))])
+    (case,) = store.find()
+    assert case.entry.verdict == given.verdict
+    assert np.array_equal(case.entry.features, features)
+    assert (case.entry.survey, case.entry.key, case.entry.at_s, case.entry.sha256) == (
+        0.1,
+        "camera",
+        1000.0,
+        given.sha256,
+    )
+    assert [each.stage for each in case.survey or ()] == ["vlm"]
+    assert [each.probability for each in case.shadows] == [0.3]
+    assert (case.mark, case.kept) == (None, False)
+    assert case.report("vlm") and case.report("backbone") and case.report("signs") is None
+
+
+def test_a_record_is_there_once_however_often_it_is_sent(store: Store) -> None:
+    records = [entry("a"), survey("a", report("vlm")), entry("b", 0.1)]
+    store.commit(records)
+    store.commit(records[::-1])
+    store.commit([*records, *records])
+    assert ids(store.find()) == ["a", "b"]
+    assert len(store.case("a").survey or ()) == 1
+
+
+def test_two_answers_to_one_request_are_two(store: Store) -> None:
+    store.commit([entry("a", verdict={"request_id": "r"}), entry("b", at_s=2000.0, verdict={"request_id": "r"})])
+    assert ids(store.find(Filter(request_id="r"))) == ["a", "b"]
+    assert store.case("r").entry.id == "b"
+
+
+def test_an_aside_may_come_first(store: Store) -> None:
+    store.commit([survey("late", report("vlm"))])
+    assert list(store.find()) == []
+    store.commit([entry("late")])
+    assert [each.stage for each in store.case("late").survey or ()] == ["vlm"]
+
+
+def test_several_senders_at_once_write_each_record_once(opened: Callable[..., Store]) -> None:
+    stores = [opened() for _ in range(4)]
+    batches = [[entry(f"{number}") for number in range(start, start + 40)] for start in (0, 20, 40, 0)]
+    errors: list[Exception] = []
+
+    def send(store: Store, batch: list) -> None:
+        try:
+            for record in batch:
+                store.commit([record])
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=send, args=pair) for pair in zip(stores, batches, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sorted(ids(stores[0].find()), key=int) == [str(number) for number in range(80)]
+
+
+def test_pages_leave_nothing_out_where_times_are_equal(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roadwork_serve.journal.store._PAGE", 7)
+    store.commit([entry(f"{number:03d}", at_s=float(number // 10)) for number in range(50)])
+    expected = [f"{number:03d}" for number in range(50)]
+    assert ids(store.find()) == expected
+    assert ids(store.find(newest_first=True)) == expected[::-1]
+    assert ids(store.find(limit=15)) == expected[:15]
+    assert ids(store.find(Filter(since_s=2.0, until_s=4.0))) == expected[20:40]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Filter(label="none"), ["b"]),
+        (Filter(exit_stage="vlm"), ["b"]),
+        (Filter(reason="deadline"), ["b"]),
+        (Filter(degraded=True), ["c"]),
+        (Filter(policy="other"), ["c"]),
+        (Filter(arm="b"), ["c"]),
+        (Filter(media="clip"), ["c"]),
+        (Filter(caller="bob"), ["b"]),
+        (Filter(key="camera"), ["b"]),
+        (Filter(low=0.85), ["a"]),
+        (Filter(high=0.2), ["b"]),
+        (Filter(marked=True), ["a"]),
+        (Filter(marked=False), ["b", "c"]),
+        (Filter(surveyed=True), ["b"]),
+        (Filter(surveyed=False), ["a", "c"]),
+        (Filter(low=0.5, degraded=False), ["a"]),
+    ],
+)
+def test_filters(store: Store, wanted: Filter, found: list[str]) -> None:
+    left = {"exit": Exit(stage="vlm", reason="deadline")}
+    odd = {"degraded": True, "policy_version": "other", "arm": "b", "media": "clip"}
+    store.commit([entry("a", 0.9), entry("b", 0.1, verdict=left, caller="bob", key="camera"), survey("b")])
+    store.commit([entry("c", 0.8, verdict=odd)])
+    store.mark([("a", Mark("none", "ann", 1.0))])
+    assert ids(store.find(wanted)) == found
+    assert store.count(wanted) == len(found)
+
+
+def test_the_last_word_of_people_counts_and_all_or_nothing_is_marked(store: Store) -> None:
+    store.commit([entry("a"), entry("b")])
+    assert store.mark([("a", Mark("none", "ann", 1.0, "a cone")), ("request-b", Mark(None, "ann", 1.0))]) == 2
+    store.mark([("a", Mark("roadwork", "bob", 2.0))])
+    marks = {case.entry.id: case.mark for case in store.find()}
+    assert marks == {"a": Mark("roadwork", "bob", 2.0), "b": Mark(None, "ann", 1.0)}
+    with pytest.raises(BadRequest, match="no answer is known by nobody"):
+        store.mark([("a", Mark("none", "eve", 3.0)), ("nobody", Mark("none", "eve", 3.0))])
+    assert store.case("a").mark == Mark("roadwork", "bob", 2.0)
+
+
+def photo(number: int, size: int = 1000) -> bytes:
+    return b"\xff\xd8\xff" + number.to_bytes(4, "big") + bytes(size - 7)
+
+
+def test_files_are_kept_by_what_they_contain(opened: Callable[..., Store], tmp_path: Path) -> None:
+    store = opened(cap=10**6)
+    store.commit([entry("a", media=photo(1)), entry("b", media=photo(1)), entry("c", media=photo(2)), entry("d")])
+    assert len(list((tmp_path / "media").glob("*/*.jpg"))) == 2
+    kept: dict[str, Case] = {case.entry.id: case for case in store.find()}
+    assert [kept[name].kept for name in "abcd"] == [True, True, True, False]
+    assert (store.media(kept["b"]), store.media(kept["d"])) == (photo(1), None)
+
+
+def test_the_least_useful_go_first_and_never_what_is_labelled(opened: Callable[..., Store], tmp_path: Path) -> None:
+    store = opened(cap=10_000)
+    sure = [entry(f"sure{number}", 0.999, media=photo(number)) for number in range(8)]
+    doubtful = [entry(f"doubt{number}", 0.55, media=photo(100 + number)) for number in range(2)]
+    store.commit([*sure, *doubtful])
+    store.mark([("sure0", Mark("roadwork", "ann", 1.0))])
+    store.commit([entry(f"more{number}", 0.6, media=photo(200 + number)) for number in range(5)])
+    kept = {case.entry.id for case in store.find() if case.kept}
+    assert {"sure0", "doubt0", "doubt1", *(f"more{number}" for number in range(5))} <= kept
+    assert len(kept) == 9
+    on_disk = sum(path.stat().st_size for path in (tmp_path / "media").glob("*/*"))
+    assert on_disk == 1000 * len(kept)
+
+
+def test_labels_alone_may_be_more_than_the_room(opened: Callable[..., Store]) -> None:
+    store = opened(cap=1_500)
+    store.commit([entry("a", media=photo(1))])
+    store.mark([("a", Mark("none", "ann", 1.0))])
+    store.commit([entry("b", media=photo(2))])
+    store.mark([("b", Mark("none", "ann", 1.0))]) if store.case("b").kept else None
+    store.commit([entry("c", media=photo(3))])
+    assert store.case("a").kept
+
+
+def test_the_tables_are_what_the_migrations_make(store: Store, url: str) -> None:
+    seen = inspect(store._engine)
+    for table in metadata.sorted_tables:
+        columns = {column["name"]: column["nullable"] for column in seen.get_columns(table.name)}
+        assert columns == {column.name: bool(column.nullable) for column in table.columns}
+        assert {index["name"] for index in seen.get_indexes(table.name)} == {index.name for index in table.indexes}
+
+
+def test_an_older_journal_is_brought_up_to_date_with_all_that_is_in_it(url: str, opened: Callable[..., Store]) -> None:
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    upgrading.upgrade(engine, "0001")
+    with engine.begin() as connection:
+        filled = {column.name: "''" for column in metadata.tables["answers"].columns}
+        filled |= {
+            "id": "'old'",
+            "at_s": "1",
+            "probability": "0.5",
+            "policy_number": "1",
+            "size": "1",
+            "degraded": "false",
+        }
+        filled |= {"verdict": "'" + verdict("old").model_dump_json().replace(":", r"\:") + "'"}
+        filled |= {"survey": "NULL", "frames": "NULL", "features": "NULL", "arm": "NULL"}
+        quoted = ", ".join(f'"{name}"' for name in filled)
+        connection.execute(text(f"INSERT INTO answers ({quoted}) VALUES ({', '.join(filled.values())})"))
+        connection.execute(text("INSERT INTO marks (\"of\", label, \"by\", at_s) VALUES ('old', 'none', 'ann', 1)"))
+    engine.dispose()
+    assert opened().case("old").mark == Mark("none", "ann", 1.0, "")
+
+
+def test_a_journal_of_a_later_version_is_left_alone(url: str, opened: Callable[..., Store]) -> None:
+    opened()
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(ConfigError, match=r"of a later version \(9999\)"):
+        opened()
+
+
+def test_processes_that_begin_at_once_make_the_tables_once(url: str, opened: Callable[..., Store]) -> None:
+    errors: list[Exception] = []
+
+    def begin() -> None:
+        try:
+            opened().commit([entry("a")])
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert ids(opened().find()) == ["a"]
+
+
+@pytest.mark.parametrize("url_of_none", ["", "mysql://x/y", "journal.db", "sqlite+aiosqlite:///x"])
+def test_a_url_that_is_none_is_refused(url_of_none: str) -> None:
+    with pytest.raises(ConfigError, match="sqlite:///FILE"):
+        Store.open(url_of_none)
+
+
+def test_a_database_that_is_away_is_told_without_its_password() -> None:
+    with pytest.raises(JournalDown, match=r"ann:\*\*\*@127\.0\.0\.1") as told:
+        Store.open("postgresql://ann:secret@127.0.0.1:1/x?connect_timeout=2")
+    assert "secret" not in str(told.value)
+    with pytest.raises(JournalDown) as told:
+        Store.open("postgresql://ann@127.0.0.1:1/x?connect_timeout=2", password="secret")
+    assert "secret" not in str(told.value)
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").write_text("no database, but a long enough text to be taken for one" * 20)
+    with pytest.raises(JournalDown, match="not a database"):
+        Store.open(f"sqlite:///{tmp_path / 'journal.db'}")
+
+
+def test_whatever_text_others_choose_is_taken(store: Store) -> None:
+    odd = "a\0b" + "x" * 5000
+    store.commit([entry("a", key=odd, caller=odd, verdict={"request_id": odd, "profile": odd})])
+    (case,) = store.find()
+    assert case.entry.key == ("a\ufffdb" + "x" * 5000)[:256]
+    assert case.entry.verdict.request_id == odd
+
+
+def test_a_record_that_is_refused_is_told_from_a_database_that_is_away(opened: Callable[..., Store], url: str) -> None:
+    if url.startswith("sqlite"):
+        pytest.skip("SQLite takes a text of any length")
+    store = opened()
+    with pytest.raises(Refused, match="does not take a record"):
+        store.commit([entry("a"), entry("b", sha256="0" * 100)])
+    assert list(store.find()) == []
+
+
+def test_a_file_that_the_disk_does_not_take_is_left_out(
+    opened: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(cap=10**6)
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("roadwork_serve.journal.files.os.replace", full)
+    store.commit([entry("a", media=photo(1)), entry("b")])
+    assert [case.kept for case in store.find()] == [False, False]
+    assert not [path for path in (tmp_path / "media").glob("*/*")]
