@@ -1,12 +1,12 @@
 """Log-odds: how a stage's raw word moves the belief that there is active road work."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
+from roadwork_serve.cascade.curve import FAR, Curve
 from roadwork_serve.errors import ConfigError, StageFailed
 
 MAX_LOGODDS = 30.0  # a probability within 1e-13 of 0 or 1: surer than any stage has reason to be
-_FAR = 1e6  # where an infinite logit is cut off, and the largest calibration parameter
 
 
 def clamp(logodds: float) -> float:
@@ -38,16 +38,18 @@ class Calibrator:
     scale: what a unit of the stage's logit is worth; above 1 where it is too timid.
     carry: how much of the earlier belief is kept; below 1 where the stage has seen the same cues.
     bias: what reaching the stage says by itself.
+    curve: what the stage's logit is made into before; None leaves it as it is.
     """
 
     scale: float = 1.0
     carry: float = 1.0
     bias: float = 0.0
+    curve: Curve | None = None
 
     def __post_init__(self) -> None:
-        for name, value in ((field.name, getattr(self, field.name)) for field in fields(self)):
-            if not -_FAR <= value <= _FAR:  # false for NaN too
-                raise ConfigError(f"{name} is {value}; write a finite number of at most {_FAR:g}")
+        for name, value in (("scale", self.scale), ("carry", self.carry), ("bias", self.bias)):
+            if not -FAR <= value <= FAR:  # false for NaN too
+                raise ConfigError(f"{name} is {value}; write a finite number of at most {FAR:g}")
             if value < 0 and name != "bias":
                 raise ConfigError(f"{name} is {value}; a negative one would turn the evidence round, write 0 or more")
 
@@ -58,4 +60,5 @@ class Calibrator:
         """
         if math.isnan(logit):
             raise StageFailed("the stage answered NaN; look at its model and precision")
-        return clamp(self.carry * prior + self.scale * max(-_FAR, min(_FAR, logit)) + self.bias)
+        said = max(-FAR, min(FAR, logit))
+        return clamp(self.carry * prior + self.scale * (said if self.curve is None else self.curve(said)) + self.bias)

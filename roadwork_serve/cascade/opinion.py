@@ -35,6 +35,7 @@ class Item:
         decoded once, for stage 1.
     timestamps_s: seconds into the clip of each frame; (0.0,) for a photo.
     deadline_s: on the clock of `time.monotonic()`.
+    head: folder of the head that stage 1 is to speak with; None for that of its engine.
     """
 
     request_id: str
@@ -43,6 +44,7 @@ class Item:
     thumbs: NDArray[np.uint8]
     timestamps_s: tuple[float, ...]
     deadline_s: float
+    head: str | None = None
 
     @classmethod
     def of(cls, media: Media, request_id: str, deadline_s: float) -> "Item":
@@ -70,6 +72,7 @@ class Opinion:
     model: the id or folder name of the model that spoke.
     batch_ms: decoding and collating, for the whole batch; compute_ms: the model, for the whole batch.
     second_logit: what a second head made of the same features, where the stage has one on trial.
+    features: of stage 1, before any head, where they are kept: float16 [photos or frames, width].
     """
 
     logit: float | None
@@ -80,6 +83,7 @@ class Opinion:
     compute_ms: float = 0.0
     tokens: int = 0
     second_logit: float | None = None
+    features: NDArray[np.float16] | None = field(default=None, compare=False)
 
 
 class BlockingStage(Protocol):

@@ -1,22 +1,35 @@
 """Drives one item through the stages to a verdict."""
 
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.calls import Answer
-from roadwork_serve.cascade.evidence import sigmoid
 from roadwork_serve.cascade.gears import Gearbox
 from roadwork_serve.cascade.opinion import Item
-from roadwork_serve.cascade.policy import Leave, Policy, Progress, Skip, Step
+from roadwork_serve.cascade.policy import Leave, Policy, Skip, Step
+from roadwork_serve.cascade.reports import report_of, silence
 from roadwork_serve.cascade.rules import Rules
 from roadwork_serve.cascade.shadow import Shadows, Told
+from roadwork_serve.cascade.survey import Surveyed, Surveys
 from roadwork_serve.errors import DeadlineExceeded, NoOpinion, Overloaded, StageFailed
-from roadwork_serve.schema import Exit, ExitReason, Outcome, StageReport, Verdict
+from roadwork_serve.schema import Exit, ExitReason, StageReport, Verdict
 
 Ask = Callable[[Step], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """A verdict, and what stage 1 made of the item before any head: float16 [frames, width], None where it did not."""
+
+    verdict: Verdict
+    features: NDArray[np.float16] | None = None
 
 
 class _InForce:
@@ -33,15 +46,22 @@ class Router:
     stages: by name; a stage that the policy names and this lacks counts as failed.
     rules: may be replaced at any time; an item keeps those it started with.
     on_shadow: told of every answer that a shadow judged too, and of what the shadow made of it.
+    on_survey: told of every answer on an item that all stages have judged, and of what those said that it did not need.
     """
 
     def __init__(
-        self, stages: Mapping[str, Batcher], rules: Rules, profile_name: str, on_shadow: Told | None = None
+        self,
+        stages: Mapping[str, Batcher],
+        rules: Rules,
+        profile_name: str,
+        on_shadow: Told | None = None,
+        on_survey: Surveyed | None = None,
     ) -> None:
         self._in_force = _InForce(rules)
         self._stages = stages
         self._profile_name = profile_name
         self.shadows = Shadows(on_shadow)
+        self.surveys = Surveys(on_survey)
 
     @property
     def rules(self) -> Rules:
@@ -71,7 +91,11 @@ class Router:
             pass  # others may speak
 
     async def judge(self, item: Item, key: str | None = None) -> Verdict:
-        """The verdict on the item, by its deadline.
+        """The verdict on the item; see `look`."""
+        return (await self.look(item, key)).verdict
+
+    async def look(self, item: Item, key: str | None = None) -> Judged:
+        """The verdict on the item, by its deadline, and what it leaves behind.
 
         key: what an A/B test keeps together, by default the request id. Raises Overloaded when the first stage's queue
         is full, or when no stage spoke and a queue was full; DeadlineExceeded when the deadline passes before any stage
@@ -81,25 +105,31 @@ class Router:
         arm = force.rules.arm(key or item.request_id)
         box = force.boxes[arm or "a"]
         policy = box.shift(self.wait_s() if box.gears else 0.0)
-        known: dict[str, Answer] = {}
+        known: dict[tuple[str, str | None], Answer] = {}
 
         async def ask(step: Step) -> Answer:
-            known[step.stage] = answer = await self._stages[step.stage].submit(item)
+            asked = item if step.head is None else replace(item, head=step.head)
+            known[step.stage, step.head] = answer = await self._stages[step.stage].submit(asked)
             return answer
 
         verdict = await self._walk(item, policy, ask, gear=box.gear, arm=arm)
-        shadow = force.rules.shadow
-        if shadow is None or not self.shadows.takes(shadow, item.request_id):
-            return verdict
-        verdict = verdict.model_copy(update={"shadow": shadow.policy.version})
-        late = replace(item, deadline_s=self.shadows.deadline_s())
-        watching = self.shadows.asking(shadow, self._stages, late, known)
-        self.shadows.start(verdict, self._walk(late, shadow.policy, watching))
-        return verdict
+        features = next((a.opinion.features for a in known.values() if a.opinion.features is not None), None)
+        shadow, survey = force.rules.shadow, force.rules.survey
+        if shadow is not None and self.shadows.takes(shadow, item.request_id):
+            verdict = verdict.model_copy(update={"shadow": shadow.policy.version})
+            late = replace(item, deadline_s=self.shadows.deadline_s())
+            watching = self.shadows.asking(shadow, self._stages, late, known)
+            self.shadows.start(verdict, self._walk(late, shadow.policy, watching))
+        if survey is not None and self.surveys.takes(survey, item.request_id):
+            verdict = verdict.model_copy(update={"survey": survey.share})
+            told = {stage: answer for (stage, _), answer in known.items()}
+            self.surveys.start(verdict, item, policy.steps(item.kind), self._stages, told)
+        return Judged(verdict, features)
 
     async def aclose(self) -> None:
-        """End what shadows still do."""
+        """End what shadows and surveys still do."""
         await self.shadows.aclose()
+        await self.surveys.aclose()
 
     async def _walk(self, item: Item, policy: Policy, ask: Ask, **marks: Any) -> Verdict:
         began = time.monotonic()
@@ -124,16 +154,16 @@ class Router:
                     answer = await ask(move.step)
                     opinion = answer.opinion
                     progress = progress.after(move.step, opinion.logit, opinion.saw.words_likely)
-                    reports.append(_report(move.step.stage, answer, progress))
+                    reports.append(report_of(move.step, answer, progress.posterior))
                 except DeadlineExceeded as error:  # late, not broken: the answer is marked `deadline`, not `degraded`
-                    reports.append(_silence(move.step.stage, "skipped", error, asked))
+                    reports.append(silence(move.step.stage, "skipped", error, asked))
                     reason, late = "deadline", error
                 except (Overloaded, StageFailed) as error:
                     if isinstance(error, Overloaded):
                         shed = error
                         if progress.position == 0:
                             raise
-                    reports.append(_silence(move.step.stage, "failed", error, asked))
+                    reports.append(silence(move.step.stage, "failed", error, asked))
                     progress = progress.past(failed=True)
         if progress.spoken is None:
             if reason == "deadline":
@@ -142,6 +172,7 @@ class Router:
             said = "; ".join(f"{report.stage}: {report.detail or report.outcome}" for report in reports)
             raise shed or NoOpinion(f"no stage could speak: {said}")
         return Verdict(
+            answer_id=uuid.uuid4().hex,
             request_id=item.request_id,
             media=item.kind,
             label="roadwork" if progress.posterior >= policy.decide_at else "none",
@@ -154,28 +185,3 @@ class Router:
             elapsed_ms=(time.monotonic() - began) * 1000,
             **marks,
         )
-
-
-def _report(stage: str, answer: Answer, progress: Progress) -> StageReport:
-    opinion = answer.opinion
-    return StageReport(
-        stage=stage,
-        outcome="abstained" if opinion.logit is None else "answered",
-        model=opinion.model,
-        miniature=opinion.miniature,
-        probability=None if opinion.logit is None else sigmoid(opinion.logit),
-        second_probability=None if opinion.second_logit is None else sigmoid(opinion.second_logit),
-        posterior=progress.posterior,
-        queue_ms=answer.queue_ms,
-        batch_ms=opinion.batch_ms,
-        compute_ms=opinion.compute_ms,
-        hop_ms=answer.hop_ms,
-        batch_size=answer.batch_size,
-        tokens=opinion.tokens,
-        saw=opinion.saw,
-    )
-
-
-def _silence(stage: str, outcome: Outcome, error: Exception, asked: float) -> StageReport:
-    waited_ms = (time.monotonic() - asked) * 1000
-    return StageReport(stage=stage, outcome=outcome, detail=f"{error} (after {waited_ms:.0f} ms)")

@@ -12,6 +12,7 @@ from roadwork_serve.errors import ConfigError
 Arm = Literal["a", "b"]
 Read = Callable[[object], Policy]
 MAX_AT_ONCE = 16
+SURVEYED_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,25 @@ class Shadow:
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """A share of the items, above 0 up to 1, that every stage judges; how many at the same time at most, a replica."""
+
+    share: float
+    at_once: int = SURVEYED_AT_ONCE
+
+    def takes(self, request_id: str) -> bool:
+        """Whether the item is of the share; of the same request always the same."""
+        return _lot("survey", request_id) < self.share
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """Immutable, swapped whole. Each of its policies has a version of its own, which is in the verdicts."""
 
     policy: Policy
     split: Split | None = None
     shadow: Shadow | None = None
+    survey: Survey | None = None
 
     @property
     def policies(self) -> tuple[Policy, ...]:
@@ -64,13 +78,14 @@ class Rules:
     @classmethod
     def from_mapping(cls, mapping: object, read: Read = Policy.from_mapping) -> "Rules":
         """Rules from what YAML or JSON holds. read: makes a policy of an entry. Raises ConfigError."""
-        entries = entries_of(mapping, "rules", {"policy"}, {"split", "shadow"})
+        entries = entries_of(mapping, "rules", {"policy"}, {"split", "shadow", "survey"})
         policy = _policy(entries["policy"], "policy", read)
-        split, shadow = entries.get("split"), entries.get("shadow")
+        split, shadow, survey = (entries.get(name) for name in ("split", "shadow", "survey"))
         rules = cls(
             policy,
             None if split is None else _split(split, read),
             None if shadow is None else _shadow(shadow, policy, read),
+            None if survey is None else _survey(survey),
         )
         versions = [each.version for each in rules.policies]
         for version in versions:
@@ -90,6 +105,8 @@ class Rules:
                 "second_head": self.shadow.second_head,
                 "at_once": self.shadow.at_once,
             }
+        if self.survey is not None:
+            mapping["survey"] = {"share": self.survey.share, "at_once": self.survey.at_once}
         return mapping
 
 
@@ -100,11 +117,9 @@ def _split(value: object, read: Read) -> Split:
 
 def _shadow(value: object, answering: Policy, read: Read) -> Shadow:
     entries = entries_of(value, "shadow", {"share"}, {"policy", "second_head", "at_once"})
-    second_head, at_once = entries.get("second_head", False), entries.get("at_once", 1)
+    second_head, at_once = entries.get("second_head", False), _at_once(entries.get("at_once", 1), "shadow")
     if not isinstance(second_head, bool):
         raise ConfigError(f"shadow.second_head: {second_head!r} should be true or false")
-    if isinstance(at_once, bool) or not isinstance(at_once, int) or not 1 <= at_once <= MAX_AT_ONCE:
-        raise ConfigError(f"shadow.at_once: {at_once!r} should be a whole number from 1 to {MAX_AT_ONCE}")
     if "policy" in entries:
         policy = _policy(entries["policy"], "shadow.policy", read)
     elif second_head:
@@ -112,6 +127,20 @@ def _shadow(value: object, answering: Policy, read: Read) -> Shadow:
     else:
         raise ConfigError("shadow.policy: it is missing; add it, or second_head: true to try a second head")
     return Shadow(policy, number(entries["share"], "shadow.share", 0, 1), second_head, at_once)
+
+
+def _survey(value: object) -> Survey:
+    entries = entries_of(value, "survey", {"share"}, {"at_once"})
+    share = number(entries["share"], "survey.share", 0, 1)
+    if share == 0:
+        raise ConfigError("survey.share: 0 asks nobody; write the share of the traffic that every stage is to judge")
+    return Survey(share, _at_once(entries.get("at_once", SURVEYED_AT_ONCE), "survey"))
+
+
+def _at_once(value: object, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_AT_ONCE:
+        raise ConfigError(f"{where}.at_once: {value!r} should be a whole number from 1 to {MAX_AT_ONCE}")
+    return value
 
 
 def _policy(value: object, where: str, read: Read) -> Policy:

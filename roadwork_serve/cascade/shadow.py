@@ -4,13 +4,12 @@ The answer is on its way before its shadow begins. The shadow has for nothing wh
 of any other stage it asks one that is idle, and gives up when somebody else comes.
 """
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from roadwork_serve.cascade.batcher import Batcher
+from roadwork_serve.cascade.beside import Beside
 from roadwork_serve.cascade.calls import Answer
 from roadwork_serve.cascade.opinion import Item
 from roadwork_serve.cascade.policy import Step
@@ -19,9 +18,9 @@ from roadwork_serve.errors import RoadworkError
 from roadwork_serve.schema import Verdict
 
 Told = Callable[[Verdict, Verdict], None]
+Known = Mapping[tuple[str, str | None], Answer]  # by stage, and the head it spoke with
 
 _KEPT = 8  # tallies
-ALLOWED_S = 30.0  # for one item; it holds its bytes for so long at most
 
 
 class _GivenUp(RoadworkError):
@@ -47,7 +46,7 @@ class Shadows:
 
     def __init__(self, told: Told | None = None) -> None:
         self._told = told
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._beside = Beside()
         self._tallies: dict[str, Tally] = {}
 
     def tally(self, version: str) -> Tally:
@@ -62,26 +61,26 @@ class Shadows:
         """Whether an item is to be judged now: it is of the share, and there is room."""
         if not shadow.takes(request_id):
             return False
-        if len(self._tasks) >= shadow.at_once:
+        if self._beside.count >= shadow.at_once:
             self.tally(shadow.policy.version).given_up += 1
             return False
         return True
 
     def deadline_s(self) -> float:
         """By when a shadow that begins now is to end."""
-        return time.monotonic() + ALLOWED_S
+        return self._beside.deadline_s()
 
     def asking(
-        self, shadow: Shadow, stages: Mapping[str, Batcher], item: Item, known: Mapping[str, Answer]
+        self, shadow: Shadow, stages: Mapping[str, Batcher], item: Item, known: Known
     ) -> Callable[[Step], Awaitable[Answer]]:
         """How a shadow asks a stage. known: what the stages have said of the item."""
 
         async def ask(step: Step) -> Answer:
-            answer = known.get(step.stage)
+            answer = known.get((step.stage, step.head))
             if answer is None:
                 if not stages[step.stage].idle:
                     raise _GivenUp(f"{step.stage} is busy")
-                answer = await stages[step.stage].submit(item, spare=True)
+                answer = await stages[step.stage].submit(replace(item, head=step.head), spare=True)
             if not shadow.second_head or step.stage != "backbone":
                 return answer
             if answer.opinion.second_logit is None:
@@ -92,15 +91,11 @@ class Shadows:
 
     def start(self, answered: Verdict, judging: Coroutine[Any, Any, Verdict]) -> None:
         """Let a shadow judge what has been answered."""
-        task = asyncio.create_task(self._judge(answered, judging), name=f"shadow of {answered.request_id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._beside.start(self._judge(answered, judging), f"shadow of {answered.request_id}")
 
     async def aclose(self) -> None:
         """End those at work."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._beside.aclose()
 
     async def _judge(self, answered: Verdict, judging: Coroutine[Any, Any, Verdict]) -> None:
         tally = self.tally(answered.shadow or "")

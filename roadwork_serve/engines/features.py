@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 from transformers import DINOv3ViTModel
 from transformers.utils.import_utils import is_flash_attn_2_available
 
+from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.engines.loading import load_pretrained
 from roadwork_serve.engines.thumbs import ROADWORK, SECOND, passes, references, sizes, staged
 from roadwork_serve.errors import ModelError
 
-Recipe = Literal["cls", "cls+mean", "cls+mean+max"]
+Recipe = Literal["cls", "cls+mean", "cls+mean+max"]  # each begins as the shorter ones do
+_WHOLE: Recipe = "cls+mean+max"
+_HELD = 8  # heads that policies name
 # Of the DINOv3 image processor: what the released checkpoints were trained with (the ImageNet statistics).
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -29,13 +33,17 @@ _TRAIN = (
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """recipe: which features of the backbone. outputs: what the logits are of, in order."""
+    """recipe: which features of the backbone. outputs: what the logits are of, in order.
+
+    backbone: fingerprint of the weights it was trained on, empty where that is not known.
+    """
 
     width: int
     recipe: Recipe = "cls"
     hidden: int = 256
     dropout: float = 0.1
     outputs: tuple[str, ...] = field(default=(ROADWORK, "words"))
+    backbone: str = ""
 
 
 class Head(nn.Sequential):
@@ -58,6 +66,7 @@ class Head(nn.Sequential):
         (folder / "head.json").write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
         weights = {name: w.detach().to(dtype).contiguous() for name, w in self.state_dict().items()}
         save_file(weights, folder / "head.safetensors")
+        (folder / "head.safetensors").chmod(0o644)  # safetensors lets its owner alone read it
 
     @classmethod
     def load(cls, folder: Path) -> "Head":
@@ -101,6 +110,10 @@ class Glance(nn.Module):
         tokens = self._tokens(thumbs)
         told = [head(self._of(tokens, recipe)) for head, recipe in zip(self.heads, self.recipes, strict=True)]
         return told[0] if len(told) == 1 else torch.cat(told, dim=1)
+
+    def pooled(self, thumbs: Tensor) -> Tensor:
+        """What every recipe is made of: float32 [n, 3 * width], as the recipe that has all parts."""
+        return self._of(self._tokens(thumbs), _WHOLE)
 
     def _tokens(self, thumbs: Tensor) -> Tensor:
         pixels = (thumbs.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
@@ -156,19 +169,28 @@ class FeatureEngine:
         self.head = self._head(head_folder)
         self.second = self._head(second_head_folder) if second_head_folder else None
         self.glance = Glance(self.model, *(head for head in (self.head, self.second) if head)).eval()
-        self.compiled = self.has_head and (device == "cuda" if compile is None else compile)
-        self._run = torch.compile(self.glance, dynamic=False) if self.compiled else self.glance
+        self.compiled = device == "cuda" if compile is None else compile
+        self._run = torch.compile(self.glance.pooled, dynamic=False) if self.compiled else self.glance.pooled
+        self._held: dict[str, Head] = {}
 
     def _head(self, folder: Path | None) -> Head | None:
         if folder is None:
             folder = Path(self.name)
             if not (folder / "head.json").exists():
                 return None
+        return self._load(folder)
+
+    def _load(self, folder: Path) -> Head:
         head = Head.load(folder).to(self.device).eval().requires_grad_(False)
         if head.settings.width != self.model.config.hidden_size:
             raise ModelError(
                 f"The head in {folder} was trained on features {head.settings.width} wide, the backbone {self.name} "
                 f"gives {self.model.config.hidden_size}: train a head for this backbone."
+            )
+        if head.settings.backbone not in ("", self.fingerprint):
+            raise ModelError(
+                f"The head in {folder} was trained on another backbone than {self.name}, of the same width: train a "
+                "head for this one."
             )
         if ROADWORK not in head.settings.outputs:
             raise ModelError(f"The head in {folder} says nothing of {ROADWORK}: name one that does, or train it anew.")
@@ -186,6 +208,11 @@ class FeatureEngine:
         second = self.second.settings.outputs if self.second else ()
         return (*first, *(SECOND if name == ROADWORK else None for name in second))
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the backbone's weights, by which heads know theirs."""
+        return fingerprint(self.name)
+
     @property
     def patch(self) -> int:
         """Side of a patch in pixels; image sides must be multiples of it."""
@@ -201,8 +228,8 @@ class FeatureEngine:
             with torch._dynamo.config.patch(recompile_limit=256):  # of 8, past which PyTorch would go on uncompiled
                 for count in counts:
                     thumbs = references(self.side, count)
-                    told = torch.from_numpy(self._logits(thumbs)) if self.has_head else self.features(thumbs)
-                    if not told.isfinite().all():
+                    looked = self.look(thumbs)
+                    if not (self.told(looked) if self.has_head else looked).isfinite().all():
                         raise ModelError(
                             f"{self.name} overflows in {self.model.dtype}: set dtype: bfloat16, or float32 on a CPU"
                         )
@@ -222,20 +249,47 @@ class FeatureEngine:
         """One array [n] for each output of the head, by name, and SECOND. Call only when there is a head."""
         if not self.has_head:
             raise ModelError(f"This backbone has no head yet. {_TRAIN}.")
-        if self.compiled and thumbs.shape[1:3] != (self.side, self.side):
-            raise ModelError(f"{self.name} was compiled for thumbs of {self.side} px, these have {thumbs.shape[1]}")
-        told = self._logits(thumbs)
-        return {name: told[:, i] for i, name in enumerate(self.outputs) if name}
+        return self.say(self.look(thumbs))
 
     @torch.inference_mode()
-    def _logits(self, thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """[n, outputs]. Every pass is sent off before the first is waited for."""
+    def look(self, thumbs: NDArray[np.uint8]) -> Tensor:
+        """What heads go by, float32 [n, 3 * width]. Every pass is sent off before the first is waited for."""
+        if self.compiled and thumbs.shape[1:3] != (self.side, self.side):
+            raise ModelError(f"{self.name} was compiled for thumbs of {self.side} px, these have {thumbs.shape[1]}")
         sent = []
         for cut in passes(len(thumbs), self.max_thumbs):
             part = thumbs[cut]
             size = next(s for s in sizes(self.max_thumbs) if s >= len(part)) if self.compiled else len(part)
             sent.append(self._run(staged(part, size, self.device))[: len(part)])
-        return torch.cat(sent).cpu().numpy()
+        return torch.cat(sent)
+
+    def say(self, looked: Tensor, head: str | None = None) -> dict[str, NDArray[np.float32]]:
+        """Logits [n] by name, of the engine's own heads, or of the head in that folder.
+
+        Raises ModelError where that holds no head for this backbone.
+        """
+        told = self.told(looked, head).cpu().numpy()
+        names = self.outputs if head is None else self.hold(head).settings.outputs
+        return {name: told[:, at] for at, name in enumerate(names) if name}
+
+    def kept(self, looked: Tensor) -> NDArray[np.float16]:
+        """What the journal keeps of it: float16 [n, width], what heads of the recipe `cls` go by."""
+        return looked[:, : self.model.config.hidden_size].half().cpu().numpy()
+
+    def hold(self, folder: str) -> Head:
+        """The head in a folder; the last few that were asked for are kept. Raises ModelError."""
+        head = self._held.pop(folder, None) or self._load(Path(folder))
+        self._held[folder] = head
+        for old in list(self._held)[:-_HELD]:
+            del self._held[old]
+        return head
+
+    @torch.inference_mode()
+    def told(self, looked: Tensor, head: str | None = None) -> Tensor:
+        """Logits [n, outputs]; see `say`."""
+        heads = [own for own in (self.head, self.second) if own] if head is None else [self.hold(head)]
+        width = self.model.config.hidden_size
+        return torch.cat([each(looked[:, : width * len(each.settings.recipe.split("+"))]) for each in heads], dim=1)
 
 
 def attention(dtype: str, device: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.engines.denormals import flushed
-from roadwork_serve.engines.thumbs import agree, passes, references
+from roadwork_serve.engines.thumbs import Sealed, agree, passes, references
 from roadwork_serve.errors import ModelError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -101,14 +101,12 @@ def read_about(file: Path) -> About:
     return About.of(session.get_modelmeta().custom_metadata_map, file)
 
 
-class OnnxBackbone:
+class OnnxBackbone(Sealed):
     """Stage 1 from one file: backbone, head and the normalisation of pixels.
 
     side: of the thumbs that will come, pixels; the file's own by default. max_thumbs: in one pass of the model.
     Raises ModelError when the file cannot be run, or was exported for another side.
     """
-
-    has_head = True
 
     def __init__(
         self, file: Path, *, threads: int = 1, device: str = "cpu", side: int | None = None, max_thumbs: int = 16
@@ -119,6 +117,11 @@ class OnnxBackbone:
         self.about = About.of(self._session.get_modelmeta().custom_metadata_map, file)
         agree(self.about.side, side)
         self.max_thumbs = max_thumbs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `Sealed`."""
+        return self.about.outputs
 
     def warm(self) -> None:
         """Run it at the smallest and the largest batch. Raises ModelError when there is no room for that."""

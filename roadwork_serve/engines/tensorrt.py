@@ -21,7 +21,7 @@ from torch import Tensor
 
 from roadwork_serve.engines.memory import cap_card
 from roadwork_serve.engines.onnx import INPUT, OUTPUT, data_of, read_about
-from roadwork_serve.engines.thumbs import agree, passes, references, staged
+from roadwork_serve.engines.thumbs import Sealed, agree, passes, references, staged
 from roadwork_serve.errors import ModelError
 
 LARGEST_BATCH = 64
@@ -49,15 +49,13 @@ class Plan:
     difference: float
 
 
-class TensorRtBackbone:
+class TensorRtBackbone(Sealed):
     """Stage 1 from the ONNX file of `roadwork export`, through the plan beside it, which is built when it is missing.
 
     side: of the thumbs that will come, pixels; the file's own by default. max_thumbs: in one pass of the model.
     Raises ModelError when there is no TensorRT, no GPU or no such file, when the file was exported for another side,
     or when a new plan's logits are further from PyTorch's than MOST_DIFFERENT.
     """
-
-    has_head = True
 
     def __init__(
         self, file: Path, *, side: int | None = None, max_thumbs: int = LARGEST_BATCH, device: str = "cuda"
@@ -78,6 +76,11 @@ class TensorRtBackbone:
         """Run it at the smallest and the largest batch."""
         for count in (1, self.max_thumbs):
             self.logits(references(self.plan.side, count))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `Sealed`."""
+        return self.plan.outputs
 
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """uint8 RGB [n, side, side, 3] -> one array [n] for each output, by name."""

@@ -2,6 +2,7 @@
 exports are checked on."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,35 @@ if TYPE_CHECKING:
 
 ROADWORK, SECOND = "roadwork", "second"  # logits of road work, and those of a second head, on trial
 REFERENCES = 5  # thumbs an export is checked on
+
+
+class Sealed(ABC):
+    """A stage 1 of one file, head and all: it gives logits and nothing before them."""
+
+    has_head = True
+
+    @property
+    @abstractmethod
+    def outputs(self) -> tuple[str, ...]:
+        """What the logits are of, in order."""
+
+    @abstractmethod
+    def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """uint8 RGB [n, side, side, 3] -> one array [n] for each output, by name."""
+
+    def look(self, thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The logits, [n, outputs]."""
+        return np.stack(list(self.logits(thumbs).values()), axis=1)
+
+    def say(self, looked: NDArray[np.float32], head: str | None = None) -> dict[str, NDArray[np.float32]]:
+        """The logits by name. Raises ModelError for a head of another's."""
+        if head is not None:
+            raise ModelError(f"an exported file speaks with its own head, not that in {head}: export it with --head")
+        return {name: looked[:, at] for at, name in enumerate(self.outputs)}
+
+    def kept(self, looked: NDArray[np.float32]) -> NDArray[np.float16]:
+        """Raises ModelError: there is nothing to train a head on."""
+        raise ModelError("an exported file tells no features: set runs: transformers, or journal.features: false")
 
 
 def sizes(most: int) -> tuple[int, ...]:

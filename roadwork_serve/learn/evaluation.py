@@ -16,6 +16,7 @@ import numpy as np
 
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.learn import metrics
+from roadwork_serve.learn.challenges import Earned
 from roadwork_serve.learn.judging import Failure
 from roadwork_serve.learn.photos import PhotoReport
 from roadwork_serve.learn.rows import Row
@@ -44,6 +45,7 @@ class Report:
     reward: mean of what Subnet 72 would have paid, see `metrics.reward`.
     flops_ratio: compute of the fast VLM on every still over that of the cascade, at production prices;
         flops_ratio_clips: the video model on every clip over the cascade.
+    earned: where the items were challenges of Subnet 72.
     needs: by the cheapest stage that can know the label, as the renderer says.
     """
 
@@ -76,6 +78,7 @@ class Report:
     policy_version: str
     models: dict[str, str]
     photos: PhotoReport | None = None
+    earned: Earned | None = None
     seed: int | None = None
     command: str = ""
     elapsed_s: float = math.nan
@@ -88,6 +91,7 @@ def evaluate(
     policy: Policy,
     profile: str,
     photos: PhotoReport | None = None,
+    earned: Earned | None = None,
     seed: int | None = None,
     command: str = "",
     elapsed_s: float = math.nan,
@@ -130,6 +134,7 @@ def evaluate(
         policy_version=policy.version,
         models=_models(rows),
         photos=photos,
+        earned=earned,
         seed=seed,
         command=command,
         elapsed_s=elapsed_s,
@@ -139,8 +144,13 @@ def evaluate(
 
 def write_report(path: Path, report: Report) -> None:
     """The report as JSON, null where a number cannot be told."""
+    write_json(path, asdict(report))
+
+
+def write_json(path: Path, figures: Mapping[str, Any]) -> None:
+    """Plain data as JSON, null where a number cannot be told."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_plain(asdict(report)), indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(_plain(figures), indent=2) + "\n", encoding="utf-8")
 
 
 def environment() -> dict[str, str]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from roadwork_serve import media
+from roadwork_serve.cascade.calls import Answer
 from roadwork_serve.cascade.evidence import logit
-from roadwork_serve.cascade.opinion import Item, Opinion
+from roadwork_serve.cascade.opinion import Item
 from roadwork_serve.errors import RoadworkError
 from roadwork_serve.learn.rows import Look, Row
 from roadwork_serve.learn.samples import Sample
@@ -71,7 +72,7 @@ async def _judge(sample: Sample, cascade: LocalCascade, also: Collection[str]) -
     for step in cascade.policy.steps(item.kind):
         if step.stage in also and step.stage not in asked and step.stage in cascade.stages:
             answer = await cascade.stages[step.stage].submit(item)
-            looks.append(_aside(step.stage, answer.opinion))
+            looks.append(_aside(step.stage, answer))
     return Row(
         about,
         verdict.probability,
@@ -95,8 +96,11 @@ def _routed(reports: list[StageReport]) -> Iterator[Look]:
                 report.miniature,
                 report.saw.words_likely,
                 report.tokens,
+                report.compute_ms / max(1, report.batch_size),
             )
 
 
-def _aside(stage: str, opinion: Opinion) -> Look:
-    return Look(stage, opinion.logit, None, opinion.model, opinion.miniature, opinion.saw.words_likely, opinion.tokens)
+def _aside(stage: str, answer: Answer) -> Look:
+    said = answer.opinion
+    ms = said.compute_ms / answer.batch_size
+    return Look(stage, said.logit, None, said.model, said.miniature, said.saw.words_likely, said.tokens, ms)

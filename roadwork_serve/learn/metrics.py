@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from roadwork_serve.reward import rewards
+
 Truth = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 
 ECE_BINS = 15
-REWARD_MCC_WINDOW = 100
-REWARD_ACCURACY_WINDOW = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +93,12 @@ def ece(truth: Truth, probability: Scores, bins: int = ECE_BINS) -> float:
 def reward(truth: Truth, probability: Scores) -> float:
     """What Subnet 72 would have paid on average for these answers, in this order; 1 at best.
 
-    After every item (0.5 MCC(last 100) + 0.5 accuracy(last 10))^3, the class being round(p), so that
-    exactly 0.5 is none; MCC clipped at 0, and 0 while only one class was seen. The mean over all items.
-    (natixnetwork/streetvision-subnet, v0.4.2.)
+    The mean over all items of what is paid after each, see `roadwork_serve.reward`. The class is round(p), so that
+    exactly 0.5 is none.
     """
     if not truth.size:
         return math.nan
-    said = probability > 0.5
-    paid = []
-    for end in range(1, truth.size + 1):
-        far = slice(max(0, end - REWARD_MCC_WINDOW), end)
-        near = slice(max(0, end - REWARD_ACCURACY_WINDOW), end)
-        quality = 0.5 * max(0.0, mcc(truth[far], said[far])) + 0.5 * accuracy(truth[near], said[near])
-        paid.append(quality**3)
-    return float(np.mean(paid))
+    return float(np.mean(rewards((probability > 0.5).tolist(), truth.astype(bool).tolist())))
 
 
 def best_threshold(truth: Truth, score: Scores) -> tuple[float, float]:

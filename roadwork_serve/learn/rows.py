@@ -16,7 +16,7 @@ class Look:
     """One stage's word.
 
     logit: None when it abstained. posterior: the cascade's belief after it; None when the stage was
-    asked for comparison only, the cascade having left before it.
+    asked for comparison only, the cascade having left before it. ms: its share of what the model took for the batch.
     """
 
     stage: str
@@ -26,11 +26,15 @@ class Look:
     miniature: bool
     words_likely: float | None = None
     tokens: int = 0
+    ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One item: what is true, the cascade's verdict, and every stage's word."""
+    """One item: what is true, the cascade's verdict, and every stage's word.
+
+    weight: how many items of the traffic it stands for: one over the chance with which it was drawn.
+    """
 
     about: About
     probability: float
@@ -39,6 +43,7 @@ class Row:
     exit_reason: ExitReason
     degraded: bool
     looks: tuple[Look, ...]
+    weight: float = 1.0
 
     @property
     def entered(self) -> tuple[str, ...]:

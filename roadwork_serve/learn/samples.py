@@ -24,6 +24,7 @@ class About:
     seed, needs, activity, tags: of a rendered scene, see `scenes.truth.Truth`.
     group: files that must never be parted, such as the frames of one drive.
     hard_negative: looks like road work and is none.
+    taught: nobody has looked: the label is what all stages together said.
     """
 
     name: str
@@ -38,6 +39,7 @@ class About:
     source: str = ""
     licence: str = ""
     hard_negative: bool = False
+    taught: bool = False
 
 
 @dataclass(frozen=True, slots=True)

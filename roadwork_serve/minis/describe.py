@@ -10,15 +10,7 @@ from roadwork_serve.scenes.truth import Activity, Thing, ThingKind, Truth
 KINDS: tuple[str, ...] = get_args(ThingKind)
 ACTIVITIES: tuple[str, ...] = get_args(Activity)
 READABLE = ("sign_begin", "sign_closure", "sign_detour", "sign_worker", "sign_end")
-SMALLEST_WORDS = 0.035  # height of a sign's face as a share of the picture below which nobody could read it
 MANY = 4
-
-
-def words_worth_reading(truth: Truth) -> bool:
-    """Whether reading the signs could change what is known of the scene."""
-    if truth.needs == "signs":
-        return True
-    return any(t.kind in READABLE and t.box[3] - t.box[1] >= SMALLEST_WORDS for t in truth.things)
 
 
 def coverage(truth: Truth, rows: int, columns: int) -> NDArray[np.float32]:

@@ -10,60 +10,28 @@ that of the sample, with no confidence bound.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from roadwork_serve.cascade.evidence import Calibrator, sigmoid
+from roadwork_serve.cascade.evidence import sigmoid
 from roadwork_serve.cascade.load import load_policy
-from roadwork_serve.cascade.policy import Leave, Policy, Progress, Skip, Step
+from roadwork_serve.cascade.policy import Policy, Progress
+from roadwork_serve.cascade.steps import Step
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.learn.policy_file import policy_yaml
+from roadwork_serve.learn.replay import replay
 from roadwork_serve.learn.rows import Row, read_rows
+from roadwork_serve.learn.stacker import fit_calibrator
 from roadwork_serve.schema import MediaKind
 
 GRID = 1e-4  # bands are written with four digits
 MIN_LEAVING = 20  # fewer than this say nothing of an error rate, and nobody leaves on that side
-_RIDGE = 1.0  # as if one item spoke for scale 1, carry 1 and bias 0
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """One row under a policy: how far it came and the step it left at, None where no stage spoke."""
-
-    row: Row
-    progress: Progress
-    done: bool
-
-    @property
-    def left_at(self) -> str | None:
-        return None if self.progress.spoken is None else self.progress.spoken.stage
-
-
-def replay(row: Row, policy: Policy) -> Replay:
-    """The row's way through the policy, from what every stage said. `done` is False where no band ended it.
-
-    Raises ConfigError when a stage is asked that did not speak on this row.
-    """
-    progress = policy.start()
-    while True:
-        move = policy.next_step(row.about.kind, progress, math.inf)
-        if isinstance(move, Leave):
-            return Replay(row, progress, done=move.reason in ("above_band", "below_band"))
-        if isinstance(move, Skip):
-            progress = progress.past()
-        elif look := row.look(move.step.stage):
-            progress = progress.after(move.step, look.logit, look.words_likely)
-        else:
-            raise ConfigError(
-                f"{move.step.stage} did not speak on {row.about.name}; make the rows with `roadwork evaluate "
-                "--ask-everyone --rows FILE`"
-            )
 
 
 def fit_policy(rows: Sequence[Row], base: Policy, max_exit_error: float, version: str, pass_on: float = 0.25) -> Policy:
@@ -124,48 +92,6 @@ def _logit(row: Row, stage: str) -> float:
     return math.nan if look.logit is None else look.logit
 
 
-def fit_calibrator(prior: Floats, said: Floats, truth: NDArray[np.bool_]) -> Calibrator:
-    """Logistic regression of the truth on the belief so far and the stage's logit, scale and carry not negative.
-
-    prior, said: log-odds of shape [n]. Newton's method with a small pull towards scale 1, carry 1, bias 0;
-    a weight that would turn negative is held at 0 and the others are fitted again.
-    """
-    features = np.stack([said, prior, np.ones_like(said)], axis=1)
-    rest = np.array([1.0, 1.0, 0.0])
-    free = np.array([True, True, True])
-    while True:
-        weights = np.where(free, rest, 0.0)
-        weights[free] = _newton(features[:, free], truth.astype(np.float64), rest[free])
-        negative = np.where(weights[:2] < 0, weights[:2], 0.0)
-        if not negative.any():
-            scale, carry, bias = (round(float(weight), 4) for weight in weights)
-            return Calibrator(scale, carry, bias)
-        free[int(np.argmin(negative))] = False
-
-
-def _newton(features: Floats, truth: Floats, rest: Floats, steps: int = 100) -> Floats:
-    """Minimise the log loss plus half the squared distance to `rest`, halving steps that overshoot."""
-
-    def loss(weights: Floats) -> float:
-        logodds = features @ weights
-        pull = weights - rest
-        return float(np.sum(np.logaddexp(0, logodds) - truth * logodds) + 0.5 * _RIDGE * pull @ pull)
-
-    weights = rest.copy()
-    for _ in range(steps):
-        p = 0.5 * (1 + np.tanh(0.5 * features @ weights))
-        slope = features.T @ (p - truth) + _RIDGE * (weights - rest)
-        curve = (features * (p * (1 - p))[:, None]).T @ features + _RIDGE * np.eye(len(rest))
-        move = np.linalg.solve(curve, slope)
-        share, before = 1.0, loss(weights)
-        while loss(weights - share * move) > before and share > 1e-6:
-            share /= 2
-        weights = weights - share * move
-        if np.max(np.abs(share * move)) < 1e-9:
-            break
-    return weights
-
-
 def exit_band(posterior: Floats, truth: NDArray[np.bool_], decide_at: float, max_error: float) -> tuple[float, float]:
     """The narrowest band around `decide_at` with at most `max_error` wrong among those below it, and among those above.
 
@@ -193,19 +119,6 @@ def _reach(p: Floats, wrong: NDArray[np.bool_], limit: float, max_error: float) 
         return 0.0
     most = out[np.flatnonzero(allowed)[-1]]
     return float(thresholds[np.flatnonzero(out == most)[0]])
-
-
-def policy_yaml(policy: Policy, comment: str) -> str:
-    """The policy as a file: the comment, then one line a step."""
-    mapping = policy.to_mapping()
-    lines = [f"# {line}".rstrip() for line in comment.splitlines()]
-    lines += [f"{name}: {mapping[name]}" for name in ("version", "prior", "decide_at")]
-    for kind in ("photo", "clip"):
-        lines.append(f"{kind}:")
-        for step in mapping[kind]:
-            flow = yaml.safe_dump(step, default_flow_style=True, sort_keys=False, width=math.inf).strip()
-            lines.append(f"  - {flow}")
-    return "\n".join(lines) + "\n"
 
 
 def told(rows: Sequence[Row], policy: Policy) -> str:

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from transformers import DINOv3ViTModel
 
 from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD, Head, HeadSettings, features
+from roadwork_serve.learn.rendered import words_worth_reading
 from roadwork_serve.minis import architectures
 from roadwork_serve.minis.data import Cache, RealPhoto, real_crop, some_real
-from roadwork_serve.minis.describe import KINDS, coverage, presence, words_worth_reading
+from roadwork_serve.minis.describe import KINDS, coverage, presence
 from roadwork_serve.minis.score import by_needs
 
 BATCH = 32

@@ -58,6 +58,10 @@ def test_a_second_head_needs_no_policy_of_its_own():
         ({"shadow": {"share": 0.5}}, "shadow.policy: it is missing"),
         ({"shadow": {"policy": policy("s"), "share": 0.5, "at_once": 0}}, "whole number from 1 to 16"),
         ({"shadow": {"policy": policy("s"), "share": 0.5, "at_once": True}}, "whole number"),
+        ({"survey": {}}, "survey: share is missing"),
+        ({"survey": {"share": 0}}, "survey.share: 0 asks nobody"),
+        ({"survey": {"share": 2}}, "survey.share: 2 is out of range"),
+        ({"survey": {"share": 0.1, "at_once": 17}}, "survey.at_once: 17 should be a whole number from 1 to 16"),
         ({"shadow": {"second_head": "yes", "share": 0.5}}, "true or false"),
         ({"shadows": {}}, "unknown entry 'shadows'"),
         ({"policy": 3}, "policy: policy: 3 is not a mapping"),
@@ -75,9 +79,10 @@ def test_rules_that_make_no_sense_are_refused(fields, told):
         {"policy": st.just(policy("s")), "share": st.floats(0, 1), "second_head": st.booleans()},
         optional={"at_once": st.integers(1, 16)},
     ),
+    st.none() | st.fixed_dictionaries({"share": st.floats(0.001, 1)}, optional={"at_once": st.integers(1, 16)}),
 )
-def test_rules_survive_being_written_down(split, shadow):
-    given_rules = rules(split=split, shadow=shadow)
+def test_rules_survive_being_written_down(split, shadow, survey):
+    given_rules = rules(split=split, shadow=shadow, survey=survey)
     assert Rules.from_mapping(given_rules.to_mapping()) == given_rules
 
 

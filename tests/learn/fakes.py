@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
+import yaml
 from PIL import Image
 
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees, Stage
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.threaded import Threaded
 from roadwork_serve.learn.rows import Look, Row
-from roadwork_serve.learn.samples import About
+from roadwork_serve.learn.samples import About, draw_scene
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import EngineSpec, Profile, StageName, StageSpec
 from roadwork_serve.schema import Saw, Words
@@ -116,3 +118,18 @@ def row(
             for stage, (logit, posterior) in said.items()
         ),
     )
+
+
+def judge_by_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run over these stages, in this process, and print tables that no terminal cuts."""
+    monkeypatch.setattr("roadwork_serve.local.open_stages", open_by_colour)
+    monkeypatch.setattr(
+        "roadwork_serve.learn.samples.draw_scenes", lambda wanted, workers: (draw_scene(*scene) for scene in wanted)
+    )
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def write_policy(path: Path) -> str:
+    """The policy of these stages, as a file."""
+    path.write_text(yaml.safe_dump(POLICY.to_mapping()))
+    return str(path)

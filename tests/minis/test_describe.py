@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 
 from roadwork_serve import scenes
-from roadwork_serve.minis.describe import KINDS, clip_thought, coverage, presence, thought, words_worth_reading
+from roadwork_serve.learn.rendered import words_worth_reading
+from roadwork_serve.minis.describe import KINDS, clip_thought, coverage, presence, thought
 from roadwork_serve.scenes.truth import Thing, Truth
 
 CONE, WORKER = KINDS.index("cone"), KINDS.index("worker")

@@ -1,0 +1,34 @@
+"""Which weights a checkpoint has, in a word."""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+_CHUNK = 8 * 2**20
+
+
+def fingerprint(model: str) -> str:
+    """SHA-256 over the safetensors files of a folder, hex; of a hub id, over those in the local cache.
+
+    Empty where there are none. Two folders with the same weights have the same.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(model, "config.json")
+        if not isinstance(config, str):
+            return ""
+        folder = Path(config).parent
+    files = sorted(each for each in folder.glob("*.safetensors") if not each.name.startswith("head"))
+    return _of(tuple((str(each), each.stat().st_size, each.stat().st_mtime_ns) for each in files)) if files else ""
+
+
+@lru_cache(maxsize=8)
+def _of(files: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, _, _ in files:
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()

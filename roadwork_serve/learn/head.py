@@ -1,0 +1,106 @@
+"""Heads of stage 1: from features to a folder that the server loads by its path."""
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.learn.evaluation import write_json
+from roadwork_serve.learn.features import FeatureSet, overruled
+from roadwork_serve.learn.headcard import Lineage, card, lineage
+from roadwork_serve.learn.lesson import HeadFit, HeadTraining, fit_head
+from roadwork_serve.learn.score import Score
+
+__all__ = ["HeadReport", "HeadTraining", "train_head", "whole_folder"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadReport:
+    """What came of it. held: on groups that were kept to stop by; taught: on the rest. Counts of items: `Score.n`.
+
+    by_people: items that people labelled; the others a teacher did. seconds: of training alone.
+    """
+
+    folder: Path
+    outputs: tuple[str, ...]
+    held: Score
+    taught: Score
+    items: int
+    by_people: int
+    epochs: int
+    best_epoch: int
+    seconds: float
+    lineage: Lineage
+
+
+def train_head(
+    features: FeatureSet,
+    settings: HeadTraining,
+    out: Path,
+    *,
+    replace: bool = False,
+    command: str | None = None,
+) -> HeadReport:
+    """Train a head and write its folder, whole or not at all: head.json, head.safetensors, README.md, metrics.json.
+
+    replace: take the place of a folder that is there; a server that has read it keeps what it read. command: for the
+    card; that of this process by default. Raises ConfigError where the folder is there, before anything is trained, or
+    where the groups do not allow a part to be held.
+    """
+    free(out, replace)
+    fit = fit_head(features, settings)
+    report = _report(
+        features, fit, settings, out, shlex.join(["roadwork", *sys.argv[1:]]) if command is None else command
+    )
+    with whole_folder(out, replace) as draft:
+        fit.head.save(draft)
+        write_json(draft / "metrics.json", asdict(report) | {"folder": str(out)})
+        (draft / "README.md").write_text(
+            card(overruled(features), settings, fit, report.lineage, out.name), encoding="utf-8"
+        )
+    return report
+
+
+@contextmanager
+def whole_folder(out: Path, replace: bool) -> Iterator[Path]:
+    """A folder to write to, which takes the name of `out` when all is written and vanishes when it is not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft, old = (out.with_name(f".{out.name}.{part}-{os.getpid()}") for part in ("draft", "old"))
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        yield draft
+        free(out, replace)
+        if out.exists() and any(out.iterdir()):
+            out.rename(old)
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def free(out: Path, replace: bool) -> None:
+    """Raises ConfigError where something is in the way."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not replace):
+        raise ConfigError(f"{out} is there already; give another --out, or --replace it")
+
+
+def _report(features: FeatureSet, fit: HeadFit, settings: HeadTraining, out: Path, command: str) -> HeadReport:
+    items = dict(zip(features.name, features.by_people, strict=True))
+    return HeadReport(
+        folder=out,
+        outputs=fit.head.settings.outputs,
+        held=fit.held,
+        taught=fit.taught,
+        items=len(items),
+        by_people=sum(bool(people) for people in items.values()),
+        epochs=fit.epochs,
+        best_epoch=fit.best_epoch,
+        seconds=fit.seconds,
+        lineage=lineage(features, settings, command),
+    )

@@ -1,0 +1,138 @@
+"""One turn of the wheel: from the journal to a head, a calibrated policy with a promise, and whether to go by it.
+
+What heads learn from is never what they are judged by: of the answers that every stage has judged, drawn by lot, a part
+is held back by group. Of that part some is for calibration and the line of exit bands, the rest tests the bound and
+compares with the policy in force. Stages are calibrated as if nobody left early: what the bound measures exits against
+is all of them together, and that must not get worse as the exits get more eager.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.engines.features import Head
+from roadwork_serve.engines.fingerprint import fingerprint
+from roadwork_serve.engines.weights import folder as weights_folder
+from roadwork_serve.errors import ConfigError, RoadworkError
+from roadwork_serve.journal.record import Case
+from roadwork_serve.learn.calibration import Calibrated, calibrate
+from roadwork_serve.learn.comparison import Comparison, Margins, compare, under
+from roadwork_serve.learn.courses import opened
+from roadwork_serve.learn.features import FeatureSet
+from roadwork_serve.learn.head import train_head
+from roadwork_serve.learn.lesson import HeadTraining
+from roadwork_serve.learn.policy_file import write_policy
+from roadwork_serve.learn.recall import features_of, rows_of
+from roadwork_serve.learn.rescore import rescored
+from roadwork_serve.learn.rows import Row
+from roadwork_serve.learn.sources import with_head
+from roadwork_serve.learn.splits import lots
+from roadwork_serve.learn.thresholds import Settings, Tuned, tune
+from roadwork_serve.schema import MediaKind
+
+_KINDS: tuple[MediaKind, ...] = ("photo", "clip")
+
+
+@dataclass(frozen=True, slots=True)
+class Retraining:
+    """held: share of the surveyed answers that no head learns from; design: share of these that bands are drawn on."""
+
+    max_loss: float = 0.01
+    confidence: float = 0.95
+    held: float = 0.7
+    design: float = 0.4
+    margins: Margins = field(default_factory=Margins)
+    head: HeadTraining = field(default_factory=HeadTraining)
+
+
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """folder: with head/, policy.yaml. learned, tested: answers that the head learned from, and that tested the policy.
+
+    promoted: the policy should come into force; why, or why not.
+    """
+
+    folder: Path
+    policy: Policy
+    calibrated: Calibrated
+    tuned: Tuned
+    comparisons: tuple[Comparison, ...]
+    learned: int
+    tested: int
+    promoted: bool
+    why: str
+
+
+def retrain(cases: Sequence[Case], champion: Policy, folder: Path, version: str, settings: Retraining) -> Retrained:
+    """Train, calibrate, tune and compare with the policy in force. Writes into the folder, which must not be there yet.
+
+    Raises ConfigError where the journal holds too little to learn from, or to judge by.
+    """
+    if folder.exists():
+        raise ConfigError(f"{folder} is there already; name a new folder, so that no head is changed while it serves")
+    held = _held(cases, settings.held)
+    lesson = [case for case in cases if _group(case) not in held]
+    features = _fingerprinted(features_of(lesson, champion))
+    train_head(features, settings.head, folder / "head", command=f"retraining of {version}")
+    base = with_head(replace(champion, certificate=None), folder / "head")
+    mine = [case for case in cases if _group(case) in held]
+    before = {row.about.name: row for row in rows_of(mine, champion)}
+    kept = {case.entry.id: case.entry.features for case in mine if case.entry.features is not None}
+    rows = rescored(list(before.values()), kept, Head.load(folder / "head"))
+    if not rows:
+        raise ConfigError(
+            "no answer that every stage has judged is left to judge by; put rules with `survey: {share: 0.05}`"
+        )
+    drawn = lots([row.about.group for row in rows], "design") < settings.design
+    design = [row for row, mine in zip(rows, drawn, strict=True) if mine]
+    test = [row for row, mine in zip(rows, drawn, strict=True) if not mine]
+    for kind in _KINDS:
+        if any(row.about.kind == kind for row in rows):
+            base = opened(base, kind)
+    made, told = calibrate(design, base, version)
+    names = frozenset(row.about.name for row in design)
+    bound = Settings(settings.max_loss, settings.confidence, rows_to_design=names, version=version)
+    tuned = tune(rows, made, bound)
+    comparisons = _compare(test, before, champion, tuned.policy, settings.margins)
+    promoted, why = _decide(tuned, comparisons)
+    write_policy(folder / "policy.yaml", tuned.policy, f"{'Promoted' if promoted else 'Kept back'}: {why}")
+    return Retrained(folder, tuned.policy, told, tuned, comparisons, len(features), len(test), promoted, why)
+
+
+def _fingerprinted(features: FeatureSet) -> FeatureSet:
+    """With the fingerprint of the backbone, where its weights are at hand."""
+    try:
+        return replace(features, backbone=fingerprint(weights_folder(features.model)))
+    except RoadworkError:
+        return features
+
+
+def _compare(
+    test: Sequence[Row], before: dict[str, Row], champion: Policy, challenger: Policy, margins: Margins
+) -> tuple[Comparison, ...]:
+    found: list[Comparison] = []
+    for kind in _KINDS:
+        mine = [row for row in test if row.about.kind == kind and row.about.scored]
+        if mine:
+            old = under([before[row.about.name] for row in mine], champion, kind)
+            found.append(compare(old, under(mine, challenger, kind), kind, paired=True, margins=margins))
+    return tuple(found)
+
+
+def _decide(tuned: Tuned, comparisons: Sequence[Comparison]) -> tuple[bool, str]:
+    if tuned.policy.certificate is None:
+        return False, tuned.why_not
+    told = "; ".join(f"{each.media}s: {each.why}" for each in comparisons)
+    promoted = all(each.verdict == "promote" for each in comparisons) and bool(comparisons)
+    return promoted, "; ".join(part for part in (told, tuned.why_not) if part)
+
+
+def _held(cases: Sequence[Case], share: float) -> set[str]:
+    """Groups of surveyed answers that no head learns from; of the same group always the same."""
+    groups = sorted({_group(case) for case in cases if case.entry.survey is not None and case.survey is not None})
+    return {group for group, lot in zip(groups, lots(groups, "held"), strict=True) if lot < share}
+
+
+def _group(case: Case) -> str:
+    return case.entry.key or case.entry.sha256
