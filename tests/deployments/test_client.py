@@ -191,3 +191,4 @@ async def test_odd_errors_do_not_end_the_probing(client: RayStageClient, handle:
     await until(lambda: not client.up)
     handle.error = None
     await until(lambda: client.up)
+    assert len(await client.judge([item()])) == 1

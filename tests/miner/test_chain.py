@@ -1,0 +1,150 @@
+"""Over bittensor's own client, on a stand-in for the node. The main net was not reached."""
+
+import asyncio
+import ipaddress
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bittensor import Client
+
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.miner.chain import Chain, Place
+from tests.miner.calls import MINER, STRANGER, VALIDATOR
+from tests.miner.node import Node
+
+PLACE = Place("203.0.113.7", 8091)
+
+
+def chain(node: Node, folder: Path, **settings: Any) -> Chain:
+    return Chain(lambda: Client(substrate=node), 72, MINER.ss58_address, folder / "metagraph.json", **settings)
+
+
+async def test_who_is_registered_is_read_and_kept_over_a_restart(tmp_path: Path) -> None:
+    node = Node()
+    read = chain(node, tmp_path)
+    assert (len(read.neurons), read.registered) == (0, None)
+    await read.look()
+    validator = read.neurons.by_hotkey[VALIDATOR.ss58_address]
+    assert (validator.uid, validator.stake, validator.permit, read.registered) == (0, 5000.0, True, True)
+    assert (node.connected, node.closed) == (1, 1)
+    node.down = True
+    again = chain(node, tmp_path)
+    assert (again.neurons, again.registered, again.stale) == (read.neurons, True, False)
+    with pytest.raises(ConnectionRefusedError):
+        await again.look()
+    assert again.neurons == read.neurons
+
+
+async def test_it_comes_back_by_itself_and_tries_ever_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node, waits = Node(), list[float]()
+    node.down = True
+    read = chain(node, tmp_path, refresh_s=60.0)
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        node.down = len(waits) < 6
+        if len(waits) == 7:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr("roadwork_serve.miner.chain.asyncio.sleep", sleep)
+    with caplog.at_level(logging.WARNING), pytest.raises(asyncio.CancelledError):
+        await read.run()
+    assert waits == [5, 10, 20, 40, 60, 60, 60]
+    assert read.registered and len(read.neurons) == 2
+    assert "nobody listens; there is none to use" in caplog.text
+
+
+async def test_a_metagraph_that_has_not_been_read_for_long_is_stale_and_used_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = chain(Node(), tmp_path, refresh_s=60.0)
+    await read.look()
+    later = time.time() + 181
+    monkeypatch.setattr("roadwork_serve.miner.chain.time.time", lambda: later)
+    assert read.stale and VALIDATOR.ss58_address in read.neurons.by_hotkey
+
+
+async def test_a_hotkey_that_leaves_the_subnet_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    node = Node()
+    read = chain(node, tmp_path)
+    await read.look()
+    node.hotkeys = [VALIDATOR.ss58_address, STRANGER.ss58_address]
+    await read.look()
+    assert read.registered is False
+    assert "is not registered on subnet 72" in caplog.text
+
+
+async def test_its_place_is_published_where_the_chain_says_another_and_only_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node, wallet, published = Node(), object(), list[Any]()
+
+    class Result:
+        def raise_for_failure(self) -> None:
+            if len(published) == 1:
+                raise ValueError("ServingRateLimitExceeded")
+
+    async def execute(self: Client, intent: Any, by: object) -> Result:
+        assert by is wallet
+        published.append(intent)
+        return Result()
+
+    monkeypatch.setattr(Client, "execute", execute)
+    read = chain(node, tmp_path, place=PLACE, wallet=wallet)
+    await read.look()
+    assert read.failures == 0 and "ServingRateLimitExceeded" in caplog.text
+    await read.look()
+    assert [(each.netuid, each.ip, each.port) for each in published] == [(72, "203.0.113.7", 8091)] * 2
+    node.axon = {"ip": int(ipaddress.ip_address(PLACE.ip)), "port": PLACE.port, "ip_type": 4}
+    await read.look()
+    assert len(published) == 2
+
+
+async def test_a_subnet_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    node = Node()
+    node.there = False
+    with pytest.raises(ConfigError, match="no subnet 72"):
+        await chain(node, tmp_path).look()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"neurons": 1}', '{"block": 1, "at_s": 1, "neurons": [[1]]}'])
+def test_a_kept_metagraph_that_is_broken_is_as_good_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metagraph.json").write_text(text)
+    assert len(chain(Node(), tmp_path).neurons) == 0
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "0.0.0.0", "::1", "here", ""])
+def test_a_place_that_nobody_reaches_is_not_published(ip: str) -> None:
+    with pytest.raises(ConfigError, match="address"):
+        Place(ip, 8091)
+
+
+async def test_looking_alone_publishes_nothing_and_says_what_would_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Client, "execute", lambda *_: pytest.fail("it signed something"))
+    read = chain(Node(), tmp_path, place=PLACE, wallet=object())
+    await read.look(publish=False)
+    assert read.to_publish == PLACE
+
+
+async def test_a_folder_that_cannot_be_written_hinders_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("roadwork_serve.miner.chain._keep", full)
+    read = chain(Node(), tmp_path)
+    await read.look()
+    assert read.registered and read.failures == 0 and len(read.neurons) == 2
+    assert "cannot be kept" in caplog.text
+
+
+def test_a_place_is_spelt_as_the_chain_does() -> None:
+    assert str(Place("2001:db8:0:0:0:0:0:7", 8091)) == "[2001:db8::7]:8091"

@@ -1,0 +1,83 @@
+from contextlib import nullcontext
+
+import httpx
+import pytest
+
+from roadwork_serve.errors import BrokenMedia, NotReady, Overloaded, RoadworkError, StageFailed
+from roadwork_serve.miner.remote import HttpCascade
+from roadwork_serve.schema import Problem
+from tests.journal.made import verdict
+
+
+def problem(kind: type[RoadworkError]) -> bytes:
+    told = Problem(type=f"urn:roadwork:problem:{kind.slug}", title=kind.title, status=kind.status, detail="so it is")
+    return told.model_dump_json().encode()
+
+
+async def ask(answer: httpx.Response | Exception, seen: list[httpx.Request] | None = None) -> object:
+    def handle(request: httpx.Request) -> httpx.Response:
+        if seen is not None:
+            seen.append(request)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    cascade = HttpCascade("http://server", "rw_key", httpx.MockTransport(handle))
+    try:
+        return await cascade.classify(b"picture", 8500, "axon-1", "validator")
+    finally:
+        await cascade.aclose()
+
+
+async def test_a_verdict_comes_back_and_the_question_says_who_asks() -> None:
+    seen: list[httpx.Request] = []
+    given = verdict("a", 0.7)
+    assert await ask(httpx.Response(200, content=given.model_dump_json()), seen) == given
+    (request,) = seen
+    assert (request.url.path, request.url.params["deadline_ms"], request.content) == (
+        "/v1/classify",
+        "8500",
+        b"picture",
+    )
+    assert request.headers["X-Request-Key"] == "validator" and request.headers["X-Request-Id"] == "axon-1"
+    assert request.headers["Authorization"] == "Bearer rw_key"
+
+
+@pytest.mark.parametrize("kind", [BrokenMedia, Overloaded, StageFailed])
+async def test_a_problem_is_the_error_that_it_was_made_of(kind: type[RoadworkError]) -> None:
+    with pytest.raises(kind, match="so it is"):
+        await ask(httpx.Response(kind.status, content=problem(kind)))
+
+
+@pytest.mark.parametrize(
+    "answer", [httpx.ConnectError("refused"), httpx.ReadTimeout("late"), httpx.Response(200, text="?")]
+)
+async def test_a_server_that_is_not_there_or_is_another_is_a_stage_that_failed(
+    answer: httpx.Response | Exception,
+) -> None:
+    with pytest.raises(StageFailed, match=r"cannot be reached|does not speak"):
+        await ask(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (httpx.Response(200, text="{}"), None),
+        (httpx.Response(503, content=problem(NotReady)), NotReady),
+        (httpx.Response(404, text="?"), StageFailed),
+        (httpx.ConnectError("refused"), StageFailed),
+    ],
+)
+async def test_a_server_says_whether_it_is_ready(
+    answer: httpx.Response | Exception, error: type[RoadworkError] | None
+) -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        assert request.url.path == "/readyz"
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    cascade = HttpCascade("http://server", transport=httpx.MockTransport(handle))
+    with pytest.raises(error) if error else nullcontext():
+        await cascade.ready()
+    await cascade.aclose()

@@ -1,0 +1,96 @@
+"""A miner in a process of its own, told by flags, asking a cascade over HTTP."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from roadwork_serve.errors import ConfigError, StageLost
+from roadwork_serve.miner.service import bound, mine, reach
+from roadwork_serve.miner.settings import Settings, settings
+from tests.miner.calls import MINER, PICTURE, STRANGER, VALIDATOR, Said, body, headers
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def told(folder: Path, *flags: str) -> Settings:
+    return settings(["--offline", "--allow", VALIDATOR.ss58_address, "--state", str(folder), *flags])
+
+
+@asynccontextmanager
+async def running(by: Settings, cascade: Said) -> AsyncIterator[tuple[httpx.AsyncClient, asyncio.Task[None]]]:
+    up = asyncio.Event()
+    task = asyncio.create_task(mine(by, MINER.ss58_address, cascade, None, up.set))
+    try:
+        await asyncio.wait_for(up.wait(), 10)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{by.port}") as client:
+            yield client, task
+    finally:
+        if not task.done():
+            os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(task, 15)
+
+
+async def test_it_answers_whom_it_allows_and_finishes_what_it_has_begun_when_told_to_stop(tmp_path: Path) -> None:
+    cascade = Said()
+    by = told(tmp_path, "--port", str(free_port()), "--metrics-port", str(free_port()))
+    async with running(by, cascade) as (client, task):
+        reply = await client.post("/ImageSynapse", headers=headers(), content=body())
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["prediction"] == 0.9
+        assert (await client.post("/ImageSynapse", headers=headers(key=STRANGER), content=body())).status_code == 403
+        metrics = (await client.get(f"http://127.0.0.1:{by.metrics_port}/metrics")).text
+        assert 'roadwork_miner_refused_total{reason="stranger"} 1.0' in metrics
+        cascade.gate, cascade.begun = asyncio.Event(), asyncio.Event()
+        last = asyncio.create_task(client.post("/ImageSynapse", headers=headers(), content=body(PICTURE + b" another")))
+        await asyncio.wait_for(cascade.begun.wait(), 5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(httpx.ConnectError):
+            while True:
+                await client.post("/ImageSynapse", headers=headers(key=STRANGER), content=body())
+        cascade.gate.set()
+        assert (await last).json()["prediction"] == 0.9
+        await asyncio.wait_for(task, 10)
+
+
+async def test_a_call_that_was_answered_before_a_restart_is_not_answered_after_it(tmp_path: Path) -> None:
+    by, call = told(tmp_path, "--port", str(free_port())), headers()
+    for status in (200, 401):
+        async with running(by, Said()) as (client, _):
+            assert (await client.post("/ImageSynapse", headers=call, content=body())).status_code == status
+
+
+async def test_a_port_that_is_taken_is_said_in_a_line(tmp_path: Path) -> None:
+    with bound("127.0.0.1", 0) as taken:
+        by = told(tmp_path, "--port", str(taken.getsockname()[1]))
+        with pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1"):
+            await mine(by, MINER.ss58_address, Said(), None)
+
+
+async def test_it_waits_for_a_cascade_that_is_still_starting_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roadwork_serve.miner.service._AGAIN_S", 0.01)
+    cascade = Said()
+    cascade.away = 3
+    await reach(cascade, 5.0)
+    cascade.away = 3
+    with pytest.raises(StageLost, match="no application"):
+        await reach(cascade, 0.0)
+
+
+async def test_it_ends_with_the_error_of_a_server_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise OSError("the socket is gone")
+
+    monkeypatch.setattr("roadwork_serve.miner.service._serve", broken)
+    with pytest.raises(OSError, match="the socket is gone"):
+        await asyncio.wait_for(mine(told(tmp_path, "--port", str(free_port())), MINER.ss58_address, Said(), None), 5)
