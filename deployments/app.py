@@ -13,9 +13,11 @@ from ray.serve import Application
 from deployments.cards import cards_gib, profile_for
 from deployments.guard import Guard
 from deployments.ingress import ingress_app
+from deployments.journal import journal_app
 from deployments.stages import process_app
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.keys import FILE_VARIABLE, TEXT_VARIABLE
+from roadwork_serve.profiles.journal import absolute
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.plan import plan, within
 from roadwork_serve.profiles.profile import Profile, StageName
@@ -51,7 +53,7 @@ def build(args: Args) -> Application:
     stages = ", ".join(f"{stage} ({engine.model} on {engine.device})" for stage, engine in models.items())
     _LOG.info("Profile %s: %s. Stages: %s.", profile.name, profile.description, stages)
     _warn_of_shortage(profile, found)
-    profile = _with_keys(profile)
+    profile = _with_journal(_with_keys(profile))
     return build_app(_with_room(profile, cards))
 
 
@@ -66,7 +68,7 @@ def build_app(profile: Profile, opener: Opener = open_stages) -> Application:
         engines, using = {name: profile.engines[name] for name in names}, {name: users[name] for name in names}
         app = process_app(engines, using, opener, profile.ingress.replicas)
         stages |= {stage: app for name in names for stage in using[name]}
-    return ingress_app(profile, stages)
+    return ingress_app(profile, stages, journal_app(profile.journal) if profile.journal.enabled else None)
 
 
 def _with_keys(profile: Profile) -> Profile:
@@ -82,6 +84,13 @@ def _with_keys(profile: Profile) -> Profile:
         _LOG.warning("%s counts only if Ray was started with it; a file of keys is sure to be found.", TEXT_VARIABLE)
     Guard.of(profile.ingress)
     return profile
+
+
+def _with_journal(profile: Profile) -> Profile:
+    """The profile with the journal's folders seen from here: replicas may start elsewhere."""
+    spec = profile.journal
+    told = {name: str(Path(getattr(spec, name)).absolute()) for name in ("media_folder", "spool_folder")}
+    return profile.model_copy(update={"journal": spec.model_copy(update=told | {"url": absolute(spec.url)})})
 
 
 def _resources(cards: Sequence[float]) -> dict[str, float]:
@@ -122,6 +131,7 @@ def _warn_of_shortage(profile: Profile, found: dict[str, float]) -> None:
     """Say when the profile books more than there is: Ray would let the stages that go short wait, without a word."""
     engines = [profile.engines[name] for name in profile.users()]
     cpus = profile.ingress.replicas * profile.ingress.num_cpus + sum(e.replicas * e.num_cpus for e in engines)
+    cpus += profile.journal.num_cpus * profile.journal.enabled
     gpus = sum(engine.replicas * engine.num_gpus for engine in engines)
     for resource, booked in (("CPU", cpus), ("GPU", gpus)):
         there = found.get(resource, 0.0)

@@ -15,6 +15,7 @@ from fastapi import Depends, FastAPI, Header, Query, Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.asked import Asked
 from deployments.bodies import MANY_FILES, ONE_FILE, Upload, read_many, read_one
 from deployments.guard import BoundedHead, Caller, Guard
 from deployments.problems import answer_with_problems, documented, problem_of
@@ -104,11 +105,8 @@ class Service(Protocol):
         """Hold a place for a request. Raises NotReady or Overloaded."""
         ...
 
-    async def judge(self, data: bytes, deadline_s: float, request_id: str, key: str | None = None) -> Verdict:
-        """The verdict on a file by a deadline on the clock of `time.monotonic()`.
-
-        key: what an A/B test keeps on one side; by default the request id.
-        """
+    async def judge(self, data: bytes, deadline_s: float, request_id: str, asked: Asked) -> Verdict:
+        """The verdict on a file by a deadline on the clock of `time.monotonic()`."""
         ...
 
     def readiness(self) -> Readiness:
@@ -170,14 +168,19 @@ def http_app(
         openapi_extra=ONE_FILE | guard.openapi,
     )
     async def classify(
-        request: Request, deadline_ms: DeadlineMs = None, timeout_s: TimeoutS = None, key: RequestKey = None
+        request: Request,
+        caller: Annotated[Caller, Depends(guard.client)],
+        deadline_ms: DeadlineMs = None,
+        timeout_s: TimeoutS = None,
+        key: RequestKey = None,
     ) -> Verdict:
         arrived = time.monotonic()
         with service.admission() as place:
             async with _patience(profile, deadline_ms, timeout_s):
                 upload, named_ms = await read_one(request, profile.media.max_bytes, place.take)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
-            return await service.judge(upload.data, deadline_s, request.state.request_id, key)
+            asked = Asked("http", caller.name, key)
+            return await service.judge(upload.data, deadline_s, request.state.request_id, asked)
 
     @routes.post(
         "/v1/classify/batch",
@@ -209,12 +212,13 @@ def http_app(
                 )
             guard.charge(caller, len(uploads), counted=1)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
+            asked = Asked("batch", caller.name, key)
 
             async def entry(index: int, upload: Upload) -> BatchEntry:
                 name, request_id = upload.filename or f"file {index}", f"{request.state.request_id}.{index}"
                 try:
                     return BatchEntry(
-                        filename=name, verdict=await service.judge(upload.data, deadline_s, request_id, key)
+                        filename=name, verdict=await service.judge(upload.data, deadline_s, request_id, asked)
                     )
                 except Exception as error:
                     if not isinstance(error, RoadworkError):

@@ -1,9 +1,7 @@
 """The deployment in front: reads the media, drives the cascade, answers over HTTP and to handles."""
 
 import asyncio
-import contextlib
 import logging
-import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -15,21 +13,34 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import BackpressureConfig
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.account import limits_of, policy_edition, shadow_line, shadow_tally, stage_info, stage_load
+from deployments.account import (
+    limits_of,
+    policy_edition,
+    shadow_line,
+    shadow_tally,
+    stage_info,
+    stage_load,
+    survey_tally,
+)
 from deployments.admin import admin_routes
 from deployments.admission import Admission, Place
+from deployments.asked import Asked
 from deployments.client import RayStageClient
+from deployments.everyone import Everyone
 from deployments.guard import Guard
 from deployments.http import http_app
+from deployments.ledger import Ledger
 from deployments.loopback import stay_on_loopback
 from deployments.metrics import Metrics
+from deployments.post import NoPost, Post
 from deployments.problems import RETRY_AFTER_S
 from deployments.reading import Reading
 from deployments.rulebook import Edition, Rulebook
 from deployments.shelf import shelf
+from deployments.tracing import trace_way
+from deployments.trial import try_heads
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.load import load_rules
 from roadwork_serve.cascade.opinion import Item
@@ -52,16 +63,18 @@ _LOG = logging.getLogger("ray.serve.roadwork.ingress")
 _SHADOWS = logging.getLogger("ray.serve.roadwork.shadows")
 _LOOK_EVERY_S = 1.0  # for rules that others brought into force
 _JOIN_S = 3.0
-_SWAP_S = 5.0  # that all may take to go by new ones
-_LOOK_S = 1.0  # that all may take to tell their load
-_TOLD_FOR_S = 0.1  # others are not asked for it again: anybody may ask, and it costs every replica a call
 _GRACE_S = 1.0  # the batchers' own timeout is a net under that of the clients
 
 
 class Ingress:
     """Batchers and router over the stages' handles. Needs a running event loop."""
 
-    def __init__(self, profile: Profile, stages: Mapping[StageName, DeploymentHandle]) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        stages: Mapping[StageName, DeploymentHandle],
+        journal: DeploymentHandle | None = None,
+    ) -> None:
         stay_on_loopback()
         self.profile = profile
         self._clients: dict[str, RayStageClient] = {}
@@ -77,18 +90,18 @@ class Ingress:
                 timeout_s=spec.timeout_s + _GRACE_S,
                 name=name,
             )
-        self._metrics = Metrics()
+        self._metrics = Metrics(profile)
+        self._ledger = Ledger(profile, time.monotonic)
+        self._everyone = Everyone()
+        self._post = NoPost() if journal is None else Post(profile.journal, journal, self._everyone.replica)
         rules = load_rules({}, profile.policy)
-        self._router = Router(self._batchers, rules, profile.name, self._shadowed)
-        self._replica, self._app = _whereabouts()
-        self._rulebook = Rulebook(shelf(self._app), profile, self._adopt)
+        self._router = Router(self._batchers, rules, profile.name, self._shadowed, self._post.surveyed)
+        self._rulebook = Rulebook(shelf(self._everyone.app), profile, self._adopt)
         self._configured = False
         self._refused: str | None = None
         self._reading = Reading(profile)
         ingress = profile.ingress
         self._admission = Admission(ingress.max_ongoing_requests, ingress.max_bytes_in_work)
-        self._others: list[ReplicaLoad] = []
-        self._told_s = -math.inf
         self._warmed = False
         self._warming = asyncio.create_task(self._warm(), name="warming")
         self._watching = asyncio.create_task(self._watch(), name="rules")
@@ -129,22 +142,31 @@ class Ingress:
         deadline_ms = self.profile.ingress.default_deadline_ms if deadline_ms is None else deadline_ms
         if not 1 <= deadline_ms <= MAX_DEADLINE_MS:
             raise BadRequest(f"deadline_ms is {deadline_ms}; give 1 to {MAX_DEADLINE_MS}")
+        for name, text, most in (("request_id", request_id, 128), ("key", key, 256)):
+            if text is not None and (len(text) > most or not text.isprintable()):
+                raise BadRequest(f"{name} is no printable text of at most {most} characters")
         deadline_s = time.monotonic() + deadline_ms / 1000
         with self.admission() as place:
             place.take(len(data))
-            return await self.judge(data, deadline_s, request_id or uuid.uuid4().hex, key)
+            return await self.judge(data, deadline_s, request_id or uuid.uuid4().hex, Asked(key=key))
 
-    async def judge(self, data: bytes, deadline_s: float, request_id: str, key: str | None = None) -> Verdict:
-        """The verdict on a file by a deadline on the clock of `time.monotonic()`."""
+    async def judge(self, data: bytes, deadline_s: float, request_id: str, asked: Asked) -> Verdict:
+        """The verdict on a file by a deadline on the clock of `time.monotonic()`.
+
+        Before this returns it is on this machine's disk, for the journal.
+        """
         try:
             self._router.admit(deadline_s)
             read = await self._reading.read(data, deadline_s)
-            verdict = await self._router.judge(Item.of(read, request_id, deadline_s), key)
+            judged = await self._router.look(Item.of(read, request_id, deadline_s), asked.key)
         except RoadworkError as error:
-            self._metrics.refused(error.slug)
+            self._refuse(error.slug)
             raise
-        self._metrics.answered(verdict)
-        return verdict
+        self._metrics.answered(judged.verdict)
+        self._ledger.answered(judged.verdict)
+        trace_way(judged.verdict, time.time_ns())
+        await self._post.keep(judged, data, asked, self._rulebook.number)
+        return judged.verdict
 
     @contextmanager
     def admission(self) -> Iterator[Place]:
@@ -153,7 +175,7 @@ class Ingress:
             self.readiness()
             place = self._admission.enter()
         except (NotReady, Overloaded) as error:
-            self._metrics.refused(error.slug)
+            self._refuse(error.slug)
             raise
         self._configured = True  # it serves, so a bad policy no longer ends it
         try:
@@ -190,6 +212,7 @@ class Ingress:
 
     async def put_policy(self, rules: object, by: str) -> PolicyChange:
         """Bring rules, or a policy alone, into force on every replica. Raises PolicyRefused and PolicyConflict."""
+        await try_heads(self._rulebook.checked(rules), self._clients, self.profile.media)
         return await self._spread(await self._rulebook.put(rules, by))
 
     async def roll_back(self, by: str) -> PolicyChange:
@@ -212,25 +235,23 @@ class Ingress:
 
     async def stats(self) -> Stats:
         """The load of every replica that answers soon."""
-        asked_s = time.monotonic()
-        if asked_s >= self._told_s + _TOLD_FOR_S:
-            self._told_s = asked_s
-            others = [load for load in await self._everywhere("load", _LOOK_S) if isinstance(load, ReplicaLoad)]
-            self._others = [load for load in others if load.replica != self._replica]
-        return Stats(replicas=[self.load(), *self._others])
+        return Stats(replicas=[self.load(), *await self._everyone.loads()])
 
     def load(self) -> ReplicaLoad:
         """Of this replica."""
         rules = self._router.rules
         return ReplicaLoad(
-            replica=self._replica,
+            replica=self._everyone.replica,
             in_work=self._admission.admitted,
             reading=self._reading.count,
             policy_version=rules.policy.version,
             policy_number=self._rulebook.number,
             gear=self._router.gear,
             stages=[stage_load(name, self._batchers[name], self._clients[name]) for name in self.profile.stages],
+            answered=self._ledger.told(),
             shadow=shadow_tally(rules, self._router.shadows),
+            survey=survey_tally(rules, self._router.surveys),
+            journal=self._post.load(),
         )
 
     def _adopt(self, rules: Rules) -> None:
@@ -239,28 +260,25 @@ class Ingress:
         if missing := asked - set(self._clients):
             _LOG.warning("The policy asks %s, which this profile lacks.", ", ".join(sorted(missing)))
 
+    def _refuse(self, problem: str) -> None:
+        self._metrics.refused(problem)
+        self._ledger.refused(problem)
+
     def _shadowed(self, answered: Verdict, said: Verdict) -> None:
         """A shadow judged what had been answered: count it, and log a line to compare the two by."""
         self._metrics.shadowed(answered, said)
         _SHADOWS.info("%s", shadow_line(answered, said))
+        self._post.shadowed(answered, said)
 
     async def _spread(self, edition: Edition) -> PolicyChange:
         """Let all replicas look, and count those that go by the edition, or by a newer one, now."""
-        numbers = await self._everywhere("look", _SWAP_S) or [self._rulebook.number]
-        there = sum(isinstance(number, int) and number >= edition.number for number in numbers)
+        numbers = await self._everyone.look() or [self._rulebook.number]
+        there = sum(number >= edition.number for number in numbers)
         return PolicyChange(number=edition.number, version=edition.version, replicas=there)
-
-    async def _everywhere(self, method: str, within_s: float) -> list[object]:
-        """What every ingress replica, this one too, answers or raises; nothing when that takes too long."""
-        if self._app:
-            asked = serve.get_deployment_handle("Ingress", self._app).broadcast(method)
-            with contextlib.suppress(TimeoutError):
-                return await asked.results_async(timeout_s=within_s, return_exceptions=True)
-        return []
 
     async def check_health(self) -> None:
         """Raises what ended a task in the background; Serve then replaces the process."""
-        for task in (self._warming, self._watching):
+        for task in (self._warming, self._watching, *self._post.tasks):
             if task.done() and not task.cancelled():
                 task.result()
 
@@ -293,10 +311,13 @@ class Ingress:
         for client in self._clients.values():
             await client.aclose()
         await self._reading.aclose()
+        await self._post.aclose()
 
 
-def ingress_app(profile: Profile, stages: Mapping[StageName, Application]) -> Application:
-    """The ingress as a deployment over the stages' deployments."""
+def ingress_app(
+    profile: Profile, stages: Mapping[StageName, Application], journal: Application | None = None
+) -> Application:
+    """The ingress as a deployment over the stages' deployments and the journal's, if there is one."""
     deployed = serve.deployment(
         name="Ingress",
         num_replicas=profile.ingress.replicas,
@@ -311,13 +332,4 @@ def ingress_app(profile: Profile, stages: Mapping[StageName, Application]) -> Ap
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=profile.ingress.default_deadline_ms / 1000 + 1,
     )(serve.ingress()(Ingress))
-    return deployed.bind(profile, dict(stages))
-
-
-def _whereabouts() -> tuple[str, str]:
-    """Names of this replica and of its application; of the latter none outside Serve."""
-    try:
-        context = serve.get_replica_context()
-    except RayServeException:
-        return "alone", ""
-    return context.replica_id.unique_id, context.app_name
+    return deployed.bind(profile, dict(stages), journal)

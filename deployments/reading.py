@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 from roadwork_serve.cascade.pace import Pace
 from roadwork_serve.errors import DeadlineExceeded, Overloaded
@@ -19,9 +20,9 @@ class Reading:
         self.count = 0  # files that are read or wait to be
         self._limits = profile.media
         self._processes = profile.ingress.decode_processes
-        self._readers = Readers(self._processes)
-        self._turn = asyncio.Semaphore(self._processes)
         self._pace = Pace()
+        self._readers = Readers(self._processes, timed=partial(self._pace.record, 1))
+        self._turn = asyncio.Semaphore(self._processes)
 
     async def ready(self) -> None:
         """Wait until the processes are up."""
@@ -56,16 +57,9 @@ class Reading:
 
     async def _read(self, data: bytes, deadline_s: float) -> Photo | Clip:
         """With a process free for it. What could not be in time is not begun: to stop it would cost the process."""
-        began = time.monotonic()
-        if self.count > self._processes and self._needs_s() > deadline_s - began:
+        if self.count > self._processes and self._needs_s() > deadline_s - time.monotonic():
             raise self._too_busy()
-        try:
-            read = await self._readers.read(data, self._limits)
-        except asyncio.CancelledError:
-            self._pace.record(1, time.monotonic() - began, whole=False)
-            raise
-        self._pace.record(1, time.monotonic() - began)
-        return read
+        return await self._readers.read(data, self._limits)
 
     def _needs_s(self) -> float:
         return _MARGIN * (self._pace.p90_s(1) or 0.0)

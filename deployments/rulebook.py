@@ -97,13 +97,7 @@ class Rulebook:
         Raises PolicyRefused when they make no sense here, PolicyConflict when a version has been used for another
         policy.
         """
-        if isinstance(mapping, Mapping) and "version" in mapping:
-            mapping = {"policy": mapping}
-        try:
-            rules = Rules.from_mapping(mapping)
-            self._check(rules)
-        except ConfigError as error:
-            raise PolicyRefused(str(error)[:_MAX_TOLD]) from None
+        rules = self.checked(mapping)
         while True:
             editions = await self.editions()
             if editions and editions[-1].rules == rules.to_mapping():
@@ -117,6 +111,17 @@ class Rulebook:
             if edition := await self._add(editions, "put", by, rules.to_mapping()):
                 self._take(edition)
                 return edition
+
+    def checked(self, mapping: object) -> Rules:
+        """The rules, or the policy alone, in plain data. Raises PolicyRefused when they make no sense here."""
+        if isinstance(mapping, Mapping) and "version" in mapping:
+            mapping = {"policy": mapping}
+        try:
+            rules = Rules.from_mapping(mapping)
+            self._check(rules)
+        except ConfigError as error:
+            raise PolicyRefused(str(error)[:_MAX_TOLD]) from None
+        return rules
 
     async def roll_back(self, by: str) -> Edition:
         """Bring back what was in force before. Once more goes back further. Raises PolicyConflict at the beginning."""

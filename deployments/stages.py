@@ -52,7 +52,7 @@ class StageReplica:
         stay_on_loopback()
         give_way(_LOADING)
         _compute_with(max(engine.threads for engine in engines.values()))
-        logging.getLogger("ray.serve").addFilter(_is_no_probe)
+        logging.getLogger("ray.serve").addFilter(_is_no_call)
         began = time.monotonic()
         opened: dict[str, Mapping[StageName, Stage]] = {}
         for name, engine in engines.items():
@@ -219,6 +219,6 @@ def _compute_with(threads: int) -> None:
         os.environ[variable] = str(threads)
 
 
-def _is_no_probe(record: logging.LogRecord) -> bool:
-    """Keeps the access log to calls that mean something: each ingress probes every second."""
-    return not (getattr(record, "serve_access_log", False) and "introduce" in record.getMessage())
+def _is_no_call(record: logging.LogRecord) -> bool:
+    """Keeps the access log to the ingress: a line a batch says less than the verdicts, and each ingress probes too."""
+    return not getattr(record, "serve_access_log", False)

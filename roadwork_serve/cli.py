@@ -1,20 +1,25 @@
 """`roadwork`: the command line. Every command imports what it needs when it runs, so that help is instant."""
 
-import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from roadwork_serve.errors import RoadworkError
+from roadwork_serve.evaluating import evaluate
+from roadwork_serve.exporting import export
 from roadwork_serve.governing import policy as policy_commands
+from roadwork_serve.journaling import journal
+from roadwork_serve.mining import drift, hard, sample
 from roadwork_serve.minis.commands import minis
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from roadwork_serve.monitoring import monitor
+from roadwork_serve.progress import progress
+from roadwork_serve.retraining import retrain
+from roadwork_serve.teaching import synthesize, train_head
+from roadwork_serve.tuning import calibrate, compare, tune
 
 
 class _Group(TyperGroup):
@@ -36,6 +41,11 @@ app = typer.Typer(
 )
 app.add_typer(minis, name="minis")
 app.add_typer(policy_commands, name="policy")
+app.add_typer(journal, name="journal")
+for command in (evaluate, train_head, calibrate, tune, compare, retrain, synthesize, export, monitor):
+    app.command()(command)
+for command in (hard, sample, drift):
+    journal.command()(command)
 
 _PROJECT = Path(__file__).parent.parent
 RAY = {  # what Ray must find in the environment: `make serve`, the demo and the tests all have it from here
@@ -77,7 +87,7 @@ def classify(
     else:
         chosen = load_profile(profile)
         asking = in_process(chosen, load_policy(policy or chosen.policy), deadline_ms)
-    with _progress() as bar:
+    with progress() as bar:
         task = bar.add_task("Opening the models" if url is None else "Asking", total=None)
 
         def start() -> None:
@@ -93,111 +103,46 @@ def classify(
 
 
 @app.command()
-def evaluate(
-    scenes: Annotated[int | None, typer.Option(min=1, help="Judge this many rendered scenes, 1 in 10 a clip.")] = None,
-    photos: Annotated[Path | None, typer.Option(help="Judge the real photos of a folder with a manifest.csv.")] = None,
-    seed: Annotated[
-        int,
-        typer.Option(min=1, help="Run seed: scene i has the seed SEED x 1,000,000 + i; training used smaller ones."),
-    ] = 9001,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
-    rows_file: Annotated[Path | None, typer.Option("--rows", help="Write every item here, as JSON lines.")] = None,
-    ask_everyone: Annotated[
-        bool, typer.Option(help="Let every stage speak on every item, as fitting a policy needs it.")
-    ] = False,
-    profile: ProfileName = "mini",
-    policy: PolicyName = None,
-) -> None:
-    """Measure the cascade: accuracy, calibration, where items leave, and what it saves.
-
-    The fast VLM also judges every still that does not reach it, to compare with.
-    """
-    import asyncio
-    import time
-    from contextlib import closing
-
-    from rich.console import Console
-
-    from roadwork_serve.cascade.load import load_policy
-    from roadwork_serve.learn.evaluation import evaluate as evaluated
-    from roadwork_serve.learn.evaluation import write_report
-    from roadwork_serve.learn.judging import judge_samples
-    from roadwork_serve.learn.photos import photo_abouts, photo_report, photo_samples
-    from roadwork_serve.learn.rows import write_rows
-    from roadwork_serve.learn.samples import draw_scenes, drawing_workers, scene_track
-    from roadwork_serve.local import local_cascade
-    from roadwork_serve.profiles.load import load_profile
-    from roadwork_serve.profiles.profile import STAGES
-    from roadwork_serve.tables import print_report
-
-    if (scenes is None) == (photos is None):
-        raise typer.BadParameter("give one of --scenes N and --photos DIR")
-    chosen = load_profile(profile)
-    rules = load_policy(policy or chosen.policy)
-    if photos is not None:
-        abouts = photo_abouts(photos)
-        samples, total = photo_samples(photos, abouts), len(abouts)
-    else:
-        track = scene_track(scenes or 0, seed)
-        samples, total = draw_scenes(track, drawing_workers()), len(track)
-    began = time.monotonic()
-
-    async def run(bar: "Progress") -> Any:
-        task = bar.add_task("Opening the models", total=None)
-        async with local_cascade(chosen, rules) as cascade:
-            bar.update(task, description="Judging", total=total)
-            also = STAGES if ask_everyone else ("vlm",)
-            return await judge_samples(samples, cascade, also, lambda: bar.advance(task))
-
-    with closing(samples), _progress() as bar:
-        rows, failed = asyncio.run(run(bar))
-    report = evaluated(
-        rows,
-        failed,
-        rules,
-        chosen.name,
-        photos=None if photos is None else photo_report(rows),
-        seed=None if scenes is None else seed,
-        command=shlex.join(["roadwork", *sys.argv[1:]]),
-        elapsed_s=time.monotonic() - began,
-    )
-    if rows_file is not None:
-        write_rows(rows_file, rows)
-    if json_file is not None:
-        write_report(json_file, report)
-    print_report(Console(), report)
-    if failed:
-        raise typer.Exit(1)
-
-
-@app.command()
 def render(
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     count: Annotated[int, typer.Option(min=1)] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Run seed, as for evaluate.")] = 1,
     clips: Annotated[bool, typer.Option("--clips", help="Clips instead of stills.")] = False,
 ) -> None:
-    """Draw scenes of the test track: a file each, and truth.jsonl with what is true of them."""
+    """Draw scenes of the test track: a file each, manifest.csv with labels, truth.jsonl with what is true of them."""
+    import csv
     import json
     from dataclasses import asdict
 
+    from roadwork_serve.learn.rendered import words_worth_reading
     from roadwork_serve.learn.samples import draw_scenes, drawing_workers, scene_seed
     from roadwork_serve.schema import MediaKind
 
     out.mkdir(parents=True, exist_ok=True)
     kind: MediaKind = "clip" if clips else "photo"
     wanted: list[tuple[int, MediaKind]] = [(scene_seed(seed, index), kind) for index in range(count)]
-    with _progress() as bar, (out / "truth.jsonl").open("w", encoding="utf-8") as truths:
+    with (
+        progress() as bar,
+        (out / "truth.jsonl").open("w", encoding="utf-8") as truths,
+        (out / "manifest.csv").open("w", newline="", encoding="utf-8") as manifest,
+    ):
+        labels = csv.writer(manifest)
+        labels.writerow(("file", "label", "words"))
         for sample in bar.track(draw_scenes(wanted, drawing_workers()), total=count, description="Drawing"):
             (out / sample.about.name).write_bytes(sample.data)
             truth = asdict(sample.truth) if sample.truth else {}
             truths.write(json.dumps({"file": sample.about.name} | truth) + "\n")
-    typer.echo(f"{count} {kind}s and truth.jsonl are in {out}")
+            words = "yes" if sample.truth and words_worth_reading(sample.truth) else "no"
+            labels.writerow((sample.about.name, "roadwork" if sample.about.label else "none", words))
+    typer.echo(f"{count} {kind}s, manifest.csv and truth.jsonl are in {out}")
 
 
 @app.command()
 def serve(
-    profile: Annotated[str | None, typer.Option(help="Instead of the one serve_config.yaml names.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Instead of the one the configuration names.")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="A file for `serve run` in place of serve_config.yaml.")
+    ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="HAProxy in front and gRPC between replicas; read what it warns of.")
     ] = False,
@@ -211,9 +156,11 @@ def serve(
     from roadwork_serve.errors import ConfigError
     from roadwork_serve.keys import FILE_VARIABLE
 
-    config = _PROJECT / "serve_config.yaml"
+    config = _PROJECT / "serve_config.yaml" if config_file is None else config_file.resolve()
     if not config.is_file():
-        raise ConfigError(f"{config} is not there; run this in a checkout of the project, with `make serve`")
+        raise ConfigError(
+            f"{config} is not there; give another --config, or run this in a checkout of the project, with `make serve`"
+        )
     if profile is not None:
         if profile.endswith((".yaml", ".yml")) or "/" in profile:
             profile = str(Path(profile).resolve())
@@ -257,62 +204,6 @@ def plan(
     print_plan(Console(), planned(chosen, gpu or chosen.cards_gib))
 
 
-class Precision(StrEnum):
-    """What the weights of an export are kept in."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-
-
-class Format(StrEnum):
-    """What stage 1 is exported to."""
-
-    onnx = "onnx"
-    tensorrt = "tensorrt"
-
-
-@app.command()
-def export(
-    out: Annotated[
-        Path | None, typer.Option(help="ONNX file to write; a TensorRT plan comes to lie beside it.")
-    ] = None,
-    to: Annotated[Format, typer.Option("--to", help="tensorrt builds for the GPU of this machine.")] = Format.onnx,
-    model: Annotated[
-        str, typer.Option(help="Backbone: mini:backbone, a folder, a hub id, or for tensorrt an exported ONNX file.")
-    ] = "mini:backbone",
-    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a hub id.")] = None,
-    head: Annotated[Path | None, typer.Option(help="Folder with head.json, when not beside the weights.")] = None,
-    precision: Annotated[Precision, typer.Option(help="Of the weights and the arithmetic.")] = Precision.fp32,
-    side: Annotated[int, typer.Option(min=16, help="Side of the thumbs, pixels, as media.thumb_side.")] = 224,
-    max_thumbs: Annotated[int, typer.Option(min=1, help="Largest batch a TensorRT plan takes.")] = 64,
-) -> None:
-    """Write stage 1, backbone and head, as one file for another runtime, and check it against PyTorch."""
-    file = Path(model) if to is Format.tensorrt and model.endswith(".onnx") else None
-    if file is None:
-        from roadwork_serve.engines.export import export_onnx
-
-        if out is None:
-            raise typer.BadParameter("say with --out FILE.onnx where it is to be written")
-        done = export_onnx(model, out, precision=precision.value, side=side, head=head, revision=revision)
-        typer.echo(
-            f"{done.file}: {done.megabytes:.1f} MB, onnx, {precision.value}; run by onnxruntime its logits are at most "
-            f"{done.difference:.2g} off those of PyTorch in fp32. Serve it with an engine {{runs: onnx, model: {out}}}."
-        )
-        if done.data:
-            typer.echo(f"Its weights are in {done.data}, which must stay beside it.")
-        file = out
-    if to is Format.tensorrt:
-        from roadwork_serve.engines.tensorrt import TensorRtBackbone
-
-        built = TensorRtBackbone(file, max_thumbs=max_thumbs)
-        typer.echo(
-            f"{built.path}: for {built.plan.gpu} and TensorRT {built.plan.tensorrt}, batches up to "
-            f"{built.plan.largest}, built in {built.plan.build_s:.0f} s; its logits are at most "
-            f"{built.plan.difference:.2g} off those of PyTorch in fp32. Serve it with an engine "
-            f"{{runs: tensorrt, model: {file}, device: cuda, num_gpus: ...}}."
-        )
-
-
 class Role(StrEnum):
     """What the holder of a key may do."""
 
@@ -335,13 +226,3 @@ def key(
     typer.echo(f"# For the file that the server is told of in {FILE_VARIABLE}; the key itself is in no file.", err=True)
     typer.echo(kept.entry(), err=True)
     typer.echo(secret)
-
-
-def _progress() -> "Progress":
-    """A bar on stderr, so that stdout can be piped; it goes when done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -171,3 +171,10 @@ class HeadersTooLarge(RoadworkError):
     status = 431
     slug = "headers-too-large"
     title = "The headers are larger than the server accepts"
+
+
+class JournalDown(RoadworkError):
+    """The journal's database cannot be reached, or takes nothing. What was to be written is to be sent again."""
+
+    slug = "journal-down"
+    title = "The journal cannot be used"

@@ -33,7 +33,7 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
-    state = _asked(url, "GET", "/v1/policy")
+    state = asked(url, "GET", "/v1/policy")
     if as_json:
         typer.echo(json.dumps(state, indent=2))
         return
@@ -65,22 +65,23 @@ def put(
         rules = load_rules(config, "")
     else:
         rules = load_rules({"policy": source if config is None else config}, "")
-    _tell(_asked(url, "PUT", "/v1/policy", rules.to_mapping()))
+    tell(asked(url, "PUT", "/v1/policy", rules.to_mapping()))
 
 
 @policy.command()
 def rollback(url: Url = HERE) -> None:
     """Bring back the policy that was in force before."""
-    _tell(_asked(url, "POST", "/v1/policy/rollback"))
+    tell(asked(url, "POST", "/v1/policy/rollback"))
 
 
-def _tell(change: dict[str, Any]) -> None:
+def tell(change: dict[str, Any]) -> None:
+    """Say what has come into force."""
     typer.echo(
         f"{change['version']} is in force: edition {change['number']}, on {change['replicas']} ingress replicas."
     )
 
 
-def _asked(url: str, method: str, path: str, body: object = None) -> dict[str, Any]:
+def asked(url: str, method: str, path: str, body: object = None) -> dict[str, Any]:
     """What the server answers. Raises RoadworkError with its problem, or why there is no answer."""
     import httpx
 

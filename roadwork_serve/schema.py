@@ -66,6 +66,7 @@ class StageReport(_Wire):
     stage: str
     outcome: Outcome
     model: str | None = Field(default=None, description="the model that spoke")
+    head: str | None = Field(default=None, description="of stage 1, the head that the policy wants it to speak with")
     miniature: bool = Field(default=False, description="true when it was a small stand-in for the production model")
     probability: float | None = Field(default=None, ge=0, le=1, description="the stage's own word, uncalibrated")
     second_probability: float | None = Field(
@@ -92,6 +93,7 @@ class Exit(_Wire):
 class Verdict(_Wire):
     """The answer: is there active road work, how sure are we, and what made us think so."""
 
+    answer_id: str = Field(default="", description="names this answer among all; the journal knows it by that")
     request_id: str
     media: MediaKind
     label: Label
@@ -106,6 +108,9 @@ class Verdict(_Wire):
     )
     shadow: str | None = Field(
         default=None, description="version of the policy that judges this item too, later and beside this answer"
+    )
+    survey: float | None = Field(
+        default=None, gt=0, le=1, description="share of the traffic that every stage judges, later; this item is of it"
     )
     profile: str
     elapsed_ms: float = Field(ge=0)
@@ -233,6 +238,78 @@ class ShadowTally(_Wire):
     mean_difference: float | None = Field(default=None, ge=0, le=1, description="between the two probabilities")
 
 
+class SurveyTally(_Wire):
+    """What came of asking everyone on one ingress replica."""
+
+    judged: int = Field(ge=0, description="items that every stage has judged")
+    given_up: int = Field(ge=0, description="not judged by all: too many at once, or a stage was busy or failed")
+
+
+class JournalLoad(_Wire):
+    """What one ingress replica has for the journal. Counts are of records, since the replica began."""
+
+    up: bool = Field(description="the journal took what it was sent last")
+    waiting: int = Field(ge=0, description="on disk, not acknowledged yet")
+    waiting_bytes: int = Field(ge=0)
+    committed: int = Field(ge=0)
+    dropped: int = Field(ge=0, description="lost, because the room for those that wait was full")
+    without_media: int = Field(ge=0, description="kept without their pictures, because half of the room was full")
+
+
+class Spread(_Wire):
+    """Of the last thousand values, or as many as there are."""
+
+    n: int = Field(ge=1)
+    mean: float
+    p50: float
+    p95: float
+
+
+class ExitCount(_Wire):
+    """Answers that left at a stage for a reason."""
+
+    stage: str
+    reason: ExitReason
+    answers: int = Field(ge=0)
+
+
+class StageWork(_Wire):
+    """What a stage did for one ingress replica since that began. Spreads are of the last thousand items."""
+
+    stage: str
+    outcomes: dict[Outcome, int] = Field(description="items by what came of asking the stage")
+    queue_ms: Spread | None = None
+    batch_ms: Spread | None = None
+    compute_ms: Spread | None = None
+    hop_ms: Spread | None = None
+    batch_size: Spread | None = None
+    tokens: int = Field(ge=0, description="written by a VLM")
+    gflops: float = Field(ge=0, description="at the size of the production models, whatever model answered")
+    gpu_seconds: float = Field(ge=0, description="of whole cards, while the model computed")
+
+
+class Answered(_Wire):
+    """What one ingress replica has answered since it began, and what that took."""
+
+    seconds: float = Field(ge=0, description="since it began")
+    answers: int = Field(ge=0)
+    photos: int = Field(ge=0)
+    clips: int = Field(ge=0)
+    roadwork: int = Field(ge=0)
+    degraded: int = Field(ge=0)
+    late: int = Field(ge=0, description="left before their time because the deadline came")
+    refused: dict[str, int] = Field(description="files and requests without a verdict, by the slug of their problem")
+    exits: list[ExitCount]
+    elapsed_ms: Spread | None = None
+    probability: Spread | None = None
+    gflops: float = Field(ge=0, description="at the size of the production models, whatever model answered")
+    gpu_seconds: float = Field(ge=0, description="of whole cards, while models computed")
+    cost_per_1000: float | None = Field(
+        default=None, ge=0, description="answers, in the currency of ingress.gpu_hour_price; absent without one"
+    )
+    stages: list[StageWork]
+
+
 class ReplicaLoad(_Wire):
     """The load of one ingress replica."""
 
@@ -243,7 +320,10 @@ class ReplicaLoad(_Wire):
     policy_number: int = Field(ge=0)
     gear: int = Field(ge=0, description="of the policy in force; 0 while it is calm")
     stages: list[StageLoad]
+    answered: Answered | None = Field(default=None, description="since the replica began")
     shadow: ShadowTally | None = None
+    survey: SurveyTally | None = None
+    journal: JournalLoad | None = None
 
 
 class Stats(_Wire):

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from roadwork_serve.learn.challenges import Earned
 from roadwork_serve.learn.evaluation import Part, Report
 from roadwork_serve.learn.metrics import Confusion
 from roadwork_serve.learn.photos import PhotoReport
@@ -109,12 +110,25 @@ def print_report(console: Console, report: Report) -> None:
     _print_exits(console, report)
     if report.photos is not None:
         _print_photos(console, report.photos)
+    if report.earned is not None:
+        _print_earned(console, report.earned)
     if report.degraded:
         console.print(f"[yellow]{report.degraded} verdicts are degraded: a stage that was wanted failed.[/]")
     for failure in report.failed:
         console.print(f"[red]{escape(failure.name)} got no verdict:[/] {escape(failure.message)}")
     models = ", ".join(f"{stage}: {model}" for stage, model in report.models.items())
     console.print(f"[dim]Models: {escape(models)}[/]")
+
+
+def _print_earned(console: Console, earned: Earned) -> None:
+    table = Table("\nchallenges that are", "\nn", "\naccuracy", "\nMCC", "\nreward", box=None, pad_edge=False)
+    for look, part in earned.by_look.items():
+        table.add_row(look, str(part.n), *(_number(value) for value in (part.accuracy, part.mcc, part.reward)))
+    console.print(table)
+    console.print(
+        f"Subnet 72 would have paid {_number(earned.reward)} on average, 1 at best; a validator would hold a score of "
+        f"{_number(earned.score)} after these {earned.challenges}."
+    )
 
 
 def _print_exits(console: Console, report: Report) -> None:

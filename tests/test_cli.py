@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,9 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from roadwork_serve.cli import RAY, app
-from roadwork_serve.learn.samples import Sample, draw_scene
 from roadwork_serve.schema import BatchResult
-from tests.learn.fakes import BLUE, POLICY, RED, mp4, open_by_colour, write_jpeg
+from tests.learn.fakes import BLUE, RED, judge_by_colour, mp4, write_jpeg, write_policy
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ("dinov3", "florence-2", "qwen3-vl")
@@ -26,18 +24,12 @@ ENGINES = ("dinov3", "florence-2", "qwen3-vl")
 
 @pytest.fixture(autouse=True)
 def colour_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roadwork_serve.local.open_stages", open_by_colour)
-    monkeypatch.setattr(
-        "roadwork_serve.learn.samples.draw_scenes", lambda wanted, workers: (draw_scene(*scene) for scene in wanted)
-    )
-    monkeypatch.setenv("COLUMNS", "200")
+    judge_by_colour(monkeypatch)
 
 
 @pytest.fixture
 def policy(tmp_path: Path) -> str:
-    path = tmp_path / "policy.yaml"
-    path.write_text(yaml.safe_dump(POLICY.to_mapping()))
-    return str(path)
+    return write_policy(tmp_path / "policy.yaml")
 
 
 def run(*arguments: object) -> Result:
@@ -98,61 +90,6 @@ def test_rows_that_are_not_there_are_told_in_a_line(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "roadwork evaluate --ask-everyone --rows" in result.stderr
     assert "Traceback" not in result.output
-
-
-def test_evaluate_scenes_prints_tables_and_writes_the_report_and_the_rows(tmp_path: Path, policy: str) -> None:
-    report, rows = tmp_path / "report.json", tmp_path / "rows.jsonl"
-    options = ["--scenes", 10, "--seed", 9001, "--json", report, "--rows", rows, "--ask-everyone", "--policy", policy]
-    result = run("evaluate", *options)
-    assert result.exit_code == 0, result.output
-    numbers = json.loads(report.read_text())
-    assert (numbers["n"], numbers["n_stills"], numbers["n_clips"], numbers["seed"]) == (10, 9, 1, 9001)
-    assert numbers["accuracy_vlm_all"] is not None
-    assert f"{numbers['accuracy']:.4f}" in result.stdout
-    lines = [json.loads(line) for line in rows.read_text().splitlines()]
-    assert [line["about"]["seed"] for line in lines] == [9_001_000_000 + index for index in range(10)]
-    assert {look["stage"] for look in lines[0]["looks"]} == {"backbone", "signs", "vlm", "reasoner"}
-    out = tmp_path / "fitted.yaml"
-    fitted = run("minis", "fit-policy", "--rows", rows, "--out", out, "--base", policy, "--version", "fitted-1")
-    assert fitted.exit_code == 0, fitted.output
-    assert yaml.safe_load(out.read_text())["version"] == "fitted-1"
-
-
-def test_evaluate_photos_reports_groups(tmp_path: Path, policy: str) -> None:
-    folder = tmp_path / "photos"
-    write_jpeg(folder / "roadwork" / "a.jpg", RED)
-    write_jpeg(folder / "none" / "b.jpg", RED)
-    (folder / "manifest.csv").write_text(
-        "file,label,source_repo,path,licence,notes\n"
-        "roadwork/a.jpg,roadwork,town,a,MIT,group=drive_1\n"
-        "none/b.jpg,none,cones,b,MIT,hard negative: cones\n"
-    )
-    report = tmp_path / "report.json"
-    result = run("evaluate", "--photos", folder, "--json", report, "--policy", policy)
-    assert result.exit_code == 0, result.output
-    photos = json.loads(report.read_text())["photos"]
-    assert photos["by_group"]["drive_1"] == {"tp": 1, "fp": 0, "fn": 0, "tn": 0}
-    assert "Hard negatives called roadwork: 1 of 1 none/b.jpg" in result.stdout
-    assert "do not quote the pooled numbers" in result.stdout
-
-
-def test_evaluate_wants_scenes_or_photos() -> None:
-    result = run("evaluate")
-    assert result.exit_code == 2
-    assert "--scenes" in result.output and "--photos" in result.output
-
-
-def test_evaluate_exits_with_1_when_a_file_got_no_verdict(
-    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(wanted: list[tuple[int, str]], workers: int) -> Generator[Sample]:
-        good = draw_scene(1, "photo")
-        yield from [good, Sample(good.about, b"no picture")]
-
-    monkeypatch.setattr("roadwork_serve.learn.samples.draw_scenes", broken)
-    result = run("evaluate", "--scenes", 2, "--policy", policy)
-    assert result.exit_code == 1
-    assert "got no verdict" in result.stdout
 
 
 def test_render_writes_the_scenes_of_a_run_and_their_truth(tmp_path: Path) -> None:
@@ -220,6 +157,20 @@ def test_serve_runs_the_configuration_with_the_profile_asked_for(tmp_path: Path,
     ]
     assert all(config == served[0] for config in served)
     assert sorted(path.name for path in (tmp_path / "project").iterdir()) == ["build", "serve_config.yaml"]
+
+
+def test_serve_runs_another_configuration_with_the_profile_asked_for(served: list[dict[str, Any]]) -> None:
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    config["http_options"]["port"] = 8001
+    Path("mine.yaml").write_text(yaml.safe_dump(config))
+    for options in ([], ["--profile", "mini"]):
+        assert run("serve", "--config", "mine.yaml", *options).exit_code == 0
+    assert [(each["http_options"]["port"], each["applications"][0]["args"]["profile"]) for each in served] == [
+        (8001, "auto"),
+        (8001, "mini"),
+    ]
+    result = run("serve", "--config", "gone.yaml")
+    assert result.exit_code == 2 and "gone.yaml is not there" in result.stderr
 
 
 def test_serve_sets_the_table_of_ray_except_for_what_the_user_has_set(

@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import struct
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -43,7 +44,9 @@ def main() -> None:
             _send(other, READY, b"")
             while (message := _received(other)) is not None:
                 limits = cast("MediaLimits", SimpleNamespace(**message[0]))
-                _send(other, *_told(message[1], limits))
+                began = time.monotonic()
+                header, body = _told(message[1], limits)
+                _send(other, header | {"took_s": time.monotonic() - began}, body)
         except ConnectionError:
             return
 

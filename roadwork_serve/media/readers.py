@@ -7,7 +7,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,18 @@ class Readers:
     """Reads files, each in one of `count` processes, started at once and anew when they end. Needs a running loop.
 
     module: what a process runs. See `roadwork_serve.media.reader`.
+    timed: is told what every file took, seconds by the clock of the process that read it, so that a loop which is busy
+    here does not count; false after it for a file that was given up, which would have taken longer.
     """
 
-    def __init__(self, count: int, module: str = "roadwork_serve.media.reader") -> None:
+    def __init__(
+        self,
+        count: int,
+        module: str = "roadwork_serve.media.reader",
+        timed: Callable[[float, bool], None] = lambda took_s, whole: None,
+    ) -> None:
         self._places = asyncio.Semaphore(count)
-        self._all = [_Reader(module) for _ in range(count)]
+        self._all = [_Reader(module, timed) for _ in range(count)]
         self._free = list(self._all)
         self._working: set[asyncio.Task[Photo | Clip]] = set()
 
@@ -97,8 +105,9 @@ class Readers:
 class _Reader:
     """A process, and another in its place when it has ended."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, timed: Callable[[float, bool], None]) -> None:
         self.process: subprocess.Popen[bytes] | None = None
+        self._timed = timed
         self._socket: socket.socket | None = None
         self._module = module
         self._closed = False
@@ -118,12 +127,13 @@ class _Reader:
     async def read(self, data: bytes, mime: str, limits: MediaLimits) -> Photo | Clip:
         """See `Readers`."""
         other = await self.up()
-        well = False
+        began, well = time.monotonic(), False
         try:
             async with asyncio.timeout(limits.max_decode_s):
                 await _send(other, limits.model_dump(), data)
                 header, body = await _received(other, _most(limits))
             answer = _answer(header, body, data, mime, limits)
+            self._timed(_took_s(header, limits), True)
             well = True
         except TimeoutError:
             raise MediaTooLarge(
@@ -134,6 +144,7 @@ class _Reader:
             raise BrokenMedia("the file broke what reads it; export it again, or send another") from None
         finally:
             if not well:
+                self._timed(time.monotonic() - began, False)
                 self._replace()
         if isinstance(answer, MediaError):
             raise answer
@@ -254,6 +265,14 @@ def _answer(header: Any, body: bytearray, data: bytes, mime: str, limits: MediaL
             return Clip(data, mime, int(header["width"]), int(header["height"]), float(header["seconds"]), frames)
         case other:
             raise ValueError(f"it answers with {other!r}")
+
+
+def _took_s(header: Any, limits: MediaLimits) -> float:
+    """Seconds that a process says it was at a file. Raises ValueError, KeyError or TypeError when that cannot be."""
+    took_s = float(header["took_s"])
+    if not 0 <= took_s <= limits.max_decode_s:
+        raise ValueError(f"it says that it took {took_s} s")
+    return took_s
 
 
 def _thumbs(body: bytearray, start: int, count: int, side: int) -> NDArray[np.uint8]:

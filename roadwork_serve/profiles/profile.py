@@ -5,6 +5,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from roadwork_serve.profiles.journal import JournalSpec
+
 STAGES = ("backbone", "signs", "vlm", "reasoner", "video")
 StageName = Literal["backbone", "signs", "vlm", "reasoner", "video"]
 Role = Literal["features", "reader", "language"]
@@ -39,6 +41,9 @@ class FeatureSettings(_Settings):
     )
     compile: bool | None = Field(default=None, description="run through torch.compile; by default on a GPU only")
     side: int | None = Field(default=None, description="of the thumbs it sees, pixels; always media.thumb_side")
+    kept: bool | None = Field(
+        default=None, description="opinions bring along what a head is trained on; always journal.features"
+    )
     max_thumbs: int | None = Field(
         default=None, ge=1, description="photos and frames in one pass of the model; 64 by default, 16 on a CPU"
     )
@@ -206,6 +211,9 @@ class IngressSpec(_Settings):
         default=512 * 2**20, ge=2**20, description="bytes of media in all requests in work, a replica; more are refused"
     )
     max_batch_bytes: int = Field(default=128 * 2**20, ge=1, description="bytes of one batch request")
+    gpu_hour_price: float = Field(
+        default=0.0, ge=0, description="of a whole card, in any currency; what answers cost is told by it"
+    )
     keys_file: str | None = Field(
         default=None, description="file with the API keys, where an ingress runs; else what ROADWORK_KEYS_FILE says"
     )
@@ -222,6 +230,7 @@ class Profile(_Settings):
     )
     media: MediaLimits = MediaLimits()
     ingress: IngressSpec = IngressSpec()
+    journal: JournalSpec = JournalSpec()
     engines: dict[str, EngineSpec]
     stages: dict[StageName, StageSpec]
 
@@ -276,7 +285,9 @@ class Profile(_Settings):
                 "leave features.side out"
             )
         most = min(64 if engine.device == "cuda" else 16, stage.max_batch * self.media.frames)
-        told = {"side": side, "max_thumbs": engine.features.max_thumbs or most}
+        told: dict[str, Any] = {"side": side, "max_thumbs": engine.features.max_thumbs or most}
+        if engine.runs == "transformers":  # an exported file gives logits alone
+            told["kept"] = self.journal.enabled and self.journal.features
         self.engines[stage.engine] = engine.model_copy(update={"features": engine.features.model_copy(update=told)})
 
     def engine_of(self, stage: StageName) -> EngineSpec:

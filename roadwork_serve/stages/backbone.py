@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,22 +25,30 @@ class Glancer(Protocol):
 
     @property
     def has_head(self) -> bool:
-        """Whether it can answer at all."""
+        """Whether it can answer at all, without a head that a policy names."""
         ...
 
     def warm(self) -> None:
         """Run it at the sizes of batches that will come. Raises ModelError when it cannot."""
         ...
 
-    def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """uint8 RGB [n, side, side, 3] -> one array [n] for each output, by name."""
+    def look(self, thumbs: NDArray[np.uint8]) -> Any:
+        """uint8 RGB [n, side, side, 3] -> what `say` and `kept` make something of, a row each."""
+        ...
+
+    def say(self, looked: Any, head: str | None = None) -> dict[str, NDArray[np.float32]]:
+        """Logits [n] by name, of its own head or of the one in that folder. Raises ModelError where there is none."""
+        ...
+
+    def kept(self, looked: Any) -> NDArray[np.float16]:
+        """What heads can be trained on, [n, width]."""
         ...
 
 
 class Backbone:
     """Judges every photo and every sampled frame of a clip from its thumb; abstains while there is no head.
 
-    A second head, on trial, judges the same; what it says is kept apart.
+    A second head, on trial, judges the same; what it says is kept apart. An item may ask for another head, by folder.
     """
 
     name = "backbone"
@@ -59,21 +67,38 @@ class Backbone:
         """See `Stage`. A clip's logit is the mean of its frames' two highest."""
         if not items:
             return []
-        if not self.engine.has_head:
+        heads = {item.head for item in items}
+        if not (self.model.features.kept or self.engine.has_head or heads != {None}):
             return [Opinion(None, self.model.model, self.model.miniature) for _ in items]
         began = time.perf_counter()
         thumbs = np.concatenate([item.thumbs for item in items])
-        cuts = np.cumsum([len(item.thumbs) for item in items])[:-1]
+        whose = np.repeat(np.arange(len(items)), [len(item.thumbs) for item in items])
         collated = time.perf_counter()
-        logits = self.engine.logits(thumbs) if len(thumbs) else {}
-        done = time.perf_counter()
-        parts = {name: np.split(told, cuts) for name, told in logits.items()}
+        said: list[dict[str, NDArray[np.float32]]] = [{} for _ in items]
+        kept: NDArray[np.float16] | None = None
+        if len(thumbs):
+            looked = self.engine.look(thumbs)
+            kept = self.engine.kept(looked) if self.model.features.kept else None
+            for head in heads:
+                if head is None and not self.engine.has_head:
+                    continue
+                mine = np.isin(whose, [at for at, item in enumerate(items) if item.head == head])
+                logits = self.engine.say(looked if mine.all() else looked[mine], head)
+                for at in np.unique(whose[mine]):
+                    said[at] = {name: told[whose[mine] == at] for name, told in logits.items()}
+        times_ms = 1000 * (collated - began), 1000 * (time.perf_counter() - collated)
         return [
-            self._opinion({name: part[at] for name, part in parts.items()}, collated - began, done - collated)
-            for at in range(len(items))
+            self._opinion(logits, None if kept is None else kept[whose == at], *times_ms)
+            for at, logits in enumerate(said)
         ]
 
-    def _opinion(self, logits: Mapping[str, NDArray[np.float32]], batch_s: float, compute_s: float) -> Opinion:
+    def _opinion(
+        self,
+        logits: Mapping[str, NDArray[np.float32]],
+        features: NDArray[np.float16] | None,
+        batch_ms: float,
+        compute_ms: float,
+    ) -> Opinion:
         """logits: of the frames of one item, by what they are of."""
         frames, words = logits.get(ROADWORK, _NONE), logits.get("words", _NONE)
         saw = Saw(
@@ -81,8 +106,8 @@ class Backbone:
             frames=[float(p) for p in _sigmoid(frames)] if len(frames) > 1 else [],
         )
         return Opinion(
-            _together(frames), self.model.model, self.model.miniature, saw, 1000 * batch_s, 1000 * compute_s,
-            second_logit=_together(logits.get(SECOND, _NONE)),
+            _together(frames), self.model.model, self.model.miniature, saw, batch_ms, compute_ms,
+            second_logit=_together(logits.get(SECOND, _NONE)), features=features,
         )  # fmt: skip
 
 

@@ -120,7 +120,8 @@ class Health:
         stage, pulse = self._stages[name], self._pulses[name]
         try:
             if not isinstance(stage, TakingTurns) or stage.awake:
-                self.sound(name, await stage.judge([made_up(name, self._side, pulse.timeout_s)]))
+                item = made_up(name, self._side, pulse.timeout_s).slim(stage.sees)  # as real ones come
+                self.sound(name, await stage.judge([item]))
         except Exception as error:
             pulse.failure = f"{name} cannot judge a made-up item: {type(error).__name__}: {error}"
             _LOG.exception("Stage %s cannot judge a made-up item.", name)

@@ -67,7 +67,7 @@ def test_auto_serves_the_profile_for_the_cards(monkeypatch: pytest.MonkeyPatch, 
 def test_replicas_start_under_load_where_the_cards_have_room(monkeypatch: pytest.MonkeyPatch):
     cluster(monkeypatch, 22.0, 22.0, CPU=8.0)
     ingress = build(Args(profile="gpu-24gb"))._bound_deployment
-    profile, stages = ingress.init_args
+    profile, stages, _ = ingress.init_args
     assert profile.engines["qwen3-vl"].max_replicas == 2
     vlm = stages["vlm"]._bound_deployment
     ranged = vlm._deployment_config.autoscaling_config
@@ -79,7 +79,7 @@ def test_replicas_start_under_load_where_the_cards_have_room(monkeypatch: pytest
 
 def test_one_card_has_room_for_no_more(monkeypatch: pytest.MonkeyPatch):
     cluster(monkeypatch, 22.0, CPU=8.0)
-    _, stages = build(Args(profile="gpu-24gb"))._bound_deployment.init_args
+    _, stages, _ = build(Args(profile="gpu-24gb"))._bound_deployment.init_args
     for stage in stages.values():
         assert stage._bound_deployment.num_replicas == 1
         assert stage._bound_deployment._deployment_config.autoscaling_config is None
@@ -100,7 +100,7 @@ def test_a_profile_that_books_more_than_there_is_gets_a_warning(
     cluster(monkeypatch, CPU=1.0)
     with caplog.at_level(logging.WARNING, logger="ray.serve.roadwork"):
         build(Args(profile="mini", overrides={"engines": {"qwen3-vl": {"device": "cuda", "num_gpus": 0.5}}}))
-    assert "books 1.5 CPUs and there are 1" in caplog.text
+    assert "books 1.6 CPUs and there are 1" in caplog.text
     assert "books 0.5 GPUs and there are 0" in caplog.text
 
 

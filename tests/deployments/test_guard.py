@@ -148,8 +148,9 @@ async def test_what_is_refused_is_not_read(client: httpx.AsyncClient):
 
 async def test_a_key_comes_before_whatever_else_is_wrong(client: httpx.AsyncClient):
     wrong = {"params": {"deadline_ms": "soon"}, "content": b"x"}
-    problem(await client.post("/v1/classify", **wrong), 401, "unauthorised")
-    problem(await client.post("/v1/classify", headers=bearer(CLIENT), **wrong), 400, "bad-request")
+    assert "key" in problem(await client.post("/v1/classify", **wrong), 401, "unauthorised").detail
+    told = problem(await client.post("/v1/classify", headers=bearer(CLIENT), **wrong), 400, "bad-request")
+    assert "deadline_ms" in told.detail
 
 
 async def test_what_is_for_admins_takes_an_admins_key(client: httpx.AsyncClient):
@@ -331,7 +332,7 @@ async def test_absurd_headers_are_refused(open_client: httpx.AsyncClient, path: 
     assert response.status_code == status
     if status == 431:
         assert "send at most 64 of 32,768 bytes" in problem(response, 431, "headers-too-large").detail
-        assert "aaa" not in response.text
+        assert "a" * 33 not in response.text
 
 
 async def test_absurd_paths_and_queries_are_refused_and_not_repeated(open_client: httpx.AsyncClient):
@@ -339,7 +340,7 @@ async def test_absurd_paths_and_queries_are_refused_and_not_repeated(open_client
     for target in (f"/{long}", f"/v1/info?{long}", f"/v1/classify?deadline_ms={long}"):
         response = await open_client.get(target)
         told = problem(response, 414, "request-uri-too-long")
-        assert "8,192" in told.detail and "aaa" not in response.text
+        assert "8,192" in told.detail and "a" * 33 not in response.text
     response = await open_client.post("/v1/classify", params={"deadline_ms": "b" * 4_000}, content=b"x")
     assert len(problem(response, 400, "bad-request").detail) < 300
     response = await open_client.get(f"/{'c' * 4_000}")

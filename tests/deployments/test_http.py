@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from deployments.asked import Asked
 from deployments.http import http_app
 from roadwork_serve.errors import (
     BrokenMedia,
@@ -44,6 +45,7 @@ class FakeService:
         self.error: Exception | None = None
         self.closed: RoadworkError | None = None
         self.seen: list[bytes] = []
+        self.asked: list[Asked] = []
         self.left_s = 0.0
         self.taken, self.room = 0, 10**9
 
@@ -57,9 +59,10 @@ class FakeService:
         if self.taken > self.room:
             raise Overloaded("too much in work")
 
-    async def judge(self, data: bytes, deadline_s: float, request_id: str, key: str | None = None) -> Verdict:
+    async def judge(self, data: bytes, deadline_s: float, request_id: str, asked: Asked) -> Verdict:
         self.left_s = deadline_s - asyncio.get_running_loop().time()
         self.seen.append(data)
+        self.asked.append(asked)
         if self.error:
             raise self.error
         if data == b"bad":
@@ -188,7 +191,7 @@ async def test_a_deadline_that_makes_no_sense_is_a_bad_request(
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "soon", "601", "1e9"])
 async def test_a_timeout_header_that_makes_no_sense_is_a_bad_request(client: httpx.AsyncClient, value: str):
     response = await client.post("/v1/classify", content=b"x", headers={"x-request-timeout-seconds": value})
-    problem(response, 400, "bad-request")
+    assert "x-request-timeout-seconds" in problem(response, 400, "bad-request").detail
 
 
 @pytest.mark.parametrize(
@@ -232,8 +235,11 @@ FORM = "multipart/form-data; boundary=x"
         (FORM, b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nno end'),
     ],
 )
-async def test_a_form_that_cannot_be_read_is_a_bad_request(client: httpx.AsyncClient, kind: str, body: bytes):
-    problem(await post(client, body, kind), 400, "bad-request")
+async def test_a_form_that_cannot_be_read_is_a_bad_request(
+    client: httpx.AsyncClient, service: FakeService, kind: str, body: bytes
+):
+    assert problem(await post(client, body, kind), 400, "bad-request").detail
+    assert service.seen == []
 
 
 @pytest.mark.parametrize("charset", ["idna", "unicode_escape", "undefined", "punycode", "utf-16", "zip", "x" * 500])
@@ -251,9 +257,12 @@ async def test_a_form_names_its_files_in_utf8(client: httpx.AsyncClient, service
 @pytest.mark.parametrize(
     "headers", [b"A: b\r\n" * 100, b"A: " + b"b" * 50_000 + b"\r\n", b"Content-Disposition: form-data; x\r\n"]
 )
-async def test_a_part_with_absurd_headers_is_a_bad_request(client: httpx.AsyncClient, headers: bytes):
+async def test_a_part_with_absurd_headers_is_a_bad_request(
+    client: httpx.AsyncClient, service: FakeService, headers: bytes
+):
     body = b"--x\r\n" + headers + b"\r\nphoto\r\n--x--\r\n"
-    problem(await post(client, body, FORM), 400, "bad-request")
+    assert problem(await post(client, body, FORM), 400, "bad-request").detail
+    assert service.seen == []
 
 
 @pytest.mark.parametrize("name", ["a" * 3_000, "../../etc/passwd", "<script>", "a\u202egpj.exe"])
@@ -278,7 +287,7 @@ async def test_other_types_are_unsupported(client: httpx.AsyncClient, kind: str)
 
 async def test_a_batch_is_a_form(client: httpx.AsyncClient):
     response = await client.post("/v1/classify/batch", content=b"photo", headers={"content-type": "image/jpeg"})
-    problem(response, 415, "unsupported-media")
+    assert "multipart/form-data" in problem(response, 415, "unsupported-media").detail
 
 
 class Endless:

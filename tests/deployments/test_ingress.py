@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from PIL import Image
+from ray.exceptions import RayTaskError
 
+from deployments.asked import Asked
 from deployments.ingress import Ingress
 from roadwork_serve.errors import (
     BadRequest,
@@ -19,7 +21,9 @@ from roadwork_serve.errors import (
     DeadlineExceeded,
     NotReady,
     Overloaded,
+    PolicyRefused,
     RoadworkError,
+    StageFailed,
 )
 from roadwork_serve.profiles.load import load_profile
 from tests.deployments.fakes import FakeHandle, until
@@ -103,7 +107,7 @@ async def test_a_handle_gets_verdicts_and_errors(ingress: Ingress):
 async def test_a_deadline_that_passes_before_the_file_is_read_is_told(ingress: Ingress):
     await ready(ingress)
     with pytest.raises(DeadlineExceeded, match="had passed"):
-        await ingress.judge(PHOTO, deadline_s=0.0, request_id="late")
+        await ingress.judge(PHOTO, 0.0, "late", Asked())
 
 
 async def test_more_than_it_has_places_for_is_refused_and_places_are_given_back(ingress: Ingress):
@@ -196,6 +200,41 @@ async def test_what_a_shadow_says_is_a_line_in_the_log_beside_what_was_answered(
     assert (line["request_id"], line["answered"]["label"], line["shadow"]["label"]) == ("mine", "roadwork", "none")
     (load,) = (await ingress.stats()).replicas
     assert load.shadow and (load.shadow.judged, load.shadow.agreed) == (1, 0)
+
+
+async def test_a_head_that_a_policy_names_is_tried_before_it_comes_into_force(
+    ingress: Ingress, handles: dict[str, FakeHandle]
+):
+    await ready(ingress)
+    headed = policy("headed", photo=[{"stage": "backbone", "exit": [0.1, 0.9], "head": "heads/2"}])
+    failed = RayTaskError("judge", "", StageFailed("The head in heads/2 cannot be read"))
+    handles["backbone"].error = failed
+    with pytest.raises(PolicyRefused, match=r"the head heads/2 cannot be used: .*cannot be read"):
+        await ingress.put_policy(headed, "ann")
+    assert ingress.info().policy["version"] != "headed"
+    handles["backbone"].error = None
+    await until(lambda: ingress.info().stages[0].up)
+    assert (await ingress.put_policy(headed, "ann")).version == "headed"
+    assert handles["backbone"].seen[-1][0].head == "heads/2"
+    assert (await ingress.classify(PHOTO)).stages[0].head == "heads/2"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"request_id": "a\0b"}, {"request_id": "x" * 129}, {"key": "\ud800"}, {"key": "x" * 257}]
+)
+async def test_what_a_caller_names_itself_must_be_a_text(ingress: Ingress, wrong: dict[str, str]):
+    await ready(ingress)
+    with pytest.raises(BadRequest, match="no printable text of at most"):
+        await ingress.classify(PHOTO, **wrong)
+
+
+async def test_surveys_are_told_with_the_load(ingress: Ingress):
+    await ready(ingress)
+    await ingress.put_policy({"policy": policy("main"), "survey": {"share": 1.0}}, "ann")
+    verdict = await ingress.classify(PHOTO)
+    assert verdict.survey == 1.0 and verdict.answer_id
+    await until(lambda: ingress.load().survey.judged == 1)  # type: ignore[union-attr]
+    assert ingress.load().journal is None
 
 
 async def test_info_tells_what_the_server_is_made_of(ingress: Ingress):

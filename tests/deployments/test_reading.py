@@ -1,6 +1,7 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -33,8 +34,9 @@ async def test_a_file_is_read_by_its_deadline(reading: Reading):
 class Slow:
     """Readers of two processes that take 0.2 s a file, and lose one when they are stopped in the middle."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, timed: Callable[[float, bool], None]) -> None:
         self.stopped = 0
+        self.timed = timed
 
     async def read(self, data: bytes, limits: object) -> bytes:
         try:
@@ -42,6 +44,7 @@ class Slow:
         except asyncio.CancelledError:
             self.stopped += 1
             raise
+        self.timed(0.2, True)
         return data
 
     async def aclose(self) -> None: ...

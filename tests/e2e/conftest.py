@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
+from benchmarks.server import journal_in
 from roadwork_serve.profiles.load import load_profile
 
 with warnings.catch_warnings(action="ignore"):  # Ray's own, of pydantic
@@ -84,7 +85,7 @@ def cluster() -> Iterator[Cluster]:
         try:
             port = _free_port()
             serve.start(http_options={"host": "127.0.0.1", "port": port})
-            config = _config(port, journal, gate, model)
+            config = _config(port, folder, journal, gate, model)
             running = Cluster(f"http://127.0.0.1:{port}", journal, gate, model, config)
             running.deploy(POLICY)
             eventually(lambda: _ready(running.url), 120, "the server is ready")
@@ -113,7 +114,7 @@ def _start_ray(folder: Path, tries: int = 3) -> None:
         _start_ray(folder, tries - 1)
 
 
-def _config(port: int, journal: Path, gate: Path, model: Path) -> dict[str, Any]:
+def _config(port: int, folder: Path, journal: Path, gate: Path, model: Path) -> dict[str, Any]:
     engines: dict[str, Any] = {name: {"num_cpus": 0.1} for name in load_profile("mini").engines}
     stages: dict[str, Any] = {stage: {"timeout_s": 5} for stage in STAGES}
     stages["vlm"] |= {"options": {"model": str(model)}}
@@ -127,7 +128,12 @@ def _config(port: int, journal: Path, gate: Path, model: Path) -> dict[str, Any]
                 "import_path": "tests.e2e.fakes:build",
                 "args": {
                     "profile": "mini",
-                    "overrides": {"ingress": {"num_cpus": 0.1}, "engines": engines, "stages": stages},
+                    "overrides": {
+                        "ingress": {"num_cpus": 0.1},
+                        "journal": journal_in(folder),
+                        "engines": engines,
+                        "stages": stages,
+                    },
                 },
             }
         ],

@@ -72,7 +72,7 @@ class Waiting:
 
     def __init__(self, name: str, spec: StageSpec) -> None:
         self.name = name
-        self._file = Path(spec.options["held"])
+        self._file = Path(spec.options["held"]).open("r+b")
         self._held = 0
 
     async def warm(self) -> None: ...
@@ -89,11 +89,12 @@ class Waiting:
 
     def _count(self, change: int) -> None:
         self._held += change
-        self._file.write_bytes(b"x" * self._held)
+        self._file.truncate(self._held)
 
     async def check(self) -> None: ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        self._file.close()
 
 
 def open_fakes(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:

@@ -6,8 +6,8 @@ from roadwork_serve import scenes
 from roadwork_serve.schema import Verdict
 
 
-def every_stage_speaks(url: str) -> None:
-    """A photo and a clip pass all their stages and get an answer of each, none of them degraded."""
+def every_stage_speaks(url: str) -> set[str]:
+    """A photo and a clip pass all their stages and get an answer of each, none of them degraded. Returns the stages."""
     photo = _ask(url, scenes.photo(7).jpeg(), "image/jpeg")
     clip = _ask(url, scenes.clip(7).mp4(), "video/mp4")
     for verdict, stages in ((photo, ["backbone", "signs", "vlm", "reasoner"]), (clip, ["backbone", "signs", "video"])):
@@ -20,6 +20,7 @@ def every_stage_speaks(url: str) -> None:
     (reasoner,) = (report for report in photo.stages if report.stage == "reasoner")
     assert reasoner.saw.thought is not None
     assert 1 < reasoner.tokens <= 48 + 8  # the budget, what ends the thought, and the answer
+    return {report.stage for report in photo.stages + clip.stages}
 
 
 def _ask(url: str, data: bytes, kind: str) -> Verdict:

@@ -65,11 +65,12 @@ def asked(answer: Verdict) -> list[str]:
     return [report.stage for report in answer.stages]
 
 
-def test_each_stage_and_the_ingress_is_one_process(cluster: Cluster):
+def test_each_stage_the_ingress_and_the_journal_is_one_process(cluster: Cluster):
     pids = cluster.pids()
-    assert set(pids) == {"Ingress", "Backbone", "SignReader", "FastVLM", "Reasoner", "VideoReasoner"}
+    stages = {"Backbone", "SignReader", "FastVLM", "Reasoner", "VideoReasoner"}
+    assert set(pids) == {"Ingress", "Journal"} | stages
     assert all(len(each) == 1 for each in pids.values())
-    assert len({pid for each in pids.values() for pid in each}) == 6
+    assert len({pid for each in pids.values() for pid in each}) == 7
 
 
 def test_where_cores_are_short_stages_give_way_to_the_ingress(cluster: Cluster):

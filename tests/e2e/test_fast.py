@@ -109,8 +109,11 @@ async def test_a_photo_larger_than_grpc_takes_by_default_reaches_every_stage(cli
 
 
 async def test_who_hangs_up_leaves_no_work_behind(client: httpx.AsyncClient) -> None:
+    async def in_work() -> int:
+        return Info.model_validate_json((await client.get("/v1/info")).content).in_work
+
     async def until(wanted: int) -> None:
-        while Info.model_validate_json((await client.get("/v1/info")).content).in_work != wanted:
+        while await in_work() != wanted:
             pass
 
     asking = [asyncio.create_task(client.post("/v1/classify", content=JPEG)) for _ in range(20)]
@@ -120,4 +123,6 @@ async def test_who_hangs_up_leaves_no_work_behind(client: httpx.AsyncClient) -> 
         task.cancel()
     async with asyncio.timeout(1):
         await until(0)
-    await asyncio.gather(*asking, return_exceptions=True)
+    ended = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(isinstance(each, asyncio.CancelledError) for each in ended)
+    assert await in_work() == 0

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.server import own_server
 from roadwork_serve.minis.untrained import write_all
+from roadwork_serve.profiles.profile import STAGES
 from tests.e2e.speaking import every_stage_speaks
 
 
@@ -16,4 +17,4 @@ from tests.e2e.speaking import every_stage_speaks
 def test_every_stage_speaks(tmp_path: Path) -> None:
     transformers, _ = write_all(tmp_path / "untrained")
     with own_server(tmp_path / "log", str(transformers)) as url:
-        every_stage_speaks(url)
+        assert every_stage_speaks(url) == set(STAGES)

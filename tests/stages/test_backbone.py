@@ -3,8 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from roadwork_serve.cascade.opinion import Item
 from roadwork_serve.engines.export import export_onnx
+from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
+from roadwork_serve.engines.thumbs import references
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
@@ -114,3 +118,89 @@ def test_a_head_cannot_be_put_on_an_exported_file() -> None:
     model = {"runs": "onnx", "model": "a.onnx", "features": {"head": "b"}}
     with pytest.raises(ConfigError, match=r"features\.head: an exported file holds its head"):
         Backbone(StageSpec(engine="e"), EngineSpec.model_validate(model))
+
+
+def headed(folder: Path, seed: int, **settings: object) -> str:
+    torch.manual_seed(seed)
+    folder.mkdir()
+    Head(HeadSettings(**({"width": 24, "hidden": 8} | settings))).save(folder)
+    return str(folder)
+
+
+def small(items: int) -> list[Item]:
+    thumbs = references(32, items + 2)
+    cuts = [thumbs[:3], *(thumbs[at : at + 1] for at in range(3, items + 2))]  # a clip of three frames, and photos
+    return [Item(f"r{at}", "photo", (), cut, (0.0,), 0.0) for at, cut in enumerate(cuts)]
+
+
+def test_items_of_one_batch_may_ask_for_different_heads(tmp_path: Path) -> None:
+    model = tiny_dino(tmp_path / "model")
+    one, two = headed(tmp_path / "one", 1), headed(tmp_path / "two", 2, recipe="cls+mean", outputs=("roadwork",))
+    stage = backbone(Path(model), side=32)
+    items = [replace(item, head=head) for item, head in zip(small(4), (one, two, None, one), strict=True)]
+    alone = [backbone(Path(model), side=32, **({"head": head} if head else {})) for head in (one, two, None, one)]
+    together = stage.judge(items)
+    for item, opinion, own in zip(items, together, alone, strict=True):
+        wanted = own.judge([replace(item, head=None)])[0]
+        assert opinion.logit == pytest.approx(wanted.logit, abs=1e-5)
+        assert opinion.saw.words_likely == pytest.approx(wanted.saw.words_likely, abs=1e-5)
+    assert together[1].saw.words_likely is None
+
+
+def test_a_policy_may_bring_the_first_head(tmp_path: Path) -> None:
+    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32)
+    (tmp_path / "model" / "head.json").unlink()
+    bare = backbone(tmp_path / "model", side=32)
+    head = headed(tmp_path / "one", 1)
+    items = [replace(small(1)[0], head=head), small(1)[0]]
+    assert [opinion.logit is None for opinion in bare.judge(items)] == [False, True]
+    assert [opinion.logit is None for opinion in stage.judge(items)] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (None, "cannot be read"),
+        ({"width": 12}, "features 12 wide"),
+        ({"outputs": ("words",)}, "says nothing of roadwork"),
+        ({"backbone": "0" * 64}, "was trained on another backbone"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_told_when_it_is_asked_for(
+    tmp_path: Path, settings: dict[str, object] | None, told: str
+) -> None:
+    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32)
+    head = str(tmp_path / "gone") if settings is None else headed(tmp_path / "bad", 1, **settings)
+    with pytest.raises(ModelError, match=told):
+        stage.judge([replace(small(1)[0], head=head)])
+    assert stage.judge(small(1))[0].logit is not None
+
+
+def test_features_are_told_where_they_are_kept_head_or_no_head(tmp_path: Path) -> None:
+    model = Path(tiny_dino(tmp_path / "model"))
+    (model / "head.json").unlink()
+    (still, moving), (plain, _) = (backbone(model, side=32, kept=kept).judge(small(2)[::-1]) for kept in (True, False))
+    assert plain.features is None
+    assert still.features is not None and moving.features is not None
+    assert (still.features.shape, still.features.dtype, moving.features.shape) == ((1, 24), np.float16, (3, 24))
+    wanted = FeatureEngine(str(model), side=32).features(small(2)[1].thumbs).numpy()
+    assert still.features == pytest.approx(wanted, abs=2e-3)
+
+
+def test_a_head_trained_on_what_is_kept_says_what_it_says_here(tmp_path: Path) -> None:
+    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32, kept=True)
+    head = headed(tmp_path / "one", 1)
+    opinion = stage.judge([replace(small(2)[1], head=head)])[0]
+    assert opinion.features is not None
+    with torch.inference_mode():
+        again = Head.load(Path(head)).eval()(torch.from_numpy(opinion.features.astype(np.float32)))
+    assert float(again[0, 0]) == pytest.approx(opinion.logit, abs=5e-3)
+
+
+def test_an_exported_file_speaks_with_its_own_head_alone(tmp_path: Path) -> None:
+    export_onnx(tiny_dino(tmp_path), tmp_path / "stage1.onnx", side=32)
+    model = EngineSpec.model_validate({"runs": "onnx", "model": str(tmp_path / "stage1.onnx")})
+    stage = Backbone(StageSpec(engine="dinov3"), model)
+    assert stage.judge(small(1))[0].logit is not None
+    with pytest.raises(ModelError, match="speaks with its own head"):
+        stage.judge([replace(small(1)[0], head="heads/2")])

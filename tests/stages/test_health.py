@@ -227,3 +227,11 @@ async def test_every_stage_can_judge_what_is_made_up_for_it(name: StageName) -> 
     assert opinion.logit is None or math.isfinite(opinion.logit)
     assert name == "signs" or opinion.logit is not None
     await stage.aclose()
+
+
+@pytest.mark.parametrize(("sees", "images", "thumbs"), [("images", 1, 0), ("thumbs", 0, 1), ("both", 1, 1)])
+async def test_what_is_made_up_comes_as_real_items_do(sees: str, images: int, thumbs: int):
+    checked = Checked(Judge(sees=sees))
+    await checked.check(after_s=PROVE_S + 1)
+    (item,) = checked.stage.seen
+    assert (len(item.images), len(item.thumbs)) == (images, thumbs)

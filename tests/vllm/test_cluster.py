@@ -15,6 +15,7 @@ import pytest
 from benchmarks.server import own_server
 from roadwork_serve import scenes
 from roadwork_serve.minis.untrained import write_all
+from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.schema import Verdict
 from tests.e2e.conftest import eventually
 from tests.e2e.speaking import every_stage_speaks
@@ -33,7 +34,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_every_stage_speaks(url: str) -> None:
-    every_stage_speaks(url)
+    assert every_stage_speaks(url) == set(STAGES)
 
 
 def test_an_engine_killed_under_load_is_skipped_and_comes_back(url: str) -> None:
@@ -49,7 +50,7 @@ def test_an_engine_killed_under_load_is_skipped_and_comes_back(url: str) -> None
             assert all(verdict.degraded or _by_vllm(verdict) for verdict in verdicts)
         finally:
             done.set()
-    every_stage_speaks(url)
+    assert every_stage_speaks(url) == set(STAGES)
 
 
 def test_an_engine_ends_with_its_replica(url: str) -> None:
@@ -58,6 +59,7 @@ def test_an_engine_ends_with_its_replica(url: str) -> None:
     for pid in engines:
         os.kill(int((Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
     eventually(lambda: not engines & set(_engine_processes(wanted=False)), 60, "the engine ends with its replica")
+    assert engines and not engines & set(_engine_processes(wanted=False))
 
 
 def _keep_asking(url: str, done: threading.Event, verdicts: list[Verdict]) -> None:
