@@ -228,7 +228,9 @@ class Batcher:
         heapify(self._heap)
 
     def _expire(self, entry: Entry) -> None:
-        if not entry.answer.done():
+        if entry.again and not entry.spare:
+            fail(entry, f"{self.name} failed, and the deadline passed before it had answered a second time")
+        elif not entry.answer.done():
             where = "waiting for" if entry.call is None else "inside"
             entry.answer.set_exception(DeadlineExceeded(f"the deadline passed {where} {self.name}; allow more time"))
 

@@ -80,8 +80,10 @@ class VllmEngine:
         return await all_answers(self._ask(prompt, thought_tokens) for prompt in prompts)
 
     async def check(self) -> None:
-        """See `LanguageEngine`. Raises too when the engine lives and answers nothing."""
+        """See `LanguageEngine`. Raises too when the process of the weights has ended, or lives and answers nothing."""
         await self._engine.check_health()
+        if ended := self._engine.engine_core.resources.engine_manager.finished_procs():
+            raise RuntimeError(f"vLLM's processes have ended: {', '.join(ended)}")  # it goes by a watch that can fail
         self._silence.check()
 
     async def sleep(self) -> None:

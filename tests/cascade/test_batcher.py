@@ -241,6 +241,25 @@ async def test_a_stage_that_is_down_is_not_asked_twice():
     assert stage.breaker == "closed"
 
 
+@pytest.mark.parametrize("sent", [False, True], ids=["waiting", "inside"])
+def test_a_stage_that_failed_once_and_then_was_too_slow_has_failed(sent: bool):
+    async def main(_: Clock) -> None:
+        stage = batcher(client := GatedClient(), slots=1, max_batch=1)
+        waiting = asyncio.create_task(stage.submit(item("a", 5)))
+        await asyncio.sleep(1)
+        if not sent:
+            sooner = asyncio.create_task(stage.submit(item("sooner", 4)))
+            await settle()
+        client.calls[0].gate.set_exception(StageLost("its process died"))
+        with pytest.raises(StageFailed, match="fake failed, and the deadline passed before it had answered a second time"):
+            await waiting
+        assert sum("a" in call.ids for call in client.calls) == 1 + sent
+        if not sent:
+            assert await outcomes([sooner]) == ["DeadlineExceeded"]
+
+    clock.run(main)
+
+
 async def test_who_hangs_up_before_the_second_try_is_not_sent_again():
     stage = batcher(client := GatedClient())
     gone, there = waiting_for(stage, "gone", "there")
@@ -755,6 +774,8 @@ def test_nothing_is_lost_nor_answered_twice(arrivals, plans, max_batch, slots, m
             except StageFailed as error:
                 if isinstance(error, StageDown):
                     assert client.calls >= 5
+                elif "a second time" in str(error):
+                    assert client.tries[name] and time.now == shown.deadline_s
                 elif not closed and "longer than" not in str(error):
                     assert client.plan_of[name].end not in ("answer", "hang")
                 return "failed"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -117,3 +118,22 @@ async def test_molmo_2_answers_as_transformers_does_but_for_two_things(tmp_path:
         inputs = reference.encode([each])
         assert isinstance(inputs.pop("mm_token_type_ids"), torch.Tensor)
         assert answer.logit == pytest.approx(reference.answer(inputs)[0].logit, abs=EQUAL)
+
+
+async def test_an_engine_that_ended_unnoticed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1.engine.utils import CoreEngineProcManager
+
+    awake = threading.Event()
+    monkeypatch.setattr(CoreEngineProcManager, "monitor_engine_liveness", lambda _: awake.wait())
+    engine = VllmEngine(spec(untrained.vlm()), photos=True, clips=False, concurrency=1, stuck_s=90)
+    try:
+        await engine.ask([photo()])
+        await engine.check()
+        (process,) = engine._engine.engine_core.resources.engine_manager.processes
+        process.kill()
+        process.join(10)
+        with pytest.raises(RuntimeError, match="vLLM's processes have ended: EngineCore"):
+            await engine.check()
+    finally:
+        await engine.aclose()
+        awake.set()
