@@ -251,7 +251,9 @@ def test_a_stage_that_failed_once_and_then_was_too_slow_has_failed(sent: bool):
             sooner = asyncio.create_task(stage.submit(item("sooner", 4)))
             await settle()
         client.calls[0].gate.set_exception(StageLost("its process died"))
-        with pytest.raises(StageFailed, match="fake failed, and the deadline passed before it had answered a second time"):
+        with pytest.raises(
+            StageFailed, match="fake failed, and the deadline passed before it had answered a second time"
+        ):
             await waiting
         assert sum("a" in call.ids for call in client.calls) == 1 + sent
         if not sent:
