@@ -47,7 +47,10 @@ def admin_routes(service: Governed, guard: Guard) -> tuple[APIRouter, ...]:
             PolicyConflict("version 'mini-2' has been in force with other content; give this one a version of its own"),
             PolicyRefused("policy: photo[0].exit: low 0.9 is above high 0.1; write [0.1, 0.9]?"),
         ),
-        openapi_extra=_RULES,
+        openapi_extra=policy_body(
+            "A policy; or rules: `policy`, with `split` {policy, share} and `shadow` {policy, share, second_head, "
+            "at_once} where wanted."
+        ),
     )
     async def put_policy(request: Request, caller: Annotated[Caller, Depends(guard.admin)]) -> PolicyChange:
         body = await read_whole(request, MAX_POLICY_BYTES)
@@ -81,11 +84,9 @@ _POLICY: dict[str, Any] = {
     "photo": [{"stage": "backbone", "exit": [0.05, 0.95]}, {"stage": "vlm", "exit": [0.5, 0.5]}],
     "clip": [{"stage": "backbone", "exit": [0.05, 0.95]}, {"stage": "video", "exit": [0.5, 0.5]}],
 }
-_RULES: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "A policy; or rules: `policy`, with `split` {policy, share} and `shadow` {policy, share, "
-        "second_head, at_once} where wanted.",
-        "content": {"application/json": {"schema": {"type": "object"}, "example": _POLICY}},
-    }
-}
+
+
+def policy_body(description: str) -> dict[str, Any]:
+    """OpenAPI's account of a body that holds a policy, or rules with one."""
+    content = {"application/json": {"schema": {"type": "object"}, "example": _POLICY}}
+    return {"requestBody": {"required": True, "description": description, "content": content}}

@@ -5,8 +5,9 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
@@ -139,16 +140,35 @@ class Guard:
         """Dependency of routes for admins."""
         return await self.admit(request, "admin")
 
+    async def keeper(
+        self,
+        request: Request,
+        bearer: Annotated[object, Security(_BEARER)],
+        header: Annotated[object, Security(_HEADER)],
+    ) -> Caller:
+        """Dependency of routes over what others sent: for admins; on a server without keys for whoever may use it.
+
+        Such a server is known by its address. A name in the Host header may be one that a foreign page has let point
+        here, to read through a visitor's browser what the server has seen: it is refused with Forbidden.
+        """
+        if self.keys is None and not _is_address(request.url.hostname or ""):
+            raise Forbidden(
+                "this server has no keys, so it shows what it has seen only at its address, such as 127.0.0.1 or "
+                "localhost; give it keys to use it by a name"
+            )
+        return await self.admit(request, "client" if self.keys is None else "admin")
+
     @property
     def openapi(self) -> dict[str, Any]:
         """What a client's route adds to its account in OpenAPI: on a server without keys, that none is needed."""
         return {"security": [{}]} if self.keys is None else {}
 
-    def router(self, role: Role) -> APIRouter:
+    def router(self, role: Role | Literal["keeper"]) -> APIRouter:
         """A router whose routes are for a role. FastAPI reads a body that is a parameter first, so take the Request."""
-        name = role if role == "admin" else "dashcams"
+        name = "dashcams" if role == "client" else "admin"
+        allowed = {"admin": self.admin, "client": self.client, "keeper": self.keeper}
         return APIRouter(
-            dependencies=[Depends(self.admin if role == "admin" else self.client)],
+            dependencies=[Depends(allowed[role])],
             responses=documented(
                 Unauthorised("the key is not known; ask for one"),
                 Forbidden(f"the key {name} has the role client; this takes an admin's key"),
@@ -196,6 +216,17 @@ def _absurd(scope: Scope) -> Exception | None:
             f"{MAX_HEADER_BYTES:,} bytes in all"
         )
     return None
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host is given by number, or is this machine's own name for itself."""
+    if host == "localhost":
+        return True
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _presented(request: Request) -> str:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.asked import Asked
 from deployments.bodies import MANY_FILES, ONE_FILE, Upload, read_many, read_one
+from deployments.console import console_routes
 from deployments.guard import BoundedHead, Caller, Guard
 from deployments.problems import answer_with_problems, documented, problem_of
 from roadwork_serve.errors import (
@@ -241,11 +242,8 @@ def http_app(
     async def info() -> Info:
         return service.info()
 
-    @app.get("/", include_in_schema=False)
-    async def root() -> dict[str, str]:
-        return {"name": "roadwork-serve", "classify": "POST /v1/classify", "docs": "/docs", "openapi": "/openapi.json"}
-
     app.include_router(routes)
+    app.router.routes.extend(console_routes().routes)
     return app
 
 

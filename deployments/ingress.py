@@ -27,6 +27,7 @@ from deployments.account import (
 from deployments.admin import admin_routes
 from deployments.admission import Admission, Place
 from deployments.asked import Asked
+from deployments.cases import case_routes
 from deployments.client import RayStageClient
 from deployments.everyone import Everyone
 from deployments.guard import Guard
@@ -37,6 +38,7 @@ from deployments.metrics import Metrics
 from deployments.post import NoPost, Post
 from deployments.problems import RETRY_AFTER_S
 from deployments.reading import Reading
+from deployments.recall import Recall
 from deployments.rulebook import Edition, Rulebook
 from deployments.shelf import shelf
 from deployments.tracing import trace_way
@@ -97,6 +99,7 @@ class Ingress:
         rules = load_rules({}, profile.policy)
         self._router = Router(self._batchers, rules, profile.name, self._shadowed, self._post.surveyed)
         self._rulebook = Rulebook(shelf(self._everyone.app), profile, self._adopt)
+        self._recall = Recall(journal, lambda: self._router.rules, self._rulebook.checked)
         self._configured = False
         self._refused: str | None = None
         self._reading = Reading(profile)
@@ -110,7 +113,7 @@ class Ingress:
         """The application Serve puts behind its proxy."""
         guard = Guard.of(self.profile.ingress)
         app = http_app(self, guard, on_stop=self.aclose, name_requests=False)
-        for routes in admin_routes(self, guard):
+        for routes in (*admin_routes(self, guard), case_routes(self._recall, guard)):
             app.include_router(routes)
         return app
 

@@ -7,10 +7,12 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from ray import serve
 from ray.serve import Application
 
+from deployments.archive import Archive
 from deployments.loopback import stay_on_loopback
 from deployments.metrics import JournalMetrics
 from deployments.stages import give_way
@@ -39,6 +41,7 @@ class JournalReplica:
         self._metrics = JournalMetrics()
         self._drift = DriftGauge()
         self._told_s = -math.inf
+        self.archive = Archive(lambda: open_store(spec))
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")  # SQLite takes one at a time anyway
 
     async def commit(self, records: list[bytes]) -> int:
@@ -50,8 +53,13 @@ class JournalReplica:
         """
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, records)
 
+    async def ask(self, question: str, *args: Any) -> object:
+        """What a method of the `Archive` answers; an error of the tree comes as a value."""
+        return await getattr(self.archive, question)(*args)
+
     def close(self) -> None:
         """Let go of the database."""
+        self.archive.close()
         self._writer.shutdown()
         if self._store is not None:
             self._store.close()

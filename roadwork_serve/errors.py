@@ -153,6 +153,14 @@ class Forbidden(RoadworkError):
     title = "This is not allowed"
 
 
+class NotFound(RoadworkError):
+    """What is asked for by its name is not there, or no longer."""
+
+    status = 404
+    slug = "not-found"
+    title = "This is not there"
+
+
 class RateLimited(RoadworkError):
     """The key has sent more requests than it may. `retry_after_s` says when to come back."""
 
@@ -176,5 +184,6 @@ class HeadersTooLarge(RoadworkError):
 class JournalDown(RoadworkError):
     """The journal's database cannot be reached, or takes nothing. What was to be written is to be sent again."""
 
+    status = 503
     slug = "journal-down"
     title = "The journal cannot be used"

@@ -332,6 +332,65 @@ class Stats(_Wire):
     replicas: list[ReplicaLoad]
 
 
+class JournaledAnswer(_Wire):
+    """An answer as the journal has it, and what a person said of it."""
+
+    id: str
+    at: str = Field(description="when it was given, UTC, ISO 8601")
+    verdict: Verdict
+    said: Literal["roadwork", "none", "unclear"] | None = Field(
+        default=None, description="by a person; absent while nobody has looked"
+    )
+    kept: bool = Field(description="the file is there to be looked at")
+    hardness: float | None = Field(default=None, ge=0, le=1, description="how much there is to learn from it")
+    why: dict[str, float] = Field(
+        default_factory=dict[str, float], description="what makes it hard: the strength of each reason"
+    )
+
+
+class JournalPage(_Wire):
+    """Answers of the journal."""
+
+    answers: list[JournaledAnswer]
+
+
+class Said(_Wire):
+    """What a person says of an answer's file."""
+
+    label: Literal["roadwork", "none", "unclear"]
+    note: str = Field(default="", max_length=2000)
+
+
+class ExitPreview(_Wire):
+    """Answers that would leave at a stage."""
+
+    stage: str
+    now: int = Field(ge=0, description="by the policy in force")
+    then: int = Field(ge=0, description="by the one that is previewed")
+
+
+class PolicyPreview(_Wire):
+    """What a policy would have made of the latest answers, from what the stages said of them then.
+
+    Only what was said is known: an answer that would have gone on to a stage which never judged it is `unknown` from
+    there on. Load and deadlines are left out.
+    """
+
+    version: str
+    answers: int = Field(ge=0, description="of the journal, the latest, that both policies were held against")
+    exits: list[ExitPreview]
+    unknown: int = Field(ge=0, description="would go on to a stage that did not judge them")
+    unknown_now: int = Field(ge=0, description="the same by the policy in force: it was another when they were given")
+    turned: int = Field(ge=0, description="get the other label, of those that are known by both")
+    marked: int = Field(ge=0, description="people have said what they show, of those that are known by both")
+    right_now: int = Field(ge=0, description="of those marked, labelled as people do by the policy in force")
+    right_then: int = Field(ge=0, description="the same by the one that is previewed")
+    gflops_now: float = Field(
+        ge=0, description="an answer that is known by both, at the size of the production models"
+    )
+    gflops_then: float = Field(ge=0)
+
+
 class Health(_Wire):
     """The process lives."""
 

@@ -1,0 +1,87 @@
+// What every page has: the way between them, the key, and small things to build with.
+
+import { keep, key } from "./api.js";
+
+// make("p", { class: "quiet" }, "text", otherElement)
+export function make(tag, attributes = {}, ...inside) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...inside.filter((each) => each != null));
+  return element;
+}
+
+export function percent(share, digits = 0) {
+  if (digits === 0 && share > 0.99 && share < 1) return "over 99 %";
+  if (digits === 0 && share < 0.01 && share > 0) return "under 1 %";
+  return `${(100 * share).toFixed(digits)} %`;
+}
+
+export function ms(value) {
+  return value == null ? "–" : value < 10 ? value.toFixed(1) : Math.round(value).toLocaleString("en");
+}
+
+export const STAGES = {
+  backbone: "Backbone",
+  signs: "Sign reader",
+  vlm: "Fast VLM",
+  reasoner: "Reasoner",
+  video: "Video reasoner",
+};
+
+export function stageName(stage) {
+  return STAGES[stage] ?? stage;
+}
+
+export const REASONS = {
+  above_band: "sure enough that there is",
+  below_band: "sure enough that there is none",
+  last_stage: "no stage was left to ask",
+  deadline: "the time ran out",
+  failed: "the stages behind it failed",
+};
+
+export function barWidth(element, share) {
+  element.style.setProperty("--share", Math.max(0, Math.min(1, share)));
+  return element;
+}
+
+const PAGES = [["/", "Classify"], ["/console/live.html", "Live"], ["/console/policy.html", "Policy"]];
+
+export function openKey(why = "") {
+  const dialog = document.getElementById("key-dialog");
+  dialog.querySelector("#key-why").textContent = why;
+  if (!dialog.open) dialog.showModal();
+}
+
+export function header(onKey = () => location.reload()) {
+  const here = location.pathname;
+  const links = PAGES.map(([path, name]) =>
+    make("li", {}, make("a", { href: path, "aria-current": here === path ? "page" : null }, name)));
+  const input = make("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false" });
+  input.value = key();
+  const dialog = make("dialog", { id: "key-dialog", "aria-labelledby": "key-title" },
+    make("form", { method: "dialog", onsubmit: () => { keep(input.value.trim()); onKey(); } },
+      make("h2", { id: "key-title" }, "Key"),
+      make("p", { id: "key-why" }),
+      make("label", { for: "key" }, "API key"), input,
+      make("p", { class: "quiet" }, "It stays in this tab and is forgotten when the tab is closed."),
+      make("p", { class: "row" }, make("button", {}, "Use it"),
+        make("button", { type: "button", class: "second", onclick: () => dialog.close() }, "Cancel"))));
+  document.getElementById("top").append(
+    make("nav", { "aria-label": "Pages" },
+      make("span", { class: "brand" }, make("img", { src: "/console/icon.svg", alt: "", width: 24, height: 24 }), "roadwork-serve"),
+      make("ul", {}, ...links, make("li", {}, make("a", { href: "/docs" }, "API"))),
+      make("button", { type: "button", class: "second", onclick: () => openKey() }, "Key…")),
+    dialog);
+}
+
+// Says what went wrong; asks for a key where one is missing.
+export function explain(error) {
+  if (error.status === 401) openKey("This server has keys. Enter yours.");
+  else if (error.status === 403 && key()) openKey(error.message);
+  return error.message;
+}

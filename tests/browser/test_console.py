@@ -1,0 +1,177 @@
+"""The console as people use it: drop a file, see its way; label; try a policy and bring it into force."""
+
+import base64
+import json
+import re
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from roadwork_serve import scenes
+from tests.browser.conftest import screens, watched
+from tests.e2e.conftest import eventually
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+WAIT_MS = 60_000
+PHOTO = scenes.photo(101)
+DROP = """async ([name, type, text]) => {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], name, { type }));
+  for (const kind of ["dragenter", "dragover", "drop"]) {
+    const event = new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true });
+    document.getElementById("drop").dispatchEvent(event);
+  }
+}"""
+
+
+def drop(page: "Page", name: str, kind: str, data: bytes) -> None:
+    page.evaluate(DROP, [name, kind, base64.b64encode(data).decode()])
+
+
+def ask(url: str, secret: tuple[str, str], method: str, path: str, **request: object) -> httpx.Response:
+    return httpx.request(method, url + path, headers={"X-API-Key": secret[0]}, timeout=60, **request)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def journaled(url: str, secret: tuple[str, str]) -> int:
+    """How many answers the journal holds: scenes of every kind, a clip among them."""
+    files = [("image/jpeg", scenes.photo(seed).jpeg()) for seed in range(100, 115)]
+    for kind, data in [*files, ("video/mp4", scenes.clip(7).mp4())]:
+        headers = {"X-API-Key": secret[0], "Content-Type": kind}
+        assert httpx.post(f"{url}/v1/classify", content=data, headers=headers, timeout=60).status_code == 200
+    there = len(files) + 1
+    eventually(
+        lambda: len(ask(url, secret, "GET", "/v1/journal?limit=50").json()["answers"]) >= there, 30, "they are kept"
+    )
+    return there
+
+
+def test_a_dropped_photo_shows_its_verdict_and_its_way(page: "Page") -> None:
+    page.goto("/")
+    drop(page, "barriers.jpg", "image/jpeg", PHOTO.jpeg())
+    card = page.locator("article.verdict")
+    card.wait_for(timeout=WAIT_MS)
+    assert card.get_attribute("data-label") == "roadwork"
+    assert "active road work here" in card.locator(".answer").inner_text()
+    steps = card.locator("ol.way > li")
+    assert steps.first.get_attribute("data-stage") == "backbone"
+    assert re.search(r"queue [\d.,]+, batch [\d.,]+, compute [\d.,]+, hop [\d.,]+ ms", steps.first.inner_text())
+    exits = card.locator("li[data-exit]")
+    assert exits.count() == 1 and "Left here" in exits.inner_text()
+    assert card.locator(".picture img").evaluate("image => image.naturalWidth") == PHOTO.image.width
+    assert "barriers.jpg" in page.get_by_role("status").inner_text()
+
+
+def test_signs_are_boxed_and_clips_have_a_time_line(page: "Page") -> None:
+    page.goto("/")
+    for name in ("A sign in the rain at night", "Clip: a machine that digs"):
+        page.get_by_role("button", name=name).click()
+    cards = page.locator("article.verdict")
+    cards.nth(1).wait_for(timeout=WAIT_MS)
+    clip = page.locator("article.verdict", has_text="Clip: a machine that digs")
+    assert clip.locator("ol.frames button").count() > 1
+    clip.locator("ol.frames button").last.click()
+    page.wait_for_function("document.querySelector('video').currentTime > 0", timeout=WAIT_MS)
+    sign = page.locator("article.verdict", has_text="A sign in the rain at night")
+    if sign.locator("[data-stage=signs] q").count():
+        assert sign.locator(".box").count() == sign.locator("[data-stage=signs] q").count()
+    page.evaluate("scrollTo(0, 0)")
+    screens(page, "classify")
+
+
+def test_what_is_no_picture_is_told_in_words(page: "Page") -> None:
+    page.goto("/")
+    drop(page, "notes.txt", "text/plain", b"this is no picture")
+    alert = page.get_by_role("alert")
+    alert.wait_for(timeout=WAIT_MS)
+    assert "send a JPEG, PNG or WebP photo" in alert.inner_text()
+    drop(page, "<img src=x onerror=alert(1)>.jpg", "image/jpeg", PHOTO.jpeg()[:2000])
+    page.get_by_role("heading", name="<img src=x onerror=alert(1)>.jpg").wait_for(timeout=WAIT_MS)
+
+
+def test_the_page_asks_for_a_key_and_goes_on_with_it(browser: "Browser", url: str, secret: tuple[str, str]) -> None:
+    context = browser.new_context(base_url=url)
+    wrong, page = watched(context.new_page(), url)
+    page.goto("/")
+    dialog = page.get_by_role("dialog")
+    dialog.wait_for(timeout=WAIT_MS)
+    assert "has keys" in dialog.inner_text()
+    page.get_by_label("API key").fill(secret[0])
+    page.keyboard.press("Enter")
+    page.get_by_text("Profile mini").wait_for(timeout=WAIT_MS)
+    assert secret[0] not in page.content() and secret[0] not in json.dumps(context.storage_state())
+    context.close()
+    assert wrong == []
+
+
+def test_a_hard_case_is_labelled_with_one_key(page: "Page", url: str, secret: tuple[str, str], journaled: int) -> None:
+    page.goto("/console/live.html")
+    page.locator("#hard article.verdict").wait_for(timeout=WAIT_MS)
+    assert page.locator("#hard .picture img, #hard .picture video").count() == 1
+    page.locator("#stages tr[data-stage=backbone]").wait_for(timeout=WAIT_MS)
+    assert int(page.locator("#stages tr[data-stage=backbone] td").nth(8).inner_text()) >= journaled
+    page.locator("#recent tbody tr").nth(journaled - 1).wait_for(timeout=WAIT_MS)
+    screens(page, "live")
+    before = page.locator("#hard h3").first.inner_text(), page.locator("#hard pre").text_content()
+    hardest = json.loads(before[1] or "")["answer_id"]
+    page.keyboard.press("n")
+    page.get_by_text("Labelled: none.").wait_for(timeout=WAIT_MS)
+    assert page.locator("#hard pre").text_content() != before[1]
+    said = {each["id"]: each["said"] for each in ask(url, secret, "GET", "/v1/journal?limit=50").json()["answers"]}
+    assert said[hardest] == "none"
+    assert sum(word is not None for word in said.values()) == 1
+    page.keyboard.press("s")
+    page.get_by_text("Skipped.").wait_for(timeout=WAIT_MS)
+
+
+def test_a_policy_is_tried_brought_into_force_and_rolled_back(
+    page: "Page", url: str, secret: tuple[str, str], journaled: int
+) -> None:
+    before = ask(url, secret, "GET", "/v1/policy").json()
+    page.goto("/console/policy.html")
+    low = page.get_by_label("photo, Backbone: low end of the band", exact=True)
+    high = page.get_by_label("photo, Backbone: high end of the band", exact=True)
+    low.wait_for(timeout=WAIT_MS)
+    assert page.get_by_role("button", name="Bring into force").is_disabled()
+    for slider, middle in ((low, "0.495"), (high, "0.505")):
+        slider.evaluate("(s, value) => { s.value = value; s.dispatchEvent(new Event('input')); }", middle)
+    effect = page.locator("#effect tr[data-stage=backbone] td")
+    effect.first.wait_for(timeout=WAIT_MS)
+    now, then = (int(effect.nth(at).inner_text()) for at in (0, 1))
+    assert then > now, "a narrower band lets more leave at stage 1"
+    screens(page, "policy")
+    page.get_by_role("button", name="Bring into force").click()
+    page.get_by_text("is in force: edition").wait_for(timeout=WAIT_MS)
+    after = ask(url, secret, "GET", "/v1/policy").json()
+    assert after["number"] == before["number"] + 1
+    assert after["rules"]["policy"]["photo"][0]["exit"] == [0.495, 0.505]
+    page.get_by_role("button", name="Roll back").click()
+    page.get_by_text(f"edition {after['number'] + 1}").first.wait_for(timeout=WAIT_MS)
+    assert ask(url, secret, "GET", "/v1/policy").json()["rules"]["policy"] == before["rules"]["policy"]
+
+
+@pytest.mark.parametrize("path", ["/", "/console/live.html", "/console/policy.html"])
+def test_it_fits_a_phone_and_works_from_the_keyboard(
+    browser: "Browser", url: str, secret: tuple[str, str], path: str
+) -> None:
+    context = browser.new_context(base_url=url, viewport={"width": 375, "height": 740}, color_scheme="dark")
+    context.add_init_script(f"sessionStorage.setItem('roadwork-key', {json.dumps(secret[0])})")
+    wrong, page = watched(context.new_page(), url)
+    page.goto(path)
+    page.get_by_role("navigation").wait_for(timeout=WAIT_MS)
+    page.wait_for_timeout(1500)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing hangs over the edge"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    assert page.locator("main h1").count() == 1
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('button, input, select, a')].filter(e => e.checkVisibility() &&"
+        " !(e.innerText || e.ariaLabel || e.labels?.length || e.alt)).map(e => e.outerHTML)"
+    )
+    assert unnamed == []
+    context.close()
+    assert wrong == []
