@@ -5,6 +5,7 @@ READY := .venv/.ready
 VLLM_BIN := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
 DENDRITE_READY := .venv-dendrite/.ready
+BROWSER_READY := .venv/.browser
 PM2_READY := build/pm2/.ready
 PROMETHEUS := $(or $(shell command -v prometheus),build/prometheus/usr/bin/prometheus)
 # `make gpu` leaves this behind: from then on .venv is kept at the lock for GPUs. Remove .venv to go back.
@@ -20,7 +21,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-ops observe check format bench bench-transport chaos \
+.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-ops observe check format bench bench-transport chaos \
   bench-heads bench-journal bench-reward bench-coverage flywheel loop bench-gpu clean
 
 help:  ## Say what there is to make
@@ -43,7 +44,7 @@ lock-gpu: $(READY)  ## Compile ops/gpu/requirements.txt anew
 	$(COMPILE) --no-annotate --no-header --output-file ops/gpu/requirements.txt $(FOR_GPU)
 
 resolve: $(READY)  ## Check that every installation resolves from the index: base, TensorRT, GPU, vLLM on a CPU
-	$(COMPILE) $(BASE) --constraints constraints.txt pyproject.toml > /dev/null
+	$(COMPILE) $(BASE) --extra browser --constraints constraints.txt pyproject.toml > /dev/null
 	$(COMPILE) --extra tensorrt --constraints constraints.txt pyproject.toml > /dev/null
 	$(COMPILE) $(FOR_GPU) --constraints ops/gpu/requirements.txt > /dev/null
 	$(COMPILE) --extra dev --overrides ops/vllm-cpu/overrides.txt --constraints ops/vllm-cpu/requirements.txt \
@@ -78,6 +79,17 @@ test-vllm: $(VLLM_READY)  ## Run the tests of vLLM, in an environment of its own
 
 test-miner: $(DENDRITE_READY)  ## Let bittensor's own Dendrite ask a miner, from an environment of its own
 	$(BIN)/python -m pytest -q tests/wire
+
+test-browser: $(BROWSER_READY)  ## Try the web page in a headless Chromium, which is installed where apt-get may
+	$(BIN)/python -m pytest -q -rs tests/browser
+
+$(BROWSER_READY): $(READY)
+	$(INSTALL) --constraints constraints.txt playwright
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	  apt-get install --yes -qq --no-install-recommends chromium > /dev/null || \
+	  { apt-get update -qq && apt-get install --yes -qq --no-install-recommends chromium > /dev/null; } || \
+	  echo "Chromium is missing and may not be installed here: install it, and run this again"
+	@touch $@
 
 test-ops: $(READY)  ## Run three miners and their server under PM2 and Prometheus; needs node, and Debian or prometheus
 	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory $(PM2_READY); fi

@@ -385,9 +385,7 @@ class PolicyPreview(_Wire):
     marked: int = Field(ge=0, description="people have said what they show, of those that are known by both")
     right_now: int = Field(ge=0, description="of those marked, labelled as people do by the policy in force")
     right_then: int = Field(ge=0, description="the same by the one that is previewed")
-    gflops_now: float = Field(
-        ge=0, description="an answer that is known by both, at the size of the production models"
-    )
+    gflops_now: float = Field(ge=0, description="an answer that is known by both, at the size of the production models")
     gflops_then: float = Field(ge=0)
 
 
