@@ -53,15 +53,17 @@ def started(
     environment: Mapping[str, str] = {},
     builder: str | None = None,
     start_s: float = START_S,
+    scaling: Mapping[str, float] | None = None,
 ) -> Iterator[Server]:
     """Start what serve_config.yaml describes and yield it once it is ready.
 
     log: where its output goes. args: of the application, in place of those it has. environment: for all its processes.
-    builder: another than the application's, as `module:function`. start_s: to get ready in.
+    builder: another than the application's, as `module:function`. start_s: to get ready in. scaling: settings of the
+    policy that scales.
     Raises RuntimeError with the end of the log when it does not get ready.
     """
     folder = Path(tempfile.mkdtemp(prefix="rw-"))  # Ray's socket paths must be short
-    port, journal = write_config(folder / "serve.yaml", args, builder)
+    port, journal = write_config(folder / "serve.yaml", args, builder, scaling)
     found = {**os.environ, **environment_in(folder), **environment}
     found.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,9 @@ def started(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_config(file: Path, args: Mapping[str, Any], builder: str | None = None) -> tuple[int, str]:
+def write_config(
+    file: Path, args: Mapping[str, Any], builder: str | None = None, scaling: Mapping[str, float] | None = None
+) -> tuple[int, str]:
     """What serve_config.yaml describes, on a port of its own, its journal beside the file: the port, its URL."""
     port = free_port()
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
@@ -87,6 +91,8 @@ def write_config(file: Path, args: Mapping[str, Any], builder: str | None = None
     journal = journal_in(file.parent) | overrides.get("journal", {})
     application["args"]["overrides"] = overrides | {"journal": journal}
     application["import_path"] = builder or application["import_path"]
+    if scaling is not None:
+        application["autoscaling_policy"]["policy_kwargs"] = dict(scaling)
     file.write_text(yaml.safe_dump(config))
     return port, journal["url"]
 

@@ -43,11 +43,21 @@ class RayStageClient:
     have other processes. Needs a running event loop.
 
     timeout_s: a call that takes longer is lost. probe_s: between probes; one that takes twice as long brings the stage
-    down, for new calls, and one that takes five times as long is lost.
+    down, for new calls, and one that takes five times as long is lost. rests_after_s: without a call no more probes are
+    sent until there is one, for a probe would wake a stage that sleeps.
     """
 
-    def __init__(self, name: StageName, handle: DeploymentHandle, timeout_s: float, probe_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        name: StageName,
+        handle: DeploymentHandle,
+        timeout_s: float,
+        probe_s: float = 1.0,
+        rests_after_s: float | None = None,
+    ) -> None:
         self.name = name
+        self._rests_after_s = rests_after_s
+        self._used_s = time.monotonic()
         self._handle = handle
         self._timeout_s = timeout_s
         self._probe_s = probe_s
@@ -81,6 +91,9 @@ class RayStageClient:
 
         A cancelled call ends when the stage has let go of it, so whoever counts calls in flight counts right.
         """
+        if self._resting:
+            self._probe_now.set()
+        self._used_s = time.monotonic()
         if not await self._is_up(min((item.left_s() for item in items), default=0.0)):
             raise StageDown(f"{self.name} is down; it is skipped until it answers again")
         slim = [item.slim(self._sees) for item in items]
@@ -114,11 +127,20 @@ class RayStageClient:
                 self._mark_up()
             finally:
                 probe.cancel()
+            if self._resting:
+                await self._probe_now.wait()
+                continue
             try:
                 async with asyncio.timeout(self._probe_s if self._up else self._probe_s / 4):
                     await self._probe_now.wait()
             except TimeoutError:
                 pass
+
+    @property
+    def _resting(self) -> bool:
+        """Whether it has been up, and nobody has asked for so long that it is left alone."""
+        quiet_s = time.monotonic() - self._used_s
+        return self._rests_after_s is not None and self._warm.is_set() and quiet_s > self._rests_after_s
 
     async def _is_up(self, left_s: float) -> bool:
         doubt_s = min(left_s, self._down_since_s + _BENEFIT_OF_DOUBT_S - time.monotonic())

@@ -7,6 +7,7 @@ import time
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
+from deployments.autoscaling import INGRESS
 from roadwork_serve.schema import ReplicaLoad
 
 _SWAP_S = 5.0  # that all may take to go by new rules
@@ -38,7 +39,7 @@ class Everyone:
     async def _ask(self, method: str, within_s: float) -> list[object]:
         """What every replica, this one too, answers or raises; nothing when that takes too long."""
         if self.app:
-            asked = serve.get_deployment_handle("Ingress", self.app).broadcast(method)
+            asked = serve.get_deployment_handle(INGRESS, self.app).broadcast(method)
             with contextlib.suppress(TimeoutError):
                 return await asked.results_async(timeout_s=within_s, return_exceptions=True)
         return []

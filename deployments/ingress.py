@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
 from deployments.account import (
@@ -27,9 +27,11 @@ from deployments.account import (
 from deployments.admin import admin_routes
 from deployments.admission import Admission, Place
 from deployments.asked import Asked
+from deployments.autoscaling import INGRESS
 from deployments.cases import case_routes
 from deployments.client import RayStageClient
 from deployments.everyone import Everyone
+from deployments.flow import asked_of, note, slots_of
 from deployments.guard import Guard
 from deployments.http import http_app
 from deployments.ledger import Ledger
@@ -44,6 +46,7 @@ from deployments.shelf import shelf
 from deployments.tracing import trace_way
 from deployments.trial import try_heads
 from roadwork_serve.cascade.batcher import Batcher
+from roadwork_serve.cascade.demand import Flow
 from roadwork_serve.cascade.load import load_rules
 from roadwork_serve.cascade.opinion import Item
 from roadwork_serve.cascade.router import Router
@@ -65,6 +68,7 @@ _LOG = logging.getLogger("ray.serve.roadwork.ingress")
 _SHADOWS = logging.getLogger("ray.serve.roadwork.shadows")
 _LOOK_EVERY_S = 1.0  # for rules that others brought into force
 _JOIN_S = 3.0
+_PROBED_S = 60.0  # that a stage which may sleep is probed after the last item
 _GRACE_S = 1.0  # the batchers' own timeout is a net under that of the clients
 
 
@@ -83,7 +87,8 @@ class Ingress:
         self._batchers: dict[str, Batcher] = {}
         for name, handle in stages.items():
             spec, engine = profile.stages[name], profile.engine_of(name)
-            client = self._clients[name] = RayStageClient(name, handle, spec.timeout_s)
+            quiet_s = _PROBED_S if engine.may_sleep else None
+            client = self._clients[name] = RayStageClient(name, handle, spec.timeout_s, rests_after_s=quiet_s)
             self._batchers[name] = Batcher(
                 client,
                 max_batch=spec.max_batch,
@@ -94,6 +99,7 @@ class Ingress:
             )
         self._metrics = Metrics(profile)
         self._ledger = Ledger(profile, time.monotonic)
+        self._flow = Flow(slots_of(profile))
         self._everyone = Everyone()
         self._post = NoPost() if journal is None else Post(profile.journal, journal, self._everyone.replica)
         rules = load_rules({}, profile.policy)
@@ -158,6 +164,7 @@ class Ingress:
 
         Before this returns it is on this machine's disk, for the journal.
         """
+        self._flow.came()
         try:
             self._router.admit(deadline_s)
             read = await self._reading.read(data, deadline_s)
@@ -167,6 +174,7 @@ class Ingress:
             raise
         self._metrics.answered(judged.verdict)
         self._ledger.answered(judged.verdict)
+        note(self._flow, judged.verdict, self._router.rules.policy)
         trace_way(judged.verdict, time.time_ns())
         await self._post.keep(judged, data, asked, self._rulebook.number)
         return judged.verdict
@@ -257,6 +265,10 @@ class Ingress:
             journal=self._post.load(),
         )
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What is asked of every deployment that scales, for `deployments.autoscaling`. Serve asks twice a second."""
+        return asked_of(self.profile, self._flow, self._batchers)
+
     def _adopt(self, rules: Rules) -> None:
         self._router.rules = rules
         asked = {step.stage for policy in rules.policies for step in policy.photo + policy.clip}
@@ -321,9 +333,13 @@ def ingress_app(
     profile: Profile, stages: Mapping[StageName, Application], journal: Application | None = None
 ) -> Application:
     """The ingress as a deployment over the stages' deployments and the journal's, if there is one."""
+    count = profile.ingress.replicas
+    scales = any(profile.engines[name].scales for name in profile.users())
     deployed = serve.deployment(
-        name="Ingress",
-        num_replicas=profile.ingress.replicas,
+        name=INGRESS,
+        # As many either way. The policy that scales the others hears of what is asked from those alone that may scale.
+        num_replicas=None if scales else count,
+        autoscaling_config=AutoscalingConfig(min_replicas=count, max_replicas=count) if scales else None,
         ray_actor_options={"num_cpus": profile.ingress.num_cpus},
         # Twice what it admits: those beyond are refused by the ingress itself, with a problem document,
         # and health checks get through.

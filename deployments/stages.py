@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
 from ray.serve.metrics import Histogram
 
+from deployments.autoscaling import DOWNSCALE_S, UPSCALE_S
 from deployments.loopback import stay_on_loopback
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees, Stage
 from roadwork_serve.cascade.turns import Sleeper, TakingTurns, Turns
@@ -36,7 +37,6 @@ _LOADING, _SERVING = 5, 10  # niceness: one that is missed goes before those at 
 _SPARE_CALLS = 4  # beside the slots: calls in flight must not keep probes out
 # A replica that is to go may finish what it is at. Most calls take less; one that hangs must not hold the card longer.
 _FINISH_S = 15.0
-_UPSCALE_S, _DOWNSCALE_S = 30.0, 600.0  # of more, and of less to do than one replica's share, before Serve acts
 
 
 class StageReplica:
@@ -133,7 +133,7 @@ def process_app(
     slots = sum(spec.slots for spec in specs.values())
     most = every[0].max_replicas or every[0].replicas
     deployed = serve.deployment(
-        name="-".join(DEPLOYMENTS[name] for name in specs),
+        name=deployment_of(specs),
         **_replicas(every[0], slots * callers),
         ray_actor_options=resources,
         # As many as all callers may send when there are more replicas: what waits in Serve's handle keeps probes out.
@@ -149,22 +149,26 @@ def process_app(
     return deployed.bind(dict(engines), {name: dict(using) for name, using in users.items()}, opener)
 
 
-def _replicas(engine: EngineSpec, calls: int) -> dict[str, Any]:
-    """How many, as Serve takes it: a fixed number, or a range that follows the calls in flight.
+def deployment_of(stages: Iterable[StageName]) -> str:
+    """The name of the deployment that these stages ask."""
+    return "-".join(DEPLOYMENTS[name] for name in stages)
 
-    calls: that one replica is meant to have in flight. More than that for half a minute is worth
-    another replica; what took minutes to load is kept until there has been little to do for ten.
+
+def _replicas(engine: EngineSpec, calls: int) -> dict[str, Any]:
+    """How many, as Serve takes it: a fixed number, or a range that the application's policy decides in.
+
+    calls: that one replica is meant to have in flight, which Serve goes by where no such policy is named.
     """
-    most = engine.max_replicas or engine.replicas
-    if most == engine.replicas:
+    if not engine.scales:
         return {"num_replicas": engine.replicas}
     return {
         "autoscaling_config": AutoscalingConfig(
-            min_replicas=engine.replicas,
-            max_replicas=most,
+            min_replicas=0 if engine.may_sleep else engine.replicas,
+            initial_replicas=engine.replicas,
+            max_replicas=engine.max_replicas or engine.replicas,
             target_ongoing_requests=calls,
-            upscale_delay_s=_UPSCALE_S,
-            downscale_delay_s=_DOWNSCALE_S,
+            upscale_delay_s=UPSCALE_S,
+            downscale_delay_s=DOWNSCALE_S,
         )
     }
 

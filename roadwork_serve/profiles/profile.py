@@ -109,6 +109,11 @@ class EngineSpec(_Settings):
     )
     replicas: int = Field(default=1, ge=1, description="processes, at the start and at least")
     max_replicas: int | None = Field(default=None, ge=1, description="processes at most under load; as many by default")
+    may_sleep: bool = Field(
+        default=False,
+        description="none is kept after a quarter of an hour in which nobody asked; the next item is answered without "
+        "it and wakes it",
+    )
     turns: str | None = Field(
         default=None,
         description="engines with the same word here share one process and one card and take turns: one awake",
@@ -119,6 +124,11 @@ class EngineSpec(_Settings):
     language: LanguageSettings = Field(default=LanguageSettings(), description="of stages 2B, 3A and 3B")
     vllm: VllmSettings = Field(default=VllmSettings(), description="of engines that vllm runs")
     server: ServerSettings = Field(default=ServerSettings(), description="of engines that openai runs")
+
+    @property
+    def scales(self) -> bool:
+        """Whether the number of its processes follows the load."""
+        return self.may_sleep or (self.max_replicas or self.replicas) > self.replicas
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -151,6 +161,7 @@ class EngineSpec(_Settings):
             self.turns is not None and (self.max_replicas or self.replicas) > 1,
             "replicas: engines that take turns have one; take it out",
         )
+        yield self.turns is not None and self.may_sleep, "may_sleep: engines that take turns stay; take it out"
         if self.runs in ("onnx", "tensorrt", "openai", "rapidocr"):
             yield self.gpu_memory_gib is not None, f"gpu_memory_gib: {self.runs} cannot be held to it; take it out"
             yield self.trust_remote_code, f"trust_remote_code: {self.runs} loads no checkpoint's code; take it out"

@@ -1,0 +1,23 @@
+"""Stand-ins that tell which process on which card they are."""
+
+import os
+from collections.abc import Mapping
+
+from ray.serve import Application
+
+from benchmarks.standins import open_standins
+from deployments.app import Args, build_app
+from roadwork_serve.cascade.opinion import Stage
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
+
+BUILDER = "tests.e2e.scaled:build"
+
+
+def open_named(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
+    name = f"{os.getpid()} on {os.environ['CUDA_VISIBLE_DEVICES']}"
+    return open_standins(engine.model_copy(update={"model": name}), users)
+
+
+def build(args: Args) -> Application:
+    return build_app(load_profile(args.profile, args.overrides), opener=open_named)
