@@ -328,6 +328,7 @@ def ingress_app(
         # In each proxy, while no replica takes them; more get Serve's own 503.
         max_queued_requests=profile.ingress.max_ongoing_requests,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
+        max_surge_percent=100,  # the replica of another version takes requests before the one it replaces stops to
         health_check_period_s=2,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=profile.ingress.default_deadline_ms / 1000 + 1,

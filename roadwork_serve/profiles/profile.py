@@ -109,6 +109,11 @@ class EngineSpec(_Settings):
     )
     replicas: int = Field(default=1, ge=1, description="processes, at the start and at least")
     max_replicas: int | None = Field(default=None, ge=1, description="processes at most under load; as many by default")
+    surge: bool | None = Field(
+        default=None,
+        description="a new version of the code starts before the one it replaces ends, and takes room beside it; by "
+        "default on a CPU only. Without it the stage is away while its model loads",
+    )
     turns: str | None = Field(
         default=None,
         description="engines with the same word here share one process and one card and take turns: one awake",
