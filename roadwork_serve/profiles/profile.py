@@ -205,6 +205,12 @@ class IngressSpec(_Settings):
     """The composed deployment in front."""
 
     replicas: int = Field(default=1, ge=1)
+    max_per_node: int | None = Field(
+        default=None,
+        ge=1,
+        description="replicas on one Ray node at most: the others wait for another node. Without it Ray spreads them "
+        "over the nodes there are when they start, and one that joins later gets none",
+    )
     num_cpus: float = Field(default=0.5, ge=0)
     max_ongoing_requests: int = Field(
         default=256, ge=1, description="requests in work at once, a replica; more are refused"
@@ -222,6 +228,15 @@ class IngressSpec(_Settings):
     keys_file: str | None = Field(
         default=None, description="file with the API keys, where an ingress runs; else what ROADWORK_KEYS_FILE says"
     )
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.max_per_node is not None and self.replicas <= self.max_per_node:
+            raise ValueError(
+                f"max_per_node is {self.max_per_node} and replicas {self.replicas}: one node takes all of them; set "
+                "more replicas, or leave it out"
+            )
+        return self
 
 
 class Profile(_Settings):

@@ -207,6 +207,13 @@ def test_another_version_starts_before_the_one_it_replaces_ends_where_there_is_r
     }  # fmt: skip
 
 
+def test_ingress_replicas_that_are_spread_over_nodes_are_replaced_one_by_one():
+    overrides = {"ingress": {"replicas": 2, "max_per_node": 1}}
+    ingress = build_app(load_profile("mini", overrides))._bound_deployment
+    assert ingress._replica_config.max_replicas_per_node == 1
+    assert ingress._deployment_config.max_surge_percent == 0
+
+
 def test_every_stage_of_a_profile_has_a_deployment():
     assert set(DEPLOYMENTS) == set(STAGES)
 
