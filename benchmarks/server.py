@@ -73,7 +73,7 @@ def started(
         try:
             yield Server(url, folder, process.pid, journal)
         finally:
-            _stop(process)
+            stop(process)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -130,7 +130,7 @@ def _ready(config: Path, environment: dict[str, str], log: Path, url: str, start
                 raise
         finally:
             if not ready:
-                _stop(process)
+                stop(process)
     raise AssertionError("the last try returns or raises")
 
 
@@ -147,8 +147,8 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path, start_s: float)
     raise RuntimeError(f"The server was not ready within {start_s:.0f} s. The end of {log}:\n{end}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end as Ctrl-C would, then make sure that nothing of its session is left."""
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask what leads a session to end as Ctrl-C would, then make sure that nothing of the session is left."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:

@@ -340,6 +340,7 @@ def ingress_app(
         # As many either way. The policy that scales the others hears of what is asked from those alone that may scale.
         num_replicas=None if scales else count,
         autoscaling_config=AutoscalingConfig(min_replicas=count, max_replicas=count) if scales else None,
+        max_replicas_per_node=profile.ingress.max_per_node,
         ray_actor_options={"num_cpus": profile.ingress.num_cpus},
         # Twice what it admits: those beyond are refused by the ingress itself, with a problem document,
         # and health checks get through.
@@ -347,6 +348,9 @@ def ingress_app(
         # In each proxy, while no replica takes them; more get Serve's own 503.
         max_queued_requests=profile.ingress.max_ongoing_requests,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
+        # The replica of another version takes requests before the one it replaces stops to. Where nodes take so many
+        # and no more there is no place for one beside the others: then they are replaced one by one.
+        max_surge_percent=100 if profile.ingress.max_per_node is None else 0,
         health_check_period_s=2,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=profile.ingress.default_deadline_ms / 1000 + 1,

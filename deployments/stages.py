@@ -141,6 +141,7 @@ def process_app(
         # Of each caller, while no replica takes calls. An ingress never sends more than its slots, for its own queues,
         # which know deadlines, hold the rest; whoever else has a handle is told to come back.
         max_queued_requests=slots * most + _SPARE_CALLS,
+        max_surge_percent=100 * _surges(every[0]),
         health_check_period_s=2,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
@@ -152,6 +153,11 @@ def process_app(
 def deployment_of(stages: Iterable[StageName]) -> str:
     """The name of the deployment that these stages ask."""
     return "-".join(DEPLOYMENTS[name] for name in stages)
+
+
+def _surges(engine: EngineSpec) -> bool:
+    """Whether a replica of another version starts before the one it replaces ends. On a card there may be no room."""
+    return engine.device == "cpu" if engine.surge is None else engine.surge
 
 
 def _replicas(engine: EngineSpec, calls: int) -> dict[str, Any]:

@@ -37,7 +37,6 @@ app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Is there active road work on this photo or clip?",
 )
 app.add_typer(minis, name="minis")
 app.add_typer(policy_commands, name="policy")
@@ -57,6 +56,24 @@ RAY = {  # what Ray must find in the environment: `make serve`, the demo and the
     "RAY_worker_niceness": "0",  # by default replicas give way to whatever else runs on the machine
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is replaced after three of them, 30 s by default
 }
+
+
+def _told_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("roadwork-serve"))
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_told_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Is there active road work on this photo or clip?"""
+
 
 ProfileName = Annotated[str, typer.Option("--profile", help="A profile that ships with the project, or a path.")]
 PolicyName = Annotated[str | None, typer.Option("--policy", help="A policy by name or path; the profile's by default.")]
@@ -156,17 +173,16 @@ def serve(
     from roadwork_serve.errors import ConfigError
     from roadwork_serve.keys import FILE_VARIABLE
 
-    config = _PROJECT / "serve_config.yaml" if config_file is None else config_file.resolve()
+    config = _carried("serve_config.yaml") if config_file is None else config_file.resolve()
     if not config.is_file():
-        raise ConfigError(
-            f"{config} is not there; give another --config, or run this in a checkout of the project, with `make serve`"
-        )
+        raise ConfigError(f"{config} is not there; give another --config")
+    home = _PROJECT if (_PROJECT / "serve_config.yaml").is_file() else Path.cwd()  # a wheel has no project around it
     if profile is not None:
         if profile.endswith((".yaml", ".yml")) or "/" in profile:
             profile = str(Path(profile).resolve())
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
         settings["applications"][0].setdefault("args", {})["profile"] = profile
-        config = _PROJECT / "build" / "serve_config.yaml"
+        config = home / "build" / "serve_config.yaml"
         config.parent.mkdir(exist_ok=True)
         config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     environment = dict(RAY)
@@ -174,15 +190,21 @@ def serve(
         from roadwork_serve.fast import WARNING, fast_environment
 
         folder = Path(tempfile.mkdtemp(prefix="rw-"))
-        environment |= fast_environment(folder, _PROJECT / "ops/haproxy/haproxy.sh")
+        environment |= fast_environment(folder, _carried("ops/haproxy/haproxy.sh"))
         typer.secho(WARNING, fg="yellow", err=True)
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     if keys := os.environ.get(FILE_VARIABLE):
         os.environ[FILE_VARIABLE] = str(Path(keys).resolve())
-    os.chdir(_PROJECT)
+    os.chdir(home)
     serve_program = str(Path(sys.executable).with_name("serve"))
     os.execv(serve_program, [serve_program, "run", str(config)])  # noqa: S606 - Ray's own program, no shell
+
+
+def _carried(path: str) -> Path:
+    """A file of the project; where a wheel was installed the copy that it carries."""
+    found = _PROJECT / path
+    return found if found.is_file() else Path(__file__).with_name(found.name)
 
 
 @app.command()

@@ -114,6 +114,11 @@ class EngineSpec(_Settings):
         description="none is kept after a quarter of an hour in which nobody asked; the next item is answered without "
         "it and wakes it",
     )
+    surge: bool | None = Field(
+        default=None,
+        description="a new version of the code starts before the one it replaces ends, and takes room beside it; by "
+        "default on a CPU only. Without it the stage is away while its model loads",
+    )
     turns: str | None = Field(
         default=None,
         description="engines with the same word here share one process and one card and take turns: one awake",
@@ -211,6 +216,12 @@ class IngressSpec(_Settings):
     """The composed deployment in front."""
 
     replicas: int = Field(default=1, ge=1)
+    max_per_node: int | None = Field(
+        default=None,
+        ge=1,
+        description="replicas on one Ray node at most: the others wait for another node. Without it Ray spreads them "
+        "over the nodes there are when they start, and one that joins later gets none",
+    )
     num_cpus: float = Field(default=0.5, ge=0)
     max_ongoing_requests: int = Field(
         default=256, ge=1, description="requests in work at once, a replica; more are refused"
@@ -228,6 +239,15 @@ class IngressSpec(_Settings):
     keys_file: str | None = Field(
         default=None, description="file with the API keys, where an ingress runs; else what ROADWORK_KEYS_FILE says"
     )
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.max_per_node is not None and self.replicas <= self.max_per_node:
+            raise ValueError(
+                f"max_per_node is {self.max_per_node} and replicas {self.replicas}: one node takes all of them; set "
+                "more replicas, or leave it out"
+            )
+        return self
 
 
 class Profile(_Settings):

@@ -197,6 +197,23 @@ def test_each_stage_is_a_deployment_with_the_resources_of_its_spec():
     assert vlm.max_ongoing_requests > vlm.max_queued_requests > 2 * 3
 
 
+def test_another_version_starts_before_the_one_it_replaces_ends_where_there_is_room_for_both():
+    on_card = {"device": "cuda", "num_gpus": 0.5}
+    overrides = {"engines": {"qwen3-vl": on_card, "molmo2": on_card | {"surge": True}, "ocr": {"surge": False}}}
+    ingress = build_app(load_profile("mini", overrides))._bound_deployment
+    surge = {name: stage._bound_deployment for name, stage in ingress.init_args[1].items()} | {"ingress": ingress}
+    assert {name: each._deployment_config.max_surge_percent for name, each in surge.items()} == {
+        "backbone": 100, "signs": 0, "vlm": 0, "reasoner": 100, "video": 100, "ingress": 100
+    }  # fmt: skip
+
+
+def test_ingress_replicas_that_are_spread_over_nodes_are_replaced_one_by_one():
+    overrides = {"ingress": {"replicas": 2, "max_per_node": 1}}
+    ingress = build_app(load_profile("mini", overrides))._bound_deployment
+    assert ingress._replica_config.max_replicas_per_node == 1
+    assert ingress._deployment_config.max_surge_percent == 0
+
+
 def test_every_stage_of_a_profile_has_a_deployment():
     assert set(DEPLOYMENTS) == set(STAGES)
 

@@ -88,7 +88,7 @@ def cluster() -> Iterator[Cluster]:
             config = _config(port, folder, journal, gate, model)
             running = Cluster(f"http://127.0.0.1:{port}", journal, gate, model, config)
             running.deploy(POLICY)
-            eventually(lambda: _ready(running.url), 120, "the server is ready")
+            eventually(lambda: ready(running.url), 120, "the server is ready")
             yield running
         finally:
             serve.shutdown()
@@ -140,7 +140,8 @@ def _config(port: int, folder: Path, journal: Path, gate: Path, model: Path) -> 
     }
 
 
-def _ready(url: str) -> bool:
+def ready(url: str) -> bool:
+    """Whether a server takes requests."""
     try:
         return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
     except httpx.TransportError:

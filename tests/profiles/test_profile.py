@@ -43,6 +43,11 @@ def test_an_engine_that_makes_no_sense_is_refused_by_its_line(engine: str, chang
         load_profile("mini", {"engines": {engine: changes}})
 
 
+def test_a_bound_for_each_node_that_bounds_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"ingress\.max_per_node is 2 and replicas 2: .* set more replicas"):
+        load_profile("mini", {"ingress": {"replicas": 2, "max_per_node": 2}})
+
+
 def test_engines_that_take_turns_share_a_process() -> None:
     assert load_profile("mini").processes() == [
         ("dinov3",),

@@ -1,0 +1,107 @@
+"""Two Ray nodes, each with a proxy and an ingress. One is killed, all of it at once, while both are asked."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from benchmarks.storm.plan import File
+from roadwork_serve.profiles.load import load_profile
+from tests.e2e.conftest import POLICY, STAGES, eventually, ready
+from tests.e2e.crowd import Asked, Crowd
+from tests.e2e.nodes import Node, Nodes, nodes
+from tests.e2e.test_cluster import GREY
+from tests.e2e.test_journal import journaled
+
+PHOTO = File("grey.jpg", "image/jpeg", GREY, "still")
+CLIENTS = 3  # at each node
+DEADLINE_S, GRACE_S = 10.0, 5.0
+PAUSE_S = 10.0  # that the other node may take to answer again, of a machine with other things to do; 2 were seen
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Nodes, Node]]:
+    """Both nodes answer. The second of them is given as well."""
+    args = {"profile": "mini", "overrides": overrides("first")}
+    with nodes(args, "tests.e2e.fakes:build", cpus=4) as running:
+        running.config["applications"][0]["deployments"][0]["user_config"] = {"policy": POLICY}
+        other = running.start_worker(cpus=4)
+        running.deploy()
+        eventually(lambda: running.ready() and ready(other.url), 120, "both nodes answer")
+        yield running, other
+
+
+def overrides(model: str) -> dict[str, Any]:
+    """Two of everything but the journal, an ingress on each node."""
+    engine = {"num_cpus": 0.1, "replicas": 2, "model": model}
+    return {
+        "ingress": {"num_cpus": 0.1, "decode_processes": 1, "replicas": 2, "max_per_node": 1},
+        "engines": {name: engine for name in load_profile("mini").engines},
+        "stages": {stage: {"timeout_s": 5} for stage in STAGES},
+    }
+
+
+def whole(nodes: Nodes) -> bool:
+    """Whether all that was on the node that died runs on the other, but for the ingress, of which each takes one."""
+    running = {name: len(replicas) for name, replicas in nodes.replicas().items()}
+    return nodes.alive() == 1 and running == dict.fromkeys(running, 2) | {"Journal": 1, "Ingress": 1}
+
+
+async def kept(nodes: Nodes, crowd: Crowd) -> None:
+    """Every answer that arrived is in the journal, and once."""
+    answers = {(each.verdict.request_id, each.verdict.answer_id) for each in crowd.asked if each.verdict}
+
+    def all_there() -> bool:
+        found = journaled(nodes.folder)
+        return answers <= set(found) and set(found.values()) == {1}
+
+    await asyncio.to_thread(eventually, all_there, 60, "the journal has every answer once")
+
+
+async def test_a_node_that_dies_takes_along_what_it_was_answering_and_nothing_else(pair: tuple[Nodes, Node]) -> None:
+    nodes, other = pair
+    crowd = Crowd(PHOTO, DEADLINE_S, GRACE_S)
+    async with crowd.asking([nodes.head.url, other.url], CLIENTS):
+        await crowd.until(60)
+        killed_s = time.monotonic()
+        await asyncio.to_thread(other.kill)
+        await asyncio.to_thread(eventually, lambda: whole(nodes), 120, "what was lost runs on the head's node")
+        await crowd.until(60)
+    here = [asked for asked in crowd.asked if asked.url == nodes.head.url]
+    there = [asked for asked in crowd.asked if asked.url == other.url]
+    assert {asked.outcome for asked in here} == {"answered"}, crowd.account()
+    assert longest_pause_s(here) < PAUSE_S
+    assert {asked.outcome for asked in there if asked.ended_s < killed_s} == {"answered"}
+    in_flight = [asked for asked in there if asked.sent_s < killed_s <= asked.ended_s]
+    assert len(in_flight) <= CLIENTS and {asked.outcome for asked in in_flight} <= {"answered", "error"}
+    assert {asked.outcome for asked in there if asked.sent_s >= killed_s} == {"error"}
+    assert len(crowd.asked) == crowd.sent
+    await kept(nodes, crowd)
+
+
+def longest_pause_s(asked: list[Asked]) -> float:
+    """Between two answers."""
+    ended = sorted(each.ended_s for each in asked)
+    return max(after - before for before, after in pairwise(ended))
+
+
+async def test_a_node_that_joins_gets_an_ingress_and_both_are_replaced_without_a_loss(
+    pair: tuple[Nodes, Node],
+) -> None:
+    nodes, _ = pair
+    other = await asyncio.to_thread(nodes.start_worker, cpus=4)
+    await asyncio.to_thread(eventually, lambda: nodes.ready() and ready(other.url), 120, "the new node answers")
+    pids = nodes.pids()
+    crowd = Crowd(PHOTO, DEADLINE_S, GRACE_S)
+    async with crowd.asking([nodes.head.url, other.url], CLIENTS):
+        await crowd.until(40)
+        nodes.config["applications"][0]["args"]["overrides"] |= overrides("second")
+        await asyncio.to_thread(nodes.deploy)
+        await asyncio.to_thread(eventually, nodes.settled, 180, "the new version runs")
+        await crowd.until(40)
+    assert crowd.account() == {"answered: above_band": crowd.sent}
+    assert all(not set(pids[name]) & set(each) for name, each in nodes.pids().items())
+    await kept(nodes, crowd)

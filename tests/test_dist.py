@@ -1,0 +1,138 @@
+"""The wheel of `make dist`, in an environment where this checkout is not, run from an empty folder."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.server import ROOT, environment_in, free_port, stop
+from roadwork_serve.journal.store import Store
+from roadwork_serve.schema import BatchResult
+from tests.e2e.conftest import eventually, ready
+
+UV = Path(sys.executable).with_name("uv")
+MORE = {"serve_config.yaml": "roadwork_serve/serve_config.yaml", "ops/haproxy/haproxy.sh": "roadwork_serve/haproxy.sh"}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """python: of the environment. folder: that everything is run in. environment: of what is run."""
+
+    python: Path
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, program: str, *arguments: str) -> str:
+        """What one of its programs prints."""
+        command = [self.python.with_name(program), *arguments]
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run([UV, "build", "--wheel", "--quiet", "--out-dir", out, ROOT], check=True, timeout=120)
+    (made,) = out.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """The wheel alone. What it depends on would take minutes to install: that is of the environment of the tests."""
+    home = tmp_path_factory.mktemp("home")
+    python = home / "venv/bin/python"
+    with tempfile.TemporaryDirectory(prefix="rw-") as ray:  # Ray's socket paths must be short
+        environment = {**os.environ, **environment_in(Path(ray))}
+        del environment["PYTHONPATH"]
+        subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, home / "venv"], check=True, timeout=60)
+        install = [UV, "pip", "install", "--quiet", "--no-deps", "--python", python, wheel]
+        subprocess.run(install, check=True, timeout=60)
+        (packages,) = home.glob("venv/lib/python*/site-packages")
+        (there,) = {path for path in sys.path if (Path(path) / "ray").is_dir()}
+        (packages / "dependencies.pth").write_text(f"{there}\n")  # the .pth files in it, of this checkout, are not read
+        serve = python.with_name("serve")
+        serve.write_text(f"#!{python}\nfrom ray.serve.scripts import cli\ncli()\n")
+        serve.chmod(0o755)
+        folder = home / "empty"
+        folder.mkdir()
+        yield Installed(python, folder, environment)
+
+
+def test_everything_that_git_tracks_in_the_packages_is_in_the_wheel(wheel: Path) -> None:
+    listing = ["git", "ls-files", "roadwork_serve", "deployments", "miner.py"]
+    tracked = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    with zipfile.ZipFile(wheel) as archive:
+        there = set(archive.namelist())
+        assert len(tracked) > 200 and not {*tracked, *MORE.values()} - there
+        for name, carried in MORE.items():
+            assert archive.read(carried) == (ROOT / name).read_bytes()
+        packages = {name.partition("/")[0] for name in there if ".dist-info/" not in name}
+        assert packages == {"roadwork_serve", "deployments", "miner.py"}, "and nothing that is not meant to be"
+
+
+def test_what_runs_is_the_wheel(installed: Installed) -> None:
+    code = "import roadwork_serve, deployments.app, miner; print(roadwork_serve.__file__, deployments.app.__file__)"
+    for file in installed.run("python", "-W", "ignore", "-c", code).split():
+        assert Path(file).is_relative_to(installed.python.parents[1])
+    assert installed.run("roadwork", "--version").strip() == version("roadwork-serve")
+    assert "Is there active road work" in installed.run("roadwork", "--help")
+    assert "--offline" in installed.run("roadwork-miner", "--help")
+
+
+def test_profiles_come_with_it(installed: Installed) -> None:
+    assert "card 0, 22 GiB" in installed.run("roadwork", "plan", "--profile", "gpu-24gb")
+
+
+def test_a_scene_is_drawn_and_judged_by_the_miniatures_it_carries(installed: Installed) -> None:
+    installed.run("roadwork", "render", "--out", "scenes", "--count", "1")
+    (scene,) = (installed.folder / "scenes").glob("*.jpg")
+    told = BatchResult.model_validate_json(installed.run("roadwork", "classify", "--json", str(scene)))
+    assert [result.verdict is not None and not result.verdict.degraded for result in told.results] == [True]
+
+
+def answers(journal: Path) -> int:
+    store = Store.open(f"sqlite:///{journal}")
+    try:
+        return store.count()
+    finally:
+        store.close()
+
+
+@pytest.mark.timeout(400)
+def test_the_server_runs_and_keeps_its_journal_where_it_was_started(installed: Installed) -> None:
+    (packaged,) = installed.python.parents[1].glob("lib/python*/site-packages/roadwork_serve/serve_config.yaml")
+    assert os.access(packaged.with_name("haproxy.sh"), os.X_OK)
+    config, port = yaml.safe_load(packaged.read_text()), free_port()
+    config["http_options"]["port"] = port
+    (installed.folder / "mine.yaml").write_text(yaml.safe_dump(config))
+    url, log = f"http://127.0.0.1:{port}", installed.folder / "server.log"
+    command = [installed.python.with_name("roadwork"), "serve", "--config", "mine.yaml", "--profile", "mini"]
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command, cwd=installed.folder, env=installed.environment, stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        eventually(lambda: ready(url), 240, "the server is ready")
+        (scene,) = (installed.folder / "scenes").glob("*.jpg")
+        told = BatchResult.model_validate_json(
+            installed.run("roadwork", "classify", "--url", url, "--json", str(scene))
+        )
+        assert [result.verdict is not None for result in told.results] == [True]
+        eventually(
+            lambda: answers(installed.folder / "build/journal/journal.db") == 1, 30, "the answer is written down"
+        )
+    finally:
+        stop(server)
