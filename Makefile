@@ -22,7 +22,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-ops observe check format bench bench-transport chaos \
-  bench-heads bench-journal bench-reward bench-coverage flywheel loop bench-gpu clean
+  bench-heads bench-journal bench-reward bench-coverage bench-autoscale dist flywheel loop bench-gpu clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -110,6 +110,10 @@ build/prometheus/usr/bin/prometheus:
 	mkdir -p build/prometheus
 	cd build/prometheus && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .
 
+dist: $(READY)  ## Build a wheel that runs without a checkout
+	rm -rf build/dist
+	$(BIN)/uv build --wheel --quiet --out-dir build/dist .
+
 check: $(READY)  ## Lint, format, types, import floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -143,6 +147,9 @@ bench-journal: $(READY)  ## Measure what the journal costs a request
 
 bench-reward: $(READY)  ## Send the cascade Subnet 72's challenges, made of scenes, and say what it would earn
 	$(BIN)/roadwork evaluate --data scenes:4000:9001 --reward --challenges 1000 --json benchmarks/results/subnet.json
+
+bench-autoscale: $(READY)  ## Simulate days of traffic under the cascade's scaling and under Ray's own; ten minutes
+	$(BIN)/python -m benchmarks.autoscale $(ARGS)
 
 bench-coverage: $(READY)  ## Tune 500 times on fresh rows, count how often the promised bound breaks
 	$(BIN)/python -m benchmarks.coverage $(ARGS)

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from ray.serve import Application
 
+from deployments.app import build_app
 from deployments.autoscaling import AsOne, reported
 from deployments.flow import asked_of, note, slots_of
 from roadwork_serve.cascade.demand import Flow
@@ -132,3 +134,36 @@ def test_an_answer_counts_for_the_stages_it_needed():
 def test_a_profile_without_ranges_tells_nothing():
     profile = load_profile("mini")
     assert asked_of(profile, Flow(slots_of(profile)), {}) == {}
+
+
+def test_a_profile_with_ranges_lets_serve_ask_the_ingress_and_keeps_its_number():
+    deployments = built({"max_replicas": 3})
+    assert (deployments["FastVLM"].min_replicas, deployments["FastVLM"].max_replicas) == (1, 3)
+    ingress = deployments["Ingress"]
+    assert (ingress.min_replicas, ingress.max_replicas) == (1, 1)
+    assert deployments["Backbone"] is None
+
+
+def test_an_engine_that_may_sleep_starts_awake():
+    vlm = built({"may_sleep": True})["FastVLM"]
+    assert (vlm.min_replicas, vlm.initial_replicas, vlm.max_replicas) == (0, 1, 1)
+
+
+def test_without_ranges_nothing_scales():
+    assert set(built({}).values()) == {None}
+
+
+def built(changes: dict[str, Any]) -> dict[str, Any]:
+    """Of every deployment of profile mini what it says of scaling, with an engine changed."""
+    app = build_app(load_profile("mini", {"engines": {"qwen3-vl": changes}}))
+    found: dict[str, Any] = {}
+    todo = [app]
+    while todo:
+        bound = todo.pop()._bound_deployment
+        found[bound.name] = bound._deployment_config.autoscaling_config
+        given = [
+            *bound.init_args,
+            *(value for arg in bound.init_args if isinstance(arg, dict) for value in arg.values()),
+        ]
+        todo += [each for each in given if isinstance(each, Application)]
+    return found

@@ -192,3 +192,27 @@ async def test_odd_errors_do_not_end_the_probing(client: RayStageClient, handle:
     handle.error = None
     await until(lambda: client.up)
     assert len(await client.judge([item()])) == 1
+
+
+async def test_a_stage_that_may_sleep_is_left_alone_once_nobody_asks(handle: FakeHandle):
+    client = RayStageClient("vlm", handle, timeout_s=1, probe_s=0.01, rests_after_s=0.1)  # type: ignore[arg-type]
+    await client.warm()
+    await asyncio.sleep(0.2)
+    left_alone = handle.probes
+    await asyncio.sleep(0.1)
+    assert handle.probes == left_alone and client.up, "a probe would wake it"
+    assert len(await client.judge([item()])) == 1
+    await until(lambda: handle.probes > left_alone)
+    await asyncio.sleep(0.05)
+    assert handle.probes > left_alone + 1, "while it is in use it is probed"
+    await client.aclose()
+
+
+async def test_a_stage_that_has_never_answered_is_probed_whether_anybody_asks_or_not(handle: FakeHandle):
+    handle.error = ActorDiedError()
+    client = RayStageClient("vlm", handle, timeout_s=1, probe_s=0.01, rests_after_s=0.02)  # type: ignore[arg-type]
+    await asyncio.sleep(0.1)
+    handle.error = None
+    async with asyncio.timeout(1):
+        await client.warm()
+    await client.aclose()
