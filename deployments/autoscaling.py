@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from deployments.names import INGRESS
 from roadwork_serve.cascade.scaling import Demand, Engine, checked, held, placed, wanted
 
-INGRESS = "Ingress"
 UPSCALE_S, DOWNSCALE_S = 0.0, 30.0  # Serve's own delays: a replica more counts at once, one less a while later
 _LOOK_EVERY_S = 10.0  # at the nodes
 

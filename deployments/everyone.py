@@ -7,7 +7,7 @@ import time
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from deployments.autoscaling import INGRESS
+from deployments.names import INGRESS
 from roadwork_serve.schema import ReplicaLoad
 
 _SWAP_S = 5.0  # that all may take to go by new rules

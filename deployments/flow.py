@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from deployments.autoscaling import Metrics, reported
-from deployments.stages import deployment_of
+from deployments.names import deployment_of
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.demand import Flow
 from roadwork_serve.cascade.policy import Policy
@@ -35,7 +35,8 @@ def asked_of(profile: Profile, flow: Flow, batchers: Mapping[str, Batcher]) -> M
     for names in profile.processes():
         engine = profile.engines[names[0]]
         if engine.scales:
-            stages = {stage: spec for name in names for stage, spec in profile.users()[name].items()}
+            users = profile.users()
+            stages: dict[StageName, StageSpec] = {stage: spec for name in names for stage, spec in users[name].items()}
             told |= reported(deployment_of(stages), _engine(engine, stages), _demand(stages, flow, batchers))
     return told
 

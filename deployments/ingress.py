@@ -27,7 +27,6 @@ from deployments.account import (
 from deployments.admin import admin_routes
 from deployments.admission import Admission, Place
 from deployments.asked import Asked
-from deployments.autoscaling import INGRESS
 from deployments.cases import case_routes
 from deployments.client import RayStageClient
 from deployments.everyone import Everyone
@@ -37,6 +36,7 @@ from deployments.http import http_app
 from deployments.ledger import Ledger
 from deployments.loopback import stay_on_loopback
 from deployments.metrics import Metrics
+from deployments.names import INGRESS
 from deployments.post import NoPost, Post
 from deployments.problems import RETRY_AFTER_S
 from deployments.reading import Reading
@@ -340,7 +340,7 @@ def ingress_app(
         # As many either way. The policy that scales the others hears of what is asked from those alone that may scale.
         num_replicas=None if scales else count,
         autoscaling_config=AutoscalingConfig(min_replicas=count, max_replicas=count) if scales else None,
-        max_replicas_per_node=profile.ingress.max_per_node,
+        max_replicas_per_node=profile.ingress.max_per_node,  # pyright: ignore[reportArgumentType]
         ray_actor_options={"num_cpus": profile.ingress.num_cpus},
         # Twice what it admits: those beyond are refused by the ingress itself, with a problem document,
         # and health checks get through.

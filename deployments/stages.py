@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from ray.serve.metrics import Histogram
 
 from deployments.autoscaling import DOWNSCALE_S, UPSCALE_S
 from deployments.loopback import stay_on_loopback
+from deployments.names import deployment_of
 from roadwork_serve.cascade.opinion import Item, Opinion, Sees, Stage
 from roadwork_serve.cascade.turns import Sleeper, TakingTurns, Turns
 from roadwork_serve.engines.card import alone_on_card
@@ -22,14 +23,6 @@ from roadwork_serve.errors import RoadworkError, StageFailed
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.stages.health import Health
 from roadwork_serve.stages.load import Opener
-
-DEPLOYMENTS: dict[StageName, str] = {
-    "backbone": "Backbone",
-    "signs": "SignReader",
-    "vlm": "FastVLM",
-    "reasoner": "Reasoner",
-    "video": "VideoReasoner",
-}
 
 _LOG = logging.getLogger("ray.serve.roadwork.stages")
 _SIDE = 224  # of thumbs, where no profile has told the engine, pixels
@@ -148,11 +141,6 @@ def process_app(
         graceful_shutdown_timeout_s=_FINISH_S,
     )(StageReplica)
     return deployed.bind(dict(engines), {name: dict(using) for name, using in users.items()}, opener)
-
-
-def deployment_of(stages: Iterable[StageName]) -> str:
-    """The name of the deployment that these stages ask."""
-    return "-".join(DEPLOYMENTS[name] for name in stages)
 
 
 def _surges(engine: EngineSpec) -> bool:

@@ -56,14 +56,14 @@ class Settings:
 SETTINGS = Settings()
 
 
-def checked(settings: Mapping[str, float]) -> Settings:
+def checked(settings: Mapping[str, object]) -> Settings:
     """Settings from plain data, what is not named as it ships. Raises ValueError naming the one to mend."""
     for name, value in settings.items():
         if name not in Settings.__dataclass_fields__:
             raise ValueError(f"{name} is no setting of scaling; there are {', '.join(Settings.__dataclass_fields__)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value!r}; write a number from 0 up")
-    made = replace(SETTINGS, **settings)
+    made = replace(SETTINGS, **settings)  # type: ignore[arg-type]
     if not 0 < made.utilisation <= 1 or made.drain_s <= 0:
         raise ValueError("utilisation must be above 0 and at most 1, and drain_s above 0 seconds")
     return made

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from deployments.app import build_app
-from deployments.stages import DEPLOYMENTS, StageReplica
+from deployments.names import DEPLOYMENTS
+from deployments.stages import StageReplica
 from roadwork_serve.cascade.opinion import Item, Opinion
 from roadwork_serve.cascade.threaded import Threaded
 from roadwork_serve.errors import ModelError, StageFailed
