@@ -1,6 +1,7 @@
 """Ray nodes on this machine, each started by `ray start` as ops/cluster.md says, and the application on them."""
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -99,8 +100,8 @@ class Nodes:
 
     def alive(self) -> int:
         """How many nodes Ray takes to be alive."""
-        reply = httpx.get(f"{self.dashboard}/nodes?view=summary", timeout=10).json()
-        return sum(each["raylet"].get("state") == "ALIVE" for each in reply["data"]["summary"])
+        summary = self._ask("/nodes?view=summary")["data"]["summary"]
+        return sum(each["raylet"].get("state") == "ALIVE" for each in summary)
 
     def deploy(self) -> None:
         """`serve deploy` of the configuration, which returns when Serve has been told."""
@@ -114,7 +115,7 @@ class Nodes:
 
     def details(self) -> dict[str, Any]:
         """What Serve says of its applications, proxies and replicas."""
-        return httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=10).raise_for_status().json()
+        return self._ask("/api/serve/applications/")
 
     def settled(self) -> bool:
         """Whether the application runs as it was last deployed, every replica of it."""
@@ -137,6 +138,11 @@ class Nodes:
             name: [replica for replica in each["replicas"] if replica["state"] == "RUNNING"]
             for name, each in deployments.items()
         }
+
+    def _ask(self, path: str) -> Any:
+        token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.get(self.dashboard + path, headers=headers, timeout=30).raise_for_status().json()
 
     def _answers(self) -> bool:
         try:
@@ -169,7 +175,10 @@ def nodes(args: Mapping[str, Any], builder: str, cpus: float) -> Iterator[Nodes]
     folder = Path(tempfile.mkdtemp(prefix="rw-"))  # Ray's socket paths must be short
     _, journal = write_config(folder / "serve.yaml", args, builder)
     config = yaml.safe_load((folder / "serve.yaml").read_text())
-    environment = {**os.environ, **environment_in(folder)}
+    token = folder / "token"
+    token.write_text(secrets.token_hex())
+    told = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    environment = {**os.environ, **environment_in(folder), **told}
     del environment["RAY_ADDRESS"]  # `ray start` takes it for that of a head
     running = Nodes(folder, environment, config, journal)
     try:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 
 from benchmarks.storm.plan import File
@@ -59,6 +60,13 @@ async def kept(nodes: Nodes, crowd: Crowd) -> None:
         return answers <= set(found) and set(found.values()) == {1}
 
     await asyncio.to_thread(eventually, all_there, 60, "the journal has every answer once")
+
+
+def test_who_has_no_token_is_not_heard(pair: tuple[Nodes, Node]) -> None:
+    nodes, _ = pair
+    assert httpx.get(f"{nodes.dashboard}/api/serve/applications/", timeout=30).status_code == 401
+    reply = httpx.put(f"{nodes.dashboard}/api/serve/applications/", json={"applications": []}, timeout=30)
+    assert reply.status_code == 401 and nodes.settled()
 
 
 async def test_a_node_that_dies_takes_along_what_it_was_answering_and_nothing_else(pair: tuple[Nodes, Node]) -> None:

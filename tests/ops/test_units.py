@@ -3,12 +3,14 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from benchmarks.server import ROOT
+from roadwork_serve.cli import RAY
 from roadwork_serve.miner.settings import PREFIX, Settings
 
 UNITS = sorted((ROOT / "ops/systemd").glob("*.service"))
@@ -21,7 +23,7 @@ def test_systemd_finds_nothing_wrong_with_them(tmp_path: Path) -> None:
         copy.write_text(unit.read_text().replace("/opt/roadwork-serve", str(ROOT)))
     done = subprocess.run(["systemd-analyze", "verify", *map(str, found)], capture_output=True, text=True, timeout=60)
     ours = [line for line in done.stderr.splitlines() if "roadwork" in line]
-    assert len(UNITS) == 2 and not ours
+    assert len(UNITS) == 3 and not ours
 
 
 @pytest.mark.parametrize("file", [*UNITS, ROOT / "ops/ecosystem.config.js"], ids=lambda file: file.name)
@@ -29,6 +31,28 @@ def test_every_variable_of_the_miner_is_one_of_its_settings(file: Path) -> None:
     named = set(re.findall(rf"{PREFIX}([A-Z_]+)", file.read_text()))
     assert {name.lower() for name in named} <= set(Settings.model_fields)
     assert named or "miner" not in file.name
+
+
+def test_a_node_of_a_cluster_has_rays_settings_and_a_token() -> None:
+    unit = (ROOT / "ops/systemd/roadwork-node.service").read_text()
+    told = dict(
+        each.split("=", 1) for line in re.findall("^Environment=(.*)", unit, re.MULTILINE) for each in line.split()
+    )
+    alone = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"}  # of one small machine
+    assert {name: told[name] for name in RAY.keys() - alone} == {
+        name: value for name, value in (RAY | {"RAY_AUTH_MODE": "token"}).items() if name not in alone
+    }
+    assert told["RAY_AUTH_TOKEN_PATH"] in (ROOT / "ops/cluster.md").read_text()
+
+
+def test_every_option_of_ray_start_is_one() -> None:
+    said = (ROOT / "ops/cluster.md").read_text() + (ROOT / "ops/systemd/roadwork-node.service").read_text()
+    lines = re.findall(r'RAY_START="([^"]*)"|ray start (.*)|`(--num.*?)` belong', said)
+    options = {option for line in lines for option in re.findall(r"--[a-z-]+", " ".join(line))}
+    ray = Path(sys.executable).with_name("ray")
+    known = subprocess.run([ray, "start", "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert {"--head", "--address", "--block", "--num-gpus"} <= options
+    assert options <= set(re.findall(r"^ +(--[a-z-]+)", known, re.MULTILINE))
 
 
 def test_the_file_they_share_is_valid_as_it_stands_and_with_its_comments_taken_away() -> None:
