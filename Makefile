@@ -21,7 +21,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-ops observe check format bench bench-transport chaos \
+.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-large test-ops observe check format bench bench-transport chaos \
   bench-heads bench-journal bench-reward bench-coverage bench-autoscale dist flywheel loop bench-gpu clean
 
 help:  ## Say what there is to make
@@ -90,6 +90,9 @@ $(BROWSER_READY): $(READY)
 	  { apt-get update -qq && apt-get install --yes -qq --no-install-recommends chromium > /dev/null; } || \
 	  echo "Chromium is missing and may not be installed here: install it, and run this again"
 	@touch $@
+
+test-large: $(READY)  ## Run what takes minutes: updates under load, two nodes, scaling, the wheel
+	ROADWORK_LARGE=1 $(BIN)/python -m pytest -q -rs tests/large
 
 test-ops: $(READY)  ## Run three miners and their server under PM2 and Prometheus; needs node, and Debian or prometheus
 	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory $(PM2_READY); fi

@@ -25,6 +25,7 @@ from roadwork_serve.schema import JournaledAnswer, JournalPage, PolicyPreview, S
 MAX_PREVIEWED = 2000
 _MAX_SAID_BYTES = 16 * 1024
 _DOWN = documented(JournalDown("the journal does not answer at the moment; come back in a few seconds"))
+_ASKED = documented(BadRequest("limit is '0': Input should be greater than or equal to 1"))
 _UNKNOWN = documented(NotFound("no answer is known by 5f1c9a7e"))
 
 AnswerId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="`answer_id` of a verdict")]
@@ -58,14 +59,14 @@ def case_routes(service: Remembering, guard: Guard) -> APIRouter:
     """The routes. What others sent is shown to admins; without keys to whoever may use the server."""
     routes = guard.router("keeper")
 
-    @routes.get("/v1/journal", summary="The latest answers", responses=_DOWN, openapi_extra=guard.openapi)
+    @routes.get("/v1/journal", summary="The latest answers", responses=_ASKED | _DOWN, openapi_extra=guard.openapi)
     async def recent(limit: Annotated[int, Query(ge=1, le=200)] = 20) -> JournalPage:
         return await service.recent(limit)
 
     @routes.get(
         "/v1/journal/hard",
         summary="The latest answers that nobody has labelled and that teach most",
-        responses=_DOWN,
+        responses=_ASKED | _DOWN,
         openapi_extra=guard.openapi,
     )
     async def hard(limit: Annotated[int, Query(ge=1, le=100)] = 12) -> JournalPage:
@@ -75,7 +76,10 @@ def case_routes(service: Remembering, guard: Guard) -> APIRouter:
         "/v1/journal/{answer}/media",
         summary="The file of an answer, where it is kept",
         response_class=Response,
-        responses=_DOWN | _UNKNOWN | {200: {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}},
+        responses=_ASKED
+        | _DOWN
+        | _UNKNOWN
+        | {200: {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}},
         openapi_extra=guard.openapi,
     )
     async def media(answer: AnswerId) -> Response:

@@ -11,7 +11,7 @@ from roadwork_serve.cascade.opinion import Stage
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 
-BUILDER = "tests.e2e.scaled:build"
+BUILDER = "tests.large.scaled:build"
 
 
 def open_named(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:

@@ -17,7 +17,7 @@ from benchmarks.server import Server, started
 from benchmarks.standins import overrides
 from roadwork_serve.schema import Verdict
 from tests.e2e.conftest import eventually
-from tests.e2e.scaled import BUILDER
+from tests.large.scaled import BUILDER
 
 SHARES = {"dinov3": 0.25, "ocr": 0.1, "qwen3-vl": 0.65}
 STAGES = {"backbone": 0.25, "vlm": 0.65}

@@ -12,10 +12,10 @@ import pytest
 from benchmarks.storm.plan import File
 from roadwork_serve.profiles.load import load_profile
 from tests.e2e.conftest import POLICY, STAGES, eventually, ready
-from tests.e2e.crowd import Asked, Crowd
-from tests.e2e.nodes import Node, Nodes, nodes
 from tests.e2e.test_cluster import GREY
 from tests.e2e.test_journal import journaled
+from tests.large.crowd import Asked, Crowd
+from tests.large.nodes import Node, Nodes, nodes
 
 PHOTO = File("grey.jpg", "image/jpeg", GREY, "still")
 CLIENTS = 3  # at each node

@@ -13,10 +13,10 @@ from benchmarks.storm.plan import File
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.schema import Verdict
 from tests.e2e.conftest import POLICY, STAGES, eventually
-from tests.e2e.crowd import Crowd
-from tests.e2e.nodes import Nodes, nodes
 from tests.e2e.test_cluster import GREY
 from tests.e2e.test_journal import journaled
+from tests.large.crowd import Crowd
+from tests.large.nodes import Nodes, nodes
 
 PHOTO = File("grey.jpg", "image/jpeg", GREY, "still")
 CLIENTS, DEADLINE_S, GRACE_S = 4, 20.0, 10.0
