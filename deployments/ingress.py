@@ -333,14 +333,15 @@ def ingress_app(
     profile: Profile, stages: Mapping[StageName, Application], journal: Application | None = None
 ) -> Application:
     """The ingress as a deployment over the stages' deployments and the journal's, if there is one."""
-    count = profile.ingress.replicas
+    count, most = profile.ingress.replicas, profile.ingress.max_per_node
     scales = any(profile.engines[name].scales for name in profile.users())
+    spread: dict[str, Any] = {} if most is None else {"max_replicas_per_node": most}
     deployed = serve.deployment(
         name=INGRESS,
         # As many either way. The policy that scales the others hears of what is asked from those alone that may scale.
         num_replicas=None if scales else count,
         autoscaling_config=AutoscalingConfig(min_replicas=count, max_replicas=count) if scales else None,
-        max_replicas_per_node=profile.ingress.max_per_node,  # pyright: ignore[reportArgumentType]
+        **spread,
         ray_actor_options={"num_cpus": profile.ingress.num_cpus},
         # Twice what it admits: those beyond are refused by the ingress itself, with a problem document,
         # and health checks get through.
@@ -350,7 +351,7 @@ def ingress_app(
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
         # The replica of another version takes requests before the one it replaces stops to. Where nodes take so many
         # and no more there is no place for one beside the others: then they are replaced one by one.
-        max_surge_percent=100 if profile.ingress.max_per_node is None else 0,
+        max_surge_percent=100 if most is None else 0,
         health_check_period_s=2,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=profile.ingress.default_deadline_ms / 1000 + 1,

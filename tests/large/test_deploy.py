@@ -19,6 +19,7 @@ from tests.large.crowd import Crowd
 from tests.large.nodes import Nodes, nodes
 
 PHOTO = File("grey.jpg", "image/jpeg", GREY, "still")
+REPLACED = ("Ingress", "Backbone", "SignReader", "Reasoner")
 CLIENTS, DEADLINE_S, GRACE_S = 4, 20.0, 10.0
 
 
@@ -38,17 +39,17 @@ def server(gate: Path) -> Iterator[Nodes]:
         yield running
 
 
-def release(name: str, gate: Path) -> dict[str, Any]:
+def release(name: str, gate: Path, **vlm: str) -> dict[str, Any]:
     """A version of the application, told by the model that its stages say they are.
 
     gate: a file without which the reasoner does not get past requests whose id begins with "held"; what it was given
-    is told in a file beside it.
+    is told in a file beside it. vlm: options of the fast VLM.
     """
     options = {"gate": str(gate), "journal": str(gate.with_name("given"))}
     return {
         "ingress": {"num_cpus": 0.1, "decode_processes": 1},
         "engines": {engine: {"num_cpus": 0.1, "model": name} for engine in load_profile("mini").engines},
-        "stages": {stage: {} for stage in STAGES} | {"reasoner": {"options": options}},
+        "stages": {stage: {} for stage in STAGES} | {"reasoner": {"options": options}, "vlm": {"options": vlm}},
     }
 
 
@@ -59,7 +60,7 @@ def models(verdict: Verdict) -> set[str | None]:
 async def deployed_under_load(server: Nodes) -> list[Verdict]:
     """The verdicts around a `serve deploy`, in the order they came.
 
-    Every request that was sent got a whole one, and no other, and each is in the journal, once.
+    Every request that was sent got one, and no other, and each is in the journal, once.
     """
     before, crowd = journaled(server.folder), Crowd(PHOTO, DEADLINE_S, GRACE_S)
     async with crowd.asking([server.head.url], CLIENTS):
@@ -67,7 +68,7 @@ async def deployed_under_load(server: Nodes) -> list[Verdict]:
         await asyncio.to_thread(server.deploy)
         await asyncio.to_thread(eventually, server.settled, 120, "what was deployed runs")
         await crowd.until(40)
-    assert crowd.account() == {"answered: above_band": crowd.sent}
+    assert crowd.count("answered") == crowd.sent, crowd.account()
     verdicts = [asked.verdict for asked in crowd.asked if asked.verdict]
     kept = {(verdict.request_id, verdict.answer_id): 1 for verdict in verdicts}
     await asyncio.to_thread(
@@ -86,9 +87,9 @@ async def test_another_policy_is_swapped_in_place(server: Nodes) -> None:
     assert server.pids() == pids, "nothing was started anew"
 
 
-def change(server: Nodes, to: str, gate: Path) -> None:
+def change(server: Nodes, to: str, gate: Path, **vlm: str) -> None:
     application = server.config["applications"][0]
-    application["args"]["overrides"] |= release(to, gate)
+    application["args"]["overrides"] |= release(to, gate, **vlm)
     application["runtime_env"] = {"env_vars": {"ROADWORK_RELEASE": to}}
 
 
@@ -101,13 +102,17 @@ async def test_another_version_of_the_code_replaces_every_process(server: Nodes,
     assert all(not set(pids[name]) & set(each) for name, each in server.pids().items())
 
 
-async def test_who_was_being_answered_when_the_version_changed_is_answered(server: Nodes, gate: Path) -> None:
+async def test_the_old_version_finishes_what_it_was_at_and_works_until_the_new_one_has_loaded(
+    server: Nodes, gate: Path
+) -> None:
+    """The reasoner holds a request while it is replaced; the new fast VLM does not load before the gate is open."""
+
     def swapped() -> bool:
         now = server.pids()
-        return all(now.get(name) and not set(pids[name]) & set(now[name]) for name in ("Ingress", "Reasoner"))
+        return all(now.get(name) and not set(pids[name]) & set(now[name]) for name in REPLACED)
 
     pids, given = server.pids(), gate.with_name("given")
-    change(server, "third", gate)
+    change(server, "third", gate, model=str(gate))
     async with httpx.AsyncClient(base_url=server.head.url, timeout=DEADLINE_S + GRACE_S) as client:
 
         async def ask(name: str) -> Verdict:
@@ -124,4 +129,6 @@ async def test_who_was_being_answered_when_the_version_changed_is_answered(serve
         await asyncio.to_thread(gate.touch)
         answer = await held
     assert not answer.degraded and answer.exit.stage == "reasoner" and "second" in models(answer)
-    assert models(after) == {"third"}
+    spoke = {report.stage: report.model for report in after.stages}
+    assert not after.degraded
+    assert spoke == {"backbone": "third", "signs": "third", "vlm": "second", "reasoner": "third"}
