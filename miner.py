@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from roadwork_serve.cli import RAY
+from roadwork_serve.environment import RAY
 from roadwork_serve.errors import RoadworkError
 from roadwork_serve.miner.checks import check
 from roadwork_serve.miner.identity import chain_of, hotkey_of

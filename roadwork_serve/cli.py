@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from roadwork_serve.environment import RAY
 from roadwork_serve.errors import RoadworkError
 from roadwork_serve.evaluating import evaluate
 from roadwork_serve.exporting import export
@@ -18,6 +19,7 @@ from roadwork_serve.minis.commands import minis
 from roadwork_serve.monitoring import monitor
 from roadwork_serve.progress import progress
 from roadwork_serve.retraining import retrain
+from roadwork_serve.scoring import score
 from roadwork_serve.teaching import synthesize, train_head
 from roadwork_serve.tuning import calibrate, compare, tune
 
@@ -41,21 +43,12 @@ app = typer.Typer(
 app.add_typer(minis, name="minis")
 app.add_typer(policy_commands, name="policy")
 app.add_typer(journal, name="journal")
-for command in (evaluate, train_head, calibrate, tune, compare, retrain, synthesize, export, monitor):
+for command in (score, evaluate, train_head, calibrate, tune, compare, retrain, synthesize, export, monitor):
     app.command()(command)
 for command in (hard, sample, drift):
     journal.command()(command)
 
 _PROJECT = Path(__file__).parent.parent
-RAY = {  # what Ray must find in the environment: `make serve`, the demo and the tests all have it from here
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node of its own on the loopback address
-    "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(256 * 2**20),  # fits small machines
-    "RAY_AUTH_MODE": "disabled",  # no token is written to the user's home; the dashboard listens on loopback only
-    "RAY_process_group_cleanup_enabled": "1",  # what a replica started ends with it: vLLM's engine
-    "RAY_worker_niceness": "0",  # by default replicas give way to whatever else runs on the machine
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is replaced after three of them, 30 s by default
-}
 
 
 def _told_version(asked: bool) -> None:

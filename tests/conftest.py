@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from roadwork_serve.cli import RAY
+from roadwork_serve.environment import RAY
 
 os.environ.update(RAY, RAY_SERVE_LOG_TO_STDERR="0")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew

@@ -14,7 +14,8 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from roadwork_serve.cli import RAY, app
+from roadwork_serve.cli import app
+from roadwork_serve.environment import RAY
 from roadwork_serve.schema import BatchResult
 from tests.learn.fakes import BLUE, RED, judge_by_colour, mp4, write_jpeg, write_policy
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from roadwork_serve.cli import RAY, app
+from roadwork_serve.cli import app
+from roadwork_serve.environment import RAY
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.fast import fast_environment
 

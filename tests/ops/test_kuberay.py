@@ -12,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from benchmarks.server import ROOT
-from roadwork_serve.cli import RAY
+from roadwork_serve.environment import RAY
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.plan import plan
 

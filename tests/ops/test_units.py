@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from benchmarks.server import ROOT
-from roadwork_serve.cli import RAY
+from roadwork_serve.environment import RAY
 from roadwork_serve.miner.settings import PREFIX, Settings
 
 UNITS = sorted((ROOT / "ops/systemd").glob("*.service"))
