@@ -11,18 +11,18 @@ PROMETHEUS := $(or $(shell command -v prometheus),build/prometheus/usr/bin/prome
 # `make gpu` leaves this behind: from then on .venv is kept at the lock for GPUs. Remove .venv to go back.
 GPU := .venv/.gpu
 LOCK := $(if $(wildcard $(GPU)),ops/gpu/requirements.txt,constraints.txt)
-BASE := --extra dev --extra train --extra export --extra loop --extra miner
-FOR_GPU := $(BASE) --extra gpu --overrides ops/gpu/overrides.txt pyproject.toml ops/gpu/requirements.in
+BASE := --extra dev --extra train --extra export --extra loop --extra miner --extra bulk --extra docs
+FOR_GPU := $(BASE) --extra browser --extra gpu --overrides ops/gpu/overrides.txt pyproject.toml ops/gpu/requirements.in
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 INSTALL_GPU := $(INSTALL) --no-deps --requirements ops/gpu/requirements.txt --editable .
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
-# What Ray must find in the environment is in one table, RAY of roadwork_serve/cli.py; serve, demo and test read it.
+# What Ray must find in the environment is in one table, RAY of roadwork_serve/environment.py.
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-large test-ops observe check format bench bench-transport chaos \
-  bench-heads bench-journal bench-reward bench-coverage bench-autoscale dist flywheel loop bench-gpu clean
+  bench-heads bench-journal bench-reward bench-coverage bench-autoscale bench-bulk docs dist flywheel loop bench-gpu clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -33,7 +33,7 @@ $(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	$(if $(wildcard $(GPU)),$(INSTALL_GPU),$(INSTALL) --constraints constraints.txt --editable '.[dev,train,export,loop,miner]')
+	$(if $(wildcard $(GPU)),$(INSTALL_GPU),$(INSTALL) --constraints constraints.txt --editable '.[dev,train,export,loop,miner,bulk,docs]')
 	@touch $@
 
 gpu: $(READY)  ## Put vLLM for NVIDIA GPUs into .venv; then `make serve` runs the profile that fits the cards
@@ -153,6 +153,9 @@ bench-reward: $(READY)  ## Send the cascade Subnet 72's challenges, made of scen
 
 bench-autoscale: $(READY)  ## Simulate days of traffic under the cascade's scaling and under Ray's own; ten minutes
 	$(BIN)/python -m benchmarks.autoscale $(ARGS)
+
+bench-bulk: $(READY)  ## Score 5,000 scenes over Ray Data against a bare loop; ten minutes, and as long to draw them first
+	$(BIN)/python -m benchmarks.bulk $(ARGS)
 
 bench-coverage: $(READY)  ## Tune 500 times on fresh rows, count how often the promised bound breaks
 	$(BIN)/python -m benchmarks.coverage $(ARGS)

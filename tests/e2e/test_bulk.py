@@ -1,0 +1,132 @@
+"""Files scored over Ray Data: as the server does it, each once, whatever ends meanwhile."""
+
+import io
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+from ray import serve
+
+from benchmarks.standins import open_standins, overrides
+from deployments.app import build_app
+from deployments.bulk import Kept, Order, score
+from roadwork_serve.bulk.parts import Run
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.schema import Verdict
+from tests.e2e.conftest import Cluster, eventually, journal_in, ready
+
+FILES, LOT = 900, 256
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The stand-ins, which say of every picture what its bytes decide, at once."""
+    folder = tmp_path_factory.mktemp("bulk")
+    told = load_profile("mini", overrides({}) | {"journal": journal_in(folder)}).model_dump(mode="json")
+    path = folder / "standins.yaml"
+    path.write_text(yaml.safe_dump(told))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of noise, two that are none, and a hidden one."""
+    folder = tmp_path_factory.mktemp("photos")
+    dice = np.random.default_rng(1)
+    for number in range(FILES - 2):
+        out = io.BytesIO()
+        Image.fromarray(dice.integers(0, 256, (24, 32, 3), np.uint8)).resize((64, 48)).save(out, "JPEG")
+        (folder / f"{number:04}.jpg").write_bytes(out.getvalue())
+    (folder / "cut.jpg").write_bytes(out.getvalue()[:200])
+    (folder / "notes.txt").write_text("these are words")
+    return folder
+
+
+@pytest.fixture
+def order(profile: str, photos: Path, tmp_path: Path) -> Order:
+    return Order(source=str(photos), out=tmp_path / "scores.parquet", profile=profile, workers=2)
+
+
+def assert_each_is_there_once(order: Order, photos: Path) -> None:
+    run = Run(order.out)
+    answered, refused = (pq.read_table(path).column("file").to_pylist() for path in (run.out, run.rejects))
+    assert refused == ["cut.jpg", "notes.txt"]
+    assert answered == sorted(path.name for path in photos.iterdir() if path.name not in refused)
+    assert not run.folder.exists()
+
+
+@pytest.fixture(scope="module")
+def server(cluster: Cluster, profile: str) -> Iterator[str]:
+    """The same stand-ins behind a server."""
+    serve.run(build_app(load_profile(profile), open_standins), name="standins", route_prefix="/standins")
+    url = f"{cluster.url}/standins"
+    eventually(lambda: ready(url), 120, "the server is ready")
+    yield url
+    serve.delete("standins")
+
+
+def test_the_verdicts_are_those_of_the_server(server: str, order: Order, photos: Path):
+    total = score(order, opener=open_standins)
+    assert (total.verdicts, total.degraded, total.rejects) == (FILES - 2, 0, 2)
+    assert_each_is_there_once(order, photos)
+    rows = {row["file"]: row for row in pq.read_table(order.out).to_pylist()}
+    left_at: set[str] = set()
+    with httpx.Client(base_url=server, timeout=60) as client:
+        for name in sorted(rows)[:60]:
+            answer = client.post("/v1/classify", content=(photos / name).read_bytes())
+            asked = Verdict.model_validate_json(answer.content)
+            mine = Verdict.model_validate_json(rows[name]["verdict"])
+            assert (mine.label, mine.probability, mine.exit) == (asked.label, asked.probability, asked.exit)
+            assert [(report.stage, report.outcome, report.posterior, report.saw) for report in mine.stages] == [
+                (report.stage, report.outcome, report.posterior, report.saw) for report in asked.stages
+            ]
+            left_at.add(mine.exit.stage)
+    assert len(left_at) > 2, "they left at several stages"
+
+
+def test_what_was_broken_off_goes_on(cluster: Cluster, order: Order, photos: Path):
+    class Broken(Exception): ...
+
+    def break_off(_: Kept) -> None:
+        raise Broken
+
+    with pytest.raises(Broken):
+        score(order, on_done=break_off, opener=open_standins)
+    assert not order.out.exists()
+    began: list[tuple[int, int]] = []
+    score(order, on_start=lambda total, done: began.append((total, done)), opener=open_standins)
+    ((total, done),) = began
+    assert total == FILES and done >= LOT - FILES % LOT and done % 4 == 0
+    assert_each_is_there_once(order, photos)
+
+
+def test_a_worker_that_is_killed_loses_nothing(cluster: Cluster, order: Order, photos: Path):
+    killed: list[int] = []
+
+    def kill(_: Kept) -> None:
+        if not killed:
+            killed.extend(workers()[:1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    score(order, on_done=kill, opener=open_standins)
+    assert killed
+    assert_each_is_there_once(order, photos)
+
+
+def workers() -> list[int]:
+    """Processes of Ray Data that judge."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(b"ray::MapWorker"):
+                found.append(int(path.parent.name))
+        except OSError:
+            pass
+    return found
