@@ -21,8 +21,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-large test-ops observe check format bench bench-transport chaos \
-  bench-heads bench-journal bench-reward bench-coverage bench-autoscale bench-bulk docs dist flywheel loop bench-gpu clean
+.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-large test-ops observe check docs format bench bench-transport chaos \
+  bench-heads bench-journal bench-reward bench-coverage bench-autoscale bench-bulk dist flywheel loop bench-gpu clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -117,11 +117,14 @@ dist: $(READY)  ## Build a wheel that runs without a checkout
 	rm -rf build/dist
 	$(BIN)/uv build --wheel --quiet --out-dir build/dist .
 
-check: $(READY)  ## Lint, format, types, import floors
+check: $(READY) docs  ## Lint, format, types, import floors, and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs: $(READY)  ## Build the documentation into build/docs; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(READY)  ## Put the code into shape
 	$(BIN)/ruff check --fix .

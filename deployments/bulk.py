@@ -8,11 +8,11 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.data
@@ -33,7 +33,7 @@ from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.progress import progress
 from roadwork_serve.stages.load import Opener
 
-_THREADS = 4  # a worker computes with on a CPU: more of them help one picture, and hardly a batch
+_WORKER_GIB = 2.0  # of memory for a worker on a CPU: five miniatures and PyTorch take 1.5
 _LOTS_AT_ONCE = 2  # in a worker, so that the next is read while the last files of one are judged
 _BLOCKS = 4096  # of the data set at most; a block may be several lots
 
@@ -108,8 +108,9 @@ def score(
     )
     run = Run(order.out)
     run.check(recipe)
-    free = int(ray.available_resources().get("CPU", 0))  # others may run on the cluster, such as the server
-    crew = crew_for(profile, policy, order.workers, free, cards_gib())
+    free = ray.available_resources()  # others may run on the cluster, such as the server
+    cpus, memory_gib = int(free.get("CPU", 0)), free.get("memory", 0) / 2**30
+    crew = crew_for(profile, policy, order.workers, cpus, memory_gib, cards_gib())
     if not run.begun:
         run.begin(recipe, of.listed())
     total, left = run.left()
@@ -117,11 +118,11 @@ def score(
     if left:
         rows = [{"lot": number, "files": json.dumps([astuple(file) for file in lot])} for number, lot in left]
         scored = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map(
-            Worker,
+            cast(Any, Worker),  # Ray takes classes, and its types know of functions only
             fn_constructor_args=(of, _with_threads(profile, crew.threads), policy, crew.threads, opener),
             compute=ActorPoolStrategy(
                 size=min(crew.workers, len(left)),
-                max_tasks_in_flight_per_actor=2 * _LOTS_AT_ONCE,
+                max_tasks_in_flight_per_actor=_LOTS_AT_ONCE,
                 max_concurrent_calls_per_actor=_LOTS_AT_ONCE,
             ),
             num_cpus=crew.threads,
@@ -133,19 +134,21 @@ def score(
     return run.finish()
 
 
-def crew_for(profile: Profile, policy: Policy, workers: int | None, cpus: int, cards: tuple[float, ...]) -> Crew:
-    """A worker a card, or for every four cores.
+def crew_for(
+    profile: Profile, policy: Policy, workers: int | None, cpus: int, memory_gib: float, cards: Sequence[float]
+) -> Crew:
+    """A worker a card, or a core: two that compute with a thread each do more than one with two.
 
-    cpus: that are free. Raises ConfigError where there is none, or where the engines do not fit one card together: a
-    worker has one.
+    cpus, memory_gib: that are free. Raises ConfigError where there is no CPU, or where the engines do not fit one card
+    together: a worker has one.
     """
     if cpus < (workers or 1):
         raise ConfigError(f"{workers or 1} workers need a CPU each, and Ray has {cpus} free; wait, or add machines")
     named = {step.stage for step in (*policy.photo, *policy.clip)}
     used = [profile.engines[name] for name, users in profile.users().items() if named & users.keys()]
     if not any(engine.device == "cuda" for engine in used):
-        count = workers or max(1, cpus // _THREADS)
-        return Crew(count, max(1, min(_THREADS, cpus // count)), 0)
+        count = workers or max(1, min(cpus, int(memory_gib / _WORKER_GIB)))
+        return Crew(count, cpus // count, 0)
     instead = "take a profile whose engines fit one card, or ask a server: roadwork classify --url"
     if not cards:
         raise ConfigError(f"profile {profile.name} needs a GPU, and there is none; take --profile mini")

@@ -1,5 +1,5 @@
 // One server and three miners that share it, under PM2: pm2 start ops/ecosystem.config.js
-// ops/MINER.md goes through all of it. What these variables do not say stands in ops/miner.yaml.
+// docs/miner-setup.md goes through all of it. What these variables do not say stands in ops/miner.yaml.
 //
 //   ROADWORK_WALLET        name of the wallet                                   default
 //   ROADWORK_HOTKEYS       its hotkeys, one a miner                             miner-1,miner-2,miner-3

@@ -29,7 +29,8 @@ def score(
         str | None, typer.Option("--policy", help="A policy by name or path; the profile's by default.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes with a cascade each; one a card or for four cores by default.")
+        int | None,
+        typer.Option(min=1, help="Processes with a cascade each; one a card, or core, by default."),
     ] = None,
 ) -> None:
     """Judge very many files, without a server: the same verdicts, in a Parquet file, and what got none in another.

@@ -1,6 +1,7 @@
-"""What Ray must find in the environment when it is first imported, whichever test does so."""
+"""Ray is imported here, with what it must find in the environment, and without its own warnings, which are errors."""
 
 import os
+import warnings
 
 import pytest
 
@@ -8,6 +9,8 @@ from roadwork_serve.environment import RAY
 
 os.environ.update(RAY, RAY_SERVE_LOG_TO_STDERR="0")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew
+with warnings.catch_warnings(action="ignore"):  # of pydantic's
+    import ray.serve  # noqa: F401
 
 
 def pytest_configure(config: pytest.Config) -> None:

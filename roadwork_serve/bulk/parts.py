@@ -38,7 +38,7 @@ VERDICTS = pa.schema(
     ]
 )
 REJECTS = pa.schema([("file", pa.string()), ("problem", pa.string()), ("status", pa.int32()), ("detail", pa.string())])
-_LOT, _LOT_OF_ROWS = 256, 64
+_LOT, _LOT_OF_ROWS = 128, 64
 _CODEC = "zstd"
 
 

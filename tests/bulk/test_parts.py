@@ -46,7 +46,7 @@ def scored(file: File, degraded: bool = False) -> Scored:
     return Scored(file.name, verdict(degraded))
 
 
-def begun(out: Path, count: int = 600) -> Run:
+def begun(out: Path, count: int = 300) -> Run:
     run = Run(out)
     run.check(recipe())
     run.begin(recipe(), files(count))
@@ -62,10 +62,10 @@ def keep(run: Run, *numbers: int) -> None:
 def test_every_file_is_in_one_of_the_tables_once_in_the_order_of_the_listing(tmp_path: Path):
     run = begun(tmp_path / "scores.parquet")
     keep(run, 2, 0, 1)
-    assert run.finish() == Total(verdicts=599, degraded=1, rejects=1)
+    assert run.finish() == Total(verdicts=299, degraded=1, rejects=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.parquet", "scores.rejects.parquet"]
     rows = pq.read_table(run.out).to_pylist()
-    assert [row["file"] for row in rows] == [file.name for file in files(600) if file.size != 3]
+    assert [row["file"] for row in rows] == [file.name for file in files(300) if file.size != 3]
     assert rows[0] | {"verdict": None} == {
         "file": "0000.jpg",
         "media": "photo",
@@ -96,8 +96,8 @@ def test_a_run_that_was_broken_off_goes_on_with_what_is_left(tmp_path: Path):
     again.check(recipe())
     assert again.begun
     total, left = again.left()
-    assert total == 600 and [number for number, _ in left] == [0, 2]
-    assert left[1][1][0] == files(600)[512]
+    assert total == 300 and [number for number, _ in left] == [0, 2]
+    assert left[1][1][0] == files(300)[256]
 
 
 def test_a_lot_is_kept_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

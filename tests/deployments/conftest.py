@@ -1,11 +1,4 @@
-"""Ray is imported once, without its own warnings, which would be errors here."""
-
-import warnings
-
 import pytest
-
-with warnings.catch_warnings(action="ignore"):
-    import ray.serve  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 
 from deployments.bulk import Crew, crew_for
@@ -11,23 +9,27 @@ from roadwork_serve.profiles.profile import Profile
 NONE: tuple[float, ...] = ()
 
 
-def crew(profile: Profile, workers: int | None, cpus: int, cards: tuple[float, ...] = NONE) -> Crew:
-    return crew_for(profile, load_policy(profile.policy), workers, cpus, cards)
+def crew(
+    profile: Profile, workers: int | None, cpus: int, cards: tuple[float, ...] = NONE, memory_gib: float = 64
+) -> Crew:
+    return crew_for(profile, load_policy(profile.policy), workers, cpus, memory_gib, cards)
 
 
 @pytest.mark.parametrize(
-    ("workers", "cpus", "expected"),
+    ("workers", "cpus", "memory_gib", "expected"),
     [
-        (None, 1, Crew(1, 1, 0)),
-        (None, 2, Crew(1, 2, 0)),
-        (None, 16, Crew(4, 4, 0)),
-        (None, 19, Crew(4, 4, 0)),
-        (3, 16, Crew(3, 4, 0)),
-        (8, 8, Crew(8, 1, 0)),
+        (None, 1, 64, Crew(1, 1, 0)),
+        (None, 2, 64, Crew(2, 1, 0)),
+        (None, 16, 64, Crew(16, 1, 0)),
+        (None, 16, 9.5, Crew(4, 4, 0)),
+        (None, 2, 0.5, Crew(1, 2, 0)),
+        (3, 16, 1, Crew(3, 5, 0)),
     ],
 )
-def test_on_cpus_a_worker_has_four_cores_where_there_are_so_many(workers: int | None, cpus: int, expected: Crew):
-    assert crew(load_profile("mini"), workers, cpus) == expected
+def test_on_cpus_a_worker_has_a_core_where_memory_suffices(
+    workers: int | None, cpus: int, memory_gib: float, expected: Crew
+):
+    assert crew(load_profile("mini"), workers, cpus, memory_gib=memory_gib) == expected
 
 
 def test_on_cards_each_has_a_worker_of_its_own():
@@ -50,10 +52,8 @@ def test_what_does_not_fit_one_card_is_refused(profile: str, cards: tuple[float,
 
 
 def test_engines_that_take_turns_are_refused():
-    engines: dict[str, Any] = {name: {"turns": "both"} for name in ("qwen3-vl", "molmo2")}
-    profile = load_profile("gpu-80gb")
-    names = [name for name in profile.engines if "vl" in name or "molmo" in name][:2]
-    profile = load_profile("gpu-80gb", {"engines": {name: engines["molmo2"] for name in names}})
+    turning = {"turns": "both", "replicas": 1, "max_replicas": None}
+    profile = load_profile("gpu-80gb", {"engines": {"qwen3-vl": turning, "qwen3-vl-thinking": turning}})
     with pytest.raises(ConfigError, match="take turns, which workers cannot"):
         crew(profile, None, 8, (79.1,))
 

@@ -4,7 +4,6 @@ import shutil
 import socket
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
+import ray
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
 
 from benchmarks.server import journal_in
 from roadwork_serve.profiles.load import load_profile
-
-with warnings.catch_warnings(action="ignore"):  # Ray's own, of pydantic
-    import ray
-    from ray import serve
-    from ray.serve.context import _get_global_client
-    from ray.serve.schema import ServeDeploySchema
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Ray nodes on this machine, each started by `ray start` as ops/cluster.md says, and the application on them."""
+"""Ray nodes on this machine, each started by `ray start` as docs/cluster.md says, and the application on them."""
 
 import os
 import secrets

@@ -2,25 +2,21 @@
 
 import copy
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 from jsonschema import Draft202012Validator
+from ray.serve.schema import ServeDeploySchema
 
 from benchmarks.server import ROOT
+from deployments.app import Args
 from roadwork_serve.environment import RAY
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.plan import plan
-
-with warnings.catch_warnings(action="ignore"):  # Ray's own, of pydantic
-    import ray
-    from ray.serve.schema import ServeDeploySchema
-
-    from deployments.app import Args
 
 SERVICE, CLAIM, POLICY = yaml.safe_load_all((ROOT / "ops/kuberay/rayservice.yaml").read_text())
 SCHEMA = yaml.safe_load(Path(__file__).with_name("rayservice_schema.yaml").read_text())

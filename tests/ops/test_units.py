@@ -42,11 +42,11 @@ def test_a_node_of_a_cluster_has_rays_settings_and_a_token() -> None:
     assert {name: told[name] for name in RAY.keys() - alone} == {
         name: value for name, value in (RAY | {"RAY_AUTH_MODE": "token"}).items() if name not in alone
     }
-    assert told["RAY_AUTH_TOKEN_PATH"] in (ROOT / "ops/cluster.md").read_text()
+    assert told["RAY_AUTH_TOKEN_PATH"] in (ROOT / "docs/cluster.md").read_text()
 
 
 def test_every_option_of_ray_start_is_one() -> None:
-    said = (ROOT / "ops/cluster.md").read_text() + (ROOT / "ops/systemd/roadwork-node.service").read_text()
+    said = (ROOT / "docs/cluster.md").read_text() + (ROOT / "ops/systemd/roadwork-node.service").read_text()
     lines = re.findall(r'RAY_START="([^"]*)"|ray start (.*)|`(--num.*?)` belong', said)
     options = {option for line in lines for option in re.findall(r"--[a-z-]+", " ".join(line))}
     ray = Path(sys.executable).with_name("ray")

@@ -1,0 +1,102 @@
+"""What README and docs/ say can be typed is there, and what they quote makes sense."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+import yaml
+
+from deployments.app import Args
+from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.cascade.rules import Rules
+from roadwork_serve.cli import app
+from roadwork_serve.profiles.load import load_policy_mapping, load_profile
+from roadwork_serve.schema import Verdict
+from tests.docs.pages import PAGES, ROOT, Block, blocks
+
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+SHELL = blocks("sh")
+
+
+def parsed(command: Any, name: str, words: list[str]) -> None:
+    """Let a command look at its words, and do nothing."""
+    context = command.make_context(name, list(words))
+    if hasattr(command, "resolve_command") and (rest := [*context._protected_args, *context.args]):
+        name, command, rest = command.resolve_command(context, rest)
+        parsed(command, name, rest)
+
+
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_commands_take_what_they_are_given(block: Block) -> None:
+    for words in block.commands():
+        program, *rest = words
+        match Path(program).name:
+            case "make":
+                assert {word for word in rest if "=" not in word} <= TARGETS, words
+            case "roadwork":
+                rest = rest[: next((at for at, word in enumerate(rest) if word in ("|", ">", "2>>", "<")), len(rest))]
+                parsed(typer.main.get_command(app), "roadwork", rest)
+
+
+def test_an_option_that_is_not_there_is_noticed() -> None:
+    with pytest.raises(Exception, match="--colour") as caught:
+        parsed(typer.main.get_command(app), "roadwork", ["policy", "show", "--colour"])
+    assert "NoSuchOption" in type(caught.value).__name__
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_targets_that_are_named_are_there(page: Path) -> None:
+    assert set(re.findall(r"`make ([a-z-]+)", page.read_text())) <= TARGETS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    text = page.read_text()
+    named = re.findall(r"`((?:benchmarks|tests|ops|docs|roadwork_serve|deployments)/[\w./-]+\.\w+)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("block", blocks("json"), ids=str)
+def test_verdicts_that_are_shown_are_verdicts(block: Block) -> None:
+    assert Verdict.model_validate(json.loads(block.text)).stages
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_settings_that_are_shown_are_taken(block: Block) -> None:
+    told = yaml.safe_load(block.text)
+
+    def read(name: object) -> Policy:
+        known = load_policy_mapping("mini") | {"version": str(name)}
+        return Policy.from_mapping(known)
+
+    if "overrides" in told:
+        args = Args.model_validate({name: told[name] for name in ("profile", "overrides")})
+        assert load_profile(args.profile, args.overrides).ingress.replicas
+    else:
+        assert Rules.from_mapping(told, read).policy.version == "mini"
+
+
+def test_what_is_not_run_says_why() -> None:
+    assert all(len(block.why_not.split()) > 2 for block in SHELL if block.why_not is not None)
+
+
+def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
+    """By `make docs` as well; here, a link that leads nowhere shows that it would be noticed."""
+    for name in ("mkdocs.yml", "docs"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    (tmp_path / "docs/limits.md").write_text("[nowhere](nowhere.md)")
+    command = [sys.executable, "-m", "mkdocs", "build"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"NO_MKDOCS_2_WARNING": "1"})
+    assert done.returncode != 0 and "nowhere.md" in done.stderr
+
+
+def test_click_is_what_parses() -> None:
+    assert isinstance(typer.main.get_command(app), click.Command) or hasattr(typer.main.get_command(app), "commands")
