@@ -111,27 +111,34 @@ def score(
     free = ray.available_resources()  # others may run on the cluster, such as the server
     cpus, memory_gib = int(free.get("CPU", 0)), free.get("memory", 0) / 2**30
     crew = crew_for(profile, policy, order.workers, cpus, memory_gib, cards_gib())
-    if not run.begun:
-        run.begin(recipe, of.listed())
-    total, left = run.left()
-    on_start(total, total - sum(len(lot) for _, lot in left))
-    if left:
-        rows = [{"lot": number, "files": json.dumps([astuple(file) for file in lot])} for number, lot in left]
-        scored = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map(
-            cast(Any, Worker),  # Ray takes classes, and its types know of functions only
-            fn_constructor_args=(of, _with_threads(profile, crew.threads), policy, crew.threads, opener),
-            compute=ActorPoolStrategy(
-                size=min(crew.workers, len(left)),
-                max_tasks_in_flight_per_actor=_LOTS_AT_ONCE,
-                max_concurrent_calls_per_actor=_LOTS_AT_ONCE,
-            ),
-            num_cpus=crew.threads,
-            num_gpus=crew.num_gpus,
-        )
-        for row in scored.iter_rows():
-            run.keep(row["lot"], row["part"])
-            on_done(Kept(row["files"], row["began_s"], row["ended_s"]))
-    return run.finish()
+    files = [] if run.begun else of.listed()
+    with run.alone():
+        if files:
+            run.begin(recipe, files)
+        total, left = run.left()
+        on_start(total, total - sum(len(lot) for _, lot in left))
+        if left:
+            given = of, _with_threads(profile, crew.threads), policy, crew.threads, opener
+            for row in _scored(left, crew, given).iter_rows():
+                run.keep(row["lot"], row["part"])
+                on_done(Kept(row["files"], row["began_s"], row["ended_s"]))
+        return run.finish()
+
+
+def _scored(left: Sequence[tuple[int, list[File]]], crew: Crew, given: tuple[Any, ...]) -> ray.data.Dataset:
+    """A row for each lot, as `Worker` gives it back. given: what workers are made with."""
+    rows = [{"lot": number, "files": json.dumps([astuple(file) for file in lot])} for number, lot in left]
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map(
+        cast(Any, Worker),  # Ray takes classes, and its types know of functions only
+        fn_constructor_args=given,
+        compute=ActorPoolStrategy(
+            size=min(crew.workers, len(left)),
+            max_tasks_in_flight_per_actor=_LOTS_AT_ONCE,
+            max_concurrent_calls_per_actor=_LOTS_AT_ONCE,
+        ),
+        num_cpus=crew.threads,
+        num_gpus=crew.num_gpus,
+    )
 
 
 def crew_for(

@@ -41,8 +41,13 @@ def score(
     import json
     import os
     import sys
+    from importlib.util import find_spec
 
     from roadwork_serve.environment import RAY
+    from roadwork_serve.errors import ConfigError
+
+    if missing := [name for name in ("pandas", "pyarrow") if find_spec(name) is None]:
+        raise ConfigError(f"{' and '.join(missing)} not installed; pip install 'roadwork-serve[bulk]'")
 
     order = {
         "source": source,

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import groupby
@@ -11,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from roadwork_serve.bulk.listing import File
@@ -106,6 +108,20 @@ class Run:
                 f"{self.folder} holds a run with another {' and '.join(other)}: finish that one as it was begun, "
                 "or remove the folder"
             )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Raises ConfigError where another process is at it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(f"another run is at {self.out}; wait for it, or name another --out") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def begin(self, recipe: Recipe, files: Sequence[File]) -> None:
         """Keep what is to be done; nothing of it is read again."""

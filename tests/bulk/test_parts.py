@@ -148,3 +148,12 @@ def test_a_part_is_small_and_plain(tmp_path: Path):
     table = pq.read_table(tmp_path / "part").to_pylist()
     assert [row["file"] for row in table] == ["0000.jpg", "0001.jpg", "0002.jpg", "0003.jpg"]
     assert json.loads(table[3]["problem"])["status"] == 422 and table[3]["verdict"] is None
+
+
+def test_two_runs_are_not_at_the_same_result_at_once(tmp_path: Path):
+    first, second = Run(tmp_path / "s.parquet"), Run(tmp_path / "s.parquet")
+    with first.alone():
+        with pytest.raises(ConfigError, match="another run is at"), second.alone():
+            raise AssertionError("it was let in")
+    with second.alone():
+        assert not second.begun
