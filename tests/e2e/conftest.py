@@ -30,6 +30,11 @@ POLICY = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those of Ray Data come last: what it leaves running takes time from tests that measure it."""
+    items.sort(key=lambda item: item.path.name == "test_bulk.py")
+
+
 @dataclass(frozen=True)
 class Cluster:
     """url: of the HTTP server. journal: a file with the ids of the requests the reasoner was given.
