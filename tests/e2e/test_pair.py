@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -213,8 +214,11 @@ async def hang_up_on(pair: Pair, count: int) -> float:
 
     async def hold(client: httpx.AsyncClient, number: int) -> None:
         headers = {"content-type": "image/jpeg", "X-Request-Id": f"held-{number}"}
-        while (await client.post("/v1/classify?deadline_ms=60000", content=GREY, headers=headers)).status_code == 503:
-            await asyncio.sleep(0.1)
+        for pause_s in repeat(0.1):  # one that was refused comes again
+            reply = await client.post("/v1/classify?deadline_ms=60000", content=GREY, headers=headers)
+            if reply.status_code != 503:
+                return
+            await asyncio.sleep(pause_s)
 
     client = pair.client(limits=httpx.Limits(max_connections=count))
     asking = [asyncio.create_task(hold(client, number)) for number in range(count)]
