@@ -1,0 +1,93 @@
+"""Requests at a rate that does not wait for answers, and as many as a server takes."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from benchmarks.storm.figures import quantile
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A rate that was offered. Latencies count from when a request was due, whenever it was sent.
+
+    in_time: answers a second within the limit. failed: refused, broken, or not answered before it was given up.
+    """
+
+    offered: float
+    answered: float
+    in_time: float
+    p50_ms: float
+    p99_ms: float
+    failed: int
+
+
+class Load:
+    """Sends photos to one address. limit_s: what counts as in time; after four times that a request is given up."""
+
+    def __init__(self, url: str, bodies: Sequence[bytes], limit_s: float) -> None:
+        self._url, self._limit_s = url, limit_s
+        self._bodies = itertools.cycle(bodies)
+
+    async def saturated(self, clients: int, seconds: float) -> float:
+        """Answers a second to clients that each send the next request when they have an answer."""
+        answered = 0
+        async with self._session() as session:
+
+            async def ask(end: float) -> None:
+                nonlocal answered
+                while time.monotonic() < end:
+                    if await self._asked(session, 600.0) and time.monotonic() <= end:
+                        answered += 1
+
+            end = time.monotonic() + seconds
+            await asyncio.gather(*(ask(end) for _ in range(clients)))
+        return answered / seconds
+
+    async def offered(self, rate: float, seconds: float, seed: int) -> Point:
+        """Poisson arrivals at a rate, the same for the same seed."""
+        dice, due, waiting = random.Random(seed), 0.0, set[asyncio.Task[None]]()
+        took: list[float] = []
+        failed = 0
+
+        async def one(due_s: float) -> None:
+            nonlocal failed
+            if await self._asked(session, 4 * self._limit_s):
+                took.append(time.monotonic() - due_s)
+            else:
+                failed += 1
+
+        async with self._session() as session:
+            began = time.monotonic()
+            while due < seconds:
+                due += dice.expovariate(rate)
+                await asyncio.sleep(max(0.0, began + due - time.monotonic()))
+                task = asyncio.create_task(one(began + due))
+                waiting.add(task)
+                task.add_done_callback(waiting.discard)
+            await asyncio.gather(*waiting)
+        took.sort()
+        p50_s, p99_s = (quantile(took, part) or float("nan") for part in (0.5, 0.99))
+        in_time = sum(each <= self._limit_s for each in took)
+        return Point(rate, len(took) / seconds, in_time / seconds, 1000 * p50_s, 1000 * p99_s, failed)
+
+    async def _asked(self, session: aiohttp.ClientSession, patience_s: float) -> bool:
+        try:
+            async with session.post(
+                self._url,
+                data=next(self._bodies),
+                headers={"Content-Type": "image/jpeg"},
+                timeout=aiohttp.ClientTimeout(total=patience_s),
+            ) as reply:
+                await reply.read()
+                return reply.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))

@@ -1,0 +1,40 @@
+"""JPEGs of about the sizes that are asked for."""
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from roadwork_serve.learn.samples import draw_scene
+
+SEED = 9_501_000_000
+SIZES: Mapping[str, tuple[int, tuple[int, int]]] = {  # bytes, pixels
+    "50 kB": (50_000, (640, 480)),
+    "300 kB": (300_000, (1280, 960)),
+    "3 MB": (3_000_000, (4000, 3000)),
+}
+
+
+def pictures(size: str, count: int) -> list[bytes]:
+    """Scenes of the test track, enlarged, with a sensor's noise, at the quality that comes nearest."""
+    wanted, pixels = SIZES[size]
+    return [_at(wanted, _picture(index, pixels)) for index in range(count)]
+
+
+def _picture(index: int, pixels: tuple[int, int]) -> Image.Image:
+    drawn = Image.open(io.BytesIO(draw_scene(SEED + index, "photo").data)).convert("RGB")
+    large = np.asarray(drawn.resize(pixels, Image.Resampling.BICUBIC), np.float32)
+    noise = np.random.default_rng(index).normal(0, 5.0, (*large.shape[:2], 1))
+    return Image.fromarray((large + noise).clip(0, 255).astype(np.uint8))
+
+
+def _at(wanted: int, picture: Image.Image) -> bytes:
+    tried = [_encoded(picture, quality) for quality in range(50, 97, 5)]
+    return min(tried, key=lambda data: abs(len(data) - wanted))
+
+
+def _encoded(picture: Image.Image, quality: int) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality)
+    return out.getvalue()
