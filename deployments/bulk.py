@@ -33,7 +33,7 @@ from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.progress import progress
 from roadwork_serve.stages.load import Opener
 
-_WORKER_GIB = 2.0  # of memory for a worker on a CPU: five miniatures and PyTorch take 1.5
+_WORKER_GIB = 2.0  # of memory for a worker on a CPU: with all miniatures open it has 1.2
 _LOTS_AT_ONCE = 2  # in a worker, so that the next is read while the last files of one are judged
 _BLOCKS = 4096  # of the data set at most; a block may be several lots
 

@@ -5,16 +5,10 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.bulk import POLICY
 from benchmarks.peers.model import BATCH, weights
-from benchmarks.server import environment_in, free_port, write_config
-from roadwork_serve.fast import fast_environment
-
-ROOT = Path(__file__).parents[2]
-POLICY = {
-    "version": "stage-1",
-    "photo": [{"stage": "backbone", "exit": [0.5, 0.5]}],
-    "clip": [{"stage": "backbone", "exit": [0.5, 0.5]}],
-}
+from benchmarks.server import environment_in, write_config
+from benchmarks.transport import fast as fast_ports
 
 
 def settings(folder: Path, port: int, model: str, threads: int, fast: bool) -> tuple[list[str], dict[str, str]]:
@@ -36,7 +30,5 @@ def settings(folder: Path, port: int, model: str, threads: int, fast: bool) -> t
     config.write_text(yaml.safe_dump(told))
     environment = environment_in(folder)
     if fast:
-        ports = ("HAPROXY_METRICS_PORT", "HAPROXY_STATS_PORT", "FALLBACK_PROXY_HTTP_PORT")
-        environment |= fast_environment(folder, ROOT / "ops/haproxy/haproxy.sh")
-        environment |= {f"RAY_SERVE_{name}": str(free_port()) for name in ports}
+        environment |= fast_ports(folder)
     return [str(Path(sys.executable).with_name("serve")), "run", str(config)], environment

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from roadwork_serve.bulk.listing import File
 from roadwork_serve.errors import ConfigError, RoadworkError
-from roadwork_serve.journal.export import whole
+from roadwork_serve.journal.export import verdict_columns, whole
 from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.schema import Verdict
 
@@ -190,15 +190,7 @@ def _row(name: str, told: str) -> dict[str, Any]:
     said = {report.stage: report.probability for report in verdict.stages}
     return {
         "file": name,
-        "media": verdict.media,
-        "label": verdict.label,
-        "probability": verdict.probability,
-        "exit_stage": verdict.exit.stage,
-        "exit_reason": verdict.exit.reason,
-        "degraded": verdict.degraded,
-        "policy": verdict.policy_version,
-        "profile": verdict.profile,
-        "elapsed_ms": verdict.elapsed_ms,
+        **verdict_columns(verdict),
         **{f"p_{stage}": said.get(stage) for stage in STAGES},
         "verdict": told,
     }

@@ -12,6 +12,7 @@ from typing import Any
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.journal.record import Case
 from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.schema import Verdict
 
 _BATCH = 1000
 COLUMNS: dict[str, type] = {
@@ -41,14 +42,9 @@ COLUMNS: dict[str, type] = {
 }
 
 
-def row(case: Case) -> dict[str, Any]:
-    """Plain values by column; what the stages said of it, for the answer or beside it, is their own probability."""
-    entry, verdict, mark = case.entry, case.entry.verdict, case.mark
-    said = {stage: case.report(stage) for stage in STAGES}
+def verdict_columns(verdict: Verdict) -> dict[str, Any]:
+    """What stands of a verdict itself in every table."""
     return {
-        "id": entry.id,
-        "at": datetime.fromtimestamp(entry.at_s, UTC),
-        "request_id": verdict.request_id,
         "media": verdict.media,
         "label": verdict.label,
         "probability": verdict.probability,
@@ -57,13 +53,25 @@ def row(case: Case) -> dict[str, Any]:
         "degraded": verdict.degraded,
         "policy": verdict.policy_version,
         "profile": verdict.profile,
+        "elapsed_ms": verdict.elapsed_ms,
+    }
+
+
+def row(case: Case) -> dict[str, Any]:
+    """Plain values by column; what the stages said of it, for the answer or beside it, is their own probability."""
+    entry, verdict, mark = case.entry, case.entry.verdict, case.mark
+    said = {stage: case.report(stage) for stage in STAGES}
+    return {
+        "id": entry.id,
+        "at": datetime.fromtimestamp(entry.at_s, UTC),
+        "request_id": verdict.request_id,
+        **verdict_columns(verdict),
         "arm": verdict.arm,
         "origin": entry.origin,
         "caller": entry.caller,
         "key": entry.key,
         "sha256": entry.sha256,
         "size": entry.size,
-        "elapsed_ms": verdict.elapsed_ms,
         "survey": entry.survey,
         **{f"p_{stage}": None if report is None else report.probability for stage, report in said.items()},
         "mark": None if mark is None else mark.label or "unclear",

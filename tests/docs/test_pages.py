@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 import yaml
@@ -96,7 +95,3 @@ def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"NO_MKDOCS_2_WARNING": "1"})
     assert done.returncode != 0 and "nowhere.md" in done.stderr
-
-
-def test_click_is_what_parses() -> None:
-    assert isinstance(typer.main.get_command(app), click.Command) or hasattr(typer.main.get_command(app), "commands")
