@@ -17,6 +17,9 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 INSTALL_GPU := $(INSTALL) --no-deps --requirements ops/gpu/requirements.txt --editable .
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
+# Tests that have a target of their own.
+APART := browser large ops vllm wire
+
 # What Ray must find in the environment is in one table, RAY of roadwork_serve/environment.py.
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -71,8 +74,9 @@ serve-fast: $(READY)  ## Run it with HAProxy and Ray Serve's settings for throug
 demo: $(READY)  ## Send sample scenes through a server of its own, write build/demo.json
 	$(BIN)/python -m benchmarks.demo
 
-test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest -q
+test: $(READY)  ## Run the tests: those that start no server two at a time, then those that do
+	$(BIN)/python -m pytest -q -n 2 $(addprefix --ignore=tests/,e2e $(APART))
+	$(BIN)/python -m pytest -q tests/e2e
 
 test-vllm: $(VLLM_READY)  ## Run the tests of vLLM, in an environment of its own, on the CPU
 	$(VLLM_BIN)/python -m pytest -q tests/vllm

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from roadwork_serve.cli import app
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.keys import FILE_VARIABLE, TEXT_VARIABLE, Keyring, Keys, new_key
+from roadwork_serve.keys import FILE_VARIABLE, TEXT_VARIABLE, Key, Keyring, Keys, new_key
 
-SECRET, KEPT = new_key("dashcams", "client", 600)
+SECRET = "rw_" + "Dug-up_road" * 3 + "Signs-slow"  # fixed, since it names tests
+KEPT = Key("dashcams", "client", hashlib.sha256(SECRET.encode()).digest(), 600)
 OTHER, KEPT_OTHER = new_key("boss", "admin")
 DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()
 
