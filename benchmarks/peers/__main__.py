@@ -1,147 +1,190 @@
-"""`python -m benchmarks.peers`: this server and others over the same model, photos and decoding, on this machine.
+"""`python -m benchmarks.peers`: this server and others over the same models, photos and decoding, on this machine.
 
-For each backbone and size of photo, each server in turn: the time until it answers; answers a second to clients that
-never let it rest; then Poisson arrivals at shares of that, and at one and a half times of it. Latency counts from when
-a request was due. The client shares the cores with the server, as it does for all of them. 1.0 is a bare loop over the
-same decoding and model in one process with as many threads as suit it best.
+For each model each server is started once. It gets photos of each size from clients that never let it rest, in turns
+with a bare loop over the same decoding and model in one process, with as many threads as suit it best, which is 1.0.
+With photos of one size there follow Poisson arrivals at shares of what it then had a second, and at one and a half
+times that. Latency counts from when a request was due. The client shares the cores with the server, as it does for all
+of them. Each server has as many workers as suited it best with the bundled model, which is tried first.
 """
 
 import argparse
 import asyncio
-import json
 import os
 import shlex
 import statistics
-import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.environment import Environment
+from benchmarks.peers.bare import Apart, Pace, apart
 from benchmarks.peers.load import Load, Point
-from benchmarks.peers.model import BATCH, BUNDLED, LARGE, SMALL, weights
+from benchmarks.peers.model import BUNDLED, CASCADE, LARGE, SMALL, WORKS
 from benchmarks.peers.pictures import SIZES, pictures
-from benchmarks.peers.servers import OURS, PEERS, running
+from benchmarks.peers.servers import OURS, PEERS, Running, running
 from benchmarks.server import ROOT
 from roadwork_serve.learn.evaluation import write_json
 
 OUT = ROOT / "benchmarks/results/peers.json"
 SHARES, OVERLOAD = (0.5, 0.7, 0.85, 0.95), 1.5
-LIMIT_S = {BUNDLED: 0.5, SMALL: 0.5, LARGE: 5.0}  # the largest takes a second a photo on two cores
-CLIENTS = 2 * BATCH
-_WARM_S = 3.0
+PACES = {BUNDLED: 1.0, SMALL: 2.0, LARGE: 4.0, CASCADE: 2.0}  # measured so many times as long as is asked for
+CURVED = "300 kB"  # the size of photos that rates and latencies are told for
+_WARM_S = 6.0
 
 
 @dataclass(frozen=True, slots=True)
-class Bare:
-    """By number of threads: images a second, and the share of the time that decoding takes."""
-
-    threads: dict[int, dict[str, float]]
-
-    @property
-    def per_s(self) -> float:
-        return max(each["per_s"] for each in self.threads.values())
-
-
-@dataclass(slots=True)
 class Row:
-    """A server over a backbone and photos of a size. repeats: of saturation, answers a second.
+    """A server over a model with photos of a size.
 
-    of_bare: their median over the bare loop's. kept: the highest rate offered at which 99 % were in time, None where
-    there was none. goodput: answers in time a second under overload, over the saturated rate.
+    repeats: answers a second while saturated; of_bare: the median of their ratios to the bare loop right before.
+    cpu_ms: of all its processes, an answer. memory_mib: of them all.
     """
 
     server: str
     model: str
     size: str
-    start_s: float = 0.0
-    repeats: list[float] = field(default_factory=list)
-    of_bare: float = 0.0
-    cpu_ms: float = 0.0
-    memory_mib: float = 0.0
-    points: list[Point] = field(default_factory=list)
-    overload: Point | None = None
-    kept: float | None = None
-    goodput: float = 0.0
+    start_s: float
+    repeats: list[float]
+    bare: list[Pace]
+    of_bare: float
+    cpu_ms: float
+    memory_mib: float
 
 
-def bare(model: str, size: str, seconds: float) -> Bare:
-    """The loop, in processes of their own."""
-    found: dict[int, dict[str, float]] = {}
-    for threads in range(1, len(os.sched_getaffinity(0)) + 1):
-        command = [sys.executable, "-m", "benchmarks.peers.bare", model, size, str(threads), str(seconds)]
-        done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
-        found[threads] = json.loads(done.stdout.splitlines()[-1])
-    return Bare(found)
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What a server made of arrivals at its own shares of saturated. saturated: answers a second, the median.
+
+    kept: the highest rate offered at which 99 % were in time and none failed. goodput: of overload, answers in time a
+    second, over the saturated rate.
+    """
+
+    server: str
+    model: str
+    size: str
+    saturated: float
+    points: list[Point]
+    kept: float | None
+    overload: Point
+    goodput: float
 
 
-def measured(name: str, model: str, size: str, limit: Bare, args: argparse.Namespace) -> Row:
+def measured(name: str, model: str, workers: int, loop: Apart, args: argparse.Namespace) -> Iterator[Row | Curve]:
     """One server, from its start to its end."""
-    row, bodies = Row(name, model, size), pictures(size, BATCH)
-    threads = max(limit.threads, key=lambda each: limit.threads[each]["per_s"])
-    with running(name, model, threads, bodies[0]) as server:
-        load = Load(server.url, bodies, LIMIT_S[model])
-        asyncio.run(load.saturated(CLIENTS, _WARM_S))
-        cpu_s = server.cpu_s()
-        row.repeats = [asyncio.run(load.saturated(CLIENTS, args.seconds)) for _ in range(args.repeats)]
-        rate = statistics.median(row.repeats)
-        answered = sum(row.repeats) * args.seconds
-        row.start_s, row.memory_mib = round(server.start_s, 1), round(server.memory_mib())
-        row.cpu_ms = round(1000 * (server.cpu_s() - cpu_s) / answered, 1) if answered else 0.0
-        row.of_bare = round(rate / limit.per_s, 3)
-        row.points = [asyncio.run(load.offered(share * rate, args.seconds, seed=1)) for share in SHARES]
-        kept = [point.offered for point in row.points if point.p99_ms <= 1000 * LIMIT_S[model] and not point.failed]
-        row.kept = max(kept, default=None)
-        row.overload = asyncio.run(load.offered(OVERLOAD * rate, 2 * args.seconds, seed=2))
-        row.goodput = round(row.overload.in_time / rate, 3)
-    return row
+    work, seconds = WORKS[model], args.seconds * PACES[model]
+    with running(name, model, workers, pictures(args.sizes[0])[0]) as server:
+        for size in args.sizes:
+            load = Load(server.url, [server.request(data) for data in pictures(size)], work.limit_s)
+            asyncio.run(load.saturated(2 * work.batch * workers, _WARM_S))
+            row = _saturated(server, model, size, load, 2 * work.batch * workers, loop, seconds, args.repeats)
+            yield row
+            if size == (CURVED if CURVED in args.sizes else args.sizes[-1]) and model in args.curves:
+                yield _curve(row, load, work.limit_s, seconds)
 
 
-def table(rows: list[Row]) -> Table:
-    """For people."""
-    view = Table(title="One backbone behind several servers")
-    for heading in (
-        "backbone", "photo", "server", "of the bare loop", "a second", "kept, p99", "goodput at 1.5x", "CPU ms", "MiB",
-        "ready s",
-    ):  # fmt: skip
-        view.add_column(heading)
-    for row in rows:
-        view.add_row(
-            row.model, row.size, row.server, f"{row.of_bare:.2f}", f"{statistics.median(row.repeats):.1f}",
-            "none" if row.kept is None else f"{row.kept:.1f}", f"{row.goodput:.2f}", f"{row.cpu_ms:.0f}",
-            f"{row.memory_mib:.0f}", f"{row.start_s:.0f}",
-        )  # fmt: skip
-    return view
+def _saturated(
+    server: Running, model: str, size: str, load: Load, clients: int, loop: Apart, seconds: float, repeats: int
+) -> Row:
+    rates: list[float] = []
+    bare: list[Pace] = []
+    cpu_s = 0.0
+    for _ in range(repeats):
+        bare.append(loop.run(size, seconds))
+        before_s = server.cpu_s()
+        rates.append(asyncio.run(load.saturated(clients, seconds)))
+        cpu_s += server.cpu_s() - before_s
+    answered = sum(rates) * seconds
+    return Row(
+        server.name, model, size, round(server.start_s, 1), rates, bare,
+        of_bare=round(statistics.median(rate / pace.per_s for rate, pace in zip(rates, bare, strict=True)), 3),
+        cpu_ms=round(1000 * cpu_s / answered, 1) if answered else float("inf"),
+        memory_mib=round(server.memory_mib()),
+    )  # fmt: skip
+
+
+def _curve(row: Row, load: Load, limit_s: float, seconds: float) -> Curve:
+    rate = statistics.median(row.repeats)
+    points = [asyncio.run(load.offered(share * rate, 2 * seconds, seed=1)) for share in SHARES]
+    kept = [point.offered for point in points if point.p99_ms <= 1000 * limit_s and not point.failed]
+    overload = asyncio.run(load.offered(OVERLOAD * rate, 2 * seconds, seed=2))
+    return Curve(
+        row.server, row.model, row.size, rate, points, max(kept, default=None), overload,
+        round(overload.in_time / rate, 3),
+    )  # fmt: skip
+
+
+def suits(name: str, tries: Sequence[int], seconds: float) -> dict[int, float]:
+    """Answers a second of a server over the bundled model, by its number of workers."""
+    found: dict[int, float] = {}
+    for workers in tries:
+        batch, photos = WORKS[BUNDLED].batch, pictures(next(iter(SIZES)))
+        with running(name, BUNDLED, workers, photos[0]) as server:
+            load = Load(server.url, [server.request(data) for data in photos], WORKS[BUNDLED].limit_s)
+            asyncio.run(load.saturated(2 * batch, _WARM_S))
+            found[workers] = asyncio.run(load.saturated(2 * batch * workers, seconds))
+    return found
+
+
+def threads(model: str, seconds: float) -> dict[int, float]:
+    """Images a second of the bare loop by its number of threads."""
+    found: dict[int, float] = {}
+    for count in range(1, len(os.sched_getaffinity(0)) + 1):
+        with apart(model, count) as loop:
+            found[count] = loop.run(next(iter(SIZES)), seconds).per_s
+    return found
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=LIMIT_S, default=list(LIMIT_S))
+    parser.add_argument("--models", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--curves", nargs="*", choices=WORKS, default=[BUNDLED, SMALL, CASCADE])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--servers", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement; twice that of overload")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of a measurement with the bundled model")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, help="of every server, in place of what suits it best")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     environment = Environment.here(shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]))
+    tries = [args.workers] if args.workers else sorted({1, environment.cores})
+    tried = {name: suits(name, tries, args.seconds) if len(tries) > 1 else {} for name in args.servers}
     rows: list[Row] = []
-    limits: dict[str, dict[str, object]] = {}
+    curves: list[Curve] = []
+    loops: dict[str, dict[int, float]] = {}
     for model in args.models:
-        weights(model)
-        for size in args.sizes:
-            limit = bare(model, size, args.seconds)
-            limits[f"{model}, {size}"] = asdict(limit)
-            print(f"{model}, {size}: the bare loop has {limit.per_s:.1f} a second", flush=True)
+        loops[model] = threads(model, args.seconds)
+        with apart(model, max(loops[model], key=lambda count: loops[model][count])) as loop:
             for name in args.servers:
-                rows.append(measured(name, model, size, limit, args))
-                print(f"  {name}: {rows[-1].of_bare} of it, goodput {rows[-1].goodput}", flush=True)
-    Console(width=150).print(table(rows))
-    told = {"environment": asdict(environment), "limit_s": LIMIT_S, "bare": limits, "rows": [asdict(r) for r in rows]}
-    write_json(args.out, told)
+                workers = max(tries, key=lambda count: tried[name].get(count, 0.0))
+                for found in measured(name, model, workers, loop, args):
+                    if isinstance(found, Row):
+                        rows.append(found)
+                        print(f"{model}, {found.size}, {name}: {found.of_bare} of the bare loop", flush=True)
+                    else:
+                        curves.append(found)
+                        print(f"{model}, {found.size}, {name}: goodput {found.goodput}", flush=True)
+                _write(args.out, environment, tried, loops, rows, curves)
+
+
+def _write(
+    out: Path,
+    environment: Environment,
+    tried: dict[str, dict[int, float]],
+    loops: dict[str, dict[int, float]],
+    rows: list[Row],
+    curves: list[Curve],
+) -> None:
+    told = {
+        "environment": asdict(environment),
+        "works": {name: asdict(work) for name, work in WORKS.items()},
+        "workers": tried,
+        "threads": loops,
+        "rows": [asdict(row) for row in rows],
+        "curves": [asdict(curve) for curve in curves],
+    }
+    write_json(out, told)
 
 
 if __name__ == "__main__":

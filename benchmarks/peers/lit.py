@@ -1,28 +1,28 @@
-"""LitServe, batching as its documentation has it: decoding in `decode_request`, the model in `predict`."""
+"""LitServe, batching as its documentation has it: decoding in `decode_request`, the models in `predict`."""
 
-import sys
-from typing import Any
+from typing import Annotated, Any
 
 import litserve
-from fastapi import Request
+from fastapi import Body
 
-from benchmarks.peers.model import BATCH, Judge
+from benchmarks.peers.arguments import Arguments
+from benchmarks.peers.model import Whole
 
 
 class Api(litserve.LitAPI):
-    """The model, in LitServe's own words."""
+    """The models, in LitServe's own words."""
 
-    def __init__(self, model: str, threads: int) -> None:
-        super().__init__(max_batch_size=BATCH, batch_timeout=0.01)
-        self._told = model, threads
+    def __init__(self, told: Arguments) -> None:
+        super().__init__(max_batch_size=told.work.batch, batch_timeout=0.01)
+        self._told = told
 
     def setup(self, device: str) -> None:
         """Load."""
-        self._judge = Judge(*self._told)
+        self._whole = Whole(self._told.model, self._told.threads)
 
-    async def decode_request(self, request: Request) -> Any:
+    def decode_request(self, request: Annotated[bytes, Body(media_type="image/jpeg")]) -> Any:
         """Decode."""
-        return self._judge.thumb(await request.body())
+        return request, self._whole.judge.thumb(request)
 
     def batch(self, inputs: list[Any]) -> list[Any]:
         """They stay a list."""
@@ -30,7 +30,7 @@ class Api(litserve.LitAPI):
 
     def predict(self, batch: list[Any]) -> list[float]:
         """Judge."""
-        return self._judge.judge(batch)
+        return self._whole.answers([data for data, _ in batch], [thumb for _, thumb in batch])
 
     def unbatch(self, output: list[float]) -> list[float]:
         """They are a list."""
@@ -42,7 +42,8 @@ class Api(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    api = Api(sys.argv[2], int(sys.argv[3]))
-    litserve.LitServer(api, accelerator="cpu", timeout=False).run(
-        host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning"
+    told = Arguments.given()
+    server = litserve.LitServer(
+        Api(told), accelerator="cpu", workers_per_device=told.workers, timeout=told.work.limit_s
     )
+    server.run(host="127.0.0.1", port=told.port, generate_client_file=False, log_level="warning")

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -28,11 +28,14 @@ class Point:
 
 
 class Load:
-    """Sends photos to one address. limit_s: what counts as in time; after four times that a request is given up."""
+    """Sends requests, bodies with their headers, to one address.
 
-    def __init__(self, url: str, bodies: Sequence[bytes], limit_s: float) -> None:
+    limit_s: what counts as in time; after four times that a request is given up.
+    """
+
+    def __init__(self, url: str, requests: Sequence[tuple[bytes, Mapping[str, str]]], limit_s: float) -> None:
         self._url, self._limit_s = url, limit_s
-        self._bodies = itertools.cycle(bodies)
+        self._requests = itertools.cycle(requests)
 
     async def saturated(self, clients: int, seconds: float) -> float:
         """Answers a second to clients that each send the next request when they have an answer."""
@@ -77,12 +80,10 @@ class Load:
         return Point(rate, len(took) / seconds, in_time / seconds, 1000 * p50_s, 1000 * p99_s, failed)
 
     async def _asked(self, session: aiohttp.ClientSession, patience_s: float) -> bool:
+        body, headers = next(self._requests)
         try:
             async with session.post(
-                self._url,
-                data=next(self._bodies),
-                headers={"Content-Type": "image/jpeg"},
-                timeout=aiohttp.ClientTimeout(total=patience_s),
+                self._url, data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=patience_s)
             ) as reply:
                 await reply.read()
                 return reply.status == 200

@@ -1,6 +1,7 @@
-"""What every server here serves: the same decoding, the same backbones, the same head."""
+"""What every server here serves: the same decoding, backbones and head, and the same two stages of a cascade."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,35 @@ from numpy.typing import NDArray
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from roadwork_serve import media
+from roadwork_serve.cascade.opinion import Item
 from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.media import Photo
 from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.stages.signs import Signs
 
-BATCH = 16
-BUNDLED, SMALL, LARGE = "bundled", "vit-s", "vit-l"
+BUNDLED, SMALL, LARGE, CASCADE = "bundled", "vit-s", "vit-l", "cascade"
 # Widths, MLPs, layers and attention heads of DINOv3 ViT-S/16 and ViT-L/16, as their published config.json has them.
 SIZES = {SMALL: (384, 1536, 12, 6), LARGE: (1024, 4096, 24, 16)}
+UNSURE = (0.1, 0.9)  # between these a cascade asks its second stage
 _WHERE = Path("build/peers")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is asked of a server. batch: photos in one pass. limit_s: an answer that takes longer is late."""
+
+    batch: int
+    limit_s: float
+
+
+# 500 ms, where a core of a small machine can keep that; batches that a core takes well under half of the limit for.
+WORKS = {BUNDLED: Work(8, 0.5), SMALL: Work(1, 0.5), LARGE: Work(1, 10.0), CASCADE: Work(8, 2.0)}
 
 
 def weights(name: str) -> str:
     """A folder with the checkpoint: the miniature that ships, or random weights of a size, written when missing."""
-    if name == BUNDLED:
+    if name not in SIZES:
         return folder("mini:backbone")
     path = _WHERE / name
     if not (path / "head.json").is_file():
@@ -43,7 +58,8 @@ class Judge:
 
     def __init__(self, name: str, threads: int) -> None:
         self._limits = load_profile("mini").media
-        self._engine = FeatureEngine(weights(name), threads=threads, max_thumbs=BATCH, side=self._limits.thumb_side)
+        batch = WORKS[name].batch
+        self._engine = FeatureEngine(weights(name), threads=threads, max_thumbs=batch, side=self._limits.thumb_side)
         self._engine.warm()
 
     def thumb(self, data: bytes) -> NDArray[np.uint8]:
@@ -56,4 +72,44 @@ class Judge:
     def judge(self, thumbs: Sequence[NDArray[np.uint8]]) -> list[float]:
         """The probability of road work of each."""
         logits = self._engine.say(self._engine.look(np.stack(thumbs)))["roadwork"]
-        return [float(p) for p in 1 / (1 + np.exp(-logits))]
+        return [_probability(logit) for logit in logits]
+
+
+class SignReader:
+    """The second stage of the cascade: what signs say, where stage 1 is not sure."""
+
+    def __init__(self, threads: int) -> None:
+        profile = load_profile("mini")
+        engine = profile.engine_of("signs").model_copy(update={"threads": threads})
+        self._stage = Signs(profile.stages["signs"], engine)
+        self._stage.warm()
+
+    def read(self, data: bytes, before: float) -> float:
+        """The probability of road work, before being what stage 1 said, which stays where there are no words."""
+        item = Item("", "photo", (data,), np.empty((0, 0, 0, 3), np.uint8), (0.0,), float("inf"))
+        logit = self._stage.judge([item])[0].logit
+        return before if logit is None else _probability(logit)
+
+
+class Whole:
+    """All of it in one process: the backbone, and, in the cascade, the sign reader behind it."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.judge = Judge(name, threads)
+        self._reader = SignReader(threads) if name == CASCADE else None
+
+    def answers(self, bodies: Sequence[bytes], thumbs: Sequence[NDArray[np.uint8]]) -> list[float]:
+        """The probability of road work of each photo, given with what stage 1 sees of it."""
+        said = self.judge.judge(thumbs)
+        if self._reader is None:
+            return said
+        return [self._reader.read(data, p) if unsure(p) else p for data, p in zip(bodies, said, strict=True)]
+
+
+def unsure(probability: float) -> bool:
+    """Whether the second stage of the cascade is to be asked."""
+    return UNSURE[0] <= probability <= UNSURE[1]
+
+
+def _probability(logit: float) -> float:
+    return float(1 / (1 + np.exp(-logit)))

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -9,6 +10,7 @@ from PIL import Image
 from roadwork_serve.learn.samples import draw_scene
 
 SEED = 9_501_000_000
+COUNT = 16  # of each size
 SIZES: Mapping[str, tuple[int, tuple[int, int]]] = {  # bytes, pixels
     "50 kB": (50_000, (640, 480)),
     "300 kB": (300_000, (1280, 960)),
@@ -16,10 +18,11 @@ SIZES: Mapping[str, tuple[int, tuple[int, int]]] = {  # bytes, pixels
 }
 
 
-def pictures(size: str, count: int) -> list[bytes]:
+@cache
+def pictures(size: str, count: int = COUNT) -> tuple[bytes, ...]:
     """Scenes of the test track, enlarged, with a sensor's noise, at the quality that comes nearest."""
     wanted, pixels = SIZES[size]
-    return [_at(wanted, _picture(index, pixels)) for index in range(count)]
+    return tuple(_at(wanted, _picture(index, pixels)) for index in range(count))
 
 
 def _picture(index: int, pixels: tuple[int, int]) -> Image.Image:

@@ -1,0 +1,33 @@
+"""What a server here is told, by its environment, which the processes it starts inherit."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+
+from benchmarks.peers.model import WORKS, Work
+
+VARIABLE = "ROADWORK_PEER"
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """workers: processes with a model of their own each, or what a server has in their place; threads: of each."""
+
+    port: int
+    model: str
+    workers: int
+    threads: int
+
+    @property
+    def work(self) -> Work:
+        """What is asked of it."""
+        return WORKS[self.model]
+
+    def to_environment(self) -> dict[str, str]:
+        """For `given`."""
+        return {VARIABLE: json.dumps(asdict(self))}
+
+    @classmethod
+    def given(cls) -> "Arguments":
+        """What this process was told."""
+        return cls(**json.loads(os.environ[VARIABLE]))
