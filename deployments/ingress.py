@@ -166,9 +166,9 @@ class Ingress:
         """
         self._flow.came()
         try:
-            self._router.admit(deadline_s)
-            read = await self._reading.read(data, deadline_s)
-            judged = await self._router.look(Item.of(read, request_id, deadline_s), asked.key)
+            with self._router.booked(deadline_s):
+                read = await self._reading.read(data, deadline_s)
+            judged = await self._router.look(Item.of(read, request_id, deadline_s), asked.key, booked=True)
         except RoadworkError as error:
             self._refuse(error.slug)
             raise

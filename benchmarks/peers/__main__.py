@@ -1,10 +1,11 @@
 """`python -m benchmarks.peers`: this server and others over the same models, photos and decoding, on this machine.
 
-For each model each server is started once. It gets photos of each size from clients that never let it rest, in turns
-with a bare loop over the same decoding and model in one process, with as many threads as suit it best, which is 1.0.
-With photos of one size there follow Poisson arrivals at shares of what it then had a second, and at one and a half
-times that. Latency counts from when a request was due. The client shares the cores with the server, as it does for all
-of them. Each server has as many workers as suited it best with the bundled model, which is tried first.
+1.0 is a bare loop over the same decoding and model in one process, with as many threads as suit it best. It runs before
+and after each server, while nothing else does. In between the server is started once for each model, and gets photos of
+each size from clients that never let it rest. With photos of one size there follow Poisson arrivals at shares of what
+it then had a second, and at one and a half times that. Latency counts from when a request was due. The client shares
+the cores with the server, as it does for all of them. Each server has as many workers as suited it best with the
+bundled model, which is tried first.
 """
 
 import argparse
@@ -37,8 +38,9 @@ _WARM_S = 6.0
 class Row:
     """A server over a model with photos of a size.
 
-    repeats: answers a second while saturated; of_bare: the median of their ratios to the bare loop right before.
-    cpu_ms: of all its processes, an answer. memory_mib: of them all.
+    repeats: answers a second while saturated. bare: of the loop, right before and right after the server ran. of_bare:
+    the median of the first over the mean of the second. cpu_ms: of all its processes, an answer. memory_mib: of them
+    all.
     """
 
     server: str
@@ -71,46 +73,51 @@ class Curve:
 
 
 def measured(name: str, model: str, workers: int, loop: Apart, args: argparse.Namespace) -> Iterator[Row | Curve]:
-    """One server, from its start to its end."""
+    """One server, from its start to its end, between two runs of the bare loop."""
     work, seconds = WORKS[model], args.seconds * PACES[model]
+    before = {size: loop.run(size, seconds) for size in args.sizes}
+    taken: dict[str, _Taken] = {}
+    curve: Curve | None = None
     with running(name, model, workers, pictures(args.sizes[0])[0]) as server:
         for size in args.sizes:
             load = Load(server.url, [server.request(data) for data in pictures(size)], work.limit_s)
-            asyncio.run(load.saturated(2 * work.batch * workers, _WARM_S))
-            row = _saturated(server, model, size, load, 2 * work.batch * workers, loop, seconds, args.repeats)
-            yield row
+            asyncio.run(load.saturated(work.clients(workers), _WARM_S))
+            taken[size] = _saturated(server, load, work.clients(workers), seconds, args.repeats)
             if size == (CURVED if CURVED in args.sizes else args.sizes[-1]) and model in args.curves:
-                yield _curve(row, load, work.limit_s, seconds)
+                curve = _curve(name, model, size, taken[size], load, work.limit_s, seconds)
+    for size in args.sizes:
+        bare = [before[size], loop.run(size, seconds)]
+        of_bare = statistics.median(taken[size].repeats) / statistics.fmean(pace.per_s for pace in bare)
+        told = taken[size]
+        yield Row(
+            name, model, size, round(server.start_s, 1), told.repeats, bare, round(of_bare, 3), told.cpu_ms,
+            told.memory_mib,
+        )  # fmt: skip
+    if curve is not None:
+        yield curve
 
 
-def _saturated(
-    server: Running, model: str, size: str, load: Load, clients: int, loop: Apart, seconds: float, repeats: int
-) -> Row:
-    rates: list[float] = []
-    bare: list[Pace] = []
-    cpu_s = 0.0
-    for _ in range(repeats):
-        bare.append(loop.run(size, seconds))
-        before_s = server.cpu_s()
-        rates.append(asyncio.run(load.saturated(clients, seconds)))
-        cpu_s += server.cpu_s() - before_s
-    answered = sum(rates) * seconds
-    return Row(
-        server.name, model, size, round(server.start_s, 1), rates, bare,
-        of_bare=round(statistics.median(rate / pace.per_s for rate, pace in zip(rates, bare, strict=True)), 3),
-        cpu_ms=round(1000 * cpu_s / answered, 1) if answered else float("inf"),
-        memory_mib=round(server.memory_mib()),
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    repeats: list[float]
+    cpu_ms: float
+    memory_mib: int
 
 
-def _curve(row: Row, load: Load, limit_s: float, seconds: float) -> Curve:
-    rate = statistics.median(row.repeats)
+def _saturated(server: Running, load: Load, clients: int, seconds: float, repeats: int) -> _Taken:
+    before_s = server.cpu_s()
+    rates = [asyncio.run(load.saturated(clients, seconds)) for _ in range(repeats)]
+    spent_s, answered = server.cpu_s() - before_s, sum(rates) * seconds
+    return _Taken(rates, round(1000 * spent_s / max(1.0, answered), 1), round(server.memory_mib()))
+
+
+def _curve(name: str, model: str, size: str, taken: _Taken, load: Load, limit_s: float, seconds: float) -> Curve:
+    rate = statistics.median(taken.repeats)
     points = [asyncio.run(load.offered(share * rate, 2 * seconds, seed=1)) for share in SHARES]
     kept = [point.offered for point in points if point.p99_ms <= 1000 * limit_s and not point.failed]
-    overload = asyncio.run(load.offered(OVERLOAD * rate, 2 * seconds, seed=2))
+    overload = asyncio.run(load.offered(OVERLOAD * rate, 3 * seconds, seed=2))
     return Curve(
-        row.server, row.model, row.size, rate, points, max(kept, default=None), overload,
-        round(overload.in_time / rate, 3),
+        name, model, size, rate, points, max(kept, default=None), overload, round(overload.in_time / rate, 3)
     )  # fmt: skip
 
 
@@ -118,11 +125,11 @@ def suits(name: str, tries: Sequence[int], seconds: float) -> dict[int, float]:
     """Answers a second of a server over the bundled model, by its number of workers."""
     found: dict[int, float] = {}
     for workers in tries:
-        batch, photos = WORKS[BUNDLED].batch, pictures(next(iter(SIZES)))
+        work, photos = WORKS[BUNDLED], pictures(next(iter(SIZES)))
         with running(name, BUNDLED, workers, photos[0]) as server:
-            load = Load(server.url, [server.request(data) for data in photos], WORKS[BUNDLED].limit_s)
-            asyncio.run(load.saturated(2 * batch, _WARM_S))
-            found[workers] = asyncio.run(load.saturated(2 * batch * workers, seconds))
+            load = Load(server.url, [server.request(data) for data in photos], work.limit_s)
+            asyncio.run(load.saturated(work.clients(workers), _WARM_S))
+            found[workers] = asyncio.run(load.saturated(work.clients(workers), seconds))
     return found
 
 

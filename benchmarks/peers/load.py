@@ -11,6 +11,8 @@ import aiohttp
 
 from benchmarks.storm.figures import quantile
 
+_REFUSED_S = 0.1  # a client that was refused comes again after so long
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -38,14 +40,18 @@ class Load:
         self._requests = itertools.cycle(requests)
 
     async def saturated(self, clients: int, seconds: float) -> float:
-        """Answers a second to clients that each send the next request when they have an answer."""
+        """Answers a second to clients that each send the next request when they have an answer, or a while after they
+        were refused.
+        """
         answered = 0
         async with self._session() as session:
 
             async def ask(end: float) -> None:
                 nonlocal answered
                 while time.monotonic() < end:
-                    if await self._asked(session, 600.0) and time.monotonic() <= end:
+                    if not await self._asked(session, 600.0):
+                        await asyncio.sleep(_REFUSED_S)
+                    elif time.monotonic() <= end:
                         answered += 1
 
             end = time.monotonic() + seconds

@@ -31,9 +31,13 @@ class Work:
     batch: int
     limit_s: float
 
+    def clients(self, workers: int) -> int:
+        """So many that they never let so many workers rest: a batch in each, one that forms, two on their way."""
+        return self.batch * (workers + 1) + 2
+
 
 # 500 ms, where a core of a small machine can keep that; batches that a core takes well under half of the limit for.
-WORKS = {BUNDLED: Work(8, 0.5), SMALL: Work(1, 0.5), LARGE: Work(1, 10.0), CASCADE: Work(8, 2.0)}
+WORKS = {BUNDLED: Work(4, 0.5), SMALL: Work(1, 0.5), LARGE: Work(1, 10.0), CASCADE: Work(4, 2.0)}
 
 
 def weights(name: str) -> str:

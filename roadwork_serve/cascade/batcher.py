@@ -10,6 +10,8 @@ again and again is left alone for a while.
 import asyncio
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from heapq import heapify, heappop, heappush
 
@@ -42,6 +44,7 @@ class Batcher:
         self._timeout_s = timeout_s
         self._heap: list[tuple[float, int, Entry]] = []  # may hold entries that nobody waits for any more
         self._waiting = 0
+        self._booked: list[float] = []  # deadlines of items that are on their way here
         self._submitted = 0
         self._calls: set[Call] = set()
         self._item_s: float | None = None  # moving average of a slot's seconds an item
@@ -79,11 +82,11 @@ class Batcher:
         """How long an item with this deadline would wait for a slot if it came now, seconds: reckoned high, for what
         is begun and cannot be finished is lost to everybody.
         """
-        if sum(not call.spare for call in self._calls) < self._slots:
-            return 0.0
         ahead = sum(row[0] <= deadline_s and not row[2].answer.done() for row in self._heap)
+        ahead += sum(booked_s <= deadline_s for booked_s in self._booked)
         call_s = self._pace.p90_s(min(self._max_batch, ahead or 1)) or 0.0
-        return self._free_in_s() + call_s * (ahead // self._max_batch) / self._slots
+        free = sum(not call.spare for call in self._calls) < self._slots
+        return (0.0 if free else self._free_in_s()) + call_s * (ahead // self._max_batch) / self._slots
 
     def admit(self, deadline_s: float) -> None:
         """Raises what `submit` would raise at once, were an item with this deadline to come now.
@@ -92,37 +95,46 @@ class Batcher:
         it, StageDown while the stage rests after repeated failures.
         """
         left_s = deadline_s - time.monotonic()
-        if self._closed:
-            raise StageFailed(f"{self.name} is shut down")
-        if left_s <= 0:
-            raise DeadlineExceeded(f"the deadline had passed before {self.name} was asked; allow more time")
-        if not self._breaker.lets_pass():
-            rests_s = max(0.0, self._breaker.rests_s())
-            raise StageDown(
-                f"{self.name} failed {FAILURES} times or more in a row; it is tried again in {rests_s:.1f} s"
-            )
-        if self._waiting >= self._max_queue:
+        self._open(left_s)
+        coming = self._waiting + len(self._booked)
+        if coming >= self._max_queue:
             wait_s = self._drain_s()
-            raise Overloaded(f"{self._waiting} items wait for {self.name}; come back in {wait_s:.1f} s", wait_s)
+            raise Overloaded(f"{coming} items wait for {self.name}; come back in {wait_s:.1f} s", wait_s)
         needs_s = self._needs_s(1)
         if needs_s > left_s:
             raise DeadlineExceeded(
                 f"{self.name} takes up to {needs_s * 1000:.0f} ms and {left_s * 1000:.0f} ms are left; allow more time"
             )
-        needs_s = max(needs_s, self._needs_s(min(self._max_batch, self._waiting + 1)))
+        needs_s = max(needs_s, self._needs_s(min(self._max_batch, coming + 1)))
         if self.wait_s(deadline_s) + needs_s > left_s:
             raise self._too_busy()
 
-    async def submit(self, item: Item, spare: bool = False) -> Answer:
+    @contextmanager
+    def booked(self, deadline_s: float) -> Iterator[None]:
+        """Count an item among those that wait while something else is done to it first: what is refused then has cost
+        nothing. Raises what `admit` raises.
+        """
+        self.admit(deadline_s)
+        self._booked.append(deadline_s)
+        try:
+            yield
+        finally:
+            self._booked.remove(deadline_s)
+
+    async def submit(self, item: Item, spare: bool = False, booked: bool = False) -> Answer:
         """The stage's opinion on the item; returns or raises by the item's deadline at the latest.
 
         spare: ask while there is nothing else to do. StageFailed when something comes up that needs the slot.
+        booked: it was counted already, so it is not refused for what waits, unless that becomes hopeless.
         Cancelling it takes the item back. Raises what `admit` raises, Overloaded too when others were served first for
         too long, DeadlineExceeded when the deadline passes in the queue or in the stage, StageFailed when the stage
         fails twice, or there is no time to ask twice.
         """
         left_s = item.left_s()
-        self.admit(item.deadline_s)
+        if booked:
+            self._open(left_s)
+        else:
+            self.admit(item.deadline_s)
         loop = asyncio.get_running_loop()
         entry = Entry(item, time.monotonic(), loop.create_future(), alone=spare, again=spare, spare=spare)
         self._submitted += 1
@@ -159,6 +171,18 @@ class Batcher:
         if calls:
             await asyncio.wait([call.task for call in calls])
 
+    def _open(self, left_s: float) -> None:
+        """Raises what keeps out whoever comes, however little waits."""
+        if self._closed:
+            raise StageFailed(f"{self.name} is shut down")
+        if left_s <= 0:
+            raise DeadlineExceeded(f"the deadline had passed before {self.name} was asked; allow more time")
+        if not self._breaker.lets_pass():
+            rests_s = max(0.0, self._breaker.rests_s())
+            raise StageDown(
+                f"{self.name} failed {FAILURES} times or more in a row; it is tried again in {rests_s:.1f} s"
+            )
+
     def _wake(self) -> None:
         """Fill free slots once the callbacks that are ready now have run: what comes together goes together."""
         if not self._woken:
@@ -181,10 +205,12 @@ class Batcher:
     def _take(self) -> list[Entry]:
         """The next batch: the earliest deadlines among those that somebody still waits for, and that can be kept.
 
-        It is no larger than lets the first of them be in time.
+        It is no larger than lets the first of them be in time. Not so when more waits than one batch takes: small
+        batches would make all the others late, so who cannot be in time in a whole one is refused.
         """
         batch: list[Entry] = []
         most = min(self._max_batch, max(1, self._waiting))
+        least = most if self._waiting > self._max_batch else 1
         now = time.monotonic()
         while self._heap and len(batch) < most:
             deadline_s, _, entry = self._heap[0]
@@ -193,11 +219,11 @@ class Batcher:
             heappop(self._heap)
             if deadline_s <= now:
                 self._expire(entry)
-            elif not entry.answer.done() and deadline_s - now < self._needs_s(1):
+            elif not entry.answer.done() and deadline_s - now < self._needs_s(least):
                 entry.answer.set_exception(self._too_busy())  # it fitted when it came
             if entry.answer.done():
                 continue
-            while not batch and most > 1 and self._needs_s(most) > deadline_s - now:
+            while not batch and most > least and self._needs_s(most) > deadline_s - now:
                 most //= 2
             batch.append(entry)
             if entry.alone:
@@ -220,7 +246,8 @@ class Batcher:
 
     def _too_busy(self) -> Overloaded:
         wait_s = self._drain_s()
-        return Overloaded(f"{self._waiting} items wait for {self.name}: too many for the time that is left", wait_s)
+        coming = self._waiting + len(self._booked)
+        return Overloaded(f"{coming} items wait for {self.name}: too many for the time that is left", wait_s)
 
     def _sweep(self) -> None:
         """Rid the heap of what nobody waits for; at least half of it, so the cost a submission stays constant."""
@@ -317,4 +344,4 @@ class Batcher:
         """How long the queue takes to empty at the pace of the last calls; a second before there were any."""
         if self._item_s is None:
             return 1.0
-        return min(60.0, max(0.1, self._waiting * self._item_s / self._slots))
+        return min(60.0, max(0.1, (self._waiting + len(self._booked)) * self._item_s / self._slots))

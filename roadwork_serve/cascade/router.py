@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,23 +82,27 @@ class Router:
         """The longest that an item would wait for some stage if it came now, seconds."""
         return max((stage.wait_s() for stage in self._stages.values()), default=0.0)
 
-    def admit(self, deadline_s: float) -> None:
-        """Before work is done on a file: raises Overloaded or DeadlineExceeded when stage 1 could not look in time."""
-        first = self.rules.policy.photo[0].stage  # of clips as well, in every policy that makes sense
-        try:
-            if (stage := self._stages.get(first)) is not None:
-                stage.admit(deadline_s)
-        except StageFailed:
-            pass  # others may speak
+    @contextmanager
+    def booked(self, deadline_s: float) -> Iterator[None]:
+        """While a file is read: it counts among those that wait for stage 1.
+
+        Raises Overloaded or DeadlineExceeded, before any work is done on it, when stage 1 could not look in time.
+        """
+        first = self._stages.get(self.rules.policy.photo[0].stage)  # of clips as well, in policies that make sense
+        with ExitStack() as held:
+            if first is not None:
+                with suppress(StageFailed):  # others may speak
+                    held.enter_context(first.booked(deadline_s))
+            yield
 
     async def judge(self, item: Item, key: str | None = None) -> Verdict:
         """The verdict on the item; see `look`."""
         return (await self.look(item, key)).verdict
 
-    async def look(self, item: Item, key: str | None = None) -> Judged:
+    async def look(self, item: Item, key: str | None = None, booked: bool = False) -> Judged:
         """The verdict on the item, by its deadline, and what it leaves behind.
 
-        key: what an A/B test keeps together, by default the request id. Raises Overloaded when the first stage's queue
+        key: what an A/B test keeps together, by default the request id. booked: see `booked`. Raises Overloaded when the first stage's queue
         is full, or when no stage spoke and a queue was full; DeadlineExceeded when the deadline passes before any stage
         has spoken, or the first stage is too slow for it; NoOpinion when every stage failed or abstained.
         """
@@ -109,7 +114,8 @@ class Router:
 
         async def ask(step: Step) -> Answer:
             asked = item if step.head is None else replace(item, head=step.head)
-            known[step.stage, step.head] = answer = await self._stages[step.stage].submit(asked)
+            counted = booked and step.stage == force.rules.policy.photo[0].stage
+            known[step.stage, step.head] = answer = await self._stages[step.stage].submit(asked, booked=counted)
             return answer
 
         verdict = await self._walk(item, policy, ask, gear=box.gear, arm=arm)
