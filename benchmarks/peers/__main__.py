@@ -10,7 +10,6 @@ bundled model, which is tried first.
 
 import argparse
 import asyncio
-import os
 import shlex
 import statistics
 import sys
@@ -19,10 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.environment import Environment
-from benchmarks.peers.bare import Apart, Pace, apart
-from benchmarks.peers.load import Load, Point
+from benchmarks.peers.bare import Apart, apart, by_threads
+from benchmarks.peers.load import Load
 from benchmarks.peers.model import BUNDLED, CASCADE, LARGE, SMALL, WORKS
 from benchmarks.peers.pictures import SIZES, pictures
+from benchmarks.peers.plot import drawn
+from benchmarks.peers.results import Curve, Row
 from benchmarks.peers.servers import OURS, PEERS, Running, running
 from benchmarks.server import ROOT
 from roadwork_serve.learn.evaluation import write_json
@@ -32,44 +33,6 @@ SHARES, OVERLOAD = (0.5, 0.7, 0.85, 0.95), 1.5
 PACES = {BUNDLED: 1.0, SMALL: 2.0, LARGE: 4.0, CASCADE: 2.0}  # measured so many times as long as is asked for
 CURVED = "300 kB"  # the size of photos that rates and latencies are told for
 _WARM_S = 6.0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A server over a model with photos of a size.
-
-    repeats: answers a second while saturated. bare: of the loop, right before and right after the server ran. of_bare:
-    the median of the first over the mean of the second. cpu_ms: of all its processes, an answer. memory_mib: of them
-    all.
-    """
-
-    server: str
-    model: str
-    size: str
-    start_s: float
-    repeats: list[float]
-    bare: list[Pace]
-    of_bare: float
-    cpu_ms: float
-    memory_mib: float
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """What a server made of arrivals at its own shares of saturated. saturated: answers a second, the median.
-
-    kept: the highest rate offered at which 99 % were in time and none failed. goodput: of overload, answers in time a
-    second, over the saturated rate.
-    """
-
-    server: str
-    model: str
-    size: str
-    saturated: float
-    points: list[Point]
-    kept: float | None
-    overload: Point
-    goodput: float
 
 
 def measured(name: str, model: str, workers: int, loop: Apart, args: argparse.Namespace) -> Iterator[Row | Curve]:
@@ -114,7 +77,7 @@ def _saturated(server: Running, load: Load, clients: int, seconds: float, repeat
 def _curve(name: str, model: str, size: str, taken: _Taken, load: Load, limit_s: float, seconds: float) -> Curve:
     rate = statistics.median(taken.repeats)
     points = [asyncio.run(load.offered(share * rate, 2 * seconds, seed=1)) for share in SHARES]
-    kept = [point.offered for point in points if point.p99_ms <= 1000 * limit_s and not point.failed]
+    kept = [point.offered for point in points if point.kept >= 0.99]
     overload = asyncio.run(load.offered(OVERLOAD * rate, 3 * seconds, seed=2))
     return Curve(
         name, model, size, rate, points, max(kept, default=None), overload, round(overload.in_time / rate, 3)
@@ -130,15 +93,6 @@ def suits(name: str, tries: Sequence[int], seconds: float) -> dict[int, float]:
             load = Load(server.url, [server.request(data) for data in photos], work.limit_s)
             asyncio.run(load.saturated(work.clients(workers), _WARM_S))
             found[workers] = asyncio.run(load.saturated(work.clients(workers), seconds))
-    return found
-
-
-def threads(model: str, seconds: float) -> dict[int, float]:
-    """Images a second of the bare loop by its number of threads."""
-    found: dict[int, float] = {}
-    for count in range(1, len(os.sched_getaffinity(0)) + 1):
-        with apart(model, count) as loop:
-            found[count] = loop.run(next(iter(SIZES)), seconds).per_s
     return found
 
 
@@ -161,7 +115,7 @@ def main() -> None:
     curves: list[Curve] = []
     loops: dict[str, dict[int, float]] = {}
     for model in args.models:
-        loops[model] = threads(model, args.seconds)
+        loops[model] = by_threads(model, args.seconds)
         with apart(model, max(loops[model], key=lambda count: loops[model][count])) as loop:
             for name in args.servers:
                 workers = max(tries, key=lambda count: tried[name].get(count, 0.0))
@@ -192,6 +146,7 @@ def _write(
         "curves": [asdict(curve) for curve in curves],
     }
     write_json(out, told)
+    drawn(out.with_suffix(".png"), rows, curves)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ between them, and answers with a line of JSON.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from benchmarks.peers.model import WORKS, Whole
-from benchmarks.peers.pictures import COUNT, pictures
+from benchmarks.peers.pictures import COUNT, SIZES, pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,15 @@ def apart(model: str, threads: int) -> Iterator[Apart]:
             yield Apart(process)
         finally:
             process.kill()
+
+
+def by_threads(model: str, seconds: float) -> dict[int, float]:
+    """Images a second of the loop by its number of threads."""
+    found: dict[int, float] = {}
+    for count in range(1, len(os.sched_getaffinity(0)) + 1):
+        with apart(model, count) as loop:
+            found[count] = loop.run(next(iter(SIZES)), seconds).per_s
+    return found
 
 
 if __name__ == "__main__":

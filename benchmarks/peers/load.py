@@ -18,12 +18,14 @@ _REFUSED_S = 0.1  # a client that was refused comes again after so long
 class Point:
     """A rate that was offered. Latencies count from when a request was due, whenever it was sent.
 
-    in_time: answers a second within the limit. failed: refused, broken, or not answered before it was given up.
+    in_time: answers a second within the limit. kept: their share of all that came. failed: refused, broken, or not
+    answered before it was given up.
     """
 
     offered: float
     answered: float
     in_time: float
+    kept: float
     p50_ms: float
     p99_ms: float
     failed: int
@@ -83,7 +85,15 @@ class Load:
         took.sort()
         p50_s, p99_s = (quantile(took, part) or float("nan") for part in (0.5, 0.99))
         in_time = sum(each <= self._limit_s for each in took)
-        return Point(rate, len(took) / seconds, in_time / seconds, 1000 * p50_s, 1000 * p99_s, failed)
+        return Point(
+            offered=rate,
+            answered=len(took) / seconds,
+            in_time=in_time / seconds,
+            kept=in_time / max(1, len(took) + failed),
+            p50_ms=1000 * p50_s,
+            p99_ms=1000 * p99_s,
+            failed=failed,
+        )
 
     async def _asked(self, session: aiohttp.ClientSession, patience_s: float) -> bool:
         body, headers = next(self._requests)

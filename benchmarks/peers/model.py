@@ -37,7 +37,7 @@ class Work:
 
 
 # 500 ms, where a core of a small machine can keep that; batches that a core takes well under half of the limit for.
-WORKS = {BUNDLED: Work(4, 0.5), SMALL: Work(1, 0.5), LARGE: Work(1, 10.0), CASCADE: Work(4, 2.0)}
+WORKS = {BUNDLED: Work(8, 0.5), SMALL: Work(1, 0.5), LARGE: Work(1, 10.0), CASCADE: Work(8, 2.0)}
 
 
 def weights(name: str) -> str:

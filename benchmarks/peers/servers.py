@@ -21,6 +21,7 @@ from benchmarks.transport import fast as fast_ports
 
 TRITON_PATH = "/v2/models/predict/infer"
 _START_S = 300.0
+_TRIES = 3  # a port that was free may be somebody's by the time it is listened on
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -28,15 +29,16 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 class Peer:
     """command: with the interpreter's folder as {bin} and a port as {port}. needs: beside this project.
 
-    loose: of this project's locked versions those that what it needs cannot live with. forced: against what it asks.
-    python: an interpreter that it needs, where there is one. fast: with Ray Serve's settings for throughput.
+    loose: of this project's locked versions those that what it needs cannot live with. last: installed over all the
+    others, whatever they ask for. python: an interpreter that it needs, where there is one. fast: with Ray Serve's
+    settings for throughput.
     """
 
     command: str
     path: str = "/predict"
     needs: tuple[str, ...] = ()
     loose: tuple[str, ...] = ()
-    forced: tuple[str, ...] = ()
+    last: tuple[str, ...] = ()
     python: str = sys.executable
     fast: bool = False
 
@@ -58,11 +60,20 @@ PEERS = {
         path=TRITON_PATH,
         needs=("nvidia-pytriton==0.7.0",),
         loose=("opentelemetry", "wrapt", "protobuf", "grpcio", "googleapis", "gevent", "websockets"),
-        forced=("numpy",),
+        last=("numpy==1.26.4",),  # its compiled part reads what numpy 2 has laid out anew as nonsense
         python="/usr/bin/python3.11",  # Debian's: Triton looks for a Python that is a shared library
     ),
 }
 OURS = {"roadwork-serve": False, "roadwork-serve, fast": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """title: as `ps` shows it. cpu_s: processor time so far, seconds."""
+
+    pid: int
+    title: str
+    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +104,26 @@ class Running:
 
     def cpu_s(self) -> float:
         """Processor time of all its processes so far."""
-        return sum(int(each[11]) + int(each[12]) for each in self._stats()) / _TICKS
+        return sum(process.cpu_s for process in self.processes())
+
+    def processes(self) -> Iterator["Process"]:
+        """All of them."""
+        for entry in self._entries():
+            with suppress(OSError):
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                yield Process(int(entry.name), title, (int(stat[11]) + int(stat[12])) / _TICKS)
 
     def memory_mib(self) -> float:
         """Of all its processes; pages that several share count once, in parts."""
         found = 0
-        for entry in self._processes():
+        for entry in self._entries():
             with suppress(OSError):
                 lines = (entry / "smaps_rollup").read_text().splitlines()
                 found += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         return found / 1024
 
-    def _stats(self) -> Iterator[list[str]]:
-        for entry in self._processes():
-            with suppress(OSError):
-                yield (entry / "stat").read_text().rpartition(")")[2].split()
-
-    def _processes(self) -> Iterator[Path]:
+    def _entries(self) -> Iterator[Path]:
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with suppress(OSError):
@@ -124,33 +138,44 @@ def running(name: str, model: str, workers: int, photo: bytes) -> Iterator[Runni
     workers: that it has, each with its share of the cores.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
-    told = Arguments(free_port(), model, workers, threads)
     log = ROOT / "build/peers" / f"{_plain(name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rw-", ignore_cleanup_errors=True) as folder:
-        if name in OURS:
-            command, environment = ours.settings(Path(folder), told, fast=OURS[name])
-            path = "/v1/classify"
-        else:
-            peer = PEERS[name]
-            command = peer.command.format(
-                bin=made(name, peer).parent, port=told.port, workers=workers, most=4 * told.work.batch
-            ).split()
-            environment, path = environment_in(Path(folder)) | told.to_environment(), peer.path
-            if peer.fast:
-                environment |= fast_ports(Path(folder))
-        environment["OMP_NUM_THREADS"] = str(threads)
-        began = time.monotonic()
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output, start_new_session=True
-            )
-        try:
-            server = Running(name, f"http://127.0.0.1:{told.port}{path}", process.pid)
-            _answers(process, server, photo, log)
-            yield replace(server, start_s=time.monotonic() - began)
-        finally:
-            stop(process)
+        for tries_left in range(_TRIES - 1, -1, -1):
+            process, server, began = _started(name, Arguments(free_port(), model, workers, threads), Path(folder), log)
+            try:
+                try:
+                    _answers(process, server, photo, log)
+                except RuntimeError:
+                    if tries_left:
+                        continue
+                    raise
+                yield replace(server, start_s=time.monotonic() - began)
+                return
+            finally:
+                stop(process)
+
+
+def _started(name: str, told: Arguments, folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], Running, float]:
+    """A server that starts, and when it began to."""
+    if name in OURS:
+        command, environment = ours.settings(folder, told, fast=OURS[name])
+        path = "/v1/classify"
+    else:
+        peer = PEERS[name]
+        command = peer.command.format(
+            bin=made(name, peer).parent, port=told.port, workers=told.workers, most=4 * told.work.batch
+        ).split()
+        environment, path = environment_in(folder) | told.to_environment(), peer.path
+        if peer.fast:
+            environment |= fast_ports(folder)
+    environment["OMP_NUM_THREADS"] = str(told.threads)
+    began = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output, start_new_session=True
+        )
+    return process, Running(name, f"http://127.0.0.1:{told.port}{path}", process.pid), began
 
 
 def made(name: str, peer: Peer) -> Path:
@@ -159,17 +184,22 @@ def made(name: str, peer: Peer) -> Path:
         return Path(sys.executable)
     folder = ROOT / "build/peers" / f"venv-{_plain(name)}"
     found = folder / "bin/python"
-    if not (folder / ".ready").is_file():
+    ready = folder / ".ready"
+    if not ready.is_file() or ready.read_text() != str(peer):
         uv = str(Path(sys.executable).with_name("uv"))
         base = peer.python if Path(peer.python).exists() else sys.executable
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", base, str(folder)], check=True)
         locked = (ROOT / "constraints.txt").read_text().splitlines()
         constraints, overrides = folder / "constraints.txt", folder / "overrides.txt"
         constraints.write_text("\n".join(line for line in locked if not line.startswith(peer.loose)))
-        overrides.write_text("\n".join(line for line in locked if line.partition("==")[0] in peer.forced))
-        install = [uv, "pip", "install", "--quiet", "--python", str(found), "--constraints", str(constraints)]
-        subprocess.run([*install, "--overrides", str(overrides), "--editable", ".", *peer.needs], check=True, cwd=ROOT)
-        (folder / ".ready").touch()
+        forced = {each.partition("==")[0] for each in peer.last}
+        overrides.write_text("\n".join(line for line in locked if line.partition("==")[0] in forced))
+        install = [uv, "pip", "install", "--quiet", "--python", str(found)]
+        limits = ["--constraints", str(constraints), "--overrides", str(overrides)]
+        subprocess.run([*install, *limits, "--editable", ".", *peer.needs], check=True, cwd=ROOT)
+        if peer.last:
+            subprocess.run([*install, "--no-deps", *peer.last], check=True, cwd=ROOT)
+        ready.write_text(str(peer))
     return found
 
 

@@ -403,7 +403,7 @@ def test_who_would_wait_too_long_is_told_at_once_and_when_to_come_back():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=1)
         await paced(client, time, stage, 1.0)
-        tasks = waiting_for(stage, *"abcd", left_s=3.9)
+        tasks = waiting_for(stage, *"abcd", left_s=4.1)
         await settle()
         await asyncio.sleep(0.25)
         assert stage.wait_s() == pytest.approx(3.75)  # three wait, and of the call that runs three quarters are left
@@ -441,6 +441,80 @@ def test_a_batch_is_no_larger_than_its_first_item_has_time_for():
         await asyncio.gather(*busy, *tasks)
 
     clock.run(main)
+
+
+def test_while_more_waits_than_one_batch_takes_batches_stay_whole():
+    async def main(time: Clock) -> None:
+        stage = batcher(client := GatedClient(), max_batch=2)
+        for size, takes_s in ((2, 2.0), (1, 0.5)):
+            for _ in range(5):
+                tasks = waiting_for(stage, *"ab"[:size])
+                await settle()
+                await asyncio.sleep(takes_s)
+                client.calls[-1].answer()
+                await asyncio.gather(*tasks)
+        busy = waiting_for(stage, "busy")
+        await settle()
+        tasks = waiting_for(stage, "hurry", left_s=1.9) + waiting_for(stage, *"efg")
+        await settle()
+        await asyncio.sleep(0.1)
+        client.calls[-1].answer()
+        await settle()
+        assert client.calls[-1].ids == ["e", "f"], "alone `hurry` would be in time, and make all others late"
+        client.calls[-1].answer()
+        await settle()
+        client.calls[-1].answer()
+        assert await outcomes(busy + tasks) == ["busy", "Overloaded", "e", "f", "g"]
+
+    clock.run(main)
+
+
+def test_what_is_on_its_way_counts_among_those_that_wait():
+    async def main(time: Clock) -> None:
+        stage = batcher(client := GatedClient(), max_batch=1)
+        await paced(client, time, stage, 1.0)
+        deadline_s = time.now + 2.5
+        with stage.booked(deadline_s), stage.booked(deadline_s):
+            with (
+                pytest.raises(Overloaded, match="2 items wait for fake: too many for the time that is left"),
+                stage.booked(deadline_s),
+            ):
+                pass
+            stage.admit(deadline_s - 1.0)  # it would go first
+        assert stage.wait_s() == 0.0
+        with stage.booked(deadline_s):
+            pass
+
+    clock.run(main)
+
+
+def test_who_was_booked_is_refused_only_when_it_cannot_be_in_time():
+    async def main(time: Clock) -> None:
+        stage = batcher(client := GatedClient(), max_batch=1)
+        await paced(client, time, stage, 1.0)
+        busy = waiting_for(stage, "busy")
+        await settle()
+        late = item("late", 1.9)
+        with pytest.raises(Overloaded):
+            stage.admit(late.deadline_s)
+        booked = asyncio.create_task(stage.submit(late, booked=True))
+        await settle()
+        await asyncio.sleep(0.8)  # the call before takes less than was to be expected
+        client.calls[-1].answer()
+        await settle()
+        client.calls[-1].answer()
+        assert await outcomes([*busy, booked]) == ["busy", "late"]
+        with pytest.raises(DeadlineExceeded):
+            await stage.submit(item(left_s=-1.0), booked=True)
+
+    clock.run(main)
+
+
+async def test_bookings_fill_the_queue():
+    stage = batcher(GatedClient(), max_queue=1)
+    with stage.booked(item().deadline_s), pytest.raises(Overloaded, match="1 items wait for fake"):
+        stage.admit(item().deadline_s)
+    stage.admit(item().deadline_s)
 
 
 def test_a_call_that_was_given_up_still_says_how_slow_the_stage_is():

@@ -350,16 +350,18 @@ def test_a_stage_too_slow_for_what_is_left_is_not_entered():
         assert (time.now, len(client.calls)) == (began, 6)
         assert (verdict.exit.stage, verdict.exit.reason, verdict.degraded) == ("backbone", "deadline", False)
         assert verdict.stages[1].detail and "video takes up to 2000 ms" in verdict.stages[1].detail
-        asked.admit(began + 1.0)  # stage 1 could look
-        with pytest.raises(DeadlineExceeded):
-            asked.admit(began - 1.0)
+        with asked.booked(began + 1.0):
+            pass  # stage 1 could look
+        with pytest.raises(DeadlineExceeded), asked.booked(began - 1.0):
+            pass
 
     clock.run(main)
 
 
 async def test_before_work_is_done_on_a_file_a_full_first_stage_refuses_it():
     stage, tasks = await full("backbone")
-    with pytest.raises(Overloaded):
-        Router({"backbone": stage}, Rules(POLICY), "mini").admit(item().deadline_s)
-    Router({}, Rules(POLICY), "mini").admit(item().deadline_s)  # others may speak
+    with pytest.raises(Overloaded), Router({"backbone": stage}, Rules(POLICY), "mini").booked(item().deadline_s):
+        pass
+    with Router({}, Rules(POLICY), "mini").booked(item().deadline_s):
+        pass  # others may speak
     await close(stage, tasks)

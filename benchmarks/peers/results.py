@@ -1,0 +1,44 @@
+"""What is kept of a server here."""
+
+from dataclasses import dataclass
+
+from benchmarks.peers.bare import Pace
+from benchmarks.peers.load import Point
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A server over a model with photos of a size.
+
+    repeats: answers a second while saturated. bare: of the loop, right before and right after the server ran. of_bare:
+    the median of the first over the mean of the second. cpu_ms: of all its processes, an answer. memory_mib: of them
+    all.
+    """
+
+    server: str
+    model: str
+    size: str
+    start_s: float
+    repeats: list[float]
+    bare: list[Pace]
+    of_bare: float
+    cpu_ms: float
+    memory_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What a server made of arrivals at its own shares of saturated. saturated: answers a second, the median.
+
+    kept: the highest rate offered at which 99 % of what came was answered in time. goodput: of overload, answers in
+    time a second, over the saturated rate.
+    """
+
+    server: str
+    model: str
+    size: str
+    saturated: float
+    points: list[Point]
+    kept: float | None
+    overload: Point
+    goodput: float
