@@ -1,0 +1,121 @@
+"""Servers are loaded alike, and what is told of them adds up."""
+
+import itertools
+import json
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from aiohttp import web
+
+from benchmarks.peers.arguments import Arguments
+from benchmarks.peers.bare import Pace
+from benchmarks.peers.load import Load, Point
+from benchmarks.peers.model import BUNDLED, CASCADE, WORKS, unsure
+from benchmarks.peers.ours import settings
+from benchmarks.peers.pictures import SIZES, pictures
+from benchmarks.peers.plot import drawn
+from benchmarks.peers.results import Curve, Row
+from benchmarks.peers.servers import PEERS, TRITON_PATH, Running
+from deployments.app import Args
+from roadwork_serve.cascade.load import load_policy
+from roadwork_serve.profiles.load import load_profile
+
+REQUEST = (b"photo", {"Content-Type": "image/jpeg"})
+
+
+@asynccontextmanager
+async def answering(status: Callable[[], int]) -> AsyncIterator[str]:
+    """A server that reads what it is sent and answers with the next status."""
+
+    async def answer(request: web.Request) -> web.Response:
+        assert await request.read() == b"photo"
+        return web.Response(status=status())
+
+    app = web.Application()
+    app.router.add_post("/predict", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/predict"
+    finally:
+        await runner.cleanup()
+
+
+async def test_arrivals_do_not_wait_for_answers_and_are_the_same_for_a_seed() -> None:
+    statuses = itertools.cycle([200, 200, 200, 503])
+    async with answering(lambda: next(statuses)) as url:
+        one, again = [await Load(url, [REQUEST], limit_s=5.0).offered(60.0, 0.5, seed=3) for _ in range(2)]
+    came = round(one.answered * 0.5) + one.failed
+    assert came == round(again.answered * 0.5) + again.failed
+    assert 10 <= came <= 60
+    assert abs(one.failed - came / 4) <= 1
+    assert one.kept == pytest.approx(0.5 * one.in_time / came)
+    assert one.p50_ms <= one.p99_ms < 5000
+
+
+async def test_who_is_refused_comes_again_a_little_later() -> None:
+    asked = itertools.count()
+    async with answering(lambda: 503 if next(asked) >= 0 else 200) as url:
+        assert await Load(url, [REQUEST], limit_s=1.0).saturated(clients=2, seconds=0.35) == 0.0
+    assert 4 <= next(asked) <= 10, "two clients, a tenth of a second after each refusal"
+
+
+async def test_a_saturated_server_is_counted_by_what_it_answered() -> None:
+    async with answering(lambda: 200) as url:
+        assert await Load(url, [REQUEST], limit_s=1.0).saturated(clients=3, seconds=0.3) > 10
+
+
+def test_triton_is_asked_in_its_own_protocol() -> None:
+    photo, kind = Running("FastAPI", "http://127.0.0.1:1/predict", 1).request(b"abc")
+    assert (photo, kind) == (b"abc", {"Content-Type": "image/jpeg"})
+    body, headers = Running("Triton", f"http://127.0.0.1:1{TRITON_PATH}", 1).request(b"abc")
+    head = int(headers["Inference-Header-Content-Length"])
+    (told,) = json.loads(body[:head])["inputs"]
+    assert told["parameters"]["binary_data_size"] == len(body) - head
+    assert body[head:] == struct.pack("<I", 3) + b"abc"
+
+
+def test_pictures_are_of_the_sizes_they_are_named_after() -> None:
+    size = next(iter(SIZES))
+    first, second = pictures(size, 2)
+    assert first != second
+    assert all(0.8 < len(each) / SIZES[size][0] < 1.2 for each in (first, second))
+
+
+def test_a_peer_finds_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Arguments(8123, CASCADE, 2, 1)
+    for name, value in told.to_environment().items():
+        monkeypatch.setenv(name, value)
+    assert Arguments.given() == told
+    assert told.work == WORKS[CASCADE]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("model", [BUNDLED, CASCADE])
+def test_this_server_does_what_the_others_do(tmp_path: Path, model: str, fast: bool) -> None:
+
+    settings(tmp_path, Arguments(8123, model, 2, 1), fast)
+
+    config = yaml.safe_load((tmp_path / "serve.yaml").read_text())
+    args = Args(**config["applications"][0]["args"])
+    profile = load_profile(args.profile, args.overrides)
+    assert set(profile.stages) == ({"backbone", "signs"} if model == CASCADE else {"backbone"})
+    assert (profile.engine_of("backbone").replicas, profile.engine_of("backbone").threads) == (2, 1)
+    assert (profile.journal.enabled, "logging_config" in config) == (not fast, fast)
+    first = load_policy(profile.policy).photo[0]
+    assert all(unsure(p) == (first.low <= p <= first.high) for p in (0.05, 0.3, 0.7, 0.95)) == (model == CASCADE)
+
+
+def test_whatever_was_measured_can_be_drawn(tmp_path: Path) -> None:
+    point = Point(10.0, 9.5, 9.0, 0.95, 20.0, 80.0, 3)
+    pace = [Pace(100.0, 0.1)]
+    rows = [Row(server, BUNDLED, "50 kB", 1.0, [50.0], pace, 0.5, 20.0, 500) for server in PEERS]
+    drawn(tmp_path / "all.png", rows, [Curve("FastAPI", BUNDLED, "50 kB", 50.0, [point], None, point, 0.9)])
+    drawn(tmp_path / "shares.png", rows, [])
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("all.png", "shares.png"))
