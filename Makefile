@@ -24,7 +24,7 @@ APART := browser large ops vllm wire
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-large test-ops observe check docs format bench bench-transport chaos \
+.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-large test-ops observe check docs format bench bench-quick bench-scenes tables bench-transport chaos \
   bench-heads bench-journal bench-reward bench-coverage bench-autoscale bench-bulk dist flywheel loop bench-gpu clean
 
 help:  ## Say what there is to make
@@ -121,11 +121,12 @@ dist: $(READY)  ## Build a wheel that runs without a checkout
 	rm -rf build/dist
 	$(BIN)/uv build --wheel --quiet --out-dir build/dist .
 
-check: $(READY) docs  ## Lint, format, types, import floors, and the documentation
+check: $(READY) docs  ## Lint, format, types, import floors, the documentation and what it quotes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python -m benchmarks.tables --check
 
 docs: $(READY)  ## Build the documentation into build/docs; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -134,7 +135,16 @@ format: $(READY)  ## Put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Measure the cascade on the test track, write benchmarks/results/
+bench: bench-scenes  ## Measure all that needs no GPU: decoding, batching, worth, limit, other servers; three hours
+	$(BIN)/python -m benchmarks.all $(ARGS)
+
+bench-quick: $(READY)  ## The same so short that it only shows that it runs; five minutes
+	$(BIN)/python -m benchmarks.all --quick
+
+tables: $(READY)  ## Write what the pages quote of benchmarks/results/ into them
+	$(BIN)/python -m benchmarks.tables
+
+bench-scenes: $(READY)  ## Measure the cascade on the test track
 	$(BIN)/roadwork evaluate --scenes 2000 --seed 9001 --json benchmarks/results/scenes.json
 
 bench-transport: $(READY)  ## Measure Ray Serve's own proxy against serve-fast

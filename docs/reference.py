@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast, get_args
 
@@ -20,6 +21,7 @@ from roadwork_serve.cli import app
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import Profile
 
+_RESULTS = Path(__file__).parents[1] / "benchmarks/results"
 _SETTINGS = """# Settings
 
 Every field of a profile (`roadwork_serve/profiles/*.yaml`); `overrides` in the `args` of `serve_config.yaml` replaces
@@ -31,7 +33,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages."""
     for name, content in (("cli.md", commands()), ("settings.md", settings()), ("openapi.json", openapi())):
         files.append(File.generated(config, name, content=content))
+    for picture in sorted(_RESULTS.glob("*.png")):
+        files.append(File.generated(config, f"results/{picture.name}", content=picture.read_bytes()))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Find pictures of results where `on_files` has put them: pages name them where they lie in the repository."""
+    return markdown.replace("](../benchmarks/results/", "](results/")
 
 
 def commands() -> str:

@@ -1,0 +1,200 @@
+"""`python -m benchmarks.tables`: writes what pages quote of `benchmarks/results/` into them; `--check` only compares.
+
+A page says where with `<!-- table: NAME -->` and `<!-- end -->`: what stands between the two is made from the results,
+and nothing else is touched.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.server import ROOT
+
+RESULTS = ROOT / "benchmarks/results"
+PAGES = (ROOT / "README.md", ROOT / "docs/benchmarks.md")
+OURS = "roadwork-serve, fast"
+_BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.S)
+Result = dict[str, Any]
+T = TypeVar("T")
+
+
+def written(page: str, results: Path = RESULTS) -> str:
+    """The page with its tables as the results have them. Raises KeyError for a table that nobody makes."""
+    return _BLOCK.sub(lambda found: found[1] + TABLES[found[2]](results) + found[3], page)
+
+
+def shares(results: Path) -> str:
+    """Answers a second of every server while saturated, of the bare loop."""
+    rows: list[Result] = _read(results, "peers")["rows"]
+    servers = _unique(row["server"] for row in rows)
+    lines: list[list[str]] = []
+    for model, size in _unique((row["model"], row["size"]) for row in rows):
+        here = {row["server"]: row for row in rows if (row["model"], row["size"]) == (model, size)}
+        bare = statistics.median(pace["per_s"] for row in here.values() for pace in row["bare"])
+        lines.append([f"{model}, {size}", f"{bare:.3g}", *(_share(here.get(server)) for server in servers)])
+    return _table(["model, JPEG", "bare loop, a second", *servers], lines)
+
+
+def costs(results: Path) -> str:
+    """What an answer costs every server with the smallest model."""
+    rows: list[Result] = _read(results, "peers")["rows"]
+    here = [row for row in rows if (row["model"], row["size"]) == (rows[0]["model"], rows[0]["size"])]
+    return _table(
+        ["server", "processor ms an answer", "memory, MiB", "ready after, s"],
+        [[row["server"], f"{row['cpu_ms']:.0f}", f"{row['memory_mib']:.0f}", f"{row['start_s']:.0f}"] for row in here],
+    )
+
+
+def curves(results: Path) -> str:
+    """Rates that are kept, latencies, and goodput under overload."""
+    told = _read(results, "peers")
+    lines: list[list[str]] = []
+    for curve in told["curves"]:
+        middle, over = curve["points"][1], curve["overload"]
+        lines.append(
+            [
+                f"{curve['model']}, {curve['size']}, {1000 * told['works'][curve['model']]['limit_s']:.0f} ms",
+                curve["server"],
+                f"{curve['saturated']:.1f}",
+                "none" if curve["kept"] is None else f"{curve['kept']:.1f}",
+                f"{middle['p50_ms']:.0f}, {middle['p99_ms']:.0f} ms",
+                f"{over['in_time']:.1f} ({curve['goodput']:.2f})",
+            ]
+        )
+    heads = ["model, JPEG, limit", "server", "saturated", "99 % in time up to", "p50, p99 at 0.7", "in time at 1.5x"]
+    return _table(heads, lines)
+
+
+def limit(results: Path) -> str:
+    """Where the time of a core goes, a column a model."""
+    rows: list[Result] = _read(results, "limit")["rows"]
+    times = {
+        "answers a second, of the bare loop": [f"{row['share']:.2f}" for row in rows],
+        "bare loop: ms of a core an image": [f"{row['bare_cpu_ms']:.1f}" for row in rows],
+        "of it decoding": [f"{row['bare_cpu_ms'] * row['decoding']:.1f}" for row in rows],
+    }
+    for role in _unique(role for row in rows for role in row["cpu_ms"]):
+        times[f"server: {role}"] = [f"{row['cpu_ms'].get(role, 0):.1f}" for row in rows]
+    times["server: cores idle"] = [f"{row['idle_ms']:.1f}" for row in rows]
+    for doing in _unique(doing for row in rows for doing in row["ingress"]):
+        times[f"ingress: {doing}"] = [f"{row['ingress'].get(doing, 0) * row['cpu_ms']['ingress']:.2f}" for row in rows]
+    for part in ("queue", "batch", "compute", "hop", "answer"):
+        times[f"a verdict's ms: {part}"] = [f"{row['times'][part]:.0f}" for row in rows]
+    times["items in a batch"] = [f"{row['times']['batch_size']:.1f}" for row in rows]
+    return _table(["", *(row["model"] for row in rows)], [[name, *values] for name, values in times.items()])
+
+
+def decode(results: Path) -> str:
+    """Ways to decode a large JPEG."""
+    told = _read(results, "decode")["sides"]
+    return _table(
+        ["way", *(f"{side} px: ms, times faster" for side in told)],
+        [
+            [way, *(f"{told[side][way]['median_ms']:.0f}, {told[side][way]['times_faster']:.1f}" for side in told)]
+            for way in next(iter(told.values()))
+        ],
+    )
+
+
+def batching(results: Path) -> str:
+    """Mean latency over the least possible, and the mean batch, by load."""
+    rows: list[Result] = _read(results, "batching")["rows"]
+    shown = _unique(row["share"] for row in rows)
+    lines: list[list[str]] = []
+    for model, contender in _unique((row["model"], row["contender"]) for row in rows):
+        here = {row["share"]: row for row in rows if (row["model"], row["contender"]) == (model, contender)}
+        lines.append([model, contender, *(_batching(here.get(share)) for share in shown)])
+    return _table(["model", "batching", *(f"{share:.0%}" for share in shown)], lines)
+
+
+def worth(results: Path) -> str:
+    """Accuracy over compute of every way to judge."""
+    lines: list[list[str]] = []
+    for name, found in _read(results, "worth")["judged"].items():
+        if "learned from" in name:  # no test of anything
+            continue
+        for place in found["places"]:
+            interval = "" if place["low"] is None else f"{place['low']:.3f} to {place['high']:.3f}"
+            lines.append([name, place["name"], f"{place['tflop']:.2f}", f"{place['accuracy']:.3f}", interval])
+    return _table(["", "way", "TFLOP an item", "accuracy", "95 %"], lines)
+
+
+def cards(results: Path) -> str:
+    """What was measured on GPUs, marked with the card."""
+    lines: list[list[str]] = []
+    for file in sorted(results.glob("gpu-*.json")):
+        told = json.loads(file.read_text())
+        for row in told["rows"]:
+            case = row["case"]
+            what = f"{case['model']} {case['what']}, {case['mode']}, batch {case['batch']}, {case['side']} px"
+            lines.append([told["card"], what, f"{row['timing']['median_ms']:.1f}", f"{row['per_s']:.1f}"])
+    if not lines:
+        return "Nothing has been measured on a GPU yet.\n"
+    return _table(["card", "what", "ms, median", "a second"], lines)
+
+
+def summary(results: Path) -> str:
+    """The few lines that the README has: this server beside the best of the others."""
+    rows: list[Result] = _read(results, "peers")["rows"]
+    lines: list[list[str]] = []
+    for model, size in _unique((row["model"], row["size"]) for row in rows):
+        here = {row["server"]: row for row in rows if (row["model"], row["size"]) == (model, size)}
+        others = [row for server, row in here.items() if not server.startswith("roadwork-serve")]
+        if OURS in here and others:
+            best = max(others, key=lambda row: row["of_bare"])
+            lines.append([f"{model}, {size}", _share(here[OURS]), f"{best['server']}: {_share(best)}"])
+    return _table(["model, JPEG", "of a bare loop (a second)", "the best of six other servers"], lines)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    each.__name__: each for each in (shares, costs, curves, limit, decode, batching, worth, cards, summary)
+}
+
+
+def _batching(row: Result | None) -> str:
+    if row is None:
+        return ""
+    if not row["keeps_up"]:
+        return "falls behind"
+    return f"{row['over_best']['median']:.2f}, {row['batch']['median']:.1f}"
+
+
+def _share(row: Result | None) -> str:
+    return "" if row is None else f"{row['of_bare']:.2f} ({statistics.median(row['repeats']):.3g})"
+
+
+def _read(results: Path, name: str) -> Result:
+    return json.loads((results / f"{name}.json").read_text())
+
+
+def _unique(values: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(values))
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def main() -> int:
+    """0 when every page has what the results say, or has got it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 when a page is out of date")
+    check = parser.parse_args().check
+    old = [page for page in PAGES if written(page.read_text()) != page.read_text()]
+    for page in old:
+        if check:
+            print(f"{page} quotes other figures than benchmarks/results has: run `make tables`", file=sys.stderr)
+        else:
+            page.write_text(written(page.read_text()))
+    return int(check and bool(old))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""What pages quote is what was measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import tables
+
+
+def kept(folder: Path, name: str, result: dict[str, Any]) -> None:
+    (folder / f"{name}.json").write_text(json.dumps(result))
+
+
+def row(server: str, rate: float, of_bare: float) -> dict[str, Any]:
+    return {
+        "server": server, "model": "bundled", "size": "50 kB", "start_s": 12.3, "repeats": [rate - 1, rate, rate + 2],
+        "bare": [{"per_s": 100.0, "decoding": 0.1}], "of_bare": of_bare, "cpu_ms": 20.4, "memory_mib": 1000,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    rows = [row(tables.OURS, 80.0, 0.8), row("One", 70.0, 0.7), row("Other", 90.0, 0.9)]
+    kept(tmp_path, "peers", {"rows": rows})
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
+def test_pages_are_up_to_date(page: Path) -> None:
+    assert tables.written(page.read_text()) == page.read_text(), "run `make tables`"
+
+
+def test_a_table_stands_where_the_page_wants_it_and_nothing_else_is_touched(results: Path) -> None:
+    page = "before\n<!-- table: shares -->\nold | old\n<!-- end -->\nafter <!-- end -->\n"
+    once = tables.written(page, results)
+    assert once == (
+        "before\n<!-- table: shares -->\n"
+        "| model, JPEG | bare loop, a second | roadwork-serve, fast | One | Other |\n"
+        "| --- | --- | --- | --- | --- |\n"
+        "| bundled, 50 kB | 100 | 0.80 (80) | 0.70 (70) | 0.90 (90) |\n"
+        "<!-- end -->\nafter <!-- end -->\n"
+    )
+    assert tables.written(once, results) == once
+
+
+def test_the_summary_names_whoever_is_best_even_where_that_is_somebody_else(results: Path) -> None:
+    assert tables.summary(results).splitlines()[-1] == "| bundled, 50 kB | 0.80 (80) | Other: 0.90 (90) |"
+
+
+def test_a_table_that_nobody_makes_is_an_error(results: Path) -> None:
+    with pytest.raises(KeyError, match="nonsense"):
+        tables.written("<!-- table: nonsense -->\n<!-- end -->", results)
+
+
+def test_what_ran_on_a_card_is_marked_with_it(tmp_path: Path) -> None:
+    assert "Nothing has been measured on a GPU" in tables.cards(tmp_path)
+    case = {"model": "vit-l", "what": "forward", "mode": "eager", "batch": 16, "side": 224}
+    kept(tmp_path, "gpu-some-card", {"card": "Some card", "rows": [{"case": case, "timing": {"median_ms": 9.96},
+                                                                    "per_s": 1606.0}]})  # fmt: skip
+    assert "| Some card | vit-l forward, eager, batch 16, 224 px | 10.0 | 1606.0 |" in tables.cards(tmp_path)
