@@ -38,6 +38,7 @@ def answer(request_id: str = "r") -> Reply:
         (Reply(503, "application/problem+json", b"<html>"), STILL, "wrong"),
         (Reply(500, "text/plain", b"Internal Server Error"), STILL, None),
         (Reply(503, "text/plain", b""), STILL, None),
+        (Reply(404, "text/plain", b"Path '/v1/classify' not found."), STILL, None),
         (Reply(408, "text/plain", b""), STILL, "wrong"),
     ],
 )
