@@ -2,8 +2,8 @@
 
 1.0 is a bare loop over the same decoding and model in one process, with as many threads as suit it best. It runs before
 and after each server, while nothing else does. In between the server is started once for each model, and gets photos of
-each size from clients that never let it rest. With photos of one size there follow Poisson arrivals at shares of what
-it then had a second, and at one and a half times that. Latency counts from when a request was due. The client shares
+each size from clients that never let it rest. With photos of the first size there follow Poisson arrivals at shares of
+what it then had a second, and at one and a half times that. Latency counts from when a request was due. The client shares
 the cores with the server, as it does for all of them. Each server has as many workers as suited it best with the
 bundled model, which is tried first.
 """
@@ -31,24 +31,26 @@ from roadwork_serve.learn.evaluation import write_json
 OUT = ROOT / "benchmarks/results/peers.json"
 SHARES, OVERLOAD = (0.5, 0.7, 0.85, 0.95), 1.5
 PACES = {BUNDLED: 1.0, SMALL: 2.0, LARGE: 4.0, CASCADE: 2.0}  # measured so many times as long as is asked for
-CURVED = "300 kB"  # the size of photos that rates and latencies are told for
-_WARM_S = 6.0
+# The more a model takes, the less it matters how large a photo is.
+SIZED = {BUNDLED: tuple(SIZES), SMALL: ("50 kB", "3 MB"), LARGE: ("50 kB",), CASCADE: ("50 kB", "3 MB")}
+_WARM_S = 5.0
 
 
 def measured(name: str, model: str, workers: int, loop: Apart, args: argparse.Namespace) -> Iterator[Row | Curve]:
     """One server, from its start to its end, between two runs of the bare loop."""
     work, seconds = WORKS[model], args.seconds * PACES[model]
-    before = {size: loop.run(size, seconds) for size in args.sizes}
+    sizes = args.sizes or SIZED[model]
+    before = {size: loop.run(size, seconds) for size in sizes}
     taken: dict[str, _Taken] = {}
     curve: Curve | None = None
-    with running(name, model, workers, pictures(args.sizes[0])[0]) as server:
-        for size in args.sizes:
+    with running(name, model, workers, pictures(sizes[0])[0]) as server:
+        for size in sizes:
             load = Load(server.url, [server.request(data) for data in pictures(size)], work.limit_s)
             asyncio.run(load.saturated(work.clients(workers), _WARM_S))
             taken[size] = _saturated(server, load, work.clients(workers), seconds, args.repeats)
-            if size == (CURVED if CURVED in args.sizes else args.sizes[-1]) and model in args.curves:
+            if size == sizes[0] and model in args.curves:
                 curve = _curve(name, model, size, taken[size], load, work.limit_s, seconds)
-    for size in args.sizes:
+    for size in sizes:
         bare = [before[size], loop.run(size, seconds)]
         of_bare = statistics.median(taken[size].repeats) / statistics.fmean(pace.per_s for pace in bare)
         told = taken[size]
@@ -101,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--curves", nargs="*", choices=WORKS, default=[BUNDLED, SMALL, CASCADE])
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, help="of photos, in place of those that suit each model")
     parser.add_argument("--servers", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     parser.add_argument("--seconds", type=float, default=6.0, help="of a measurement with the bundled model")
     parser.add_argument("--repeats", type=int, default=3)
