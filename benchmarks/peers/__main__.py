@@ -3,9 +3,9 @@
 1.0 is a bare loop over the same decoding and model in one process, with as many threads as suit it best. It runs before
 and after each server, while nothing else does. In between the server is started once for each model, and gets photos of
 each size from clients that never let it rest. With photos of the first size there follow Poisson arrivals at shares of
-what it then had a second, and at one and a half times that. Latency counts from when a request was due. The client shares
-the cores with the server, as it does for all of them. Each server has as many workers as suited it best with the
-bundled model, which is tried first.
+what it then had a second, and at one and a half times that. Latency counts from when a request was due. The client
+shares the cores with the server, as it does for all of them. Each server has as many workers as suited it best with the
+bundled model, which is tried first. A server that does not run with a model is told of, and the others go on.
 """
 
 import argparse
@@ -116,39 +116,30 @@ def main() -> None:
     rows: list[Row] = []
     curves: list[Curve] = []
     loops: dict[str, dict[int, float]] = {}
+    failed: list[dict[str, str]] = []
     for model in args.models:
         loops[model] = by_threads(model, args.seconds)
         with apart(model, max(loops[model], key=lambda count: loops[model][count])) as loop:
             for name in args.servers:
                 workers = max(tries, key=lambda count: tried[name].get(count, 0.0))
-                for found in measured(name, model, workers, loop, args):
-                    if isinstance(found, Row):
-                        rows.append(found)
-                        print(f"{model}, {found.size}, {name}: {found.of_bare} of the bare loop", flush=True)
-                    else:
-                        curves.append(found)
-                        print(f"{model}, {found.size}, {name}: goodput {found.goodput}", flush=True)
-                _write(args.out, environment, tried, loops, rows, curves)
-
-
-def _write(
-    out: Path,
-    environment: Environment,
-    tried: dict[str, dict[int, float]],
-    loops: dict[str, dict[int, float]],
-    rows: list[Row],
-    curves: list[Curve],
-) -> None:
-    told = {
-        "environment": asdict(environment),
-        "works": {name: asdict(work) for name, work in WORKS.items()},
-        "workers": tried,
-        "threads": loops,
-        "rows": [asdict(row) for row in rows],
-        "curves": [asdict(curve) for curve in curves],
-    }
-    write_json(out, told)
-    drawn(out.with_suffix(".png"), rows, curves)
+                try:
+                    for found in measured(name, model, workers, loop, args):
+                        (rows if isinstance(found, Row) else curves).append(found)
+                        print(found.told(), flush=True)
+                except RuntimeError as error:
+                    failed.append({"server": name, "model": model, "why": str(error)})
+                    print(f"{model}, {name}: {error}", flush=True)
+                told = {
+                    "environment": asdict(environment),
+                    "works": {name: asdict(work) for name, work in WORKS.items()},
+                    "workers": tried,
+                    "threads": loops,
+                    "rows": [asdict(row) for row in rows],
+                    "curves": [asdict(curve) for curve in curves],
+                    "failed": failed,
+                }
+                write_json(args.out, told)
+    drawn(args.out.with_suffix(".png"), rows, curves)
 
 
 if __name__ == "__main__":

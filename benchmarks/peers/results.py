@@ -25,6 +25,10 @@ class Row:
     cpu_ms: float
     memory_mib: float
 
+    def told(self) -> str:
+        """In a line."""
+        return f"{self.model}, {self.size}, {self.server}: {self.of_bare} of the bare loop"
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -42,3 +46,7 @@ class Curve:
     kept: float | None
     overload: Point
     goodput: float
+
+    def told(self) -> str:
+        """In a line."""
+        return f"{self.model}, {self.size}, {self.server}: goodput {self.goodput}"

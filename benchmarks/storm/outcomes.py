@@ -17,8 +17,8 @@ Outcome = Literal[
     "wrong",  # anything else
 ]
 REFUSALS = (429, 503, 504)
-# What Serve's proxy says in its own words: when a process dies under a request, and, with 404, when the proxy itself has
-# just been started anew and has not heard of any route yet.
+# What Serve's proxy says in its own words: when a process dies under a request, and, with 404, when the proxy itself
+# has just been started anew and has not heard of any route yet.
 PLAIN = (404, 500, 502, 503)
 
 
