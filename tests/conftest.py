@@ -1,5 +1,6 @@
 """Ray is imported here, with what it must find in the environment, and without its own warnings, which are errors."""
 
+import asyncio
 import os
 import warnings
 
@@ -14,5 +15,8 @@ with warnings.catch_warnings(action="ignore"):  # of pydantic's
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Ray forgets a helper process that is slow to start, and Python tells of it in whichever test comes then."""
+    """Two things that Python would tell of in whichever test comes then: Ray forgets a helper process that is slow to
+    start, and pytest-asyncio an event loop that Python makes when it is asked for one before there was any.
+    """
+    asyncio.set_event_loop(None)
     config.addinivalue_line("filterwarnings", "ignore:subprocess .* is still running:ResourceWarning")
