@@ -68,6 +68,8 @@ def well_formed(result: Mapping[str, Any], each: Measurement) -> None:
     for key in ("environment", *each.keys):
         if not result.get(key):
             raise ValueError(f"the result of {each.name} has no {key}")
+    if result.get("failed"):
+        raise ValueError(f"not all of {each.name} ran: {result['failed']}")
     if not {"command", "cpu", "cores", "date"} <= set(result["environment"]):
         raise ValueError(f"the result of {each.name} does not say where it ran")
     if any(math.isinf(number) for number in _numbers(result)):

@@ -80,14 +80,14 @@ class Times:
 class Row:
     """A model. share: of the bare loop. cpu_ms: of an answer, by what the processes are for; of the client last.
 
-    bare_cpu_ms: that the loop takes for an image, decoding: of it. ingress: shares of its stacks.
+    bare_cpu_ms: of the loop, an image; decoding_ms: of it. ingress: shares of its stacks.
     """
 
     model: str
     size: str
     bare: list[float]
     bare_cpu_ms: float
-    decoding: float
+    decoding_ms: float
     per_s: list[float]
     share: float
     cpu_ms: dict[str, float]
@@ -103,13 +103,14 @@ def measured(model: str, size: str, seconds: float, repeats: int) -> Row:
     best = max(found, key=lambda count: found[count])
     with apart(model, best) as loop:
         before = loop.run(size, seconds)
-        with running(SERVER, model, cores, pictures(size)[0]) as server:
-            load = Load(server.url, [server.request(data) for data in pictures(size)], work.limit_s)
-            clients = work.clients(cores)
-            asyncio.run(load.saturated(clients, _WARM_S))
-            taken, own_s = by_role(server), time.process_time()
-            rates = [asyncio.run(load.saturated(clients, seconds)) for _ in range(repeats)]
-            answers = max(1.0, sum(rates) * seconds)
+        with running(SERVER, model, cores, pictures(size)[0], before.per_s) as server:
+            load = Load(server.patient_url, [server.request(data) for data in pictures(size)], work.limit_s)
+            clients = work.clients(cores, before.per_s)
+            asyncio.run(load.saturated(clients, _WARM_S, 1, 0.0))
+            taken, own_s, began = by_role(server), time.process_time(), time.monotonic()
+            rates = asyncio.run(load.saturated(clients, seconds, repeats, 1.0)).repeats
+            took_s = time.monotonic() - began
+            answers = max(1.0, statistics.fmean(rates) * took_s)
             spent = {role: 1000 * (now - taken[role]) / answers for role, now in by_role(server).items()}
             spent["client"] = 1000 * (time.process_time() - own_s) / answers
             times = asyncio.run(verdicts(server, size, clients, seconds))
@@ -118,10 +119,11 @@ def measured(model: str, size: str, seconds: float, repeats: int) -> Row:
     bare = statistics.fmean((before.per_s, after.per_s))
     rate = statistics.median(rates)
     return Row(
-        model, size, [round(pace.per_s, 2) for pace in (before, after)], round(1000 * best / bare, 1),
-        round(statistics.fmean((before.decoding, after.decoding)), 3), rates, round(rate / bare, 3),
-        {role: round(each, 2) for role, each in spent.items()},
-        round(1000 * cores * repeats * seconds / answers - sum(spent.values()), 2), times, ingress,
+        model, size, [round(pace.per_s, 2) for pace in (before, after)],
+        round(statistics.fmean((before.cpu_ms, after.cpu_ms)), 1),
+        round(statistics.fmean(1000 * pace.decoding / pace.per_s for pace in (before, after)), 1),
+        rates, round(rate / bare, 3), {role: round(each, 2) for role, each in spent.items()},
+        round(1000 * cores * took_s / answers - sum(spent.values()), 2), times, ingress,
     )  # fmt: skip
 
 
@@ -143,7 +145,7 @@ async def verdicts(server: Running, size: str, clients: int, seconds: float) -> 
             while time.monotonic() < end:
                 began = time.monotonic()
                 headers = {"Content-Type": "image/jpeg"}
-                async with session.post(server.url, data=next(bodies), headers=headers) as reply:
+                async with session.post(server.patient_url, data=next(bodies), headers=headers) as reply:
                     answer = await reply.json()
                     if reply.status == 200:
                         told.append((1000 * (time.monotonic() - began), answer["stages"][0]))
@@ -169,7 +171,7 @@ def sampled(server: Running, load: Load, clients: int, seconds: float) -> dict[s
         with subprocess.Popen(
             [*spy, "--pid", str(ingress.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as looking:
-            asyncio.run(load.saturated(clients, seconds + 1))
+            asyncio.run(load.saturated(clients, seconds + 1, 1, 0.0))
             looking.wait(60)
         return shares(Path(file.name).read_text().splitlines())
 
@@ -211,7 +213,7 @@ def main() -> None:
 def table(row: Row) -> Table:
     """For people."""
     view = Table("where", "ms of a core, an answer", title=f"{row.model}: {row.share} of the bare loop")
-    view.add_row("the bare loop", f"{row.bare_cpu_ms} ({row.decoding:.0%} decoding)")
+    view.add_row("the bare loop", f"{row.bare_cpu_ms} ({row.decoding_ms} decoding)")
     for role, took in (row.cpu_ms | {"idle": row.idle_ms}).items():
         view.add_row(role, f"{took}")
     for doing, share in row.ingress.items():

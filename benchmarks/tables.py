@@ -76,7 +76,7 @@ def limit(results: Path) -> str:
     times = {
         "answers a second, of the bare loop": [f"{row['share']:.2f}" for row in rows],
         "bare loop: ms of a core an image": [f"{row['bare_cpu_ms']:.1f}" for row in rows],
-        "of it decoding": [f"{row['bare_cpu_ms'] * row['decoding']:.1f}" for row in rows],
+        "of it decoding": [f"{row['decoding_ms']:.1f}" for row in rows],
     }
     for role in _unique(role for row in rows for role in row["cpu_ms"]):
         times[f"server: {role}"] = [f"{row['cpu_ms'].get(role, 0):.1f}" for row in rows]
@@ -145,7 +145,7 @@ def summary(results: Path) -> str:
         if OURS in here and others:
             best = max(others, key=lambda row: row["of_bare"])
             lines.append([f"{model}, {size}", _share(here[OURS]), f"{best['server']}: {_share(best)}"])
-    return _table(["model, JPEG", "of a bare loop (a second)", "the best of six other servers"], lines)
+    return _table(["model, JPEG", "of a bare loop (a second)", "the best of five other servers"], lines)
 
 
 TABLES: dict[str, Callable[[Path], str]] = {

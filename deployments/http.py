@@ -106,6 +106,10 @@ class Service(Protocol):
         """Hold a place for a request. Raises NotReady or Overloaded."""
         ...
 
+    def foresee(self, deadline_s: float) -> None:
+        """Before a body is read: raises Overloaded or DeadlineExceeded when it could not be judged in time."""
+        ...
+
     async def judge(self, data: bytes, deadline_s: float, request_id: str, asked: Asked) -> Verdict:
         """The verdict on a file by a deadline on the clock of `time.monotonic()`."""
         ...
@@ -177,6 +181,7 @@ def http_app(
     ) -> Verdict:
         arrived = time.monotonic()
         with service.admission() as place:
+            service.foresee(arrived + _allowed_s(profile, deadline_ms, None, timeout_s))
             async with _patience(profile, deadline_ms, timeout_s):
                 upload, named_ms = await read_one(request, profile.media.max_bytes, place.take)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)

@@ -166,9 +166,9 @@ class Ingress:
         """
         self._flow.came()
         try:
-            with self._router.booked(deadline_s):
+            with self._router.booked(deadline_s) as booked:
                 read = await self._reading.read(data, deadline_s)
-            judged = await self._router.look(Item.of(read, request_id, deadline_s), asked.key, booked=True)
+            judged = await self._router.look(Item.of(read, request_id, deadline_s), asked.key, booked)
         except RoadworkError as error:
             self._refuse(error.slug)
             raise
@@ -178,6 +178,17 @@ class Ingress:
         trace_way(judged.verdict, time.time_ns())
         await self._post.keep(judged, data, asked, self._rulebook.number)
         return judged.verdict
+
+    def foresee(self, deadline_s: float) -> None:
+        """Before a body is read: raises Overloaded or DeadlineExceeded when it could not be judged in time."""
+        try:
+            self._reading.admit(deadline_s)
+            with self._router.booked(deadline_s):
+                pass
+        except RoadworkError as error:
+            self._flow.came()
+            self._refuse(error.slug)
+            raise
 
     @contextmanager
     def admission(self) -> Iterator[Place]:

@@ -33,19 +33,23 @@ class Reading:
 
         Raises the errors of `media.read`, Overloaded when too many wait already, and DeadlineExceeded.
         """
-        left_s = deadline_s - time.monotonic()
-        if left_s <= 0:
-            raise DeadlineExceeded("the deadline had passed before the file was read; allow more time")
-        if self.wait_s() + self._needs_s() > left_s:
-            raise self._too_busy()
+        self.admit(deadline_s)
         self.count += 1
         try:
-            async with asyncio.timeout(left_s), self._turn:
+            async with asyncio.timeout(deadline_s - time.monotonic()), self._turn:
                 return await self._read(data, deadline_s)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the file was read; allow more time") from None
         finally:
             self.count -= 1
+
+    def admit(self, deadline_s: float) -> None:
+        """Raises what `read` would raise at once: Overloaded when too many wait already, and DeadlineExceeded."""
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("the deadline had passed before the file was read; allow more time")
+        if self.wait_s() + self._needs_s() > left_s:
+            raise self._too_busy()
 
     def wait_s(self) -> float:
         """How long a file would wait for a process if it came now, seconds: reckoned high."""

@@ -13,13 +13,15 @@ import asyncio
 import shlex
 import statistics
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.environment import Environment
 from benchmarks.peers.bare import Apart, apart, by_threads
-from benchmarks.peers.load import Load
+from benchmarks.peers.load import Load, Saturated
 from benchmarks.peers.model import BUNDLED, CASCADE, LARGE, SMALL, WORKS
 from benchmarks.peers.pictures import SIZES, pictures
 from benchmarks.peers.plot import drawn
@@ -29,6 +31,7 @@ from benchmarks.server import ROOT
 from roadwork_serve.learn.evaluation import write_json
 
 OUT = ROOT / "benchmarks/results/peers.json"
+DRAFT = ROOT / "build/peers/draft.json"  # what is known so far; a run that is broken off leaves no half a result
 SHARES, OVERLOAD = (0.5, 0.7, 0.85, 0.95), 1.5
 PACES = {BUNDLED: 1.0, SMALL: 2.0, LARGE: 4.0, CASCADE: 2.0}  # measured so many times as long as is asked for
 # The more a model takes, the less it matters how large a photo is.
@@ -43,20 +46,17 @@ def measured(name: str, model: str, workers: int, loop: Apart, args: argparse.Na
     before = {size: loop.run(size, seconds) for size in sizes}
     taken: dict[str, _Taken] = {}
     curve: Curve | None = None
-    with running(name, model, workers, pictures(sizes[0])[0]) as server:
+    with running(name, model, workers, pictures(sizes[0])[0], before[sizes[0]].per_s) as server:
         for size in sizes:
-            load = Load(server.url, [server.request(data) for data in pictures(size)], work.limit_s)
-            asyncio.run(load.saturated(work.clients(workers), _WARM_S))
-            taken[size] = _saturated(server, load, work.clients(workers), seconds, args.repeats)
+            taken[size] = _saturated(server, model, size, work.clients(workers, before[size].per_s), seconds, args)
             if size == sizes[0] and model in args.curves:
-                curve = _curve(name, model, size, taken[size], load, work.limit_s, seconds)
+                curve = _curve(server, model, size, taken[size], seconds)
     for size in sizes:
-        bare = [before[size], loop.run(size, seconds)]
-        of_bare = statistics.median(taken[size].repeats) / statistics.fmean(pace.per_s for pace in bare)
-        told = taken[size]
+        bare, told = [before[size], loop.run(size, seconds)], taken[size]
+        of_bare = statistics.median(told.load.repeats) / statistics.fmean(pace.per_s for pace in bare)
         yield Row(
-            name, model, size, round(server.start_s, 1), told.repeats, bare, round(of_bare, 3), told.cpu_ms,
-            told.memory_mib,
+            name, model, size, round(server.start_s, 1), told.load.repeats, bare, round(of_bare, 3), told.cpu_ms,
+            told.memory_mib, told.load.refused,
         )  # fmt: skip
     if curve is not None:
         yield curve
@@ -64,37 +64,42 @@ def measured(name: str, model: str, workers: int, loop: Apart, args: argparse.Na
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    repeats: list[float]
+    load: Saturated
     cpu_ms: float
     memory_mib: int
 
 
-def _saturated(server: Running, load: Load, clients: int, seconds: float, repeats: int) -> _Taken:
-    before_s = server.cpu_s()
-    rates = [asyncio.run(load.saturated(clients, seconds)) for _ in range(repeats)]
-    spent_s, answered = server.cpu_s() - before_s, sum(rates) * seconds
-    return _Taken(rates, round(1000 * spent_s / max(1.0, answered), 1), round(server.memory_mib()))
+def _saturated(
+    server: Running, model: str, size: str, clients: int, seconds: float, args: argparse.Namespace
+) -> _Taken:
+    load = Load(server.patient_url, [server.request(data) for data in pictures(size)], WORKS[model].limit_s)
+    asyncio.run(load.saturated(clients, _WARM_S, 1, 0.0))
+    before_s, began = server.cpu_s(), time.monotonic()
+    found = asyncio.run(load.saturated(clients, seconds, args.repeats, 1.0))
+    answered = statistics.fmean(found.repeats) * (time.monotonic() - began)
+    spent_s = server.cpu_s() - before_s
+    return _Taken(found, round(1000 * spent_s / max(1.0, answered), 1), round(server.memory_mib()))
 
 
-def _curve(name: str, model: str, size: str, taken: _Taken, load: Load, limit_s: float, seconds: float) -> Curve:
-    rate = statistics.median(taken.repeats)
+def _curve(server: Running, model: str, size: str, taken: _Taken, seconds: float) -> Curve:
+    load = Load(server.url, [server.request(data) for data in pictures(size)], WORKS[model].limit_s)
+    rate = statistics.median(taken.load.repeats)
     points = [asyncio.run(load.offered(share * rate, 2 * seconds, seed=1)) for share in SHARES]
     kept = [point.offered for point in points if point.kept >= 0.99]
     overload = asyncio.run(load.offered(OVERLOAD * rate, 3 * seconds, seed=2))
     return Curve(
-        name, model, size, rate, points, max(kept, default=None), overload, round(overload.in_time / rate, 3)
+        server.name, model, size, rate, points, max(kept, default=None), overload, round(overload.in_time / rate, 3)
     )  # fmt: skip
 
 
-def suits(name: str, tries: Sequence[int], seconds: float) -> dict[int, float]:
+def suits(name: str, tries: Sequence[int], per_s: float, seconds: float) -> dict[int, float]:
     """Answers a second of a server over the bundled model, by its number of workers."""
     found: dict[int, float] = {}
+    size, work = next(iter(SIZES)), WORKS[BUNDLED]
     for workers in tries:
-        work, photos = WORKS[BUNDLED], pictures(next(iter(SIZES)))
-        with running(name, BUNDLED, workers, photos[0]) as server:
-            load = Load(server.url, [server.request(data) for data in photos], work.limit_s)
-            asyncio.run(load.saturated(work.clients(workers), _WARM_S))
-            found[workers] = asyncio.run(load.saturated(work.clients(workers), seconds))
+        with running(name, BUNDLED, workers, pictures(size)[0], per_s) as server:
+            load = Load(server.patient_url, [server.request(data) for data in pictures(size)], work.limit_s)
+            (found[workers],) = asyncio.run(load.saturated(work.clients(workers, per_s), seconds, 1, _WARM_S)).repeats
     return found
 
 
@@ -112,7 +117,12 @@ def main() -> None:
     args = parser.parse_args()
     environment = Environment.here(shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]))
     tries = [args.workers] if args.workers else sorted({1, environment.cores})
-    tried = {name: suits(name, tries, args.seconds) if len(tries) > 1 else {} for name in args.servers}
+    tried: dict[str, dict[int, float]] = {name: {} for name in args.servers}
+    if len(tries) > 1:
+        per_s = max(by_threads(BUNDLED, args.seconds).values())
+        for name in args.servers:
+            with suppress(RuntimeError):  # told of below
+                tried[name] = suits(name, tries, per_s, args.seconds)
     rows: list[Row] = []
     curves: list[Curve] = []
     loops: dict[str, dict[int, float]] = {}
@@ -138,7 +148,8 @@ def main() -> None:
                     "curves": [asdict(curve) for curve in curves],
                     "failed": failed,
                 }
-                write_json(args.out, told)
+                write_json(DRAFT, told)
+    DRAFT.replace(args.out)
     drawn(args.out.with_suffix(".png"), rows, curves)
 
 

@@ -11,17 +11,26 @@ VARIABLE = "ROADWORK_PEER"
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """workers: processes with a model of their own each, or what a server has in their place; threads: of each."""
+    """workers: processes with a model of their own each, or what a server has in their place; threads: of each.
+
+    most: requests that can be in work at once and be in time, at the pace of the bare loop.
+    """
 
     port: int
     model: str
     workers: int
     threads: int
+    most: int
 
     @property
     def work(self) -> Work:
         """What is asked of it."""
         return WORKS[self.model]
+
+    @property
+    def patience_s(self) -> float:
+        """What may wait in a queue and still be in time when it has been answered, seconds."""
+        return 0.6 * self.work.limit_s
 
     def to_environment(self) -> dict[str, str]:
         """For `given`."""

@@ -13,7 +13,7 @@ from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.model import CASCADE, Judge, SignReader, unsure
 
 told = Arguments.given()
-IN_WORK = 2 * told.work.batch
+IN_WORK = max(2, told.most // told.workers)  # of a replica
 
 
 @serve.deployment(num_replicas=told.workers, max_ongoing_requests=4, ray_actor_options={"num_cpus": 0.5})
@@ -31,7 +31,7 @@ class Second:
 @serve.deployment(
     num_replicas=told.workers,
     max_ongoing_requests=IN_WORK,
-    max_queued_requests=IN_WORK,
+    max_queued_requests=told.workers,
     ray_actor_options={"num_cpus": 0.5},
 )
 class First:

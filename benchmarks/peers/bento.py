@@ -41,7 +41,7 @@ class Second:
         return self._reader.read(data, before)
 
 
-@bentoml.service(traffic={"timeout": told.work.limit_s, "max_concurrency": 4 * told.work.batch}, logging=QUIET)
+@bentoml.service(traffic={"timeout": told.work.limit_s, "max_concurrency": told.most}, logging=QUIET)
 class Front:
     """Reads requests, asks the others."""
 

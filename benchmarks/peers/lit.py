@@ -28,8 +28,11 @@ class Api(litserve.LitAPI):
         """They stay a list."""
         return inputs
 
-    def predict(self, batch: list[Any]) -> list[float]:
-        """Judge."""
+    def predict(self, batch: Any) -> Any:
+        """Judge. Where batches are of one LitServe gives what is in them, and wants that back."""
+        if self.max_batch_size == 1:
+            data, thumb = batch
+            return self._whole.answers([data], [thumb])[0]
         return self._whole.answers([data for data, _ in batch], [thumb for _, thumb in batch])
 
     def unbatch(self, output: list[float]) -> list[float]:
@@ -43,7 +46,5 @@ class Api(litserve.LitAPI):
 
 if __name__ == "__main__":
     told = Arguments.given()
-    server = litserve.LitServer(
-        Api(told), accelerator="cpu", workers_per_device=told.workers, timeout=told.work.limit_s
-    )
+    server = litserve.LitServer(Api(told), accelerator="cpu", workers_per_device=told.workers, timeout=told.patience_s)
     server.run(host="127.0.0.1", port=told.port, generate_client_file=False, log_level="warning")

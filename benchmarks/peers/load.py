@@ -31,6 +31,14 @@ class Point:
     failed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Saturated:
+    """repeats: answers a second. refused: in all of them, and while warming."""
+
+    repeats: list[float]
+    refused: int
+
+
 class Load:
     """Sends requests, bodies with their headers, to one address.
 
@@ -41,24 +49,28 @@ class Load:
         self._url, self._limit_s = url, limit_s
         self._requests = itertools.cycle(requests)
 
-    async def saturated(self, clients: int, seconds: float) -> float:
-        """Answers a second to clients that each send the next request when they have an answer, or a while after they
-        were refused.
+    async def saturated(self, clients: int, seconds: float, repeats: int, warm_s: float) -> Saturated:
+        """Clients that each send the next request when they have an answer, or a while after they were refused.
+
+        They begin warm_s before the first repeat and go on until the last has ended.
         """
-        answered = 0
+        ends: list[float] = []
+        refused = 0
         async with self._session() as session:
 
             async def ask(end: float) -> None:
-                nonlocal answered
+                nonlocal refused
                 while time.monotonic() < end:
-                    if not await self._asked(session, 600.0):
+                    if await self._asked(session, 600.0):
+                        ends.append(time.monotonic())
+                    else:
+                        refused += 1
                         await asyncio.sleep(_REFUSED_S)
-                    elif time.monotonic() <= end:
-                        answered += 1
 
-            end = time.monotonic() + seconds
-            await asyncio.gather(*(ask(end) for _ in range(clients)))
-        return answered / seconds
+            began = time.monotonic() + warm_s
+            await asyncio.gather(*(ask(began + repeats * seconds) for _ in range(clients)))
+        starts = [began + repeat * seconds for repeat in range(repeats)]
+        return Saturated([_rate(ends, start, start + seconds) for start in starts], refused)
 
     async def offered(self, rate: float, seconds: float, seed: int) -> Point:
         """Poisson arrivals at a rate, the same for the same seed."""
@@ -108,3 +120,10 @@ class Load:
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+
+
+def _rate(ends: Sequence[float], start: float, end: float) -> float:
+    """Answers a second, from the last before the start to the last before the end: no part of an answer is lost."""
+    before = max((each for each in ends if each <= start), default=start)
+    within = [each for each in ends if start < each <= end]
+    return len(within) / (max(within) - before) if within else 0.0

@@ -31,9 +31,13 @@ class Work:
     batch: int
     limit_s: float
 
-    def clients(self, workers: int) -> int:
-        """So many that they never let so many workers rest: a batch in each, one that forms, two on their way."""
-        return self.batch * (workers + 1) + 2
+    def clients(self, workers: int, per_s: float) -> int:
+        """So many that they never let so many workers rest: a batch in each, one that forms, two on their way.
+
+        But no more than have their answers in half of the limit, at the pace of the bare loop: nothing here measures
+        how a server gets rid of those it cannot serve.
+        """
+        return max(workers + 2, min(self.batch * (workers + 1) + 2, round(0.5 * self.limit_s * per_s)))
 
 
 # 500 ms, where a core of a small machine can keep that; batches that a core takes well under half of the limit for.

@@ -12,7 +12,7 @@ class Row:
 
     repeats: answers a second while saturated. bare: of the loop, right before and right after the server ran. of_bare:
     the median of the first over the mean of the second. cpu_ms: of all its processes, an answer. memory_mib: of them
-    all.
+    all. refused: requests, while saturated.
     """
 
     server: str
@@ -24,6 +24,7 @@ class Row:
     of_bare: float
     cpu_ms: float
     memory_mib: float
+    refused: int
 
     def told(self) -> str:
         """In a line."""

@@ -16,12 +16,14 @@ import httpx
 
 from benchmarks.peers import ours
 from benchmarks.peers.arguments import Arguments
+from benchmarks.peers.model import WORKS
 from benchmarks.server import ROOT, environment_in, free_port, stop
 from benchmarks.transport import fast as fast_ports
 
 TRITON_PATH = "/v2/models/predict/infer"
 _START_S = 300.0
 _TRIES = 3  # a port that was free may be somebody's by the time it is listened on
+_BROKEN = 20  # answers of 500, after which nothing else is to be expected
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -46,7 +48,7 @@ class Peer:
 PEERS = {
     "FastAPI": Peer(
         "{bin}/uvicorn benchmarks.peers.plain:app --host 127.0.0.1 --port {port} --workers {workers} "
-        "--limit-concurrency {most} --log-level warning"
+        "--log-level warning"
     ),
     "LitServe": Peer("{bin}/python -m benchmarks.peers.lit", needs=("litserve==0.2.19",)),
     "BentoML": Peer(
@@ -84,6 +86,11 @@ class Running:
     url: str
     session: int
     start_s: float = 0.0
+
+    @property
+    def patient_url(self) -> str:
+        """The same with time enough for whatever comes: of a server whose deadlines come with requests."""
+        return f"{self.url}?deadline_ms=60000" if self.name in OURS else self.url
 
     def request(self, photo: bytes) -> tuple[bytes, dict[str, str]]:
         """A body and its headers."""
@@ -132,22 +139,24 @@ class Running:
 
 
 @contextmanager
-def running(name: str, model: str, workers: int, photo: bytes) -> Iterator[Running]:
+def running(name: str, model: str, workers: int, photo: bytes, per_s: float) -> Iterator[Running]:
     """A server of this name over this model, asked until it answers. Raises RuntimeError with the end of its log.
 
-    workers: that it has, each with its share of the cores.
+    workers: that it has, each with its share of the cores. per_s: what the bare loop has, which bounds are taken from.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     log = ROOT / "build/peers" / f"{_plain(name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rw-", ignore_cleanup_errors=True) as folder:
+        most = max(2 * workers, round(0.8 * WORKS[model].limit_s * per_s))
         for tries_left in range(_TRIES - 1, -1, -1):
-            process, server, began = _started(name, Arguments(free_port(), model, workers, threads), Path(folder), log)
+            told = Arguments(free_port(), model, workers, threads, most)
+            process, server, began = _started(name, told, Path(folder), log)
             try:
                 try:
                     _answers(process, server, photo, log)
                 except RuntimeError:
-                    if tries_left:
+                    if tries_left and process.poll() is not None:
                         continue
                     raise
                 yield replace(server, start_s=time.monotonic() - began)
@@ -163,9 +172,7 @@ def _started(name: str, told: Arguments, folder: Path, log: Path) -> tuple[subpr
         path = "/v1/classify"
     else:
         peer = PEERS[name]
-        command = peer.command.format(
-            bin=made(name, peer).parent, port=told.port, workers=told.workers, most=4 * told.work.batch
-        ).split()
+        command = peer.command.format(bin=made(name, peer).parent, port=told.port, workers=told.workers).split()
         environment, path = environment_in(folder) | told.to_environment(), peer.path
         if peer.fast:
             environment |= fast_ports(folder)
@@ -184,8 +191,8 @@ def made(name: str, peer: Peer) -> Path:
         return Path(sys.executable)
     folder = ROOT / "build/peers" / f"venv-{_plain(name)}"
     found = folder / "bin/python"
-    ready = folder / ".ready"
-    if not ready.is_file() or ready.read_text() != str(peer):
+    ready, wanted = folder / ".ready", f"{peer}\n{(ROOT / 'constraints.txt').read_text()}"
+    if not ready.is_file() or ready.read_text() != wanted:
         uv = str(Path(sys.executable).with_name("uv"))
         base = peer.python if Path(peer.python).exists() else sys.executable
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", base, str(folder)], check=True)
@@ -199,7 +206,7 @@ def made(name: str, peer: Peer) -> Path:
         subprocess.run([*install, *limits, "--editable", ".", *peer.needs], check=True, cwd=ROOT)
         if peer.last:
             subprocess.run([*install, "--no-deps", *peer.last], check=True, cwd=ROOT)
-        ready.write_text(str(peer))
+        ready.write_text(wanted)
     return found
 
 
@@ -209,11 +216,13 @@ def _plain(name: str) -> str:
 
 def _answers(process: subprocess.Popen[bytes], server: Running, photo: bytes, log: Path) -> None:
     body, headers = server.request(photo)
-    give_up_at = time.monotonic() + _START_S
-    while time.monotonic() < give_up_at and process.poll() is None:
+    give_up_at, broken = time.monotonic() + _START_S, 0
+    while time.monotonic() < give_up_at and process.poll() is None and broken < _BROKEN:
         with suppress(httpx.TransportError):
-            if httpx.post(server.url, content=body, headers=headers, timeout=60).status_code == 200:
+            status = httpx.post(server.url, content=body, headers=headers, timeout=60).status_code
+            if status == 200:
                 return
+            broken += status == 500
         time.sleep(0.2)
     end = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
     raise RuntimeError(f"It does not answer. The end of {log}:\n{end}")

@@ -30,8 +30,8 @@ class Instance:
 
 def main() -> None:
     """Serve until killed."""
-    waits = QueuePolicy(default_timeout_microseconds=int(1e6 * told.work.limit_s), max_queue_size=4 * told.work.batch)
-    batcher = DynamicBatcher(max_queue_delay_microseconds=10_000, default_queue_policy=waits)
+    waits = QueuePolicy(default_timeout_microseconds=int(1e6 * told.patience_s), max_queue_size=told.most)
+    batcher = DynamicBatcher(default_queue_policy=waits)
     ports = {"http_port": told.port, "grpc_port": free_port(), "metrics_port": free_port()}
     where = {"http_address": "127.0.0.1", "grpc_address": "127.0.0.1", "metrics_address": "127.0.0.1"}
     with Triton(config=TritonConfig(**ports, **where)) as triton:

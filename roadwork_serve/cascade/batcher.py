@@ -10,7 +10,7 @@ again and again is left alone for a while.
 import asyncio
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from heapq import heapify, heappop, heappush
@@ -65,8 +65,8 @@ class Batcher:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits, nothing runs, and nothing has made it rest."""
-        return not self._waiting and not self._calls and self._breaker.state == "closed"
+        """Nothing waits or is on its way, nothing runs, and nothing has made it rest."""
+        return not (self._waiting or self._booked or self._calls) and self._breaker.state == "closed"
 
     @property
     def breaker(self) -> State:
@@ -82,17 +82,13 @@ class Batcher:
         """How long an item with this deadline would wait for a slot if it came now, seconds: reckoned high, for what
         is begun and cannot be finished is lost to everybody.
         """
-        ahead = sum(row[0] <= deadline_s and not row[2].answer.done() for row in self._heap)
-        ahead += sum(booked_s <= deadline_s for booked_s in self._booked)
-        call_s = self._pace.p90_s(min(self._max_batch, ahead or 1)) or 0.0
-        free = sum(not call.spare for call in self._calls) < self._slots
-        return (0.0 if free else self._free_in_s()) + call_s * (ahead // self._max_batch) / self._slots
+        return self._wait_s(deadline_s, booked=0)
 
     def admit(self, deadline_s: float) -> None:
         """Raises what `submit` would raise at once, were an item with this deadline to come now.
 
         Overloaded when the queue is full or too long for the deadline, DeadlineExceeded when the stage is too slow for
-        it, StageDown while the stage rests after repeated failures.
+        it, StageDown while the stage rests after repeated failures. What is booked counts among what waits.
         """
         left_s = deadline_s - time.monotonic()
         self._open(left_s)
@@ -100,17 +96,12 @@ class Batcher:
         if coming >= self._max_queue:
             wait_s = self._drain_s()
             raise Overloaded(f"{coming} items wait for {self.name}; come back in {wait_s:.1f} s", wait_s)
-        needs_s = self._needs_s(1)
-        if needs_s > left_s:
-            raise DeadlineExceeded(
-                f"{self.name} takes up to {needs_s * 1000:.0f} ms and {left_s * 1000:.0f} ms are left; allow more time"
-            )
-        needs_s = max(needs_s, self._needs_s(min(self._max_batch, coming + 1)))
-        if self.wait_s(deadline_s) + needs_s > left_s:
+        needs_s = max(self._needs_s(1), self._needs_s(min(self._max_batch, coming + 1)))
+        if self._wait_s(deadline_s, sum(each_s <= deadline_s for each_s in self._booked)) + needs_s > left_s:
             raise self._too_busy()
 
     @contextmanager
-    def booked(self, deadline_s: float) -> Iterator[None]:
+    def booked(self, deadline_s: float) -> Generator[None]:
         """Count an item among those that wait while something else is done to it first: what is refused then has cost
         nothing. Raises what `admit` raises.
         """
@@ -182,6 +173,19 @@ class Batcher:
             raise StageDown(
                 f"{self.name} failed {FAILURES} times or more in a row; it is tried again in {rests_s:.1f} s"
             )
+        if (needs_s := self._needs_s(1)) > left_s:
+            raise DeadlineExceeded(
+                f"{self.name} takes up to {needs_s * 1000:.0f} ms and {left_s * 1000:.0f} ms are left; allow more time"
+            )
+
+    def _wait_s(self, deadline_s: float, booked: int) -> float:
+        """See `wait_s`. booked: items beside those that wait which would go first."""
+        ahead = booked + sum(row[0] <= deadline_s and not row[2].answer.done() for row in self._heap)
+        free = sum(not call.spare for call in self._calls) < self._slots
+        if free and not booked:
+            return 0.0
+        call_s = self._pace.p90_s(min(self._max_batch, ahead or 1)) or 0.0
+        return (0.0 if free else self._free_in_s()) + call_s * (ahead // self._max_batch) / self._slots
 
     def _wake(self) -> None:
         """Fill free slots once the callbacks that are ready now have run: what comes together goes together."""
@@ -209,18 +213,25 @@ class Batcher:
         batches would make all the others late, so who cannot be in time in a whole one is refused.
         """
         batch: list[Entry] = []
-        most = min(self._max_batch, max(1, self._waiting))
-        least = most if self._waiting > self._max_batch else 1
+        left = sum(not row[2].answer.done() for row in self._heap)
+        most = min(self._max_batch, max(1, left))
         now = time.monotonic()
         while self._heap and len(batch) < most:
             deadline_s, _, entry = self._heap[0]
             if batch and entry.alone:
                 break
             heappop(self._heap)
+            if entry.answer.done():
+                continue
+            least = most if left > self._max_batch and not entry.alone else 1
+            left -= 1
             if deadline_s <= now:
                 self._expire(entry)
-            elif not entry.answer.done() and deadline_s - now < self._needs_s(least):
-                entry.answer.set_exception(self._too_busy())  # it fitted when it came
+            elif deadline_s - now < self._needs_s(least):  # it fitted when it came
+                if entry.again:
+                    fail(entry, f"{self.name} failed, and there is no time to ask a second time")
+                else:
+                    entry.answer.set_exception(self._too_busy())
             if entry.answer.done():
                 continue
             while not batch and most > least and self._needs_s(most) > deadline_s - now:

@@ -2,8 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,26 +83,31 @@ class Router:
         return max((stage.wait_s() for stage in self._stages.values()), default=0.0)
 
     @contextmanager
-    def booked(self, deadline_s: float) -> Iterator[None]:
-        """While a file is read: it counts among those that wait for stage 1.
+    def booked(self, deadline_s: float) -> Generator[str | None]:
+        """While a file is read: it counts among those that wait for stage 1. Yields the stage, for `look`.
 
         Raises Overloaded or DeadlineExceeded, before any work is done on it, when stage 1 could not look in time.
         """
-        first = self._stages.get(self.rules.policy.photo[0].stage)  # of clips as well, in policies that make sense
+        name = self.rules.policy.photo[0].stage  # of clips as well, in policies that make sense
         with ExitStack() as held:
-            if first is not None:
-                with suppress(StageFailed):  # others may speak
-                    held.enter_context(first.booked(deadline_s))
-            yield
+            try:
+                if (first := self._stages.get(name)) is None:
+                    raise StageFailed(f"{name} is not deployed")
+                held.enter_context(first.booked(deadline_s))
+            except StageFailed:  # others may speak
+                yield None
+            else:
+                yield name
 
     async def judge(self, item: Item, key: str | None = None) -> Verdict:
         """The verdict on the item; see `look`."""
         return (await self.look(item, key)).verdict
 
-    async def look(self, item: Item, key: str | None = None, booked: bool = False) -> Judged:
+    async def look(self, item: Item, key: str | None = None, booked: str | None = None) -> Judged:
         """The verdict on the item, by its deadline, and what it leaves behind.
 
-        key: what an A/B test keeps together, by default the request id. booked: see `booked`. Raises Overloaded when the first stage's queue
+        key: what an A/B test keeps together, by default the request id. booked: the stage where it was counted until
+        now among those that wait. Raises Overloaded when the first stage's queue
         is full, or when no stage spoke and a queue was full; DeadlineExceeded when the deadline passes before any stage
         has spoken, or the first stage is too slow for it; NoOpinion when every stage failed or abstained.
         """
@@ -114,7 +119,8 @@ class Router:
 
         async def ask(step: Step) -> Answer:
             asked = item if step.head is None else replace(item, head=step.head)
-            counted = booked and step.stage == force.rules.policy.photo[0].stage
+            nonlocal booked
+            counted, booked = step.stage == booked, None  # it holds for the first stage that is asked
             known[step.stage, step.head] = answer = await self._stages[step.stage].submit(asked, booked=counted)
             return answer
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.bare import Pace
-from benchmarks.peers.load import Load, Point
+from benchmarks.peers.load import Load, Point, _rate
 from benchmarks.peers.model import BUNDLED, CASCADE, WORKS, unsure
 from benchmarks.peers.ours import settings
 from benchmarks.peers.pictures import SIZES, pictures
@@ -62,13 +62,28 @@ async def test_arrivals_do_not_wait_for_answers_and_are_the_same_for_a_seed() ->
 async def test_who_is_refused_comes_again_a_little_later() -> None:
     asked = itertools.count()
     async with answering(lambda: 503 if next(asked) >= 0 else 200) as url:
-        assert await Load(url, [REQUEST], limit_s=1.0).saturated(clients=2, seconds=0.35) == 0.0
+        told = await Load(url, [REQUEST], limit_s=1.0).saturated(2, 0.35, 1, 0.0)
+    assert told.repeats == [0.0]
+    assert 4 <= told.refused <= 8
     assert 4 <= next(asked) <= 10, "two clients, a tenth of a second after each refusal"
 
 
 async def test_a_saturated_server_is_counted_by_what_it_answered() -> None:
     async with answering(lambda: 200) as url:
-        assert await Load(url, [REQUEST], limit_s=1.0).saturated(clients=3, seconds=0.3) > 10
+        told = await Load(url, [REQUEST], limit_s=1.0).saturated(clients=3, seconds=0.2, repeats=2, warm_s=0.1)
+    assert (len(told.repeats), told.refused) == (2, 0)
+    assert min(told.repeats) > 10
+
+
+@pytest.mark.parametrize(("start", "rate"), [(0.0, 2.0), (1.0, 2.0), (2.6, 0.0)])
+def test_no_part_of_an_answer_is_lost_at_an_edge(start: float, rate: float) -> None:
+    assert _rate([0.5, 1.0, 1.5, 2.0, 2.5], start, start + 1.2) == pytest.approx(rate)
+
+
+def test_clients_do_not_outnumber_what_can_be_in_time() -> None:
+    assert WORKS[BUNDLED].clients(2, per_s=1000.0) == 26
+    assert WORKS[BUNDLED].clients(2, per_s=40.0) == 10
+    assert WORKS[BUNDLED].clients(2, per_s=1.0) == 4
 
 
 def test_triton_is_asked_in_its_own_protocol() -> None:
@@ -89,7 +104,7 @@ def test_pictures_are_of_the_sizes_they_are_named_after() -> None:
 
 
 def test_a_peer_finds_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Arguments(8123, CASCADE, 2, 1)
+    told = Arguments(8123, CASCADE, 2, 1, 40)
     for name, value in told.to_environment().items():
         monkeypatch.setenv(name, value)
     assert Arguments.given() == told
@@ -100,7 +115,7 @@ def test_a_peer_finds_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("model", [BUNDLED, CASCADE])
 def test_this_server_does_what_the_others_do(tmp_path: Path, model: str, fast: bool) -> None:
 
-    settings(tmp_path, Arguments(8123, model, 2, 1), fast)
+    settings(tmp_path, Arguments(8123, model, 2, 1, 40), fast)
 
     config = yaml.safe_load((tmp_path / "serve.yaml").read_text())
     args = Args(**config["applications"][0]["args"])
@@ -114,8 +129,8 @@ def test_this_server_does_what_the_others_do(tmp_path: Path, model: str, fast: b
 
 def test_whatever_was_measured_can_be_drawn(tmp_path: Path) -> None:
     point = Point(10.0, 9.5, 9.0, 0.95, 20.0, 80.0, 3)
-    pace = [Pace(100.0, 0.1)]
-    rows = [Row(server, BUNDLED, "50 kB", 1.0, [50.0], pace, 0.5, 20.0, 500) for server in PEERS]
+    pace = [Pace(100.0, 0.1, 20.0)]
+    rows = [Row(server, BUNDLED, "50 kB", 1.0, [50.0], pace, 0.5, 20.0, 500, 0) for server in PEERS]
     drawn(tmp_path / "all.png", rows, [Curve("FastAPI", BUNDLED, "50 kB", 50.0, [point], None, point, 0.9)])
     drawn(tmp_path / "shares.png", rows, [])
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("all.png", "shares.png"))

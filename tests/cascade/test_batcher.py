@@ -469,6 +469,58 @@ def test_while_more_waits_than_one_batch_takes_batches_stay_whole():
     clock.run(main)
 
 
+def test_one_item_too_many_does_not_leave_everybody_unserved():
+    async def main(time: Clock) -> None:
+        stage = batcher(client := GatedClient(), max_batch=2)
+        for size, takes_s in ((2, 2.0), (1, 0.5)):
+            for _ in range(5):
+                tasks = waiting_for(stage, *"ab"[:size])
+                await settle()
+                await asyncio.sleep(takes_s)
+                client.calls[-1].answer()
+                await asyncio.gather(*tasks)
+        busy = waiting_for(stage, "busy")
+        await settle()
+        tasks = [asyncio.create_task(stage.submit(item(each, 1.9), booked=True)) for each in "efg"]
+        await settle()
+        await asyncio.sleep(0.1)
+        client.calls[-1].answer()
+        await settle()
+        assert client.calls[-1].ids == ["f"], "two would take 2 s"
+        client.calls[-1].answer()
+        await settle()
+        client.calls[-1].answer()
+        assert await outcomes(busy + tasks) == ["busy", "Overloaded", "f", "g"]
+
+    clock.run(main)
+
+
+def test_what_is_asked_again_alone_needs_the_time_of_one():
+    async def main(time: Clock) -> None:
+        stage = batcher(client := GatedClient(), max_batch=2)
+        for size, takes_s in ((2, 2.0), (1, 0.5)):
+            for _ in range(5):
+                tasks = waiting_for(stage, *"ab"[:size])
+                await settle()
+                await asyncio.sleep(takes_s)
+                client.calls[-1].answer()
+                await asyncio.gather(*tasks)
+        tasks = waiting_for(stage, *"cd", left_s=3.5)
+        await settle()
+        tasks += waiting_for(stage, *"efg")
+        await settle()
+        await asyncio.sleep(2.5)
+        client.calls[-1].gate.set_exception(ValueError("a bad batch"))
+        await settle()
+        assert client.calls[-1].ids == ["c"], "five wait, and one second is left"
+        for _ in range(4):
+            client.calls[-1].answer()
+            await settle()
+        assert await outcomes(tasks) == ["c", "d", "e", "f", "g"]
+
+    clock.run(main)
+
+
 def test_what_is_on_its_way_counts_among_those_that_wait():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=1)

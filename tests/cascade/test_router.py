@@ -358,6 +358,34 @@ def test_a_stage_too_slow_for_what_is_left_is_not_entered():
     clock.run(main)
 
 
+async def test_what_was_booked_is_let_in_where_it_was_booked_and_nowhere_else():
+    stage, tasks = await full("backbone")
+    video, videos = await full("video")
+    router = Router({"backbone": stage, "video": video}, Rules(POLICY), "mini")
+    with pytest.raises(Overloaded):
+        await router.look(item("late"))
+    with pytest.raises(Overloaded):
+        await router.look(item("late"), booked="video")
+    asked = asyncio.create_task(router.look(item("booked"), booked="backbone"))
+    await settle()
+    assert (stage.waiting, asked.done()) == (2, False)
+    await close(stage, tasks)
+    await close(video, videos)
+    await asyncio.gather(asked, return_exceptions=True)
+
+
+async def test_where_stage_1_rests_nothing_is_booked():
+    stage = batcher(InstantClient(lambda _: opinion()))
+    router = Router({"backbone": stage}, Rules(POLICY), "mini")
+    with router.booked(item().deadline_s) as name:
+        assert name == "backbone"
+        assert not stage.idle
+    assert stage.idle
+    await stage.aclose()
+    with router.booked(item().deadline_s) as name:
+        assert name is None
+
+
 async def test_before_work_is_done_on_a_file_a_full_first_stage_refuses_it():
     stage, tasks = await full("backbone")
     with pytest.raises(Overloaded), Router({"backbone": stage}, Rules(POLICY), "mini").booked(item().deadline_s):

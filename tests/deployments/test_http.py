@@ -48,6 +48,7 @@ class FakeService:
         self.asked: list[Asked] = []
         self.left_s = 0.0
         self.taken, self.room = 0, 10**9
+        self.busy = False
 
     @contextmanager
     def admission(self) -> Iterator["FakeService"]:
@@ -58,6 +59,10 @@ class FakeService:
         self.taken += size
         if self.taken > self.room:
             raise Overloaded("too much in work")
+
+    def foresee(self, deadline_s: float) -> None:
+        if self.busy:
+            raise Overloaded("8 items wait for backbone", 2.0)
 
     async def judge(self, data: bytes, deadline_s: float, request_id: str, asked: Asked) -> Verdict:
         self.left_s = deadline_s - asyncio.get_running_loop().time()
@@ -348,6 +353,13 @@ async def test_a_body_that_declares_too_much_is_not_read(client: httpx.AsyncClie
         headers = {"content-type": "image/jpeg", "content-length": size}
         problem(await client.post("/v1/classify", content=body, headers=headers), 413, "media-too-large")
     assert body.taken == 0
+
+
+async def test_a_body_that_could_not_be_judged_in_time_is_not_read(client: httpx.AsyncClient, service: FakeService):
+    service.busy, body = True, Endless()
+    refused = await client.post("/v1/classify", content=body, headers={"content-type": "image/jpeg"})
+    problem(refused, 503, "overloaded")
+    assert (body.taken, refused.headers["retry-after"], service.seen) == (0, "2", [])
 
 
 @pytest.mark.parametrize(
