@@ -35,7 +35,7 @@ DRAFT = ROOT / "build/peers/draft.json"  # what is known so far; a run that is b
 SHARES, OVERLOAD = (0.5, 0.7, 0.85, 0.95), 1.5
 PACES = {BUNDLED: 1.0, SMALL: 2.0, LARGE: 4.0, CASCADE: 2.0}  # measured so many times as long as is asked for
 # The more a model takes, the less it matters how large a photo is.
-SIZED = {BUNDLED: tuple(SIZES), SMALL: ("50 kB", "3 MB"), LARGE: ("50 kB",), CASCADE: ("50 kB", "3 MB")}
+SIZED = {BUNDLED: tuple(SIZES), SMALL: ("50 kB",), LARGE: ("50 kB",), CASCADE: ("50 kB",)}
 _WARM_S = 5.0
 
 

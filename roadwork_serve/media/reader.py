@@ -9,7 +9,6 @@ Like all of `roadwork_serve.media` it does without pydantic and asyncio: it is u
 
 import json
 import math
-import os
 import resource
 import signal
 import socket
@@ -32,13 +31,11 @@ READY: dict[str, Any] = {"kind": "ready"}
 # frames 40.
 _BYTES_A_PIXEL = 48
 _COPIES = 4
-_NICENESS = 10  # as the models': where cores are short those go first that take requests, refuse them and answer them
 _SPARE_BYTES = 512 * 2**20  # of which the libraries take 110 MiB, threads and their stacks some more
 
 
 def main() -> None:
     """Read what is sent until the other end hangs up."""
-    os.nice(_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other, which then hangs up
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
