@@ -182,9 +182,8 @@ class Ingress:
     def foresee(self, deadline_s: float) -> None:
         """Before a body is read: raises Overloaded or DeadlineExceeded when it could not be judged in time."""
         try:
-            self._reading.admit(deadline_s)
             with self._router.booked(deadline_s):
-                pass
+                self._reading.admit(deadline_s)
         except RoadworkError as error:
             self._flow.came()
             self._refuse(error.slug)

@@ -48,7 +48,11 @@ class Reading:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
             raise DeadlineExceeded("the deadline had passed before the file was read; allow more time")
-        if self.wait_s() + self._needs_s() > left_s:
+        if (needs_s := self._needs_s()) > left_s and not self.wait_s():
+            raise DeadlineExceeded(
+                f"reading takes up to {needs_s * 1000:.0f} ms and {left_s * 1000:.0f} ms are left; allow more time"
+            )
+        if self.wait_s() + needs_s > left_s:
             raise self._too_busy()
 
     def wait_s(self) -> float:
