@@ -46,7 +46,7 @@ def costs(results: Path) -> str:
     here = [row for row in rows if (row["model"], row["size"]) == (rows[0]["model"], rows[0]["size"])]
     return _table(
         ["server", "processor ms an answer", "memory, MiB", "ready after, s"],
-        [[row["server"], f"{row['cpu_ms']:.0f}", f"{row['memory_mib']:.0f}", f"{row['start_s']:.0f}"] for row in here],
+        [[row["server"], *_cost(row), f"{row['start_s']:.0f}"] for row in here],
     )
 
 
@@ -151,6 +151,11 @@ def summary(results: Path) -> str:
 TABLES: dict[str, Callable[[Path], str]] = {
     each.__name__: each for each in (shares, costs, curves, limit, decode, batching, worth, cards, summary)
 }
+
+
+def _cost(row: Result) -> list[str]:
+    """Unknown where not all of its processes were found."""
+    return [f"{row['cpu_ms']:.0f}", f"{row['memory_mib']:.0f}"] if row["cpu_ms"] >= 1 else ["unknown", "unknown"]
 
 
 def _batching(row: Result | None) -> str:

@@ -131,11 +131,19 @@ class Running:
         return found / 1024
 
     def _entries(self) -> Iterator[Path]:
+        """Of its session, and whatever those started that are in one of their own."""
+        parents: dict[int, int] = {}
+        ours: set[int] = set()
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with suppress(OSError):
-                    if os.getsid(int(entry.name)) == self.session:
-                        yield entry
+                    stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                    parents[int(entry.name)] = int(stat[1])
+                    if int(stat[3]) == self.session:
+                        ours.add(int(entry.name))
+        while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+            ours |= more
+        yield from (Path("/proc") / str(pid) for pid in sorted(ours))
 
 
 @contextmanager
