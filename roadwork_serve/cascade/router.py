@@ -107,9 +107,9 @@ class Router:
         """The verdict on the item, by its deadline, and what it leaves behind.
 
         key: what an A/B test keeps together, by default the request id. booked: the stage where it was counted until
-        now among those that wait. Raises Overloaded when the first stage's queue
-        is full, or when no stage spoke and a queue was full; DeadlineExceeded when the deadline passes before any stage
-        has spoken, or the first stage is too slow for it; NoOpinion when every stage failed or abstained.
+        now among those that wait. Raises Overloaded when the first stage's queue is full, or when no stage spoke and a
+        queue was full; DeadlineExceeded when the deadline passes before any stage has spoken, or the first stage is too
+        slow for it; NoOpinion when every stage failed or abstained.
         """
         force = self._in_force
         arm = force.rules.arm(key or item.request_id)

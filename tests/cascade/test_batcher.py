@@ -379,6 +379,17 @@ def paced(client: GatedClient, time: Clock, stage: Batcher, takes_s: float, call
     return run()
 
 
+async def learnt(client: GatedClient, stage: Batcher, whole: int) -> None:
+    """Let it see that a whole batch takes 2 s, and one item half a second."""
+    for size, takes_s in ((whole, 2.0), (1, 0.5)):
+        for _ in range(5):
+            tasks = waiting_for(stage, *"abcd"[:size])
+            await settle()
+            await asyncio.sleep(takes_s)
+            client.calls[-1].answer()
+            await asyncio.gather(*tasks)
+
+
 def test_what_a_stage_would_be_too_slow_for_is_not_begun():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient())
@@ -419,13 +430,7 @@ def test_who_would_wait_too_long_is_told_at_once_and_when_to_come_back():
 def test_a_batch_is_no_larger_than_its_first_item_has_time_for():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=4)
-        for size, takes_s in ((4, 2.0), (1, 0.5)):
-            for _ in range(5):
-                tasks = waiting_for(stage, *"abcd"[:size])
-                await settle()
-                await asyncio.sleep(takes_s)
-                client.calls[-1].answer()
-                await asyncio.gather(*tasks)
+        await learnt(client, stage, whole=4)
         busy = waiting_for(stage, "busy")
         await settle()
         tasks = waiting_for(stage, "hurry", left_s=1.0) + waiting_for(stage, *"efg")
@@ -446,13 +451,7 @@ def test_a_batch_is_no_larger_than_its_first_item_has_time_for():
 def test_while_more_waits_than_one_batch_takes_batches_stay_whole():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=2)
-        for size, takes_s in ((2, 2.0), (1, 0.5)):
-            for _ in range(5):
-                tasks = waiting_for(stage, *"ab"[:size])
-                await settle()
-                await asyncio.sleep(takes_s)
-                client.calls[-1].answer()
-                await asyncio.gather(*tasks)
+        await learnt(client, stage, whole=2)
         busy = waiting_for(stage, "busy")
         await settle()
         tasks = waiting_for(stage, "hurry", left_s=1.9) + waiting_for(stage, *"efg")
@@ -472,13 +471,7 @@ def test_while_more_waits_than_one_batch_takes_batches_stay_whole():
 def test_one_item_too_many_does_not_leave_everybody_unserved():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=2)
-        for size, takes_s in ((2, 2.0), (1, 0.5)):
-            for _ in range(5):
-                tasks = waiting_for(stage, *"ab"[:size])
-                await settle()
-                await asyncio.sleep(takes_s)
-                client.calls[-1].answer()
-                await asyncio.gather(*tasks)
+        await learnt(client, stage, whole=2)
         busy = waiting_for(stage, "busy")
         await settle()
         tasks = [asyncio.create_task(stage.submit(item(each, 1.9), booked=True)) for each in "efg"]
@@ -498,13 +491,7 @@ def test_one_item_too_many_does_not_leave_everybody_unserved():
 def test_what_is_asked_again_alone_needs_the_time_of_one():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=2)
-        for size, takes_s in ((2, 2.0), (1, 0.5)):
-            for _ in range(5):
-                tasks = waiting_for(stage, *"ab"[:size])
-                await settle()
-                await asyncio.sleep(takes_s)
-                client.calls[-1].answer()
-                await asyncio.gather(*tasks)
+        await learnt(client, stage, whole=2)
         tasks = waiting_for(stage, *"cd", left_s=3.5)
         await settle()
         tasks += waiting_for(stage, *"efg")
