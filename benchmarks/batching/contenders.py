@@ -1,8 +1,9 @@
 """The batchers that are compared, and a run of one of them over given arrivals."""
 
 import asyncio
+import gc
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -97,10 +98,17 @@ async def _served(contender: Contender, model: Model, due_us: Sequence[int], war
     began = time.process_time()
     latencies_s = await _played(submit, due_us)
     own_us = 1e6 * (time.process_time() - began) / len(due_us)
-    for task in (rest := asyncio.all_tasks() - {asyncio.current_task()}):
-        task.cancel()
-    await asyncio.gather(*rest, return_exceptions=True)
+    await _ended(asyncio.all_tasks() - {asyncio.current_task()})
+    del submit
+    gc.collect()  # Ray's queue must go while a loop runs: it makes itself one otherwise, and leaves it open
     return Served(latencies_s, tuple(server.batches), own_us)
+
+
+async def _ended(tasks: Set[asyncio.Task[object]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)  # the loop itself holds what woke it until its next turn, and with it all that was cancelled
 
 
 async def _played(submit: Submit, due_us: Sequence[int]) -> tuple[float, ...]:

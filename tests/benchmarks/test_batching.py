@@ -1,6 +1,7 @@
 """The batchers' benchmark: that its bound is one, and that its virtual time is what arithmetic says."""
 
 import asyncio
+import gc
 import json
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -10,6 +11,7 @@ from statistics import fmean
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from ray.serve.batching import _BatchQueue
 
 from benchmarks.batching import __main__ as batching
 from benchmarks.batching import virtual
@@ -142,6 +144,11 @@ def test_virtual_time_is_what_arithmetic_says(contender, sizes: tuple[int, ...],
     assert run.sizes == sizes
     assert [1000 * took for took in run.latencies_s] == pytest.approx(latencies_ms, abs=0.001)
     assert served(contender, GPU, [0, 1000, 2000], warm_us=[0, 0, 0, 500]).latencies_s == run.latencies_s
+
+
+def test_a_run_leaves_no_queue_that_would_make_itself_an_event_loop() -> None:
+    served(rays(0.01), GPU, [0, 1000])
+    assert not [each for each in gc.get_objects() if isinstance(each, _BatchQueue)]
 
 
 def test_a_rule_waits_for_as_many_and_takes_no_more_than_it_is_told() -> None:
