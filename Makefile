@@ -135,7 +135,8 @@ format: $(READY)  ## Put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: bench-scenes  ## Measure all that needs no GPU: decoding, batching, worth, limit, other servers; three hours
+bench: $(READY)  ## Measure all that needs no GPU: decoding, batching, worth, limit, other servers; three hours
+	$(if $(ARGS),,$(MAKE) bench-scenes)
 	$(BIN)/python -m benchmarks.all $(ARGS)
 
 bench-quick: $(READY)  ## The same so short that it only shows that it runs; five minutes

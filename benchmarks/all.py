@@ -46,7 +46,7 @@ ALL = (
     Measurement(
         "peers", 95,
         ("--models", "bundled", "--sizes", "50 kB", "--servers", "FastAPI", "roadwork-serve, fast", "--seconds", "1.5",
-         "--repeats", "1", "--workers", "2"),
+         "--repeats", "1", "--arrivals", "50", "--workers", "2"),
         ("rows", "curves", "works"),
     ),
 )  # fmt: skip

@@ -9,6 +9,7 @@ py-spy, in a run of its own, since sampling costs something. Times of a verdict 
 import argparse
 import asyncio
 import itertools
+import json
 import os
 import re
 import shlex
@@ -37,6 +38,7 @@ from benchmarks.server import ROOT
 from roadwork_serve.learn.evaluation import write_json
 
 OUT = ROOT / "benchmarks/results/limit.json"
+DRAFT = ROOT / "build/limit.json"  # what is known so far; a run that is broken off leaves no half a result
 SERVER = "roadwork-serve, fast"
 # What a process is for, by its title: the first that matches.
 ROLES = {
@@ -61,7 +63,7 @@ DOINGS = {
     "event loop, Ray's core": r"asyncio/|threading|ray/|selectors|concurrent/",
 }
 _WARM_S = 6.0
-_RATE = 40  # stacks a second
+_RATE = 200  # stacks a second, of which those that wait do not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Times:
 class Row:
     """A model. share: of the bare loop. cpu_ms: of an answer, by what the processes are for; of the client last.
 
-    bare_cpu_ms: of the loop, an image; decoding_ms: of it. ingress: shares of its stacks.
+    bare_cpu_ms: of the loop, an image; decoding_ms: of it. ingress: shares of its stacks; stacks: so many were seen.
     """
 
     model: str
@@ -94,6 +96,7 @@ class Row:
     idle_ms: float
     times: Times
     ingress: dict[str, float]
+    stacks: int
 
 
 def measured(model: str, size: str, seconds: float, repeats: int) -> Row:
@@ -103,8 +106,8 @@ def measured(model: str, size: str, seconds: float, repeats: int) -> Row:
     best = max(found, key=lambda count: found[count])
     with apart(model, best) as loop:
         before = loop.run(size, seconds)
-        with running(SERVER, model, cores, pictures(size)[0], before.per_s) as server:
-            load = Load(server.patient_url, [server.request(data) for data in pictures(size)], work.limit_s)
+        with running(SERVER, model, cores, pictures(size)[0]) as server:
+            load = Load(server.url, [server.request(data) for data in pictures(size)], work.limit_s, server.whole)
             clients = work.clients(cores, before.per_s)
             asyncio.run(load.saturated(clients, _WARM_S, 1, 0.0))
             taken, own_s, began = by_role(server), time.process_time(), time.monotonic()
@@ -114,7 +117,7 @@ def measured(model: str, size: str, seconds: float, repeats: int) -> Row:
             spent = {role: 1000 * (now - taken[role]) / answers for role, now in by_role(server).items()}
             spent["client"] = 1000 * (time.process_time() - own_s) / answers
             times = asyncio.run(verdicts(server, size, clients, seconds))
-            ingress = sampled(server, load, clients, seconds)
+            seen = sampled(server, load, clients, 3 * seconds)
         after = loop.run(size, seconds)
     bare = statistics.fmean((before.per_s, after.per_s))
     rate = statistics.median(rates)
@@ -123,7 +126,7 @@ def measured(model: str, size: str, seconds: float, repeats: int) -> Row:
         round(statistics.fmean((before.cpu_ms, after.cpu_ms)), 1),
         round(statistics.fmean(1000 * pace.decoding / pace.per_s for pace in (before, after)), 1),
         rates, round(rate / bare, 3), {role: round(each, 2) for role, each in spent.items()},
-        round(1000 * cores * took_s / answers - sum(spent.values()), 2), times, ingress,
+        round(1000 * cores * took_s / answers - sum(spent.values()), 2), times, shares(seen), seen.total(),
     )  # fmt: skip
 
 
@@ -145,10 +148,10 @@ async def verdicts(server: Running, size: str, clients: int, seconds: float) -> 
             while time.monotonic() < end:
                 began = time.monotonic()
                 headers = {"Content-Type": "image/jpeg"}
-                async with session.post(server.patient_url, data=next(bodies), headers=headers) as reply:
-                    answer = await reply.json()
+                async with session.post(server.url, data=next(bodies), headers=headers) as reply:
+                    answer = await reply.read()
                     if reply.status == 200:
-                        told.append((1000 * (time.monotonic() - began), answer["stages"][0]))
+                        told.append((1000 * (time.monotonic() - began), json.loads(answer)["stages"][0]))
                     else:
                         await asyncio.sleep(0.1)
 
@@ -161,8 +164,8 @@ async def verdicts(server: Running, size: str, clients: int, seconds: float) -> 
     return Times(*(round(each, 1) for each in (statistics.fmean(ms for ms, _ in told), *means)))
 
 
-def sampled(server: Running, load: Load, clients: int, seconds: float) -> dict[str, float]:
-    """What the ingress is at, as shares of its stacks; empty where py-spy may not look into processes."""
+def sampled(server: Running, load: Load, clients: int, seconds: float) -> Counter[str]:
+    """What the ingress is at: how many stacks; none where py-spy may not look into processes."""
     ingress = next(each for each in server.processes() if re.search(ROLES["ingress"], each.title))
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
         spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--nonblocking", "--format", "raw"]
@@ -173,15 +176,20 @@ def sampled(server: Running, load: Load, clients: int, seconds: float) -> dict[s
         ) as looking:
             asyncio.run(load.saturated(clients, seconds + 1, 1, 0.0))
             looking.wait(60)
-        return shares(Path(file.name).read_text().splitlines())
+        return doings(Path(file.name).read_text().splitlines())
 
 
-def shares(lines: Iterable[str]) -> dict[str, float]:
+def doings(lines: Iterable[str]) -> Counter[str]:
     """Of stacks as py-spy writes them, frames from the outermost to the innermost, and how often each was seen."""
     seen = Counter[str]()
     for line in lines:
         stack, _, count = line.rpartition(" ")
         seen[_doing(stack.split(";"))] += int(count)
+    return seen
+
+
+def shares(seen: Counter[str]) -> dict[str, float]:
+    """Of all stacks."""
     return {doing: round(count / seen.total(), 3) for doing, count in seen.most_common()}
 
 
@@ -207,7 +215,8 @@ def main() -> None:
     for model in args.models:
         rows.append(measured(model, args.size, args.seconds * (4 if model == LARGE else 1), args.repeats))
         Console().print(table(rows[-1]))
-        write_json(args.out, {"environment": asdict(environment), "rows": [asdict(row) for row in rows]})
+        write_json(DRAFT, {"environment": asdict(environment), "rows": [asdict(row) for row in rows]})
+    DRAFT.replace(args.out)
 
 
 def table(row: Row) -> Table:

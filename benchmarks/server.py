@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from roadwork_serve.environment import RAY
 ROOT = Path(__file__).parents[1]
 START_S = 240.0
 STOP_S = 60.0
+KILL_S = 5.0
 RAY_TRIES = 3
 RAY_WAS_SLOW = "timed out during startup"
 
@@ -148,17 +149,47 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path, start_s: float)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask what leads a session to end as Ctrl-C would, then make sure that nothing of the session is left."""
+    """Ask what leads a session to end as Ctrl-C would, then make sure that nothing is left that it started."""
+    started = session(process.pid)
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    process.wait()
+    give_up_at = time.monotonic() + KILL_S
+    while (left := [pid for pid, began in started.items() if _lives(pid, began)]) and time.monotonic() < give_up_at:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _lives(pid: int, began: str) -> bool:
+    """Whether it is still there, and not another that has got its number."""
+    with suppress(OSError):
+        stat = status(pid)
+        return stat[0] != "Z" and stat[19] == began
+    return False
+
+
+def session(leader: int) -> dict[int, str]:
+    """The processes of its session that live, and those that they started in one of their own: when each began."""
+    stats: dict[int, list[str]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                stats[int(entry.name)] = status(int(entry.name))
+    found = {pid for pid, stat in stats.items() if int(stat[3]) == leader}
+    while more := {pid for pid, stat in stats.items() if int(stat[1]) in found} - found:
+        found |= more
+    return {pid: stats[pid][19] for pid in sorted(found) if stats[pid][0] != "Z"}
+
+
+def status(pid: int) -> list[str]:
+    """What stands behind its name in /proc/PID/stat: state, parent, group, session, ..., when it began."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def free_port() -> int:

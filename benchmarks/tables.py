@@ -62,11 +62,18 @@ def curves(results: Path) -> str:
                 curve["server"],
                 f"{curve['saturated']:.1f}",
                 "none" if curve["kept"] is None else f"{curve['kept']:.1f}",
-                f"{middle['p50_ms']:.0f}, {middle['p99_ms']:.0f} ms",
+                f"{middle['p50_ms']:.0f}, {middle['p99_ms']:.0f} ms, {middle['kept']:.1%}",
                 f"{over['in_time']:.1f} ({curve['goodput']:.2f})",
             ]
         )
-    heads = ["model, JPEG, limit", "server", "saturated", "99 % in time up to", "p50, p99 at 0.7", "in time at 1.5x"]
+    heads = [
+        "model, JPEG, limit",
+        "server",
+        "saturated",
+        "99 % in time up to",
+        "p50, p99, in time at 0.7",
+        "in time at 1.5x",
+    ]
     return _table(heads, lines)
 
 
@@ -139,13 +146,15 @@ def summary(results: Path) -> str:
     """The few lines that the README has: this server beside the best of the others."""
     rows: list[Result] = _read(results, "peers")["rows"]
     lines: list[list[str]] = []
+    most = 0
     for model, size in _unique((row["model"], row["size"]) for row in rows):
         here = {row["server"]: row for row in rows if (row["model"], row["size"]) == (model, size)}
         others = [row for server, row in here.items() if not server.startswith("roadwork-serve")]
         if OURS in here and others:
-            best = max(others, key=lambda row: row["of_bare"])
+            best = max(others, key=lambda row: statistics.median(row["repeats"]))
+            most = max(most, len(others))
             lines.append([f"{model}, {size}", _share(here[OURS]), f"{best['server']}: {_share(best)}"])
-    return _table(["model, JPEG", "of a bare loop (a second)", "the best of five other servers"], lines)
+    return _table(["model, JPEG", "of a bare loop (a second)", f"the best of {most} other servers"], lines)
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -167,7 +176,10 @@ def _batching(row: Result | None) -> str:
 
 
 def _share(row: Result | None) -> str:
-    return "" if row is None else f"{row['of_bare']:.2f} ({statistics.median(row['repeats']):.3g})"
+    if row is None:
+        return ""
+    refused = ", some refused" if row["refused"] else ""
+    return f"{row['of_bare']:.2f} ({statistics.median(row['repeats']):.3g}{refused})"
 
 
 def _read(results: Path, name: str) -> Result:

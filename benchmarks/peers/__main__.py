@@ -1,11 +1,12 @@
 """`python -m benchmarks.peers`: this server and others over the same models, photos and decoding, on this machine.
 
 1.0 is a bare loop over the same decoding and model in one process, with as many threads as suit it best. It runs before
-and after each server, while nothing else does. In between the server is started once for each model, and gets photos of
-each size from clients that never let it rest. With photos of the first size there follow Poisson arrivals at shares of
-what it then had a second, and at one and a half times that. Latency counts from when a request was due. The client
-shares the cores with the server, as it does for all of them. Each server has as many workers as suited it best with the
-bundled model, which is tried first. A server that does not run with a model is told of, and the others go on.
+and after each server, while nothing else does. In between the server is started for each model with time and room
+enough for whatever comes, and gets photos of each size from clients that never let it rest. Then it is started anew
+with the limit as its deadline and what it answered a second as the measure of its queues, and gets Poisson arrivals of
+photos of the first size at shares of that, and at one and a half times it. Latency counts from when a request was due.
+The client shares the cores with the server, as it does for all of them. Each server has as many workers as suited it
+best with the bundled model, which is tried first. A server that does not run with a model is told of; the others go on.
 """
 
 import argparse
@@ -46,11 +47,13 @@ def measured(name: str, model: str, workers: int, loop: Apart, args: argparse.Na
     before = {size: loop.run(size, seconds) for size in sizes}
     taken: dict[str, _Taken] = {}
     curve: Curve | None = None
-    with running(name, model, workers, pictures(sizes[0])[0], before[sizes[0]].per_s) as server:
+    with running(name, model, workers, pictures(sizes[0])[0]) as server:
         for size in sizes:
             taken[size] = _saturated(server, model, size, work.clients(workers, before[size].per_s), seconds, args)
-            if size == sizes[0] and model in args.curves:
-                curve = _curve(server, model, size, taken[size], seconds)
+    if model in args.curves:
+        rate = statistics.median(taken[sizes[0]].load.repeats)
+        with running(name, model, workers, pictures(sizes[0])[0], rate) as server:
+            curve = _curve(server, model, sizes[0], rate, seconds, args.arrivals)
     for size in sizes:
         bare, told = [before[size], loop.run(size, seconds)], taken[size]
         of_bare = statistics.median(told.load.repeats) / statistics.fmean(pace.per_s for pace in bare)
@@ -72,24 +75,33 @@ class _Taken:
 def _saturated(
     server: Running, model: str, size: str, clients: int, seconds: float, args: argparse.Namespace
 ) -> _Taken:
-    load = Load(server.patient_url, [server.request(data) for data in pictures(size)], WORKS[model].limit_s)
+    load = _load(server, model, size)
     asyncio.run(load.saturated(clients, _WARM_S, 1, 0.0))
     before_s, began = server.cpu_s(), time.monotonic()
     found = asyncio.run(load.saturated(clients, seconds, args.repeats, 1.0))
+    if not all(found.repeats):
+        raise RuntimeError(f"it stopped answering: {found}")
     answered = statistics.fmean(found.repeats) * (time.monotonic() - began)
     spent_s = server.cpu_s() - before_s
-    return _Taken(found, round(1000 * spent_s / max(1.0, answered), 1), round(server.memory_mib()))
+    return _Taken(found, round(1000 * spent_s / answered, 1), round(server.memory_mib()))
 
 
-def _curve(server: Running, model: str, size: str, taken: _Taken, seconds: float) -> Curve:
-    load = Load(server.url, [server.request(data) for data in pictures(size)], WORKS[model].limit_s)
-    rate = statistics.median(taken.load.repeats)
-    points = [asyncio.run(load.offered(share * rate, 2 * seconds, seed=1)) for share in SHARES]
+def _curve(server: Running, model: str, size: str, rate: float, seconds: float, arrivals: int) -> Curve:
+    load = _load(server, model, size)
+    asyncio.run(load.offered(SHARES[0] * rate, _WARM_S + WORKS[model].limit_s, seed=0))
+    long_s = [max(seconds, WORKS[model].limit_s + arrivals / (share * rate)) for share in (*SHARES, OVERLOAD)]
+    *points, overload = (
+        asyncio.run(load.offered(share * rate, long, seed=1))
+        for share, long in zip((*SHARES, OVERLOAD), long_s, strict=True)
+    )
     kept = [point.offered for point in points if point.kept >= 0.99]
-    overload = asyncio.run(load.offered(OVERLOAD * rate, 3 * seconds, seed=2))
     return Curve(
         server.name, model, size, rate, points, max(kept, default=None), overload, round(overload.in_time / rate, 3)
     )  # fmt: skip
+
+
+def _load(server: Running, model: str, size: str) -> Load:
+    return Load(server.url, [server.request(data) for data in pictures(size)], WORKS[model].limit_s, server.whole)
 
 
 def suits(name: str, tries: Sequence[int], per_s: float, seconds: float) -> dict[int, float]:
@@ -97,8 +109,8 @@ def suits(name: str, tries: Sequence[int], per_s: float, seconds: float) -> dict
     found: dict[int, float] = {}
     size, work = next(iter(SIZES)), WORKS[BUNDLED]
     for workers in tries:
-        with running(name, BUNDLED, workers, pictures(size)[0], per_s) as server:
-            load = Load(server.patient_url, [server.request(data) for data in pictures(size)], work.limit_s)
+        with running(name, BUNDLED, workers, pictures(size)[0]) as server:
+            load = _load(server, BUNDLED, size)
             (found[workers],) = asyncio.run(load.saturated(work.clients(workers, per_s), seconds, 1, _WARM_S)).repeats
     return found
 
@@ -112,6 +124,7 @@ def main() -> None:
     parser.add_argument("--servers", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     parser.add_argument("--seconds", type=float, default=6.0, help="of a measurement with the bundled model")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--arrivals", type=int, default=1000, help="at each rate, at the least")
     parser.add_argument("--workers", type=int, help="of every server, in place of what suits it best")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()

@@ -13,13 +13,14 @@ VARIABLE = "ROADWORK_PEER"
 class Arguments:
     """workers: processes with a model of their own each, or what a server has in their place; threads: of each.
 
-    most: requests that can be in work at once and be in time, at the pace of the bare loop.
+    limit_s: an answer that takes longer is late. most: requests that can be in work at once and be in time.
     """
 
     port: int
     model: str
     workers: int
     threads: int
+    limit_s: float
     most: int
 
     @property
@@ -30,7 +31,7 @@ class Arguments:
     @property
     def patience_s(self) -> float:
         """What may wait in a queue and still be in time when it has been answered, seconds."""
-        return 0.6 * self.work.limit_s
+        return 0.6 * self.limit_s
 
     def to_environment(self) -> dict[str, str]:
         """For `given`."""

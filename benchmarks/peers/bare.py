@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
 from benchmarks.peers.model import WORKS, Whole
@@ -58,7 +58,8 @@ class Apart:
         """See `Loop`. Raises RuntimeError when the process has ended."""
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("it has no pipes")
-        print(f"{size}\t{seconds}", file=self._process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # told of below
+            print(f"{size}\t{seconds}", file=self._process.stdin, flush=True)
         if not (line := self._process.stdout.readline()):
             raise RuntimeError("the bare loop has ended")
         return Pace(**json.loads(line))

@@ -13,7 +13,7 @@ from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.model import CASCADE, Judge, SignReader, unsure
 
 told = Arguments.given()
-IN_WORK = max(2, told.most // told.workers)  # of a replica
+IN_WORK = max(2, told.most // (2 * told.workers))  # of a replica; as many again may wait for one
 
 
 @serve.deployment(num_replicas=told.workers, max_ongoing_requests=4, ray_actor_options={"num_cpus": 0.5})
@@ -31,7 +31,7 @@ class Second:
 @serve.deployment(
     num_replicas=told.workers,
     max_ongoing_requests=IN_WORK,
-    max_queued_requests=told.workers,
+    max_queued_requests=told.most,
     ray_actor_options={"num_cpus": 0.5},
 )
 class First:
@@ -57,7 +57,7 @@ class First:
 
 
 if __name__ == "__main__":
-    serve.start(http_options={"host": "127.0.0.1", "port": told.port, "request_timeout_s": told.work.limit_s})
+    serve.start(http_options={"host": "127.0.0.1", "port": told.port, "request_timeout_s": told.limit_s})
     second = Second.bind(told.threads) if told.model == CASCADE else None
     serve.run(
         First.bind(told.model, told.threads, second),

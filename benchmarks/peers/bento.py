@@ -11,7 +11,7 @@ from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.model import CASCADE, Judge, SignReader, unsure
 
 told = Arguments.given()
-LATEST_MS = int(1000 * told.work.limit_s)
+LATEST_MS = int(1000 * told.limit_s)
 QUIET = {"access": {"enabled": False}}
 
 
@@ -41,7 +41,7 @@ class Second:
         return self._reader.read(data, before)
 
 
-@bentoml.service(traffic={"timeout": told.work.limit_s, "max_concurrency": told.most}, logging=QUIET)
+@bentoml.service(traffic={"timeout": told.limit_s, "max_concurrency": told.most}, logging=QUIET)
 class Front:
     """Reads requests, asks the others."""
 

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -18,11 +18,13 @@ _REFUSED_S = 0.1  # a client that was refused comes again after so long
 class Point:
     """A rate that was offered. Latencies count from when a request was due, whenever it was sent.
 
-    in_time: answers a second within the limit. kept: their share of all that came. failed: refused, broken, or not
-    answered before it was given up.
+    sent: requests. answered, in_time: a second, all and within the limit, of those answered while requests still came
+    and the first limit had passed. kept: the share of all that were sent which was answered in time. p50_ms, p99_ms: of
+    all answers. failed: refused, broken, cut short, or not answered before it was given up.
     """
 
     offered: float
+    sent: int
     answered: float
     in_time: float
     kept: float
@@ -42,11 +44,18 @@ class Saturated:
 class Load:
     """Sends requests, bodies with their headers, to one address.
 
-    limit_s: what counts as in time; after four times that a request is given up.
+    limit_s: what counts as in time; after four times that a request is given up. whole: of the body of an answer,
+    whether it counts as one.
     """
 
-    def __init__(self, url: str, requests: Sequence[tuple[bytes, Mapping[str, str]]], limit_s: float) -> None:
-        self._url, self._limit_s = url, limit_s
+    def __init__(
+        self,
+        url: str,
+        requests: Sequence[tuple[bytes, Mapping[str, str]]],
+        limit_s: float,
+        whole: Callable[[bytes], bool] = lambda _: True,
+    ) -> None:
+        self._url, self._limit_s, self._whole = url, limit_s, whole
         self._requests = itertools.cycle(requests)
 
     async def saturated(self, clients: int, seconds: float, repeats: int, warm_s: float) -> Saturated:
@@ -73,39 +82,43 @@ class Load:
         return Saturated([_rate(ends, start, start + seconds) for start in starts], refused)
 
     async def offered(self, rate: float, seconds: float, seed: int) -> Point:
-        """Poisson arrivals at a rate, the same for the same seed."""
-        dice, due, waiting = random.Random(seed), 0.0, set[asyncio.Task[None]]()
-        took: list[float] = []
-        failed = 0
+        """Poisson arrivals, as many as the rate says, the same for the same seed.
+
+        seconds: that they come for, more than the limit. Raises ValueError for less.
+        """
+        if seconds <= self._limit_s:
+            raise ValueError(f"{seconds:g} s are too short for a limit of {self._limit_s:g} s; ask for more")
+        dice, sent = random.Random(seed), max(1, round(rate * seconds))
+        waiting: list[asyncio.Task[None]] = []
+        done: list[tuple[float, float]] = []  # when, and what it took
 
         async def one(due_s: float) -> None:
-            nonlocal failed
             if await self._asked(session, 4 * self._limit_s):
-                took.append(time.monotonic() - due_s)
-            else:
-                failed += 1
+                done.append((time.monotonic() - began, time.monotonic() - due_s))
 
         async with self._session() as session:
             began = time.monotonic()
-            while due < seconds:
-                due += dice.expovariate(rate)
+            # Times of a Poisson process, given how many there are.
+            for due in sorted(dice.uniform(0.0, seconds) for _ in range(sent)):
                 await asyncio.sleep(max(0.0, began + due - time.monotonic()))
-                task = asyncio.create_task(one(began + due))
-                waiting.add(task)
-                task.add_done_callback(waiting.discard)
+                waiting.append(asyncio.create_task(one(began + due)))
             await asyncio.gather(*waiting)
-        took.sort()
+        took = sorted(each for _, each in done)
         p50_s, p99_s = (quantile(took, part) or float("nan") for part in (0.5, 0.99))
-        in_time = sum(each <= self._limit_s for each in took)
+        steady = [each for at, each in done if self._limit_s <= at < seconds]
         return Point(
             offered=rate,
-            answered=len(took) / seconds,
-            in_time=in_time / seconds,
-            kept=in_time / max(1, len(took) + failed),
+            sent=sent,
+            answered=len(steady) / (seconds - self._limit_s),
+            in_time=self._in_time(steady) / (seconds - self._limit_s),
+            kept=self._in_time(took) / sent,
             p50_ms=1000 * p50_s,
             p99_ms=1000 * p99_s,
-            failed=failed,
+            failed=sent - len(done),
         )
+
+    def _in_time(self, took: Iterable[float]) -> int:
+        return sum(each <= self._limit_s for each in took)
 
     async def _asked(self, session: aiohttp.ClientSession, patience_s: float) -> bool:
         body, headers = next(self._requests)
@@ -113,8 +126,8 @@ class Load:
             async with session.post(
                 self._url, data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=patience_s)
             ) as reply:
-                await reply.read()
-                return reply.status == 200
+                answer = await reply.read()
+                return reply.status == 200 and self._whole(answer)
         except (aiohttp.ClientError, TimeoutError):
             return False
 

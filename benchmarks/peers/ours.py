@@ -50,7 +50,7 @@ def _overrides(told: Arguments, policy: Path, journal: bool) -> dict[str, Any]:
     return {
         "policy": str(policy),
         "journal": {"enabled": journal},
-        "ingress": {"default_deadline_ms": int(1000 * told.work.limit_s)},
+        "ingress": {"default_deadline_ms": int(1000 * told.limit_s)},
         "stages": {**stages, "backbone": {"max_batch": told.work.batch}},
         "engines": {**engines, "dinov3": {"model": weights(told.model), **computes}},
     }

@@ -1,10 +1,11 @@
-"""Plain FastAPI: one call of the model a request, in Starlette's pool of threads, and no more requests than fit.
+"""Plain FastAPI: one call of the model a request in a thread beside the event loop, and no more requests than fit.
 
-uvicorn's own --limit-concurrency counts connections, those that rest too, so the limit is kept here.
+One call at a time: many would share the core that one keeps busy, and all be late together. uvicorn's own
+--limit-concurrency counts connections, those that rest too, so the limit is kept here.
 """
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException, Request
-from starlette.concurrency import run_in_threadpool
 
 from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.model import Whole
@@ -13,6 +14,7 @@ told = Arguments.given()
 whole = Whole(told.model, told.threads)
 app = FastAPI()
 most = max(2, told.most // told.workers)
+one = CapacityLimiter(1)
 in_work = 0
 
 
@@ -24,7 +26,7 @@ async def predict(request: Request) -> dict[str, float]:
         raise HTTPException(503)
     in_work += 1
     try:
-        return {"probability": await run_in_threadpool(answer, await request.body())}
+        return {"probability": await to_thread.run_sync(answer, await request.body(), limiter=one)}
     finally:
         in_work -= 1
 

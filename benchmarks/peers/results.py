@@ -12,7 +12,7 @@ class Row:
 
     repeats: answers a second while saturated. bare: of the loop, right before and right after the server ran. of_bare:
     the median of the first over the mean of the second. cpu_ms: of all its processes, an answer. memory_mib: of them
-    all. refused: requests, while saturated.
+    all. refused: requests, while saturated; clients that were refused rest, so such a row says too little.
     """
 
     server: str

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -17,12 +18,13 @@ import httpx
 from benchmarks.peers import ours
 from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.model import WORKS
-from benchmarks.server import ROOT, environment_in, free_port, stop
+from benchmarks.server import ROOT, environment_in, free_port, session, status, stop
 from benchmarks.transport import fast as fast_ports
 
 TRITON_PATH = "/v2/models/predict/infer"
 _START_S = 300.0
 _TRIES = 3  # a port that was free may be somebody's by the time it is listened on
+_PATIENT, _ROOM = 6, 1000  # times the limit, and requests at once, of a server that is to refuse nothing
 _BROKEN = 20  # answers of 500, after which nothing else is to be expected
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -87,11 +89,6 @@ class Running:
     session: int
     start_s: float = 0.0
 
-    @property
-    def patient_url(self) -> str:
-        """The same with time enough for whatever comes: of a server whose deadlines come with requests."""
-        return f"{self.url}?deadline_ms=60000" if self.name in OURS else self.url
-
     def request(self, photo: bytes) -> tuple[bytes, dict[str, str]]:
         """A body and its headers."""
         if not self.url.endswith(TRITON_PATH):
@@ -109,56 +106,52 @@ class Running:
         kind = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
         return head + tensor, kind
 
+    def whole(self, answer: bytes) -> bool:
+        """Whether an answer had all the work done that it should have: this server alone may leave some out, when
+        time or a stage is short, and says so in its verdict.
+        """
+        if self.name not in OURS:
+            return True
+        verdict = json.loads(answer)
+        return verdict["exit"]["reason"] != "deadline" and not verdict["degraded"]
+
     def cpu_s(self) -> float:
         """Processor time of all its processes so far."""
         return sum(process.cpu_s for process in self.processes())
 
     def processes(self) -> Iterator["Process"]:
         """All of them."""
-        for entry in self._entries():
+        for pid in session(self.session):
             with suppress(OSError):
-                stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                yield Process(int(entry.name), title, (int(stat[11]) + int(stat[12])) / _TICKS)
+                stat, command = status(pid), Path(f"/proc/{pid}/cmdline")
+                title = command.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                yield Process(pid, title, (int(stat[11]) + int(stat[12])) / _TICKS)
 
     def memory_mib(self) -> float:
         """Of all its processes; pages that several share count once, in parts."""
         found = 0
-        for entry in self._entries():
+        for pid in session(self.session):
             with suppress(OSError):
-                lines = (entry / "smaps_rollup").read_text().splitlines()
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
                 found += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         return found / 1024
 
-    def _entries(self) -> Iterator[Path]:
-        """Of its session, and whatever those started that are in one of their own."""
-        parents: dict[int, int] = {}
-        ours: set[int] = set()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal():
-                with suppress(OSError):
-                    stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                    parents[int(entry.name)] = int(stat[1])
-                    if int(stat[3]) == self.session:
-                        ours.add(int(entry.name))
-        while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
-            ours |= more
-        yield from (Path("/proc") / str(pid) for pid in sorted(ours))
-
 
 @contextmanager
-def running(name: str, model: str, workers: int, photo: bytes, per_s: float) -> Iterator[Running]:
+def running(name: str, model: str, workers: int, photo: bytes, per_s: float | None = None) -> Iterator[Running]:
     """A server of this name over this model, asked until it answers. Raises RuntimeError with the end of its log.
 
-    workers: that it has, each with its share of the cores. per_s: what the bare loop has, which bounds are taken from.
+    workers: that it has, each with its share of the cores. per_s: what it answers a second, which its bounds are taken
+    from; without it none is reached by clients that wait for their answers.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     log = ROOT / "build/peers" / f"{_plain(name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rw-", ignore_cleanup_errors=True) as folder:
-        most = max(2 * workers, round(0.8 * WORKS[model].limit_s * per_s))
+        limit_s = WORKS[model].limit_s * (1 if per_s else _PATIENT)
+        most = max(2 * workers, round(0.8 * limit_s * per_s)) if per_s else _ROOM
         for tries_left in range(_TRIES - 1, -1, -1):
-            told = Arguments(free_port(), model, workers, threads, most)
+            told = Arguments(free_port(), model, workers, threads, limit_s, most)
             process, server, began = _started(name, told, Path(folder), log)
             try:
                 try:
@@ -194,7 +187,10 @@ def _started(name: str, told: Arguments, folder: Path, log: Path) -> tuple[subpr
 
 
 def made(name: str, peer: Peer) -> Path:
-    """The interpreter of its environment, which is made when it is missing; without more to install, this one."""
+    """The interpreter of its environment, which is made when it is missing; without more to install, this one.
+
+    Raises RuntimeError when it cannot be made.
+    """
     if not peer.needs:
         return Path(sys.executable)
     folder = ROOT / "build/peers" / f"venv-{_plain(name)}"
@@ -203,7 +199,7 @@ def made(name: str, peer: Peer) -> Path:
     if not ready.is_file() or ready.read_text() != wanted:
         uv = str(Path(sys.executable).with_name("uv"))
         base = peer.python if Path(peer.python).exists() else sys.executable
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", base, str(folder)], check=True)
+        _run([uv, "venv", "--quiet", "--clear", "--python", base, str(folder)])
         locked = (ROOT / "constraints.txt").read_text().splitlines()
         constraints, overrides = folder / "constraints.txt", folder / "overrides.txt"
         constraints.write_text("\n".join(line for line in locked if not line.startswith(peer.loose)))
@@ -211,11 +207,16 @@ def made(name: str, peer: Peer) -> Path:
         overrides.write_text("\n".join(line for line in locked if line.partition("==")[0] in forced))
         install = [uv, "pip", "install", "--quiet", "--python", str(found)]
         limits = ["--constraints", str(constraints), "--overrides", str(overrides)]
-        subprocess.run([*install, *limits, "--editable", ".", *peer.needs], check=True, cwd=ROOT)
+        _run([*install, *limits, "--editable", ".", *peer.needs])
         if peer.last:
-            subprocess.run([*install, "--no-deps", *peer.last], check=True, cwd=ROOT)
+            _run([*install, "--no-deps", *peer.last])
         ready.write_text(wanted)
     return found
+
+
+def _run(command: list[str]) -> None:
+    if ended := subprocess.run(command, cwd=ROOT).returncode:
+        raise RuntimeError(f"`{shlex.join(command)}` ended with {ended}")
 
 
 def _plain(name: str) -> str:
@@ -227,10 +228,10 @@ def _answers(process: subprocess.Popen[bytes], server: Running, photo: bytes, lo
     give_up_at, broken = time.monotonic() + _START_S, 0
     while time.monotonic() < give_up_at and process.poll() is None and broken < _BROKEN:
         with suppress(httpx.TransportError):
-            status = httpx.post(server.url, content=body, headers=headers, timeout=60).status_code
-            if status == 200:
+            answered = httpx.post(server.url, content=body, headers=headers, timeout=60).status_code
+            if answered == 200:
                 return
-            broken += status == 500
+            broken += answered == 500
         time.sleep(0.2)
     end = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
     raise RuntimeError(f"It does not answer. The end of {log}:\n{end}")

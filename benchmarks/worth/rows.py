@@ -1,7 +1,7 @@
 """Rows in which every stage spoke, as `roadwork evaluate --ask-everyone --rows` makes them, of stills alone.
 
-They are kept under names that say what they are of, so that another count or seed makes others. After a change to the
-models remove the folder.
+They are kept under names that say what they are of, and of what models and profile: another count, seed or weight makes
+others. After a change to the code of stages or of scenes remove the folder.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.server import ROOT
 from roadwork_serve.cascade.load import load_policy
+from roadwork_serve.engines.weights import HERE as WEIGHTS
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.learn.judging import judge_samples
 from roadwork_serve.learn.photos import photo_abouts, photo_samples
@@ -46,6 +47,7 @@ def taught(about: About) -> bool:
 
 
 def _kept(path: Path, samples: Generator[Sample], total: int) -> list[Row]:
+    path = path.with_stem(f"{path.stem}-{judges()}")
     with closing(samples):
         if path.is_file():
             return read_rows(path)
@@ -54,6 +56,16 @@ def _kept(path: Path, samples: Generator[Sample], total: int) -> list[Row]:
     write_rows(draft, rows)
     draft.replace(path)
     return rows
+
+
+def judges() -> str:
+    """A name for the weights, the profile and the policy that rows are made by."""
+    profile = load_profile("mini")
+    found = hashlib.sha256(profile.model_dump_json().encode())
+    found.update(repr(load_policy(profile.policy)).encode())
+    for file in sorted(file for file in WEIGHTS.rglob("*") if file.is_file()):
+        found.update(hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()[:12]
 
 
 async def _made(samples: Generator[Sample], total: int, name: str) -> list[Row]:

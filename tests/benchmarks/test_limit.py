@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks.limit import ROLES, shares
+from benchmarks.limit import ROLES, doings, shares
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,12 @@ def test_a_stack_is_at_what_its_innermost_known_frame_is_at() -> None:
         f"{outside};send (uvicorn/protocols/http/httptools_impl.py:1) 2",
         "run (threading.py:982) 1",
     ]
-    told = shares(lines)
-    assert told == {
+    seen = doings(lines)
+    assert seen.total() == 10
+    assert shares(seen) == {
         "hop to the stages: handle, serialisation, gRPC": 0.4,
         "cascade": 0.3,
         "HTTP": 0.2,
         "event loop, Ray's core": 0.1,
     }
-    assert shares([]) == {}
+    assert shares(doings([])) == {}

@@ -1,9 +1,11 @@
 """Servers are loaded alike, and what is told of them adds up."""
 
+import asyncio
 import itertools
 import json
+import random
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,12 +30,12 @@ REQUEST = (b"photo", {"Content-Type": "image/jpeg"})
 
 
 @asynccontextmanager
-async def answering(status: Callable[[], int]) -> AsyncIterator[str]:
-    """A server that reads what it is sent and answers with the next status."""
+async def answering(status: Callable[[], Awaitable[int]]) -> AsyncIterator[str]:
+    """A server that reads what it is sent and answers with the next status and nothing else."""
 
     async def answer(request: web.Request) -> web.Response:
         assert await request.read() == b"photo"
-        return web.Response(status=status())
+        return web.Response(status=await status())
 
     app = web.Application()
     app.router.add_post("/predict", answer)
@@ -47,21 +49,50 @@ async def answering(status: Callable[[], int]) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def test_arrivals_do_not_wait_for_answers_and_are_the_same_for_a_seed() -> None:
+async def test_arrivals_do_not_wait_for_answers_and_count_from_when_they_were_due() -> None:
+    every = 30
+    last = asyncio.Barrier(every)
+
+    async def held() -> int:
+        await last.wait()
+        return 200
+
+    async with answering(held) as url:
+        told = await Load(url, [REQUEST], limit_s=0.4).offered(60.0, 0.5, seed=3)
+    assert (told.sent, told.failed) == (every, 0), "none is answered before all have come"
+    dice = random.Random(3)
+    due = sorted(dice.uniform(0.0, 0.5) for _ in range(every))
+    assert 1000 * (due[-1] - due[every // 2]) < told.p50_ms
+    assert 1000 * (due[-1] - due[1]) < told.p99_ms < 1600
+
+
+async def test_what_was_refused_or_cut_short_was_not_kept() -> None:
     statuses = itertools.cycle([200, 200, 200, 503])
-    async with answering(lambda: next(statuses)) as url:
-        one, again = [await Load(url, [REQUEST], limit_s=5.0).offered(60.0, 0.5, seed=3) for _ in range(2)]
-    came = round(one.answered * 0.5) + one.failed
-    assert came == round(again.answered * 0.5) + again.failed
-    assert 10 <= came <= 60
-    assert abs(one.failed - came / 4) <= 1
-    assert one.kept == pytest.approx(0.5 * one.in_time / came)
-    assert one.p50_ms <= one.p99_ms < 5000
+
+    async def next_one() -> int:
+        return next(statuses)
+
+    async with answering(next_one) as url:
+        refused = await Load(url, [REQUEST], limit_s=0.3).offered(80.0, 0.5, seed=3)
+        cut = await Load(url, [REQUEST], limit_s=0.3, whole=lambda body: body != b"").offered(80.0, 0.5, seed=3)
+    assert (refused.sent, refused.failed, refused.kept) == (40, 10, 0.75)
+    assert 0 < refused.in_time == refused.answered < 160
+    assert (cut.failed, cut.kept) == (40, 0.0)
+
+
+async def test_a_time_that_is_no_longer_than_the_limit_tells_of_no_rate() -> None:
+    with pytest.raises(ValueError, match="too short for a limit of 2 s"):
+        await Load("http://127.0.0.1:1", [REQUEST], limit_s=2.0).offered(1.0, 2.0, seed=1)
 
 
 async def test_who_is_refused_comes_again_a_little_later() -> None:
     asked = itertools.count()
-    async with answering(lambda: 503 if next(asked) >= 0 else 200) as url:
+
+    async def refused() -> int:
+        next(asked)
+        return 503
+
+    async with answering(refused) as url:
         told = await Load(url, [REQUEST], limit_s=1.0).saturated(2, 0.35, 1, 0.0)
     assert told.repeats == [0.0]
     assert 4 <= told.refused <= 8
@@ -69,7 +100,10 @@ async def test_who_is_refused_comes_again_a_little_later() -> None:
 
 
 async def test_a_saturated_server_is_counted_by_what_it_answered() -> None:
-    async with answering(lambda: 200) as url:
+    async def fine() -> int:
+        return 200
+
+    async with answering(fine) as url:
         told = await Load(url, [REQUEST], limit_s=1.0).saturated(clients=3, seconds=0.2, repeats=2, warm_s=0.1)
     assert (len(told.repeats), told.refused) == (2, 0)
     assert min(told.repeats) > 10
@@ -96,6 +130,20 @@ def test_triton_is_asked_in_its_own_protocol() -> None:
     assert body[head:] == struct.pack("<I", 3) + b"abc"
 
 
+@pytest.mark.parametrize(
+    ("server", "exit_reason", "degraded", "whole"),
+    [
+        ("roadwork-serve", "confident", False, True),
+        ("roadwork-serve", "deadline", False, False),
+        ("roadwork-serve, fast", "last", True, False),
+        ("FastAPI", "deadline", True, True),
+    ],
+)
+def test_an_answer_that_left_work_out_is_not_whole(server: str, exit_reason: str, degraded: bool, whole: bool) -> None:
+    verdict = json.dumps({"exit": {"reason": exit_reason}, "degraded": degraded}).encode()
+    assert Running(server, "http://127.0.0.1:1", 1).whole(verdict) == whole
+
+
 def test_pictures_are_of_the_sizes_they_are_named_after() -> None:
     size = next(iter(SIZES))
     first, second = pictures(size, 2)
@@ -104,7 +152,7 @@ def test_pictures_are_of_the_sizes_they_are_named_after() -> None:
 
 
 def test_a_peer_finds_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Arguments(8123, CASCADE, 2, 1, 40)
+    told = Arguments(8123, CASCADE, 2, 1, 2.0, 40)
     for name, value in told.to_environment().items():
         monkeypatch.setenv(name, value)
     assert Arguments.given() == told
@@ -115,7 +163,7 @@ def test_a_peer_finds_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("model", [BUNDLED, CASCADE])
 def test_this_server_does_what_the_others_do(tmp_path: Path, model: str, fast: bool) -> None:
 
-    settings(tmp_path, Arguments(8123, model, 2, 1, 40), fast)
+    settings(tmp_path, Arguments(8123, model, 2, 1, 0.5, 40), fast)
 
     config = yaml.safe_load((tmp_path / "serve.yaml").read_text())
     args = Args(**config["applications"][0]["args"])
@@ -128,7 +176,7 @@ def test_this_server_does_what_the_others_do(tmp_path: Path, model: str, fast: b
 
 
 def test_whatever_was_measured_can_be_drawn(tmp_path: Path) -> None:
-    point = Point(10.0, 9.5, 9.0, 0.95, 20.0, 80.0, 3)
+    point = Point(10.0, 100, 9.5, 9.0, 0.95, 20.0, 80.0, 3)
     pace = [Pace(100.0, 0.1, 20.0)]
     rows = [Row(server, BUNDLED, "50 kB", 1.0, [50.0], pace, 0.5, 20.0, 500, 0) for server in PEERS]
     drawn(tmp_path / "all.png", rows, [Curve("FastAPI", BUNDLED, "50 kB", 50.0, [point], None, point, 0.9)])

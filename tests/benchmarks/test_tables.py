@@ -16,7 +16,8 @@ def kept(folder: Path, name: str, result: dict[str, Any]) -> None:
 def row(server: str, rate: float, of_bare: float) -> dict[str, Any]:
     return {
         "server": server, "model": "bundled", "size": "50 kB", "start_s": 12.3, "repeats": [rate - 1, rate, rate + 2],
-        "bare": [{"per_s": 100.0, "decoding": 0.1}], "of_bare": of_bare, "cpu_ms": 20.4, "memory_mib": 1000,
+        "bare": [{"per_s": 100.0, "decoding": 0.1}], "of_bare": of_bare,
+        "cpu_ms": 20.4, "memory_mib": 1000, "refused": 0,
     }  # fmt: skip
 
 
@@ -47,6 +48,11 @@ def test_a_table_stands_where_the_page_wants_it_and_nothing_else_is_touched(resu
 
 def test_the_summary_names_whoever_is_best_even_where_that_is_somebody_else(results: Path) -> None:
     assert tables.summary(results).splitlines()[-1] == "| bundled, 50 kB | 0.80 (80) | Other: 0.90 (90) |"
+
+
+def test_a_server_that_refused_while_it_was_saturated_is_told_of(results: Path) -> None:
+    kept(results, "peers", {"rows": [row("One", 70.0, 0.7) | {"refused": 3}]})
+    assert "| 0.70 (70, some refused) |" in tables.shares(results)
 
 
 def test_a_table_that_nobody_makes_is_an_error(results: Path) -> None:

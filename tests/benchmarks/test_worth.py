@@ -202,7 +202,7 @@ def test_photographs_that_taught_the_miniatures_are_told_from_others() -> None:
     assert [kept.taught(about) for about in abouts] == [True, False, False]
 
 
-def test_rows_are_made_once_for_each_count_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_made_once_for_each_count_seed_and_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge_by_colour(monkeypatch)
     drawn: list[int] = []
 
@@ -219,6 +219,9 @@ def test_rows_are_made_once_for_each_count_and_seed(tmp_path: Path, monkeypatch:
     for count, seed in ((11, 1), (10, 2)):
         drawn.clear()
         assert len(kept.of_scenes(count, seed, tmp_path)) == len(drawn) == count - 1
+    drawn.clear()
+    monkeypatch.setattr(kept, "judges", lambda: "other weights")
+    assert len(kept.of_scenes(10, 1, tmp_path)) == len(drawn) == 9
 
 
 def test_what_was_broken_off_is_not_taken_for_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
