@@ -30,7 +30,7 @@ def written(page: str, results: Path = RESULTS) -> str:
 
 def shares(results: Path) -> str:
     """Answers a second of every server while saturated, of the bare loop."""
-    rows: list[Result] = _read(results, "peers")["rows"]
+    rows = _rows(results)
     servers = _unique(row["server"] for row in rows)
     lines: list[list[str]] = []
     for model, size in _unique((row["model"], row["size"]) for row in rows):
@@ -42,7 +42,7 @@ def shares(results: Path) -> str:
 
 def costs(results: Path) -> str:
     """What an answer costs every server with the smallest model."""
-    rows: list[Result] = _read(results, "peers")["rows"]
+    rows = _rows(results)
     here = [row for row in rows if (row["model"], row["size"]) == (rows[0]["model"], rows[0]["size"])]
     return _table(
         ["server", "processor ms an answer", "memory, MiB", "ready after, s"],
@@ -54,7 +54,7 @@ def curves(results: Path) -> str:
     """Rates that are kept, latencies, and goodput under overload."""
     told = _read(results, "peers")
     lines: list[list[str]] = []
-    for curve in told["curves"]:
+    for curve in (curve for run in told["runs"] for curve in run["curves"]):
         middle, over = curve["points"][1], curve["overload"]
         lines.append(
             [
@@ -144,7 +144,7 @@ def cards(results: Path) -> str:
 
 def summary(results: Path) -> str:
     """The few lines that the README has: this server beside the best of the others."""
-    rows: list[Result] = _read(results, "peers")["rows"]
+    rows = _rows(results)
     lines: list[list[str]] = []
     most = 0
     for model, size in _unique((row["model"], row["size"]) for row in rows):
@@ -180,6 +180,11 @@ def _share(row: Result | None) -> str:
         return ""
     refused = ", some refused" if row["refused"] else ""
     return f"{row['of_bare']:.2f} ({statistics.median(row['repeats']):.3g}{refused})"
+
+
+def _rows(results: Path) -> list[Result]:
+    """Of all servers over all models."""
+    return [row for run in _read(results, "peers")["runs"] for row in run["rows"]]
 
 
 def _read(results: Path, name: str) -> Result:

@@ -7,6 +7,7 @@ with the limit as its deadline and what it answered a second as the measure of i
 photos of the first size at shares of that, and at one and a half times it. Latency counts from when a request was due.
 The client shares the cores with the server, as it does for all of them. Each server has as many workers as suited it
 best with the bundled model, which is tried first. A server that does not run with a model is told of; the others go on.
+The result has a run for each model. What it had of models that are not measured this time stays.
 """
 
 import argparse
@@ -26,13 +27,13 @@ from benchmarks.peers.load import Load, Saturated
 from benchmarks.peers.model import BUNDLED, CASCADE, LARGE, SMALL, WORKS
 from benchmarks.peers.pictures import SIZES, pictures
 from benchmarks.peers.plot import drawn
-from benchmarks.peers.results import Curve, Row
+from benchmarks.peers.results import Curve, Row, Run, joined
 from benchmarks.peers.servers import OURS, PEERS, Running, running
 from benchmarks.server import ROOT
 from roadwork_serve.learn.evaluation import write_json
 
 OUT = ROOT / "benchmarks/results/peers.json"
-DRAFT = ROOT / "build/peers/draft.json"  # what is known so far; a run that is broken off leaves no half a result
+DRAFT = ROOT / "build/peers/draft.json"  # of the model in work; one that is broken off leaves no half a result
 SHARES, OVERLOAD = (0.5, 0.7, 0.85, 0.95), 1.5
 PACES = {BUNDLED: 1.0, SMALL: 2.0, LARGE: 4.0, CASCADE: 2.0}  # measured so many times as long as is asked for
 # The more a model takes, the less it matters how large a photo is.
@@ -136,34 +137,34 @@ def main() -> None:
         for name in args.servers:
             with suppress(RuntimeError):  # told of below
                 tried[name] = suits(name, tries, per_s, args.seconds)
-    rows: list[Row] = []
-    curves: list[Curve] = []
-    loops: dict[str, dict[int, float]] = {}
-    failed: list[dict[str, str]] = []
     for model in args.models:
-        loops[model] = by_threads(model, args.seconds)
-        with apart(model, max(loops[model], key=lambda count: loops[model][count])) as loop:
+        run = Run(model, asdict(environment), by_threads(model, args.seconds), tried)
+        with apart(model, max(run.threads, key=lambda count: run.threads[count])) as loop:
             for name in args.servers:
                 workers = max(tries, key=lambda count: tried[name].get(count, 0.0))
                 try:
                     for found in measured(name, model, workers, loop, args):
-                        (rows if isinstance(found, Row) else curves).append(found)
+                        (run.rows if isinstance(found, Row) else run.curves).append(found)
                         print(found.told(), flush=True)
                 except RuntimeError as error:
-                    failed.append({"server": name, "model": model, "why": str(error)})
+                    run.failed.append({"server": name, "why": str(error)})
                     print(f"{model}, {name}: {error}", flush=True)
-                told = {
-                    "environment": asdict(environment),
-                    "works": {name: asdict(work) for name, work in WORKS.items()},
-                    "workers": tried,
-                    "threads": loops,
-                    "rows": [asdict(row) for row in rows],
-                    "curves": [asdict(curve) for curve in curves],
-                    "failed": failed,
-                }
-                write_json(DRAFT, told)
-    DRAFT.replace(args.out)
-    drawn(args.out.with_suffix(".png"), rows, curves)
+                write_json(DRAFT, asdict(run))
+        keep(args.out, run)
+
+
+def keep(out: Path, run: Run) -> None:
+    """Into a result and its picture, in place of what they had of the model."""
+    runs = joined(out, [run], list(WORKS))
+    told = {
+        "environment": run.environment,
+        "works": {name: asdict(work) for name, work in WORKS.items()},
+        "runs": [asdict(each) for each in runs],
+    }
+    write_json(out, told)
+    drawn(
+        out.with_suffix(".png"), [row for each in runs for row in each.rows], [c for each in runs for c in each.curves]
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from aiohttp import web
 
+from benchmarks.peers.__main__ import keep
 from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.bare import Pace
 from benchmarks.peers.load import Load, Point, _rate
@@ -20,7 +21,7 @@ from benchmarks.peers.model import BUNDLED, CASCADE, WORKS, unsure
 from benchmarks.peers.ours import settings
 from benchmarks.peers.pictures import SIZES, pictures
 from benchmarks.peers.plot import drawn
-from benchmarks.peers.results import Curve, Row
+from benchmarks.peers.results import Curve, Row, Run
 from benchmarks.peers.servers import PEERS, TRITON_PATH, Running
 from deployments.app import Args
 from roadwork_serve.cascade.load import load_policy
@@ -173,6 +174,23 @@ def test_this_server_does_what_the_others_do(tmp_path: Path, model: str, fast: b
     assert (profile.journal.enabled, "logging_config" in config) == (not fast, fast)
     first = load_policy(profile.policy).photo[0]
     assert all(unsure(p) == (first.low <= p <= first.high) for p in (0.05, 0.3, 0.7, 0.95)) == (model == CASCADE)
+
+
+def test_a_result_keeps_what_it_has_of_other_models(tmp_path: Path) -> None:
+    def run(model: str, date: str) -> Run:
+        point = Point(10.0, 100, 9.5, 9.0, 0.95, float("nan"), 80.0, 3)
+        row = Row("FastAPI", model, "50 kB", 1.0, [50.0], [Pace(100.0, 0.1, 20.0)], 0.5, 20.0, 500, 0)
+        return Run(
+            model, {"date": date}, {1: 50.0}, {}, [row], [Curve("FastAPI", model, "50 kB", 5.0, [], 1.0, point, 1)]
+        )
+
+    out = tmp_path / "peers.json"
+    for each in (run(CASCADE, "1"), run(BUNDLED, "2"), run(CASCADE, "3")):
+        keep(out, each)
+    told = json.loads(out.read_text())
+    assert [(each["model"], each["environment"]["date"]) for each in told["runs"]] == [(BUNDLED, "2"), (CASCADE, "3")]
+    assert (told["environment"], told["runs"][0]["curves"][0]["overload"]["p50_ms"]) == ({"date": "3"}, None)
+    assert out.with_suffix(".png").stat().st_size > 1000
 
 
 def test_whatever_was_measured_can_be_drawn(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def row(server: str, rate: float, of_bare: float) -> dict[str, Any]:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     rows = [row(tables.OURS, 80.0, 0.8), row("One", 70.0, 0.7), row("Other", 90.0, 0.9)]
-    kept(tmp_path, "peers", {"rows": rows})
+    kept(tmp_path, "peers", {"runs": [{"rows": rows}]})
     return tmp_path
 
 
@@ -51,7 +51,7 @@ def test_the_summary_names_whoever_is_best_even_where_that_is_somebody_else(resu
 
 
 def test_a_server_that_refused_while_it_was_saturated_is_told_of(results: Path) -> None:
-    kept(results, "peers", {"rows": [row("One", 70.0, 0.7) | {"refused": 3}]})
+    kept(results, "peers", {"runs": [{"rows": [row("One", 70.0, 0.7) | {"refused": 3}]}]})
     assert "| 0.70 (70, some refused) |" in tables.shares(results)
 
 
