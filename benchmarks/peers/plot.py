@@ -51,7 +51,7 @@ def _latencies(axes: Axes, curves: Sequence[Curve], colours: dict[str, str]) -> 
             textcoords="offset points", xytext=(5, 5), fontsize=8, color=colour,
         )  # fmt: skip
     axes.set(
-        xlabel=f"offered a second, {curves[0].size}; X: 1.5 times saturated, with answers in time a second",
+        xlabel=f"offered a second, {curves[0].size}\nX: 1.5 times saturated, answers in time a second",
         ylabel="p99 of what was answered, ms",
         yscale="log",
     )
