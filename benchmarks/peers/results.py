@@ -96,6 +96,6 @@ def _point(told: dict[str, Any]) -> Point:
 
 def joined(path: Path, runs: Sequence[Run], models: Sequence[str]) -> list[Run]:
     """These runs, and those that a file has of other models, in the order of the models."""
-    old = [Run.of(told) for told in json.loads(path.read_text())["runs"]] if path.is_file() else []
+    old = [Run.of(told) for told in json.loads(path.read_text()).get("runs", [])] if path.is_file() else []
     new = {run.model for run in runs}
     return sorted([*runs, *(run for run in old if run.model not in new)], key=lambda run: models.index(run.model))
