@@ -44,7 +44,7 @@ ALL = (
         "limit", 12, ("--models", "bundled", "--seconds", "2", "--repeats", "1"), ("rows",), draws=False
     ),
     Measurement(
-        "peers", 95,
+        "peers", 110,
         ("--models", "bundled", "--sizes", "50 kB", "--servers", "FastAPI", "roadwork-serve, fast", "--seconds", "1.5",
          "--repeats", "1", "--arrivals", "50", "--workers", "2"),
         ("runs", "works"),

@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--servers", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     parser.add_argument("--seconds", type=float, default=6.0, help="of a measurement with the bundled model")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--arrivals", type=int, default=1000, help="at each rate, at the least")
+    parser.add_argument("--arrivals", type=int, default=300, help="at each rate, at the least")
     parser.add_argument("--workers", type=int, help="of every server, in place of what suits it best")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
