@@ -8,6 +8,7 @@ that they are there and well formed.
 import argparse
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -100,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     wanted = [each for each in ALL if chosen.only is None or each.name in chosen.only]
     folder = QUICK if chosen.quick else RESULTS
+    if chosen.quick:
+        shutil.rmtree(QUICK, ignore_errors=True)  # a result keeps what it has of models that are not measured now
     folder.mkdir(parents=True, exist_ok=True)
     for each in wanted:
         began = time.monotonic()

@@ -107,7 +107,7 @@ def measured(model: str, size: str, seconds: float, repeats: int) -> Row:
     with apart(model, best) as loop:
         before = loop.run(size, seconds)
         with running(SERVER, model, cores, pictures(size)[0]) as server:
-            load = Load(server.url, [server.request(data) for data in pictures(size)], work.limit_s, server.whole)
+            load = server.load(model, size)
             clients = work.clients(cores, before.per_s)
             asyncio.run(load.saturated(clients, _WARM_S, 1, 0.0))
             taken, own_s, began = by_role(server), time.process_time(), time.monotonic()

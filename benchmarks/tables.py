@@ -90,6 +90,7 @@ def limit(results: Path) -> str:
     times["server: cores idle"] = [f"{row['idle_ms']:.1f}" for row in rows]
     for doing in _unique(doing for row in rows for doing in row["ingress"]):
         times[f"ingress: {doing}"] = [f"{row['ingress'].get(doing, 0) * row['cpu_ms']['ingress']:.2f}" for row in rows]
+    times["ingress: stacks that tell"] = [f"{row['stacks']}" for row in rows]
     for part in ("queue", "batch", "compute", "hop", "answer"):
         times[f"a verdict's ms: {part}"] = [f"{row['times'][part]:.0f}" for row in rows]
     times["items in a batch"] = [f"{row['times']['batch_size']:.1f}" for row in rows]

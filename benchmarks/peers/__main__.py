@@ -23,7 +23,7 @@ from pathlib import Path
 
 from benchmarks.environment import Environment
 from benchmarks.peers.bare import Apart, apart, by_threads
-from benchmarks.peers.load import Load, Saturated
+from benchmarks.peers.load import Saturated
 from benchmarks.peers.model import BUNDLED, CASCADE, LARGE, SMALL, WORKS
 from benchmarks.peers.pictures import SIZES, pictures
 from benchmarks.peers.plot import drawn
@@ -76,7 +76,7 @@ class _Taken:
 def _saturated(
     server: Running, model: str, size: str, clients: int, seconds: float, args: argparse.Namespace
 ) -> _Taken:
-    load = _load(server, model, size)
+    load = server.load(model, size)
     asyncio.run(load.saturated(clients, _WARM_S, 1, 0.0))
     before_s, began = server.cpu_s(), time.monotonic()
     found = asyncio.run(load.saturated(clients, seconds, args.repeats, 1.0))
@@ -88,7 +88,7 @@ def _saturated(
 
 
 def _curve(server: Running, model: str, size: str, rate: float, seconds: float, arrivals: int) -> Curve:
-    load = _load(server, model, size)
+    load = server.load(model, size)
     asyncio.run(load.offered(SHARES[0] * rate, _WARM_S + WORKS[model].limit_s, seed=0))
     long_s = [max(seconds, WORKS[model].limit_s + arrivals / (share * rate)) for share in (*SHARES, OVERLOAD)]
     *points, overload = (
@@ -101,17 +101,13 @@ def _curve(server: Running, model: str, size: str, rate: float, seconds: float, 
     )  # fmt: skip
 
 
-def _load(server: Running, model: str, size: str) -> Load:
-    return Load(server.url, [server.request(data) for data in pictures(size)], WORKS[model].limit_s, server.whole)
-
-
 def suits(name: str, tries: Sequence[int], per_s: float, seconds: float) -> dict[int, float]:
     """Answers a second of a server over the bundled model, by its number of workers."""
     found: dict[int, float] = {}
     size, work = next(iter(SIZES)), WORKS[BUNDLED]
     for workers in tries:
         with running(name, BUNDLED, workers, pictures(size)[0]) as server:
-            load = _load(server, BUNDLED, size)
+            load = server.load(BUNDLED, size)
             (found[workers],) = asyncio.run(load.saturated(work.clients(workers, per_s), seconds, 1, _WARM_S)).repeats
     return found
 
@@ -155,7 +151,7 @@ def main() -> None:
 
 def keep(out: Path, run: Run) -> None:
     """Into a result and its picture, in place of what they had of the model."""
-    runs = joined(out, [run], list(WORKS))
+    runs = joined(out, run, list(WORKS))
     told = {
         "environment": run.environment,
         "works": {name: asdict(work) for name, work in WORKS.items()},

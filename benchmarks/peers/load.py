@@ -20,7 +20,7 @@ class Point:
 
     sent: requests. answered, in_time: a second, all and within the limit, of those answered while requests still came
     and the first limit had passed. kept: the share of all that were sent which was answered in time. p50_ms, p99_ms: of
-    all answers. failed: refused, broken, cut short, or not answered before it was given up.
+    all answers, None of none. failed: refused, broken, cut short, or not answered before it was given up.
     """
 
     offered: float
@@ -28,8 +28,8 @@ class Point:
     answered: float
     in_time: float
     kept: float
-    p50_ms: float
-    p99_ms: float
+    p50_ms: float | None
+    p99_ms: float | None
     failed: int
 
 
@@ -104,7 +104,6 @@ class Load:
                 waiting.append(asyncio.create_task(one(began + due)))
             await asyncio.gather(*waiting)
         took = sorted(each for _, each in done)
-        p50_s, p99_s = (quantile(took, part) or float("nan") for part in (0.5, 0.99))
         steady = [each for at, each in done if self._limit_s <= at < seconds]
         return Point(
             offered=rate,
@@ -112,8 +111,8 @@ class Load:
             answered=len(steady) / (seconds - self._limit_s),
             in_time=self._in_time(steady) / (seconds - self._limit_s),
             kept=self._in_time(took) / sent,
-            p50_ms=1000 * p50_s,
-            p99_ms=1000 * p99_s,
+            p50_ms=quantile([1000 * each for each in took], 0.5),
+            p99_ms=quantile([1000 * each for each in took], 0.99),
             failed=sent - len(done),
         )
 

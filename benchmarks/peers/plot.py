@@ -1,5 +1,6 @@
 """What was measured of all servers, as one picture."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,10 +45,11 @@ def _latencies(axes: Axes, curves: Sequence[Curve], colours: dict[str, str]) -> 
         return
     for curve in curves:
         colour, every = colours[curve.server], [*curve.points, curve.overload]
-        axes.plot([point.offered for point in every], [point.p99_ms for point in every], "o-", color=colour, ms=3)
-        axes.plot([curve.overload.offered], [curve.overload.p99_ms], "X", color=colour, ms=9)
+        p99_ms = [math.nan if point.p99_ms is None else point.p99_ms for point in every]
+        axes.plot([point.offered for point in every], p99_ms, "o-", color=colour, ms=3)
+        axes.plot([curve.overload.offered], p99_ms[-1:], "X", color=colour, ms=9)
         axes.annotate(
-            f"{curve.overload.in_time:.3g}", (curve.overload.offered, curve.overload.p99_ms),
+            f"{curve.overload.in_time:.3g}", (curve.overload.offered, p99_ms[-1]),
             textcoords="offset points", xytext=(5, 5), fontsize=8, color=colour,
         )  # fmt: skip
     axes.set(

@@ -1,11 +1,12 @@
 """What is kept of a server here."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from benchmarks.peers.bare import Pace
 from benchmarks.peers.load import Point
@@ -74,28 +75,8 @@ class Run:
     curves: list[Curve] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, told: dict[str, Any]) -> Self:
-        """From what `asdict` makes of it."""
-        rows = [Row(**row | {"bare": [Pace(**pace) for pace in row["bare"]]}) for row in told["rows"]]
-        curves = [
-            Curve(
-                **curve | {"points": [_point(each) for each in curve["points"]], "overload": _point(curve["overload"])}
-            )
-            for curve in told["curves"]
-        ]
-        threads = {int(count): per_s for count, per_s in told["threads"].items()}
-        workers = {name: {int(count): per_s for count, per_s in by.items()} for name, by in told["workers"].items()}
-        return cls(**told | {"threads": threads, "workers": workers, "rows": rows, "curves": curves})
 
-
-def _point(told: dict[str, Any]) -> Point:
-    """Numbers that could not be told are null in a file."""
-    return Point(**{name: math.nan if value is None else value for name, value in told.items()})
-
-
-def joined(path: Path, runs: Sequence[Run], models: Sequence[str]) -> list[Run]:
-    """These runs, and those that a file has of other models, in the order of the models."""
-    old = [Run.of(told) for told in json.loads(path.read_text()).get("runs", [])] if path.is_file() else []
-    new = {run.model for run in runs}
-    return sorted([*runs, *(run for run in old if run.model not in new)], key=lambda run: models.index(run.model))
+def joined(path: Path, run: Run, models: Sequence[str]) -> list[Run]:
+    """This one, and those that a file has of other models, in the order of the models."""
+    old = TypeAdapter(list[Run]).validate_python(json.loads(path.read_text())["runs"]) if path.is_file() else []
+    return sorted([run, *(each for each in old if each.model != run.model)], key=lambda each: models.index(each.model))

@@ -17,7 +17,9 @@ import httpx
 
 from benchmarks.peers import ours
 from benchmarks.peers.arguments import Arguments
+from benchmarks.peers.load import Load
 from benchmarks.peers.model import WORKS
+from benchmarks.peers.pictures import pictures
 from benchmarks.server import ROOT, environment_in, free_port, session, status, stop
 from benchmarks.transport import fast as fast_ports
 
@@ -114,6 +116,10 @@ class Running:
             return True
         verdict = json.loads(answer)
         return verdict["exit"]["reason"] != "deadline" and not verdict["degraded"]
+
+    def load(self, model: str, size: str) -> Load:
+        """Of photos of this size, under the limit of this model."""
+        return Load(self.url, [self.request(data) for data in pictures(size)], WORKS[model].limit_s, self.whole)
 
     def cpu_s(self) -> float:
         """Processor time of all its processes so far."""

@@ -63,6 +63,7 @@ async def test_arrivals_do_not_wait_for_answers_and_count_from_when_they_were_du
     assert (told.sent, told.failed) == (every, 0), "none is answered before all have come"
     dice = random.Random(3)
     due = sorted(dice.uniform(0.0, 0.5) for _ in range(every))
+    assert told.p50_ms is not None and told.p99_ms is not None
     assert 1000 * (due[-1] - due[every // 2]) < told.p50_ms
     assert 1000 * (due[-1] - due[1]) < told.p99_ms < 1600
 
@@ -178,7 +179,7 @@ def test_this_server_does_what_the_others_do(tmp_path: Path, model: str, fast: b
 
 def test_a_result_keeps_what_it_has_of_other_models(tmp_path: Path) -> None:
     def run(model: str, date: str) -> Run:
-        point = Point(10.0, 100, 9.5, 9.0, 0.95, float("nan"), 80.0, 3)
+        point = Point(10.0, 100, 9.5, 9.0, 0.95, None, None, 3)
         row = Row("FastAPI", model, "50 kB", 1.0, [50.0], [Pace(100.0, 0.1, 20.0)], 0.5, 20.0, 500, 0)
         return Run(
             model, {"date": date}, {1: 50.0}, {}, [row], [Curve("FastAPI", model, "50 kB", 5.0, [], 1.0, point, 1)]
