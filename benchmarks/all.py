@@ -45,7 +45,7 @@ ALL = (
         "limit", 12, ("--models", "bundled", "--seconds", "2", "--repeats", "1"), ("rows",), draws=False
     ),
     Measurement(
-        "peers", 110,
+        "peers", 75,
         ("--models", "bundled", "--sizes", "50 kB", "--servers", "FastAPI", "roadwork-serve, fast", "--seconds", "1.5",
          "--repeats", "1", "--arrivals", "50", "--workers", "2"),
         ("runs", "works"),

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from benchmarks.environment import Environment
 from benchmarks.peers.bare import Apart, apart, by_threads
-from benchmarks.peers.load import Saturated
+from benchmarks.peers.load import Point, Saturated
 from benchmarks.peers.model import BUNDLED, CASCADE, LARGE, SMALL, WORKS
 from benchmarks.peers.pictures import SIZES, pictures
 from benchmarks.peers.plot import drawn
@@ -90,11 +90,12 @@ def _saturated(
 def _curve(server: Running, model: str, size: str, rate: float, seconds: float, arrivals: int) -> Curve:
     load = server.load(model, size)
     asyncio.run(load.offered(SHARES[0] * rate, _WARM_S + WORKS[model].limit_s, seed=0))
-    long_s = [max(seconds, WORKS[model].limit_s + arrivals / (share * rate)) for share in (*SHARES, OVERLOAD)]
-    *points, overload = (
-        asyncio.run(load.offered(share * rate, long, seed=1))
-        for share, long in zip((*SHARES, OVERLOAD), long_s, strict=True)
-    )
+
+    def point(share: float, arrivals: int) -> Point:
+        long_s = max(seconds, WORKS[model].limit_s + arrivals / (share * rate))
+        return asyncio.run(load.offered(share * rate, long_s, seed=1))
+
+    points, overload = [point(share, arrivals) for share in SHARES], point(OVERLOAD, 2 * arrivals)
     kept = [point.offered for point in points if point.kept >= 0.99]
     return Curve(
         server.name, model, size, rate, points, max(kept, default=None), overload, round(overload.in_time / rate, 3)
@@ -119,9 +120,9 @@ def main() -> None:
     parser.add_argument("--curves", nargs="*", choices=WORKS, default=[BUNDLED, SMALL, CASCADE])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, help="of photos, in place of those that suit each model")
     parser.add_argument("--servers", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
-    parser.add_argument("--seconds", type=float, default=6.0, help="of a measurement with the bundled model")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a measurement with the bundled model")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--arrivals", type=int, default=300, help="at each rate, at the least")
+    parser.add_argument("--arrivals", type=int, default=300, help="at each rate; twice as many when overloaded")
     parser.add_argument("--workers", type=int, help="of every server, in place of what suits it best")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()

@@ -13,7 +13,9 @@ from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.model import CASCADE, Judge, SignReader, unsure
 
 told = Arguments.given()
-IN_WORK = max(2, told.most // (2 * told.workers))  # of a replica; as many again may wait for one
+# In the cascade more of them would share the cores with the sign reader's, and have smaller batches.
+FIRST = max(1, told.workers // 2) if told.model == CASCADE else told.workers
+IN_WORK = max(2, told.most // (2 * FIRST))  # of a replica; as many again may wait for one
 
 
 @serve.deployment(num_replicas=told.workers, max_ongoing_requests=4, ray_actor_options={"num_cpus": 0.5})
@@ -29,7 +31,7 @@ class Second:
 
 
 @serve.deployment(
-    num_replicas=told.workers,
+    num_replicas=FIRST,
     max_ongoing_requests=IN_WORK,
     max_queued_requests=told.most,
     ray_actor_options={"num_cpus": 0.5},
