@@ -3,15 +3,20 @@
 import os
 import platform
 import re
+import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+_TOLD = ("transformers", "onnxruntime", "rapidocr", "numpy", "pillow", "fastapi", "uvicorn")
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """date: in UTC, when the run began. cores: this process may use."""
+    """date: in UTC, when the run began. cores: this process may use. commit: with a plus where files had changed since;
+    empty outside of a checkout. packages: versions of what else a figure may depend on.
+    """
 
     date: str
     command: str
@@ -22,6 +27,8 @@ class Environment:
     python: str
     ray: str
     torch: str
+    commit: str
+    packages: dict[str, str]
 
     @classmethod
     def here(cls, command: str) -> "Environment":
@@ -37,7 +44,17 @@ class Environment:
             python=platform.python_version(),
             ray=version("ray"),
             torch=version("torch"),
+            commit=_commit(),
+            packages={name: version(name) for name in _TOLD},
         )
+
+
+def _commit() -> str:
+    told = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        return subprocess.run(told, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _cpu() -> str:

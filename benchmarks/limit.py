@@ -82,7 +82,8 @@ class Times:
 class Row:
     """A model. share: of the bare loop. cpu_ms: of an answer, by what the processes are for; of the client last.
 
-    bare_cpu_ms: of the loop, an image; decoding_ms: of it. ingress: shares of its stacks; stacks: so many were seen.
+    bare_cpu_ms: of the loop, an image; decoding_ms: of it. rest_ms: of a core in a second in which nothing is asked.
+    ingress: shares of its stacks; stacks: so many were seen.
     """
 
     model: str
@@ -94,6 +95,7 @@ class Row:
     share: float
     cpu_ms: dict[str, float]
     idle_ms: float
+    rest_ms: dict[str, float]
     times: Times
     ingress: dict[str, float]
     stacks: int
@@ -109,6 +111,8 @@ def measured(model: str, size: str, seconds: float, repeats: int) -> Row:
         with running(SERVER, model, cores, pictures(size)[0]) as server:
             load = server.load(model, size)
             clients = work.clients(cores, before.per_s)
+            time.sleep(_WARM_S)
+            rest_ms = at_rest(server, seconds)
             asyncio.run(load.saturated(clients, _WARM_S, 1, 0.0))
             taken, own_s, began = by_role(server), time.process_time(), time.monotonic()
             rates = asyncio.run(load.saturated(clients, seconds, repeats, 1.0)).repeats
@@ -126,7 +130,7 @@ def measured(model: str, size: str, seconds: float, repeats: int) -> Row:
         round(statistics.fmean((before.cpu_ms, after.cpu_ms)), 1),
         round(statistics.fmean(1000 * pace.decoding / pace.per_s for pace in (before, after)), 1),
         rates, round(rate / bare, 3), {role: round(each, 2) for role, each in spent.items()},
-        round(1000 * cores * took_s / answers - sum(spent.values()), 2), times, shares(seen), seen.total(),
+        round(1000 * cores * took_s / answers - sum(spent.values()), 2), rest_ms, times, shares(seen), seen.total(),
     )  # fmt: skip
 
 
@@ -136,6 +140,14 @@ def by_role(server: Running) -> dict[str, float]:
     for process in server.processes():
         taken[next(role for role, title in ROLES.items() if re.search(title, process.title))] += process.cpu_s
     return taken
+
+
+def at_rest(server: Running, seconds: float) -> dict[str, float]:
+    """What it takes of a core while nothing is asked, milliseconds a second."""
+    taken, began = by_role(server), time.monotonic()
+    time.sleep(seconds)
+    took_s = time.monotonic() - began
+    return {role: round(1000 * (now - taken[role]) / took_s, 1) for role, now in by_role(server).items()}
 
 
 async def verdicts(server: Running, size: str, clients: int, seconds: float) -> Times:
@@ -225,6 +237,7 @@ def table(row: Row) -> Table:
     view.add_row("the bare loop", f"{row.bare_cpu_ms} ({row.decoding_ms} decoding)")
     for role, took in (row.cpu_ms | {"idle": row.idle_ms}).items():
         view.add_row(role, f"{took}")
+    view.add_row("at rest, a second", f"{sum(row.rest_ms.values()):.0f}")
     for doing, share in row.ingress.items():
         view.add_row(f"ingress: {doing}", f"{share * row.cpu_ms['ingress']:.2f}")
     return view

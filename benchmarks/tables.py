@@ -88,6 +88,7 @@ def limit(results: Path) -> str:
     for role in _unique(role for row in rows for role in row["cpu_ms"]):
         times[f"server: {role}"] = [f"{row['cpu_ms'].get(role, 0):.1f}" for row in rows]
     times["server: cores idle"] = [f"{row['idle_ms']:.1f}" for row in rows]
+    times["server at rest, a second"] = [f"{sum(row['rest_ms'].values()):.0f}" for row in rows]
     for doing in _unique(doing for row in rows for doing in row["ingress"]):
         times[f"ingress: {doing}"] = [f"{row['ingress'].get(doing, 0) * row['cpu_ms']['ingress']:.2f}" for row in rows]
     times["ingress: stacks that tell"] = [f"{row['stacks']}" for row in rows]

@@ -36,6 +36,11 @@ class Upload:
     filename: str = ""
 
 
+def may_name_deadline(request: Request) -> bool:
+    """Whether the body has a place for a deadline beside the media: what is allowed is not known before it is read."""
+    return _content_type(request) in ("application/json", "multipart/form-data")
+
+
 async def read_one(request: Request, max_bytes: int, take: Take) -> tuple[Upload, int | None]:
     """The file of a request in any of the accepted forms, and the deadline in milliseconds its body named.
 

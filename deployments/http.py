@@ -16,7 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.asked import Asked
-from deployments.bodies import MANY_FILES, ONE_FILE, Upload, read_many, read_one
+from deployments.bodies import MANY_FILES, ONE_FILE, Upload, may_name_deadline, read_many, read_one
 from deployments.console import console_routes
 from deployments.guard import BoundedHead, Caller, Guard
 from deployments.problems import answer_with_problems, documented, problem_of
@@ -181,7 +181,8 @@ def http_app(
     ) -> Verdict:
         arrived = time.monotonic()
         with service.admission() as place:
-            service.foresee(arrived + _allowed_s(profile, deadline_ms, None, timeout_s))
+            most_ms = MAX_DEADLINE_MS if may_name_deadline(request) else None
+            service.foresee(arrived + _allowed_s(profile, deadline_ms, most_ms, timeout_s))
             async with _patience(profile, deadline_ms, timeout_s):
                 upload, named_ms = await read_one(request, profile.media.max_bytes, place.take)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)

@@ -12,6 +12,7 @@ The result has a run for each model. What it had of models that are not measured
 
 import argparse
 import asyncio
+import itertools
 import shlex
 import statistics
 import sys
@@ -96,7 +97,7 @@ def _curve(server: Running, model: str, size: str, rate: float, seconds: float, 
         return asyncio.run(load.offered(share * rate, long_s, seed=1))
 
     points, overload = [point(share, arrivals) for share in SHARES], point(OVERLOAD, 2 * arrivals)
-    kept = [point.offered for point in points if point.kept >= 0.99]
+    kept = [point.offered for point in itertools.takewhile(lambda point: point.kept >= 0.99, points)]
     return Curve(
         server.name, model, size, rate, points, max(kept, default=None), overload, round(overload.in_time / rate, 3)
     )  # fmt: skip
@@ -126,6 +127,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="of every server, in place of what suits it best")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
+    part = args.sizes or len(args.servers) < len(OURS | PEERS)
+    if part and args.out == OUT:
+        parser.error("some servers or sizes alone would replace what the result has of all: give another --out")
     environment = Environment.here(shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]))
     tries = [args.workers] if args.workers else sorted({1, environment.cores})
     tried: dict[str, dict[int, float]] = {name: {} for name in args.servers}
@@ -135,7 +139,8 @@ def main() -> None:
             with suppress(RuntimeError):  # told of below
                 tried[name] = suits(name, tries, per_s, args.seconds)
     for model in args.models:
-        run = Run(model, asdict(environment), by_threads(model, args.seconds), tried)
+        pins = {name: [*PEERS[name].needs, *PEERS[name].last] for name in args.servers if name in PEERS}
+        run = Run(model, asdict(environment), by_threads(model, args.seconds), tried, pins=pins)
         with apart(model, max(run.threads, key=lambda count: run.threads[count])) as loop:
             for name in args.servers:
                 workers = max(tries, key=lambda count: tried[name].get(count, 0.0))

@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
-from benchmarks.peers.model import WORKS, Work
+from benchmarks.peers.model import CASCADE, WORKS, Work
 
 VARIABLE = "ROADWORK_PEER"
 
@@ -27,6 +27,13 @@ class Arguments:
     def work(self) -> Work:
         """What is asked of it."""
         return WORKS[self.model]
+
+    @property
+    def first(self) -> int:
+        """Workers of the first stage, where every stage has processes of its own: in the cascade more would share the
+        cores with those of the second, and have smaller batches.
+        """
+        return max(1, self.workers // 2) if self.model == CASCADE else self.workers
 
     @property
     def patience_s(self) -> float:

@@ -13,9 +13,7 @@ from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.model import CASCADE, Judge, SignReader, unsure
 
 told = Arguments.given()
-# In the cascade more of them would share the cores with the sign reader's, and have smaller batches.
-FIRST = max(1, told.workers // 2) if told.model == CASCADE else told.workers
-IN_WORK = max(2, told.most // (2 * FIRST))  # of a replica; as many again may wait for one
+IN_WORK = max(2, told.most // (2 * told.first))  # of a replica; as many again may wait for it, for HAProxy asks each
 
 
 @serve.deployment(num_replicas=told.workers, max_ongoing_requests=4, ray_actor_options={"num_cpus": 0.5})
@@ -31,9 +29,9 @@ class Second:
 
 
 @serve.deployment(
-    num_replicas=FIRST,
+    num_replicas=told.first,
     max_ongoing_requests=IN_WORK,
-    max_queued_requests=told.most,
+    max_queued_requests=IN_WORK,
     ray_actor_options={"num_cpus": 0.5},
 )
 class First:

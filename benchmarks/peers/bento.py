@@ -12,10 +12,11 @@ from benchmarks.peers.model import CASCADE, Judge, SignReader, unsure
 
 told = Arguments.given()
 LATEST_MS = int(1000 * told.limit_s)
+STAYS = {"max_requests": 10**9}  # by default a connection ends after 100, and what is on its way fails
 QUIET = {"access": {"enabled": False}}
 
 
-@bentoml.service(workers=told.workers, logging=QUIET)
+@bentoml.service(workers=told.first, logging=QUIET, runner_connection=STAYS)
 class First:
     """The backbone. What may not take longer than the limit its batcher refuses."""
 
@@ -28,7 +29,7 @@ class First:
         return self._judge.judge([self._judge.thumb(data) for data in bodies])
 
 
-@bentoml.service(workers=told.workers, logging=QUIET)
+@bentoml.service(workers=told.workers, logging=QUIET, runner_connection=STAYS)
 class Second:
     """The sign reader."""
 

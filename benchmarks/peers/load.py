@@ -131,7 +131,9 @@ class Load:
             return False
 
     def _session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        # A connection a request, as of clients that know nothing of each other: whoever listens in several processes
+        # gets them spread anew each time.
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
 
 
 def _rate(ends: Sequence[float], start: float, end: float) -> float:

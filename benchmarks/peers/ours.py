@@ -44,14 +44,13 @@ def _overrides(told: Arguments, policy: Path, journal: bool) -> dict[str, Any]:
     computes = {"threads": told.threads, "replicas": told.workers}
     stages: dict[str, Any] = dict.fromkeys(("signs", "vlm", "reasoner", "video"))
     engines: dict[str, Any] = dict.fromkeys(("ocr", "qwen3-vl", "qwen3-vl-thinking", "molmo2"))
-    first = computes
     if told.model == CASCADE:
         del stages["signs"]
-        engines["ocr"], first = computes, computes | {"replicas": max(1, told.workers // 2)}
+        engines["ocr"] = computes
     return {
         "policy": str(policy),
         "journal": {"enabled": journal},
         "ingress": {"default_deadline_ms": int(1000 * told.limit_s)},
         "stages": {**stages, "backbone": {"max_batch": told.work.batch}},
-        "engines": {**engines, "dinov3": {"model": weights(told.model), **first}},
+        "engines": {**engines, "dinov3": {"model": weights(told.model), **computes, "replicas": told.first}},
     }

@@ -18,7 +18,7 @@ class Row:
 
     repeats: answers a second while saturated. bare: of the loop, right before and right after the server ran. of_bare:
     the median of the first over the mean of the second. cpu_ms: of all its processes, an answer. memory_mib: of them
-    all. refused: requests, while saturated; clients that were refused rest, so such a row says too little.
+    all. refused: requests that got no whole answer, while saturated; clients then rest, so such a row says too little.
     """
 
     server: str
@@ -41,7 +41,7 @@ class Row:
 class Curve:
     """What a server made of arrivals at its own shares of saturated. saturated: answers a second, the median.
 
-    kept: the highest rate offered at which 99 % of what came was answered in time. goodput: of overload, answers in
+    kept: the highest rate offered up to which 99 % of what came was answered in time at every rate. goodput: of overload, answers in
     time a second, over the saturated rate.
     """
 
@@ -64,7 +64,8 @@ class Run:
     """All servers over one model, beside each other.
 
     environment: see `Environment`. threads: images a second of the bare loop by its threads. workers: answers a second
-    of every server by its workers, where that was tried. failed: servers that did not run, and why.
+    of every server by its workers, where that was tried. failed: servers that did not run, and why. pins: what was installed for
+    each beside what this project locks.
     """
 
     model: str
@@ -74,6 +75,7 @@ class Run:
     rows: list[Row] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
+    pins: dict[str, list[str]] = field(default_factory=dict)
 
 
 def joined(path: Path, run: Run, models: Sequence[str]) -> list[Run]:

@@ -46,7 +46,7 @@ class FakeService:
         self.closed: RoadworkError | None = None
         self.seen: list[bytes] = []
         self.asked: list[Asked] = []
-        self.left_s = 0.0
+        self.left_s, self.foreseen_s = 0.0, 0.0
         self.taken, self.room = 0, 10**9
         self.busy = False
 
@@ -61,6 +61,7 @@ class FakeService:
             raise Overloaded("too much in work")
 
     def foresee(self, deadline_s: float) -> None:
+        self.foreseen_s = deadline_s - asyncio.get_running_loop().time()
         if self.busy:
             raise Overloaded("8 items wait for backbone", 2.0)
 
@@ -176,6 +177,18 @@ async def test_the_nearest_deadline_holds(
 ):
     await client.post("/v1/classify", content=b"photo", params=query, headers=headers)
     assert at_most_s - 0.4 < service.left_s <= at_most_s
+
+
+async def test_a_request_whose_body_may_allow_more_is_not_refused_by_the_default(
+    client: httpx.AsyncClient, service: FakeService
+):
+    body = {"image": base64.b64encode(b"photo").decode(), "deadline_ms": 60_000}
+    await client.post("/v1/classify", json=body)
+    assert service.foreseen_s > service.left_s > 59
+    await client.post("/v1/classify", json=body, params={"deadline_ms": 500})
+    assert service.foreseen_s <= 0.5
+    await post(client, b"photo")
+    assert service.foreseen_s <= 7.0
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "NaN", "inf", "1.5", "soon", "600001", ""])
