@@ -148,13 +148,16 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path, start_s: float)
     raise RuntimeError(f"The server was not ready within {start_s:.0f} s. The end of {log}:\n{end}")
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask what leads a session to end as Ctrl-C would, then make sure that nothing is left that it started."""
+def stop(process: subprocess.Popen[bytes], patience_s: float = STOP_S) -> None:
+    """Ask what leads a session to end as Ctrl-C would, then make sure that nothing is left that it started.
+
+    patience_s: in between; 0 asks nobody.
+    """
     started = session(process.pid)
-    if process.poll() is None:
+    if patience_s and process.poll() is None:
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_S)
+            process.wait(patience_s)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

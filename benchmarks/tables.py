@@ -41,12 +41,15 @@ def shares(results: Path) -> str:
 
 
 def costs(results: Path) -> str:
-    """What an answer costs every server with the smallest model."""
+    """What an answer costs every server, with JPEGs of the first size."""
     rows = _rows(results)
-    here = [row for row in rows if (row["model"], row["size"]) == (rows[0]["model"], rows[0]["size"])]
     return _table(
-        ["server", "processor ms an answer", "memory, MiB", "ready after, s"],
-        [[row["server"], *_cost(row), f"{row['start_s']:.0f}"] for row in here],
+        ["model", "server", "processor ms an answer", "memory, MiB", "ready after, s"],
+        [
+            [row["model"], row["server"], *_cost(row), f"{row['start_s']:.0f}"]
+            for row in rows
+            if row["size"] == rows[0]["size"]
+        ],
     )
 
 
@@ -153,7 +156,7 @@ def summary(results: Path) -> str:
         here = {row["server"]: row for row in rows if (row["model"], row["size"]) == (model, size)}
         others = [row for server, row in here.items() if not server.startswith("roadwork-serve")]
         if OURS in here and others:
-            best = max(others, key=lambda row: statistics.median(row["repeats"]))
+            best = max(others, key=lambda row: row["of_bare"])
             most = max(most, len(others))
             lines.append([f"{model}, {size}", _share(here[OURS]), f"{best['server']}: {_share(best)}"])
     return _table(["model, JPEG", "of a bare loop (a second)", f"the best of {most} other servers"], lines)
@@ -180,8 +183,9 @@ def _batching(row: Result | None) -> str:
 def _share(row: Result | None) -> str:
     if row is None:
         return ""
-    refused = ", some refused" if row["refused"] else ""
-    return f"{row['of_bare']:.2f} ({statistics.median(row['repeats']):.3g}{refused})"
+    least, middle, most = (f(row["repeats"]) for f in (min, statistics.median, max))
+    refused = ", some unanswered" if row["refused"] else ""
+    return f"{row['of_bare']:.2f} ({middle:.3g}, {least:.3g} to {most:.3g}{refused})"
 
 
 def _rows(results: Path) -> list[Result]:

@@ -169,7 +169,7 @@ def running(name: str, model: str, workers: int, photo: bytes, per_s: float | No
                 yield replace(server, start_s=time.monotonic() - began)
                 return
             finally:
-                stop(process)
+                stop(process, patience_s=0)  # Ray takes a minute to end in good order, and has nothing to lose here
 
 
 def _started(name: str, told: Arguments, folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], Running, float]:

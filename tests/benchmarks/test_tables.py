@@ -40,19 +40,19 @@ def test_a_table_stands_where_the_page_wants_it_and_nothing_else_is_touched(resu
         "before\n<!-- table: shares -->\n"
         "| model, JPEG | bare loop, a second | roadwork-serve, fast | One | Other |\n"
         "| --- | --- | --- | --- | --- |\n"
-        "| bundled, 50 kB | 100 | 0.80 (80) | 0.70 (70) | 0.90 (90) |\n"
+        "| bundled, 50 kB | 100 | 0.80 (80, 79 to 82) | 0.70 (70, 69 to 72) | 0.90 (90, 89 to 92) |\n"
         "<!-- end -->\nafter <!-- end -->\n"
     )
     assert tables.written(once, results) == once
 
 
 def test_the_summary_names_whoever_is_best_even_where_that_is_somebody_else(results: Path) -> None:
-    assert tables.summary(results).splitlines()[-1] == "| bundled, 50 kB | 0.80 (80) | Other: 0.90 (90) |"
+    assert tables.summary(results).splitlines()[-1] == "| bundled, 50 kB | 0.80 (80, 79 to 82) | Other: 0.90 (90, 89 to 92) |"
 
 
 def test_a_server_that_refused_while_it_was_saturated_is_told_of(results: Path) -> None:
     kept(results, "peers", {"runs": [{"rows": [row("One", 70.0, 0.7) | {"refused": 3}]}]})
-    assert "| 0.70 (70, some refused) |" in tables.shares(results)
+    assert "| 0.70 (70, 69 to 72, some unanswered) |" in tables.shares(results)
 
 
 def test_a_table_that_nobody_makes_is_an_error(results: Path) -> None:
