@@ -34,7 +34,7 @@ from benchmarks.peers.load import Load
 from benchmarks.peers.model import BUNDLED, LARGE, SMALL, WORKS
 from benchmarks.peers.pictures import SIZES, pictures
 from benchmarks.peers.servers import Running, running
-from benchmarks.server import ROOT
+from benchmarks.server import ROOT, end_in_order
 from roadwork_serve.learn.evaluation import write_json
 
 OUT = ROOT / "benchmarks/results/limit.json"
@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
+    end_in_order()
     environment = Environment.here(shlex.join(["python", "-m", "benchmarks.limit", *sys.argv[1:]]))
     rows: list[Row] = []
     for model in args.models:

@@ -148,6 +148,11 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path, start_s: float)
     raise RuntimeError(f"The server was not ready within {start_s:.0f} s. The end of {log}:\n{end}")
 
 
+def end_in_order() -> None:
+    """When this process is asked to end, let it end what it has started first, as with Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def stop(process: subprocess.Popen[bytes], patience_s: float = STOP_S) -> None:
     """Ask what leads a session to end as Ctrl-C would, then make sure that nothing is left that it started.
 

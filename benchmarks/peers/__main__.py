@@ -30,7 +30,7 @@ from benchmarks.peers.pictures import SIZES, pictures
 from benchmarks.peers.plot import drawn
 from benchmarks.peers.results import Curve, Row, Run, joined
 from benchmarks.peers.servers import OURS, PEERS, Running, running
-from benchmarks.server import ROOT
+from benchmarks.server import ROOT, end_in_order
 from roadwork_serve.learn.evaluation import write_json
 
 OUT = ROOT / "benchmarks/results/peers.json"
@@ -130,6 +130,7 @@ def main() -> None:
     part = args.sizes or len(args.servers) < len(OURS | PEERS)
     if part and args.out == OUT:
         parser.error("some servers or sizes alone would replace what the result has of all: give another --out")
+    end_in_order()
     environment = Environment.here(shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]))
     tries = [args.workers] if args.workers else sorted({1, environment.cores})
     tried: dict[str, dict[int, float]] = {name: {} for name in args.servers}
