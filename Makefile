@@ -135,7 +135,7 @@ format: $(READY)  ## Put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Measure all that needs no GPU: decoding, batching, worth, limit, other servers; three hours
+bench: $(READY)  ## Measure all that needs no GPU: decoding, batching, worth, limit, other servers; two hours and a half
 	$(if $(ARGS),,$(MAKE) bench-scenes)
 	$(BIN)/python -m benchmarks.all $(ARGS)
 

@@ -52,7 +52,9 @@ class Environment:
 def _commit() -> str:
     told = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:
-        return subprocess.run(told, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
+        return subprocess.run(
+            told, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
 

@@ -150,7 +150,7 @@ def main() -> None:
                         (run.rows if isinstance(found, Row) else run.curves).append(found)
                         print(found.told(), flush=True)
                 except RuntimeError as error:
-                    run.failed.append({"server": name, "why": str(error)})
+                    run.failed.append({"server": name, "why": str(error).splitlines()[-1]})
                     print(f"{model}, {name}: {error}", flush=True)
                 write_json(DRAFT, asdict(run))
         keep(args.out, run)

@@ -13,6 +13,7 @@ from benchmarks.peers.model import CASCADE, Judge, SignReader, unsure
 told = Arguments.given()
 LATEST_MS = int(1000 * told.limit_s)
 STAYS = {"max_requests": 10**9}  # by default a connection ends after 100, and what is on its way fails
+BATCHES = told.work.batch > 1  # it takes no batch of one
 QUIET = {"access": {"enabled": False}}
 
 
@@ -23,10 +24,17 @@ class First:
     def __init__(self) -> None:
         self._judge = Judge(told.model, told.threads)
 
-    @bentoml.api(batchable=True, max_batch_size=told.work.batch, max_latency_ms=LATEST_MS)
-    def judge(self, bodies: list[bytes]) -> list[float]:
-        """The probability of road work of each."""
-        return self._judge.judge([self._judge.thumb(data) for data in bodies])
+    if BATCHES:
+
+        @bentoml.api(batchable=True, max_batch_size=told.work.batch, max_latency_ms=LATEST_MS)
+        def judge(self, bodies: list[bytes]) -> list[float]:
+            """The probability of road work of each."""
+            return self._judge.judge([self._judge.thumb(data) for data in bodies])
+
+    @bentoml.api
+    def judge_one(self, data: bytes) -> float:
+        """Of one."""
+        return self._judge.judge([self._judge.thumb(data)])[0]
 
 
 @bentoml.service(workers=told.workers, logging=QUIET, runner_connection=STAYS)
@@ -54,7 +62,10 @@ class Front:
     async def predict(self, photo: Annotated[Path, ContentType("image/jpeg")], /) -> dict[str, float]:
         """An answer to a photo."""
         data = await asyncio.to_thread(photo.read_bytes)
-        (said,) = await self.first.to_async.judge([data])
+        if BATCHES:
+            (said,) = await self.first.to_async.judge([data])
+        else:
+            said = await self.first.to_async.judge_one(data)
         if told.model == CASCADE and unsure(said):
             said = await self.second.to_async.read(data, said)
         return {"probability": float(said)}

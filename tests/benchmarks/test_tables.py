@@ -47,12 +47,33 @@ def test_a_table_stands_where_the_page_wants_it_and_nothing_else_is_touched(resu
 
 
 def test_the_summary_names_whoever_is_best_even_where_that_is_somebody_else(results: Path) -> None:
-    assert tables.summary(results).splitlines()[-1] == "| bundled, 50 kB | 0.80 (80, 79 to 82) | Other: 0.90 (90, 89 to 92) |"
+    assert (
+        tables.summary(results).splitlines()[-1]
+        == "| bundled, 50 kB | 0.80 (80, 79 to 82) | Other: 0.90 (90, 89 to 92) |"
+    )
 
 
 def test_a_server_that_refused_while_it_was_saturated_is_told_of(results: Path) -> None:
     kept(results, "peers", {"runs": [{"rows": [row("One", 70.0, 0.7) | {"refused": 3}]}]})
     assert "| 0.70 (70, 69 to 72, some unanswered) |" in tables.shares(results)
+
+
+def test_goals_are_told_of_whether_they_are_met_or_not(tmp_path: Path) -> None:
+    servers = {tables.OURS: (0.8, 0.85), "One": (0.85, 0.4), "Other": (0.7, 0.3), "roadwork-serve": (0.9, 0.9)}
+    rows = [row(server, 80.0, share) for server, (share, _) in servers.items()]
+    rows += [each | {"model": "cascade"} for each in rows]
+    curves = [{"server": server, "model": "bundled", "goodput": kept} for server, (_, kept) in servers.items()]
+    kept(tmp_path, "peers", {"runs": [{"rows": rows, "curves": curves}]})
+    kept(tmp_path, "limit", {"rows": [{"model": "vit-s", "share": 0.84}]})
+    kept(tmp_path, "decode", {"sides": {"224": {"roadwork-serve": {"times_faster": 4.0}}}})
+    assert [line.split(" | ")[1:] for line in tables.goals(tmp_path).splitlines()[2:]] == [
+        ["0.85", "0.84", "missed |"],  # of the loop
+        ["0.9", "0.94", "met |"],  # one model, beside the best of the others
+        ["1", "0.94", "missed |"],  # the cascade
+        ["2", "2.12", "met |"],  # overload
+        ["0.8", "0.85", "met |"],
+        ["3", "4.00", "met |"],
+    ]
 
 
 def test_a_table_that_nobody_makes_is_an_error(results: Path) -> None:
