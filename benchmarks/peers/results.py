@@ -41,8 +41,8 @@ class Row:
 class Curve:
     """What a server made of arrivals at its own shares of saturated. saturated: answers a second, the median.
 
-    kept: the highest rate offered up to which 99 % of what came was answered in time at every rate. goodput: of overload, answers in
-    time a second, over the saturated rate.
+    kept: the highest rate offered up to which 99 % of what came was answered in time at every rate. goodput: of
+    overload, answers in time a second, over the saturated rate.
     """
 
     server: str
@@ -64,8 +64,8 @@ class Run:
     """All servers over one model, beside each other.
 
     environment: see `Environment`. threads: images a second of the bare loop by its threads. workers: answers a second
-    of every server by its workers, where that was tried. failed: servers that did not run, and why. pins: what was installed for
-    each beside what this project locks.
+    of every server by its workers, where that was tried. failed: servers that did not run, and why. pins: what
+    was installed for each beside what this project locks.
     """
 
     model: str
