@@ -62,10 +62,12 @@ def measure(each: Measurement, folder: Path, quick: bool) -> Path:
     subprocess.run(command, cwd=ROOT, check=True)
     result = json.loads(out.read_text())
     well_formed(result, each)
-    if failed := [why for run in result.get("runs", ()) for why in run["failed"]]:
+    try:
+        all_ran(result, each)
+    except ValueError as error:
         if quick:
-            raise ValueError(f"not all of {each.name} ran: {failed}")
-        print(f"{each.name}: these did not run: {failed}", flush=True)
+            raise
+        print(error, flush=True)
     if each.draws and not out.with_suffix(".png").read_bytes().startswith(b"\x89PNG"):
         raise ValueError(f"{each.name} drew no picture")
     return out
@@ -78,6 +80,12 @@ def well_formed(result: Mapping[str, Any], each: Measurement) -> None:
             raise ValueError(f"the result of {each.name} has no {key}")
     if not {"command", "cpu", "cores", "date"} <= set(result["environment"]):
         raise ValueError(f"the result of {each.name} does not say where it ran")
+
+
+def all_ran(result: Mapping[str, Any], each: Measurement) -> None:
+    """Raises ValueError where a part of it failed."""
+    if failed := [why for run in result.get("runs", ()) for why in run["failed"]]:
+        raise ValueError(f"not all of {each.name} ran: {failed}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

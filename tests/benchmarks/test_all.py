@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.all import ALL, Measurement, well_formed
+from benchmarks.all import ALL, Measurement, all_ran, well_formed
 from benchmarks.server import ROOT
 
 ONE = Measurement("one", 1, (), ("rows",))
@@ -26,6 +26,12 @@ def test_a_result_with_all_its_parts_is_well_formed() -> None:
 def test_what_lacks_a_part_is_not(result: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         well_formed(result, ONE)
+
+
+def test_a_server_that_failed_is_found() -> None:
+    all_ran({"runs": [{"failed": []}]}, ONE)
+    with pytest.raises(ValueError, match="not all of one ran"):
+        all_ran({"runs": [{"failed": []}, {"failed": [{"server": "one"}]}]}, ONE)
 
 
 def test_every_measurement_is_a_module_that_can_be_run() -> None:
