@@ -56,13 +56,13 @@ def costs(results: Path) -> str:
 
 def curves(results: Path) -> str:
     """Rates that are kept, latencies, and goodput under overload."""
-    told = _read(results, "peers")
+    works = _read(results, "peers")["works"]
     lines: list[list[str]] = []
-    for curve in (curve for run in told["runs"] for curve in run["curves"]):
+    for curve in _of(results, "curves"):
         middle, over = curve["points"][1], curve["overload"]
         lines.append(
             [
-                f"{curve['model']}, {curve['size']}, {1000 * told['works'][curve['model']]['limit_s']:.0f} ms",
+                f"{curve['model']}, {curve['size']}, {1000 * works[curve['model']]['limit_s']:.0f} ms",
                 curve["server"],
                 f"{curve['saturated']:.1f}",
                 "none" if curve["kept"] is None else f"{curve['kept']:.1f}",
