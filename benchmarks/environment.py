@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 _TOLD = ("transformers", "onnxruntime", "rapidocr", "numpy", "pillow", "fastapi", "uvicorn")
 
 
@@ -44,17 +45,23 @@ class Environment:
             python=platform.python_version(),
             ray=version("ray"),
             torch=version("torch"),
-            commit=_commit(),
+            commit=commit(ROOT),
             packages={name: version(name) for name in _TOLD},
         )
 
 
-def _commit() -> str:
-    told = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
+def commit(root: Path) -> str:
+    """Of a checkout, with a plus where tracked files have changed since; empty where there is none.
+
+    Results do not count: what a command measured first is written when it goes on to the next.
+    """
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], capture_output=True, text=True, check=True, cwd=root).stdout.strip()
+
     try:
-        return subprocess.run(
-            told, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-        ).stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
+        return git("describe", "--always", "--abbrev=12") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
 
