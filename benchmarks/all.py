@@ -38,13 +38,13 @@ class Measurement:
 
 ALL = (
     Measurement("decode", 2, ("--pictures", "1", "--repeats", "2"), ("sides",), draws=False),
-    Measurement("batching", 5, ("--quick",), ("rows", "models")),
+    Measurement("batching", 10, ("--quick",), ("rows", "models")),
     Measurement("worth", 15, ("--quick",), ("judged",)),
     Measurement(
-        "limit", 12, ("--models", "bundled", "--seconds", "2", "--repeats", "1"), ("rows",), draws=False
+        "limit", 17, ("--models", "bundled", "--seconds", "2", "--repeats", "1"), ("rows",), draws=False
     ),
     Measurement(
-        "peers", 75,
+        "peers", 90,
         ("--models", "bundled", "--sizes", "50 kB", "--servers", "FastAPI", "roadwork-serve, fast", "--seconds", "1.5",
          "--repeats", "1", "--arrivals", "50", "--workers", "2"),
         ("runs", "works"),

@@ -5,8 +5,8 @@ and after each server, while nothing else does. In between the server is started
 enough for whatever comes, and gets photos of each size from clients that never let it rest. Then it is started anew
 with the limit as its deadline and what it answered a second as the measure of its queues, and gets Poisson arrivals of
 photos of the first size at shares of that, and at one and a half times it. Latency counts from when a request was due.
-The client shares the cores with the server, as it does for all of them. Each server has as many workers as suited it
-best with the bundled model, which is tried first. A server that does not run with a model is told of; the others go on.
+The client shares the cores with the server, as it does for all of them. Each server has as many workers as there are
+cores, each with one thread. A server that does not run with a model is told of; the others go on.
 The result has a run for each model. What it had of models that are not measured this time stays.
 """
 
@@ -17,8 +17,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -81,7 +80,7 @@ def _saturated(
     asyncio.run(load.saturated(clients, _WARM_S, 1, 0.0))
     before_s, began = server.cpu_s(), time.monotonic()
     found = asyncio.run(load.saturated(clients, seconds, args.repeats, 1.0))
-    if not all(found.repeats):
+    if not statistics.median(found.repeats):  # one without an answer is a pause, and the least in the tables
         raise RuntimeError(f"it stopped answering: {found}")
     answered = statistics.fmean(found.repeats) * (time.monotonic() - began)
     spent_s = server.cpu_s() - before_s
@@ -103,17 +102,6 @@ def _curve(server: Running, model: str, size: str, rate: float, seconds: float, 
     )  # fmt: skip
 
 
-def suits(name: str, tries: Sequence[int], per_s: float, seconds: float) -> dict[int, float]:
-    """Answers a second of a server over the bundled model, by its number of workers."""
-    found: dict[int, float] = {}
-    size, work = next(iter(SIZES)), WORKS[BUNDLED]
-    for workers in tries:
-        with running(name, BUNDLED, workers, pictures(size)[0]) as server:
-            load = server.load(BUNDLED, size)
-            (found[workers],) = asyncio.run(load.saturated(work.clients(workers, per_s), seconds, 1, _WARM_S)).repeats
-    return found
-
-
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -124,7 +112,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="of a measurement with the bundled model")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--arrivals", type=int, default=300, help="at each rate; twice as many when overloaded")
-    parser.add_argument("--workers", type=int, help="of every server, in place of what suits it best")
+    parser.add_argument("--workers", type=int, help="of every server, in place of one a core")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     part = args.sizes or len(args.servers) < len(OURS | PEERS)
@@ -132,19 +120,12 @@ def main() -> None:
         parser.error("some servers or sizes alone would replace what the result has of all: give another --out")
     end_in_order()
     environment = Environment.here(shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]))
-    tries = [args.workers] if args.workers else sorted({1, environment.cores})
-    tried: dict[str, dict[int, float]] = {name: {} for name in args.servers}
-    if len(tries) > 1:
-        per_s = max(by_threads(BUNDLED, args.seconds).values())
-        for name in args.servers:
-            with suppress(RuntimeError):  # told of below
-                tried[name] = suits(name, tries, per_s, args.seconds)
+    workers = args.workers or environment.cores
     for model in args.models:
         pins = {name: [*PEERS[name].needs, *PEERS[name].last] for name in args.servers if name in PEERS}
-        run = Run(model, asdict(environment), by_threads(model, args.seconds), tried, pins=pins)
+        run = Run(model, asdict(environment), by_threads(model, args.seconds), pins=pins)
         with apart(model, max(run.threads, key=lambda count: run.threads[count])) as loop:
             for name in args.servers:
-                workers = max(tries, key=lambda count: tried[name].get(count, 0.0))
                 try:
                     for found in measured(name, model, workers, loop, args):
                         (run.rows if isinstance(found, Row) else run.curves).append(found)

@@ -63,15 +63,13 @@ class Curve:
 class Run:
     """All servers over one model, beside each other.
 
-    environment: see `Environment`. threads: images a second of the bare loop by its threads. workers: answers a second
-    of every server by its workers, where that was tried. failed: servers that did not run, and why. pins: what
-    was installed for each beside what this project locks.
+    environment: see `Environment`. threads: images a second of the bare loop by its threads. failed: servers that did
+    not run, and why. pins: what was installed for each beside what this project locks.
     """
 
     model: str
     environment: dict[str, Any]
     threads: dict[int, float]
-    workers: dict[str, dict[int, float]]
     rows: list[Row] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)

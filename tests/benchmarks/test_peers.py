@@ -184,9 +184,7 @@ def test_a_result_keeps_what_it_has_of_other_models(tmp_path: Path) -> None:
     def run(model: str, date: str) -> Run:
         point = Point(10.0, 100, 9.5, 9.0, 0.95, None, None, 3)
         row = Row("FastAPI", model, "50 kB", 1.0, [50.0], [Pace(100.0, 0.1, 20.0)], 0.5, 20.0, 500, 0)
-        return Run(
-            model, {"date": date}, {1: 50.0}, {}, [row], [Curve("FastAPI", model, "50 kB", 5.0, [], 1.0, point, 1)]
-        )
+        return Run(model, {"date": date}, {1: 50.0}, [row], [Curve("FastAPI", model, "50 kB", 5.0, [], 1.0, point, 1)])
 
     out = tmp_path / "peers.json"
     for each in (run(CASCADE, "1"), run(BUNDLED, "2"), run(CASCADE, "3")):
