@@ -215,4 +215,5 @@ async def test_a_stage_that_has_never_answered_is_probed_whether_anybody_asks_or
     handle.error = None
     async with asyncio.timeout(1):
         await client.warm()
+    assert client.up
     await client.aclose()
