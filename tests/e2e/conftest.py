@@ -91,6 +91,7 @@ def cluster() -> Iterator[Cluster]:
             running = Cluster(f"http://127.0.0.1:{port}", journal, gate, model, config)
             running.deploy(POLICY)
             eventually(lambda: ready(running.url), 120, "the server is ready")
+            eventually(lambda: all(running.pids().values()), 20, "Serve's controller has heard of every replica")
             yield running
         finally:
             serve.shutdown()

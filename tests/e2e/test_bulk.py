@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import yaml
 from PIL import Image
 from ray import serve
@@ -101,7 +102,7 @@ def test_what_was_broken_off_goes_on(cluster: Cluster, order: Order, photos: Pat
     with pytest.raises(Broken):
         score(order, on_done=break_off, opener=open_standins)
     assert not order.out.exists()
-    eventually(lambda: not workers(), 60, "the workers have ended")
+    eventually(at_rest, 60, "the workers have ended, and Ray knows")
     began: list[tuple[int, int]] = []
     score(order, on_start=lambda total, done: began.append((total, done)), opener=open_standins)
     ((total, done),) = began
@@ -110,6 +111,7 @@ def test_what_was_broken_off_goes_on(cluster: Cluster, order: Order, photos: Pat
 
 
 def test_a_worker_that_is_killed_loses_nothing(cluster: Cluster, order: Order, photos: Path):
+    eventually(at_rest, 60, "the workers of the test before have ended")
     killed: list[int] = []
 
     def kill(_: Kept) -> None:
@@ -120,6 +122,11 @@ def test_a_worker_that_is_killed_loses_nothing(cluster: Cluster, order: Order, p
     score(order, on_done=kill, opener=open_standins)
     assert killed
     assert_each_is_there_once(order, photos)
+
+
+def at_rest() -> bool:
+    """Whether no worker is left, and what the last ones held is free for two."""
+    return not workers() and ray.available_resources().get("CPU", 0) >= 2
 
 
 def workers() -> list[int]:
