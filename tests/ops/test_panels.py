@@ -18,6 +18,7 @@ from tests.ops.three import NEEDS, Miners, eventually, white
 
 HERE = ROOT / "build/prometheus/usr/bin/prometheus"
 PROMETHEUS = shutil.which("prometheus") or (str(HERE) if HERE.exists() else None)
+VERDICTS = "ray_roadwork_verdicts_total"
 PANELS: list[dict[str, Any]] = [
     panel for panel in json.loads((ROOT / "ops/grafana/roadwork.json").read_text())["panels"] if panel["type"] != "row"
 ]
@@ -33,7 +34,7 @@ def prometheus(miners: Miners, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """One that has looked at a server and its miners while they answered a hundred requests, and some that are none."""
     folder = tmp_path_factory.mktemp("prometheus")
     config = yaml.safe_load((ROOT / "ops/prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["global"] = {"scrape_interval": "5s", "evaluation_interval": "5s"}  # a scrape may take as long
     config["rule_files"] = [str(ROOT / "ops/alerts.yml")]
     ray, others = config["scrape_configs"]
     ray["file_sd_configs"][0]["files"] = [str(miners.folder / "ray/prom_metrics_service_discovery.json")]
@@ -54,13 +55,17 @@ def prometheus(miners: Miners, tmp_path_factory: pytest.TempPathFactory) -> Iter
         )  # fmt: skip
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10) as client:
-            eventually(lambda: all_up(client), 30, "Prometheus reads Ray and three miners", miners)
-            for part in range(2):  # counters must grow while they are looked at
-                for number in range(50):
-                    files = {"file": white() if number % 10 else b"no picture"}
-                    httpx.post(f"{miners.url}/v1/classify", files=files, timeout=20)
-                assert miners.all_answer()
-                time.sleep(12 * (1 - part))  # Ray passes numbers on every ten seconds
+            try:
+                eventually(lambda: all_up(client), 30, "Prometheus reads Ray and three miners", miners)
+                for _ in range(2):  # counters must grow while they are looked at
+                    for number in range(50):
+                        files = {"file": white() if number % 10 else b"no picture"}
+                        httpx.post(f"{miners.url}/v1/classify", files=files, timeout=20)
+                    assert miners.all_answer()
+                    # Ray passes numbers on every ten seconds
+                    eventually(lambda: bool(found(client, VERDICTS)), 60, "Prometheus has read verdicts", miners)
+            except AssertionError as trouble:
+                raise AssertionError(f"{trouble}\n{told_of_targets(client, miners)}") from trouble
             yield client
     finally:
         process.terminate()
@@ -73,6 +78,15 @@ def all_up(client: httpx.Client) -> bool:
     except (httpx.TransportError, ValueError):  # it is starting
         return False
     return len(targets) >= 4 and all(target["health"] == "up" for target in targets)
+
+
+def told_of_targets(client: httpx.Client, miners: Miners) -> str:
+    """What Ray tells Prometheus to read, what came of it, and what Ray's agent, whose numbers they are, logged."""
+    targets = client.get("/targets").json()["data"]["activeTargets"]
+    told = [f"{each['scrapeUrl']} {each['health']} {each['lastError']}" for each in targets]
+    discovered = (miners.folder / "ray/prom_metrics_service_discovery.json").read_text()
+    agent = (miners.folder / "ray/session_latest/logs/dashboard_agent.log").read_text(errors="replace")[-4000:]
+    return "\n".join([discovered, *told, agent])
 
 
 def found(client: httpx.Client, query: str) -> list[float]:
