@@ -5,8 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -18,7 +17,6 @@ from tests.ops.three import NEEDS, Miners, eventually, white
 
 HERE = ROOT / "build/prometheus/usr/bin/prometheus"
 PROMETHEUS = shutil.which("prometheus") or (str(HERE) if HERE.exists() else None)
-VERDICTS = "ray_roadwork_verdicts_total"
 PANELS: list[dict[str, Any]] = [
     panel for panel in json.loads((ROOT / "ops/grafana/roadwork.json").read_text())["panels"] if panel["type"] != "row"
 ]
@@ -55,17 +53,14 @@ def prometheus(miners: Miners, tmp_path_factory: pytest.TempPathFactory) -> Iter
         )  # fmt: skip
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10) as client:
-            try:
-                eventually(lambda: all_up(client), 30, "Prometheus reads Ray and three miners", miners)
-                for _ in range(2):  # counters must grow while they are looked at
-                    for number in range(50):
-                        files = {"file": white() if number % 10 else b"no picture"}
-                        httpx.post(f"{miners.url}/v1/classify", files=files, timeout=20)
-                    assert miners.all_answer()
-                    # Ray passes numbers on every ten seconds
-                    eventually(lambda: bool(found(client, VERDICTS)), 60, "Prometheus has read verdicts", miners)
-            except AssertionError as trouble:
-                raise AssertionError(f"{trouble}\n{told_of_targets(client, miners)}") from trouble
+            eventually(lambda: all_up(client), 30, "Prometheus reads Ray and three miners", miners)
+            for _ in range(2):  # counters must grow while they are looked at
+                for number in range(50):
+                    files = {"file": white() if number % 10 else b"no picture"}
+                    httpx.post(f"{miners.url}/v1/classify", files=files, timeout=20)
+                assert miners.all_answer()
+                # Ray passes numbers on every ten seconds
+                eventually(lambda: verdicts_read(client), 60, lambda: told_of_targets(client, miners), miners)
             yield client
     finally:
         process.terminate()
@@ -78,6 +73,10 @@ def all_up(client: httpx.Client) -> bool:
     except (httpx.TransportError, ValueError):  # it is starting
         return False
     return len(targets) >= 4 and all(target["health"] == "up" for target in targets)
+
+
+def verdicts_read(client: httpx.Client) -> bool:
+    return bool(found(client, "ray_roadwork_verdicts_total"))
 
 
 def told_of_targets(client: httpx.Client, miners: Miners) -> str:
@@ -95,15 +94,7 @@ def found(client: httpx.Client, query: str) -> list[float]:
     return [float(each["value"][1]) for each in reply["data"]["result"]]
 
 
-def still(missing: Callable[[], list[str]]) -> list[str]:
-    """What is still missing after a minute: Ray passes numbers on every ten seconds, Prometheus reads every five."""
-    give_up_at = time.monotonic() + 60
-    while (left := missing()) and time.monotonic() < give_up_at:
-        time.sleep(1)
-    return left
-
-
-def test_every_panel_shows_something(prometheus: httpx.Client) -> None:
+def test_every_panel_shows_something(prometheus: httpx.Client, miners: Miners) -> None:
     def empty() -> list[str]:
         return [
             f"{panel['title']}: {target['expr']}"
@@ -112,11 +103,11 @@ def test_every_panel_shows_something(prometheus: httpx.Client) -> None:
             if not [value for value in found(prometheus, target["expr"]) if value == value]  # NaN is none
         ]
 
-    assert not still(empty)
+    eventually(lambda: not empty(), 60, empty, miners)
     assert len(PANELS) > 20
 
 
-def test_what_the_rules_look_at_is_there_and_none_of_them_cries_for_nothing(prometheus: httpx.Client) -> None:
+def test_what_the_rules_look_at_is_there_and_none_cries_for_nothing(prometheus: httpx.Client, miners: Miners) -> None:
     rules = yaml.safe_load((ROOT / "ops/alerts.yml").read_text())["groups"][0]["rules"]
     named = {name for rule in rules for name in re.findall(r"\b(?:ray_)?roadwork_[a-z_]+", rule["expr"])}
 
@@ -124,7 +115,7 @@ def test_what_the_rules_look_at_is_there_and_none_of_them_cries_for_nothing(prom
         known = prometheus.get("/label/__name__/values").json()["data"]
         return sorted(named - set(known) - MAY_BE_ABSENT)
 
-    assert not still(unknown)
+    eventually(lambda: not unknown(), 60, unknown, miners)
     told = prometheus.get("/rules").json()["data"]["groups"][0]["rules"]
     assert {rule["health"] for rule in told} == {"ok"}
     assert [rule["name"] for rule in told if rule["state"] == "firing"] == []

@@ -95,9 +95,10 @@ def ports_in_a_row() -> int:
     raise AssertionError("no ports are free")
 
 
-def eventually(happened: Callable[[], bool], within_s: float, what: str, miners: Miners) -> None:
+def eventually(happened: Callable[[], bool], within_s: float, what: str | Callable[[], object], miners: Miners) -> None:
+    """what: is waited for, or tells at the end what is missing."""
     give_up_at = time.monotonic() + within_s
     while not happened():
         if time.monotonic() > give_up_at:
-            raise AssertionError(f"not within {within_s} s: {what}\n{miners.logs()}")
+            raise AssertionError(f"not within {within_s} s: {what() if callable(what) else what}\n{miners.logs()}")
         time.sleep(0.2)
