@@ -20,7 +20,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform
 # Tests that have a target of their own.
 APART := browser large ops vllm wire
 
-# What Ray must find in the environment is in one table, RAY of roadwork_serve/environment.py.
+# What Ray must find in the environment is in one table, RAY of roadwork_serve/ray_environment.py.
 # A dozen processes would each compile Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -155,7 +155,7 @@ chaos: $(READY)  ## Load a server of its own while killing its processes; five m
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 flywheel: $(READY)  ## Begin without a head and learn from traffic, round by round; 15 minutes
-	$(BIN)/python -m benchmarks.flywheel $(ARGS)
+	$(BIN)/python -m benchmarks.learning_loop $(ARGS)
 
 loop: $(READY)  ## The same offline, on rendered scenes, as a DVC pipeline: what has not changed is not done again
 	$(BIN)/dvc repro
@@ -176,7 +176,7 @@ bench-bulk: $(READY)  ## Score 5,000 scenes over Ray Data against a bare loop; t
 	$(BIN)/python -m benchmarks.bulk $(ARGS)
 
 bench-coverage: $(READY)  ## Tune 500 times on fresh rows, count how often the promised bound breaks
-	$(BIN)/python -m benchmarks.coverage $(ARGS)
+	$(BIN)/python -m benchmarks.bound_coverage $(ARGS)
 
 bench-gpu: $(READY)  ## Measure the models at full size on this machine's GPU
 	$(BIN)/python -m benchmarks.gpu

@@ -6,16 +6,16 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from roadwork_serve.environment import RAY
 from roadwork_serve.errors import RoadworkError
-from roadwork_serve.miner.checks import check
 from roadwork_serve.miner.identity import chain_of, hotkey_of
+from roadwork_serve.miner.preflight import check
 from roadwork_serve.miner.remote import HttpCascade
 from roadwork_serve.miner.service import mine, reach
 from roadwork_serve.miner.settings import Settings, settings
+from roadwork_serve.ray_environment import RAY
 
 if TYPE_CHECKING:
-    from deployments.client import AppCascade
+    from deployments.cascade_client import AppCascade
 
 
 async def run(told: Settings) -> int:
@@ -37,7 +37,7 @@ def _by_handle(app: str) -> "AppCascade":
     # and ends it without a word as soon as Serve stops; that of the node's process it asks for instead.
     for name, value in (RAY | {"RAY_RAYLET_PID": str(os.getpid())}).items():
         os.environ.setdefault(name, value)
-    from deployments.client import AppCascade
+    from deployments.cascade_client import AppCascade
 
     return AppCascade(app)
 

@@ -20,12 +20,12 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.day.policies import Cascade, Default, RaySettings
-from benchmarks.day.simulate import Day, Simulation
-from benchmarks.day.world import DAY_S, World, traffic
+from benchmarks.autoscaling_sim.policies import Cascade, Default, RaySettings
+from benchmarks.autoscaling_sim.simulate import Day, Simulation
+from benchmarks.autoscaling_sim.world import DAY_S, World, traffic
 from benchmarks.environment import Environment
 from benchmarks.server import ROOT
-from roadwork_serve.cascade.scaling import SETTINGS, Settings
+from roadwork_serve.autoscaling.replicas import SETTINGS, Settings
 
 RESULT = ROOT / "benchmarks/results/autoscale.json"
 UTILISATIONS = (0.9, 0.8, 0.7, 0.6, 0.5)

@@ -27,12 +27,12 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.environment import Environment
-from roadwork_serve.bulk.parts import Run
-from roadwork_serve.environment import RAY
-from roadwork_serve.learn.evaluation import write_json
-from roadwork_serve.learn.samples import draw_scenes, drawing_workers, scene_seed
+from roadwork_serve.atomic_write import write_json
+from roadwork_serve.batch.parts import Run
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.progress import progress
+from roadwork_serve.ray_environment import RAY
+from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_seed
 
 OUT = Path("benchmarks/results/bulk.json")
 SCENES = Path("build/bulk")
@@ -85,7 +85,7 @@ class Result:
 def bare(files: Sequence[Path], threads: int) -> Timed:
     """The loop itself, in this process."""
     from roadwork_serve import media
-    from roadwork_serve.cascade.opinion import Item
+    from roadwork_serve.cascade.prediction import Item
     from roadwork_serve.profiles.profile import StageSpec
     from roadwork_serve.stages.backbone import Backbone
 
@@ -107,7 +107,7 @@ def scored(folder: Path, out: Path, policy: Path) -> Timed:
 
     import ray
 
-    from deployments.bulk import Kept, Order, score
+    from deployments.batch_job import Kept, Order, score
 
     began = time.time()
     ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)

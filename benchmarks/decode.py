@@ -28,10 +28,10 @@ from torchvision.transforms.v2.functional import resize
 
 from benchmarks.environment import Environment
 from roadwork_serve import media
-from roadwork_serve.learn.evaluation import write_json
-from roadwork_serve.learn.samples import draw_scene
+from roadwork_serve.atomic_write import write_json
 from roadwork_serve.media import Photo
 from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.testbed.scene_dataset import draw_scene
 
 OUT = Path("benchmarks/results/decode.json")
 SIZE, QUALITY, NOISE = (4000, 3000), 90, 6.0

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.server import ROOT, own_server
-from roadwork_serve import scenes
+from roadwork_serve.testbed import scenes
 
 OUT = ROOT / "build"
 STAGES = ("backbone", "signs", "vlm", "reasoner", "video")

@@ -2,12 +2,12 @@
 
 import os
 import platform
-import re
-import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+
+from roadwork_serve.provenance import code_revision, cpu_model
 
 ROOT = Path(__file__).parents[1]
 _TOLD = ("transformers", "onnxruntime", "rapidocr", "numpy", "pillow", "fastapi", "uvicorn")
@@ -38,34 +38,13 @@ class Environment:
         return cls(
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             command=command,
-            cpu=_cpu(),
+            cpu=cpu_model(),
             cores=len(os.sched_getaffinity(0)),
             memory_gib=round(memory / 2**30, 1),
             system=f"{platform.system()} {platform.release()}",
             python=platform.python_version(),
             ray=version("ray"),
             torch=version("torch"),
-            commit=commit(ROOT),
+            commit=code_revision(ROOT, exclude=("benchmarks/results",)),
             packages={name: version(name) for name in _TOLD},
         )
-
-
-def commit(root: Path) -> str:
-    """Of a checkout, with a plus where tracked files have changed since; empty where there is none.
-
-    Results do not count: what a command measured first is written when it goes on to the next.
-    """
-
-    def git(*command: str) -> str:
-        return subprocess.run(["git", *command], capture_output=True, text=True, check=True, cwd=root).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
-        return git("describe", "--always", "--abbrev=12") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _cpu() -> str:
-    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    return found.group(1) if found else platform.machine()

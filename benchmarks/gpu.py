@@ -16,13 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.card import backbone, florence, molmo, qwen
-from benchmarks.card.cascade import cascade
-from benchmarks.card.clock import Job, measured
-from benchmarks.card.machine import TINY_CARD, Machine
-from benchmarks.card.plan import FULL, TINY, Plan
-from benchmarks.card.plot import plot
-from benchmarks.card.results import Failure, Mode, Part, Results, file_name, read
+from benchmarks.gpu_models import backbone, florence, molmo, qwen
+from benchmarks.gpu_models.cascade import cascade
+from benchmarks.gpu_models.clock import Job, measured
+from benchmarks.gpu_models.machine import TINY_CARD, Machine
+from benchmarks.gpu_models.plan import FULL, TINY, Plan
+from benchmarks.gpu_models.plot import plot
+from benchmarks.gpu_models.results import Failure, Mode, Part, Results, file_name, read
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks/results"

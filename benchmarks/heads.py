@@ -26,16 +26,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import Environment
+from roadwork_serve.atomic_write import write_json
+from roadwork_serve.datasets.base import Listed
 from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.weights import folder
-from roadwork_serve.learn.evaluation import write_json
-from roadwork_serve.learn.features import FeatureSet
-from roadwork_serve.learn.finetune import Both, Pictures, Unfreezing, finetune, pictures
-from roadwork_serve.learn.lesson import HeadTraining, fit_head, said
-from roadwork_serve.learn.listing import Listed
-from roadwork_serve.learn.rendered import Rendered
-from roadwork_serve.learn.score import Score, score
+from roadwork_serve.heads.feature_set import FeatureSet
+from roadwork_serve.heads.finetune import Both, Pictures, Unfreezing, finetune, pictures
+from roadwork_serve.heads.fit import HeadTraining, fit_head, said
+from roadwork_serve.heads.head_metrics import Score, score
 from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.testbed.scene_dataset import Rendered
 
 MODEL = "mini:backbone"
 OUT = Path("benchmarks/results/heads.json")

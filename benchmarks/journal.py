@@ -18,11 +18,11 @@ import numpy as np
 
 from benchmarks.environment import Environment
 from benchmarks.server import ROOT
+from roadwork_serve.atomic_write import write_json
 from roadwork_serve.journal.coding import decode, encode
 from roadwork_serve.journal.record import Entry
 from roadwork_serve.journal.spool import Spool
 from roadwork_serve.journal.store import Store
-from roadwork_serve.learn.evaluation import write_json
 from roadwork_serve.schema import Exit, StageReport, Verdict
 
 RUNS, RECORDS = 5, 1024

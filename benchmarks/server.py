@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import yaml
 
-from roadwork_serve.environment import RAY
+from roadwork_serve.ray_environment import RAY
 
 ROOT = Path(__file__).parents[1]
 START_S = 240.0

@@ -24,11 +24,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.chaos.figures import quantile
 from benchmarks.environment import Environment
+from benchmarks.fake_models import BUILDER, overrides
 from benchmarks.server import ROOT, free_port, started
-from benchmarks.standins import BUILDER, overrides
-from benchmarks.storm.figures import quantile
-from roadwork_serve.fast import fast_environment
+from roadwork_serve.haproxy import fast_environment
 
 MODES = ("default", "fast")
 CONCURRENCIES = (1, 16)

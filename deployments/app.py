@@ -10,13 +10,13 @@ import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray.serve import Application
 
-from deployments.cards import cards_gib, profile_for
-from deployments.guard import Guard
+from deployments.gpus import cards_gib, profile_for
 from deployments.ingress import ingress_app
-from deployments.journal import journal_app
-from deployments.stages import process_app
+from deployments.journal_replica import journal_app
+from deployments.stage_replica import process_app
+from roadwork_serve.api.api_keys import FILE_VARIABLE, TEXT_VARIABLE
+from roadwork_serve.api.auth import Guard
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.keys import FILE_VARIABLE, TEXT_VARIABLE
 from roadwork_serve.profiles.journal import absolute
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.plan import plan, within

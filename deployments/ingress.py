@@ -15,7 +15,27 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
-from deployments.account import (
+from deployments.journal_client import Recall
+from deployments.journal_outbox import NoPost, Post
+from deployments.loopback import stay_on_loopback
+from deployments.metrics import Metrics
+from deployments.replica_group import Everyone
+from deployments.revision_log import shelf
+from deployments.stage_client import RayStageClient
+from roadwork_serve.api.admission import Admission, Place
+from roadwork_serve.api.auth import Guard
+from roadwork_serve.api.classify_routes import http_app
+from roadwork_serve.api.demand_report import asked_of, note, slots_of
+from roadwork_serve.api.deployment_names import INGRESS
+from roadwork_serve.api.head_validation import try_heads
+from roadwork_serve.api.journal_routes import case_routes
+from roadwork_serve.api.media_decoder import Reading
+from roadwork_serve.api.policy_routes import admin_routes
+from roadwork_serve.api.policy_store import Edition, Rulebook
+from roadwork_serve.api.problem_details import RETRY_AFTER_S
+from roadwork_serve.api.request_context import Asked
+from roadwork_serve.api.stats import Ledger
+from roadwork_serve.api.status import (
     limits_of,
     policy_edition,
     shadow_line,
@@ -24,33 +44,13 @@ from deployments.account import (
     stage_load,
     survey_tally,
 )
-from deployments.admin import admin_routes
-from deployments.admission import Admission, Place
-from deployments.asked import Asked
-from deployments.cases import case_routes
-from deployments.client import RayStageClient
-from deployments.everyone import Everyone
-from deployments.flow import asked_of, note, slots_of
-from deployments.guard import Guard
-from deployments.http import http_app
-from deployments.ledger import Ledger
-from deployments.loopback import stay_on_loopback
-from deployments.metrics import Metrics
-from deployments.names import INGRESS
-from deployments.post import NoPost, Post
-from deployments.problems import RETRY_AFTER_S
-from deployments.reading import Reading
-from deployments.recall import Recall
-from deployments.rulebook import Edition, Rulebook
-from deployments.shelf import shelf
-from deployments.tracing import trace_way
-from deployments.trial import try_heads
+from roadwork_serve.api.tracing import trace_way
+from roadwork_serve.autoscaling.arrivals import Flow
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.demand import Flow
-from roadwork_serve.cascade.load import load_rules
-from roadwork_serve.cascade.opinion import Item
+from roadwork_serve.cascade.policy_file import load_rules
+from roadwork_serve.cascade.prediction import Item
+from roadwork_serve.cascade.rollout import Rules
 from roadwork_serve.cascade.router import Router
-from roadwork_serve.cascade.rules import Rules
 from roadwork_serve.errors import BadRequest, ConfigError, NotReady, Overloaded, PolicyConflict, RoadworkError
 from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.schema import (

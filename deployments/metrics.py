@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from deployments.ledger import gflops, gpu_seconds
+from roadwork_serve.api.stats import gflops, gpu_seconds
 from roadwork_serve.journal.record import Aside, Entry
 from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.schema import ReplicaLoad, StageReport, Verdict

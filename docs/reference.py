@@ -13,11 +13,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.cli import get_docs_for_click
 
-from deployments.admin import admin_routes
-from deployments.cases import case_routes
-from deployments.guard import Guard
-from deployments.http import http_app
-from roadwork_serve.cli import app
+from roadwork_serve.api.auth import Guard
+from roadwork_serve.api.classify_routes import http_app
+from roadwork_serve.api.journal_routes import case_routes
+from roadwork_serve.api.policy_routes import admin_routes
+from roadwork_serve.cli.main import app
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import Profile
 

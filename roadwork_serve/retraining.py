@@ -1,65 +1,139 @@
-"""`roadwork retrain`: a turn of the wheel against a journal, and the policy of a running server where it is passed."""
+"""One turn of the wheel: from the journal to a head, a calibrated policy with a promise, and whether to go by it.
 
-from contextlib import closing
-from datetime import UTC, datetime
+What heads learn from is never what they are judged by: of the answers that every stage has judged, drawn by lot, a part
+is held back by group. Of that part some is for calibration and the line of exit bands, the rest tests the bound and
+compares with the policy in force. Stages are calibrated as if nobody left early: what the bound measures exits against
+is all of them together, and that must not get worse as the exits get more eager.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from roadwork_serve.calibration.calibrate import Calibrated, calibrate
+from roadwork_serve.calibration.comparison import Comparison, Margins, compare, under
+from roadwork_serve.calibration.journal_rows import rows_of
+from roadwork_serve.calibration.policy_writer import write_policy
+from roadwork_serve.calibration.rescore import rescored
+from roadwork_serve.calibration.sources import with_head
+from roadwork_serve.calibration.thresholds import Settings, Tuned, tune
+from roadwork_serve.calibration.trajectories import opened
+from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.engines.features import Head
+from roadwork_serve.engines.fingerprint import fingerprint
+from roadwork_serve.engines.weights import folder as weights_folder
+from roadwork_serve.errors import ConfigError, RoadworkError
+from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.splits import stable_uniforms
+from roadwork_serve.heads.feature_set import FeatureSet
+from roadwork_serve.heads.fit import HeadTraining
+from roadwork_serve.heads.journal_features import features_of
+from roadwork_serve.heads.train import train_head
+from roadwork_serve.journal.record import Case
+from roadwork_serve.schema import MediaKind
 
-from roadwork_serve.governing import HERE
-from roadwork_serve.lookup import Url, opened
+_KINDS: tuple[MediaKind, ...] = ("photo", "clip")
 
 
-def retrain(
-    journal: Url = None,
-    policy: Annotated[
-        str | None, typer.Option(help="Policy in force, by name or path; by default the server is asked.")
-    ] = None,
-    url: Annotated[str, typer.Option(help="The server; its key is taken from ROADWORK_API_KEY.")] = HERE,
-    out: Annotated[Path, typer.Option(help="Folder for what comes of it, one each time.")] = Path("build/retrained"),
-    days: Annotated[
-        float | None, typer.Option(min=0.001, help="Learn from the last so many days; from all by default.")
-    ] = None,
-    max_loss: Annotated[float, typer.Option(help="Share of the traffic that exits may spoil, at most.")] = 0.01,
-    confidence: Annotated[float, typer.Option(help="That the bound holds.")] = 0.95,
-    margin: Annotated[
-        float, typer.Option(help="Accuracy that the new policy may lose against the old, at most.")
-    ] = 0.01,
-    promote: Annotated[
-        bool, typer.Option("--promote", help="Bring it into force where it is better; else it is only written.")
-    ] = False,
-) -> None:
-    """Train a head on the journal, calibrate, tune, compare with the policy in force. Exit code 1 if that one stays."""
-    from roadwork_serve.cascade.load import load_policy
-    from roadwork_serve.cascade.rules import Rules
-    from roadwork_serve.governing import asked, tell
-    from roadwork_serve.journal.filter import Filter
-    from roadwork_serve.learn.comparison import Margins
-    from roadwork_serve.learn.retraining import Retraining
-    from roadwork_serve.learn.retraining import retrain as turned
+@dataclass(frozen=True, slots=True)
+class Retraining:
+    """held: share of the surveyed answers that no head learns from; design: share of these that bands are drawn on."""
 
-    rules = Rules(load_policy(policy)) if policy is not None else None
-    if rules is None:
-        rules = Rules.from_mapping(asked(url, "GET", "/v1/policy")["rules"])
-    now = datetime.now(UTC)
-    since_s = None if days is None else now.timestamp() - 86400 * days
-    with closing(opened(journal)) as store:
-        cases = list(store.find(Filter(since_s=since_s)))
-    version = f"retrained-{now:%Y%m%d-%H%M%S}"
-    settings = Retraining(max_loss, confidence, margins=Margins(accuracy=margin, confidence=confidence))
-    done = turned(cases, rules.policy, out / version, version, settings)
-    typer.echo(
-        f"{len(cases):,} answers: the head learned from {done.learned:,}, {done.tested:,} tested the policy. "
-        f"{'Better' if done.promoted else 'Not better'}: {done.why}."
-    )
-    typer.echo(f"Written to {done.folder}.")
-    if not done.promoted:
-        raise typer.Exit(1)
-    if promote:
-        new = {"policy": done.policy.to_mapping()}
-        if rules.survey is not None:  # the next turn lives on it
-            new["survey"] = {"share": rules.survey.share, "at_once": rules.survey.at_once}
-        tell(asked(url, "PUT", "/v1/policy", new))
-    else:
-        typer.echo(f"`roadwork policy put {done.folder / 'policy.yaml'}` brings it into force.")
+    max_loss: float = 0.01
+    confidence: float = 0.95
+    held: float = 0.7
+    design: float = 0.4
+    margins: Margins = field(default_factory=Margins)
+    head: HeadTraining = field(default_factory=HeadTraining)
+
+
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """folder: with head/, policy.yaml. learned, tested: answers that the head learned from, and that tested the policy.
+
+    promoted: the policy should come into force; why, or why not.
+    """
+
+    folder: Path
+    policy: Policy
+    calibrated: Calibrated
+    tuned: Tuned
+    comparisons: tuple[Comparison, ...]
+    learned: int
+    tested: int
+    promoted: bool
+    why: str
+
+
+def retrain(cases: Sequence[Case], champion: Policy, folder: Path, version: str, settings: Retraining) -> Retrained:
+    """Train, calibrate, tune and compare with the policy in force. Writes into the folder, which must not be there yet.
+
+    Raises ConfigError where the journal holds too little to learn from, or to judge by.
+    """
+    if folder.exists():
+        raise ConfigError(f"{folder} is there already; name a new folder, so that no head is changed while it serves")
+    held = _held(cases, settings.held)
+    lesson = [case for case in cases if _group(case) not in held]
+    features = _fingerprinted(features_of(lesson, champion))
+    train_head(features, settings.head, folder / "head", command=f"retraining of {version}")
+    base = with_head(replace(champion, certificate=None), folder / "head")
+    mine = [case for case in cases if _group(case) in held]
+    before = {row.about.name: row for row in rows_of(mine, champion)}
+    kept = {case.entry.id: case.entry.features for case in mine if case.entry.features is not None}
+    rows = rescored(list(before.values()), kept, Head.load(folder / "head"))
+    if not rows:
+        raise ConfigError(
+            "no answer that every stage has judged is left to judge by; put rules with `survey: {share: 0.05}`"
+        )
+    drawn = stable_uniforms([row.about.group for row in rows], "design") < settings.design
+    design = [row for row, mine in zip(rows, drawn, strict=True) if mine]
+    test = [row for row, mine in zip(rows, drawn, strict=True) if not mine]
+    for kind in _KINDS:
+        if any(row.about.kind == kind for row in rows):
+            base = opened(base, kind)
+    made, told = calibrate(design, base, version)
+    names = frozenset(row.about.name for row in design)
+    bound = Settings(settings.max_loss, settings.confidence, rows_to_design=names, version=version)
+    tuned = tune(rows, made, bound)
+    comparisons = _compare(test, before, champion, tuned.policy, settings.margins)
+    promoted, why = _decide(tuned, comparisons)
+    write_policy(folder / "policy.yaml", tuned.policy, f"{'Promoted' if promoted else 'Kept back'}: {why}")
+    return Retrained(folder, tuned.policy, told, tuned, comparisons, len(features), len(test), promoted, why)
+
+
+def _fingerprinted(features: FeatureSet) -> FeatureSet:
+    """With the fingerprint of the backbone, where its weights are at hand."""
+    try:
+        return replace(features, backbone=fingerprint(weights_folder(features.model)))
+    except RoadworkError:
+        return features
+
+
+def _compare(
+    test: Sequence[Row], before: dict[str, Row], champion: Policy, challenger: Policy, margins: Margins
+) -> tuple[Comparison, ...]:
+    found: list[Comparison] = []
+    for kind in _KINDS:
+        mine = [row for row in test if row.about.kind == kind and row.about.scored]
+        if mine:
+            old = under([before[row.about.name] for row in mine], champion, kind)
+            found.append(compare(old, under(mine, challenger, kind), kind, paired=True, margins=margins))
+    return tuple(found)
+
+
+def _decide(tuned: Tuned, comparisons: Sequence[Comparison]) -> tuple[bool, str]:
+    if tuned.policy.certificate is None:
+        return False, tuned.why_not
+    told = "; ".join(f"{each.media}s: {each.why}" for each in comparisons)
+    promoted = all(each.verdict == "promote" for each in comparisons) and bool(comparisons)
+    return promoted, "; ".join(part for part in (told, tuned.why_not) if part)
+
+
+def _held(cases: Sequence[Case], share: float) -> set[str]:
+    """Groups of surveyed answers that no head learns from; of the same group always the same."""
+    groups = sorted({_group(case) for case in cases if case.entry.survey is not None and case.survey is not None})
+    return {group for group, lot in zip(groups, stable_uniforms(groups, "held"), strict=True) if lot < share}
+
+
+def _group(case: Case) -> str:
+    return case.entry.key or case.entry.sha256

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from roadwork_serve.environment import RAY
+from roadwork_serve.ray_environment import RAY
 
 os.environ.update(RAY, RAY_SERVE_LOG_TO_STDERR="0")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew

@@ -1,60 +1,122 @@
-"""`roadwork retrain`, as people type it."""
+"""A turn of the wheel on a journal that was made up, so that the right answer is known."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-import yaml
-from typer.testing import CliRunner
 
-from roadwork_serve import governing
-from roadwork_serve.cli import app
-from roadwork_serve.journal.record import Aside
-from roadwork_serve.journal.store import Store
-from tests.learn.test_retraining import COLD, traffic
+from roadwork_serve.calibration.comparison import Margins
+from roadwork_serve.cascade.log_odds import sigmoid
+from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.cascade.policy_file import load_policy
+from roadwork_serve.cascade.step import Step
+from roadwork_serve.engines.features import Head
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.heads.fit import HeadTraining
+from roadwork_serve.journal.record import Case, Mark
+from roadwork_serve.retraining import Retraining, retrain
+from tests.journal.made import entry, report
 
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    where = f"sqlite:///{tmp_path / 'journal.db'}"
-    store = Store.open(where)
-    cases = traffic(900)
-    store.commit([case.entry for case in cases])
-    store.commit([Aside(case.entry.id, 1.0, "survey") for case in cases if case.survey is not None])
-    store.mark([(case.entry.id, case.mark) for case in cases if case.mark is not None])
-    store.close()
-    return where
-
-
-def test_what_is_better_is_put_into_force_and_the_survey_goes_on(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, object]] = []
-
-    def server(where: str, method: str, path: str, body: object = None) -> dict[str, object]:
-        asked.append((f"{method} {path}", body))
-        rules = {"policy": COLD.to_mapping(), "survey": {"share": 0.1, "at_once": 2}}
-        return {"rules": rules} if method == "GET" else {"version": "new", "number": 2, "replicas": 1}
-
-    monkeypatch.setattr(governing, "asked", server)
-    words = ["retrain", "--journal", url, "--out", str(tmp_path / "out"), "--max-loss", "0.05", "--margin", "0.08"]
-    result = CliRunner().invoke(app, [*words, "--promote"])
-    assert result.exit_code == 0, result.output
-    assert [what for what, _ in asked] == ["GET /v1/policy", "PUT /v1/policy"]
-    put = asked[1][1]
-    assert isinstance(put, dict) and put["survey"] == {"share": 0.1, "at_once": 2}
-    (folder,) = (tmp_path / "out").iterdir()
-    assert yaml.safe_load((folder / "policy.yaml").read_text())["version"] == put["policy"]["version"] == folder.name
-    assert put["policy"]["photo"][0]["head"] == str(folder / "head")
+COLD = Policy(
+    "cold",
+    (Step("backbone", 0.0, 1.0), Step("vlm", 0.5, 0.5)),
+    (Step("backbone", 0.0, 1.0), Step("video", 0.5, 0.5)),
+)
+SETTINGS = Retraining(
+    max_loss=0.03, confidence=0.9, margins=Margins(accuracy=0.06), head=HeadTraining(hidden=16, epochs=40, patience=5)
+)
 
 
-def test_what_is_not_better_stays_in_its_folder(url: str, tmp_path: Path) -> None:
-    (tmp_path / "cold.yaml").write_text(yaml.safe_dump(COLD.to_mapping()))
-    words = ["retrain", "--journal", url, "--policy", str(tmp_path / "cold.yaml"), "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, [*words, "--max-loss", "0.001"])
-    assert result.exit_code == 1
-    assert "Not better" in result.output and "more rows of photos are needed" in result.output.replace("\n", " ")
+def traffic(n: int, seed: int = 0, learnable: bool = True) -> list[Case]:
+    """Stage 1 abstains; the VLM is right on nine in ten; features tell the truth, or nothing."""
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=16)
+    cases: list[Case] = []
+    for at in range(n):
+        truth = bool(rng.random() < 0.5)
+        sign = 1 if truth else -1
+        x = rng.normal(size=16) + (1.2 * sign * direction if learnable else 0)
+        vlm = sigmoid(float(rng.normal(2.5 * sign, 1.8)))
+        drawn = rng.random() < 0.7
+        reports = [report("backbone", None), report("vlm", vlm, posterior=vlm)]
+        made = entry(
+            f"{seed}-{at}",
+            vlm,
+            verdict={"stages": reports},
+            survey=0.7 if drawn else None,
+            features=x[None].astype(np.float16),
+        )
+        mark = Mark("roadwork" if truth else "none", "ann", 1.0) if drawn else None
+        cases.append(Case(made, () if drawn else None, mark=mark))
+    return cases
 
 
-def test_without_a_journal_nothing_is_learned(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["retrain", "--journal", f"sqlite:///{tmp_path / 'none.db'}", "--policy", "mini"])
-    assert result.exit_code == 2 and "there is no journal" in result.output
+def test_a_journal_becomes_a_head_and_a_policy_with_a_promise_that_is_better(tmp_path: Path) -> None:
+    done = retrain(traffic(1200), COLD, tmp_path / "one", "round-1", SETTINGS)
+    assert done.promoted, done.why
+    assert done.policy.certificate is not None
+    assert done.learned + done.tested <= 1200
+    (photos,) = done.tuned.parts
+    assert photos.exits[0] > 0.5 and photos.cost < photos.full_cost / 1.5
+    assert Head.load(tmp_path / "one/head").settings.width == 16
+    written = load_policy(tmp_path / "one/policy.yaml")
+    assert written == done.policy
+    assert written.photo[0].head == str(tmp_path / "one/head")
+    assert "cheaper" in done.why
+
+
+def test_late_stages_are_weighed_on_all_that_was_surveyed_however_eager_the_exits_in_force(tmp_path: Path) -> None:
+    early = Step("backbone", 0.4, 0.6)
+    eager = replace(COLD, version="eager", photo=(early, COLD.photo[1]), clip=(early, COLD.clip[1]))
+    cold, other = (retrain(traffic(600), by, tmp_path / by.version, "new", SETTINGS).policy for by in (COLD, eager))
+    assert cold.photo[1].calibrate == other.photo[1].calibrate
+    assert cold.photo[0].low == other.photo[0].low > 0
+    assert (other.clip[0].low, other.clip[0].high) == (0.4, 0.6), "of clips there are no rows"
+
+
+def test_what_cannot_be_learned_is_not_promoted(tmp_path: Path) -> None:
+    done = retrain(traffic(900, seed=1, learnable=False), COLD, tmp_path / "one", "round-1", SETTINGS)
+    (photos,) = done.tuned.parts
+    assert not done.promoted or photos.exits[0] < 0.1
+
+
+def test_too_little_to_promise_anything_is_told_with_what_is_missing(tmp_path: Path) -> None:
+    done = retrain(traffic(150), COLD, tmp_path / "one", "round-1", replace(SETTINGS, max_loss=0.005))
+    assert not done.promoted
+    assert "more rows of photos are needed" in done.why
+    assert done.policy.certificate is None
+
+
+def test_no_head_learns_from_what_it_is_judged_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from roadwork_serve import retraining
+
+    seen: dict[str, set[str]] = {}
+    really_train, really_calibrate, really_tune = retraining.train_head, retraining.calibrate, retraining.tune
+
+    def train(features, *rest, **more):  # type: ignore[no-untyped-def]
+        seen["head"] = set(features.name)
+        return really_train(features, *rest, **more)
+
+    def calibrate(rows, *rest):  # type: ignore[no-untyped-def]
+        seen["calibrate"] = {row.about.name for row in rows}
+        return really_calibrate(rows, *rest)
+
+    def tune(rows, base, settings):  # type: ignore[no-untyped-def]
+        seen["test"] = {row.about.name for row in rows} - settings.rows_to_design
+        return really_tune(rows, base, settings)
+
+    for name, spy in (("train_head", train), ("calibrate", calibrate), ("tune", tune)):
+        monkeypatch.setattr(retraining, name, spy)
+    cases = [replace(case, entry=replace(case.entry, key=f"trip {at // 3}")) for at, case in enumerate(traffic(600))]
+    retrain(cases, COLD, tmp_path / "one", "round-1", SETTINGS)
+    trips = {case.entry.id: case.entry.key for case in cases}
+    groups = {part: {trips[name] for name in names} for part, names in seen.items()}
+    assert all(groups.values())
+    assert not groups["head"] & (groups["calibrate"] | groups["test"])
+    assert not groups["calibrate"] & groups["test"]
+
+
+def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is there already"):
+        retrain([], COLD, tmp_path, "round-1", SETTINGS)

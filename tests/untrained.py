@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from roadwork_serve.minis.untrained import write_backbone, write_reader, write_video, write_vlm
+from roadwork_serve.testbed.minis.untrained import write_backbone, write_reader, write_video, write_vlm
 
 
 @cache

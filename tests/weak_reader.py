@@ -6,7 +6,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from roadwork_serve.media import Clip, Photo, photo, reader
+from roadwork_serve.media import Clip, Photo, photo
+from roadwork_serve.media import decode_worker as reader
 
 JPEG = b"\xff\xd8\xff"
 HANGS, DIES, EATS, LIES = (JPEG + word for word in (b"hang ", b"die", b"eat", b"lie "))

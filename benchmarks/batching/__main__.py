@@ -29,7 +29,7 @@ from benchmarks.batching.figures import BEST, NAMES, OURS, RAYS, RAYS_NONE, RAYS
 from benchmarks.batching.model import MODELS, Model
 from benchmarks.environment import Environment
 from benchmarks.server import ROOT
-from roadwork_serve.learn.evaluation import write_json
+from roadwork_serve.atomic_write import write_json
 
 OUT = ROOT / "benchmarks/results/batching.json"
 SHARES, COUNT, SEEDS = (0.3, 0.5, 0.7, 0.85, 0.95), 3000, 5

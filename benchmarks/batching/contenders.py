@@ -14,7 +14,7 @@ from ray import serve
 from benchmarks.batching import virtual
 from benchmarks.batching.model import Model
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.opinion import Item, Opinion
+from roadwork_serve.cascade.prediction import Item, Opinion
 
 AMPLE_S = 1e5  # for deadlines, which are not what is measured here
 ROOM = 1_000_000  # for items that wait: nothing is refused

@@ -31,7 +31,12 @@ class Model:
 
 MODELS = (
     Model("like a GPU", 20_000, 500, "a call costs its launches and its weights, and one item more is almost free"),
-    Model("in between", 12_000, 6_000, "what the benchmark of scaling assumes for stage 1 (benchmarks/day/world.py)"),
+    Model(
+        "in between",
+        12_000,
+        6_000,
+        "what the benchmark of scaling assumes for stage 1 (benchmarks/autoscaling_sim/world.py)",
+    ),
     Model("like a CPU", 1_000, 20_000, "one item keeps every core busy, and a batch saves no more than a call's way"),
 )
 

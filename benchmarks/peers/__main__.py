@@ -30,7 +30,7 @@ from benchmarks.peers.plot import drawn
 from benchmarks.peers.results import Curve, Row, Run, joined
 from benchmarks.peers.servers import OURS, PEERS, Running, running
 from benchmarks.server import ROOT, end_in_order
-from roadwork_serve.learn.evaluation import write_json
+from roadwork_serve.atomic_write import write_json
 
 OUT = ROOT / "benchmarks/results/peers.json"
 DRAFT = ROOT / "build/peers/draft.json"  # of the model in work; one that is broken off leaves no half a result

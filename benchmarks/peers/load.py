@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from benchmarks.storm.figures import quantile
+from benchmarks.chaos.figures import quantile
 
 _REFUSED_S = 0.1  # a client that was refused comes again after so long
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from roadwork_serve import media
-from roadwork_serve.cascade.opinion import Item
+from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.media import Photo

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from roadwork_serve.learn.samples import draw_scene
+from roadwork_serve.testbed.scene_dataset import draw_scene
 
 SEED = 9_501_000_000
 COUNT = 16  # of each size

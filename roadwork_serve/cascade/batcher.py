@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from functools import partial
 from heapq import heapify, heappop, heappush
 
-from roadwork_serve.cascade.breaker import FAILURES, Breaker, State
 from roadwork_serve.cascade.calls import Answer, Call, Entry, fail
-from roadwork_serve.cascade.opinion import Item, StageClient
-from roadwork_serve.cascade.pace import Pace
+from roadwork_serve.cascade.circuit_breaker import FAILURES, Breaker, State
+from roadwork_serve.cascade.latency import Pace
+from roadwork_serve.cascade.prediction import Item, StageClient
 from roadwork_serve.errors import DeadlineExceeded, Overloaded, StageDown, StageFailed, StageLost
 
 TRIAL_S = 1.0  # an idle stage that has answered nothing for so long is asked, however slow it was

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from roadwork_serve.cascade.opinion import Item, Opinion
+from roadwork_serve.cascade.prediction import Item, Opinion
 from roadwork_serve.errors import StageFailed
 
 

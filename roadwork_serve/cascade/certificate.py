@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from roadwork_serve.cascade.entries import entries_of, items_of, number
+from roadwork_serve.cascade.parsing import entries_of, items_of, number
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.schema import MediaKind
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from roadwork_serve.cascade.entries import entries_of, items_of, number
+from roadwork_serve.cascade.parsing import entries_of, items_of, number
 from roadwork_serve.errors import ConfigError
 
 FAR = 1e6  # where an infinite logit is cut off

@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from roadwork_serve.cascade.certificate import Certificate
-from roadwork_serve.cascade.entries import entries_of, number
-from roadwork_serve.cascade.evidence import logit, sigmoid
-from roadwork_serve.cascade.steps import Gear, Step, read_gears, read_steps, step_mapping
+from roadwork_serve.cascade.log_odds import logit, sigmoid
+from roadwork_serve.cascade.parsing import entries_of, number
+from roadwork_serve.cascade.step import Gear, Step, read_gears, read_steps, step_mapping
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.schema import ExitReason, MediaKind
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roadwork_serve.cascade.audit import Surveyed, Surveys
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.calls import Answer
-from roadwork_serve.cascade.gears import Gearbox
-from roadwork_serve.cascade.opinion import Item
+from roadwork_serve.cascade.load_shedding import Gearbox
 from roadwork_serve.cascade.policy import Leave, Policy, Skip, Step
-from roadwork_serve.cascade.reports import report_of, silence
-from roadwork_serve.cascade.rules import Rules
+from roadwork_serve.cascade.prediction import Item
+from roadwork_serve.cascade.rollout import Rules
 from roadwork_serve.cascade.shadow import Shadows, Told
-from roadwork_serve.cascade.survey import Surveyed, Surveys
+from roadwork_serve.cascade.stage_reports import report_of, silence
 from roadwork_serve.errors import DeadlineExceeded, NoOpinion, Overloaded, StageFailed
 from roadwork_serve.schema import Exit, ExitReason, StageReport, Verdict
 

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from roadwork_serve.cascade.background_tasks import Beside
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.beside import Beside
 from roadwork_serve.cascade.calls import Answer
-from roadwork_serve.cascade.opinion import Item
 from roadwork_serve.cascade.policy import Step
-from roadwork_serve.cascade.rules import Shadow
+from roadwork_serve.cascade.prediction import Item
+from roadwork_serve.cascade.rollout import Shadow
 from roadwork_serve.errors import RoadworkError
 from roadwork_serve.schema import Verdict
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from roadwork_serve.engines.asking import Prompt
+from roadwork_serve.engines.vlm import Prompt
 
 THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
 ANSWER = "\n\nAnswer:"  # what a model that was not made to think is led to after thinking aloud

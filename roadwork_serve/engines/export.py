@@ -12,7 +12,7 @@ from torch import Tensor
 
 from roadwork_serve.engines.features import FeatureEngine, Glance
 from roadwork_serve.engines.onnx import INPUT, OUTPUT, About, OnnxBackbone, data_of
-from roadwork_serve.engines.thumbs import references
+from roadwork_serve.engines.thumbnails import references
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.errors import ConfigError, ModelError
 

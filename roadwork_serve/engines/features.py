@@ -16,7 +16,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.engines.loading import load_pretrained
-from roadwork_serve.engines.thumbs import ROADWORK, SECOND, passes, references, sizes, staged
+from roadwork_serve.engines.thumbnails import ROADWORK, SECOND, passes, references, sizes, staged
 from roadwork_serve.errors import ModelError
 
 Recipe = Literal["cls", "cls+mean", "cls+mean+max"]  # each begins as the shorter ones do

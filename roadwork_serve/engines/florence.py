@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import Florence2ForConditionalGeneration, Florence2Processor, LogitsProcessor
 
+from roadwork_serve.cancellable_thread import stop_if_given_up
 from roadwork_serve.engines.loading import load_pretrained, load_processor
-from roadwork_serve.engines.reading import Line
-from roadwork_serve.worker import stop_if_given_up
+from roadwork_serve.engines.ocr import Line
 
 TASK = "<OCR_WITH_REGION>"  # the whole prompt: the processor makes a sentence of it
 MOST_TOKENS = 384  # eight of them place a line; the pages of a street scene have few lines

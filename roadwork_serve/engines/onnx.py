@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.engines.denormals import flushed
-from roadwork_serve.engines.thumbs import Sealed, agree, passes, references
+from roadwork_serve.engines.thumbnails import Sealed, agree, passes, references
 from roadwork_serve.errors import ModelError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -21,8 +21,8 @@ from openai import (
 )
 from PIL import Image
 
-from roadwork_serve.engines.asking import NO, YES, Answer, Prompt, all_answers, from_logprobs
 from roadwork_serve.engines.chat import ANSWER, END_OF_THOUGHT
+from roadwork_serve.engines.vlm import NO, YES, Answer, Prompt, all_answers, from_logprobs
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec
 

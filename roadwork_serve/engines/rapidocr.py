@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from roadwork_serve.cancellable_thread import stop_if_given_up
 from roadwork_serve.engines.denormals import flushed
+from roadwork_serve.engines.ocr import Line
 from roadwork_serve.engines.onnx import open_session
-from roadwork_serve.engines.reading import Line
 from roadwork_serve.errors import ModelError
-from roadwork_serve.worker import stop_if_given_up
 
 MODEL = "PP-OCRv6-small"
 SIDE = 736

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from roadwork_serve.engines.memory import cap_card
 from roadwork_serve.engines.onnx import INPUT, OUTPUT, data_of, read_about
-from roadwork_serve.engines.thumbs import Sealed, agree, passes, references, staged
+from roadwork_serve.engines.thumbnails import Sealed, agree, passes, references, staged
 from roadwork_serve.errors import ModelError
 
 LARGEST_BATCH = 64

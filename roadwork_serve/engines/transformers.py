@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, StoppingCriteria
 
-from roadwork_serve.engines.asking import NO, YES, Answer, Prompt, from_logprobs, spellings
+from roadwork_serve.cancellable_thread import Worker, stop_if_given_up
 from roadwork_serve.engines.chat import chat_text, closing, encoder, ends_of_thought, metadata
 from roadwork_serve.engines.loading import load_pretrained, load_processor
+from roadwork_serve.engines.vlm import NO, YES, Answer, Prompt, from_logprobs, spellings
 from roadwork_serve.errors import ModelError
-from roadwork_serve.worker import Worker, stop_if_given_up
 
 
 def embed_patches_by_matmul(model: nn.Module) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from roadwork_serve.engines.asking import NO, YES, Answer, Prompt, all_answers, from_logprobs, spellings
 from roadwork_serve.engines.chat import chat_text, closing, encoder, ends_of_thought, metadata
 from roadwork_serve.engines.molmo import VllmNames
+from roadwork_serve.engines.vlm import NO, YES, Answer, Prompt, all_answers, from_logprobs, spellings
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec
 

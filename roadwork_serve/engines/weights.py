@@ -4,7 +4,7 @@ from pathlib import Path
 
 from roadwork_serve.errors import ModelError
 
-HERE = Path(__file__).parents[1] / "minis/weights"
+HERE = Path(__file__).parents[1] / "weights"
 PREFIX = "mini:"
 
 

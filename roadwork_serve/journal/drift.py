@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.journal.record import Case
-from roadwork_serve.journal.tally import Extract, Moments, apart, stability
+from roadwork_serve.journal.traffic_stats import Extract, Moments, apart, stability
 
 EXITS, FEATURES = "exits", "features"
 FEWEST = 30  # on either side; with less nothing is said

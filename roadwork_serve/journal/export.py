@@ -1,15 +1,13 @@
 """Answers as a table: a row each, in CSV or Parquet."""
 
 import csv
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from roadwork_serve.errors import ConfigError
+from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.journal.record import Case
 from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.schema import Verdict
@@ -83,7 +81,7 @@ def row(case: Case) -> dict[str, Any]:
 def write_csv(path: Path, cases: Iterable[Case]) -> int:
     """A line each, and one with the names. Returns how many. What a spreadsheet would run begins with an apostrophe."""
     count = 0
-    with whole(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+    with replace_file(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for case in cases:
@@ -106,29 +104,11 @@ def write_parquet(path: Path, cases: Iterable[Case]) -> int:
     }
     schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
     count, left = 0, iter(cases)
-    with whole(path) as draft, pq.ParquetWriter(draft, schema) as writer:
+    with replace_file(path) as draft, pq.ParquetWriter(draft, schema) as writer:
         while batch := [row(case) for case in islice(left, _BATCH)]:
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
             count += len(batch)
     return count
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file to write to that takes its name when all of it is written, and goes when it is not.
-
-    Raises ConfigError where the disk does not take it.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield draft
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}; name another file") from None
 
 
 def _harmless(value: object) -> object:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.journal.hard import Hardness, judged
-from roadwork_serve.journal.lot import lot
+from roadwork_serve.hashing import stable_uniform
+from roadwork_serve.journal.active_learning import Hardness, judged
 from roadwork_serve.journal.novelty import Reference
 from roadwork_serve.journal.record import Case
 from roadwork_serve.schema import MediaKind, StageReport
@@ -178,7 +178,7 @@ def _sample(case: Case, how: Hardness, media: str) -> dict[str, Any]:
         "_id": _object_id(entry.id),
         "tags": tags if verdict.arm is None else [*tags, f"arm {verdict.arm}"],
         "_media_type": media,
-        "_rand": lot(0, entry.id),
+        "_rand": stable_uniform("0", entry.id),
         "answer": _classified(entry.id, "answer", verdict.label, probability=verdict.probability),
         "ground_truth": truth,
         "hardness": how.value,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.journal.lot import Lowest, lot
+from roadwork_serve.hashing import stable_uniform
+from roadwork_serve.journal.bottom_k import Lowest
 from roadwork_serve.journal.record import Case, Entry
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def reference_of(cases: Iterable[Case], size: int = SIZE, seed: int = 0) -> Refe
             continue
         kind = entry.features_model, len(vector)
         if kind in drawn or len(drawn) < _MODELS:
-            drawn.setdefault(kind, Lowest(size)).add(vector, lot(seed, entry.id))
+            drawn.setdefault(kind, Lowest(size)).add(vector, stable_uniform(str(seed), entry.id))
     if not drawn:
         return None
     (model, _), kept = max(drawn.items(), key=lambda item: item[1].seen)

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.hashing import stable_uniform
+from roadwork_serve.journal.active_learning import Hardness
+from roadwork_serve.journal.bottom_k import Lowest
 from roadwork_serve.journal.duplicates import Likeness, Seen
-from roadwork_serve.journal.hard import Hardness
-from roadwork_serve.journal.lot import Lowest, lot
 from roadwork_serve.journal.record import Case, Entry
 
 BANDS = (0.05, 0.5, 0.95)  # of the probability of road work: sure of none, rather none, rather works, sure of works
@@ -82,7 +83,7 @@ class _Pool:
         self.hard, self.lucky = Lowest(self.room), Lowest(2 * self.room)
 
     def offer(self, case: Case, how: Hardness, stratum: Stratum, seed: int) -> None:
-        tie, luck = lot(seed + 1, case.entry.id), lot(seed, case.entry.id)
+        tie, luck = stable_uniform(str(seed + 1), case.entry.id), stable_uniform(str(seed), case.entry.id)
         if self.hard.takes(-how.value, tie) or self.lucky.takes(luck):
             drawn = Drawn(_light(case.entry), how, case.kept, stratum)
             self.hard.add(drawn, -how.value, tie)
@@ -234,9 +235,9 @@ def _merged(pools: Mapping[Stratum, _Pool], budget: int, seed: int) -> tuple[dic
     for stratum, pool in pools.items():
         into = merged[stratum[:depth]]
         for each in pool.hard.ordered():
-            into.hard.add(each, -each.hardness.value, lot(seed + 1, each.entry.id))
+            into.hard.add(each, -each.hardness.value, stable_uniform(str(seed + 1), each.entry.id))
         for each in pool.lucky.ordered():
-            into.lucky.add(each, lot(seed, each.entry.id))
+            into.lucky.add(each, stable_uniform(str(seed), each.entry.id))
     return merged, depth
 
 

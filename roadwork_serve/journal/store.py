@@ -16,11 +16,11 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from roadwork_serve.errors import BadRequest, ConfigError, JournalDown
-from roadwork_serve.journal.files import Files, more_useful
 from roadwork_serve.journal.filter import Filter
+from roadwork_serve.journal.media_files import Files, more_useful
+from roadwork_serve.journal.migrate import upgrade
 from roadwork_serve.journal.record import Aside, Case, Entry, Mark
 from roadwork_serve.journal.tables import answers, asides, files, marks
-from roadwork_serve.journal.upgrade import upgrade
 from roadwork_serve.schema import Label, StageReport, Verdict
 
 _REPORTS = TypeAdapter(tuple[StageReport, ...])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from roadwork_serve.journal.record import Case
-from roadwork_serve.profiles.prices import flops
+from roadwork_serve.profiles.flops import flops
 
 _KEPT = 20_000  # times a stage, the last ones
 

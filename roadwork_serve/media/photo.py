@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
-from roadwork_serve.media.head import check_jpeg, check_png
+from roadwork_serve.media.header_limits import check_jpeg, check_png
 from roadwork_serve.media.sniff import sniff
 
 if TYPE_CHECKING:

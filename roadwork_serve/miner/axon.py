@@ -22,9 +22,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from roadwork_serve.errors import DeadlineExceeded, MediaError, NoOpinion, Overloaded, RoadworkError
-from roadwork_serve.miner.answers import Answers
-from roadwork_serve.miner.counts import Counts
-from roadwork_serve.miner.guard import Guard
+from roadwork_serve.miner.blacklist import Guard
+from roadwork_serve.miner.forward import Answers
+from roadwork_serve.miner.metrics import Counts
 from roadwork_serve.miner.nonces import Nonces
 from roadwork_serve.miner.protocol import ROUTES, Call, Refused, answer_headers, prediction
 

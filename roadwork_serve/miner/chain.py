@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.miner.neurons import Neuron, Neurons
+from roadwork_serve.miner.metagraph import Neuron, Neurons
 
 _LOG = logging.getLogger("roadwork.miner.chain")
 _PATIENCE_S = 90.0  # for one reading, connecting and all

@@ -16,14 +16,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from roadwork_serve.errors import ConfigError, RoadworkError
-from roadwork_serve.miner import listen
-from roadwork_serve.miner.answers import Answers, Cascade
+from roadwork_serve.miner import http_server as listen
 from roadwork_serve.miner.axon import Axon, Limits
+from roadwork_serve.miner.blacklist import Guard, Terms, Turns
 from roadwork_serve.miner.chain import Chain
-from roadwork_serve.miner.counts import Counts
-from roadwork_serve.miner.guard import Guard, Terms, Turns
-from roadwork_serve.miner.keys import verify
-from roadwork_serve.miner.neurons import Neurons
+from roadwork_serve.miner.forward import Answers, Cascade
+from roadwork_serve.miner.hotkeys import verify
+from roadwork_serve.miner.metagraph import Neurons
+from roadwork_serve.miner.metrics import Counts
 from roadwork_serve.miner.nonces import Nonces
 from roadwork_serve.miner.settings import Settings
 

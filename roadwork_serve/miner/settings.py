@@ -16,7 +16,7 @@ from pydantic_settings import (
 )
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.miner.keys import is_hotkey
+from roadwork_serve.miner.hotkeys import is_hotkey
 
 PREFIX = "ROADWORK_MINER_"
 NETUIDS = {"finney": 72, "test": 323}

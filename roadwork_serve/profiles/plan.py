@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.profiles.need import Need, needs_of
+from roadwork_serve.profiles.gpu_memory import Need, needs_of
 from roadwork_serve.profiles.profile import Profile
 
 WHOLE = 10_000  # Ray books shares in ten-thousandths

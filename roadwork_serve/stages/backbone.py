@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.cascade.opinion import Item, Opinion, Sees
-from roadwork_serve.engines.thumbs import ROADWORK, SECOND
+from roadwork_serve.cascade.prediction import Item, Opinion, Sees
+from roadwork_serve.engines.thumbnails import ROADWORK, SECOND
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec

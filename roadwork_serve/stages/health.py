@@ -12,8 +12,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from roadwork_serve.cascade.opinion import Item, Opinion, Stage
-from roadwork_serve.cascade.turns import TakingTurns
+from roadwork_serve.cascade.gpu_time_slicing import TakingTurns
+from roadwork_serve.cascade.prediction import Item, Opinion, Stage
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import StageName
 

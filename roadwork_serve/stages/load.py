@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from roadwork_serve.cascade.opinion import BlockingStage, Stage
-from roadwork_serve.cascade.threaded import Threaded
-from roadwork_serve.engines.asking import LanguageEngine
+from roadwork_serve.cascade.prediction import BlockingStage, Stage
+from roadwork_serve.cascade.threaded_stage import Threaded
+from roadwork_serve.engines.vlm import LanguageEngine
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import ROLES, EngineSpec, StageName, StageSpec

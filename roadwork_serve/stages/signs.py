@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from roadwork_serve.cascade.opinion import Item, Opinion, Sees
-from roadwork_serve.engines.reading import Line, Reader
+from roadwork_serve.cancellable_thread import stop_if_given_up
+from roadwork_serve.cascade.prediction import Item, Opinion, Sees
+from roadwork_serve.engines.ocr import Line, Reader
 from roadwork_serve.errors import ConfigError, MediaError
 from roadwork_serve.media import open_rgb
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.schema import Box, Saw, Words
-from roadwork_serve.stages.meaning import Meaning, meaning
 from roadwork_serve.stages.options import checked
-from roadwork_serve.worker import stop_if_given_up
+from roadwork_serve.stages.sign_text import Meaning, meaning
 
 # Log-odds a surely read sign is worth. A closure or a detour may have other causes than works: a police
 # barrier, a flood. Neutral words are worth nothing by themselves: what it means that a sign speaks of something

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from roadwork_serve.cascade.opinion import Item, Opinion, Sees
-from roadwork_serve.engines.asking import LanguageEngine, Prompt
+from roadwork_serve.cancellable_thread import Worker
+from roadwork_serve.cascade.prediction import Item, Opinion, Sees
+from roadwork_serve.engines.vlm import LanguageEngine, Prompt
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.stages.options import checked
 from roadwork_serve.stages.prompts import CLIP_QUESTION
 from roadwork_serve.stages.vlm import DECODING_THREADS, open_for_model, opinion
-from roadwork_serve.worker import Worker
 
 MAX_SIDE, MINIATURE_SIDE = 768, 320
 

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from roadwork_serve.cascade.opinion import Item, Opinion, Sees
-from roadwork_serve.engines.asking import Answer, LanguageEngine, Prompt
+from roadwork_serve.cancellable_thread import Worker, stop_if_given_up
+from roadwork_serve.cascade.prediction import Item, Opinion, Sees
+from roadwork_serve.engines.vlm import Answer, LanguageEngine, Prompt
 from roadwork_serve.errors import MediaError
 from roadwork_serve.media import open_rgb
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.schema import Saw
 from roadwork_serve.stages.options import checked
 from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
-from roadwork_serve.worker import Worker, stop_if_given_up
 
 MAX_SIDE, MINIATURE_SIDE = 1024, 448
 MAX_ASPECT = 100  # of a picture's sides; Qwen3-VL's processor raises from 200 on

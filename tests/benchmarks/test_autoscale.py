@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.autoscale import Point, against, best, between
-from benchmarks.day.policies import Cascade, Default, RaySettings
-from benchmarks.day.simulate import Line, Simulation
-from benchmarks.day.world import Item, Stage, World, traffic
-from roadwork_serve.cascade.scaling import SETTINGS
+from benchmarks.autoscaling_sim.policies import Cascade, Default, RaySettings
+from benchmarks.autoscaling_sim.simulate import Line, Simulation
+from benchmarks.autoscaling_sim.world import Item, Stage, World, traffic
+from roadwork_serve.autoscaling.replicas import SETTINGS
 
 HOUR_S = 3600.0
 BUSY = replace(World(), base=12.0, peak=14.0)

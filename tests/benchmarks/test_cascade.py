@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
-from benchmarks.card.cascade import Step, estimate, spread
+from benchmarks.gpu_models.cascade import Step, estimate, spread
 
 STEPS = [Step("backbone", False, 100), Step("signs", True, 1000), Step("vlm", False, 5000)]
 MIX = {"backbone": 0.75, "signs": 0.125, "vlm": 0.125}

@@ -13,11 +13,11 @@ import transformers
 import yaml
 
 from benchmarks import gpu
-from benchmarks.card import backbone, clock, florence, models
-from benchmarks.card.cascade import PROFILES
-from benchmarks.card.machine import Machine
-from benchmarks.card.plan import BACKBONE, FULL, TINY, Effort
-from benchmarks.card.results import Peak, Results, file_name, read
+from benchmarks.gpu_models import backbone, clock, florence, models
+from benchmarks.gpu_models.cascade import PROFILES
+from benchmarks.gpu_models.machine import Machine
+from benchmarks.gpu_models.plan import BACKBONE, FULL, TINY, Effort
+from benchmarks.gpu_models.results import Peak, Results, file_name, read
 
 # A machine with a card has none of the server's dependencies.
 NOT_THERE = ("ray", "vllm", "pydantic", "fastapi", "onnxruntime", "av", "rapidocr", "openai", "tensorrt")

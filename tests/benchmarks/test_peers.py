@@ -24,7 +24,7 @@ from benchmarks.peers.plot import drawn
 from benchmarks.peers.results import Curve, Row, Run
 from benchmarks.peers.servers import PEERS, TRITON_PATH, Running
 from deployments.app import Args
-from roadwork_serve.cascade.load import load_policy
+from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.profiles.load import load_profile
 
 REQUEST = (b"photo", {"Content-Type": "image/jpeg"})

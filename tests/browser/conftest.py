@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.server import started
-from roadwork_serve.keys import new_key
+from roadwork_serve.api.api_keys import new_key
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from roadwork_serve import scenes
+from roadwork_serve.testbed import scenes
 from tests.browser.conftest import screens, watched
 from tests.e2e.conftest import eventually
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.opinion import Item, Opinion, Sees, StageClient
+from roadwork_serve.cascade.prediction import Item, Opinion, Sees, StageClient
 from roadwork_serve.schema import Saw
 
 _THUMB = np.zeros((1, 16, 16, 3), np.uint8)

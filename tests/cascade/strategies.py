@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from roadwork_serve.cascade.curve import Beta, Curve, Knots, Line
-from roadwork_serve.cascade.evidence import Calibrator
+from roadwork_serve.cascade.log_odds import Calibrator
 from roadwork_serve.cascade.policy import Policy, Step
 from roadwork_serve.profiles.profile import STAGES
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.calls import Answer
-from roadwork_serve.cascade.opinion import Item, Opinion
+from roadwork_serve.cascade.prediction import Item, Opinion
 from roadwork_serve.errors import DeadlineExceeded, Overloaded, StageDown, StageFailed, StageLost
 from tests.cascade import clock
 from tests.cascade.clock import Clock

@@ -8,10 +8,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roadwork_serve.calibration.policy_writer import policy_yaml
 from roadwork_serve.cascade.certificate import Certificate, Promise
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.learn.policy_file import policy_yaml
 
 PROMISES = Promise("photo", 900, 3, 0.02, 0.975), Promise("clip", 400, 0, 0.01, 0.975)
 CERTIFICATE = Certificate(0.01, 0.95, "exact", "ab" * 32, 800, "2026-11-23", PROMISES)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadwork_serve.cascade.curve import FAR, Beta, Curve, Knots, Line, curve_mapping, read_curve
-from roadwork_serve.cascade.evidence import MAX_LOGODDS, Calibrator, sigmoid
+from roadwork_serve.cascade.log_odds import MAX_LOGODDS, Calibrator, sigmoid
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError, StageFailed
 from tests.cascade.strategies import curves

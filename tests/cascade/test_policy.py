@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadwork_serve.cascade.evidence import Calibrator, sigmoid
+from roadwork_serve.cascade.log_odds import Calibrator, sigmoid
 from roadwork_serve.cascade.policy import Ask, Leave, Policy, Progress, Skip, Step
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import bundled, load_policy_mapping

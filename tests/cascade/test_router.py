@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadwork_serve.cascade.evidence import Calibrator, logit, sigmoid
-from roadwork_serve.cascade.opinion import Opinion
+from roadwork_serve.cascade.log_odds import Calibrator, logit, sigmoid
 from roadwork_serve.cascade.policy import Gear, Policy, Step
+from roadwork_serve.cascade.prediction import Opinion
+from roadwork_serve.cascade.rollout import Rules
 from roadwork_serve.cascade.router import Router
-from roadwork_serve.cascade.rules import Rules
 from roadwork_serve.errors import DeadlineExceeded, NoOpinion, Overloaded, RoadworkError, StageFailed
 from roadwork_serve.schema import Saw, Verdict
 from tests.cascade import clock

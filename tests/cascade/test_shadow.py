@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from roadwork_serve.cascade.opinion import Opinion
 from roadwork_serve.cascade.policy import Policy, Step
+from roadwork_serve.cascade.prediction import Opinion
+from roadwork_serve.cascade.rollout import Rules, Shadow, Split
 from roadwork_serve.cascade.router import Router
-from roadwork_serve.cascade.rules import Rules, Shadow, Split
 from roadwork_serve.errors import StageFailed
 from roadwork_serve.schema import Verdict
 from tests.cascade.fakes import GatedClient, InstantClient, batcher, item, opinion, settle

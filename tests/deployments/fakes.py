@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.serve.exceptions import RequestCancelledError
 
-from roadwork_serve.cascade.opinion import Item, Opinion
+from roadwork_serve.cascade.prediction import Item, Opinion
 from roadwork_serve.profiles.profile import StageName
 
 

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from deployments import app, cards
+from deployments import app
+from deployments import gpus as cards
 from deployments.app import Args, build
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import load_profile
@@ -138,7 +139,7 @@ def test_auto_without_ray_counts_this_machine(monkeypatch: pytest.MonkeyPatch, c
 
 def test_choosing_mini_imports_no_torch():
     code = (
-        "import sys, warnings; warnings.simplefilter('ignore'); from deployments.cards import profile_for; "
+        "import sys, warnings; warnings.simplefilter('ignore'); from deployments.gpus import profile_for; "
         "profile_for((), {}); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

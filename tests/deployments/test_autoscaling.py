@@ -8,10 +8,10 @@ from ray.serve import Application
 
 from deployments.app import build_app
 from deployments.autoscaling import AsOne, reported
-from deployments.flow import asked_of, note, slots_of
-from roadwork_serve.cascade.demand import Flow
-from roadwork_serve.cascade.load import load_policy
-from roadwork_serve.cascade.scaling import Demand, Engine
+from roadwork_serve.api.demand_report import asked_of, note, slots_of
+from roadwork_serve.autoscaling.arrivals import Flow
+from roadwork_serve.autoscaling.replicas import Demand, Engine
+from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.schema import Exit
 from tests.journal.made import report, verdict

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from ray.exceptions import RayTaskError
 
-from deployments.asked import Asked
 from deployments.ingress import Ingress
+from roadwork_serve.api.request_context import Asked
 from roadwork_serve.errors import (
     BadRequest,
     BrokenMedia,

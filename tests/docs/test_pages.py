@@ -14,8 +14,8 @@ import yaml
 
 from deployments.app import Args
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.cascade.rules import Rules
-from roadwork_serve.cli import app
+from roadwork_serve.cascade.rollout import Rules
+from roadwork_serve.cli.main import app
 from roadwork_serve.profiles.load import load_policy_mapping, load_profile
 from roadwork_serve.schema import Verdict
 from tests.docs.pages import PAGES, ROOT, Block, blocks

@@ -9,8 +9,8 @@ from pathlib import Path
 from ray.serve import Application
 
 from deployments.app import Args, build_app
-from roadwork_serve.cascade.opinion import Item, Opinion, Sees, Stage
-from roadwork_serve.cascade.threaded import Threaded
+from roadwork_serve.cascade.prediction import Item, Opinion, Sees, Stage
+from roadwork_serve.cascade.threaded_stage import Threaded
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.schema import Saw

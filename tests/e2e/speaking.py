@@ -2,8 +2,8 @@
 
 import httpx
 
-from roadwork_serve import scenes
 from roadwork_serve.schema import Verdict
+from roadwork_serve.testbed import scenes
 
 
 def every_stage_speaks(url: str) -> set[str]:

@@ -15,10 +15,10 @@ import yaml
 from PIL import Image
 from ray import serve
 
-from benchmarks.standins import open_standins, overrides
+from benchmarks.fake_models import open_standins, overrides
 from deployments.app import build_app
-from deployments.bulk import Kept, Order, score
-from roadwork_serve.bulk.parts import Run
+from deployments.batch_job import Kept, Order, score
+from roadwork_serve.batch.parts import Run
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.schema import Verdict
 from tests.e2e.conftest import Cluster, eventually, journal_in, ready

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from ray import serve
 
-from benchmarks.standins import open_standins, overrides
+from benchmarks.fake_models import open_standins, overrides
 from deployments.app import build_app
-from roadwork_serve.keys import new_key
+from roadwork_serve.api.api_keys import new_key
 from roadwork_serve.profiles.load import load_policy_mapping, load_profile
 from tests.docs.pages import Block, blocks
 from tests.e2e.conftest import Cluster, eventually, journal_in, ready

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.chaos.processes import processes
+from benchmarks.fake_models import BUILDER, overrides
 from benchmarks.server import Server, started
-from benchmarks.standins import BUILDER, overrides
-from benchmarks.storm.processes import processes
 from benchmarks.transport import bodies, fast
 from roadwork_serve.schema import BatchResult, Info, Problem, Verdict
 from tests.e2e.conftest import eventually

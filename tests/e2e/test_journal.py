@@ -13,9 +13,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from benchmarks import standins
+from benchmarks import fake_models as standins
+from benchmarks.chaos.processes import kill
 from benchmarks.server import journal_in, started
-from benchmarks.storm.processes import kill
 from roadwork_serve.journal.store import Store
 from roadwork_serve.schema import Verdict
 from tests.e2e.conftest import eventually

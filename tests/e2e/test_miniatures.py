@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from benchmarks.server import ROOT, own_server
-from roadwork_serve import scenes
-from roadwork_serve.scenes.deck import stage_still
 from roadwork_serve.schema import Info, Problem, Verdict
+from roadwork_serve.testbed import scenes
+from roadwork_serve.testbed.scenes.deck import stage_still
 from tests.corpus import hostile_files
 
 PHOTOS = ROOT.parent / "shared/data/photos"

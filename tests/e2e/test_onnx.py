@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from benchmarks.server import own_server
-from roadwork_serve import scenes
-from roadwork_serve.cascade.load import load_policy
-from roadwork_serve.classify import in_process
+from roadwork_serve.cascade.policy_file import load_policy
+from roadwork_serve.cli.classify import in_process
 from roadwork_serve.engines.export import export_onnx
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.schema import Info, Verdict
+from roadwork_serve.testbed import scenes
 
 PHOTOS = [scenes.photo(seed).jpeg() for seed in range(9_000_000_000, 9_000_000_008)]
 CHEAP = {"stages": {"vlm": None, "reasoner": None, "video": None}}  # the policy asks them, and does without

@@ -15,10 +15,10 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from deployments.guard import Guard
-from deployments.http import http_app
-from roadwork_serve.keys import Keyring, Keys, new_key
-from tests.deployments.test_http import FakeService
+from roadwork_serve.api.api_keys import Keyring, Keys, new_key
+from roadwork_serve.api.auth import Guard
+from roadwork_serve.api.classify_routes import http_app
+from tests.api.test_classify_routes import FakeService
 from tests.e2e.conftest import ROOT, Cluster, eventually
 
 EXAMPLES = 25  # an operation

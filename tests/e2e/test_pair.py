@@ -15,10 +15,10 @@ from ray import serve
 
 from benchmarks.server import journal_in
 from deployments.app import build_app
+from roadwork_serve.api.api_keys import new_key
 from roadwork_serve.journal.filter import Filter
 from roadwork_serve.journal.record import Case
 from roadwork_serve.journal.store import Store
-from roadwork_serve.keys import new_key
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.schema import PolicyChange, PolicyState, ReplicaLoad, Stats, Verdict
 from tests.e2e.conftest import POLICY, STAGES, Cluster, eventually

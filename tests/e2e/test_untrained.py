@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.server import own_server
-from roadwork_serve.minis.untrained import write_all
 from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.testbed.minis.untrained import write_all
 from tests.e2e.speaking import every_stage_speaks
 
 

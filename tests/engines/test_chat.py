@@ -1,7 +1,7 @@
 import pytest
 
-from roadwork_serve.engines.asking import NO, YES, Prompt
 from roadwork_serve.engines.chat import closing, ends_of_thought, metadata, token_id
+from roadwork_serve.engines.vlm import NO, YES, Prompt
 
 
 def test_a_thought_is_ended_as_its_template_opened_it() -> None:

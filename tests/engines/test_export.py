@@ -9,7 +9,7 @@ from roadwork_serve.engines import export
 from roadwork_serve.engines.export import Exported, export_onnx
 from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.onnx import OnnxBackbone, data_of, read_about
-from roadwork_serve.engines.thumbs import references
+from roadwork_serve.engines.thumbnails import references
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.stages.backbone import Backbone

@@ -10,16 +10,17 @@ from PIL import Image
 from torch._dynamo.utils import counters
 from transformers import DINOv3ViTImageProcessor
 
-from roadwork_serve import media, scenes
+from roadwork_serve import media
+from roadwork_serve.cancellable_thread import Worker
 from roadwork_serve.engines import features
 from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
-from roadwork_serve.engines.thumbs import passes, references, sizes
+from roadwork_serve.engines.thumbnails import passes, references, sizes
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import MediaLimits
-from roadwork_serve.worker import Worker
+from roadwork_serve.testbed import scenes
 from tests import untrained
 from tests.engines.tiny import tiny_dino
-from tests.held import Held
+from tests.recording_lock import Held
 
 THUMBS = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
 TOLD = r"`roadwork minis train backbone`.* engines\.NAME\.features\.head of the profile"

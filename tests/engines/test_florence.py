@@ -2,13 +2,13 @@ import pytest
 import torch
 from PIL import Image
 
+from roadwork_serve.cancellable_thread import Worker
 from roadwork_serve.engines.florence import Florence2, _Sureness
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.stages.signs import Signs
-from roadwork_serve.worker import Worker
 from tests import untrained
-from tests.held import Held
+from tests.recording_lock import Held
 from tests.stages.items import clip, photo
 
 SIGN = (

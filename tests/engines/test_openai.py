@@ -11,8 +11,8 @@ import httpx2
 import pytest
 from PIL import Image
 
-from roadwork_serve.engines.asking import Prompt
 from roadwork_serve.engines.openai import COARSE_LOGIT, OpenAiEngine
+from roadwork_serve.engines.vlm import Prompt
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec
 

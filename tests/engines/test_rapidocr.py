@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from roadwork_serve.cancellable_thread import Worker
 from roadwork_serve.engines.denormals import flushed
 from roadwork_serve.engines.rapidocr import RapidOcr
 from roadwork_serve.errors import ModelError
-from roadwork_serve.worker import Worker
-from tests.held import Held
+from tests.recording_lock import Held
 
 
 @pytest.fixture(scope="module")

@@ -16,16 +16,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from roadwork_serve import media, scenes
-from roadwork_serve.cascade.opinion import Item
-from roadwork_serve.cli import app
+from roadwork_serve import media
+from roadwork_serve.cascade.prediction import Item
+from roadwork_serve.cli.main import app
 from roadwork_serve.engines.export import export_onnx
 from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.tensorrt import TensorRtBackbone
-from roadwork_serve.engines.thumbs import references
+from roadwork_serve.engines.thumbnails import references
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import EngineSpec, MediaLimits, StageSpec
 from roadwork_serve.stages.backbone import Backbone
+from roadwork_serve.testbed import scenes
 from tests.engines import fake_tensorrt
 from tests.engines.tiny import tiny_dino
 

@@ -7,7 +7,7 @@ from PIL import Image
 from roadwork_serve.engines.transformers import Prompt, VisionLanguageEngine
 from roadwork_serve.errors import ModelError
 from tests import untrained
-from tests.held import Held
+from tests.recording_lock import Held
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from roadwork_serve import scenes
 from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.journal.drift import drift, kolmogorov
 from roadwork_serve.journal.record import Case
 from roadwork_serve.media import squash
 from roadwork_serve.schema import Exit
+from roadwork_serve.testbed import scenes
 from tests.journal.made import entry, report
 
 

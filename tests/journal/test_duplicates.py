@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from roadwork_serve import scenes
 from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.journal.duplicates import Likeness, Seen, firsts
 from roadwork_serve.journal.record import Case, Entry
 from roadwork_serve.media import squash
+from roadwork_serve.testbed import scenes
 from tests.journal.made import entry
 
 

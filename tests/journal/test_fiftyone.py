@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roadwork_serve import scenes
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.journal.fiftyone import push, write_dataset
 from roadwork_serve.journal.record import Case, Mark
+from roadwork_serve.testbed import scenes
 from tests.journal.made import entry, report
 
 PICTURES = [scenes.photo(number, 0.1).jpeg() for number in range(3)]

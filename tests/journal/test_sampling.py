@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.journal.hard import Hardness, hardness
+from roadwork_serve.journal.active_learning import Hardness, hardness
 from roadwork_serve.journal.record import Case
 from roadwork_serve.journal.sampling import allocation, rate, sample, write_sample
 from roadwork_serve.schema import Exit

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 
 from roadwork_serve.errors import BadRequest, ConfigError, JournalDown
-from roadwork_serve.journal import upgrade as upgrading
+from roadwork_serve.journal import migrate as upgrading
 from roadwork_serve.journal.filter import Filter
 from roadwork_serve.journal.record import Aside, Case, Mark
 from roadwork_serve.journal.store import Refused, Store
@@ -275,7 +275,7 @@ def test_a_file_that_the_disk_does_not_take_is_left_out(
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("roadwork_serve.journal.files.os.replace", full)
+    monkeypatch.setattr("roadwork_serve.journal.media_files.os.replace", full)
     store.commit([entry("a", media=photo(1)), entry("b")])
     assert [case.kept for case in store.find()] == [False, False]
     assert not [path for path in (tmp_path / "media").glob("*/*")]

@@ -11,8 +11,8 @@ from typing import Literal
 
 import httpx
 
-from benchmarks.storm.outcomes import Reply, read
-from benchmarks.storm.plan import File
+from benchmarks.chaos.outcomes import Reply, read
+from benchmarks.chaos.plan import File
 from roadwork_serve.schema import Verdict
 
 Outcome = Literal["answered", "refused", "error", "silence", "wrong"]

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from ray.serve import Application
 
-from benchmarks.standins import open_standins
+from benchmarks.fake_models import open_standins
 from deployments.app import Args, build_app
-from roadwork_serve.cascade.opinion import Stage
+from roadwork_serve.cascade.prediction import Stage
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 

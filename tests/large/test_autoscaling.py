@@ -13,8 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from benchmarks.fake_models import overrides
 from benchmarks.server import Server, started
-from benchmarks.standins import overrides
 from roadwork_serve.schema import Verdict
 from tests.e2e.conftest import eventually
 from tests.large.scaled import BUILDER

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.storm.plan import File
+from benchmarks.chaos.plan import File
 from roadwork_serve.profiles.load import load_profile
 from tests.e2e.conftest import POLICY, STAGES, eventually, ready
 from tests.e2e.test_cluster import GREY

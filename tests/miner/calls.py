@@ -10,12 +10,12 @@ from typing import Any
 from bittensor_core import Keypair
 
 from roadwork_serve.errors import StageLost
-from roadwork_serve.miner.answers import Answers
 from roadwork_serve.miner.axon import Axon, Limits
-from roadwork_serve.miner.counts import Counts
-from roadwork_serve.miner.guard import Guard, Terms, Turns
-from roadwork_serve.miner.keys import verify
-from roadwork_serve.miner.neurons import Neuron, Neurons
+from roadwork_serve.miner.blacklist import Guard, Terms, Turns
+from roadwork_serve.miner.forward import Answers
+from roadwork_serve.miner.hotkeys import verify
+from roadwork_serve.miner.metagraph import Neuron, Neurons
+from roadwork_serve.miner.metrics import Counts
 from roadwork_serve.miner.nonces import Nonces
 from roadwork_serve.miner.protocol import BODY_HASH
 from roadwork_serve.schema import Exit, Verdict

@@ -23,8 +23,8 @@ from roadwork_serve.errors import (
     UnsupportedMedia,
 )
 from roadwork_serve.miner.axon import Axon, Limits
-from roadwork_serve.miner.counts import Counts
-from roadwork_serve.miner.guard import Terms, Turns
+from roadwork_serve.miner.blacklist import Terms, Turns
+from roadwork_serve.miner.metrics import Counts
 from tests.miner.calls import (
     BANNED,
     NEIGHBOUR,

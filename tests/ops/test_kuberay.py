@@ -14,9 +14,9 @@ from ray.serve.schema import ServeDeploySchema
 
 from benchmarks.server import ROOT
 from deployments.app import Args
-from roadwork_serve.environment import RAY
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.plan import plan
+from roadwork_serve.ray_environment import RAY
 
 SERVICE, CLAIM, POLICY = yaml.safe_load_all((ROOT / "ops/kuberay/rayservice.yaml").read_text())
 SCHEMA = yaml.safe_load(Path(__file__).with_name("rayservice_schema.yaml").read_text())

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from benchmarks.server import ROOT
-from roadwork_serve.environment import RAY
 from roadwork_serve.miner.settings import PREFIX, Settings
+from roadwork_serve.ray_environment import RAY
 
 UNITS = sorted((ROOT / "ops/systemd").glob("*.service"))
 

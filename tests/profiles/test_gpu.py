@@ -6,8 +6,8 @@ import pytest
 
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.gpu_memory import needs_of
 from roadwork_serve.profiles.load import load_policy_mapping, load_profile
-from roadwork_serve.profiles.need import needs_of
 from roadwork_serve.profiles.plan import plan
 from roadwork_serve.profiles.profile import STAGES, Profile
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles import plan as module
-from roadwork_serve.profiles.need import Need
+from roadwork_serve.profiles.gpu_memory import Need
 from roadwork_serve.profiles.plan import plan, within
 from roadwork_serve.profiles.profile import EngineSpec, Profile
 

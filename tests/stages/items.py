@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from roadwork_serve import media, scenes
-from roadwork_serve.cascade.opinion import Item, Stage
+from roadwork_serve import media
+from roadwork_serve.cascade.prediction import Item, Stage
 from roadwork_serve.profiles.profile import EngineSpec, MediaLimits, StageName, StageSpec
 from roadwork_serve.stages.load import open_stages
+from roadwork_serve.testbed import scenes
 
 
 def photo(seed: int) -> Item:

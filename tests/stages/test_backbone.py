@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from roadwork_serve.cascade.opinion import Item
+from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.engines.export import export_onnx
 from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
-from roadwork_serve.engines.thumbs import references
+from roadwork_serve.engines.thumbnails import references
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec

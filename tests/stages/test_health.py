@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from roadwork_serve.cascade.opinion import Item, Opinion, Stage
-from roadwork_serve.cascade.turns import TakingTurns, Turns
+from roadwork_serve.cascade.gpu_time_slicing import TakingTurns, Turns
+from roadwork_serve.cascade.prediction import Item, Opinion, Stage
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import STAGES, StageName
 from roadwork_serve.stages.health import PROVE_S, STUCK, Health, made_up

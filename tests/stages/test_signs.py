@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from roadwork_serve.cascade.opinion import BlockingStage, Item
-from roadwork_serve.cascade.threaded import Threaded
-from roadwork_serve.engines.reading import Line
+from roadwork_serve.cascade.prediction import BlockingStage, Item
+from roadwork_serve.cascade.threaded_stage import Threaded
+from roadwork_serve.engines.ocr import Line
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
-from roadwork_serve.scenes.wear import to_jpeg
 from roadwork_serve.stages import signs
 from roadwork_serve.stages.signs import Signs, phrases, spread, weigh
-from tests.held import Held
+from roadwork_serve.testbed.scenes.wear import to_jpeg
+from tests.recording_lock import Held
 
 WIDTH, HEIGHT = 200, 100
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from roadwork_serve.cascade.opinion import Stage
+from roadwork_serve.cascade.prediction import Stage
 from tests import untrained
 from tests.stages.items import clip, opened, photo
 

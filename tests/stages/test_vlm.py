@@ -4,17 +4,17 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from roadwork_serve.cascade.opinion import Stage
-from roadwork_serve.engines.asking import Answer, Prompt
+from roadwork_serve.cascade.prediction import Stage
 from roadwork_serve.engines.chat import ANSWER
 from roadwork_serve.engines.transformers import VisionLanguageEngine
+from roadwork_serve.engines.vlm import Answer, Prompt
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
-from roadwork_serve.scenes.wear import to_jpeg
 from roadwork_serve.stages import vlm
 from roadwork_serve.stages.vlm import Vlm
+from roadwork_serve.testbed.scenes.wear import to_jpeg
 from tests import untrained
-from tests.held import Held
+from tests.recording_lock import Held
 from tests.stages.items import clip, opened, photo
 
 

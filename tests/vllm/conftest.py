@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from roadwork_serve.engines.asking import Prompt
 from roadwork_serve.engines.vllm import VllmEngine
+from roadwork_serve.engines.vlm import Prompt
 from roadwork_serve.profiles.profile import EngineSpec
 from tests import untrained
 

@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from benchmarks.server import own_server
-from roadwork_serve import scenes
-from roadwork_serve.minis.untrained import write_all
 from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.schema import Verdict
+from roadwork_serve.testbed import scenes
+from roadwork_serve.testbed.minis.untrained import write_all
 from tests.e2e.conftest import eventually
 from tests.e2e.speaking import every_stage_speaks
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from roadwork_serve.engines.asking import Answer
 from roadwork_serve.engines.chat import chat_text, closing, encoder
 from roadwork_serve.engines.transformers import VisionLanguageEngine
 from roadwork_serve.engines.vllm import VllmEngine
+from roadwork_serve.engines.vlm import Answer
 from roadwork_serve.errors import ConfigError, ModelError
 from tests import untrained
 from tests.vllm.conftest import CONTEXT, MAX_PIXELS, clip, photo, spec

@@ -15,15 +15,15 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from roadwork_serve import scenes
-from roadwork_serve.cascade.evidence import sigmoid
-from roadwork_serve.engines.asking import Prompt
+from roadwork_serve.cascade.log_odds import sigmoid
 from roadwork_serve.engines.openai import OpenAiEngine
 from roadwork_serve.engines.transformers import VisionLanguageEngine
+from roadwork_serve.engines.vlm import Prompt
 from roadwork_serve.engines.weights import folder
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import EngineSpec
 from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
+from roadwork_serve.testbed import scenes
 from tests.vllm.conftest import clip
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

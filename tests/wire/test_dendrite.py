@@ -19,9 +19,9 @@ from bittensor_core import Keypair
 from PIL import Image
 
 from benchmarks.server import ROOT, started
-from roadwork_serve.learn.samples import draw_scenes, drawing_workers, scene_seed
 from roadwork_serve.miner.protocol import prediction
 from roadwork_serve.schema import Verdict
+from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_seed
 
 PYTHON = ROOT / ".venv-dendrite/bin/python"
 VALIDATOR = Keypair.create_from_uri("//Validator").ss58_address

@@ -1,4 +1,4 @@
-"""What alembic runs. The connection is given by `roadwork_serve.journal.upgrade`."""
+"""What alembic runs. The connection is given by `roadwork_serve.journal.migrate`."""
 
 from alembic import context
 

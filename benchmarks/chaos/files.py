@@ -1,0 +1,26 @@
+"""What is sent: rendered scenes, none of which anything was trained or fitted on, and hostile files."""
+
+from benchmarks.chaos.plan import File, Plan
+from roadwork_serve.schema import MediaKind
+from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_seed
+from tests.corpus import hostile_files
+
+RUN_SEED = 9004  # of the scenes, as `roadwork evaluate --seed` has it
+
+
+def files(plan: Plan) -> list[File]:
+    """All that a storm sends, in memory. Drawing takes a tenth of a second each."""
+    seeds = [scene_seed(RUN_SEED, index) for index in range(plan.stills + plan.clips)]
+    kinds: list[MediaKind] = ["photo" if index < plan.stills else "clip" for index in range(len(seeds))]
+    wanted = list(zip(seeds, kinds, strict=True))
+    found = [
+        File(sample.about.name, "image/jpeg", sample.data, "still")
+        if sample.about.kind == "photo"
+        else File(sample.about.name, "video/mp4", sample.data, "clip")
+        for sample in draw_scenes(wanted, drawing_workers())
+    ]
+    found += [
+        File(name, "application/octet-stream", data, "hostile", error.status)
+        for name, (data, error) in hostile_files().items()
+    ]
+    return found

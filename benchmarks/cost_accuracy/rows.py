@@ -1,0 +1,80 @@
+"""Rows in which every stage spoke, as `roadwork evaluate --ask-everyone --rows` makes them, of stills alone.
+
+They are kept under names that say what they are of, and of what models and profile: another count, seed or weight makes
+others. After a change to the code of stages or of scenes remove the folder.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+
+from benchmarks.server import ROOT
+from roadwork_serve.cascade.policy_file import load_policy
+from roadwork_serve.datasets.photos import photo_abouts, photo_samples
+from roadwork_serve.datasets.samples import About, Sample
+from roadwork_serve.engines.weights import HERE as WEIGHTS
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.evaluation.rows import Row, read_rows, write_rows
+from roadwork_serve.evaluation.run import judge_samples
+from roadwork_serve.local_cascade import local_cascade
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.progress import progress
+from roadwork_serve.testbed.minis.data import HELD_OUT_GROUPS, NOT_OPEN, OPEN_LICENCES
+from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_track
+
+FOLDER = ROOT / "build/worth"
+
+
+def of_scenes(count: int, seed: int, folder: Path = FOLDER) -> list[Row]:
+    """The stills of a run of rendered scenes: nine in ten of them."""
+    stills = [scene for scene in scene_track(count, seed) if scene[1] == "photo"]
+    return _kept(folder / f"scenes-{seed}-{count}.jsonl", draw_scenes(stills, drawing_workers()), len(stills))
+
+
+def of_photos(photos: Path, folder: Path = FOLDER) -> list[Row]:
+    """The stills that people could tell of a folder with a manifest.csv."""
+    abouts = [about for about in photo_abouts(photos) if about.kind == "photo" and about.scored]
+    manifest = hashlib.sha256((photos / "manifest.csv").read_bytes()).hexdigest()[:12]
+    return _kept(folder / f"photos-{manifest}.jsonl", photo_samples(photos, abouts), len(abouts))
+
+
+def taught(about: About) -> bool:
+    """Whether the miniatures that ship learned from this photograph, by the rules of `minis.data.real_photos`."""
+    may = any(name in about.licence for name in OPEN_LICENCES) and not any(name in about.licence for name in NOT_OPEN)
+    return may and about.group not in HELD_OUT_GROUPS
+
+
+def _kept(path: Path, samples: Generator[Sample], total: int) -> list[Row]:
+    path = path.with_stem(f"{path.stem}-{judges()}")
+    with closing(samples):
+        if path.is_file():
+            return read_rows(path)
+        rows = asyncio.run(_made(samples, total, path.name))
+    draft = path.with_suffix(".part")  # one that was broken off is not taken for the whole
+    write_rows(draft, rows)
+    draft.replace(path)
+    return rows
+
+
+def judges() -> str:
+    """A name for the weights, the profile and the policy that rows are made by."""
+    profile = load_profile("mini")
+    found = hashlib.sha256(profile.model_dump_json().encode())
+    found.update(repr(load_policy(profile.policy)).encode())
+    for file in sorted(file for file in WEIGHTS.rglob("*") if file.is_file()):
+        found.update(hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()[:12]
+
+
+async def _made(samples: Generator[Sample], total: int, name: str) -> list[Row]:
+    profile = load_profile("mini")
+    with progress() as bar:
+        task = bar.add_task(f"Making {name}", total=total)
+        async with local_cascade(profile, load_policy(profile.policy)) as cascade:
+            rows, failed = await judge_samples(samples, cascade, STAGES, lambda: bar.advance(task))
+    if failed:
+        raise ConfigError(f"{failed[0].name} got no verdict: {failed[0].message}; mend or remove it")
+    return rows

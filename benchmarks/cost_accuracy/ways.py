@@ -1,0 +1,80 @@
+"""Ways to judge stills from what every stage said of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roadwork_serve.calibration.calibrate import calibrate
+from roadwork_serve.calibration.thresholds import Settings, held_back, tune
+from roadwork_serve.calibration.trajectories import courses
+from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.profiles.flops import flops
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+LEAVE = 0.15, 0.85  # the hand-set cascade's
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What is said of n rows, and what each costs in FLOPs at the size of the production models. said, flop: [n]."""
+
+    said: Bools
+    flop: Floats
+
+
+Way = Callable[[Sequence[Row]], Judged]
+
+
+def price(stage: str) -> float:
+    """FLOPs of one look at a still."""
+    return flops([stage], "photo")
+
+
+def logits(rows: Sequence[Row], stage: str) -> Floats:
+    """Of the stage's own word, [n]; 0 where it abstained. Raises ConfigError where it was not asked."""
+    looks = [row.look(stage) for row in rows]
+    for row, look in zip(rows, looks, strict=True):
+        if look is None:
+            raise ConfigError(f"{stage} did not speak on {row.about.name}; make the rows with --ask-everyone")
+    return np.array([0.0 if look is None or look.logit is None else look.logit for look in looks])
+
+
+def alone(stage: str) -> Way:
+    """A stage by its own word, from a probability of 0.5 up."""
+    return lambda rows: Judged(logits(rows, stage) >= 0, np.full(len(rows), price(stage)))
+
+
+def by_hand(rows: Sequence[Row]) -> Judged:
+    """The usual cascade, with thresholds that somebody thought of."""
+    first, words, fast, slow = (logits(rows, stage) for stage in ("backbone", "signs", "vlm", "reasoner"))
+    score = 1 / (1 + np.exp(-first))
+    early = (score < LEAVE[0]) | (score > LEAVE[1])
+    torn = ~early & (words != 0) & ((words > 0) != (fast >= 0))
+    said = np.where(early, score > 0.5, np.where(torn, slow, fast) >= 0)
+    flop = price("backbone") + ~early * (price("signs") + price("vlm")) + torn * price("reasoner")
+    return Judged(said, flop)
+
+
+def under(policy: Policy) -> Way:
+    """By a policy of this project."""
+    low, high = (np.array([getattr(step, edge) for step in policy.photo]) for edge in ("low", "high"))
+
+    def judged(rows: Sequence[Row]) -> Judged:
+        said, flop, _ = courses(rows, policy, "photo").cut(low, high)
+        return Judged(said, flop)
+
+    return judged
+
+
+def tuned(rows: Sequence[Row], base: Policy) -> Policy | None:
+    """The policy that `roadwork calibrate` and `roadwork tune` make of these rows by default; None where `tune` cannot
+    promise anything."""
+    settings = Settings()
+    kept = [row for row, held in zip(rows, held_back(rows, settings.test_share), strict=True) if not held]
+    made = tune(rows, calibrate(kept, base, "calibrated")[0], settings).policy
+    return None if made.certificate is None else made

@@ -1,0 +1,74 @@
+"""An application whose stages have no models: each takes a declared time and says what the picture's bytes decide."""
+
+import random
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray.serve import Application
+
+from deployments.app import Args, build_app
+from roadwork_serve.cascade.prediction import Item, Opinion, Sees, Stage
+from roadwork_serve.cascade.threaded_stage import Threaded
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageName, StageSpec
+from roadwork_serve.schema import Saw
+
+BUILDER = "benchmarks.fake_models:build"
+
+
+class StandIn:
+    """A stage that is sure of most items and in doubt about the others, always the same ones.
+
+    options: item_ms, what an item takes; sure, the share of items it is sure of, by default 0.7; doubt, the most
+    log-odds it gives the others, by default 1.2.
+    """
+
+    def __init__(self, name: str, spec: StageSpec, engine: EngineSpec) -> None:
+        self.name = name
+        self.sees: Sees = "thumbs" if name == "backbone" else "images"
+        self._model = engine.model
+        self._item_s = float(spec.options.get("item_ms", 0.0)) / 1000
+        self._sure = float(spec.options.get("sure", 0.7))
+        self._doubt = float(spec.options.get("doubt", 1.2))
+
+    def warm(self) -> None:
+        """It is."""
+
+    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        """One opinion an item, in order."""
+        began = time.perf_counter()
+        if self._item_s:
+            time.sleep(self._item_s * len(items))  # blocks as a model does, but leaves the core to others
+        took_ms = 1000 * (time.perf_counter() - began)
+        return [self._opinion(item, took_ms) for item in items]
+
+    def _opinion(self, item: Item, took_ms: float) -> Opinion:
+        shown = item.thumbs.tobytes() if self.sees == "thumbs" else b"".join(item.images)
+        dice = random.Random(zlib.crc32(shown))
+        logit = dice.choice((-8.0, 8.0)) if dice.random() < self._sure else dice.uniform(-self._doubt, self._doubt)
+        saw = Saw(words_likely=dice.random()) if self.name == "backbone" else Saw()
+        return Opinion(logit, self._model, miniature=True, saw=saw, compute_ms=took_ms)
+
+
+def overrides(item_ms: Mapping[str, float], ingress_replicas: int = 1, **options: float) -> dict[str, Any]:
+    """What to change in profile mini for stand-ins that take so long an item; stages not named take no time."""
+    stages = {stage: {"options": options | {"item_ms": item_ms.get(stage, 0.0)}} for stage in STAGES}
+    return {
+        "policy": str(Path(__file__).with_suffix(".yaml")),
+        "ingress": {"replicas": ingress_replicas, "num_cpus": 0.1},
+        "engines": {name: {"num_cpus": 0.1} for name in load_profile("mini").engines},
+        "stages": stages,
+    }
+
+
+def open_standins(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
+    """Opens an engine as `open_stages` does."""
+    return {name: Threaded(StandIn(name, spec, engine)) for name, spec in users.items()}
+
+
+def build(args: Args) -> Application:
+    """The application of a profile over stand-ins."""
+    return build_app(load_profile(args.profile, args.overrides), opener=open_standins)

@@ -1,0 +1,83 @@
+"""The card: what it is called, how to wait for it, and the most it can do."""
+
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import torch
+import transformers
+
+from benchmarks.gpu_models.results import Peak, Run
+
+TINY_CARD = "cpu, tiny"
+REPEATS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """tiny: a CPU that stands in for a card, with models that stand in for the real ones."""
+
+    card: str
+    device: torch.device
+    dtype: torch.dtype
+    tiny: bool
+
+    @classmethod
+    def here(cls, tiny: bool) -> "Machine":
+        """The first CUDA card, or with `tiny` the CPU. Raises RuntimeError when there is no card."""
+        if tiny:
+            torch.set_num_threads(1)  # two would wait for each other on a busy machine, far longer than they compute
+            return cls(TINY_CARD, torch.device("cpu"), torch.float32, True)
+        if not torch.cuda.is_available():
+            raise RuntimeError("there is no CUDA card here; --tiny tries the benchmark out on a CPU")
+        return cls(torch.cuda.get_device_name(0), torch.device("cuda", 0), torch.bfloat16, False)
+
+    def wait(self) -> None:
+        """Until the card has done all it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def forget_memory(self) -> None:
+        """Give back what nobody holds, and count the most that is allocated from here on."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def memory_gib(self) -> float:
+        """The most that was allocated since; 0 on a CPU."""
+        return torch.cuda.max_memory_allocated(self.device) / 2**30 if self.device.type == "cuda" else 0.0
+
+    def driver(self) -> str:
+        """As nvidia-smi says."""
+        smi = shutil.which("nvidia-smi")
+        if self.tiny or smi is None:
+            return "unknown"
+        asked = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=30).stdout.strip() or "unknown"
+
+    def run(self, command: str, peak_side: int) -> Run:
+        """What a command is recorded with, its peak measured now."""
+        return Run(
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=command,
+            driver=self.driver(),
+            torch=torch.__version__,
+            cuda=torch.version.cuda or "none",
+            transformers=transformers.__version__,
+            dtype=str(self.dtype).removeprefix("torch."),
+            peak=self.peak(peak_side),
+        )
+
+    def peak(self, side: int) -> Peak:
+        """TFLOP/s of a product of two square matrices of random numbers, the best of several after a warm-up."""
+        left, right = (torch.randn(side, side, device=self.device, dtype=self.dtype) for _ in range(2))
+        best = float("inf")
+        for i in range(REPEATS + 3):
+            self.wait()
+            began = time.perf_counter()
+            torch.matmul(left, right)
+            self.wait()
+            best = min(best, time.perf_counter() - began) if i >= 3 else best
+        return Peak(side, 2 * side**3 / best / 1e12)

@@ -1,1 +1,0 @@
-"""The parts of `python -m benchmarks.worth`: rows, ways to judge them, where these stand, the picture."""

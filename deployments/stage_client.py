@@ -1,0 +1,194 @@
+"""A stage behind its Ray Serve handle, as the cascade calls it."""
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ray.exceptions import RayTaskError
+from ray.serve.handle import DeploymentHandle
+
+from roadwork_serve.cascade.prediction import Item, Opinion, Sees
+from roadwork_serve.errors import StageDown, StageFailed, StageLost
+from roadwork_serve.profiles.profile import StageName
+
+_LOG = logging.getLogger("ray.serve.roadwork.client")
+_BENEFIT_OF_DOUBT_S = 0.5  # a stage that went down this recently may only have been slow: the probe will tell
+
+
+class _Unreachable(Exception):
+    """No answer came, for a reason that is not the stage's own word."""
+
+
+class RayStageClient:
+    """A StageClient over a deployment of `deployments.stage_replica.StageReplica`.
+
+    Serve holds a call until some replica can take it, so a call to a stage whose process has died would
+    wait for the new one to load its model. Here a stage is down until a probe has come back, and down
+    again when a call or a probe gets lost: calls then fail at once, and probing goes on until an answer
+    brings it up. A lost probe also fails the calls in flight; a lost call does not, for the stage may
+    have other processes. Needs a running event loop.
+
+    timeout_s: a call that takes longer is lost. probe_s: between probes; one that takes twice as long brings the stage
+    down, for new calls, and one that takes five times as long is lost. rests_after_s: without a call no more probes are
+    sent until there is one, for a probe would wake a stage that sleeps.
+    """
+
+    def __init__(
+        self,
+        name: StageName,
+        handle: DeploymentHandle,
+        timeout_s: float,
+        probe_s: float = 1.0,
+        rests_after_s: float | None = None,
+    ) -> None:
+        self.name = name
+        self._rests_after_s = rests_after_s
+        self._used_s = time.monotonic()
+        self._handle = handle
+        self._timeout_s = timeout_s
+        self._probe_s = probe_s
+        self._sees: Sees = "both"
+        self._up = False
+        self._back = asyncio.Event()  # set while it is up
+        self._down_since_s = 0.0
+        self._lost = asyncio.get_running_loop().create_future()  # cancelled, and replaced, when a probe is lost
+        self._warm = asyncio.Event()
+        self._probe_now = asyncio.Event()
+        # Calls must not belong to the request in whose task they happen to be made: Serve cancels the calls
+        # of a request whose client hangs up, and a batch carries the items of many.
+        self._context = contextvars.copy_context()
+        self._watcher = asyncio.create_task(self._watch(), name=f"watch {name}")
+
+    @property
+    def up(self) -> bool:
+        """Whether the stage answered when it was last asked."""
+        return self._up
+
+    async def warm(self) -> None:
+        """Returns once the stage has answered for the first time."""
+        await self._warm.wait()
+
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        """One opinion an item, in order. Raises StageFailed for what the stage itself says, StageLost when no answer
+        came, StageDown at once while the stage is down.
+
+        Within moments of going down a call waits for the probe instead: one call that took too long must not
+        throw away all that waits behind it.
+
+        A cancelled call ends when the stage has let go of it, so whoever counts calls in flight counts right.
+        """
+        if self._resting:
+            self._probe_now.set()
+        self._used_s = time.monotonic()
+        if not await self._is_up(min((item.left_s() for item in items), default=0.0)):
+            raise StageDown(f"{self.name} is down; it is skipped until it answers again")
+        slim = [item.slim(self._sees) for item in items]
+        left_s = [item.left_s() for item in items]  # monotonic clocks of two machines share no zero
+        try:
+            return await self._call("judge", self.name, slim, left_s, within_s=self._timeout_s, lost=self._lost)
+        except _Unreachable as error:
+            self._mark_down(error)
+            raise StageLost(f"{self.name} is lost: {error}") from error
+
+    async def aclose(self) -> None:
+        """Stop probing and fail the calls in flight."""
+        self._watcher.cancel()
+        await asyncio.wait([self._watcher])
+        self._up = False
+        self._lost.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            self._probe_now.clear()
+            probe = asyncio.create_task(self._call("introduce", self.name, within_s=5 * self._probe_s))
+            try:
+                if not (await asyncio.wait([probe], timeout=2 * self._probe_s))[0]:
+                    self._mark_down(_Unreachable(f"no answer in {2 * self._probe_s:g} s"))
+                self._sees = await probe
+            except Exception as error:
+                self._mark_down(error)
+                self._lost.cancel()
+                self._lost = asyncio.get_running_loop().create_future()
+            else:
+                self._mark_up()
+            finally:
+                probe.cancel()
+            if self._resting:
+                await self._probe_now.wait()
+                continue
+            try:
+                async with asyncio.timeout(self._probe_s if self._up else self._probe_s / 4):
+                    await self._probe_now.wait()
+            except TimeoutError:
+                pass
+
+    @property
+    def _resting(self) -> bool:
+        """Whether it has been up, and nobody has asked for so long that it is left alone."""
+        quiet_s = time.monotonic() - self._used_s
+        return self._rests_after_s is not None and self._warm.is_set() and quiet_s > self._rests_after_s
+
+    async def _is_up(self, left_s: float) -> bool:
+        doubt_s = min(left_s, self._down_since_s + _BENEFIT_OF_DOUBT_S - time.monotonic())
+        if not self._up and self._warm.is_set() and doubt_s > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(doubt_s):
+                    await self._back.wait()
+        return self._up
+
+    def _mark_up(self) -> None:
+        if not self._up:
+            self._up = True
+            self._back.set()
+            self._warm.set()
+            _LOG.info("Stage %s is up.", self.name)
+
+    def _mark_down(self, error: Exception) -> None:
+        if self._up:
+            self._up = False
+            self._back.clear()
+            self._down_since_s = time.monotonic()
+            self._probe_now.set()
+            _LOG.warning("Stage %s is down: %s", self.name, str(error))
+
+    async def _call(self, method: str, *args: Any, within_s: float, lost: asyncio.Future[None] | None = None) -> Any:
+        response = self._context.copy().run(getattr(self._handle, method).remote, *args)
+        answer = asyncio.ensure_future(response)
+        give_up_at = time.monotonic() + within_s
+        watched = [answer] if lost is None else [answer, lost]
+        try:
+            await asyncio.wait(watched, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            response.cancel()
+            left_s = max(0.0, give_up_at - time.monotonic())
+            await asyncio.wait(watched, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            _forget(answer)
+            raise
+        if not answer.done():
+            response.cancel()
+            _forget(answer)
+            raise _Unreachable("it went down" if lost is not None and lost.done() else f"no answer in {within_s:g} s")
+        if answer.cancelled():
+            raise _Unreachable("its process let go of the call")
+        match answer.exception():
+            case None:
+                return answer.result()
+            case RayTaskError() as error:  # the stage's own word: it lives
+                raise StageFailed(f"{self.name} failed: {error.cause}") from None
+            case error:
+                raise _Unreachable(f"{type(error).__name__}: {first_line(error)}") from None
+
+
+def _forget(answer: "asyncio.Future[Any]") -> None:
+    """Nobody waits for it any more; its error, if any, concerns nobody."""
+    answer.cancel()
+    answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, empty where it has none."""
+    return (str(error).strip().splitlines() or [""])[0]

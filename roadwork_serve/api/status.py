@@ -1,0 +1,113 @@
+"""What an ingress replica says of itself, in the words of the wire."""
+
+import json
+from typing import Protocol
+
+from roadwork_serve.api.policy_store import Edition
+from roadwork_serve.cascade.audit import Surveys
+from roadwork_serve.cascade.batcher import Batcher
+from roadwork_serve.cascade.rollout import Rules
+from roadwork_serve.cascade.shadow import Shadows
+from roadwork_serve.profiles.profile import Profile, StageName
+from roadwork_serve.schema import (
+    MAX_DEADLINE_MS,
+    Limits,
+    PolicyEdition,
+    ShadowTally,
+    StageInfo,
+    StageLoad,
+    SurveyTally,
+    Verdict,
+)
+
+
+class StageLiveness(Protocol):
+    """A stage client that knows whether its stage is up."""
+
+    @property
+    def up(self) -> bool:
+        """Whether the stage answered its last probe."""
+        ...
+
+
+def limits_of(profile: Profile) -> Limits:
+    """What it refuses."""
+    media, ingress = profile.media, profile.ingress
+    return Limits(
+        max_bytes=media.max_bytes,
+        max_pixels=media.max_pixels,
+        max_seconds=media.max_seconds,
+        max_clip_frames=media.max_clip_frames,
+        max_batch_files=ingress.max_batch_files,
+        max_batch_bytes=ingress.max_batch_bytes,
+        max_deadline_ms=MAX_DEADLINE_MS,
+        default_deadline_ms=ingress.default_deadline_ms,
+    )
+
+
+def stage_info(name: StageName, profile: Profile, client: StageLiveness) -> StageInfo:
+    """A stage as it is deployed."""
+    engine = profile.engine_of(name)
+    return StageInfo(stage=name, model=engine.model, miniature=engine.miniature, up=client.up)
+
+
+def stage_load(name: StageName, batcher: Batcher, client: StageLiveness) -> StageLoad:
+    """What it has with a stage at the moment."""
+    p90_s = batcher.p90_s
+    return StageLoad(
+        stage=name,
+        up=client.up,
+        waiting=batcher.waiting,
+        in_flight=batcher.in_flight,
+        wait_ms=1000 * batcher.wait_s(),
+        p90_ms=None if p90_s is None else 1000 * p90_s,
+        breaker=batcher.breaker,
+    )
+
+
+def shadow_tally(rules: Rules, shadows: Shadows) -> ShadowTally | None:
+    """What came of the shadow policy, if there is one."""
+    if rules.shadow is None:
+        return None
+    version = rules.shadow.policy.version
+    tally = shadows.tally(version)
+    return ShadowTally(
+        version=version,
+        judged=tally.judged,
+        agreed=tally.agreed,
+        given_up=tally.given_up,
+        mean_difference=tally.difference / tally.judged if tally.judged else None,
+    )
+
+
+def survey_tally(rules: Rules, surveys: Surveys) -> SurveyTally | None:
+    """What came of asking everyone, where that is wanted."""
+    if rules.survey is None:
+        return None
+    return SurveyTally(judged=surveys.tally.judged, given_up=surveys.tally.given_up)
+
+
+def shadow_line(answered: Verdict, said: Verdict) -> str:
+    """What was answered and what the shadow says, as a line of JSON."""
+    told: dict[str, object] = {"request_id": answered.request_id, "media": answered.media}
+    for name, verdict in (("answered", answered), ("shadow", said)):
+        told[name] = {
+            "policy": verdict.policy_version,
+            "label": verdict.label,
+            "probability": round(verdict.probability, 6),
+            "exit": verdict.exit.stage,
+            "reason": verdict.exit.reason,
+        }
+    return json.dumps(told)
+
+
+def policy_edition(edition: Edition) -> PolicyEdition:
+    """An edition as the history names it."""
+    return PolicyEdition(
+        number=edition.number,
+        version=edition.version,
+        origin=edition.origin,
+        by=edition.by,
+        at=edition.at,
+        restores=edition.restores,
+    )

@@ -1,0 +1,128 @@
+"""The steps of a policy, and its gears: as they are, and as YAML or JSON holds them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from roadwork_serve.cascade.curve import curve_mapping, read_curve
+from roadwork_serve.cascade.log_odds import Calibrator
+from roadwork_serve.cascade.parsing import entries_of, items_of, number
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.profile import STAGES
+
+MAX_HEAD = 1024  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage of a policy: when it is asked, what its word is worth and when that word is enough.
+
+    low, high: the exit band. A posterior below or above it ends the item; inside it the next stage is asked.
+    when_words_likely: asked only if an earlier stage saw words worth reading with at least this probability,
+        or said nothing about words; None asks always.
+    needs_ms: not asked when less time is left.
+    head: of stage 1, the folder of the head that it is to speak with; None for that of its engine.
+    """
+
+    stage: str
+    low: float
+    high: float
+    calibrate: Calibrator = field(default_factory=Calibrator)
+    when_words_likely: float | None = None
+    needs_ms: float = 0.0
+    head: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gear:
+    """How to drive when it gets busy.
+
+    wait_ms: the wait for some stage from which on it is used. keep: share of every exit band that is kept, 0 to 1.
+    """
+
+    wait_ms: float
+    keep: float
+
+
+def step_mapping(step: Step) -> dict[str, Any]:
+    """Plain data that `read_steps` reads back."""
+    worth = step.calibrate
+    mapping: dict[str, Any] = {
+        "stage": step.stage,
+        "exit": [step.low, step.high],
+        "calibrate": {"scale": worth.scale, "carry": worth.carry, "bias": worth.bias},
+        "needs_ms": step.needs_ms,
+    }
+    if worth.curve is not None:
+        mapping["calibrate"]["curve"] = curve_mapping(worth.curve)
+    if step.when_words_likely is not None:
+        mapping["when_words_likely"] = step.when_words_likely
+    if step.head is not None:
+        mapping["head"] = step.head
+    return mapping
+
+
+def read_steps(value: object, where: str, decide_at: float) -> tuple[Step, ...]:
+    """The steps of a kind of media. Raises ConfigError naming the entry to mend."""
+    entries = items_of(value, where, "the stages in the order in which they are asked")
+    if not entries:
+        raise ConfigError(f"{where}: no stage is listed; list at least one of {', '.join(STAGES)}")
+    steps = tuple(_step(entry, f"{where}[{index}]", decide_at) for index, entry in enumerate(entries))
+    for index, step in enumerate(steps):
+        if step.stage in [earlier.stage for earlier in steps[:index]]:
+            raise ConfigError(f"{where}[{index}].stage: {step.stage} is listed twice; remove one of its entries")
+    return steps
+
+
+def _step(value: object, where: str, decide_at: float) -> Step:
+    entries = entries_of(value, where, {"stage", "exit"}, {"calibrate", "when_words_likely", "needs_ms", "head"})
+    stage = entries["stage"]
+    if not isinstance(stage, str) or stage not in STAGES:
+        raise ConfigError(f"{where}.stage: {stage!r} is no stage; write one of {', '.join(STAGES)}")
+    band = items_of(entries["exit"], f"{where}.exit", "[low, high]")
+    if len(band) != 2:
+        raise ConfigError(f"{where}.exit: {len(band)} numbers; write two, [low, high]")
+    low, high = (number(bound, f"{where}.exit[{index}]", 0, 1) for index, bound in enumerate(band))
+    if low > high:
+        raise ConfigError(f"{where}.exit: low {low:g} is above high {high:g}; write [{high:g}, {low:g}]?")
+    if not low <= decide_at <= high:
+        raise ConfigError(
+            f"{where}.exit: the band [{low:g}, {high:g}] leaves out decide_at, {decide_at:g}: items would leave "
+            "above the band labelled none, or below it labelled roadwork; widen the band or move decide_at"
+        )
+    wanted, head = entries.get("when_words_likely"), entries.get("head")
+    if head is not None and (stage != "backbone" or not isinstance(head, str) or not 0 < len(head) <= MAX_HEAD):
+        raise ConfigError(f"{where}.head: {head!r:.80} should be the folder of a head, and of stage backbone alone")
+    return Step(
+        stage=stage,
+        low=low,
+        high=high,
+        calibrate=_calibrator(entries.get("calibrate", {}), f"{where}.calibrate"),
+        when_words_likely=None if wanted is None else number(wanted, f"{where}.when_words_likely", 0, 1),
+        needs_ms=number(entries.get("needs_ms", 0.0), f"{where}.needs_ms", 0),
+        head=head,
+    )
+
+
+def read_gears(value: object) -> tuple[Gear, ...]:
+    """The gears. Raises ConfigError naming the entry to mend."""
+    gears: list[Gear] = []
+    for index, item in enumerate(items_of(value, "gears", "the gears, from the least wait to the longest")):
+        where = f"gears[{index}]"
+        entries = entries_of(item, where, {"wait_ms", "keep"}, set())
+        gear = Gear(number(entries["wait_ms"], f"{where}.wait_ms", 1), number(entries["keep"], f"{where}.keep", 0, 1))
+        if gears and gear.wait_ms <= gears[-1].wait_ms:
+            raise ConfigError(f"{where}.wait_ms: write more than the {gears[-1].wait_ms:g} of the gear before it")
+        if gear.keep >= (gears[-1].keep if gears else 1):
+            raise ConfigError(f"{where}.keep: write less than the {gears[-1].keep if gears else 1:g} before it")
+        gears.append(gear)
+    return tuple(gears)
+
+
+def _calibrator(value: object, where: str) -> Calibrator:
+    entries = dict(entries_of(value, where, set(), {"scale", "carry", "bias", "curve"}))
+    curve = entries.pop("curve", None)
+    worth = {name: number(value, f"{where}.{name}") for name, value in entries.items()}
+    try:
+        return Calibrator(**worth, curve=None if curve is None else read_curve(curve, f"{where}.curve"))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None

@@ -1,0 +1,117 @@
+"""`roadwork monitor`. It imports what it needs when it runs."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from roadwork_serve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from roadwork_serve.miner.leaderboard import Leaderboard, Standing
+
+_PATIENCE_S = 90.0
+
+
+def monitor(
+    hotkey: Annotated[
+        list[str] | None, typer.Option(help="Address, ss58, or WALLET/HOTKEY; as often as wanted.")
+    ] = None,
+    network: Annotated[
+        str, typer.Option(help="finney, test, local, or the address of a node, ws:// or wss://.")
+    ] = "finney",
+    netuid: Annotated[int | None, typer.Option(min=0, help="By default 72, on the test net 323.")] = None,
+    wallet_path: Annotated[Path, typer.Option(help="Folder of the wallets.")] = Path("~/.bittensor/wallets"),
+    top: Annotated[int, typer.Option(min=0, help="Show so many of those that earn most.")] = 5,
+    every: Annotated[float | None, typer.Option(min=12, help="Again every so many seconds, until Ctrl-C.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a reading.")] = False,
+) -> None:
+    """Say how miners stand on the subnet: incentive, place, trust, emission, when last updated. Reads the chain only.
+
+    Exit code 1 if a hotkey that was asked for is not registered.
+    """
+    import asyncio
+
+    from rich.console import Console
+
+    try:
+        from roadwork_serve.miner.leaderboard import leaderboard
+        from roadwork_serve.miner.settings import Settings
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed; pip install 'roadwork-serve[miner]'") from None
+
+    subnet = Settings.model_construct(network=network, netuid=netuid).subnet
+    keys = [_address(each, wallet_path) for each in hotkey or []]
+
+    async def read() -> "Leaderboard":
+        from bittensor import Client
+
+        async with asyncio.timeout(_PATIENCE_S):
+            return await leaderboard(lambda: Client(network), subnet, keys, top)
+
+    while True:
+        try:
+            found = asyncio.run(read())
+            code = int(bool(found.missing))
+            if as_json:
+                typer.echo(json.dumps(asdict(found)))
+            else:
+                _print(Console(), found)
+        except ConfigError:
+            raise
+        except Exception as error:  # as many as bittensor and the network have
+            typer.secho(f"{network} cannot be read: {str(error) or type(error).__name__}", fg="red", err=True)
+            code = 2
+        if every is None:
+            raise typer.Exit(code)
+        time.sleep(every)
+
+
+def _address(told: str, wallets: Path) -> str:
+    """The address of a hotkey: given as such, or that of a wallet's. Raises ConfigError."""
+    from roadwork_serve.miner.hotkeys import is_hotkey
+    from roadwork_serve.miner.identity import hotkey_of
+    from roadwork_serve.miner.settings import Settings
+
+    if told.count("/") == 1:
+        return hotkey_of(Settings.model_construct(wallet=told, wallet_path=wallets))
+    if not is_hotkey(told):
+        raise ConfigError(f"{told} is no hotkey: give its address, ss58, or WALLET/HOTKEY")
+    return told
+
+
+def _print(console: "Console", found: "Leaderboard") -> None:
+    price = "" if found.price is None else f", {found.price:.6f} TAO for one alpha"
+    console.print(
+        f"[bold]{found.name}[/], subnet {found.netuid}, block {found.block:,}: {found.paid} of {found.neurons} neurons "
+        f"earn incentive{price}."
+    )
+    if found.top:
+        console.print(_table("those that earn most", found.top))
+    if found.asked:
+        console.print(_table("asked for", found.asked))
+    for each in found.missing:
+        console.print(f"[red]{each} is not registered on subnet {found.netuid}.[/]")
+
+
+def _table(title: str, rows: "Sequence[Standing]") -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("hotkey", overflow="fold")
+    for name in ("UID", "place", "incentive", "trust", "alpha a tempo", "stake", "updated", "axon"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in rows:
+        numbers = (f"{each.incentive:.5f}", f"{each.trust:.3f}", f"{each.emission:,.4f}", f"{each.stake:,.0f}")
+        ago = f"{each.updated_s / 3600:.1f} h ago"
+        place = "none" if each.place is None else str(each.place)
+        role = " (validator)" if each.permit else ""
+        table.add_row(each.hotkey + role, str(each.uid), place, *numbers, ago, each.axon or "none")
+    return table

@@ -1,0 +1,157 @@
+"""Which answers teach most: those that were close, contested, cut short, contradicted, or of something new."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+
+from roadwork_serve.hashing import stable_uniform
+from roadwork_serve.journal.bottom_k import Lowest
+from roadwork_serve.journal.duplicates import Likeness, Seen
+from roadwork_serve.journal.novelty import Reference
+from roadwork_serve.journal.record import Case
+from roadwork_serve.schema import StageReport, Verdict
+
+_AT_A_TIME = 512
+_SPARE = 10  # candidates for each that is shown, since near-duplicates fall out
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The hardness, 0 to 1, that each reason alone gives an answer for which it holds in full.
+
+    Reasons are taken together as 1 - prod(1 - weight x strength): each more makes an answer harder, none past 1.
+
+    wrong: a person said otherwise. beside: a shadow, or a stage that was asked later, said otherwise: how far apart,
+    or how sure of the opposite. margin: how near the posterior is to the decision, 1 at it and 0 at certainty.
+    stages: how far apart the words of the stages that were asked lie, or how sure one was of the opposite of the
+    answer. novelty: see `novelty.Reference`. left_over: the most mass a VLM gave to words that are neither yes nor no.
+    deadline: it left because the time ran out, or later stages failed. degraded: a stage that was wanted was missing.
+    """
+
+    wrong: float = 0.9
+    beside: float = 0.6
+    margin: float = 0.5
+    stages: float = 0.4
+    novelty: float = 0.4
+    left_over: float = 0.3
+    deadline: float = 0.25
+    degraded: float = 0.25
+
+
+WEIGHTS = Weights()
+REASONS = tuple(each.name for each in fields(Weights))
+
+
+@dataclass(frozen=True, slots=True)
+class Hardness:
+    """How hard an answer was, 0 to 1. reasons: the strength of each that holds at all, what weighs most first.
+    novelty: NaN where nothing is known of it."""
+
+    value: float
+    reasons: tuple[tuple[str, float], ...]
+    novelty: float = math.nan
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {strength:.2f}" for name, strength in self.reasons)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hard:
+    """A hard answer. repeats: how many that showed the same were left out for it."""
+
+    case: Case
+    hardness: Hardness
+    repeats: int = 0
+
+
+def hardness(case: Case, novelty: float = math.nan, weights: Weights = WEIGHTS, decide_at: float = 0.5) -> Hardness:
+    """How hard a case was. novelty: 0 to 1, NaN where it is not known. decide_at: of the policy it was answered by."""
+    verdict, mark = case.entry.verdict, case.mark
+    strengths = (
+        float(mark is not None and mark.label is not None and mark.label != verdict.label),
+        _beside(case),
+        _margin(verdict.probability, decide_at),
+        _contested(verdict),
+        0.0 if math.isnan(novelty) else float(novelty),
+        max((report.saw.left_over or 0.0 for report in verdict.stages), default=0.0),
+        float(verdict.exit.reason in ("deadline", "failed")),
+        float(verdict.degraded),
+    )
+    left, reasons = 1.0, list[tuple[float, str, float]]()
+    for name, strength in zip(REASONS, strengths, strict=True):
+        if (counts := getattr(weights, name) * strength) > 0:
+            left *= 1 - counts
+            reasons.append((counts, name, strength))
+    reasons.sort(reverse=True)
+    return Hardness(1 - left, tuple((name, strength) for _, name, strength in reasons), float(novelty))
+
+
+def judged(
+    cases: Iterable[Case], reference: Reference | None = None, weights: Weights = WEIGHTS, decide_at: float = 0.5
+) -> Iterator[tuple[Case, Hardness]]:
+    """Each case with its hardness, in the order in which they come; a few hundred are held at a time."""
+    left = iter(cases)
+    while some := list(islice(left, _AT_A_TIME)):
+        novelties: Sequence[float] = [math.nan] * len(some)
+        if reference is not None:
+            novelties = reference.novelty([case.entry for case in some]).tolist()
+        for case, novelty in zip(some, novelties, strict=True):
+            yield case, hardness(case, novelty, weights, decide_at)
+
+
+def hardest(
+    cases: Iterable[Case],
+    count: int,
+    reference: Reference | None = None,
+    weights: Weights = WEIGHTS,
+    decide_at: float = 0.5,
+    likeness: Likeness | None = None,
+) -> list[Hard]:
+    """The hardest, at most `count` of them, the hardest first; of those that show the same only the hardest.
+
+    Holds ten candidates for each at most, however many cases come; where most of these repeat one another there are
+    fewer than asked for.
+    """
+    candidates: Lowest[tuple[Case, Hardness]] = Lowest(count * _SPARE)
+    for case, how in judged(cases, reference, weights, decide_at):
+        candidates.add((case, how), -how.value, stable_uniform("0", case.entry.id))
+    seen, shown, repeats = Seen(likeness, window=count * _SPARE), dict[str, tuple[Case, Hardness]](), dict[str, int]()
+    for case, how in candidates.ordered():
+        first = seen.repeated(case.entry)
+        if first is not None:
+            repeats[first] = repeats.get(first, 0) + 1
+        else:
+            shown[case.entry.id] = case, how
+    return [Hard(case, how, repeats.get(name, 0)) for name, (case, how) in islice(shown.items(), count)]
+
+
+def _margin(probability: float, decide_at: float) -> float:
+    room = 1 - decide_at if probability >= decide_at else decide_at
+    return 1 - abs(probability - decide_at) / room if room else 0.0
+
+
+def _contested(verdict: Verdict) -> float:
+    words = [report.probability for report in verdict.stages if report.probability is not None]
+    if not words:
+        return 0.0
+    return max(max(words) - min(words), *(_opposed(word, verdict) for word in words))
+
+
+def _beside(case: Case) -> float:
+    verdict = case.entry.verdict
+    said = [_opposed(report.probability, verdict) for report in case.survey or () if _spoke(report)]
+    apart = [abs(shadow.probability - verdict.probability) for shadow in case.shadows if shadow.label != verdict.label]
+    return max((*said, *apart), default=0.0)
+
+
+def _spoke(report: StageReport) -> bool:
+    return report.probability is not None
+
+
+def _opposed(word: float | None, verdict: Verdict) -> float:
+    """How sure a stage was of the opposite of the answer, 0 to 1."""
+    if word is None:
+        return 0.0
+    against = 1 - word if verdict.label == "roadwork" else word
+    return max(0.0, 2 * against - 1)

@@ -1,0 +1,131 @@
+"""The sizes of published models, so that a machine without a network can tell what they need.
+
+From each model's config.json on its hub page: facebook/dinov3-*, florence-community/Florence-2-*, Qwen/Qwen3-VL-*,
+allenai/Molmo2-*. A model is instantiated from them on the meta device: shapes, no weights.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from roadwork_serve.errors import ConfigError
+
+if TYPE_CHECKING:  # benchmarks count FLOPs with this where there is no pydantic
+    from roadwork_serve.profiles.profile import Quantisation
+
+_DINOV3: dict[str, dict[str, Any]] = {
+    "s16": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
+    "b16": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "l16": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "h16plus": {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+                "use_gated_mlp": True, "hidden_act": "silu"},
+    "7b16": {"hidden_size": 4096, "intermediate_size": 8192, "num_hidden_layers": 40, "num_attention_heads": 32,
+             "use_gated_mlp": True, "hidden_act": "silu", "query_bias": False, "value_bias": False},
+}  # fmt: skip
+
+
+def _qwen3(hidden: int, inner: int, layers: int = 36, heads: int = 32) -> dict[str, Any]:
+    return {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936}  # fmt: skip
+
+
+_QWEN3_VL: dict[str, dict[str, Any]] = {
+    "2B": {"text_config": _qwen3(2048, 6144, layers=28, heads=16), "tie_word_embeddings": True,
+           "vision_config": {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": 2048,
+                             "deepstack_visual_indexes": [5, 11, 17]}},
+    "4B": {"text_config": _qwen3(2560, 9728), "tie_word_embeddings": True,
+           "vision_config": {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": 2560,
+                             "deepstack_visual_indexes": [5, 11, 17]}},
+    "8B": {"text_config": _qwen3(4096, 12_288), "vision_config": {"out_hidden_size": 4096}},
+}  # fmt: skip
+_MOLMO2: dict[str, dict[str, Any]] = {
+    "4B": {"text_config": _qwen3(2560, 9728), "adapter_config": {"intermediate_size": 9728, "text_hidden_size": 2560}},
+    "8B": {"text_config": _qwen3(4096, 12_288),
+           "adapter_config": {"intermediate_size": 12_288, "text_hidden_size": 4096}},
+}  # fmt: skip
+_FLORENCE2: dict[str, dict[str, Any]] = {
+    "base": {"text_config": {"d_model": 768, "encoder_layers": 6, "decoder_layers": 6, "encoder_attention_heads": 12,
+                             "decoder_attention_heads": 12, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072,
+                             "vocab_size": 51_289},
+             "vision_config": {"embed_dim": [128, 256, 512, 1024], "num_heads": [4, 8, 16, 32],
+                               "num_groups": [4, 8, 16, 32], "projection_dim": 768}},
+    "large": {"text_config": {"d_model": 1024, "vocab_size": 51_289},
+              "vision_config": {"embed_dim": [256, 512, 1024, 2048], "num_heads": [8, 16, 32, 64],
+                                "num_groups": [8, 16, 32, 64], "projection_dim": 1024}},
+}  # fmt: skip
+
+_BY_ID: dict[str, tuple[str, Mapping[str, Any]]] = {
+    **{f"facebook/dinov3-vit{size}-pretrain-lvd1689m": ("DINOv3ViT", {"num_register_tokens": 4, **c})
+       for size, c in _DINOV3.items()},
+    **{f"florence-community/Florence-2-{size}{ft}": ("Florence2", c)
+       for size, c in _FLORENCE2.items() for ft in ("", "-ft")},
+    **{f"Qwen/Qwen3-VL-{size}-{kind}{fp8}": ("Qwen3VL", c)
+       for size, c in _QWEN3_VL.items() for kind in ("Instruct", "Thinking") for fp8 in ("", "-FP8")},
+    **{f"allenai/Molmo2-{size}": ("Molmo2", c) for size, c in _MOLMO2.items()},
+}  # fmt: skip
+_CLASSES = {
+    "DINOv3ViT": ("DINOv3ViTConfig", "DINOv3ViTModel"),
+    "Florence2": ("Florence2Config", "Florence2ForConditionalGeneration"),
+    "Qwen3VL": ("Qwen3VLConfig", "Qwen3VLForConditionalGeneration"),
+    "Molmo2": ("Molmo2Config", "Molmo2ForConditionalGeneration"),
+}
+
+
+def known_models() -> list[str]:
+    """Hub ids whose sizes are known here. A name that goes on behind one of theirs is taken for a version of it."""
+    return sorted(_BY_ID)
+
+
+def stored_as(model: str) -> "Quantisation | None":
+    """How the decoder's weights lie in a checkpoint: by its config.json, or by the name of a hub id."""
+    config = _folder(model) / "config.json"
+    if not config.is_file():
+        name = model.rpartition("/")[2].lower()
+        return "fp8" if "-fp8" in name else "awq" if "-awq" in name else None
+    settings = json.loads(config.read_text(encoding="utf-8")).get("quantization_config") or {}
+    method = settings.get("quant_method")
+    return "fp8" if method == "fp8" else "awq" if method == "awq" else None
+
+
+def on_meta_device(model: str) -> Any:
+    """The model of a hub id, folder or mini:NAME as a PyTorch module without weights.
+
+    Raises ConfigError when the id is not known here and no folder of that name has a config.json.
+    """
+    import torch
+    import transformers
+
+    folder = _folder(model)
+    if (folder / "config.json").is_file():
+        config = transformers.AutoConfig.from_pretrained(folder)
+        name = (config.architectures or [""])[0]
+    elif known := _known(model):
+        family, sizes = _BY_ID[known]
+        config_class, name = _CLASSES[family]
+        config = getattr(transformers, config_class)(**sizes)
+    else:
+        raise ConfigError(
+            f"the sizes of {model} are not known here: give a folder with its config.json, or one of "
+            + ", ".join(known_models())
+        )
+    if not hasattr(transformers, name):
+        raise ConfigError(f"transformers has no class {name!r}, which {model} names; use a native checkpoint")
+    with torch.device("meta"):
+        return getattr(transformers, name)(config)
+
+
+def _folder(model: str) -> Path:
+    """Where a model lies, if it is a path or ships with the project."""
+    if model.startswith("mini:"):
+        return Path(__file__).parents[1] / "weights" / model.removeprefix("mini:")
+    return Path(model)
+
+
+def _known(model: str) -> str | None:
+    """The known id that this one is, or is a version of: somebody/Qwen3-VL-8B-Instruct-AWQ has the same layers."""
+    if model in _BY_ID:
+        return model
+    name = model.rpartition("/")[2].lower()
+    near = [known for known in _BY_ID if name.startswith(known.rpartition("/")[2].lower())]
+    return max(near, key=len, default=None)

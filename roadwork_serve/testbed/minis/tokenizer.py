@@ -1,0 +1,46 @@
+"""A byte-level BPE tokenizer small enough for a miniature, with the special tokens of a model's family."""
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from roadwork_serve.engines.transformers import NO, YES
+from roadwork_serve.stages import prompts
+from roadwork_serve.testbed.minis.describe import clip_thought, thought
+from roadwork_serve.testbed.scenes.truth import Truth
+
+VOCABULARY = 640
+QWEN_SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+    "<|video_pad|>", "<think>", "</think>",
+)  # fmt: skip
+MOLMO_SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|image|>", "<|video|>", "<im_start>", "<im_end>", "<im_patch>",
+    "<im_col>", "<low_res_im_start>", "<frame_start>", "<frame_end>", "<im_low>",
+)  # fmt: skip
+
+
+def train_tokenizer(special: Sequence[str], truths: Sequence[Truth]) -> PreTrainedTokenizerFast:
+    """Learn the words of our prompts, of the thoughts about these scenes, and of the answers."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    asked = [prompts.QUESTION, prompts.THINKING_QUESTION, prompts.CLIP_QUESTION] * 50
+    answers = [space + word + end for word in (*YES, *NO) for space in ("", " ") for end in ("", "\n")]
+    frame = ["user\n", "assistant\n", "system\n", "\n\n", "\n"] * 50
+    thoughts = [form(truth) for truth in truths for form in (thought, clip_thought)]
+    tokenizer.train_from_iterator([*asked, *answers * 50, *frame, *thoughts], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",  # noqa: S106
+        pad_token="<|endoftext|>",  # noqa: S106
+        padding_side="left",
+        model_max_length=4096,
+    )

@@ -1,0 +1,88 @@
+"""`roadwork minis train`: render, teach, write the weights that ship."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import DINOv3ViTModel
+
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.testbed.minis import data
+from roadwork_serve.testbed.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_tokenizer
+from roadwork_serve.testbed.minis.training_loop import Course, train
+
+NAMES = ("backbone", "tower", "vlm", "video")  # of which the tower is only what the VLM's begins from
+WEIGHTS = Path(__file__).parents[2] / "weights"
+WORK = Path("build/minis")
+STILLS, CLIPS, CHECKS, CHECK_CLIPS = 34_000, 6_000, 1000, 250
+RATES = {"backbone": 1e-3, "tower": 1e-3, "vlm": 7e-4, "video": 7e-4}
+
+
+def main(
+    names: Sequence[str] = NAMES,
+    minutes: float = 30.0,
+    out: Path = WEIGHTS,
+    resume: bool = True,
+    warm: bool = False,
+    work: Path = WORK,
+    stills: int = STILLS,
+    clips: int = CLIPS,
+    photos: Path | None = None,
+    threads: int = 2,
+) -> None:
+    """Train the named miniatures, in the order in which one starts from another, for so many minutes each.
+
+    warm: start from the weights in out rather than from random ones, unless a stopped run is there to go on with.
+    Rendering comes on top and happens once: shards are kept in work, as is the state of a run that was stopped.
+    """
+    # Before torch makes its threads, which inherit it: averages of gradients fade into denormal floats, and a step
+    # of the optimizer then takes a hundred times as long.
+    torch.set_flush_denormal(True)
+    if unknown := set(names) - set(NAMES):
+        raise ConfigError(f"No miniature is called {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}.")
+    for name in NAMES:
+        if name in names:
+            lesson = course(name, out, work, stills, clips, photos)
+            rate, place = RATES[name], work / name if name == "tower" else out / name
+            if warm and (place / "config.json").exists():
+                lesson.take_up(place)
+            taught = train(lesson, minutes, place, work / "state", resume=resume, lr=rate, threads=threads)
+            scenes = clips if name == "video" else stills
+            facts = asdict(taught) | {"scenes": scenes, "renderer": data.renderer_version(), "peak_rate": rate}
+            if name == "vlm" and (work / "tower/training.json").exists():
+                facts["tower"] = json.loads((work / "tower/training.json").read_text())
+            (place / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def course(name: str, out: Path, work: Path, stills: int, clips: int, photos: Path | None) -> Course:
+    """What is taught to the named miniature, with its data rendered."""
+    kind, count, checks = ("clips", clips, CHECK_CLIPS) if name == "video" else ("photos", stills, CHECKS)
+    seeds, check_seeds = data.TRAIN_SEEDS[:count], data.CHECK_SEEDS[: min(checks, max(data.SHARD, count // 10))]
+    scenes, check = data.fill(work, kind, seeds), data.fill(work, kind, check_seeds)
+    teacher, compiled = None, shutil.which("g++") is not None
+    start = work / "tower" if name == "vlm" and (work / "tower/config.json").exists() else out / "backbone"
+    if name != "backbone" and (start / "config.json").exists():
+        teacher = DINOv3ViTModel.from_pretrained(start).float()
+        print(f"{name}: its vision tower starts from {start}", flush=True)
+    if name == "video":
+        from roadwork_serve.testbed.minis.train_video import VideoCourse
+
+        return VideoCourse(scenes, check, train_tokenizer(MOLMO_SPECIAL, scenes.truths[:2000]), teacher, compiled)
+    if name == "tower":
+        from roadwork_serve.testbed.minis.train_tower import TowerCourse
+
+        return TowerCourse(scenes, check, teacher, compiled)
+    folder = data.photos_folder(photos)
+    if folder is None:
+        print("No real photographs (ROADWORK_PHOTOS names no folder): rendered scenes alone are used.", flush=True)
+    real = list(data.real_photos(folder)) if folder else []
+    if name == "backbone":
+        from roadwork_serve.testbed.minis.train_backbone import BackboneCourse
+
+        return BackboneCourse(scenes, check, real, compiled)
+    from roadwork_serve.testbed.minis.train_vlm import VlmCourse
+
+    return VlmCourse(scenes, check, real, train_tokenizer(QWEN_SPECIAL, scenes.truths[:2000]), teacher, compiled)

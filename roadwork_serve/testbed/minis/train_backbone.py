@@ -1,0 +1,150 @@
+"""Teaches the miniature of stage 1: is there active road work, and are there words worth reading."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import DINOv3ViTModel
+
+from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD, Head, HeadSettings, features
+from roadwork_serve.testbed.minis import architectures
+from roadwork_serve.testbed.minis.accuracy import by_needs
+from roadwork_serve.testbed.minis.data import Cache, RealPhoto, real_crop, some_real
+from roadwork_serve.testbed.minis.describe import KINDS, coverage, presence
+from roadwork_serve.testbed.scene_dataset import words_worth_reading
+
+BATCH = 32
+REAL_SHARE = 0.03
+GRID = 14
+UNKNOWN = -1.0
+
+
+class Learner(nn.Module):
+    """The backbone, its head, and two helpers that see to it that every patch learns what it shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone: Any = architectures.backbone()
+        width = self.backbone.config.hidden_size
+        self.head = Head(HeadSettings(width=width, recipe="cls+mean+max"))
+        self.patches = nn.Linear(width, len(KINDS))
+        self.whole = nn.Linear(3 * width, len(KINDS))
+        nn.init.constant_(self.patches.bias, -4.0)
+
+    def forward(self, thumbs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 [n, 224, 224, 3] -> logits [n, 2], of things a patch [n, 196, kinds], in the whole [n, kinds]."""
+        mean, std = torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
+        tokens = self.backbone((thumbs.permute(0, 3, 1, 2) / 255 - mean) / std).last_hidden_state
+        seen = features(tokens, self.backbone.config.num_register_tokens, "cls+mean+max")
+        patches = tokens[:, 1 + self.backbone.config.num_register_tokens :]
+        return self.head(seen), self.patches(patches), self.whole(seen)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """labels: [n, 2], roadwork and words, -1 where not known. dense: [n, 196, kinds]; known: [n], whether it is."""
+
+    thumbs: Tensor
+    labels: Tensor
+    dense: Tensor
+    whole: Tensor
+    known: Tensor
+
+
+class BackboneCourse:
+    """See `train.Course`."""
+
+    name = "backbone"
+
+    def __init__(self, scenes: Cache, check: Cache, real: list[RealPhoto], compiled: bool = False) -> None:
+        self.scenes, self.checks, self.real = scenes, check, real
+        self.learner = Learner()
+        # Compiling takes a minute and a C++ compiler, then gives half again as many images a second.
+        self._run = torch.compile(self.learner, dynamic=False) if compiled else self.learner
+        self._dense = [np.packbits(coverage(t, GRID, GRID).astype(bool)) for t in scenes.truths]
+        self._labels = [(float(t.label), float(words_worth_reading(t))) for t in scenes.truths]
+        self._whole = [presence(t) for t in scenes.truths]
+
+    def size(self, batch: Batch) -> int:
+        return len(batch.thumbs)
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        rng = np.random.default_rng(seed)
+        while True:
+            order = rng.permutation(len(self.scenes))
+            for start in range(0, len(order) - BATCH + 1, BATCH):
+                yield self._batch(order[start : start + BATCH], rng)
+
+    def _batch(self, chosen: np.ndarray, rng: np.random.Generator) -> Batch:
+        kinds = len(KINDS)
+        thumbs = np.stack([self.scenes.frame(int(i)) for i in chosen])
+        labels = np.array([self._labels[i] for i in chosen], np.float32)
+        dense = np.stack([np.unpackbits(self._dense[i], count=GRID * GRID * kinds) for i in chosen])
+        dense = dense.reshape(-1, GRID, GRID, kinds).astype(np.float32)
+        whole = np.stack([self._whole[i] for i in chosen])
+        known = np.ones(len(chosen), np.float32)
+        for i in range(len(chosen)):
+            if self.real and rng.random() < REAL_SHARE:
+                photo = some_real(self.real, rng)
+                thumbs[i] = np.asarray(real_crop(photo.image, (224, 224), rng))
+                labels[i], known[i] = (float(photo.label), UNKNOWN), 0.0
+            if rng.random() < 0.5:
+                thumbs[i], dense[i] = thumbs[i, :, ::-1].copy(), dense[i, :, ::-1].copy()
+        worn = wear(torch.from_numpy(thumbs), rng)
+        return Batch(
+            worn,
+            torch.from_numpy(labels),
+            torch.from_numpy(dense).flatten(1, 2),
+            torch.from_numpy(whole),
+            torch.from_numpy(known),
+        )
+
+    def loss(self, batch: Batch, progress: float) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, dense, whole = self._run(batch.thumbs)
+        return losses(batch, logits.float(), dense.float(), whole.float())
+
+    @torch.inference_mode()
+    def check(self, learner: Any) -> str:
+        probabilities = []
+        for start in range(0, len(self.checks), 50):
+            thumbs = np.stack([self.checks.frame(i) for i in range(start, min(start + 50, len(self.checks)))])
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = learner(torch.from_numpy(thumbs))[0]
+            probabilities.append(torch.sigmoid(logits.float()).numpy())
+        p = np.concatenate(probabilities)
+        words = np.array([words_worth_reading(t) for t in self.checks.truths])
+        return f"{by_needs(p[:, 0], self.checks.truths)} words {np.mean((p[:, 1] > 0.5) == words):.3f}"
+
+    def save(self, learner: Any, out: Path) -> None:
+        learner.backbone.half().save_pretrained(out)
+        learner.head.save(out, torch.float16)
+
+    def take_up(self, folder: Path) -> None:
+        self.learner.backbone.load_state_dict(DINOv3ViTModel.from_pretrained(folder).float().state_dict())
+        self.learner.head.load_state_dict(Head.load(folder).state_dict())
+
+
+def losses(batch: Batch, logits: Tensor, dense: Tensor, whole: Tensor) -> Tensor:
+    """Labels, what each patch shows, what the whole shows; rows without truth count only where they have one."""
+    said = batch.labels != UNKNOWN
+    answers = F.binary_cross_entropy_with_logits(logits, batch.labels.clamp(min=0), reduction="none") * said
+    answers = (answers * torch.tensor([1.0, 0.4])).sum(1).mean()
+    weight = 1 + 3 * batch.dense
+    patches = F.binary_cross_entropy_with_logits(dense, batch.dense, weight, reduction="none").sum(2).mean(1)
+    overall = F.binary_cross_entropy_with_logits(whole, batch.whole, reduction="none").mean(1)
+    known = batch.known
+    return answers + (known * (1.5 * patches + overall)).mean()
+
+
+def wear(thumbs: Tensor, rng: np.random.Generator) -> Tensor:
+    """Brightness, contrast and tint a little off, one draw an image. uint8 in, float 0 to 255 out."""
+    n = len(thumbs)
+    gain = torch.from_numpy(rng.uniform(0.82, 1.2, (n, 1, 1, 1)) * rng.uniform(0.95, 1.05, (n, 1, 1, 3))).float()
+    lift = torch.from_numpy(rng.uniform(-14, 14, (n, 1, 1, 1))).float()
+    return (thumbs * gain + lift).clamp_(0, 255)

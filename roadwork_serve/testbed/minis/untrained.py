@@ -1,0 +1,161 @@
+"""Checkpoints of all four architectures with random weights: small, and loaded by the same code as the real ones.
+
+For trying out engines and profiles where the production weights are not: they know nothing, and answer with noise.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPImageProcessor,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
+    PreTrainedTokenizerFast,
+)
+
+from roadwork_serve.engines.features import Head, HeadSettings
+from roadwork_serve.profiles.profile import STAGES, Profile
+from roadwork_serve.testbed import scenes
+from roadwork_serve.testbed.minis import architectures
+from roadwork_serve.testbed.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_tokenizer
+
+SEED = 0
+RUNS = ("transformers", "vllm")
+READER_SIDE, READER_CELLS, READER_WIDTH = 64, 2 * 2, 32
+
+
+def write_backbone(folder: Path, head: bool = True) -> None:
+    """A DINOv3 ViT/16 and, if wanted, a head."""
+    torch.manual_seed(SEED)
+    architectures.backbone().half().save_pretrained(folder)
+    if head:
+        Head(HeadSettings(width=architectures.WIDTH, recipe="cls+mean+max")).save(folder)
+
+
+def write_vlm(folder: Path) -> None:
+    """A Qwen3-VL with a tokenizer of its own."""
+    torch.manual_seed(SEED)
+    tokenizer = train_tokenizer(QWEN_SPECIAL, _truths())
+    architectures.save_checkpoint(architectures.vlm(tokenizer), architectures.vlm_processor(tokenizer), folder)
+
+
+def write_video(folder: Path) -> None:
+    """A Molmo 2 with a tokenizer of its own."""
+    torch.manual_seed(SEED)
+    tokenizer = train_tokenizer(MOLMO_SPECIAL, _truths())
+    architectures.save_checkpoint(architectures.video(tokenizer), architectures.video_processor(tokenizer), folder)
+
+
+def write_reader(folder: Path) -> None:
+    """A Florence-2 that sees 64 pixels."""
+    torch.manual_seed(SEED)
+    tokenizer = _reader_tokenizer()
+    images: Any = CLIPImageProcessor(
+        size={"height": READER_SIDE, "width": READER_SIDE},
+        crop_size={"height": READER_SIDE, "width": READER_SIDE},
+        do_center_crop=False,
+    )
+    images.image_seq_length = READER_CELLS + 1
+    ends: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
+    config = Florence2Config(
+        vision_config={"embed_dim": [16, 16, 32, 32], "num_heads": [1, 1, 2, 2], "num_groups": [1, 1, 2, 2],
+                       "depths": [1, 1, 1, 1], "projection_dim": READER_WIDTH, "window_size": 2},
+        text_config={"model_type": "bart", "d_model": READER_WIDTH, "encoder_layers": 1, "decoder_layers": 1,
+                     "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64,
+                     "decoder_ffn_dim": 64, "vocab_size": len(tokenizer), **ends},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        **ends,
+    )  # fmt: skip
+    Florence2ForConditionalGeneration(config).save_pretrained(folder)
+    parsing = {"ocr": {"pattern": None, "area_threshold": 0.0}}
+    Florence2Processor(images, tokenizer, post_processor_config=parsing).save_pretrained(folder)
+
+
+def write_all(out: Path) -> list[Path]:
+    """All four checkpoints below a folder, a policy that asks every stage, and a profile for each way to run the
+    language models: their files."""
+    write_backbone(out / "dinov3")
+    write_reader(out / "florence-2")
+    write_vlm(out / "qwen3-vl")
+    write_video(out / "molmo-2")
+    policy = out / "policy.yaml"
+    _write(policy, _policy())
+    written = []
+    for runs in RUNS:
+        written.append(out / f"{runs}.yaml")
+        profile = _profile(out.resolve(), policy.resolve(), runs)
+        Profile.model_validate(profile)
+        _write(written[-1], profile)
+    return written
+
+
+def _write(file: Path, mapping: dict[str, Any]) -> None:
+    file.write_text(yaml.safe_dump(mapping, sort_keys=False), encoding="utf-8")
+
+
+def _policy() -> dict[str, Any]:
+    """Nobody leaves before the last stage."""
+    photo = [*STAGES[:-2], "reasoner"]
+    clip = ["backbone", "signs", "video"]
+    steps = {
+        kind: [{"stage": name, "exit": [0.5, 0.5] if name == names[-1] else [0.0, 1.0]} for name in names]
+        for kind, names in (("photo", photo), ("clip", clip))
+    }
+    return {"version": "untrained", **steps}
+
+
+def _profile(out: Path, policy: Path, runs: str) -> dict[str, Any]:
+    """All five stages on two cores. Both photo stages of the language model ask one engine."""
+    small = {"runs": "transformers", "miniature": True, "num_cpus": 0.25}
+    language = small | {"runs": runs, "language": {"context_tokens": 1024}}
+    if runs == "vllm":
+        language |= {"vllm": {"kv_cache_gib": 0.25, "enforce_eager": True}}
+    return {
+        "name": f"untrained-{runs}",
+        "description": f"random weights of all four architectures, language models by {runs}",
+        "policy": str(policy),
+        "ingress": {"num_cpus": 0.25},
+        "engines": {
+            "dinov3": small | {"model": str(out / "dinov3")},
+            "florence": small | {"model": str(out / "florence-2")},
+            "qwen3-vl": language | {"model": str(out / "qwen3-vl")},
+            "molmo2": language | {"model": str(out / "molmo-2")},
+        },
+        "stages": {
+            "backbone": {"engine": "dinov3", "max_batch": 16},
+            "signs": {"engine": "florence", "max_batch": 4},
+            "vlm": {"engine": "qwen3-vl", "max_batch": 2, "slots": 4},
+            "reasoner": {"engine": "qwen3-vl", "max_batch": 2, "slots": 4,
+                         "options": {"thinking": True, "thought_tokens": 48}},
+            "video": {"engine": "molmo2", "max_batch": 2, "slots": 2, "options": {"frames": 4}},
+        },
+    }  # fmt: skip
+
+
+@cache
+def _truths() -> tuple[scenes.Truth, ...]:
+    """What the tokenizers learn their words from."""
+    return tuple(scenes.photo(seed, scale=0.1).truth for seed in range(40))
+
+
+def _reader_tokenizer() -> Any:
+    """With the places of Florence-2's regions as tokens."""
+    words = Tokenizer(models.BPE(unk_token="<unk>"))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<image>", *(f"<loc_{i}>" for i in range(1000))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words.train_from_iterator(["What is the text in the image, with regions?"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        mask_token="<mask>", extra_special_tokens={"image_token": "<image>"},
+    )  # fmt: skip

@@ -1,0 +1,141 @@
+"""Stable Diffusion XL and NVIDIA Cosmos through diffusers, on a GPU. Not yet run on hardware.
+
+Of Cosmos the pipeline that makes pictures is used (Cosmos2TextToImagePipeline): in a clip the label would have to hold
+for every frame. It comes with a guardrail (package cosmos_guardrail) that its licence wants kept, so that stays on.
+"""
+
+import importlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from roadwork_serve import media
+from roadwork_serve.errors import BrokenMedia, ConfigError, MediaError, ModelError
+from roadwork_serve.testbed.synthesis.generators import Painted
+from roadwork_serve.testbed.synthesis.prompts import Brief
+
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+COSMOS = "nvidia/Cosmos-Predict2-2B-Text2Image"
+_JPEG_QUALITY = 90
+_LONGEST = 1024  # longer side of a photo to start from, which SDXL was trained about
+_PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
+
+
+class StableDiffusion:
+    """Text to picture, or photo and text to picture where a folder of photos is given.
+
+    strength: from 0, which leaves the photo as it is, to 1, which forgets it.
+    """
+
+    name = "sdxl"
+    steps, guidance = 30, 6.0
+    size = 1216, 832  # width and height, one of those that SDXL was trained on
+
+    def __init__(self, model: str | None = None, images: Path | None = None, strength: float = 0.6) -> None:
+        self.model = model or SDXL
+        self.licence = f"made with {self.model}, whose licence applies (SDXL: CreativeML Open RAIL++-M)"
+        self.starts = [] if images is None else _photos(images)
+        self.strength = strength
+        kind = "StableDiffusionXLImg2ImgPipeline" if self.starts else "StableDiffusionXLPipeline"
+        self.pipeline = _pipeline(kind, self.model, torch.float16)
+
+    def paint(self, brief: Brief) -> Painted:
+        """See `Painter`."""
+        wanted: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
+        start = self.starts[brief.index // 2 % len(self.starts)] if self.starts else None
+        if start is None:
+            wanted["width"], wanted["height"] = self.size
+        else:
+            wanted |= {"image": _opened(start), "strength": self.strength}
+        image = _painted(self.pipeline, brief, wanted, self.model)
+        name = start.name if start else ""
+        group = f"start {name}" if name else ""
+        return Painted(_jpeg(image), brief.seed, brief.tags, brief.prompt, brief.without, group, name)
+
+
+class Cosmos:
+    """Text to picture with Cosmos Predict2."""
+
+    name = "cosmos"
+    steps, guidance = 35, 7.0
+    size = 1360, 768  # width and height, diffusers' default
+
+    def __init__(self, model: str | None = None) -> None:
+        self.model = model or COSMOS
+        self.licence = f"made with {self.model}, whose licence applies (NVIDIA Open Model License)"
+        self.pipeline = _pipeline("Cosmos2TextToImagePipeline", self.model, torch.bfloat16)
+
+    def paint(self, brief: Brief) -> Painted:
+        """See `Painter`."""
+        wanted: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
+        wanted["width"], wanted["height"] = self.size
+        image = _painted(self.pipeline, brief, wanted, self.model)
+        return Painted(_jpeg(image), brief.seed, brief.tags, brief.prompt, brief.without)
+
+
+def _pipeline(kind: str, model: str, dtype: torch.dtype) -> Any:
+    """On the GPU, from safetensors alone, without code from the checkpoint. Raises ModelError."""
+    if not torch.cuda.is_available():
+        raise ModelError(
+            f"{model} paints on a CUDA GPU, and PyTorch sees none here: run this on a machine with one, or take "
+            "--painter scenes"
+        )
+    try:
+        loader = getattr(importlib.import_module("diffusers"), kind)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"diffusers with {kind} is not installed ({error}): pip install 'roadwork-serve[synth]'"
+        ) from None
+    try:
+        pipeline = loader.from_pretrained(model, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    except ImportError as error:
+        raise ModelError(f"{model} needs a package that is not installed: {_line(error)}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{model} cannot be loaded: {_line(error)}. Give --model a folder, or a hub id that this machine can reach "
+            "and whose licence you have accepted (`hf auth login`)"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to("cuda")
+
+
+def _painted(pipeline: Any, brief: Brief, wanted: dict[str, Any], model: str) -> Image.Image:
+    """The noise is drawn on the CPU, so that a seed means the same on every card."""
+    chance = torch.Generator("cpu").manual_seed(brief.seed)
+    try:
+        made = pipeline(prompt=brief.prompt, negative_prompt=brief.without, generator=chance, **wanted)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"{model} does not fit on the card: take a larger one. {_line(error)}") from error
+    except ValueError as error:
+        raise ModelError(f"{model} will not paint {brief.prompt!r}: {_line(error)}") from error
+    return made.images[0]
+
+
+def _photos(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTOS)
+    if not found:
+        raise ConfigError(f"{folder} holds no photos; --images takes a folder of ordinary roads to start from")
+    return found
+
+
+def _opened(path: Path) -> Image.Image:
+    """At a size that the model takes: sides are multiples of 8."""
+    try:
+        image = media.open_rgb(path.read_bytes(), _LONGEST)
+    except MediaError as error:
+        raise BrokenMedia(f"{path}: {error}") from None
+    width, height = (max(8, side // 8 * 8) for side in image.size)
+    return image.resize((width, height))
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    out = BytesIO()
+    image.convert("RGB").save(out, "JPEG", quality=_JPEG_QUALITY)
+    return out.getvalue()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,0 +1,39 @@
+import pytest
+
+from roadwork_serve.api.admission import Admission
+from roadwork_serve.errors import Overloaded
+from tests.cascade import clock
+from tests.cascade.clock import Clock
+
+
+def test_places_and_bytes_are_bounded_and_given_back():
+    admission = Admission(2, 100)
+    one, two = admission.enter(), admission.enter()
+    with pytest.raises(Overloaded, match="2 requests are in work; come back in 1 s"):
+        admission.enter()
+    one.take(60)
+    two.take(40)
+    with pytest.raises(Overloaded, match="hold 100 of 100 bytes"):
+        two.take(1)
+    one.leave()
+    two.leave()
+    assert (admission.admitted, admission.held_bytes) == (0, 0)
+    admission.enter().take(100)
+
+
+def test_when_to_come_back_is_measured_by_how_many_leave():
+    async def main(time: Clock) -> None:
+        admission = Admission(20, 100)
+        places = [admission.enter() for _ in range(20)]
+        for _ in range(10):  # two a second
+            time.now += 0.5
+            places.pop().leave()
+            places.append(admission.enter())
+        time.now += 0.5
+        with pytest.raises(Overloaded) as caught:
+            admission.enter()
+        assert caught.value.retry_after_s == pytest.approx(10.0)
+        time.now += 60
+        assert admission.drain_s() == 1.0, "what was a minute ago says nothing"
+
+    clock.run(main)

@@ -1,0 +1,200 @@
+"""API keys: the ring, the file it follows, and the command that makes them."""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from roadwork_serve.api.api_keys import FILE_VARIABLE, TEXT_VARIABLE, Key, Keyring, Keys, new_key
+from roadwork_serve.cli.main import app
+from roadwork_serve.errors import ConfigError
+
+SECRET = "rw_" + "Dug-up_road" * 3 + "Signs-slow"  # fixed, since it names tests
+KEPT = Key("dashcams", "client", hashlib.sha256(SECRET.encode()).digest(), 600)
+OTHER, KEPT_OTHER = new_key("boss", "admin")
+DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()
+
+
+def entry(**changes: object) -> str:
+    """A list of one entry, with changes; None takes an entry out."""
+    whole = {"name": "dashcams", "role": "client", "sha256": DIGEST, "per_minute": 600} | changes
+    return json.dumps([{name: value for name, value in whole.items() if value is not None}])
+
+
+def test_a_key_is_random_and_known_by_its_prefix():
+    secrets = {new_key("a", "client")[0] for _ in range(50)}
+    assert len(secrets) == 50
+    assert all(secret.startswith("rw_") and len(secret) == 46 for secret in secrets)
+
+
+def test_an_entry_is_read_back_as_the_key_it_was_made_for():
+    ring = Keyring.from_text(f"{KEPT.entry()}\n{KEPT_OTHER.entry()}\n")
+    assert ring.keys == (KEPT, KEPT_OTHER)
+    assert ring.find(SECRET) == KEPT and ring.find(OTHER) == KEPT_OTHER
+
+
+@pytest.mark.parametrize("name", ["123", "1e5", "no", "null", "0x10"])
+def test_a_name_that_yaml_would_take_for_something_else_stays_a_name(name: str):
+    assert Keyring.from_text(new_key(name, "client")[1].entry()).keys[0].name == name
+
+
+@pytest.mark.parametrize("presented", ["", "rw_", SECRET[:-1], SECRET + "x", SECRET.upper(), DIGEST, "ä\ud800", " "])
+def test_nothing_but_the_whole_key_is_found(presented: str):
+    assert Keyring.from_text(entry()).find(presented) is None
+
+
+def test_an_empty_ring_lets_in_nobody():
+    assert Keyring.from_text("[]").find(SECRET) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "no list; write one"),
+        ("{}", "no list; write one"),
+        ("- [", "no YAML at line 1"),
+        ("- {name: !!python/object:os.system x}", "no YAML at line 1"),
+        ("[" * 100_000, "no YAML"),
+        ("- dashcams", "entry 1 is no mapping"),
+        (entry(name=None), "entry 1: its name must be 1 to 64 letters"),
+        (entry(name="a b"), "entry 1: its name must be"),
+        (entry(name="x" * 65), "entry 1: its name must be"),
+        (entry(name=7), "entry 1: its name must be"),
+        (entry(role=None), r"entry 1 \(dashcams\): role is missing; make one with `roadwork key"),
+        (entry(role="root"), r"entry 1 \(dashcams\): role is neither client nor admin; write one"),
+        (entry(role=["client"]), "role is neither client nor admin"),
+        (entry(sha256=None), "sha256 is missing"),
+        (entry(sha256="abc"), "sha256 is not 64 hexadecimal digits; write"),
+        (entry(sha256=5), "sha256 is not 64 hexadecimal digits"),
+        (entry(limit=5), "holds something unknown; known are name, role, sha256, per_minute"),
+        (entry(per_minute=0), "per_minute is no whole number from 1"),
+        (entry(per_minute=True), "per_minute is no whole number"),
+        (entry(per_minute=1.5), "per_minute is no whole number"),
+        (entry(per_minute="many"), "per_minute is no whole number"),
+        (f"{KEPT.entry()}\n{new_key('dashcams', 'admin')[1].entry()}", r"entry 2 \(dashcams\) has the name of entry 1"),
+        (f"{KEPT.entry()}\n{KEPT.entry().replace('dash', 'cash')}", r"entry 2 \(cashcams\) has the key of entry 1"),
+        (json.dumps([{}] * 1_001), "1,001 keys; at most 1,000"),
+    ],
+)
+def test_a_mistake_names_the_entry_and_what_to_do(text: str, told: str):
+    with pytest.raises(ConfigError, match=told):
+        Keyring.from_text(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        entry(sha256=SECRET),
+        entry(name=SECRET),
+        entry(role=SECRET),
+        entry(per_minute=SECRET),
+        entry(**{SECRET: 1}),
+        f"- {SECRET}: [",
+        f"{SECRET}: 1",
+        f"- {SECRET}",
+        SECRET,
+    ],
+)
+def test_a_key_in_the_wrong_place_is_not_repeated(text: str):
+    with pytest.raises(ConfigError) as caught:
+        Keyring.from_text(text)
+    assert SECRET[3:] not in str(caught.value)
+
+
+def test_without_a_setting_there_are_no_keys():
+    assert Keys.from_environment({}) is None
+
+
+def test_keys_come_from_the_environment_itself():
+    keys = Keys.from_environment({TEXT_VARIABLE: entry()})
+    assert keys and keys.ring.find(SECRET) == KEPT
+    keys.look()
+    assert keys.ring.find(SECRET) == KEPT
+
+
+def test_one_source_is_enough(tmp_path: Path):
+    with pytest.raises(ConfigError, match="both set; unset one"):
+        Keys.from_environment({TEXT_VARIABLE: entry(), FILE_VARIABLE: str(tmp_path / "keys.yaml")})
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [(None, "No such file"), (b"\xff", "no text in UTF-8"), (b"#" * (2**20 + 1), "more than 1,048,576")],
+)
+def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path, data: bytes | None, told: str):
+    file = tmp_path / "keys.yaml"
+    if data is not None:
+        file.write_bytes(data)
+    with pytest.raises(ConfigError, match=told) as caught:
+        Keys.from_environment({FILE_VARIABLE: str(file)})
+    assert str(file) in str(caught.value)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "keys.yaml"
+    file.write_text(f"{KEPT.entry()}\n{KEPT_OTHER.entry()}\n")
+    return file
+
+
+def rewrite(file: Path, text: str) -> None:
+    """As an editor does: a new file in the place of the old."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
+def test_a_key_is_revoked_without_a_restart(file: Path):
+    keys = Keys.from_file(file)
+    rewrite(file, KEPT_OTHER.entry())
+    assert keys.ring.find(SECRET) == KEPT
+    keys.look()
+    assert keys.ring.find(SECRET) is None and keys.ring.find(OTHER) == KEPT_OTHER
+
+
+def test_a_change_that_leaves_the_size_as_it_was_is_seen(file: Path):
+    keys = Keys.from_file(file)
+    file.write_text(file.read_text().replace("dashcams", "taxicabs"))
+    os.utime(file, ns=(0, 0))
+    keys.look()
+    assert keys.ring.keys[0].name == "taxicabs"
+
+
+@pytest.mark.parametrize("text", ["", "- {", entry(role="root"), None])
+def test_a_file_that_breaks_keeps_the_ring_and_says_so_once(
+    file: Path, text: str | None, caplog: pytest.LogCaptureFixture
+):
+    keys = Keys.from_file(file)
+    rewrite(file, text) if text is not None else file.unlink()
+    with caplog.at_level(logging.INFO, "ray.serve.roadwork.keys"):
+        keys.look()
+        keys.look()
+    assert keys.ring.find(SECRET) == KEPT
+    (told,) = caplog.messages
+    assert "stay as they were" in told and str(file) in told
+    assert DIGEST not in caplog.text and SECRET not in caplog.text
+    rewrite(file, "[]")
+    keys.look()
+    assert keys.ring.find(SECRET) is None
+
+
+def test_the_command_prints_the_key_alone_and_the_entry_beside_it():
+    result = CliRunner().invoke(app, ["key", "dashcams", "--role", "client", "--per-minute", "60"])
+    assert result.exit_code == 0, result.output
+    secret = result.stdout.removesuffix("\n")
+    assert secret not in result.stderr
+    found = Keyring.from_text(f"{KEPT_OTHER.entry()}\n{result.stderr}").find(secret)
+    assert found and (found.name, found.role, found.per_minute) == ("dashcams", "client", 60)
+
+
+@pytest.mark.parametrize(
+    "options", [["a b", "--role", "client"], ["rw_a", "--role", "client"], ["a", "--role", "root"]]
+)
+def test_the_command_refuses_what_the_file_would(options: list[str]):
+    result = CliRunner().invoke(app, ["key", *options])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output and "rw_" not in result.stdout

@@ -1,0 +1,88 @@
+"""The web page's files as they are served."""
+
+import json
+import re
+
+import httpx
+import pytest
+
+from roadwork_serve import media
+from roadwork_serve.api.auth import Guard
+from roadwork_serve.api.classify_routes import http_app
+from roadwork_serve.api.console_routes import FOLDER
+from roadwork_serve.profiles.profile import STAGES, MediaLimits
+from roadwork_serve.schema import ExitReason
+from roadwork_serve.testbed import scenes
+from tests.api.test_classify_routes import FakeService
+
+PAGES = ["index.html", "live.html", "policy.html"]
+SAMPLES = json.loads((FOLDER / "samples" / "samples.json").read_text())
+
+
+def client() -> httpx.AsyncClient:
+    app = http_app(FakeService(), Guard(None))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
+
+
+async def test_a_browser_gets_the_page_and_a_program_the_way_on():
+    async with client() as asked:
+        page = await asked.get("/", headers={"Accept": "text/html,application/xhtml+xml;q=0.9"})
+        told = await asked.get("/", headers={"Accept": "*/*"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert "Is there active road work?" in page.text
+    assert told.json()["docs"] == "/docs"
+    assert page.headers["vary"] == told.headers["vary"] == "Accept"
+
+
+@pytest.mark.parametrize("path", ["/", *(f"/console/{page}" for page in PAGES), "/console/console.css"])
+async def test_every_file_keeps_to_itself(path: str):
+    async with client() as asked:
+        reply = await asked.get(path, headers={"Accept": "text/html"})
+    assert reply.status_code == 200
+    policy = reply.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy and "http" not in policy
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    assert reply.headers["referrer-policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize("path", ["/console/../http.py", "/console/%2e%2e/http.py", "/console/nothing.js"])
+async def test_nothing_else_is_served(path: str):
+    async with client() as asked:
+        reply = await asked.get(path)
+    assert reply.status_code == 404
+    assert reply.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_asks_for_files_that_are_there_and_nothing_from_elsewhere(page: str):
+    text = (FOLDER / page).read_text()
+    asked = re.findall(r'(?:src|href)="([^"#]+)"', text)
+    assert asked and all(each.startswith("/console/") for each in asked)
+    for each in asked:
+        assert (FOLDER / each.removeprefix("/console/")).is_file()
+    assert "<script>" not in text and "style=" not in text and " on" not in re.sub(r">[^<]*<", "><", text)
+
+
+@pytest.mark.parametrize("script", sorted(file.name for file in FOLDER.glob("*.js")))
+def test_scripts_put_no_text_into_a_page_as_markup(script: str):
+    text = (FOLDER / script).read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|https?://", text)
+    for each in re.findall(r'from "\./([^"]+)"', text):
+        assert (FOLDER / each).is_file()
+
+
+def test_every_stage_and_every_reason_has_words():
+    text = (FOLDER / "page.js").read_text()
+    for name in (*STAGES, *ExitReason.__args__):
+        assert f"\n  {name}: " in text
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample["file"])
+def test_samples_are_scenes_that_are_read(sample: dict[str, str]):
+    data = (FOLDER / "samples" / sample["file"]).read_bytes()
+    read = media.read(data, MediaLimits())
+    assert read.kind == ("clip" if "still" in sample else "photo")
+    if read.kind == "photo":
+        assert data == scenes.photo(int(sample["seed"])).jpeg()
+    assert len(data) < 300_000

@@ -1,0 +1,134 @@
+"""The journal as people read it, and as the ingress asks for it."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.journal_client import Recall
+from roadwork_serve.api.journal_reader import Archive
+from roadwork_serve.cascade.policy_file import load_rules
+from roadwork_serve.errors import JournalDown, NotFound
+from roadwork_serve.journal.store import Store
+from roadwork_serve.schema import Said
+from tests.deployments.fakes import FakeMethod
+from tests.journal.made import entry
+
+PHOTO = b"\xff\xd8\xff a photo"
+RULES = load_rules({}, "mini")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(f"sqlite:///{tmp_path / 'j.db'}", media_folder=tmp_path / "media")
+
+
+@pytest.fixture
+async def archive(tmp_path: Path, store: Store) -> AsyncGenerator[Archive]:
+    store.commit(
+        [
+            entry("sure", 0.99, at_s=1.0, media=PHOTO),
+            entry("close", 0.52, at_s=2.0),
+            entry("none", 0.02, at_s=3.0),
+        ]
+    )
+    archive = Archive(lambda: Store.open(f"sqlite:///{tmp_path / 'j.db'}", media_folder=tmp_path / "media"))
+    yield archive
+    archive.close()
+    store.close()
+
+
+class Journal:
+    """The journal's deployment without Serve."""
+
+    def __init__(self, archive: Archive | None) -> None:
+        self.archive = archive
+        self.error: Exception | None = None
+        self.ask = FakeMethod(self._ask)
+
+    async def _ask(self, question: str, *args: Any) -> object:
+        if self.error:
+            raise self.error
+        return await getattr(self.archive, question)(*args)
+
+
+def recall(journal: Journal | None) -> Recall:
+    return Recall(journal, lambda: RULES, lambda mapping: RULES)  # type: ignore[arg-type]
+
+
+async def test_the_latest_come_first(archive: Archive):
+    page = await recall(Journal(archive)).recent(2)
+    assert [answer.id for answer in page.answers] == ["none", "close"]
+    assert page.answers[0].at == "1970-01-01T00:00:03.000+00:00"
+    assert page.answers[0].verdict.probability == 0.02
+
+
+async def test_hard_ones_are_those_nobody_has_labelled(archive: Archive):
+    asked = recall(Journal(archive))
+    first = (await asked.hard(3)).answers[0]
+    assert (first.id, set(first.why)) == ("close", {"margin"})
+    assert first.hardness is not None and first.hardness > 0.4
+    told = await asked.say("close", Said(label="unclear"), "ann")
+    assert told.said == "unclear"
+    assert "close" not in {answer.id for answer in (await asked.hard(3)).answers}
+    assert {answer.id: answer.said for answer in (await asked.recent(3)).answers}["close"] == "unclear"
+
+
+async def test_the_last_word_counts(archive: Archive, store: Store):
+    asked = recall(Journal(archive))
+    for label in ("roadwork", "none"):
+        await asked.say("sure", Said(label=label, note="seen twice"), "ann")  # type: ignore[arg-type]
+    mark = store.case("sure").mark
+    assert mark is not None
+    assert (mark.label, mark.by, mark.note) == ("none", "ann", "seen twice")
+
+
+async def test_files_that_are_kept_are_there(archive: Archive):
+    asked = recall(Journal(archive))
+    assert await asked.media("sure") == PHOTO
+    assert [answer.kept for answer in (await asked.recent(3)).answers] == [False, False, True]
+    with pytest.raises(NotFound, match=r"the file of close is not kept; set journal\.media_cap_gib"):
+        await asked.media("close")
+    with pytest.raises(NotFound, match="no answer is known by nobody"):
+        await asked.media("nobody")
+    with pytest.raises(NotFound, match="no answer is known by nobody"):
+        await asked.say("nobody", Said(label="none"), "ann")
+
+
+async def test_a_policy_is_held_against_the_latest(archive: Archive):
+    told = await recall(Journal(archive)).preview({}, 2)
+    assert (told.answers, told.version) == (2, RULES.policy.version)
+
+
+async def test_a_journal_that_is_away_is_told(tmp_path: Path):
+    (tmp_path / "j.db").write_bytes(b"this is no database, whatever it is called" * 50)
+    archive = Archive(lambda: Store.open(f"sqlite:///{tmp_path / 'j.db'}"))
+    with pytest.raises(JournalDown):
+        await recall(Journal(archive)).recent(1)
+    archive.close()
+
+
+async def test_a_deployment_that_is_gone_is_a_journal_that_is_down():
+    journal = Journal(None)
+    journal.error = RuntimeError("The actor died.")
+    with pytest.raises(JournalDown, match="does not answer at the moment"):
+        await recall(journal).recent(1)
+
+
+async def test_a_deployment_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("deployments.journal_client._WITHIN_S", 0.05)
+    journal = Journal(None)
+
+    async def hang(*_: object) -> object:
+        return await asyncio.sleep(60)
+
+    journal.ask = FakeMethod(hang)
+    with pytest.raises(JournalDown):
+        await recall(journal).recent(1)
+
+
+async def test_a_server_without_a_journal_says_so():
+    with pytest.raises(NotFound, match=r"keeps no journal; set journal\.enabled"):
+        await recall(None).recent(1)

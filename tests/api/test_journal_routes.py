@@ -1,0 +1,168 @@
+"""The routes over what was answered, and who may use them."""
+
+import hashlib
+import json
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from roadwork_serve.api.auth import Guard
+from roadwork_serve.api.classify_routes import http_app
+from roadwork_serve.api.journal_routes import case_routes
+from roadwork_serve.api.problem_details import answer_with_problems
+from roadwork_serve.errors import JournalDown, NotFound, PolicyRefused
+from roadwork_serve.schema import JournaledAnswer, JournalPage, PolicyPreview, Said
+from roadwork_serve.testbed import scenes
+from tests.api.test_classify_routes import FakeService
+from tests.journal.made import verdict
+
+KEYS = [
+    {"name": "ann", "role": "admin", "sha256": hashlib.sha256(b"rw_admin").hexdigest()},
+    {"name": "cam", "role": "client", "sha256": hashlib.sha256(b"rw_client").hexdigest()},
+]
+ANSWER = JournaledAnswer(id="a1", at="2026-01-02T03:04:05.000+00:00", verdict=verdict("a1"), kept=True)
+PREVIEW = PolicyPreview(
+    version="b", answers=0, exits=[], unknown=0, unknown_now=0, turned=0, marked=0, right_now=0, right_then=0,
+    gflops_now=0, gflops_then=0,
+)  # fmt: skip
+PATHS = [
+    ("GET", "/v1/journal", None),
+    ("GET", "/v1/journal/hard", None),
+    ("GET", "/v1/journal/a1/media", None),
+    ("PUT", "/v1/journal/a1/label", {"label": "none"}),
+    ("POST", "/v1/policy/preview", {"version": "b"}),
+]
+
+
+class Service:
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.asked: list[tuple[object, ...]] = []
+        self.file = scenes.photo(1, 0.2).jpeg()
+
+    def _told(self, *asked: object) -> None:
+        if self.error:
+            raise self.error
+        self.asked.append(asked)
+
+    async def recent(self, limit: int) -> JournalPage:
+        self._told("recent", limit)
+        return JournalPage(answers=[ANSWER])
+
+    async def hard(self, limit: int) -> JournalPage:
+        self._told("hard", limit)
+        return JournalPage(answers=[])
+
+    async def media(self, name: str) -> bytes:
+        self._told("media", name)
+        return self.file
+
+    async def say(self, name: str, said: Said, by: str) -> JournaledAnswer:
+        self._told("say", name, said.label, said.note, by)
+        return ANSWER
+
+    async def preview(self, rules: object, last: int) -> PolicyPreview:
+        self._told("preview", rules, last)
+        return PREVIEW
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+def client(service: Service, key: str = "", keys: object = KEYS, host: str = "127.0.0.1") -> httpx.AsyncClient:
+    app = http_app(FakeService(), Guard(None))  # for its request ids
+    guard = Guard.from_environment(1, {"ROADWORK_KEYS": json.dumps(keys)} if keys else {})
+    app.include_router(case_routes(service, guard))
+    assert isinstance(app, FastAPI)
+    answer_with_problems(app)
+    headers = {"X-API-Key": key} if key else {}
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{host}", headers=headers)
+
+
+@pytest.mark.parametrize(("method", "path", "body"), PATHS)
+@pytest.mark.parametrize(
+    ("key", "keys", "host", "status"),
+    [
+        ("rw_admin", KEYS, "127.0.0.1", 200),
+        ("rw_admin", KEYS, "road.example", 200),
+        ("rw_client", KEYS, "127.0.0.1", 403),
+        ("", KEYS, "127.0.0.1", 401),
+        ("", None, "127.0.0.1", 200),
+        ("", None, "localhost:8000", 200),
+        ("", None, "[::1]:8000", 200),
+        ("", None, "evil.example", 403),
+        ("", None, "127.0.0.1.evil.example", 403),
+    ],
+)
+async def test_what_was_seen_is_for_admins_or_without_keys_for_whoever_is_here(
+    service: Service, method: str, path: str, body: object, key: str, keys: object, host: str, status: int
+):
+    async with client(service, key, keys, host) as asked:
+        reply = await asked.request(method, path, json=body)
+    assert reply.status_code == status, reply.text
+    assert bool(service.asked) == (status == 200)
+
+
+async def test_a_label_is_written_down_with_the_name_of_the_key(service: Service):
+    async with client(service, "rw_admin") as asked:
+        reply = await asked.put("/v1/journal/a1/label", json={"label": "unclear", "note": "fog"})
+    assert reply.status_code == 200
+    assert service.asked == [("say", "a1", "unclear", "fog", "ann")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "told"),
+    [
+        ("text/plain", b'{"label": "none"}', 415, "send application/json"),
+        ("application/json", b'{"label": "maybe"}', 400, "label: Input should be 'roadwork', 'none' or 'unclear'"),
+        ("application/json", b"[]", 400, "the body"),
+        ("application/json", b"{", 400, "no JSON"),
+        ("application/json", b"[" * 9000, 400, "no JSON"),
+        ("application/json", b'{"label": "none", "colour": 1}', 400, "colour"),
+        ("application/json", b" " * 20_000, 413, "send less"),
+    ],
+)
+async def test_a_label_that_is_none_is_refused(service: Service, kind: str, body: bytes, status: int, told: str):
+    async with client(service, "rw_admin") as asked:
+        reply = await asked.put("/v1/journal/a1/label", content=body, headers={"Content-Type": kind})
+    assert reply.status_code == status, reply.text
+    assert told in reply.json()["detail"]
+    assert service.asked == []
+
+
+async def test_a_file_cannot_act_as_a_page(service: Service):
+    async with client(service, "rw_admin") as asked:
+        reply = await asked.get("/v1/journal/a1/media")
+    assert reply.content == service.file
+    assert reply.headers["content-type"] == "image/jpeg"
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    assert reply.headers["content-security-policy"] == "sandbox"
+
+
+@pytest.mark.parametrize(("method", "path", "body"), PATHS)
+@pytest.mark.parametrize("error", [JournalDown("it is away"), NotFound("no answer is known by a1")])
+async def test_what_the_journal_cannot_is_a_problem(
+    service: Service, method: str, path: str, body: object, error: Exception
+):
+    service.error = error
+    async with client(service, "rw_admin") as asked:
+        reply = await asked.request(method, path, json=body)
+    assert reply.status_code == error.status  # type: ignore[attr-defined]
+    assert reply.json()["detail"] == str(error)
+
+
+async def test_a_policy_that_makes_no_sense_is_not_previewed(service: Service):
+    service.error = PolicyRefused("policy: photo[0].exit: low 0.9 is above high 0.1")
+    async with client(service, "rw_admin") as asked:
+        reply = await asked.post("/v1/policy/preview", json={})
+    assert reply.status_code == PolicyRefused.status
+
+
+@pytest.mark.parametrize("path", ["/v1/journal?limit=0", "/v1/journal?limit=201", "/v1/journal/hard?limit=x"])
+async def test_limits_hold(service: Service, path: str):
+    async with client(service, "rw_admin") as asked:
+        assert (await asked.get(path)).status_code == 400
+    assert service.asked == []

@@ -1,0 +1,98 @@
+"""Answers under another policy, from what the stages said of them."""
+
+import pytest
+
+from roadwork_serve.api.policy_preview import preview, way
+from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.journal.record import Case, Mark
+from roadwork_serve.schema import Exit, Saw, StageReport
+from tests.journal.made import entry, report
+
+NARROW, WIDE = [0.4, 0.6], [0.05, 0.95]
+
+
+def policy(*bands: list[float], version: str = "p", **backbone: object) -> Policy:
+    stages = ("backbone", "vlm")[: len(bands)]
+    steps = [{"stage": stage, "exit": band} for stage, band in zip(stages, bands, strict=True)]
+    steps[0] |= backbone
+    return Policy.from_mapping({"version": version, "photo": steps, "clip": steps})
+
+
+def asked(stage: str, probability: float | None, **fields: object) -> StageReport:
+    return report(stage, probability, batch_size=1, **fields)
+
+
+def case(name: str, *stages: StageReport, label: str = "", survey: tuple[StageReport, ...] | None = None) -> Case:
+    given = entry(name, 0.9, verdict={"stages": list(stages), "exit": Exit(stage="backbone", reason="above_band")})
+    mark = Mark(None if label == "unclear" else label, "ann", 1.0) if label else None  # type: ignore[arg-type]
+    return Case(given, survey, (), mark)
+
+
+def test_an_answer_goes_the_way_that_the_policy_says():
+    seen = case("a", asked("backbone", 0.8), asked("vlm", 0.01))
+    early, late = way(seen, policy(NARROW, NARROW)), way(seen, policy(WIDE, [0.5, 0.5]))
+    assert (early.stage, early.label) == ("backbone", "roadwork")
+    assert (late.stage, late.label) == ("vlm", "none")
+    assert late.gflops > early.gflops > 0
+
+
+def test_what_a_stage_never_judged_is_not_known():
+    seen = case("a", asked("backbone", 0.8))
+    assert way(seen, policy(NARROW, NARROW)).stage == "backbone"
+    assert way(seen, policy(WIDE, NARROW)).stage is None
+    beside = case("a", asked("backbone", 0.8), survey=(asked("vlm", 0.99),))
+    assert way(beside, policy(WIDE, NARROW)).stage == "vlm"
+
+
+def test_another_heads_word_is_another_word():
+    seen = case("a", asked("backbone", 0.8, head="old"))
+    assert way(seen, policy(NARROW, head="old")).stage == "backbone"
+    assert way(seen, policy(NARROW, head="new")).stage is None
+    assert way(seen, policy(NARROW)).stage is None
+
+
+def test_a_stage_that_abstains_or_is_not_wanted_is_passed():
+    steps = [
+        {"stage": "backbone", "exit": WIDE},
+        {"stage": "signs", "exit": NARROW, "when_words_likely": 0.5},
+        {"stage": "vlm", "exit": [0.5, 0.5]},
+    ]
+    asks = Policy.from_mapping({"version": "p", "photo": steps, "clip": steps})
+    unlikely = case("a", asked("backbone", 0.8, saw=Saw(words_likely=0.1)), asked("vlm", 0.99))
+    silent = case("a", asked("backbone", 0.8, saw=Saw(words_likely=0.9)), asked("signs", None), asked("vlm", 0.99))
+    assert way(unlikely, asks).stage == way(silent, asks).stage == "vlm"
+    assert way(silent, asks).gflops > way(unlikely, asks).gflops
+
+
+def test_two_policies_side_by_side():
+    now, then = policy(WIDE, [0.5, 0.5], version="now"), policy(NARROW, [0.5, 0.5], version="then")
+    cases = [
+        case("turned", asked("backbone", 0.8), asked("vlm", 0.01), label="none"),
+        case("same", asked("backbone", 0.8), asked("vlm", 0.9), label="roadwork"),
+        case("early", asked("backbone", 0.99), label="unclear"),
+        case("unknown now", asked("backbone", 0.8)),
+        case("unknown", asked("backbone", 0.5)),
+    ]
+    told = preview(cases, now, then)
+    assert told.version == "then"
+    assert told.answers == 5
+    assert [(exit.stage, exit.now, exit.then) for exit in told.exits] == [("backbone", 1, 4), ("vlm", 2, 0)]
+    assert (told.unknown_now, told.unknown) == (2, 1)
+    assert told.turned == 1
+    assert (told.marked, told.right_now, told.right_then) == (2, 2, 1)
+    assert told.gflops_now > told.gflops_then > 0
+
+
+def test_of_nothing_nothing_is_said():
+    told = preview([], policy(WIDE), policy(NARROW))
+    assert (told.answers, told.exits, told.gflops_now) == (0, [], 0.0)
+
+
+@pytest.mark.parametrize("outcome", ["failed", "skipped"])
+def test_a_stage_that_did_not_answer_then_is_not_known(outcome: str):
+    seen = case("a", asked("backbone", 0.8), replace_outcome(report("vlm", None), outcome))
+    assert way(seen, policy(WIDE, NARROW)).stage is None
+
+
+def replace_outcome(said: StageReport, outcome: str) -> StageReport:
+    return said.model_copy(update={"outcome": outcome})

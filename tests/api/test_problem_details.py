@@ -1,0 +1,68 @@
+"""Errors as problem documents: what is told, and how much of it."""
+
+import json
+import math
+
+import pytest
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from roadwork_serve.api.problem_details import MAX_DETAIL, documented, echo, problem_of, response_of
+from roadwork_serve.errors import BadRequest, NotReady, Overloaded, RateLimited, RoadworkError, Unauthorised
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("soon", "'soon'"), ("a\nb\x1b[31m", "'a\\nb\\x1b[31m'"), ("\ud800", "'\\ud800'"), (7, "7"), (None, "None")],
+)
+def test_an_echo_is_quoted_and_in_one_line(value: object, told: str):
+    assert echo(value) == told
+
+
+@pytest.mark.parametrize(
+    "value", ["a" * 10**6, [["a" * 10**6] * 10**3], {str(at): at for at in range(10**4)}, 10**4_000]
+)
+def test_an_echo_is_short(value: object):
+    assert len(echo(value)) < 1_000
+
+
+def test_a_detail_is_bounded_and_always_json():
+    for message in ("a" * 10**6, "\ud800" * 10, "half \udfff a pair"):
+        detail = problem_of(BadRequest(message)).detail
+        assert len(detail) <= MAX_DETAIL
+        assert json.loads(response_of(BadRequest(message)).body)["detail"] == detail
+    assert problem_of(BadRequest("a" * 10**6)).detail.endswith("a…")
+
+
+def test_many_mistakes_are_told_briefly():
+    error = RequestValidationError(
+        [{"loc": ("query", f"name{at}"), "input": "x" * 10**5, "msg": "is wrong"} for at in range(100)]
+    )
+    detail = problem_of(error).detail
+    assert detail.startswith("name0 is 'xxx") and len(detail) <= MAX_DETAIL
+
+
+@pytest.mark.parametrize(
+    ("error", "headers"),
+    [
+        (Unauthorised("a"), {"www-authenticate": "Bearer"}),
+        (RateLimited("a", 1.2), {"retry-after": "2"}),
+        (Overloaded("a", 0.0), {"retry-after": "1"}),
+        (NotReady("a"), {"retry-after": "5"}),
+        (HTTPException(405, headers={"Allow": "GET"}), {"allow": "GET"}),
+        (BadRequest("a"), {}),
+    ],
+)
+def test_the_headers_that_belong_to_a_problem(error: Exception, headers: dict[str, str]):
+    response = response_of(error)
+    assert {name: value for name, value in response.headers.items() if not name.startswith("content-")} == headers
+
+
+@pytest.mark.parametrize("error", [Unauthorised("a"), RateLimited("a"), Overloaded("a"), BadRequest("a")])
+def test_what_is_documented_is_what_is_sent(error: RoadworkError):
+    account = documented(error)[error.status]
+    sent = response_of(error, "5f1c9a7e")
+    assert account["content"][sent.media_type]["example"] == json.loads(sent.body)
+    told = {name.lower() for name in account["headers"]}
+    assert told == {name for name in sent.headers if not name.startswith("content-")}
+    assert all(math.isfinite(int(sent.headers[name])) for name in told & {"retry-after"})

@@ -1,0 +1,172 @@
+"""What an ingress replica tells of what it has answered, in /v1/stats and to Ray's metrics alike."""
+
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from deployments.metrics import Metrics
+from roadwork_serve.api.stats import Ledger, spread
+from roadwork_serve.profiles.flops import prices
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.schema import Exit, StageReport, Verdict
+from tests.journal.made import verdict
+
+PROFILE = load_profile("gpu-24gb", {"ingress": {"gpu_hour_price": 1.8}})
+VLM_GPUS = PROFILE.engine_of("vlm").num_gpus
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(clock: Clock) -> Ledger:
+    return Ledger(PROFILE, clock)
+
+
+def looked(stage: str, compute_ms: float = 100.0, batch: int = 4, tokens: int = 0, **fields: Any) -> StageReport:
+    given = {"outcome": "answered", "probability": 0.5, "queue_ms": 1.0, "batch_ms": 2.0, "hop_ms": 3.0}
+    return StageReport(
+        stage=stage, compute_ms=compute_ms, batch_size=batch, tokens=tokens, **(given | fields)  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def skipped(stage: str) -> StageReport:
+    return StageReport(stage=stage, outcome="skipped", detail="it is down")
+
+
+def told(name: str, *reports: StageReport, reason: str = "above_band", **fields: Any) -> Verdict:
+    where = Exit(stage=reports[-1].stage, reason=reason)  # type: ignore[arg-type]
+    return verdict(name, stages=reports, exit=where, **fields)
+
+
+ANSWERS = (
+    told("a", looked("backbone")),
+    told("b", looked("backbone"), looked("vlm", 2000.0, batch=2, tokens=1), elapsed_ms=3.0),
+    told("c", looked("backbone"), skipped("vlm"), reason="deadline", degraded=True, probability=0.2),
+    told("d", looked("video", tokens=9), media="clip", probability=0.1),
+)
+
+
+def test_answers_are_counted_by_where_and_why_they_left(ledger: Ledger, clock: Clock) -> None:
+    for answer in ANSWERS:
+        ledger.answered(answer)
+    ledger.refused("overloaded")
+    ledger.refused("overloaded")
+    clock.now += 60
+    found = ledger.told()
+    assert (found.seconds, found.answers, found.photos, found.clips) == (60, 4, 3, 1)
+    assert (found.roadwork, found.degraded, found.late) == (2, 1, 1)
+    assert found.refused == {"overloaded": 2}
+    exits = [(each.stage, each.reason, each.answers) for each in found.exits]
+    assert exits == [
+        ("backbone", "above_band", 1), ("vlm", "above_band", 1), ("vlm", "deadline", 1), ("video", "above_band", 1),
+    ]  # fmt: skip
+    assert found.elapsed_ms is not None and (found.elapsed_ms.n, found.elapsed_ms.p95) == (4, 3.0)
+
+
+def test_a_stage_is_told_with_its_times_tokens_and_its_share_of_the_cards(ledger: Ledger) -> None:
+    for answer in ANSWERS:
+        ledger.answered(answer)
+    found = ledger.told()
+    stages = {each.stage: each for each in found.stages}
+    vlm = stages["vlm"]
+    assert (vlm.outcomes, vlm.tokens) == ({"answered": 1, "skipped": 1}, 1)
+    assert vlm.compute_ms is not None and (vlm.compute_ms.n, vlm.compute_ms.p50) == (1, 2000.0)
+    assert vlm.gpu_seconds == pytest.approx(VLM_GPUS * 2.0 / 2), "its share of what the batch took"
+    price = prices()["vlm"].photo
+    assert price is not None and vlm.gflops == pytest.approx(price / 1e9)
+    assert found.gpu_seconds == pytest.approx(sum(each.gpu_seconds for each in found.stages))
+    assert found.cost_per_1000 == pytest.approx(1000 * found.gpu_seconds / 3600 * 1.8 / 4)
+
+
+def test_without_a_price_or_an_answer_there_is_no_cost(clock: Clock, ledger: Ledger) -> None:
+    assert ledger.told().cost_per_1000 is None
+    free = Ledger(load_profile("mini"), clock)
+    free.answered(ANSWERS[0])
+    assert free.told().cost_per_1000 is None
+
+
+def test_it_is_reckoned_at_most_once_a_second(ledger: Ledger, clock: Clock) -> None:
+    assert ledger.told().answers == 0
+    ledger.answered(ANSWERS[0])
+    assert ledger.told().answers == 0
+    clock.now += 1.1
+    assert ledger.told().answers == 1
+
+
+def test_a_spread_is_of_the_last_thousand(ledger: Ledger, clock: Clock) -> None:
+    for _ in range(1000):
+        ledger.answered(told("x", looked("backbone", compute_ms=500.0)))
+    for _ in range(1000):
+        ledger.answered(told("x", looked("backbone", compute_ms=5.0)))
+    clock.now += 2
+    compute = next(each for each in ledger.told().stages if each.stage == "backbone").compute_ms
+    assert compute is not None and (compute.n, compute.p95) == (1000, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "p50", "p95"), [([7.0], 7.0, 7.0), ([2.0, 1.0], 1.0, 2.0), (list(range(1, 101)), 50, 95)]
+)
+def test_spreads_by_hand(values: list[float], p50: float, p95: float) -> None:
+    found = spread(values)
+    assert found is not None and (found.p50, found.p95, found.n) == (p50, p95, len(values))
+    assert spread([]) is None
+
+
+class Recorded:
+    """A counter, gauge or histogram of Ray's: the sums it was told, by tags."""
+
+    all: "dict[str, Recorded]"
+
+    def __init__(self, name: str, description: str, tag_keys: tuple[str, ...] = (), boundaries: object = None) -> None:
+        self.keys = tag_keys
+        self.sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        self.counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        Recorded.all[name] = self
+
+    def inc(self, value: float = 1.0, tags: dict[str, str] | None = None) -> None:
+        assert value > 0, "Ray refuses to count nothing"
+        self.observe(value, tags)
+
+    def observe(self, value: float, tags: dict[str, str] | None = None) -> None:
+        assert set(tags or {}) == set(self.keys)
+        where = tuple((tags or {})[key] for key in self.keys)
+        self.sums[where] += value
+        self.counts[where] += 1
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorded]:
+    Recorded.all = {}
+    for kind in ("Counter", "Gauge", "Histogram"):
+        monkeypatch.setattr(f"deployments.metrics.{kind}", Recorded)
+    return Recorded.all
+
+
+def test_ray_is_told_the_same(ledger: Ledger, recorded: dict[str, Recorded]) -> None:
+    metrics = Metrics(PROFILE)
+    for answer in ANSWERS:
+        metrics.answered(answer)
+        ledger.answered(answer)
+    found = ledger.told()
+    assert sum(recorded["roadwork_verdicts"].counts.values()) == found.answers
+    assert recorded["roadwork_stage_looks"].sums["vlm", "skipped"] == 1
+    for stage in found.stages:
+        times = recorded["roadwork_stage_ms"]
+        if stage.compute_ms is not None:
+            assert times.counts[stage.stage, "compute"] == stage.compute_ms.n
+            assert times.sums[stage.stage, "compute"] == pytest.approx(stage.compute_ms.mean * stage.compute_ms.n)
+        for name, value in (("tokens", stage.tokens), ("gflops", stage.gflops), ("gpu_seconds", stage.gpu_seconds)):
+            assert recorded[f"roadwork_{name}"].sums[stage.stage,] == pytest.approx(value)
+    assert found.cost_per_1000 is not None
+    assert recorded["roadwork_cost"].sums[()] == pytest.approx(found.cost_per_1000 * found.answers / 1000)

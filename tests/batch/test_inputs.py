@@ -1,0 +1,190 @@
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from roadwork_serve.batch.inputs import File, source
+from roadwork_serve.errors import ConfigError
+
+
+def filled(folder: Path) -> Path:
+    for name in ("b.jpg", "a/1.png", ".hidden/no.jpg", "a/.DS_Store"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def test_a_folder_is_all_below_it_but_what_is_hidden(tmp_path: Path):
+    of = source(str(filled(tmp_path)))
+    assert of.listed() == [
+        File("a/1.png", f"{tmp_path}/a/1.png", size=7),
+        File("b.jpg", f"{tmp_path}/b.jpg", size=5),
+    ]
+    assert of.read(of.listed()[1], 100) == b"b.jpg"
+    assert of.read(of.listed()[1], 2) == b"b.j", "no more than is allowed, and one to tell that there is more"
+
+
+def test_only_what_matches(tmp_path: Path):
+    assert [file.name for file in source(str(filled(tmp_path)), ["*.png", "c*"]).listed()] == ["a/1.png"]
+    with pytest.raises(ConfigError, match=r"no file that matches \*.webp"):
+        source(str(tmp_path), ["*.webp"]).listed()
+
+
+def test_a_single_file(tmp_path: Path):
+    path = tmp_path / "only.jpg"
+    path.write_bytes(b"1")
+    assert [file.name for file in source(str(path)).listed()] == ["only.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("gone", "gone is not there"),
+        ("s3:///", "no place"),
+        ("ftp://host/x", "no place that files can be read from"),
+    ],
+)
+def test_what_cannot_be_named(named: str, told: str):
+    with pytest.raises(ConfigError, match=told):
+        source(named).listed()
+
+
+def test_an_empty_folder_is_told_of(tmp_path: Path):
+    with pytest.raises(ConfigError, match="has no file; name a folder"):
+        source(str(tmp_path)).listed()
+
+
+def pictures(path: Path, count: int, groups: int) -> Path:
+    column = pa.array([{"bytes": b"%d" % row if row != 3 else None, "path": None} for row in range(count)])
+    pq.write_table(pa.table({"label": [0] * count, "image": column}), path, row_group_size=-(-count // groups))
+    return path
+
+
+def test_rows_with_pictures_are_named_by_their_number(tmp_path: Path):
+    path = pictures(tmp_path / "train.parquet", 300, groups=3)
+    of = source(str(path))
+    listed = of.listed()
+    assert listed[0] == File("train.parquet#0", str(path), 0) and len(listed) == 300
+    wanted = [listed[row] for row in (2, 3, 99, 100, 170, 299)]
+    assert [data for _, data in of.pictures(wanted)] == [b"2", b"", b"99", b"100", b"170", b"299"]
+    assert [file for file, _ in of.pictures(wanted)] == wanted
+
+
+def test_a_folder_of_tables_is_their_rows(tmp_path: Path):
+    pictures(tmp_path / "1.parquet", 4, groups=1)
+    pictures(tmp_path / "0.parquet", 4, groups=1)
+    assert [file.name for file in source(str(tmp_path)).listed()][::3] == ["0.parquet#0", "0.parquet#3", "1.parquet#2"]
+
+
+def test_a_table_of_paths_is_those_files_once(tmp_path: Path):
+    table = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"file": ["a/1.png", "b.jpg", None, "b.jpg"], "n": [1, 2, 3, 4]}), table)
+    of = source(str(table))
+    assert of.listed() == [File("a/1.png", f"{tmp_path}/a/1.png"), File("b.jpg", f"{tmp_path}/b.jpg")]
+    filled(tmp_path)
+    assert of.read(of.listed()[1], 100) == b"b.jpg"
+
+
+@pytest.mark.parametrize(
+    ("columns", "column", "told"),
+    [
+        ({"n": [1]}, None, "no column named image or bytes or file or path: it has n; name one with --column"),
+        ({"image": ["x"]}, "picture", "no column 'picture': it has image"),
+        ({"image": [1.5]}, None, "image is double; pictures are bytes"),
+        ({"image": pa.array([], pa.binary())}, None, "has no rows"),
+    ],
+)
+def test_a_table_without_pictures(tmp_path: Path, columns: dict[str, object], column: str | None, told: str):
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(ConfigError, match=told):
+        source(str(tmp_path / "t.parquet"), column=column).listed()
+
+
+def test_what_is_no_table_is_told_of(tmp_path: Path):
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 not")
+    with pytest.raises(ConfigError, match="cannot be read as Parquet"):
+        source(str(tmp_path / "t.parquet")).listed()
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """The few calls of S3 that reading takes, on keys of a bucket named roads."""
+
+    keys: dict[str, bytes] = {}  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        self._answer(True)
+
+    def do_HEAD(self) -> None:
+        self._answer(False)
+
+    def _answer(self, whole: bool) -> None:
+        parts = urlsplit(self.path)
+        key = unquote(parts.path).removeprefix("/roads").lstrip("/")
+        if "list-type" in parts.query:
+            return self._send(200, self._list(parse_qs(parts.query)), whole, "application/xml")
+        if key not in self.keys:
+            return self._send(404 if key else 200, b"", whole)
+        data, asked = self.keys[key], self.headers.get("range")
+        if asked:
+            start, _, end = asked.removeprefix("bytes=").partition("-")
+            piece = data[int(start) : int(end) + 1 if end else None]
+            return self._send(206, piece, whole, total=len(data), start=int(start))
+        return self._send(200, data, whole)
+
+    def _list(self, query: dict[str, list[str]]) -> bytes:
+        prefix = query.get("prefix", [""])[0]
+        found = "".join(
+            f"<Contents><Key>{quote(key)}</Key><Size>{len(data)}</Size>"
+            "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+            for key, data in sorted(self.keys.items())
+            if key.startswith(prefix)
+        )
+        return (
+            f"<ListBucketResult><Name>roads</Name><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
+        )
+
+    def _send(
+        self, status: int, data: bytes, whole: bool, kind: str = "image/jpeg", total: int | None = None, start: int = 0
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Type", kind)
+        if total is not None:
+            self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{total}")
+        self.end_headers()
+        if whole:
+            self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@contextmanager
+def bucket(keys: dict[str, bytes]) -> Iterator[str]:
+    """What to append to an URL of it."""
+    handler = type("Roads", (Bucket,), {"keys": keys})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"?endpoint_override=127.0.0.1:{server.server_port}&scheme=http&allow_bucket_creation=false"
+        finally:
+            server.shutdown()
+
+
+def test_a_bucket_is_read_like_a_folder(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    table = io.BytesIO()
+    pq.write_table(pa.table({"image": [b"one", b"two"]}), table)
+    with bucket({"drive/1/a.jpg": b"aaa", "drive/b.jpg": b"bb", "other.parquet": table.getvalue()}) as rest:
+        of = source(f"s3://roads/drive{rest}")
+        assert [(file.name, file.size) for file in of.listed()] == [("1/a.jpg", 3), ("b.jpg", 2)]
+        assert of.read(of.listed()[0], 10) == b"aaa"
+        rows = source(f"s3://roads/other.parquet{rest}")
+        assert [data for _, data in rows.pictures(rows.listed())] == [b"one", b"two"]

@@ -1,0 +1,159 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from roadwork_serve.batch.inputs import File
+from roadwork_serve.batch.parts import Recipe, Run, Scored, Total, part
+from roadwork_serve.errors import BrokenMedia, ConfigError
+from roadwork_serve.schema import Exit, StageReport, Verdict
+
+
+def recipe(**changes: Any) -> Recipe:
+    told = {"source": "/photos", "match": (), "column": None, "profile": {}, "policy": {"version": "a"}, "version": "1"}
+    return Recipe.model_validate(told | changes)
+
+
+def files(count: int) -> list[File]:
+    return [File(f"{at:04}.jpg", f"/photos/{at:04}.jpg", size=at) for at in range(count)]
+
+
+def verdict(degraded: bool = False) -> Verdict:
+    return Verdict(
+        answer_id="x",
+        request_id="r",
+        media="photo",
+        label="roadwork",
+        probability=0.75,
+        exit=Exit(stage="vlm", reason="above_band"),
+        degraded=degraded,
+        stages=[
+            StageReport(stage="backbone", outcome="answered", probability=0.5),
+            StageReport(stage="signs", outcome="skipped"),
+            StageReport(stage="vlm", outcome="answered", probability=0.7),
+        ],
+        policy_version="p",
+        profile="mini",
+        elapsed_ms=3.0,
+    )
+
+
+def scored(file: File, degraded: bool = False) -> Scored:
+    if file.size == 3:
+        return Scored.refused(file.name, BrokenMedia("it is cut"))
+    return Scored(file.name, verdict(degraded))
+
+
+def begun(out: Path, count: int = 300) -> Run:
+    run = Run(out)
+    run.check(recipe())
+    run.begin(recipe(), files(count))
+    return run
+
+
+def keep(run: Run, *numbers: int) -> None:
+    for number, lot in run.left()[1]:
+        if number in numbers:
+            run.keep(number, part([scored(file, degraded=file.size == 4) for file in lot]))
+
+
+def test_every_file_is_in_one_of_the_tables_once_in_the_order_of_the_listing(tmp_path: Path):
+    run = begun(tmp_path / "scores.parquet")
+    keep(run, 2, 0, 1)
+    assert run.finish() == Total(verdicts=299, degraded=1, rejects=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.parquet", "scores.rejects.parquet"]
+    rows = pq.read_table(run.out).to_pylist()
+    assert [row["file"] for row in rows] == [file.name for file in files(300) if file.size != 3]
+    assert rows[0] | {"verdict": None} == {
+        "file": "0000.jpg",
+        "media": "photo",
+        "label": "roadwork",
+        "probability": 0.75,
+        "exit_stage": "vlm",
+        "exit_reason": "above_band",
+        "degraded": False,
+        "policy": "p",
+        "profile": "mini",
+        "elapsed_ms": 3.0,
+        "p_backbone": 0.5,
+        "p_signs": None,
+        "p_vlm": 0.7,
+        "p_reasoner": None,
+        "p_video": None,
+        "verdict": None,
+    }
+    assert Verdict.model_validate_json(rows[0]["verdict"]) == verdict()
+    assert pq.read_table(run.rejects).to_pylist() == [
+        {"file": "0003.jpg", "problem": "broken-media", "status": 422, "detail": "it is cut"}
+    ]
+
+
+def test_a_run_that_was_broken_off_goes_on_with_what_is_left(tmp_path: Path):
+    keep(begun(tmp_path / "s.parquet"), 1)
+    again = Run(tmp_path / "s.parquet")
+    again.check(recipe())
+    assert again.begun
+    total, left = again.left()
+    assert total == 300 and [number for number, _ in left] == [0, 2]
+    assert left[1][1][0] == files(300)[256]
+
+
+def test_a_lot_is_kept_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = begun(tmp_path / "s.parquet")
+
+    def half(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        keep(run, 0)
+    assert [number for number, _ in run.left()[1]] == [0, 1, 2]
+
+
+def test_rows_of_two_tables_are_never_in_one_lot(tmp_path: Path):
+    run = Run(tmp_path / "s.parquet")
+    rows = [File(f"{name}#{row}", name, row) for name in "ab" for row in range(100)]
+    run.begin(recipe(), rows)
+    lots = [lot for _, lot in run.left()[1]]
+    assert [len(lot) for lot in lots] == [64, 36, 64, 36]
+    assert [file for lot in lots for file in lot] == rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"policy": {"version": "b"}}, "another policy"),
+        ({"source": "/more", "version": "2"}, "another source and version"),
+        ({"match": ("*.jpg",)}, "another match"),
+    ],
+)
+def test_another_recipe_does_not_go_on_with_it(tmp_path: Path, changes: dict[str, Any], told: str):
+    begun(tmp_path / "s.parquet")
+    with pytest.raises(ConfigError, match=told):
+        Run(tmp_path / "s.parquet").check(recipe(**changes))
+
+
+def test_what_is_there_is_not_written_over(tmp_path: Path):
+    (tmp_path / "s.parquet").touch()
+    with pytest.raises(ConfigError, match="is there already; name another --out"):
+        Run(tmp_path / "s.parquet").check(recipe())
+
+
+def test_a_part_is_small_and_plain(tmp_path: Path):
+    (tmp_path / "part").write_bytes(part([scored(file) for file in files(4)]))
+    table = pq.read_table(tmp_path / "part").to_pylist()
+    assert [row["file"] for row in table] == ["0000.jpg", "0001.jpg", "0002.jpg", "0003.jpg"]
+    assert json.loads(table[3]["problem"])["status"] == 422 and table[3]["verdict"] is None
+
+
+def test_two_runs_are_not_at_the_same_result_at_once(tmp_path: Path):
+    first, second = Run(tmp_path / "s.parquet"), Run(tmp_path / "s.parquet")
+    with first.alone():
+        with pytest.raises(ConfigError, match="another run is at"), second.alone():
+            raise AssertionError("it was let in")
+    with second.alone():
+        assert not second.begun

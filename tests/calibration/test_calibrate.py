@@ -1,0 +1,117 @@
+"""Stages that overstate their case are told what their word is worth."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from roadwork_serve.calibration.calibrate import Calibrated, calibrate, quality
+from roadwork_serve.calibration.policy_writer import policy_yaml
+from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.datasets.samples import About
+from roadwork_serve.evaluation.replay import replay
+from roadwork_serve.evaluation.rows import Look, Row
+
+POLICY = Policy.from_mapping(
+    {
+        "version": "raw",
+        "photo": [{"stage": "backbone", "exit": [0.1, 0.9]}, {"stage": "vlm", "exit": [0.5, 0.5]}],
+        "clip": [{"stage": "backbone", "exit": [0.1, 0.9]}, {"stage": "video", "exit": [0.5, 0.5]}],
+    }
+)
+
+
+def overstated(n: int, seed: int = 0, same_cues: bool = True, **about: Any) -> list[Row]:
+    """Photos whose stage 1 overstates its case threefold, and whose VLM goes by the very same cues if so told."""
+    rng = np.random.default_rng(seed)
+    rows: list[Row] = []
+    for at in range(n):
+        evidence = rng.normal(0, 2.5)
+        label = bool(rng.random() < 1 / (1 + np.exp(-evidence)))
+        other = rng.normal(4 if label else -4, 1) if not same_cues else evidence
+        looks = (Look("backbone", 3 * evidence, None, "m", True), Look("vlm", other, None, "m", True))
+        told = About(f"{seed}-{at}", "photo", label, **about)
+        rows.append(Row(told, 0.5, True, "vlm", "last_stage", False, looks))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[Policy, Calibrated]:
+    return calibrate(overstated(1500), POLICY, "calm-1")
+
+
+def test_a_stage_that_overstates_its_case_is_believed_less(fitted: tuple[Policy, Calibrated]) -> None:
+    policy, told = fitted
+    stage = policy.photo[0].calibrate
+    worth = [stage.update(0.0, logit) for logit in (-6.0, 0.0, 6.0)]
+    assert worth == pytest.approx([-2.0, 0.0, 2.0], abs=0.4)
+    tried = told.fits[0].tried
+    assert tried["as it is"] > tried[told.fits[0].curve]
+    assert policy.version == "calm-1"
+
+
+def test_the_figures_after_are_of_rows_that_nothing_was_fitted_to(fitted: tuple[Policy, Calibrated]) -> None:
+    _, told = fitted
+    before, after = told.before["photo"], told.after["photo"]
+    assert (before.n, after.n) == (1500, 1500)
+    assert after.log_loss < before.log_loss and after.ece < before.ece / 2 and after.brier < before.brier
+    fresh = overstated(4000, seed=1)
+    policy, _ = fitted
+    truth = np.array([row.about.label for row in fresh])
+    logodds = np.array([replay(row, policy).progress.logodds for row in fresh])
+    measured = quality(logodds, truth, np.ones(len(fresh)))
+    assert after.log_loss == pytest.approx(measured.log_loss, abs=0.04)
+
+
+def test_what_two_stages_see_alike_is_not_counted_twice(fitted: tuple[Policy, Calibrated]) -> None:
+    policy, told = fitted
+    vlm = policy.photo[1].calibrate
+    assert told.fits[1].stage == "vlm" and told.fits[1].stacked
+    assert 0.7 < vlm.carry + vlm.scale < 1.3
+
+
+def test_a_stage_is_fitted_to_what_reaches_it() -> None:
+    """Stage 1 lets out what it is sure of; what it says there has no say in what the VLM's word is worth."""
+    rows = overstated(1500, same_cues=False)
+    bent = [_where_sure(row, POLICY) for row in rows]
+    plain, _ = calibrate(rows, POLICY, "x")
+    same, _ = calibrate(bent, replace(plain, version="y"), "y")
+    again, _ = calibrate(rows, replace(plain, version="y"), "y")
+    assert same.photo[1] == again.photo[1]
+
+
+def _where_sure(row: Row, _: Policy) -> Row:
+    """The VLM's word turned round where stage 1 overstates its case the most, which leaves at stage 1 in any case."""
+    seen = row.look("backbone")
+    if seen is None or seen.logit is None or abs(seen.logit) < 20:
+        return row
+    looks = tuple(replace(look, logit=-(look.logit or 0.0)) if look.stage == "vlm" else look for look in row.looks)
+    return replace(row, looks=looks)
+
+
+def test_bands_stay_and_a_promise_about_other_calibrators_does_not(fitted: tuple[Policy, Calibrated]) -> None:
+    policy, _ = fitted
+    bands = [(step.low, step.high) for step in policy.photo]
+    assert bands == [(0.1, 0.9), (0.5, 0.5)] and policy.clip == POLICY.clip
+    assert policy.certificate is None
+
+
+def test_a_calibrated_policy_is_the_same_from_its_file(fitted: tuple[Policy, Calibrated]) -> None:
+    policy, _ = fitted
+    assert Policy.from_mapping(yaml.safe_load(policy_yaml(policy, "made up"))) == policy
+
+
+def test_rows_that_are_not_scored_and_stages_that_abstain_have_no_say() -> None:
+    rows = overstated(300)
+    unclear = [replace(r, about=replace(r.about, scored=False, label=not r.about.label)) for r in overstated(300, 2)]
+    silent = [replace(row, looks=(row.looks[0], replace(row.looks[1], logit=None))) for row in rows]
+    assert calibrate([*rows, *unclear], POLICY, "x")[0] == calibrate(rows, POLICY, "x")[0]
+    assert calibrate(silent, POLICY, "x")[0].photo[1].calibrate == POLICY.photo[1].calibrate
+
+
+def test_too_few_rows_change_nothing() -> None:
+    policy, told = calibrate(overstated(15), POLICY, "x")
+    assert policy.photo == POLICY.photo
+    assert told.fits == () and told.after == {}

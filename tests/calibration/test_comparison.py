@@ -1,0 +1,183 @@
+"""Whether to put a challenger in the champion's place."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from roadwork_serve.calibration.comparison import (
+    Comparison,
+    Margins,
+    Verdict,
+    answered,
+    compare,
+    compare_arms,
+    compare_policies,
+    overall,
+    under,
+)
+from roadwork_serve.calibration.threshold_path import banded
+from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.datasets.samples import About
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.evaluation.replay import replay
+from roadwork_serve.evaluation.rows import Look, Row
+from tests.evaluation.fakes import POLICY
+from tests.testbed.test_fit import made_up_rows
+
+TWO = Policy.from_mapping(
+    {
+        "version": "champion",
+        "photo": [{"stage": "backbone", "exit": [0.0, 1.0]}, {"stage": "vlm", "exit": [0.5, 0.5]}],
+        "clip": [{"stage": "backbone", "exit": [0.5, 0.5]}],
+    }
+)
+EAGER = banded(TWO, "photo", [0.5, 0.5], [0.5, 0.5]).named("eager")  # nobody gets past stage 1
+
+
+def said(n: int, champion_wrong: int, challenger_wrong: int, group: str = "") -> list[Row]:
+    """Photos on which stage 1, all that EAGER asks, and all stages together, as TWO has it, err where they are to."""
+    rows: list[Row] = []
+    for at in range(n):
+        label = at % 2 == 0
+        sign = 1.0 if label else -1.0
+        first = sign * (-1.0 if at < challenger_wrong else 1.0)
+        both = sign * (-1.0 if n - at <= champion_wrong else 1.0)
+        looks = (Look("backbone", first, None, "m", True, ms=2.0), Look("vlm", 9 * both, None, "m", True, ms=30.0))
+        about = About(f"photo-{at}", "photo", label, group=f"{group}{at // 50}" if group else "")
+        rows.append(Row(about, 0.5, True, "vlm", "last_stage", False, looks))
+    return rows
+
+
+def decided(rows: list[Row], margins: Margins | None = None) -> Comparison:
+    (result,) = compare_policies(rows, rows, TWO, EAGER, margins)
+    return result
+
+
+def test_cheaper_and_as_good_is_promoted_and_says_why() -> None:
+    result = decided(said(1000, 4, 4))
+    assert result.verdict == "promote"
+    assert (result.champion.ms, result.challenger.ms) == (32, 2)
+    assert result.challenger.cost < result.champion.cost / 10
+    assert "cheaper, and no worse by more than 1 points" in result.why
+
+
+@pytest.mark.parametrize(
+    ("n", "champion_wrong", "challenger_wrong", "verdict"),
+    [
+        (1000, 0, 40, "keep"),  # cheaper, and surely worse
+        (60, 0, 0, "keep"),  # cheaper, and no item tells them apart: of 60 that proves nothing yet
+        (600, 0, 0, "promote"),
+        (600, 40, 0, "promote"),
+    ],
+)
+def test_a_saving_is_taken_only_where_the_loss_is_surely_small(
+    n: int, champion_wrong: int, challenger_wrong: int, verdict: Verdict
+) -> None:
+    result = decided(said(n, champion_wrong, challenger_wrong))
+    assert result.verdict == verdict
+    assert (result.only_champion, result.only_challenger) == (challenger_wrong, champion_wrong)
+    assert result.p_value == pytest.approx(binomtest(champion_wrong, champion_wrong + challenger_wrong or 1).pvalue)
+
+
+def test_better_at_more_cost_is_kept_for_a_person_to_decide() -> None:
+    (result,) = compare_policies(rows := said(1000, 0, 60), rows, EAGER, TWO)
+    assert result.low > 0 and result.verdict == "keep"
+
+
+def test_better_at_the_same_cost_is_promoted() -> None:
+    rows, better = said(1000, 0, 60), said(1000, 0, 10)
+    (result,) = compare_policies(rows, better, EAGER, EAGER.named("other-head"))
+    assert result.verdict == "promote" and "more accurate at no more cost" in result.why
+    assert (result.only_champion, result.only_challenger) == (0, 50)
+
+
+def test_items_that_hang_together_make_the_interval_wider() -> None:
+    alone, grouped = decided(said(1000, 0, 50)), decided(said(1000, 0, 50, group="site-"))
+    assert grouped.low < alone.low < alone.difference == grouped.difference == pytest.approx(-0.05)
+
+
+def test_a_wider_margin_lets_more_through() -> None:
+    rows = said(1000, 0, 20)
+    verdicts = [decided(rows, Margins(accuracy=margin)).verdict for margin in (0.01, 0.05)]
+    assert verdicts == ["keep", "promote"]
+
+
+def test_rows_of_both_sides_are_matched_by_name_not_by_place() -> None:
+    rows = said(300, 0, 30)
+    (straight,) = compare_policies(rows, said(300, 0, 30), TWO, EAGER)
+    (shuffled,) = compare_policies(rows, said(300, 0, 30)[::-1], TWO, EAGER)
+    assert straight == shuffled
+
+
+def test_two_sides_that_judged_different_items_are_not_paired() -> None:
+    rows = said(100, 0, 0)
+    with pytest.raises(ConfigError, match="judged different items"):
+        compare_policies(rows, rows[1:], TWO, EAGER)
+    turned = [replace(row, about=replace(row.about, label=not row.about.label)) for row in rows]
+    with pytest.raises(ConfigError, match="disagree on what is true"):
+        compare_policies(rows, turned, TWO, EAGER)
+
+
+def test_a_replayed_side_is_what_the_cascade_would_have_answered() -> None:
+    rows = made_up_rows(400)
+    for kind in ("photo", "clip"):
+        mine = [row for row in rows if row.about.kind == kind]
+        ways = [replay(row, POLICY).progress.posterior for row in mine]
+        judged = under(rows, POLICY, kind)
+        assert judged.probability == pytest.approx(np.array(ways))
+        assert judged.right.tolist() == [(p >= 0.5) == row.about.label for p, row in zip(ways, mine, strict=True)]
+
+
+def test_what_was_answered_is_taken_as_it_was() -> None:
+    looks = (Look("backbone", 1.0, 0.7, "m", True, ms=3.0), Look("vlm", 1.0, None, "m", True, ms=40.0))
+    row = Row(About("a", "photo", False), 0.7, True, "backbone", "above_band", False, looks)
+    judged = answered([row], "arm a", "photo")
+    assert (judged.right.tolist(), judged.probability.tolist(), judged.ms.tolist()) == ([False], [0.7], [3.0])
+
+
+def arm(n: int, wrong: int, first: int = 0) -> list[Row]:
+    looks = (Look("backbone", 1.0, 0.7, "m", True),)
+    return [
+        Row(About(f"p{first + at}", "photo", at >= wrong), 0.9, True, "backbone", "above_band", False, looks)
+        for at in range(n)
+    ]
+
+
+def test_arms_with_items_of_their_own_are_compared_unpaired() -> None:
+    (result,) = compare_arms(arm(2000, 300), arm(500, 20, 5000), ("arm a", "arm b"))
+    assert not result.paired and (result.champion.n, result.challenger.n) == (2000, 500)
+    assert result.difference == pytest.approx(0.15 - 0.04) and 0 < result.low < result.difference < result.high
+    assert result.p_value < 1e-6 and result.verdict == "promote"
+    assert compare_arms(arm(20, 0), [], ("arm a", "arm b")) == []
+
+
+def test_the_same_items_paired_tell_more_than_unpaired() -> None:
+    champion, challenger = (under(said(800, 0, wrong), EAGER, "photo") for wrong in (100, 104))
+    paired = compare(champion, challenger, "photo", paired=True)
+    unpaired = compare(champion, challenger, "photo", paired=False)
+    assert unpaired.low < paired.low < paired.difference
+
+
+def test_in_all_a_gain_on_one_kind_is_not_paid_for_by_another() -> None:
+    good = decided(said(1000, 4, 4))
+    bad = replace(decided(said(1000, 0, 40)), media="clip")
+    idle = replace(good, media="clip", low=0.0, verdict="keep", why="neither")
+    assert overall([good])[0] == overall([good, idle])[0] == "promote"
+    assert overall([good, bad])[0] == overall([idle])[0] == "keep"
+    assert overall([good, bad])[1].startswith("clips: ")
+
+
+def test_a_kind_on_which_nothing_changed_is_not_compared() -> None:
+    rows = made_up_rows(300)
+    changed = banded(POLICY, "photo", [0.4] * 4, [0.6] * 4)
+    assert [each.media for each in compare_policies(rows, rows, POLICY, changed)] == ["photo"]
+    with pytest.raises(ConfigError, match="rules that are the same"):
+        overall(compare_policies(rows, rows, POLICY, POLICY.named("x")))
+
+
+def test_nothing_labelled_is_told() -> None:
+    empty = answered([], "a", "photo")
+    with pytest.raises(ConfigError, match="no labelled photos"):
+        compare(empty, empty, "photo", paired=True)

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from roadwork_serve.calibration.costs import read_costs
+from roadwork_serve.calibration.trajectories import courses
+from roadwork_serve.errors import ConfigError
+from tests.evaluation.fakes import POLICY
+from tests.testbed.test_fit import made_up_rows
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "costs.yaml"
+    path.write_text("backbone: {photo: 1, clip: 8}\nsigns: 5\nvlm: 100\nreasoner: 1000\nvideo: {clip: 300}\n")
+    return path
+
+
+def test_a_course_costs_what_the_file_says(file: Path) -> None:
+    rows = made_up_rows(100)
+    price = read_costs(file)
+    photos, clips = ([row for row in rows if row.about.kind == kind] for kind in ("photo", "clip"))
+    whole = courses(photos, POLICY, "photo", price)
+    assert set(whole.cost[:, -1]) == {1101.0, 1106.0}  # without and with the sign reader
+    assert set(courses(clips, POLICY, "clip", price).cost[:, -1]) == {308.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("radar: 1", "unknown entry 'radar'; known are backbone"),
+        ("vlm: cheap", r"vlm\.photo: 'cheap' is not a number"),
+        ("vlm: {clip: -1}", r"vlm\.clip: -1 is out of range"),
+        ("vlm: {song: 1}", "unknown entry 'song'; known are clip, photo"),
+        ("[1, 2]", "is not a mapping"),
+        ("a: b: c", "cannot be read"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused_with_the_entry_to_mend(file: Path, text: str, message: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_costs(file)
+
+
+def test_a_look_without_a_price_is_told(file: Path) -> None:
+    file.write_text("{backbone: 1, signs: 5}")
+    with pytest.raises(ConfigError, match="vlm has no price for a photo; add one"):
+        courses(made_up_rows(5), POLICY, "photo", read_costs(file))
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read"):
+        read_costs(file.with_name("nowhere.yaml"))

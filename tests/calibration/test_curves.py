@@ -1,0 +1,123 @@
+"""Curves fitted to logits of which the right answer is known."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
+
+from roadwork_serve.calibration.curves import FITS, beta, choose, isotonic, log_losses, platt, temperature, through
+from roadwork_serve.cascade.curve import MAX_KNOTS, Beta, Curve, Knots, Line, curve_mapping, read_curve
+
+N = 6000
+Shape = Callable[[np.ndarray], np.ndarray]
+SHAPES: dict[str, Shape] = {
+    "as it is": lambda x: x,
+    "temperature": lambda x: 0.4 * x,
+    "platt": lambda x: 0.6 * x - 1.5,
+    "beta": lambda x: -0.3 * np.logaddexp(0, -x) + 2.0 * np.logaddexp(0, x) - 0.5,
+    "isotonic": lambda x: np.where(x < -1, -3.0, np.where(x < 1, 0.0, np.where(x < 2, 0.5, 3.0))),
+}
+
+
+def drawn(shape: str, n: int = N, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2.5, n)
+    return logits, rng.random(n) < expit(SHAPES[shape](logits))
+
+
+def test_each_finds_what_made_the_data() -> None:
+    ones = np.ones(N)
+    hot, moved, bent = (
+        temperature(*drawn("temperature"), ones),
+        platt(*drawn("platt"), ones),
+        beta(*drawn("beta"), ones),
+    )
+    assert isinstance(hot, Line) and hot.offset == 0 and hot.slope == pytest.approx(0.4, abs=0.03)
+    assert isinstance(moved, Line) and (moved.slope, moved.offset) == pytest.approx((0.6, -1.5), abs=0.1)
+    assert isinstance(bent, Beta) and (bent.a, bent.b, bent.c) == pytest.approx((0.3, 2.0, -0.5), abs=0.2)
+    stairs = isotonic(*drawn("isotonic"), ones)
+    assert [stairs(x) for x in (-3.0, 0.0, 1.5, 3.5)] == pytest.approx([-3.0, 0.0, 0.5, 3.0], abs=0.5)
+
+
+@pytest.mark.parametrize("shape", ["as it is", "temperature", "platt", "beta", "isotonic"])
+def test_the_simplest_that_is_good_enough_is_taken(shape: str) -> None:
+    logits, truth = drawn(shape)
+    chosen = choose(logits, truth, np.ones(N), [""] * N)
+    names = ["as it is", *FITS]
+    assert names.index(chosen.name) <= names.index(shape)
+    best = min(chosen.log_loss.values())
+    assert chosen.log_loss[chosen.name] <= best + chosen.error
+    if shape != "as it is":
+        assert chosen.log_loss["as it is"] > chosen.log_loss[chosen.name]
+        assert chosen.name != "as it is"
+
+
+def test_what_a_stage_says_already_right_is_left_alone() -> None:
+    logits, truth = drawn("as it is")
+    assert choose(logits, truth, np.ones(N), [""] * N).curve is None
+
+
+@pytest.mark.parametrize("name", FITS)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_whatever_is_fitted_rises_is_finite_and_can_be_written(name: str, data: st.DataObject) -> None:
+    n = data.draw(st.integers(2, 40))
+    logits = np.array(data.draw(st.lists(st.sampled_from([-30, -4, -1, 0, 0.5, 2, 30]), min_size=n, max_size=n)), float)
+    truth = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    weight = np.array(data.draw(st.lists(st.sampled_from([0.5, 1, 20]), min_size=n, max_size=n)), float)
+    curve = FITS[name](logits, truth, weight)
+    told = [curve(x) for x in np.linspace(-40, 40, 81)]
+    assert all(map(math.isfinite, told)) and told == sorted(told)
+    assert read_curve(curve_mapping(curve), "curve") == curve
+
+
+def test_isotonic_is_never_surer_than_half_an_item_allows_and_has_not_too_many_knots() -> None:
+    logits = np.linspace(-5, 5, 20_000)
+    curve = isotonic(logits, logits + 0.5 * np.sin(40 * logits) > 0, np.ones(len(logits)))
+    assert isinstance(curve, Knots) and len(curve.at) <= MAX_KNOTS
+    few = isotonic(np.array([-1.0, -1.0, 1.0, 1.0]), np.array([False, False, True, True]), np.ones(4))
+    assert (expit(few(-9.0)), expit(few(9.0))) == pytest.approx((0.25, 0.75), abs=1e-5)
+
+
+def test_an_item_that_weighs_three_is_three_items() -> None:
+    logits, truth = drawn("platt", 300)
+    weight = np.where(np.arange(300) % 2 == 0, 3.0, 1.0)
+    times = weight.astype(int)
+    for fit in FITS.values():
+        heavy, many = fit(logits, truth, weight), fit(np.repeat(logits, times), np.repeat(truth, times), np.ones(600))
+        assert [heavy(x) for x in (-2, 0, 2)] == pytest.approx([many(x) for x in (-2, 0, 2)], abs=0.02)
+
+
+def test_a_group_is_never_fitted_to_and_judged_by() -> None:
+    """Frames of a clip agree by accident: what suits 40 clips of 50 frames each need not suit another."""
+    rng = np.random.default_rng(5)
+    of_clip, labels = rng.normal(0, 3, 40), rng.random(40) < 0.5  # logits that say nothing of the truth
+    logits, truth = np.repeat(of_clip, 50), np.repeat(labels, 50)
+    groups = [f"clip-{at // 50}" for at in range(2000)]
+    together = choose(logits, truth, np.ones(2000), groups)
+    parted = choose(logits, truth, np.ones(2000), [""] * 2000)
+    assert together.log_loss["isotonic"] > parted.log_loss["isotonic"] + 0.1
+
+
+@pytest.mark.parametrize("truth", [np.ones(100, bool), np.zeros(100, bool), np.arange(100) < 50])
+def test_where_nothing_can_be_told_the_stage_is_believed_as_it_is(truth: np.ndarray) -> None:
+    few = [f"site-{at % 4}" for at in range(100)]
+    assert choose(np.linspace(-3, 3, 100), truth, np.ones(100), few).curve is None
+    assert choose(np.linspace(-3, 3, 10), truth[:10], np.ones(10), [""] * 10).name == "as it is"
+
+
+@given(st.floats(-700, 700), st.booleans())
+def test_log_loss_never_overflows(logit: float, truth: bool) -> None:
+    (loss,) = log_losses(np.array([logit]), np.array([truth]))
+    assert 0 <= loss <= 701
+
+
+def test_through_no_curve_is_as_it_was() -> None:
+    logits, curve = np.array([-1.0, 2.0]), Line(2.0, 1.0)
+    assert through(None, logits) is logits
+    curves: list[Curve] = [curve]
+    assert through(curves[0], logits).tolist() == [-1.0, 5.0]

@@ -1,0 +1,92 @@
+"""Whether probabilities are to be believed, before and after, stage by stage."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from roadwork_serve.calibration.calibrate import calibrate
+from roadwork_serve.calibration.diagrams import pareto, reliability
+from roadwork_serve.calibration.pareto import fronts
+from roadwork_serve.calibration.reliability import Panel, bins, by_source, panels
+from roadwork_serve.evaluation.rows import Look
+from tests.calibration.test_calibrate import POLICY, overstated
+from tests.evaluation import fakes
+from tests.testbed.test_fit import made_up_rows
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[Panel]:
+    rows = overstated(500)
+    policy, told = calibrate(rows, POLICY, "x")
+    return panels(rows, policy, told)
+
+
+def test_each_stage_and_the_cascade_are_shown_before_and_after(drawn: list[Panel]) -> None:
+    assert [(panel.media, panel.stage) for panel in drawn] == [
+        ("photo", "backbone"),
+        ("photo", "vlm"),
+        ("photo", "cascade"),
+    ]
+    stage1, vlm, whole = drawn
+    assert stage1.quality_before.n == whole.quality_after.n == 500 > vlm.quality_after.n > 50
+    assert stage1.quality_after.ece < stage1.quality_before.ece / 2
+    assert stage1.quality_after.log_loss < stage1.quality_before.log_loss
+    assert stage1.truth.mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_stage_that_only_looks_where_words_are_likely_is_judged_there() -> None:
+    rows = overstated(200)
+    looks = [Look("backbone", 0.1, None, "m", True, words_likely=0.9 if at % 2 else 0.1) for at in range(200)]
+    worded = [
+        replace(row, looks=(look, replace(row.looks[1], stage="signs"))) for row, look in zip(rows, looks, strict=True)
+    ]
+    gated = replace(POLICY, photo=(POLICY.photo[0], replace(POLICY.photo[1], stage="signs", when_words_likely=0.5)))
+    policy, told = calibrate(worded, gated, "x")
+    signs = next(panel for panel in panels(worded, policy, told) if panel.stage == "signs")
+    assert signs.truth.tolist() == [row.about.label for row in worded[1::2]]
+
+
+def test_sources_and_hard_negatives_are_told_apart(drawn: list[Panel]) -> None:
+    rows = overstated(500)
+    split = [
+        replace(row, about=replace(row.about, source="ours" if at % 2 else "theirs", hard_negative=at % 10 == 0))
+        for at, row in enumerate(rows)
+    ]
+    found = by_source(split, drawn[-1])
+    assert {name: after.n for name, (_, after) in found.items()} == {
+        "hard negatives of theirs": 50,
+        "ours": 250,
+        "theirs": 200,
+    }
+    weighed = sum(before.n * before.log_loss for before, _ in found.values()) / 500
+    assert weighed == pytest.approx(drawn[-1].quality_before.log_loss)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=60))
+def test_bins_hold_every_item_once(items: list[tuple[bool, float]]) -> None:
+    truth, p = (np.array(each) for each in zip(*items, strict=True))
+    found = bins(truth, p)
+    assert sum(each.n for each in found) == len(items)
+    assert sum(each.n * each.true for each in found) == pytest.approx(truth.sum())
+    assert sum(each.n * each.told for each in found) == pytest.approx(p.sum())
+    assert all(each.low - 1e-9 <= each.true <= each.high + 1e-9 for each in found)
+
+
+def test_pictures_are_drawn_of_whatever_there_is(drawn: list[Panel], tmp_path: Path) -> None:
+    rows = made_up_rows(300)
+    reliability(drawn, tmp_path / "deep" / "reliability.png")
+    reliability([], tmp_path / "none.png")
+    pareto(fronts(rows, fakes.POLICY, fakes.POLICY), tmp_path / "pareto.png", "GFLOP", 1e9)
+    with Image.open(tmp_path / "deep" / "reliability.png") as picture:
+        wide, tall = picture.size
+    assert wide > 900 > tall > 300
+    with Image.open(tmp_path / "pareto.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert (pixels.std(axis=(0, 1)) > 5).all()
+    assert (tmp_path / "none.png").stat().st_size > 0

@@ -1,0 +1,88 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roadwork_serve.cascade.log_odds import MAX_LOGODDS, Calibrator, clamp, logit, sigmoid
+from roadwork_serve.errors import ConfigError, StageFailed
+from tests.cascade.strategies import calibrators, logits, shares
+
+believable = st.floats(-MAX_LOGODDS, MAX_LOGODDS)
+
+
+@given(st.floats(-14, 14))
+def test_logit_undoes_sigmoid(logodds):
+    assert logit(sigmoid(logodds)) == pytest.approx(logodds, abs=1e-9)
+
+
+@given(logits, logits)
+def test_sigmoid_is_a_growing_probability_everywhere(one, other):
+    low, high = sorted((one, other))
+    assert 0 <= sigmoid(low) <= sigmoid(high) <= 1
+
+
+@given(logits)
+def test_sigmoid_is_symmetric(logodds):
+    assert sigmoid(-logodds) == pytest.approx(1 - sigmoid(logodds), abs=1e-15)
+
+
+@given(shares, shares)
+def test_logit_grows_and_is_finite(one, other):
+    low, high = sorted((one, other))
+    assert -MAX_LOGODDS <= logit(low) <= logit(high) <= MAX_LOGODDS
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, math.nan, math.inf])
+def test_logit_refuses_what_is_no_probability(wrong):
+    with pytest.raises(ValueError, match="not a probability"):
+        logit(wrong)
+
+
+def test_no_belief_is_beyond_recall():
+    assert 0 < sigmoid(clamp(-math.inf)) < 1e-12
+    assert 1 - 1e-12 < sigmoid(clamp(math.inf)) < 1
+
+
+def test_a_calibrator_that_changes_nothing_adds_the_evidence():
+    assert Calibrator().update(0.5, 1.25) == 1.75
+
+
+def test_scale_carry_and_bias_each_do_their_part():
+    assert Calibrator(scale=2.0, carry=0.5, bias=-1.0).update(prior=4.0, logit=3.0) == 2 * 3 + 0.5 * 4 - 1
+
+
+@given(calibrators, believable, logits)
+def test_the_posterior_is_always_a_belief_to_go_on_with(calibrator, prior, said):
+    assert -MAX_LOGODDS <= calibrator.update(prior, said) <= MAX_LOGODDS
+
+
+@given(calibrators, believable, logits, logits)
+def test_a_stage_that_is_surer_never_makes_the_cascade_less_sure(calibrator, prior, one, other):
+    low, high = sorted((one, other))
+    assert calibrator.update(prior, low) <= calibrator.update(prior, high)
+
+
+@given(calibrators, believable, believable, logits)
+def test_a_higher_belief_before_never_ends_lower(calibrator, one, other, said):
+    low, high = sorted((one, other))
+    assert calibrator.update(low, said) <= calibrator.update(high, said)
+
+
+def test_nan_is_a_failure_of_the_stage_and_no_evidence():
+    with pytest.raises(StageFailed, match="NaN"):
+        Calibrator().update(0.0, math.nan)
+
+
+@pytest.mark.parametrize("name", ["scale", "carry", "bias"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
+def test_calibration_must_be_finite(name, value):
+    with pytest.raises(ConfigError, match=f"{name} is .* finite"):
+        Calibrator(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["scale", "carry"])
+def test_calibration_cannot_turn_evidence_round(name):
+    with pytest.raises(ConfigError, match=f"{name} is -1"):
+        Calibrator(**{name: -1.0})
+    assert Calibrator(bias=-1.0).bias == -1.0

@@ -1,0 +1,83 @@
+import asyncio
+import gc
+import threading
+
+import pytest
+
+from roadwork_serve.cascade.prediction import Item, Opinion
+from roadwork_serve.cascade.threaded_stage import Threaded
+from roadwork_serve.errors import StageFailed
+from tests.cascade.fakes import FakeStage, HeldStage, batcher, item, opinion, settle
+
+
+async def test_a_stage_judges_in_one_thread_of_its_own():
+    threads: set[threading.Thread] = set()
+
+    def say(each):
+        threads.add(threading.current_thread())
+        return opinion(1.0, model=each.request_id)
+
+    client = Threaded(FakeStage(say=say))
+    said = await asyncio.gather(*(client.judge([item(a), item(b)]) for a, b in ["ab", "cd", "ef"]))
+    assert [[each.model for each in batch] for batch in said] == [["a", "b"], ["c", "d"], ["e", "f"]]
+    assert len(threads) == 1
+    assert threading.main_thread() not in threads
+    await client.aclose()
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def refuse(each: Item) -> Opinion:
+    raise ValueError("cannot read it")
+
+
+async def test_what_the_stage_raises_reaches_the_caller():
+    client = Threaded(FakeStage(say=refuse))
+    with pytest.raises(ValueError, match="cannot read it"):
+        await client.judge([item()])
+    with pytest.raises(StageFailed, match="fake raised ValueError: cannot read it"):
+        await batcher(client).submit(item())
+    await client.aclose()
+
+
+async def test_the_loop_goes_on_while_the_stage_computes():
+    client = Threaded(stage := HeldStage())
+    task = asyncio.create_task(client.judge([item()]))
+    await asyncio.to_thread(stage.entered.wait, 30)
+    stage.leave.set()
+    assert (await task)[0].logit == 1.0
+    await client.aclose()
+
+
+@pytest.mark.parametrize("say", [lambda _: opinion(1.0), refuse])
+async def test_a_cancelled_call_ends_only_when_the_stage_has_done_with_it(say):
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    queue = batcher(client := Threaded(stage := HeldStage(say)))
+    task = asyncio.create_task(queue.submit(item()))
+    await asyncio.to_thread(stage.entered.wait, 30)
+    task.cancel()
+    await settle()
+    assert task.cancelled()
+    assert queue.in_flight == 1
+    stage.leave.set()
+    await queue.aclose()
+    assert (queue.in_flight, len(stage.batches)) == (0, 1)
+    await client.aclose()
+    del task
+    gc.collect()
+    assert complaints == []  # what it raised after all is nobody's business
+
+
+async def test_a_call_that_never_reached_the_stage_is_taken_back():
+    client = Threaded(stage := HeldStage())
+    first = asyncio.create_task(client.judge([item("first")]))
+    await asyncio.to_thread(stage.entered.wait, 30)
+    second = asyncio.create_task(client.judge([item("second")]))
+    await settle()
+    second.cancel()
+    await settle()
+    assert second.cancelled()
+    stage.leave.set()
+    await first
+    await client.aclose()
+    assert stage.batches == [["first"]]

@@ -1,0 +1,124 @@
+"""`roadwork evaluate`, over stages that judge by colour."""
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from roadwork_serve.cli.main import app
+from roadwork_serve.datasets.samples import Sample
+from roadwork_serve.testbed.scene_dataset import draw_scene
+from tests.evaluation.fakes import BLUE, RED, judge_by_colour, write_jpeg, write_policy
+
+
+@pytest.fixture(autouse=True)
+def colour_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge_by_colour(monkeypatch)
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> str:
+    return write_policy(tmp_path / "policy.yaml")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_evaluate_scenes_prints_tables_and_writes_the_report_and_the_rows(tmp_path: Path, policy: str) -> None:
+    report, rows = tmp_path / "report.json", tmp_path / "rows.jsonl"
+    options = ["--scenes", 10, "--seed", 9001, "--json", report, "--rows", rows, "--ask-everyone", "--policy", policy]
+    result = run("evaluate", *options)
+    assert result.exit_code == 0, result.output
+    numbers = json.loads(report.read_text())
+    assert (numbers["n"], numbers["n_stills"], numbers["n_clips"], numbers["seed"]) == (10, 9, 1, 9001)
+    assert numbers["accuracy_vlm_all"] is not None
+    assert f"{numbers['accuracy']:.4f}" in result.stdout
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [line["about"]["seed"] for line in lines] == [9_001_000_000 + index for index in range(10)]
+    assert {look["stage"] for look in lines[0]["looks"]} == {"backbone", "signs", "vlm", "reasoner"}
+    out = tmp_path / "fitted.yaml"
+    fitted = run("minis", "fit-policy", "--rows", rows, "--out", out, "--base", policy, "--version", "fitted-1")
+    assert fitted.exit_code == 0, fitted.output
+    assert yaml.safe_load(out.read_text())["version"] == "fitted-1"
+
+
+def test_evaluate_photos_reports_groups(tmp_path: Path, policy: str) -> None:
+    folder = tmp_path / "photos"
+    write_jpeg(folder / "roadwork" / "a.jpg", RED)
+    write_jpeg(folder / "none" / "b.jpg", RED)
+    (folder / "manifest.csv").write_text(
+        "file,label,source_repo,path,licence,notes\n"
+        "roadwork/a.jpg,roadwork,town,a,MIT,group=drive_1\n"
+        "none/b.jpg,none,cones,b,MIT,hard negative: cones\n"
+    )
+    report = tmp_path / "report.json"
+    result = run("evaluate", "--photos", folder, "--json", report, "--policy", policy)
+    assert result.exit_code == 0, result.output
+    photos = json.loads(report.read_text())["photos"]
+    assert photos["by_group"]["drive_1"] == {"tp": 1, "fp": 0, "fn": 0, "tn": 0}
+    assert "Hard negatives called roadwork: 1 of 1 none/b.jpg" in result.stdout
+    assert "do not quote the pooled numbers" in result.stdout
+
+
+def labelled(folder: Path) -> Path:
+    """Two of each class: the stages are right of one and wrong of the other."""
+    for name, colour in (("a", RED), ("b", BLUE)):
+        write_jpeg(folder / "roadwork" / f"{name}.jpg", colour)
+        write_jpeg(folder / "none" / f"{name}.jpg", colour)
+    return folder
+
+
+def test_evaluate_data_judges_any_labelled_data_and_tells_what_is_damaged(tmp_path: Path, policy: str) -> None:
+    folder, report = labelled(tmp_path / "data"), tmp_path / "report.json"
+    (folder / "none" / "c.jpg").write_bytes(b"no picture")
+    result = run("evaluate", "--data", folder, "--data", "scenes:3:7", "--json", report, "--policy", policy)
+    assert result.exit_code == 1, "a file got no verdict"
+    numbers = json.loads(report.read_text())
+    assert (numbers["n"], numbers["earned"]) == (7, None)
+    assert [each["name"] for each in numbers["failed"]] == ["none/c.jpg"]
+
+
+def test_evaluate_reward_says_what_the_subnet_would_pay_for_challenges_made_of_the_data(
+    tmp_path: Path, policy: str
+) -> None:
+    folder, report = labelled(tmp_path / "data"), tmp_path / "report.json"
+    options = ["--data", folder, "--reward", "--challenges", 60, "--json", report, "--policy", policy]
+    result = run("evaluate", *options)
+    assert result.exit_code == 0, result.output
+    earned = json.loads(report.read_text())["earned"]
+    assert earned["challenges"] == 60
+    assert sum(part["n"] for part in earned["by_look"].values()) == 60
+    assert 0.3 < earned["by_look"]["whole"]["accuracy"] < 0.7
+    assert f"would have paid {earned['reward']:.4f} on average" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], ["--scenes", "--photos", "--data"]),
+        (["--scenes", 2, "--data", "scenes:2"], ["one of"]),
+        (["--scenes", 2, "--reward"], ["--data scenes:2000"]),
+        (["--data", "/nowhere"], ["there is no /nowhere"]),
+    ],
+)
+def test_evaluate_says_what_it_wants(arguments: list[object], told: list[str]) -> None:
+    result = run("evaluate", *arguments)
+    assert result.exit_code == 2
+    assert all(word in result.output for word in told)
+
+
+def test_evaluate_exits_with_1_when_a_file_got_no_verdict(
+    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(wanted: list[tuple[int, str]], workers: int) -> Generator[Sample]:
+        good = draw_scene(1, "photo")
+        yield from [good, Sample(good.about, b"no picture")]
+
+    monkeypatch.setattr("roadwork_serve.testbed.scene_dataset.draw_scenes", broken)
+    result = run("evaluate", "--scenes", 2, "--policy", policy)
+    assert result.exit_code == 1
+    assert "got no verdict" in result.stdout

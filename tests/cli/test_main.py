@@ -1,0 +1,222 @@
+"""The command line, over stages that judge by colour."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from roadwork_serve.cli.main import app
+from roadwork_serve.ray_environment import RAY
+from roadwork_serve.schema import BatchResult
+from tests.evaluation.fakes import BLUE, RED, judge_by_colour, mp4, write_jpeg, write_policy
+
+ROOT = Path(__file__).parents[2]
+ENGINES = ("dinov3", "florence-2", "qwen3-vl")
+
+
+@pytest.fixture(autouse=True)
+def colour_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge_by_colour(monkeypatch)
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> str:
+    return write_policy(tmp_path / "policy.yaml")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_classify_prints_a_line_a_file(tmp_path: Path, policy: str) -> None:
+    red, blue = write_jpeg(tmp_path / "[red].jpg", RED), write_jpeg(tmp_path / "blue.jpg", BLUE)
+    result = run("classify", red, blue, "--policy", policy)
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines() if ".jpg" in line]
+    assert [(line[0].endswith(name), line[1]) for line, name in zip(lines, ("[red].jpg", "blue.jpg"), strict=True)] == [
+        (True, "roadwork"),
+        (True, "none"),
+    ]
+    assert "miniatures" in result.stdout
+
+
+def test_classify_json_is_what_the_batch_route_answers(tmp_path: Path, policy: str) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(mp4(RED))
+    result = run("classify", clip, "--policy", policy, "--json")
+    entry = BatchResult.model_validate_json(result.stdout).results[0]
+    assert entry.verdict is not None
+    assert (entry.verdict.media, entry.verdict.label, entry.verdict.policy_version) == ("clip", "roadwork", "test-1")
+
+
+def test_classify_tells_what_failed_and_exits_with_1(tmp_path: Path, policy: str) -> None:
+    result = run("classify", write_jpeg(tmp_path / "red.jpg", RED), tmp_path / "gone.jpg", "--policy", policy)
+    assert result.exit_code == 1
+    assert "roadwork" in result.stdout
+    assert "problem" in result.stdout and "No such file" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--profile", "gpu-9000"], "'gpu-9000' does not ship with the project; use one of gpu-24gb, "),
+        (["--policy", "strict"], "policy strict: policy 'strict' does not ship"),
+    ],
+)
+def test_a_wrong_name_is_told_in_a_line(tmp_path: Path, arguments: list[str], told: str) -> None:
+    result = run("classify", write_jpeg(tmp_path / "red.jpg", RED), *arguments)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_url_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
+    result = run("classify", write_jpeg(tmp_path / "red.jpg", RED), "--url", "http://[::1")
+    assert result.exit_code == 2
+    assert "'http://[::1' is no URL" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_rows_that_are_not_there_are_told_in_a_line(tmp_path: Path) -> None:
+    result = run("minis", "fit-policy", "--rows", tmp_path / "gone.jsonl", "--out", tmp_path / "out.yaml")
+    assert result.exit_code == 2
+    assert "roadwork evaluate --ask-everyone --rows" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_render_writes_the_scenes_of_a_run_and_their_truth(tmp_path: Path) -> None:
+    result = run("render", "--out", tmp_path / "scenes", "--count", 2, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    truths = [json.loads(line) for line in (tmp_path / "scenes" / "truth.jsonl").read_text().splitlines()]
+    assert [truth["seed"] for truth in truths] == [3_000_000, 3_000_001]
+    for truth in truths:
+        with Image.open(tmp_path / "scenes" / truth["file"]) as image:
+            assert image.width >= 640
+        assert isinstance(truth["label"], bool)
+
+
+def test_minis_train_names_what_to_train_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+    training = ModuleType("roadwork_serve.testbed.minis.train")
+    vars(training).update(WEIGHTS=Path("shipped"), main=lambda *what, **more: asked.append((*what, more)))
+    monkeypatch.setitem(sys.modules, training.__name__, training)
+    assert run("minis", "train", "vlm", "--minutes", 2, "--no-resume", "--photos", tmp_path).exit_code == 0
+    assert run("minis", "train", "--warm", "--out", tmp_path).exit_code == 0
+    assert run("minis", "train", "oracle").exit_code == 2
+    assert asked == [
+        (["vlm"], 2.0, Path("shipped"), False, {"warm": False, "photos": tmp_path}),
+        (["backbone", "tower", "vlm", "video"], 30.0, tmp_path, True, {"warm": True, "photos": None}),
+    ]
+
+
+def test_help_is_instant_because_nothing_heavy_is_imported() -> None:
+    heavy = ("torch", "ray", "transformers", "numpy", "pydantic", "fastapi", "httpx")
+    code = f"import sys, roadwork_serve.cli.main; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The configurations that `serve run` was given, in a copy of the project and from a folder of its own."""
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project.mkdir()
+    elsewhere.mkdir()
+    shutil.copy(ROOT / "serve_config.yaml", project)
+    ran: list[dict[str, Any]] = []
+
+    def execv(program: str, arguments: list[str]) -> None:
+        assert arguments[:2] == [program, "run"]
+        assert Path.cwd() == project
+        ran.append(yaml.safe_load(Path(arguments[2]).read_text()))
+        os.chdir(elsewhere)
+
+    monkeypatch.setattr("roadwork_serve.cli.main._PROJECT", project)
+    monkeypatch.setattr("os.execv", execv)
+    monkeypatch.setattr("os.environ", {**os.environ})
+    monkeypatch.chdir(elsewhere)
+    return ran
+
+
+def test_serve_runs_the_configuration_with_the_profile_asked_for(tmp_path: Path, served: list[dict[str, Any]]) -> None:
+    for options in ([], ["--profile", "mini"], ["--profile", "mine.yaml"], ["--profile", "../mine"]):
+        assert run("serve", *options).exit_code == 0
+    assert [config["applications"][0]["args"].pop("profile") for config in served] == [
+        "auto",
+        "mini",
+        str(tmp_path / "elsewhere/mine.yaml"),
+        str(tmp_path / "mine"),
+    ]
+    assert all(config == served[0] for config in served)
+    assert sorted(path.name for path in (tmp_path / "project").iterdir()) == ["build", "serve_config.yaml"]
+
+
+def test_serve_runs_another_configuration_with_the_profile_asked_for(served: list[dict[str, Any]]) -> None:
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    config["http_options"]["port"] = 8001
+    Path("mine.yaml").write_text(yaml.safe_dump(config))
+    for options in ([], ["--profile", "mini"]):
+        assert run("serve", "--config", "mine.yaml", *options).exit_code == 0
+    assert [(each["http_options"]["port"], each["applications"][0]["args"]["profile"]) for each in served] == [
+        (8001, "auto"),
+        (8001, "mini"),
+    ]
+    result = run("serve", "--config", "gone.yaml")
+    assert result.exit_code == 2 and "gone.yaml is not there" in result.stderr
+
+
+def test_serve_sets_the_table_of_ray_except_for_what_the_user_has_set(
+    served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in RAY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert run("serve").exit_code == 0
+    assert {name: os.environ[name] for name in RAY} == RAY | {"RAY_AUTH_MODE": "token"}
+    assert {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}.items() <= RAY.items()
+
+
+def test_plan_prints_what_the_engines_need_of_each_card() -> None:
+    result = run("plan", "--profile", "gpu-24gb")
+    assert result.exit_code == 0, result.output
+    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line.strip()}
+    assert rows["qwen3-vl"][:2] == ["9.86", "3.00"]
+    assert float(rows["left"][0]) == pytest.approx(22 - sum(float(rows[name][-1]) for name in ENGINES), abs=0.02)
+    assert "card 0, 22 GiB, 1 of it promised" in result.stdout
+    assert "qwen3-vl: the cache holds 10.7 prompts of full context, and 36 may be in work" in result.stdout
+
+
+def test_plan_takes_the_cards_it_is_told() -> None:
+    result = run("plan", "--profile", "gpu-24gb", "--gpu", 22, "--gpu", 23.6)
+    assert result.exit_code == 0, result.output
+    assert "card 1, 23.6 GiB, 0 of it promised" in result.stdout
+    assert "Replicas that have room under load: dinov3 2, qwen3-vl 2." in result.stdout
+
+
+def test_plan_refuses_what_does_not_fit_and_names_the_engine() -> None:
+    result = run("plan", "--profile", "gpu-80gb", "--gpu", 24)
+    assert result.exit_code == 2
+    assert "shrink engines.qwen3-vl, which needs 19.8 GiB" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_plan_of_a_profile_without_cards_says_so() -> None:
+    result = run("plan")
+    assert result.exit_code == 0
+    assert "No engine of this profile is on a card" in result.stdout
+
+
+def test_make_serve_is_roadwork_serve_and_leaves_ray_to_it() -> None:
+    dry = ["make", "--dry-run", "--old-file=.venv/.ready", "serve"]
+    done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ".venv/bin/roadwork serve" in done.stdout.splitlines()
+    assert "RAY_" not in (ROOT / "Makefile").read_text()

@@ -1,0 +1,42 @@
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from deployments.batch_job import Order
+from roadwork_serve.cli.main import app
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["score", *map(str, arguments)])
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What took this process's place."""
+    found: list[str] = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: found.extend([program, *arguments]))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    return found
+
+
+def test_what_is_asked_for_is_handed_on(tmp_path: Path, handed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = run("photos", "--out", "scores.parquet", "--match", "*.jpg", "--match", "*.png", "--workers", 3)
+    assert told.exit_code == 0, told.output
+    *command, order = handed
+    assert command == [sys.executable, sys.executable, "-m", "deployments.batch_job"]
+    assert Order.model_validate(json.loads(order)) == Order(
+        source="photos", out=tmp_path / "scores.parquet", match=("*.jpg", "*.png"), workers=3
+    )
+
+
+def test_what_is_not_installed_is_named(handed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "pandas" else object())
+    told = run("photos", "--out", "scores.parquet")
+    assert told.exit_code == 2 and not handed
+    assert "pandas not installed; pip install 'roadwork-serve[bulk]'" in told.output

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from roadwork_serve.datasets.photos import photo_abouts, photo_samples
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.evaluation.metrics import Confusion
+from roadwork_serve.evaluation.photo_report import photo_report
+from tests.evaluation.fakes import row
+
+MANIFEST = """file,label,source_repo,path,licence,notes
+roadwork/a.jpg,roadwork,town/drives,x#frame=1,"ODC-By-1.0 (A, B)",dashcam; group=clip_a
+roadwork/b.jpg,roadwork,town/drives,x#frame=2,"ODC-By-1.0 (A, B)",AMBIGUOUS: a closure; group=clip_a
+none/c.jpg,none,cones/repo,c.jpg,MIT,hard negative: cones in car park
+none/d.jpg,none,cones/repo,d.jpg,MIT,
+"""
+FRAMES = """clip,frame,seconds,label
+clips/on.mp4,1,0.1,unclear
+clips/on.mp4,9,0.9,roadwork
+clips/off.mp4,1,0.1,none
+clips/off.mp4,2,0.2,unclear
+clips/murky.mp4,1,0.1,unclear
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for line in MANIFEST.splitlines()[1:]:
+        path = tmp_path / line.split(",")[0]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(path.name.encode())
+    (tmp_path / "clips").mkdir()
+    for name in ("on", "off", "murky"):
+        (tmp_path / "clips" / f"{name}.mp4").write_bytes(b"")
+    (tmp_path / "manifest.csv").write_text(MANIFEST)
+    (tmp_path / "clips" / "frame_labels.csv").write_text(FRAMES)
+    return tmp_path
+
+
+def test_the_notes_say_group_doubt_and_hard_negatives(folder: Path) -> None:
+    a, b, c, d, *_ = photo_abouts(folder)
+    assert (a.label, a.scored, a.group, a.source, a.licence) == (
+        True,
+        True,
+        "clip_a",
+        "town/drives",
+        "ODC-By-1.0 (A, B)",
+    )
+    assert not b.scored
+    assert (c.hard_negative, c.label, c.group) == (True, False, "cones/repo")
+    assert not d.hard_negative
+
+
+def test_a_clip_is_road_work_if_any_frame_is(folder: Path) -> None:
+    clips = {about.name: (about.label, about.scored) for about in photo_abouts(folder) if about.kind == "clip"}
+    assert clips == {
+        "clips/on.mp4": (True, True),
+        "clips/off.mp4": (False, True),
+        "clips/murky.mp4": (False, False),
+    }
+
+
+def test_samples_hold_the_files(folder: Path) -> None:
+    assert next(photo_samples(folder, photo_abouts(folder))).data == b"a.jpg"
+
+
+def test_the_report_parts_groups_and_lists_false_alarms(folder: Path) -> None:
+    said = {"roadwork/a.jpg": 0.9, "roadwork/b.jpg": 0.1, "none/c.jpg": 0.8, "none/d.jpg": 0.2, "clips/off.mp4": 0.6}
+    rows = [row(about=about, probability=said.get(about.name, 0.3)) for about in photo_abouts(folder)]
+    report = photo_report(rows)
+    assert report.by_group == {"clip_a": Confusion(1, 0, 0, 0), "cones/repo": Confusion(0, 1, 0, 1)}
+    assert report.by_licence == {"MIT": Confusion(0, 1, 0, 1), "ODC-By-1.0 (A, B)": Confusion(1, 0, 0, 0)}
+    assert (report.hard_negatives, report.hard_negatives_said_roadwork) == (1, ("none/c.jpg",))
+    assert [(clip.name, clip.label, clip.said) for clip in report.clips] == [
+        ("clips/on.mp4", True, False),
+        ("clips/off.mp4", False, True),
+        ("clips/murky.mp4", None, False),
+    ]
+    assert "product's accuracy" in report.caveat
+
+
+def test_what_is_wrong_with_a_folder_is_told(folder: Path) -> None:
+    (folder / "none" / "d.jpg").unlink()
+    with pytest.raises(ConfigError, match=r"d\.jpg is listed and not there"):
+        photo_abouts(folder)
+    (folder / "manifest.csv").write_text(MANIFEST.replace(",none,cones/repo,d", ",maybe,cones/repo,d"))
+    with pytest.raises(ConfigError, match=r"manifest\.csv, line 5: label 'maybe'"):
+        photo_abouts(folder)
+    (folder / "manifest.csv").write_text("file,label\n")
+    with pytest.raises(ConfigError, match="no column 'licence'"):
+        photo_abouts(folder)
+    with pytest.raises(ConfigError, match=r"takes a folder with a manifest\.csv"):
+        photo_abouts(folder / "none")

@@ -1,0 +1,248 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from roadwork_serve.datasets.base import Damaged, Dataset
+from roadwork_serve.datasets.coco import ACTIVE, DOUBTFUL, group_of
+from roadwork_serve.datasets.registry import open_dataset
+from roadwork_serve.datasets.samples import Sample
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.testbed import scenes
+from tests.evaluation.fakes import BLUE, RED, jpeg, write_jpeg
+
+# The 17 categories of ROADWork's annotations.
+ROADWORK = (
+    "Police Officer", "Police Vehicle", "Cone", "Fence", "Drum", "Barricade", "Barrier", "Work Vehicle",
+    "Vertical Panel", "Tubular Marker", "Arrow Board", "Bike Lane", "Work Equipment", "Worker",
+    "Other Roadwork Objects", "TTC Message Board", "TTC Sign",
+)  # fmt: skip
+
+
+def _samples(dataset: Dataset) -> list[Sample | Damaged]:
+    return list(dataset.samples(dataset.listed()))
+
+
+def test_a_folder_of_classes_with_groups_below(tmp_path: Path) -> None:
+    for name in ("roadwork/a.jpg", "roadwork/trip-7/b.jpg", "none/trip-7/deep/c.jpg", "none/d.mp4", "none/.hidden"):
+        write_jpeg(tmp_path / name, RED)
+    dataset = open_dataset(str(tmp_path))
+    told = {each.about.name: (each.about.label, each.about.group, each.about.kind) for each in dataset.listed()}
+    assert told == {
+        "roadwork/a.jpg": (True, "", "photo"),
+        "roadwork/trip-7/b.jpg": (True, "trip-7", "photo"),
+        "none/d.mp4": (False, "", "clip"),
+        "none/trip-7/deep/c.jpg": (False, "trip-7/deep", "photo"),
+    }
+    assert [each.about.name for each in _samples(dataset) if isinstance(each, Sample)] == list(told)
+
+
+def test_a_folder_without_a_class_is_refused(tmp_path: Path) -> None:
+    write_jpeg(tmp_path / "roadwork/a.jpg", RED)
+    with pytest.raises(ConfigError, match=r"none holds no files"):
+        open_dataset(str(tmp_path))
+
+
+def test_a_file_that_has_gone_is_damaged_not_silent(tmp_path: Path) -> None:
+    write_jpeg(tmp_path / "roadwork/a.jpg", RED)
+    write_jpeg(tmp_path / "none/b.jpg", BLUE)
+    dataset = open_dataset(str(tmp_path))
+    (tmp_path / "none/b.jpg").unlink()
+    assert _samples(dataset)[1] == Damaged("none/b.jpg", "No such file or directory")
+
+
+def test_a_general_manifest(tmp_path: Path) -> None:
+    write_jpeg(tmp_path / "a.jpg", RED)
+    (tmp_path / "list.csv").write_text(
+        "file,label,group,licence,source,hard_negative,words,tags,extra\n"
+        "a.jpg,roadwork,site-1,MIT,mine,,yes,rain; night,1\n"
+        "b.jpg,none,site-2,CC0,mine,yes,no,,2\n"
+        "c.jpg,unclear,,,,,,,3\n"
+    )
+    listed = open_dataset(str(tmp_path / "list.csv")).listed()
+    a, b, c = (each.about for each in listed)
+    assert [each.words for each in listed] == [1.0, 0.0, pytest.approx(float("nan"), nan_ok=True)]
+    assert (a.label, a.group, a.licence, a.source, a.tags) == (True, "site-1", "MIT", "mine", ("rain", "night"))
+    assert (b.label, b.hard_negative, b.scored) == (False, True, True)
+    assert not c.scored
+
+
+def test_a_folder_with_the_manifest_of_photos(tmp_path: Path) -> None:
+    write_jpeg(tmp_path / "none/a.jpg", RED)
+    (tmp_path / "manifest.csv").write_text(
+        "file,label,source_repo,path,licence,notes\nnone/a.jpg,none,town,x,MIT,hard negative: cones; group=clip_a\n"
+    )
+    (about,) = (each.about for each in open_dataset(str(tmp_path)).listed())
+    assert (about.group, about.hard_negative, about.licence) == ("clip_a", True, "MIT")
+
+
+def test_the_line_to_mend_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_text("file,label\na.jpg,maybe\n")
+    with pytest.raises(ConfigError, match=r"line 2: label 'maybe'"):
+        open_dataset(str(tmp_path))
+    path.write_text("file,label\n,none\n")
+    with pytest.raises(ConfigError, match="line 2: no file is named"):
+        open_dataset(str(path))
+    path.write_text("file,label,words\na.jpg,none,some\n")
+    with pytest.raises(ConfigError, match="line 2: words 'some'"):
+        open_dataset(str(path))
+    path.write_text("name,label\na.jpg,none\n")
+    with pytest.raises(ConfigError, match="no column 'file'"):
+        open_dataset(str(path))
+    path.write_text("file,label\n")
+    with pytest.raises(ConfigError, match="lists nothing"):
+        open_dataset(str(path))
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read as CSV"):
+        open_dataset(str(path))
+
+
+def natix(path: Path, images: list[bytes], labels: list[int | None]) -> Path:
+    """A Parquet file of NATIX's schema."""
+    table = pa.table(
+        {
+            "image": pa.array(
+                [{"bytes": data, "path": f"{at}.jpg"} for at, data in enumerate(images)],
+                pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+            ),
+            "label": pa.array(labels, pa.int64()),
+            "scene_description": pa.array(["a road"] * len(images)),
+            "weather": pa.array(["rain"] * len(images)),
+            "objects": pa.array([["cone", "car"]] * len(images), pa.list_(pa.string())),
+            "more": pa.array(['["day", "town"]'] * len(images)),
+        }
+    )
+    pq.write_table(table, path, row_group_size=2)
+    return path
+
+
+def test_natix_rows(tmp_path: Path) -> None:
+    pictures = [jpeg((40 * at, 0, 0)) for at in range(5)]
+    natix(tmp_path / "train-0.parquet", pictures, [1, 0, None, 0, 1])
+    dataset = open_dataset(f"natix:{tmp_path}")
+    listed = dataset.listed()
+    assert [each.about.label for each in listed] == [True, False, False, False, True]
+    assert [each.about.scored for each in listed] == [True, True, False, True, True]
+    assert listed[0].about.tags == ("rain", "cone", "car", "day", "town")
+    some = [listed[1], listed[4]]
+    assert [each.data for each in dataset.samples(some) if isinstance(each, Sample)] == [pictures[1], pictures[4]]
+
+
+def test_natix_shards_are_read_in_order_and_rows_without_a_picture_told(tmp_path: Path) -> None:
+    natix(tmp_path / "b.parquet", [jpeg(RED)], [1])
+    natix(tmp_path / "a.parquet", [b"", jpeg(BLUE)], [0, 0])
+    dataset = open_dataset(f"natix:{tmp_path}")
+    empty, blue, red = _samples(dataset)
+    assert empty == Damaged("a-000000", "the row has no picture")
+    assert [each.data for each in (blue, red) if isinstance(each, Sample)] == [jpeg(BLUE), jpeg(RED)]
+
+
+def test_natix_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"label": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(ConfigError, match="no column 'image': it has label"):
+        open_dataset(f"natix:{tmp_path / 'x.parquet'}")
+    (tmp_path / "y.parquet").write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="cannot be read as Parquet"):
+        open_dataset(f"natix:{tmp_path / 'y.parquet'}")
+    natix(tmp_path / "z.parquet", [jpeg(RED)], [7])
+    with pytest.raises(ConfigError, match="row 0: label 7"):
+        open_dataset(f"natix:{tmp_path / 'z.parquet'}").listed()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="no folder with any"):
+        open_dataset(f"natix:{tmp_path / 'empty'}")
+
+
+def coco(folder: Path, images: dict[str, tuple[str, ...]]) -> Path:
+    """Annotations of ROADWork's kind: the categories seen on each image."""
+    names = list(images)
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    path = folder / "annotations" / "instances.json"
+    told = {
+        "categories": [{"id": at, "name": name} for at, name in enumerate(ROADWORK, 1)],
+        "images": [{"id": at, "file_name": name} for at, name in enumerate(names)],
+        "annotations": [
+            {"id": 0, "image_id": names.index(name), "category_id": ROADWORK.index(kind) + 1, "bbox": [0, 0, 1, 1]}
+            for name, kinds in images.items()
+            for kind in kinds
+        ],
+    }
+    path.write_text(json.dumps(told))
+    return path
+
+
+def test_roadwork_annotations(tmp_path: Path) -> None:
+    images = {
+        "pgh07_00012.jpg": ("Cone", "TTC Sign"),
+        "los_angeles_12_3_00450.jpg": (),
+        "los_angeles_12_4_00010.jpg": ("TTC Sign", "Police Vehicle"),
+    }
+    for name in images:
+        write_jpeg(tmp_path / "images" / name, RED)
+    cone, empty, sign = (each.about for each in open_dataset(f"coco:{coco(tmp_path, images)}").listed())
+    assert (cone.label, cone.scored, cone.group, cone.tags) == (True, True, "pittsburgh 07", ("cone", "ttc sign"))
+    assert (empty.label, empty.scored, empty.group) == (False, True, "los_angeles 12")
+    assert (sign.label, sign.scored, sign.group) == (False, False, "los_angeles 12")
+    assert "ODC-By" in cone.licence
+    assert len(_samples(open_dataset(f"coco:{tmp_path / 'annotations/instances.json'}"))) == 3
+
+
+def test_every_category_of_roadwork_is_decided_on() -> None:
+    assert {name.lower() for name in ROADWORK} <= ACTIVE | DOUBTFUL
+    assert not ACTIVE & DOUBTFUL
+
+
+def test_names_of_another_kind_have_no_group() -> None:
+    assert group_of("IMG0012.jpg") == ""
+
+
+def test_annotations_of_another_kind_are_refused(tmp_path: Path) -> None:
+    path = coco(tmp_path, {"pgh07_00012.jpg": ("Cone",)})
+    with pytest.raises(ConfigError, match="put the images into one of them"):
+        open_dataset(f"coco:{path}")
+    path.write_text(path.read_text().replace("Cone", "Kite"))
+    told = json.loads(path.read_text())
+    told["categories"] = [{"id": 1, "name": "kite"}]
+    told["annotations"] = []
+    path.write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=r"categories kite: none of ROADWork's"):
+        open_dataset(f"coco:{path}")
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="no COCO annotation file"):
+        open_dataset(f"coco:{path}")
+
+
+def test_scenes_are_known_before_they_are_drawn() -> None:
+    dataset = open_dataset("scenes:10:7")
+    listed = dataset.listed()
+    drawn = list(dataset.samples(listed[:1] + listed[9:]))
+    for each, sample in zip(listed[:1] + listed[9:], drawn, strict=True):
+        assert isinstance(sample, Sample)
+        assert (sample.about.name, sample.about.label, sample.about.needs) == (
+            each.about.name, each.about.label, each.about.needs,
+        )  # fmt: skip
+    assert [each.about.kind for each in listed] == ["photo"] * 9 + ["clip"]
+    assert len({each.identity for each in listed}) == 10
+    assert {each.words for each in listed} == {0.0, 1.0}
+    assert isinstance(drawn[0], Sample) and drawn[0].data == scenes.photo(7_000_000).jpeg()
+
+
+@pytest.mark.parametrize("spec", ["scenes:0", "scenes:many", "scenes:5:x", "scenes:"])
+def test_scenes_are_spelt_in_one_way(spec: str) -> None:
+    with pytest.raises(ConfigError, match="write scenes:N:SEED"):
+        open_dataset(spec)
+
+
+def test_what_is_no_data_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    for spec, told in (
+        (str(tmp_path / "nowhere"), "there is no "),
+        (str(tmp_path / "notes.txt"), "is a file of no known kind; data is a folder"),
+        (str(tmp_path), "has no manifest.csv and no folders"),
+        (f"natix:{tmp_path / 'nowhere'}", "there is no "),
+        ("journal:x", "there is no "),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            open_dataset(spec)

@@ -1,0 +1,64 @@
+import pytest
+
+from deployments.batch_job import Crew, crew_for
+from roadwork_serve.cascade.policy_file import load_policy
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.profile import Profile
+
+NONE: tuple[float, ...] = ()
+
+
+def crew(
+    profile: Profile, workers: int | None, cpus: int, cards: tuple[float, ...] = NONE, memory_gib: float = 64
+) -> Crew:
+    return crew_for(profile, load_policy(profile.policy), workers, cpus, memory_gib, cards)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "memory_gib", "expected"),
+    [
+        (None, 1, 64, Crew(1, 1, 0)),
+        (None, 2, 64, Crew(2, 1, 0)),
+        (None, 16, 64, Crew(16, 1, 0)),
+        (None, 16, 9.5, Crew(4, 4, 0)),
+        (None, 2, 0.5, Crew(1, 2, 0)),
+        (3, 16, 1, Crew(3, 5, 0)),
+    ],
+)
+def test_on_cpus_a_worker_has_a_core_where_memory_suffices(
+    workers: int | None, cpus: int, memory_gib: float, expected: Crew
+):
+    assert crew(load_profile("mini"), workers, cpus, memory_gib=memory_gib) == expected
+
+
+def test_on_cards_each_has_a_worker_of_its_own():
+    profile = load_profile("gpu-24gb")
+    assert crew(profile, None, 8, (23.6, 23.6)) == Crew(2, 1, 1)
+    assert crew(profile, 1, 8, (23.6, 23.6)) == Crew(1, 1, 1)
+    assert crew(profile, 4, 8, (23.6,)) == Crew(1, 1, 1), "more would wait for a card for ever"
+
+
+@pytest.mark.parametrize(
+    ("profile", "cards", "told"),
+    [
+        ("gpu-24gb", NONE, "needs a GPU, and there is none"),
+        ("gpu-2x24gb", (23.6, 23.6), "a worker has one card, and .*ask a server"),
+    ],
+)
+def test_what_does_not_fit_one_card_is_refused(profile: str, cards: tuple[float, ...], told: str):
+    with pytest.raises(ConfigError, match=told):
+        crew(load_profile(profile), None, 8, cards)
+
+
+def test_engines_that_take_turns_are_refused():
+    turning = {"turns": "both", "replicas": 1, "max_replicas": None}
+    profile = load_profile("gpu-80gb", {"engines": {"qwen3-vl": turning, "qwen3-vl-thinking": turning}})
+    with pytest.raises(ConfigError, match="take turns, which workers cannot"):
+        crew(profile, None, 8, (79.1,))
+
+
+@pytest.mark.parametrize(("workers", "cpus"), [(None, 0), (4, 2)])
+def test_workers_that_would_wait_for_a_core_for_ever_are_refused(workers: int | None, cpus: int):
+    with pytest.raises(ConfigError, match=f"Ray has {cpus} free"):
+        crew(load_profile("mini"), workers, cpus)

@@ -1,0 +1,258 @@
+"""The cascade of a Serve application, asked from outside: what comes back, and what happens while Serve is away."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from ray.exceptions import ActorUnavailableError, RayTaskError
+from ray.serve.exceptions import RayServeException
+
+from deployments.cascade_client import AppCascade, Cluster
+from roadwork_serve.errors import DeadlineExceeded, MediaError, StageFailed, StageLost
+from tests.deployments.fakes import until
+
+VERDICT = "a verdict"
+
+
+class Ingress:
+    """A handle, and the method of it that is called."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[bytes, int, str, str]] = []
+        self.error: Exception | None = None
+        self.hangs = False
+
+    @property
+    def classify(self) -> "Ingress":
+        return self
+
+    async def remote(self, *asked: object) -> str:
+        self.asked.append(asked)  # type: ignore[arg-type]
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error is not None:
+            raise self.error
+        return VERDICT
+
+
+class Node:
+    """Stands in for Ray on this machine: each connection hands out a new handle."""
+
+    def __init__(self) -> None:
+        self.there = True
+        self.replaced = False
+        self.handles: list[Ingress] = []
+        self.left = 0
+
+    def connect(self) -> Ingress:
+        if not self.there:
+            raise StageLost("there is no application roadwork")
+        self.replaced = False
+        self.handles.append(Ingress())
+        return self.handles[-1]
+
+    def up(self) -> bool:
+        return self.there and not self.replaced
+
+    def leave(self) -> None:
+        self.left += 1
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+@pytest.fixture
+async def app(node: Node) -> AsyncIterator[AppCascade]:
+    app = AppCascade("roadwork", node, watch_s=0.01)  # type: ignore[arg-type]
+    await app.ready()
+    yield app
+    await app.aclose()
+
+
+async def ask(app: AppCascade, deadline_ms: int = 1000) -> object:
+    return await app.classify(b"jpeg", deadline_ms, "r", "validator")
+
+
+async def test_a_call_goes_to_the_ingress_with_its_deadline_id_and_key(app: AppCascade, node: Node) -> None:
+    assert await ask(app) == VERDICT
+    assert node.handles[0].asked == [(b"jpeg", 1000, "r", "validator")]
+
+
+async def test_an_error_of_the_tree_comes_as_itself_and_any_other_as_a_failure(app: AppCascade, node: Node) -> None:
+    node.handles[0].error = RayTaskError("classify", "a long traceback", MediaError("no picture"))
+    with pytest.raises(MediaError, match=r"^no picture$"):
+        await ask(app)
+    node.handles[0].error = RayTaskError("classify", "a long traceback", ValueError("odd\nand more"))
+    with pytest.raises(StageFailed, match=r"^roadwork failed: odd$"):
+        await ask(app)
+
+
+async def test_a_call_that_serve_lets_go_of_is_lost_and_does_not_end_the_caller(app: AppCascade, node: Node) -> None:
+    node.handles[0].error = asyncio.CancelledError()  # type: ignore[assignment]
+    with pytest.raises(StageLost, match="let go of the call"):
+        await ask(app)
+
+
+async def test_a_caller_who_leaves_leaves(app: AppCascade, node: Node) -> None:
+    node.handles[0].hangs = True
+    asking = asyncio.create_task(ask(app))
+    await until(lambda: len(node.handles[0].asked) == 1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_without_an_application_it_says_so_before_the_first_call() -> None:
+    node = Node()
+    node.there = False
+    with pytest.raises(StageLost, match="no application roadwork"):
+        await AppCascade("roadwork", node).ready()  # type: ignore[arg-type]
+
+
+async def test_while_serve_is_away_calls_fail_at_once_and_when_it_is_back_they_are_answered(
+    app: AppCascade, node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        node.there = False
+        await until(lambda: app._handle is None)
+        with pytest.raises(StageLost, match="is gone"):
+            async with asyncio.timeout(0.1):
+                await ask(app)
+        node.there = True
+        await until(lambda: app._handle is node.handles[-1])
+    assert await ask(app) == VERDICT
+    assert "is gone" in caplog.text and "is back" in caplog.text
+
+
+async def test_another_serve_in_the_place_of_the_first_is_asked_instead(app: AppCascade, node: Node) -> None:
+    node.replaced = True
+    await until(lambda: app._handle is not None and app._handle is not node.handles[0])
+    assert await ask(app) == VERDICT
+    assert (len(node.handles[0].asked), len(node.handles[1].asked)) == (0, 1)
+
+
+async def test_a_lost_call_and_a_late_one_bring_a_new_handle_but_no_other_call_down(
+    app: AppCascade, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.cascade_client._DOUBT_AFTER_S", 0.05)
+    first = node.handles[0]
+    first.hangs = True
+    slow = asyncio.create_task(ask(app, 60_000))
+    await until(lambda: len(first.asked) == 1)
+    monkeypatch.setattr("deployments.cascade_client._LATE_S", 0.0)
+    with pytest.raises(DeadlineExceeded, match="in time"):
+        await ask(app, 10)
+    await until(lambda: app._handle is not None and app._handle is not node.handles[0])
+    node.handles[1].error = ActorUnavailableError("The actor died.\nand why", None)
+    with pytest.raises(StageLost, match="is lost"):
+        await ask(app)
+    await until(lambda: len(node.handles) == 3)
+    assert node.left == 0 and not slow.done()
+    slow.cancel()
+
+
+async def test_a_handle_that_was_just_got_is_not_got_anew(app: AppCascade, node: Node) -> None:
+    node.handles[0].error = ActorUnavailableError("The actor died.", None)
+    for _ in range(3):
+        with pytest.raises(StageLost):
+            await ask(app)
+        await asyncio.sleep(0.03)
+    assert len(node.handles) == 1
+
+
+class Ray:
+    """Stands in for the modules `ray` and `serve`, and for who listens where Ray does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.listening = self.app = True
+        self.joined = self.left = 0
+        self.inside = False
+        self.controller = "first"
+        self.broken: Exception | None = None
+        monkeypatch.setattr("deployments.cascade_client.ray", self)
+        monkeypatch.setattr("deployments.cascade_client.serve", self)
+        monkeypatch.setattr("deployments.cascade_client.socket.create_connection", self.connection)
+
+    gcs_address = "127.0.0.1:6379"
+
+    def is_initialized(self) -> bool:
+        return self.inside
+
+    def init(self, **_: object) -> None:
+        if not self.listening:
+            raise ConnectionError("Could not find any running Ray instance. Please do this and that.")
+        self.joined, self.inside = self.joined + 1, True
+
+    def shutdown(self) -> None:
+        self.left, self.inside = self.left + self.inside, False
+
+    def get_runtime_context(self) -> "Ray":
+        return self
+
+    def connection(self, address: tuple[str, int], timeout: float) -> socket.socket:
+        if not self.listening:
+            raise ConnectionRefusedError
+        return socket.socket()
+
+    def get_app_handle(self, name: str) -> str:
+        if self.broken is not None:
+            raise self.broken
+        if not self.app:
+            raise RayServeException("Application 'roadwork' does not exist.")
+        return f"handle of {name}"
+
+    def get_actor(self, name: str, namespace: str) -> str:
+        if not self.app:
+            raise ValueError("no such actor")
+        return self.controller
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Ray:
+    return Ray(monkeypatch)
+
+
+def test_a_ray_whose_serve_is_not_there_yet_is_joined_once(ray: Ray) -> None:
+    cluster = Cluster("roadwork")
+    ray.app = False
+    for _ in range(3):
+        with pytest.raises(StageLost, match="does not exist"):
+            cluster.connect()
+    ray.app = True
+    assert cluster.connect() == "handle of roadwork" and cluster.up()
+    assert (ray.joined, ray.left) == (1, 0)
+
+
+def test_a_ray_that_is_gone_is_left_before_the_next_is_joined(ray: Ray) -> None:
+    cluster = Cluster("roadwork")
+    cluster.connect()
+    ray.listening = False
+    assert not cluster.up()
+    with pytest.raises(StageLost, match=r"machine \(Could not find any running Ray instance\); start one"):
+        cluster.connect()
+    assert (ray.joined, ray.left) == (1, 1)
+    ray.listening = True
+    assert cluster.connect() == "handle of roadwork"
+    assert (ray.joined, ray.left) == (2, 1)
+
+
+def test_one_that_is_broken_is_left_too(ray: Ray) -> None:
+    cluster = Cluster("roadwork")
+    ray.broken = RuntimeError("RPC error")
+    with pytest.raises(StageLost, match="RPC error"):
+        cluster.connect()
+    assert (ray.joined, ray.left) == (1, 1)
+
+
+def test_another_serve_in_the_same_ray_is_not_the_same(ray: Ray) -> None:
+    cluster = Cluster("roadwork")
+    cluster.connect()
+    assert cluster.up()
+    ray.controller = "second"
+    assert not cluster.up()
+    cluster.connect()
+    assert cluster.up() and ray.left == 0

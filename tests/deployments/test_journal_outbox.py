@@ -1,0 +1,205 @@
+"""What an ingress replica keeps for the journal, over a handle without Ray."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deployments import journal_outbox as module
+from deployments.journal_outbox import NoPost, Post
+from deployments.journal_replica import JournalReplica
+from roadwork_serve.api.request_context import Asked
+from roadwork_serve.cascade.router import Judged
+from roadwork_serve.journal.record import Entry
+from roadwork_serve.journal.store import Refused, Store
+from roadwork_serve.profiles.journal import JournalSpec
+from tests.deployments.fakes import FakeMethod, until
+from tests.journal.made import report, verdict
+
+PHOTO = b"\xff\xd8\xff photo"
+
+
+class FakeJournal:
+    """A handle that takes what it is given, or raises. lost: it writes, and then the answer goes astray."""
+
+    def __init__(self, replica: JournalReplica) -> None:
+        self.replica, self.error, self.lost = replica, None, 0
+        self.commit = FakeMethod(self._commit)
+        self.calls = 0
+
+    async def _commit(self, records: list[bytes]) -> int:
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        written = await self.replica.commit(records)
+        if self.lost:
+            self.lost -= 1
+            raise ConnectionError("it died before it could say so")
+        return written
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_GATHER_S", 0.0)
+    monkeypatch.setattr(module, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(module, "_LONGEST_S", 0.0)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> JournalSpec:
+    return JournalSpec(
+        url=f"sqlite:///{tmp_path / 'journal.db'}",
+        spool_folder=str(tmp_path / "spool"),
+        media_folder=str(tmp_path / "media"),
+        spool_mib=1,
+    )
+
+
+@pytest.fixture
+async def journal(spec: JournalSpec) -> AsyncIterator[FakeJournal]:
+    replica = JournalReplica(spec)
+    yield FakeJournal(replica)
+    replica.close()
+
+
+@pytest.fixture
+async def post(spec: JournalSpec, journal: FakeJournal) -> AsyncIterator[Post]:
+    post = Post(spec, journal, "one")  # type: ignore[arg-type]
+    yield post
+    await post.aclose()
+
+
+def judged(name: str, **fields: object) -> Judged:
+    return Judged(verdict(name, **fields), np.ones((1, 4), np.float16))  # type: ignore[arg-type]
+
+
+def written(spec: JournalSpec) -> dict[str, Entry]:
+    store = Store.open(spec.url)
+    try:
+        return {case.entry.id: case.entry for case in store.find()}
+    finally:
+        store.close()
+
+
+async def test_an_answer_reaches_the_journal_with_all_that_is_known_of_it(post: Post, spec: JournalSpec) -> None:
+    await post.keep(judged("a", survey=0.5), PHOTO, Asked("batch", "ann", "camera 7"), 3)
+    post.surveyed(verdict("a"), (report("vlm", 0.2),))
+    post.shadowed(verdict("a"), verdict("a", 0.1))
+    await until(lambda: post.committed == 3)
+    entry = written(spec)["a"]
+    assert (entry.origin, entry.caller, entry.key, entry.policy_number) == ("batch", "ann", "camera 7", 3)
+    assert (entry.features_model, entry.survey, entry.size) == ("fake", 0.5, len(PHOTO))
+    assert len(entry.sha256) == 64
+    store = Store.open(spec.url)
+    case = store.case("a")
+    assert [each.stage for each in case.survey or ()] == ["vlm"] and len(case.shadows) == 1
+    store.close()
+    assert post.load() is not None and post.load().waiting == 0
+
+
+async def test_while_the_journal_is_down_requests_go_on_and_nothing_is_lost(
+    post: Post, journal: FakeJournal, spec: JournalSpec
+) -> None:
+    journal.error = ConnectionError("it is gone")
+    for number in range(20):
+        await post.keep(judged(f"{number}"), PHOTO, Asked(), 1)
+    await until(lambda: journal.calls > 3)
+    told = post.load()
+    assert (told.up, told.waiting, told.committed, told.dropped) == (False, 20, 0, 0)
+    journal.error = None
+    await until(lambda: post.committed == 20)
+    assert (len(written(spec)), post.load().up) == (20, True)
+
+
+async def test_what_was_written_but_not_acknowledged_is_sent_again_and_is_there_once(
+    post: Post, journal: FakeJournal, spec: JournalSpec
+) -> None:
+    journal.lost = 2
+    await post.keep(judged("a"), PHOTO, Asked(), 1)
+    await until(lambda: post.committed == 1)
+    assert journal.calls == 3
+    assert list(written(spec)) == ["a"]
+
+
+async def test_what_a_replica_leaves_behind_another_one_sends(
+    post: Post, journal: FakeJournal, spec: JournalSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.error = ConnectionError("it is gone")
+    await post.keep(judged("a"), PHOTO, Asked(), 1)
+    await post.aclose()
+    journal.error = None
+    other = Post(spec, journal, "two")  # type: ignore[arg-type]
+    await until(lambda: other.committed == 1)
+    assert list(written(spec)) == ["a"]
+    await other.aclose()
+
+
+async def test_pictures_are_left_out_before_answers_are_lost(spec: JournalSpec, journal: FakeJournal) -> None:
+    journal.error = ConnectionError("it is gone")
+    post = Post(spec.model_copy(update={"media_cap_gib": 1.0}), journal, "one")  # type: ignore[arg-type]
+    for number in range(30):
+        await post.keep(judged(f"{number}"), bytes(100_000), Asked(), 1)
+    told = post.load()
+    assert told.waiting == 30 and told.dropped == 0
+    assert 0 < told.without_media < 30
+    await post.aclose()
+
+
+async def test_beyond_the_room_records_are_counted(spec: JournalSpec, journal: FakeJournal) -> None:
+    journal.error = ConnectionError("it is gone")
+    post = Post(spec, journal, "one")  # type: ignore[arg-type]
+    big = Judged(verdict("a"), np.ones((64, 1024), np.float16))
+    for _ in range(12):
+        await post.keep(big, PHOTO, Asked(), 1)
+    told = post.load()
+    assert told.dropped > 0 and told.waiting + told.dropped == 12
+    await post.aclose()
+
+
+async def test_damage_is_put_aside_and_holds_up_nothing(
+    post: Post, journal: FakeJournal, spec: JournalSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    post._append(b"\x01garbage")
+    await post.keep(judged("a"), PHOTO, Asked(), 1)
+    await until(lambda: post.committed == 2)
+    assert list(written(spec)) == ["a"]
+    assert "is put aside" in caplog.text
+    assert (Path(spec.spool_folder) / "damaged").read_bytes().endswith(b"\x01garbage")
+
+
+async def test_a_record_that_the_database_refuses_holds_up_no_other(
+    post: Post, spec: JournalSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = Store.commit
+
+    def commit(store: Store, records: list[Entry]) -> None:
+        if any(record.id == "bad" for record in records):
+            raise Refused("too long")
+        really(store, records)
+
+    monkeypatch.setattr(Store, "commit", commit)
+    for name in ("a", "bad", "b"):
+        await post.keep(judged(name), PHOTO, Asked(), 1)
+    await until(lambda: post.committed == 3)
+    assert set(written(spec)) == {"a", "b"}
+    assert b'"bad"' in (Path(spec.spool_folder) / "damaged").read_bytes()
+
+
+async def test_a_database_that_is_away_is_looked_for_again(
+    post: Post, journal: FakeJournal, spec: JournalSpec, tmp_path: Path
+) -> None:
+    (tmp_path / "journal.db").write_text("this is no database, and long enough to be seen to be none " * 20)
+    await post.keep(judged("a"), PHOTO, Asked(), 1)
+    await until(lambda: journal.calls > 1)
+    assert post.load().waiting == 1
+    (tmp_path / "journal.db").unlink()
+    await until(lambda: post.committed == 1)
+    assert list(written(spec)) == ["a"]
+
+
+async def test_without_a_journal_nothing_is_kept() -> None:
+    nothing = NoPost()
+    await nothing.keep(judged("a"), PHOTO, Asked(), 1)
+    assert nothing.load() is None and asyncio.all_tasks() == {asyncio.current_task()}

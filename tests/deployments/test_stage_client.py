@@ -1,0 +1,219 @@
+"""The client of a stage: down until it answers, down when a call is lost, up again by its probes."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from deployments.stage_client import RayStageClient
+from roadwork_serve.cascade.prediction import Item
+from roadwork_serve.errors import StageFailed
+from tests.deployments.fakes import FakeHandle, until
+
+
+def item(left_s: float = 5.0) -> Item:
+    return Item("r", "photo", (b"jpeg",), np.zeros((1, 16, 16, 3), np.uint8), (0.0,), time.monotonic() + left_s)
+
+
+@pytest.fixture
+async def handle() -> FakeHandle:
+    return FakeHandle()
+
+
+@pytest.fixture
+async def client(handle: FakeHandle) -> AsyncIterator[RayStageClient]:
+    client = RayStageClient("vlm", handle, timeout_s=0.3, probe_s=0.02)  # type: ignore[arg-type]
+    yield client
+    await client.aclose()
+
+
+async def test_a_stage_is_down_until_it_has_answered(client: RayStageClient, handle: FakeHandle):
+    with pytest.raises(StageFailed, match="vlm is down"):
+        await client.judge([item()])
+    await client.warm()
+    assert client.up
+    assert [opinion.logit for opinion in await client.judge([item(), item()])] == [4.0, 4.0]
+    assert len(handle.seen) == 2
+
+
+@pytest.mark.parametrize(("sees", "images", "thumbs"), [("thumbs", 0, 1), ("images", 1, 0), ("both", 1, 1)])
+async def test_only_what_the_stage_looks_at_travels_with_the_time_left(sees: str, images: int, thumbs: int):
+    handle = FakeHandle(sees)
+    client = RayStageClient("vlm", handle, timeout_s=1)  # type: ignore[arg-type]
+    await client.warm()
+    await client.judge([item(left_s=5.0)])
+    [(seen, left_s)] = handle.seen
+    assert (len(seen.images), len(seen.thumbs)) == (images, thumbs)
+    assert 4.0 < left_s <= 5.0
+    await client.aclose()
+
+
+async def test_the_stages_own_word_leaves_it_up(client: RayStageClient, handle: FakeHandle):
+    await client.warm()
+    handle.error = RayTaskError("judge", "a long traceback", StageFailed("ValueError: no"))
+    with pytest.raises(StageFailed, match="vlm failed: ValueError: no") as raised:
+        await client.judge([item()])
+    assert client.up
+    assert "traceback" not in str(raised.value)
+
+
+async def test_a_dead_process_takes_the_stage_down_until_a_probe_answers(client: RayStageClient, handle: FakeHandle):
+    await client.warm()
+    handle.error = ActorDiedError()
+    with pytest.raises(StageFailed, match="vlm is lost"):
+        await client.judge([item()])
+    asked = len(handle.seen)
+    with pytest.raises(StageFailed, match="vlm is down"):
+        await client.judge([item()])
+    assert len(handle.seen) == asked
+    handle.error = None
+    await until(lambda: client.up)
+    assert len(await client.judge([item()])) == 1
+
+
+async def test_one_slow_call_does_not_throw_away_what_waits_behind_it(handle: FakeHandle):
+    client = RayStageClient("vlm", handle, timeout_s=0.05, probe_s=60)  # type: ignore[arg-type]
+    await client.warm()
+    handle.hangs = True
+    with pytest.raises(StageFailed, match="no answer"):
+        await client.judge([item()])
+    assert not client.up
+    handle.let_go()
+    assert len(await client.judge([item()])) == 1
+    await client.aclose()
+
+
+async def test_a_lost_call_leaves_those_in_flight_to_other_processes_alone(handle: FakeHandle):
+    client = RayStageClient("vlm", handle, timeout_s=5, probe_s=60)  # type: ignore[arg-type]
+    await client.warm()
+    handle.hangs = True
+    slow = asyncio.create_task(client.judge([item()]))
+    await handle.asked.wait()
+    handle.error = ActorDiedError()
+    with pytest.raises(StageFailed):
+        await client.judge([item()])
+    assert not slow.done()
+    handle.let_go()
+    assert len(await slow) == 1
+    await client.aclose()
+
+
+async def test_a_call_that_takes_too_long_is_cancelled_and_takes_the_stage_down(handle: FakeHandle):
+    unheard: list[dict] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    client = RayStageClient("vlm", handle, timeout_s=0.05, probe_s=60)  # type: ignore[arg-type]
+    await client.warm()
+    handle.hangs = True
+    assert "no answer in 0.05 s" in await complaint(client)
+    assert not client.up
+    await until(lambda: handle.cancelled == 1)
+    await client.aclose()
+    gc.collect()
+    assert unheard == []
+
+
+async def complaint(client: RayStageClient) -> str:
+    """Why judging fails. A frame that held the error would keep alive what the error is about."""
+    try:
+        await client.judge([item()])
+    except StageFailed as error:
+        return str(error)
+    raise AssertionError("judging did not fail")
+
+
+async def test_a_silent_death_is_found_by_a_probe_and_fails_the_calls_in_flight(
+    client: RayStageClient, handle: FakeHandle
+):
+    await client.warm()
+    handle.hangs = True
+    began = time.monotonic()
+    with pytest.raises(StageFailed, match="it went down"):
+        await client.judge([item()])
+    assert time.monotonic() - began < 0.25  # before its own timeout
+    handle.hangs = False
+    await until(lambda: client.up)
+
+
+async def test_a_slow_probe_keeps_new_calls_out_and_leaves_those_in_flight_alone(handle: FakeHandle):
+    client = RayStageClient("vlm", handle, timeout_s=5, probe_s=0.2)  # type: ignore[arg-type]
+    await client.warm()
+    handle.hangs = True
+    held = asyncio.create_task(client.judge([item()]))
+    await until(lambda: not client.up)
+    assert not held.done()
+    handle.let_go()
+    assert [opinion.logit for opinion in await held] == [4.0]
+    await until(lambda: client.up)
+    await client.aclose()
+
+
+async def test_a_replica_that_lets_go_of_a_call_has_lost_it(client: RayStageClient, handle: FakeHandle):
+    await client.warm()
+    handle.error = asyncio.CancelledError()
+    with pytest.raises(StageFailed, match="let go"):
+        await client.judge([item()])
+
+
+async def test_a_cancelled_call_is_cancelled_in_the_stage(handle: FakeHandle):
+    client = RayStageClient("vlm", handle, timeout_s=5, probe_s=60)  # type: ignore[arg-type]
+    await client.warm()
+    handle.hangs = True
+    call = asyncio.create_task(client.judge([item()]))
+    await handle.asked.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert handle.cancelled == 1
+    assert client.up
+    await client.aclose()
+
+
+async def test_closing_fails_what_is_in_flight_and_stops_probing(client: RayStageClient, handle: FakeHandle):
+    await client.warm()
+    handle.hangs = True
+    call = asyncio.create_task(client.judge([item()]))
+    await handle.asked.wait()
+    await client.aclose()
+    with pytest.raises(StageFailed):
+        await call
+    assert not client.up
+    with pytest.raises(StageFailed):
+        await client.judge([item()])
+
+
+async def test_odd_errors_do_not_end_the_probing(client: RayStageClient, handle: FakeHandle):
+    await client.warm()
+    handle.error = ZeroDivisionError("odd")
+    await until(lambda: not client.up)
+    handle.error = None
+    await until(lambda: client.up)
+    assert len(await client.judge([item()])) == 1
+
+
+async def test_a_stage_that_may_sleep_is_left_alone_once_nobody_asks(handle: FakeHandle):
+    client = RayStageClient("vlm", handle, timeout_s=1, probe_s=0.01, rests_after_s=0.1)  # type: ignore[arg-type]
+    await client.warm()
+    await asyncio.sleep(0.2)
+    left_alone = handle.probes
+    await asyncio.sleep(0.1)
+    assert handle.probes == left_alone and client.up, "a probe would wake it"
+    assert len(await client.judge([item()])) == 1
+    await until(lambda: handle.probes > left_alone)
+    await asyncio.sleep(0.05)
+    assert handle.probes > left_alone + 1, "while it is in use it is probed"
+    await client.aclose()
+
+
+async def test_a_stage_that_has_never_answered_is_probed_whether_anybody_asks_or_not(handle: FakeHandle):
+    handle.error = ActorDiedError()
+    client = RayStageClient("vlm", handle, timeout_s=1, probe_s=0.01, rests_after_s=0.02)  # type: ignore[arg-type]
+    await asyncio.sleep(0.1)
+    handle.error = None
+    async with asyncio.timeout(1):
+        await client.warm()
+    assert client.up
+    await client.aclose()

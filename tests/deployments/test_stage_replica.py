@@ -1,0 +1,302 @@
+"""A stage's replica, in this process."""
+
+import asyncio
+import logging
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+
+from deployments.app import build_app
+from deployments.stage_replica import StageReplica
+from roadwork_serve.api.deployment_names import DEPLOYMENTS
+from roadwork_serve.cancellable_thread import stop_if_given_up
+from roadwork_serve.cascade.prediction import Item, Opinion
+from roadwork_serve.cascade.threaded_stage import Threaded
+from roadwork_serve.errors import ModelError, StageFailed
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageSpec
+from roadwork_serve.stages.health import PROVE_S
+from tests.recording_lock import Held
+
+ENGINE = EngineSpec(runs="transformers", model="fake", threads=3)
+SPEC = StageSpec(engine="fake", timeout_s=1)
+
+
+class FakeStage:
+    name = "vlm"
+    sees = "images"
+
+    def __init__(self) -> None:
+        self.warmed = 0
+        self.error: Exception | None = None
+        self.logit = 1.0
+        self.items: Sequence[Item] = ()
+        self.go = threading.Event()
+        self.go.set()
+
+    def warm(self) -> None:
+        self.warmed += 1
+        self.threads = os.environ["OMP_NUM_THREADS"]
+
+    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        self.items = items
+        self.go.wait(5)
+        if self.error:
+            raise self.error
+        return [Opinion(self.logit, "fake") for _ in items]
+
+
+@pytest.fixture
+def stage() -> FakeStage:
+    return FakeStage()
+
+
+@pytest.fixture
+async def replica(stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StageReplica]:
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(variable, "1")
+    replica = StageReplica.__new__(StageReplica)  # as Serve does it, to await the constructor
+    await replica.__init__({"e": ENGINE}, {"e": {"vlm": SPEC}}, lambda engine, users: {"vlm": Threaded(stage)})
+    yield replica
+    stage.go.set()
+    await replica.aclose()
+    logging.getLogger("ray.serve").filters.clear()
+
+
+def item(deadline_s: float = 0.0) -> Item:
+    return Item("r", "photo", (b"jpeg",), np.zeros((0, 16, 16, 3), np.uint8), (0.0,), deadline_s)
+
+
+async def test_it_is_warm_before_it_is_ready_and_has_its_threads(replica: StageReplica, stage: FakeStage):
+    assert (stage.warmed, stage.threads) == (1, "3")
+    assert await replica.introduce("vlm") == "images"
+
+
+async def test_deadlines_are_told_on_its_own_clock(replica: StageReplica, stage: FakeStage):
+    opinions = await replica.judge("vlm", [item(deadline_s=-1e9), item(deadline_s=1e9)], [2.0, 0.5])
+    assert [opinion.logit for opinion in opinions] == [1.0, 1.0]
+    assert [round(each.left_s(), 1) for each in stage.items] == pytest.approx([2.0, 0.5], abs=0.2)
+
+
+async def test_health_checks_answer_while_it_judges(replica: StageReplica, stage: FakeStage):
+    stage.go.clear()
+    call = asyncio.create_task(replica.judge("vlm", [item()], [1.0]))
+    await asyncio.sleep(0)
+    await replica.check_health()
+    assert await replica.introduce("vlm") == "images"
+    assert not call.done()
+    stage.go.set()
+    await call
+
+
+async def test_a_stuck_model_fails_its_health_check(
+    replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
+):
+    stage.go.clear()
+    call = asyncio.create_task(replica.judge("vlm", [item()], [1.0]))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(replica._health, "_clock", lambda: time.monotonic() + 4)
+    with pytest.raises(RuntimeError, match="has not ended for 4 s"):
+        await replica.check_health()
+    stage.go.set()
+    await call
+    await replica.check_health()
+
+
+async def test_what_the_model_raises_travels_as_text(replica: StageReplica, stage: FakeStage):
+    stage.error = type("ExoticError", (Exception,), {})("out of luck")
+    with pytest.raises(StageFailed, match=r"^ExoticError; its log has more$") as raised:
+        await replica.judge("vlm", [item()], [1.0])
+    assert raised.value.__cause__ is None
+    stage.error = ModelError("the head does not fit; train one")
+    with pytest.raises(StageFailed, match="the head does not fit; train one"):
+        await replica.judge("vlm", [item()], [1.0])
+
+
+async def test_an_answer_that_is_no_number_is_a_failure(replica: StageReplica, stage: FakeStage):
+    stage.logit = math.nan
+    with pytest.raises(StageFailed, match="fake answers nan: set dtype: bfloat16"):
+        await replica.judge("vlm", [item()], [1.0])
+
+
+async def test_a_quiet_replica_whose_model_no_longer_judges_fails_its_health_check(
+    replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
+):
+    await replica.check_health()
+    assert stage.items == ()
+    stage.error = RuntimeError("CUDA error")
+    monkeypatch.setattr(replica._health, "_clock", lambda: time.monotonic() + PROVE_S + 1)
+    await replica.check_health()
+    with pytest.raises(RuntimeError, match="vlm cannot judge a made-up item: RuntimeError: CUDA error"):
+        while True:
+            await asyncio.sleep(0)
+            await replica.check_health()
+
+
+async def test_work_that_was_cancelled_stops(replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch):
+    held = Held(at=2)
+
+    def judge(items: Sequence[Item]) -> list[Opinion]:
+        for _ in items:
+            stop_if_given_up()
+            held()
+        return []
+
+    monkeypatch.setattr(stage, "judge", judge)
+    await held.cancelled_there(replica.judge("vlm", [item()] * 20, [1.0] * 20))
+    assert held.steps == 2
+
+
+async def test_it_lets_go_of_its_model_when_serve_stops_it(replica: StageReplica, stage: FakeStage):
+    stage.go.clear()
+    call = asyncio.create_task(replica.judge("vlm", [item()], [1.0]))
+    while not stage.items:  # noqa: ASYNC110 - set by a thread
+        await asyncio.sleep(0)
+    stop = asyncio.create_task(replica.__del__())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not stop.done()  # what has begun is finished
+    stage.go.set()
+    assert len(await call) == 1
+    await stop
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("vlm")]
+
+
+def test_calls_stay_out_of_the_access_log_and_words_do_not(replica: StageReplica):
+    logger = logging.getLogger("ray.serve")
+    record = logger.makeRecord(logger.name, logging.INFO, "", 0, "CALL judge OK 1ms", (), None)
+    assert logger.filter(record)
+    record.serve_access_log = True
+    assert not logger.filter(record)
+
+
+def test_each_stage_is_a_deployment_with_the_resources_of_its_spec():
+    overrides = {
+        "ingress": {"replicas": 2, "num_cpus": 0.75},
+        "engines": {"qwen3-vl": {"device": "cuda", "num_gpus": 0.5, "memory_mb": 100, "replicas": 3}},
+        "stages": {"vlm": {"slots": 2}},
+    }
+    app = build_app(load_profile("mini", overrides))
+    ingress = app._bound_deployment
+    profile, stages, journal_app = ingress.init_args
+    assert ingress.name == "Ingress" and ingress.num_replicas == 2
+    assert journal_app._bound_deployment.name == "Journal"
+    assert ingress.ray_actor_options["num_cpus"] == 0.75
+    assert ingress.max_ongoing_requests > profile.ingress.max_ongoing_requests
+    assert {name: stage._bound_deployment.name for name, stage in stages.items()} == DEPLOYMENTS
+    vlm = stages["vlm"]._bound_deployment
+    assert (vlm.num_replicas, vlm.ray_actor_options["num_gpus"]) == (3, 0.5)
+    assert vlm.ray_actor_options["memory"] == 100 * 2**20
+    assert vlm.max_ongoing_requests > 2 * 2
+    assert vlm.max_ongoing_requests > vlm.max_queued_requests > 2 * 3
+
+
+def test_another_version_starts_before_the_one_it_replaces_ends_where_there_is_room_for_both():
+    on_card = {"device": "cuda", "num_gpus": 0.5}
+    overrides = {"engines": {"qwen3-vl": on_card, "molmo2": on_card | {"surge": True}, "ocr": {"surge": False}}}
+    ingress = build_app(load_profile("mini", overrides))._bound_deployment
+    surge = {name: stage._bound_deployment for name, stage in ingress.init_args[1].items()} | {"ingress": ingress}
+    assert {name: each._deployment_config.max_surge_percent for name, each in surge.items()} == {
+        "backbone": 100, "signs": 0, "vlm": 0, "reasoner": 100, "video": 100, "ingress": 100
+    }  # fmt: skip
+
+
+def test_ingress_replicas_that_are_spread_over_nodes_are_replaced_one_by_one():
+    overrides = {"ingress": {"replicas": 2, "max_per_node": 1}}
+    ingress = build_app(load_profile("mini", overrides))._bound_deployment
+    assert ingress._replica_config.max_replicas_per_node == 1
+    assert ingress._deployment_config.max_surge_percent == 0
+
+
+def test_every_stage_of_a_profile_has_a_deployment():
+    assert set(DEPLOYMENTS) == set(STAGES)
+
+
+def test_stages_that_ask_one_engine_are_one_deployment():
+    app = build_app(load_profile("mini", {"stages": {"reasoner": {"engine": "qwen3-vl"}}}))
+    _, stages, _ = app._bound_deployment.init_args
+    shared = stages["vlm"]._bound_deployment
+    assert shared.name == "FastVLM-Reasoner" and stages["reasoner"] is stages["vlm"]
+    engines, users, _ = shared.init_args
+    assert [engine.model for engine in engines.values()] == ["mini:vlm"]
+    assert [list(using) for using in users.values()] == [["vlm", "reasoner"]]
+
+
+TURNING = {"engines": {"qwen3-vl-thinking": {"turns": "card"}, "molmo2": {"turns": "card"}}}
+
+
+def test_engines_that_take_turns_are_one_deployment_with_one_share():
+    app = build_app(load_profile("mini", TURNING))
+    _, stages, _ = app._bound_deployment.init_args
+    shared = stages["video"]._bound_deployment
+    assert shared.name == "Reasoner-VideoReasoner" and stages["reasoner"] is stages["video"]
+    assert shared.ray_actor_options["num_cpus"] == 0.5
+
+
+class Sleepy(FakeStage):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.awake = name, True
+
+    async def warm(self) -> None:  # type: ignore[override]
+        assert self.awake
+
+    async def judge(self, items: Sequence[Item]) -> list[Opinion]:  # type: ignore[override]
+        assert self.awake
+        return [Opinion(1.0, self.name) for _ in items]
+
+    async def sleep(self) -> None:
+        self.awake = False
+
+    async def wake(self) -> None:
+        self.awake = True
+
+    async def check(self) -> None: ...
+
+
+async def test_a_replica_lets_its_engines_take_turns(monkeypatch: pytest.MonkeyPatch):
+    told: list[str] = []
+    monkeypatch.setattr(
+        "deployments.stage_replica.Histogram.observe", lambda _, cost_s, tags: told.append(tags["engine"])
+    )
+    stages = {"reasoner": Sleepy("reasoner"), "video": Sleepy("video")}
+    replica = StageReplica.__new__(StageReplica)
+    users = {"thinking": {"reasoner": SPEC}, "molmo2": {"video": SPEC}}
+    await replica.__init__(
+        {"thinking": ENGINE, "molmo2": ENGINE}, users, lambda engine, using: {name: stages[name] for name in using}
+    )
+    logging.getLogger("ray.serve").filters.clear()
+    assert [stage.awake for stage in stages.values()] == [True, False]  # after a turn that told what one costs
+    for name in ("video", "reasoner", "video"):
+        (opinion,) = await replica.judge(name, [item()], [60.0])
+        assert opinion.model == name
+    await replica.check_health()
+    assert told == ["thinking", "molmo2", "thinking", "molmo2"]
+
+
+def test_it_gives_way_with_the_threads_it_started_and_no_others():
+    code = """
+import os, threading
+from deployments.stage_replica import give_way
+def held():
+    event = threading.Event()
+    thread = threading.Thread(target=event.wait, daemon=True)
+    thread.start()
+    return thread
+of = lambda thread: os.getpriority(os.PRIO_PROCESS, thread.native_id)
+older = held()
+give_way(5)
+mine = held()
+print(of(older), of(mine), os.getpriority(os.PRIO_PROCESS, 0))
+give_way(10)
+print(of(older), of(mine), of(held()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "5", "5", "0", "10", "10"]

@@ -1,0 +1,39 @@
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from filelock import FileLock, Timeout
+
+from roadwork_serve.engines.gpu_lock import alone_on_card
+
+
+def test_engines_load_one_after_the_other_on_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1")
+    with alone_on_card("cuda", tmp_path):
+        (lock,) = tmp_path.iterdir()
+        with pytest.raises(Timeout):
+            FileLock(lock).acquire(timeout=0)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-2")
+        with alone_on_card("cuda", tmp_path):  # another card
+            assert len(list(tmp_path.iterdir())) == 2
+    FileLock(lock).acquire(timeout=0)
+
+
+def test_a_cpu_is_shared(tmp_path: Path) -> None:
+    with alone_on_card("cpu", tmp_path), alone_on_card("cpu", tmp_path):
+        assert not list(tmp_path.iterdir())
+
+
+def _die_while_loading(folder: Path) -> None:
+    with alone_on_card("cuda", folder):
+        os._exit(1)
+
+
+def test_a_process_that_dies_lets_go(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_die_while_loading, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+    (lock,) = tmp_path.iterdir()
+    FileLock(lock).acquire(timeout=1)

@@ -1,0 +1,167 @@
+"""Challenges as Subnet 72's validators make them, and what they would pay."""
+
+import io
+import random
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from roadwork_serve.datasets.base import Damaged, Listed
+from roadwork_serve.datasets.samples import About, Sample
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.evaluation.challenges import LOOKS, SIDE, Drawn, challenge, draw, earned, make, samples
+from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.schema import MediaKind
+
+
+def jpeg(width: int = 640, height: int = 360, shade: int = 0) -> bytes:
+    rising = np.linspace(0, 255, width, dtype=np.uint8)
+    image = np.stack([np.tile(rising, (height, 1)), np.full((height, width), 128), np.full((height, width), shade)], 2)
+    Image.fromarray(image.astype(np.uint8)).save(told := io.BytesIO(), "JPEG", quality=95)
+    return told.getvalue()
+
+
+def shown(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+@dataclass
+class Album:
+    """A data set of so many photos with road work and without. spoilt: those that cannot be read."""
+
+    spec: str
+    works: int
+    others: int
+    spoilt: tuple[int, ...] = ()
+    more: list[About] = field(default_factory=list[About])
+
+    def listed(self) -> list[Listed]:
+        photo: MediaKind = "photo"
+        abouts = [About(f"{self.spec}-{at}.jpg", photo, at < self.works) for at in range(self.works + self.others)]
+        return [Listed(about, str(at)) for at, about in enumerate(abouts + self.more)]
+
+    def samples(self, wanted: Sequence[Listed]) -> Generator[Sample | Damaged]:
+        ats = [int(each.at) for each in wanted]
+        assert ats == sorted(set(ats)), "each once, and in order"
+        for each in wanted:
+            damaged = int(each.at) in self.spoilt
+            yield Damaged(each.about.name, "is gone") if damaged else Sample(each.about, jpeg(shade=int(each.at)))
+
+
+def test_labels_sources_and_looks_are_equally_likely_whatever_the_data_holds() -> None:
+    drawn = draw([Album("a", 3, 90), Album("b", 40, 5)], 3000, seed=1)
+    for of in (lambda d: d.item.about.label, lambda d: d.source, lambda d: d.look):
+        counts = Counter(map(of, drawn))
+        assert all(abs(count - 3000 / len(counts)) < 130 for count in counts.values()), counts
+    assert [each.number for each in drawn] == list(range(3000))
+
+
+def test_nothing_is_drawn_twice_before_all_of_its_kind_were() -> None:
+    drawn = [each.item.at for each in draw([Album("a", 10, 10)], 400, seed=2) if each.item.about.label]
+    for start in range(0, len(drawn) - 9, 10):
+        assert len(set(drawn[start : start + 10])) == 10
+
+
+def test_clips_and_what_people_could_not_tell_are_no_challenges() -> None:
+    more = [About("clip.mp4", "clip", True), About("unclear.jpg", "photo", True, scored=False)]
+    with pytest.raises(ConfigError, match="a holds no photo with active road work"):
+        draw([Album("a", 0, 5, more=more)], 10, seed=1)
+
+
+def test_the_same_seed_makes_the_same_challenges_and_another_one_others(tmp_path: Path) -> None:
+    album = Album("a", 4, 4)
+
+    def made(seed: int) -> list[bytes]:
+        (folder := tmp_path / str(len(list(tmp_path.iterdir())))).mkdir()
+        drawn = draw([album], 12, seed)
+        assert make([album], drawn, folder, seed, lambda: None) == []
+        return [sample.data for sample in samples(drawn, folder)]
+
+    first = made(1)
+    assert first == made(1) and first != made(2) and len(first) == 12
+
+
+def test_they_come_in_the_order_they_were_drawn_with_their_look_and_what_is_damaged_is_told(tmp_path: Path) -> None:
+    albums, done = [Album("a", 3, 3, spoilt=(0,)), Album("b", 3, 3)], list[int]()
+    drawn = draw(albums, 30, seed=3)
+    failed = make(albums, drawn, tmp_path, 3, lambda: done.append(1))
+    spoilt = [each for each in drawn if each.source == 0 and each.item.at == "0"]
+    assert spoilt and len(failed) == len(spoilt) and {each.message for each in failed} == {"is gone"}
+    there = [each for each in drawn if each not in spoilt]
+    assert [sample.about.tags for sample in samples(drawn, tmp_path)] == [(each.look,) for each in there]
+    names = [sample.about.name for sample in samples(drawn, tmp_path)]
+    assert names == [f"{each.number:05}-{each.item.about.name}" for each in there] and len(done) == 30
+
+
+def test_a_file_that_is_no_picture_is_told_of_too(tmp_path: Path) -> None:
+    class Text(Album):
+        def samples(self, wanted: Sequence[Listed]) -> Generator[Sample | Damaged]:
+            return (Sample(each.about, b"no picture") for each in wanted)
+
+    album = Text("a", 1, 1)
+    failed = make([album], [Drawn(0, 0, album.listed()[0], "whole")], tmp_path, 1, lambda: None)
+    assert [each.name for each in failed] == ["a-0.jpg"] and "cannot identify" in failed[0].message
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(("width", "height"), [(640, 360), (224, 224), (300, 900)])
+def test_the_old_looks_are_small_squares(seed: int, width: int, height: int) -> None:
+    for look in ("augmented", "letterboxed"):
+        image = shown(challenge(jpeg(width, height), look, random.Random(seed)))
+        assert (image.size, image.format, image.mode) == ((SIDE, SIDE), "JPEG", "RGB")
+
+
+def test_a_whole_one_keeps_its_size_and_stands_upright() -> None:
+    image = Image.open(io.BytesIO(jpeg(640, 360)))
+    exif = image.getexif()
+    exif[0x0112] = 6  # a quarter turn
+    image.save(turned := io.BytesIO(), "JPEG", exif=exif)
+    assert shown(challenge(turned.getvalue(), "whole", random.Random(1))).size == (360, 640)
+
+
+def test_a_letterboxed_one_has_black_bars_and_the_whole_picture_between() -> None:
+    image = np.asarray(shown(challenge(jpeg(448, 224), "letterboxed", random.Random(1))))
+    assert image[:50].max() < 12 and image[-50:].max() < 12
+    assert image[SIDE // 2, 3, 0] < 25 and image[SIDE // 2, -3, 0] > 230
+
+
+def test_augmented_ones_come_in_four_strengths_from_a_plain_middle_to_noise_and_blur() -> None:
+    plain = challenge(jpeg(), "augmented", _Always(0))
+    assert np.asarray(shown(plain))[:, :, 1].std() < 3
+    weak, strong = (np.asarray(shown(challenge(jpeg(), "augmented", _Always(at))), float) for at in (2, 3))
+    assert weak[:, :, 1].mean() < 120 and strong[:, :, 1].mean() < weak[:, :, 1].mean(), "ever darker"
+
+
+def test_the_reward_goes_by_what_the_miner_says_not_by_half(tmp_path: Path) -> None:
+    """A policy may decide elsewhere than at 0.5: the miner sends what is on the label's side."""
+    rows = [row(at, label=at % 2 == 0, said=at % 2 == 0, probability=0.4 + 0.01 * (at % 2)) for at in range(60)]
+    told = earned(rows)
+    assert told.challenges == 60 and told.reward > 0.9
+    assert told.score == pytest.approx(0.95, abs=0.02), "sixty steps of a moving average from 0"
+    assert {look: part.n for look, part in told.by_look.items()} == dict.fromkeys(LOOKS, 20)
+    wrong = earned([row(at, label=at % 2 == 0, said=at % 2 == 1, probability=0.9) for at in range(60)])
+    assert wrong.reward == 0 and wrong.by_look["whole"].accuracy == 0
+
+
+class _Always(random.Random):
+    """Chooses one strength, and of each distortion the most."""
+
+    def __init__(self, strength: int) -> None:
+        super().__init__(1)
+        self._strength = strength
+
+    def randrange(self, start: int, *_: object, **__: object) -> int:
+        return self._strength if start == 4 else 7
+
+    def randint(self, a: int, b: int) -> int:
+        return b
+
+
+def row(at: int, label: bool, said: bool, probability: float) -> Row:
+    about = About(f"{at}.jpg", "photo", label, tags=(LOOKS[at % 3],))
+    return Row(about, probability, said, "backbone", "above_band", False, ())

@@ -1,0 +1,109 @@
+import threading
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from roadwork_serve.cascade.policy_file import load_policy
+from roadwork_serve.cascade.prediction import Stage
+from roadwork_serve.cascade.threaded_stage import Threaded
+from roadwork_serve.datasets.samples import About, Sample
+from roadwork_serve.errors import ModelError
+from roadwork_serve.evaluation.run import judge_samples
+from roadwork_serve.local_cascade import local_cascade
+from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageName, StageSpec
+from tests.evaluation import fakes
+from tests.evaluation.fakes import BLUE, GREY, PALE, PINK, POLICY, RED, ByColour, jpeg, mp4, open_by_colour
+
+
+def photo(name: str, colour: tuple[int, int, int], label: bool = True) -> Sample:
+    return Sample(About(name, "photo", label), jpeg(colour))
+
+
+async def test_rows_keep_the_order_and_say_where_each_left() -> None:
+    samples = [photo("red", RED), photo("pink", PINK), photo("pale", PALE, False), photo("blue", BLUE, False)]
+    async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
+        rows, failed = await judge_samples(samples, cascade)
+    assert not failed
+    assert [(row.about.name, row.exit_stage, row.said) for row in rows] == [
+        ("red", "backbone", True),
+        ("pink", "vlm", True),
+        ("pale", "vlm", False),
+        ("blue", "backbone", False),
+    ]
+    assert rows[1].entered == ("backbone", "vlm")
+
+
+async def test_the_vlm_speaks_for_comparison_without_touching_the_verdict() -> None:
+    async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
+        alone, _ = await judge_samples([photo("red", RED)], cascade)
+        compared, _ = await judge_samples([photo("red", RED)], cascade, also=["vlm"])
+    vlm = compared[0].look("vlm")
+    assert alone[0].look("vlm") is None
+    assert vlm is not None and vlm.posterior is None and vlm.logit is not None and vlm.logit > 5
+    assert (compared[0].probability, compared[0].entered) == (alone[0].probability, ("backbone",))
+
+
+async def test_everyone_speaks_when_asked_to_each_on_its_own_kind() -> None:
+    samples = [photo("grey", GREY), Sample(About("clip", "clip", True), mp4(RED))]
+    async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
+        rows, failed = await judge_samples(samples, cascade, also=STAGES)
+    assert not failed
+    assert [{look.stage for look in row.looks} for row in rows] == [
+        {"backbone", "signs", "vlm", "reasoner"},
+        {"backbone", "video"},
+    ]
+
+
+async def test_a_broken_file_fails_alone() -> None:
+    samples = [photo("red", RED), Sample(About("broken", "photo", True), b"no picture"), photo("blue", BLUE)]
+    done: list[None] = []
+    async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
+        rows, failed = await judge_samples(samples, cascade, on_done=lambda: done.append(None))
+    assert [row.about.name for row in rows] == ["red", "blue"]
+    assert [failure.name for failure in failed] == ["broken"]
+    assert len(done) == 3
+
+
+async def test_samples_are_taken_as_they_are_needed() -> None:
+    async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
+        taken: list[int] = []
+
+        def endless() -> Iterator[Sample]:
+            for index in range(200):
+                taken.append(index)
+                yield photo(str(index), RED)
+
+        ahead: list[int] = []
+        rows, _ = await judge_samples(endless(), cascade, on_done=lambda: ahead.append(len(taken) - len(ahead)))
+    assert len(rows) == 200
+    assert max(ahead) <= 40
+
+
+async def test_only_stages_that_the_policy_names_are_opened_and_each_is_warmed() -> None:
+    opened: dict[str, ByColour] = {}
+
+    def opening(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
+        opened.update({name: ByColour(name, engine) for name in users})
+        return {name: Threaded(opened[name]) for name in users}
+
+    one_step = load_policy("mini").to_mapping() | {
+        kind: [{"stage": "backbone", "exit": [0.5, 0.5]}] for kind in ("photo", "clip")
+    }
+    policy = type(POLICY).from_mapping(one_step)
+    async with local_cascade(fakes.profile(), policy, opening) as cascade:
+        assert set(cascade.stages) == {"backbone"}
+    assert {name: stage.warmed for name, stage in opened.items()} == {"backbone": 1}
+
+
+async def test_a_model_that_cannot_be_opened_ends_it_and_leaves_no_thread() -> None:
+    def opening(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
+        if "vlm" in users:
+            raise ModelError("no weights; fetch them")
+        return fakes.open_by_colour(engine, users)
+
+    before = {thread.name for thread in threading.enumerate()}
+    with pytest.raises(ModelError, match="fetch them"):
+        async with local_cascade(fakes.profile(), POLICY, opening):
+            pass
+    left = {thread.name for thread in threading.enumerate()} - before
+    assert not {name for name in left if name.startswith(("backbone", "signs"))}

@@ -1,0 +1,69 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.heads.feature_set import joined, overruled, read_features, write_features
+from tests.heads.feature_sets import clouds
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    features = clouds(groups=4)
+    write_features(tmp_path / "f.safetensors", features)
+    again = read_features(tmp_path / "f.safetensors")
+    assert again.digest == features.digest
+    assert (again.about, again.origin, again.backbone) == (features.about, features.origin, features.backbone)
+
+
+def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match=r"holds no features.*--save-features"):
+        read_features(tmp_path / "f.safetensors")
+
+
+def test_joined_sets_keep_the_shortest_recipe() -> None:
+    short = clouds(groups=2, width=4)
+    long = replace(clouds(groups=3, width=12), recipe="cls+mean+max")
+    both = joined([long, short])
+    assert (both.recipe, both.x.shape, both.width) == ("cls", (30, 4), 4)
+    assert np.array_equal(both.x[:18], long.x[:, :4])
+
+
+def test_sets_of_different_backbones_are_not_joined() -> None:
+    with pytest.raises(ConfigError, match="same backbone"):
+        joined([clouds(groups=2), replace(clouds(groups=2), backbone="e" * 64)])
+    with pytest.raises(ConfigError, match="nothing to learn from"):
+        joined([])
+
+
+def test_a_recipe_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="these features are cls"):
+        clouds(groups=2).narrowed("cls+mean")
+
+
+def test_people_overrule_a_teacher_on_the_same_item() -> None:
+    people = clouds(groups=2, each=2)
+    teacher = replace(people, by_people=np.zeros(4, bool), target=1 - people.target).rows(np.array([0, 1]))
+    alone = replace(teacher, name=("other-0", "other-1"))
+    kept = overruled(joined([teacher, people, alone]))
+    assert kept.name == (*people.name, "other-0", "other-1")
+    assert np.array_equal(kept.target[:4], people.target)
+
+
+def test_frames_of_a_clip_stay_together_where_no_group_is_known() -> None:
+    frames = replace(clouds(groups=1, each=3), group=("", "", ""), name=("a.mp4", "a.mp4", "b.jpg"))
+    assert frames.together[0] == frames.together[1] != frames.together[2]
+
+
+def test_the_digest_changes_with_anything_that_is_learned_from() -> None:
+    features = clouds(groups=2)
+    others = [
+        replace(features, target=1 - features.target),
+        replace(features, weight=features.weight * 2),
+        replace(features, x=features.x + 1),
+        replace(features, group=("",) * 12),
+        replace(features, backbone=""),
+    ]
+    assert len({each.digest for each in (features, *others)}) == 6

@@ -1,0 +1,96 @@
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roadwork_serve.atomic_write import replace_folder
+from roadwork_serve.engines.features import FeatureEngine, Head
+from roadwork_serve.errors import ConfigError, ModelError
+from roadwork_serve.heads.fit import HeadTraining, said
+from roadwork_serve.heads.train import train_head
+from roadwork_serve.provenance import code_revision
+from tests.engines.tiny import tiny_dino
+from tests.heads.feature_sets import clouds
+
+QUICK = HeadTraining(hidden=8, epochs=3, batch=64)
+
+
+def test_the_folder_holds_all_that_a_head_needs(tmp_path: Path) -> None:
+    features = clouds(words=True)
+    report = train_head(features, QUICK, tmp_path / "head", command="roadwork train-head --data here")
+    assert {path.name for path in (tmp_path / "head").iterdir()} == {
+        "head.json", "head.safetensors", "README.md", "metrics.json",
+    }  # fmt: skip
+    head = Head.load(tmp_path / "head")
+    assert head.settings.backbone == features.backbone
+    assert np.isfinite(said(head, features)).all()
+    told = json.loads((tmp_path / "head/metrics.json").read_text())
+    assert told["lineage"]["data"] == features.digest
+    assert told["held"]["n"] + told["taught"]["n"] == report.items == 240
+    card = (tmp_path / "head/README.md").read_text()
+    for part in (
+        "clouds, MIT",
+        "240 items",
+        "40 groups",
+        features.digest,
+        "roadwork train-head --data here",
+        "seed 72",
+    ):
+        assert part in card, part
+
+
+def test_a_card_says_that_it_knows_no_words(tmp_path: Path) -> None:
+    train_head(replace(clouds(), about=()), QUICK, tmp_path / "head", command="x")
+    card = (tmp_path / "head/README.md").read_text()
+    assert "It says nothing of words" in card
+
+
+def test_what_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
+    train_head(clouds(), QUICK, tmp_path / "head", command="first")
+    with pytest.raises(ConfigError, match="is there already; give another --out, or --replace it"):
+        train_head(clouds(), QUICK, tmp_path / "head", command="second")
+    train_head(clouds(), QUICK, tmp_path / "head", replace=True, command="third")
+    assert "`third`" in (tmp_path / "head/README.md").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["head"]
+
+
+def test_half_a_head_is_never_seen(tmp_path: Path) -> None:
+    out = tmp_path / "head"
+    with pytest.raises(RuntimeError, match="killed"), replace_folder(out, replace=False) as draft:
+        (draft / "head.json").write_text("{}")
+        assert not out.exists()
+        raise RuntimeError("killed")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_groups_leave_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Add data from other places"):
+        train_head(clouds(groups=2), QUICK, tmp_path / "head")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_server_takes_it_for_its_own_backbone_alone(tmp_path: Path) -> None:
+    engine = FeatureEngine(tiny_dino(tmp_path / "tiny"), side=32)
+    features = replace(clouds(width=24), backbone=engine.fingerprint)
+    train_head(features, QUICK, tmp_path / "own", command="x")
+    train_head(clouds(width=24), QUICK, tmp_path / "strange", command="x")
+    looked = engine.look(np.zeros((2, 32, 32, 3), np.uint8))
+    assert engine.say(looked, str(tmp_path / "own"))["roadwork"].shape == (2,)
+    with pytest.raises(ModelError, match="trained on another backbone"):
+        engine.say(looked, str(tmp_path / "strange"))
+
+
+def test_the_revision_of_a_checkout(tmp_path: Path) -> None:
+    assert code_revision(tmp_path) == ""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "a").write_text("1")
+    subprocess.run([*git, "add", "a"], check=True)
+    subprocess.run([*git, "commit", "-qm", "one"], check=True)
+    clean = code_revision(tmp_path)
+    (tmp_path / "a").write_text("2")
+    assert len(clean) == 40
+    assert code_revision(tmp_path) == clean + "+"

@@ -1,0 +1,309 @@
+"""Media read in processes of their own."""
+
+import asyncio
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, NotReady, RoadworkError
+from roadwork_serve.media import Clip, Photo, read
+from roadwork_serve.media import decode_pool as readers_module
+from roadwork_serve.media.decode_pool import Readers
+from roadwork_serve.profiles.profile import MediaLimits
+from tests import corpus
+from tests.weak_reader import DIES, EATS, HANGS, LIES
+
+LIMITS = MediaLimits()
+GOOD = corpus.encoded(corpus.picture())
+# A lossless WebP of one colour, 8165 x 6123: no other still of 50 megapixels takes as much memory.
+LARGEST = bytes.fromhex("524946461a000000574542505650384c0d0000002fe49ffa15071011118888fe0700")
+
+
+@asynccontextmanager
+async def readers(count: int = 1, module: str = "tests.weak_reader") -> AsyncIterator[Readers]:
+    opened = Readers(count, module)
+    try:
+        yield opened
+    finally:
+        await opened.aclose()
+
+
+@pytest.fixture
+async def weak() -> AsyncIterator[Readers]:
+    async with readers() as opened:
+        await opened.ready()
+        yield opened
+
+
+def gone(pid: int, seconds: float = 10.0) -> bool:
+    """Whether the process ends within that time."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([process], [], [], seconds)[0])
+    finally:
+        os.close(process)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Look again and again until it holds."""
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110 - of what another process does
+            await asyncio.sleep(0.001)
+
+
+async def hung(opened: Readers, begun: Path) -> asyncio.Task[Clip | Photo]:
+    """A read that has begun and does not end."""
+    task = asyncio.create_task(opened.read(HANGS + bytes(begun), LIMITS))
+    await until(begun.exists)
+    return task
+
+
+@pytest.mark.parametrize("data", [GOOD, corpus.encoded(corpus.picture(), "PNG"), corpus.clip(), corpus.clip(3)])
+async def test_what_is_read_is_what_media_read_reads(data: bytes) -> None:
+    async with readers(module="roadwork_serve.media.decode_worker") as opened:
+        media, wanted = await opened.read(data, LIMITS), read(data, LIMITS)
+    assert (media.kind, media.mime, media.width, media.height) == (
+        wanted.kind, wanted.mime, wanted.width, wanted.height,
+    )  # fmt: skip
+    assert media.images == wanted.images and media.timestamps_s == wanted.timestamps_s
+    assert np.array_equal(media.thumbs, wanted.thumbs)
+    match media, wanted:
+        case Clip(), Clip():
+            assert media.seconds == wanted.seconds and media.encoded == data
+        case _:
+            assert isinstance(media, Photo) and media.encoded is data
+
+
+async def test_what_a_file_took_is_told_by_the_clock_of_the_process_that_read_it(tmp_path: Path) -> None:
+    """A busy loop here does not count. A file that is given up is told of as such."""
+    told: list[tuple[float, bool]] = []
+    opened = Readers(1, "tests.weak_reader", timed=lambda took_s, whole: told.append((took_s, whole)))
+    try:
+        await opened.ready()
+        reading = asyncio.create_task(opened.read(GOOD, LIMITS))
+        await asyncio.sleep(0.01)
+        time.sleep(1.5)  # noqa: ASYNC251 - the busy loop
+        assert isinstance(await reading, Photo)
+        ((took_s, whole),) = told
+        assert 0 < took_s < 1.0 and whole
+        (await hung(opened, tmp_path / "begun")).cancel()
+        await until(lambda: len(told) == 2)
+        assert told[1][0] >= 0.1 and not told[1][1]
+    finally:
+        await opened.aclose()
+
+
+async def test_hostile_files_are_refused_in_the_same_words_and_harm_no_process() -> None:
+    async with readers(2, "roadwork_serve.media.decode_worker") as opened:
+        await opened.ready()
+        before = opened.pids
+        for name, (data, error) in corpus.hostile_files().items():
+            with pytest.raises(MediaError) as wanted:
+                read(data, LIMITS)
+            with pytest.raises(error) as told:
+                await opened.read(data, LIMITS)
+            assert (type(told.value), str(told.value)) == (type(wanted.value), str(wanted.value)), name
+        assert opened.pids == before
+        assert isinstance(await opened.read(GOOD, LIMITS), Photo)
+
+
+async def test_a_file_at_the_limit_of_pixels_fits_into_the_memory_of_its_process() -> None:
+    async with readers(module="roadwork_serve.media.decode_worker") as opened:
+        photo = await opened.read(LARGEST, LIMITS)
+    assert photo.width * photo.height > 0.99 * LIMITS.max_pixels
+
+
+async def test_a_file_that_takes_more_memory_than_it_may_is_too_large(weak: Readers) -> None:
+    with pytest.raises(MediaTooLarge, match="takes more memory to decode than it may; send"):
+        await weak.read(EATS, MediaLimits(max_pixels=1, max_bytes=1000))
+
+
+async def test_a_file_that_ends_its_process_harms_no_other(weak: Readers) -> None:
+    (before,) = weak.pids
+    fatal, next_one = asyncio.create_task(weak.read(DIES, LIMITS)), asyncio.create_task(weak.read(GOOD, LIMITS))
+    with pytest.raises(BrokenMedia, match="the file broke what reads it; export it again"):
+        await fatal
+    assert isinstance(await next_one, Photo)
+    assert weak.pids != [before]
+
+
+async def test_a_process_killed_while_it_had_nothing_to_do_is_not_missed(weak: Readers) -> None:
+    (before,) = weak.pids
+    os.kill(before, signal.SIGKILL)
+    assert gone(before)
+    assert isinstance(await weak.read(GOOD, LIMITS), Photo)
+
+
+async def test_a_process_killed_while_it_reads_fails_its_file_alone(weak: Readers, tmp_path: Path) -> None:
+    task = await hung(weak, tmp_path / "begun")
+    os.kill(weak.pids[0], signal.SIGKILL)
+    with pytest.raises(BrokenMedia):
+        await task
+    assert isinstance(await weak.read(GOOD, LIMITS), Photo)
+
+
+async def test_a_file_that_takes_too_long_is_too_large_and_its_process_killed(weak: Readers, tmp_path: Path) -> None:
+    (before,) = weak.pids
+    with pytest.raises(MediaTooLarge, match=r"longer than 0\.1 s \(max_decode_s\); send a smaller one"):
+        await weak.read(HANGS + bytes(tmp_path / "begun"), MediaLimits(max_decode_s=0.1))
+    assert isinstance(await weak.read(GOOD, LIMITS), Photo)
+    assert gone(before)
+
+
+async def test_a_cancelled_read_leaves_nothing_at_work(weak: Readers, tmp_path: Path) -> None:
+    (before,) = weak.pids
+    task = await hung(weak, tmp_path / "begun")
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert isinstance(await weak.read(GOOD, LIMITS), Photo)
+    assert gone(before)
+
+
+async def test_a_quick_read_that_nobody_waits_for_does_not_cost_its_process(weak: Readers) -> None:
+    before = weak.pids
+    task = asyncio.create_task(weak.read(GOOD, LIMITS))
+    await asyncio.sleep(0)
+    assert not weak.free
+    task.cancel()
+    assert isinstance(await weak.read(GOOD, LIMITS), Photo)
+    assert weak.pids == before
+
+
+async def test_reads_wait_for_their_turn_in_order_and_one_cancelled_meanwhile_costs_nothing(weak: Readers) -> None:
+    before = weak.pids
+    done: list[int] = []
+
+    async def numbered(number: int) -> None:
+        await weak.read(GOOD, LIMITS)
+        done.append(number)
+
+    tasks = [asyncio.create_task(numbered(number)) for number in range(6)]
+    await asyncio.sleep(0)
+    assert not weak.free
+    tasks[3].cancel()
+    await asyncio.wait(tasks)
+    assert done == [0, 1, 2, 4, 5]
+    assert weak.pids == before
+
+
+async def test_no_more_files_are_read_at_once_than_there_are_processes(tmp_path: Path) -> None:
+    async with readers(2) as opened:
+        first, second = [await hung(opened, tmp_path / name) for name in "ab"]
+        waiting = asyncio.create_task(opened.read(GOOD, LIMITS))
+        await until(lambda: not opened.free)
+        assert len(opened.pids) == 2 and not waiting.done()
+        first.cancel()
+        assert isinstance(await waiting, Photo)
+        assert len(opened.pids) == 2 and not second.done()
+        second.cancel()
+
+
+FRAMES = {"kind": "clip", "width": 1, "height": 1, "seconds": 1}
+
+
+@pytest.mark.parametrize(
+    ("header", "size"),
+    [
+        ({"kind": "photo", "width": 1, "height": 1}, 7),
+        ({"kind": "photo", "width": "wide", "height": 1}, 224 * 224 * 3),
+        ({"kind": "photo", "width": 1e999, "height": 1}, 224 * 224 * 3),
+        (FRAMES | {"frames": [[0, -9]]}, 224 * 224 * 3),
+        (FRAMES | {"frames": []}, 0),
+        (FRAMES | {"frames": [[0, 1]] * 9}, 9 * (1 + 224 * 224 * 3)),
+        (FRAMES | {"frames": [[0, 10**9]]}, 224 * 224 * 3),
+        ({"kind": "error", "error": "SystemExit", "message": "0"}, 0),
+        ({"kind": "ready"}, 0),
+        (["kind"], 0),
+    ],
+)
+def test_lies_of_a_process_that_was_taken_over_are_seen_through(header: object, size: int) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError, OverflowError)):
+        readers_module._answer(header, bytearray(size), GOOD, "image/jpeg", LIMITS)
+
+
+async def test_a_process_that_lies_is_replaced(weak: Readers) -> None:
+    for lie in ([["kind"], 0], [{"kind": "photo"}, 10**9], [{"kind": "m" * 10**6}, 0]):
+        (before,) = weak.pids
+        with pytest.raises(BrokenMedia, match="the file broke what reads it"):
+            await weak.read(LIES + json.dumps(lie).encode(), LIMITS)
+        assert isinstance(await weak.read(GOOD, LIMITS), Photo)
+        assert gone(before)
+
+
+async def test_keys_in_the_environment_stay_in_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROADWORK_KEY", "secret")
+    async with readers() as opened:
+        await opened.ready()
+        with open(f"/proc/{opened.pids[0]}/environ", "rb") as environment:  # noqa: ASYNC230 - of the kernel
+            told = environment.read()
+    assert b"PYTHONPATH" in told and b"secret" not in told
+
+
+async def test_processes_end_with_their_readers(weak: Readers, tmp_path: Path) -> None:
+    (pid,) = weak.pids
+    task = await hung(weak, tmp_path / "begun")
+    await weak.aclose()
+    assert gone(pid)
+    with pytest.raises(NotReady, match="the server stops; send the file to another"):
+        await task
+    with pytest.raises(NotReady):
+        await weak.read(GOOD, LIMITS)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_processes_end_when_their_parent_is_killed(reads: bool, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    program = f"""
+import asyncio
+from pathlib import Path
+from roadwork_serve.media.decode_pool import Readers
+from roadwork_serve.profiles.profile import MediaLimits
+
+async def main():
+    readers = Readers(1, "tests.weak_reader")
+    await readers.ready()
+    if {reads}:
+        reading = asyncio.create_task(readers.read({HANGS + bytes(begun)!r}, MediaLimits(max_decode_s=1)))
+    while {reads} and not Path({str(begun)!r}).exists():
+        await asyncio.sleep(0.001)
+    print(*readers.pids, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    assert gone(pid)
+
+
+async def test_no_process_to_be_had_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    async with readers() as opened:
+        with pytest.raises(RoadworkError, match="does not start"):
+            await opened.read(GOOD, LIMITS)
+        monkeypatch.undo()
+        assert isinstance(await opened.read(GOOD, LIMITS), Photo)
+
+
+async def test_one_that_cannot_start_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    async with readers(module="tests.no_such_module") as opened:
+        with pytest.raises(RoadworkError, match="the process that reads media does not start; the server's log says"):
+            await opened.read(GOOD, LIMITS)
+        with pytest.raises(RoadworkError):
+            await opened.ready()

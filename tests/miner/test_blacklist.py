@@ -1,0 +1,106 @@
+import asyncio
+
+import pytest
+
+from roadwork_serve.miner.blacklist import Guard, Terms, Turns
+from roadwork_serve.miner.metagraph import Neurons
+from roadwork_serve.miner.protocol import Refused
+
+
+async def test_the_highest_stake_goes_first_and_equal_ones_in_the_order_they_came() -> None:
+    turns, done = Turns(1, 10), list[str]()
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def one(name: str, stake: float, wait: bool = False) -> None:
+        async with turns.turn(stake):
+            done.append(name)
+            begun.set()
+            if wait:
+                await gate.wait()
+
+    first = asyncio.create_task(one("first", 0, wait=True))
+    await begun.wait()
+    rest = [asyncio.create_task(one(*each)) for each in (("a", 1), ("b", 5), ("c", 5), ("d", 9), ("left", 99))]
+    await asyncio.sleep(0)
+    rest.pop().cancel()
+    await asyncio.sleep(0)
+    assert turns.waiting == 4
+    gate.set()
+    await asyncio.gather(first, *rest)
+    assert done == ["first", "d", "b", "c", "a"]
+
+
+async def test_a_turn_that_comes_while_its_caller_leaves_goes_to_the_next() -> None:
+    turns = Turns(1, 10)
+    order: list[str] = []
+
+    async def one(name: str) -> None:
+        async with turns.turn(0):
+            order.append(name)
+
+    async with turns.turn(0):
+        leaver, stayer = asyncio.create_task(one("leaver")), asyncio.create_task(one("stayer"))
+        await asyncio.sleep(0)
+    leaver.cancel()  # its turn has come, and it has not run since
+    await asyncio.wait([leaver, stayer], timeout=5)
+    assert order == ["stayer"]
+    async with asyncio.timeout(5), turns.turn(0):
+        assert turns.waiting == 0
+
+
+async def test_a_minute_gives_back_what_a_minute_takes() -> None:
+    now = 0.0
+    guard = Guard(Terms(per_minute=2), Neurons, lambda: now)
+
+    async def calls(count: int) -> int:
+        passed = 0
+        for _ in range(count):
+            try:
+                async with guard.call("v"):
+                    passed += 1
+            except Refused as refusal:
+                assert refusal.status == 429
+        return passed
+
+    assert await calls(5) == 2
+    now = 30.0
+    assert await calls(5) == 1
+    now = 1000.0
+    assert await calls(5) == 2
+
+
+async def test_a_call_that_fails_frees_its_place() -> None:
+    guard = Guard(Terms(at_once=1), Neurons)
+    with pytest.raises(ZeroDivisionError):
+        async with guard.call("v"):
+            raise ZeroDivisionError
+    async with guard.call("v"):
+        pass
+
+
+async def test_a_full_queue_makes_room_for_more_stake_and_for_no_less() -> None:
+    turns = Turns(1, 2)
+    went: list[str] = []
+
+    async def wait(name: str, stake: float) -> None:
+        async with turns.turn(stake):
+            went.append(name)
+
+    async with turns.turn(0.0):
+        poor, middling = asyncio.create_task(wait("poor", 1.0)), asyncio.create_task(wait("middling", 5.0))
+        await asyncio.sleep(0)
+        with pytest.raises(Refused, match="too many"):
+            await wait("as poor", 1.0)
+        rich = asyncio.create_task(wait("rich", 9.0))
+        with pytest.raises(Refused, match="too many"):
+            await poor
+        assert turns.waiting == 2
+    await asyncio.gather(middling, rich)
+    assert went == ["rich", "middling"]
+
+
+def test_while_the_chain_has_not_been_read_nobody_is_called_a_stranger() -> None:
+    with pytest.raises(Refused, match="has not read the chain") as refused:
+        Guard(Terms(), Neurons).admit("v")
+    assert refused.value.status == 503
+    assert Guard(Terms(allow=frozenset({"v"})), Neurons).admit("v") == 0.0

@@ -1,0 +1,164 @@
+"""What an engine needs of its card, against sizes that are published."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.gpu_memory import CONTEXT_GIB, GRAPHS_GIB, Need, need_of, needs_of
+from roadwork_serve.profiles.model_sizes import on_meta_device, stored_as
+from roadwork_serve.profiles.profile import EngineSpec, Profile, StageName, StageSpec
+from tests import untrained
+
+QWEN, DINO = "Qwen/Qwen3-VL-8B-Instruct", "facebook/dinov3-vitl16-pretrain-lvd1689m"
+FLORENCE = "florence-community/Florence-2-large"
+
+
+def engine(model: str, **more: Any) -> EngineSpec:
+    card = {"model": model, "dtype": "bfloat16", "device": "cuda", "num_gpus": 0.5}
+    return EngineSpec.model_validate(card | {"runs": "transformers"} | more)
+
+
+def vllm(model: str = QWEN, **more: Any) -> EngineSpec:
+    return engine(model, **({"runs": "vllm", "vllm": {"kv_cache_gib": 2}} | more))
+
+
+def need(spec: EngineSpec, stage: StageName = "vlm", card_gib: float = 24.0, **of_stage: Any) -> Need:
+    return need_of("it", spec, {stage: StageSpec.model_validate({"engine": "it"} | of_stage)}, card_gib)
+
+
+# Millions of parameters, from the models' hub pages and papers.
+@pytest.mark.parametrize(
+    ("model", "millions"),
+    [
+        ("facebook/dinov3-vits16-pretrain-lvd1689m", 21.6),
+        (DINO, 303),
+        ("facebook/dinov3-vit7b16-pretrain-lvd1689m", 6716),
+        ("florence-community/Florence-2-base", 232),
+        (FLORENCE, 771),
+        ("Qwen/Qwen3-VL-4B-Thinking", 4440),
+        ("Qwen/Qwen3-VL-8B-Instruct-FP8", 8770),
+    ],
+)
+def test_sizes_are_those_published(model: str, millions: float) -> None:
+    counted = sum(p.numel() for p in on_meta_device(model).parameters()) / 1e6
+    assert counted == pytest.approx(millions, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("model", "quantised", "gib"),
+    [
+        (QWEN, None, 16.3),
+        (f"{QWEN}-FP8", "fp8", 9.9),
+        (QWEN, "fp8", 9.9),
+        ("somebody/Qwen3-VL-8B-Instruct-AWQ-4bit", "awq", 6.8),
+    ],
+)
+def test_weights_are_those_of_the_published_checkpoints(model: str, quantised: str | None, gib: float) -> None:
+    assert need(vllm(model, quantised=quantised)).weights == pytest.approx(gib, rel=0.01)
+
+
+def test_a_checkpoint_must_be_what_the_profile_says_of_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"engines\.it\.quantised: .*-FP8 holds fp8 weights; set it to fp8"):
+        need(vllm(f"{QWEN}-FP8"))
+    with pytest.raises(ConfigError, match=r"engines\.it\.quantised is awq, and .* is no AWQ checkpoint .* set fp8"):
+        need(vllm(quantised="awq"))
+    for method in ("awq", "fp8"):
+        (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": method}}))
+        assert stored_as(str(tmp_path)) == method
+
+
+def test_vllm_keeps_the_cache_that_the_profile_reserves() -> None:
+    found = need(vllm(language={"context_tokens": 1024}), max_batch=2, slots=10)
+    assert (found.kv_cache, found.prompts) == (2, 20)
+    # 36 layers of 8 heads of 128, keys and values, 16 bit: 144 KiB a token
+    assert found.holds == pytest.approx(2 * 2**20 / 144 / 1024)
+
+
+def test_vllm_fills_its_share_of_the_card() -> None:
+    spec = vllm(vllm={"gpu_memory_utilization": 0.9})
+    assert need(spec).total == pytest.approx(0.9 * 24)
+    assert need(spec, card_gib=48).kv_cache == pytest.approx(need(spec).kv_cache + 0.9 * 24)
+    with pytest.raises(ConfigError, match=r"engines\.it\.vllm\.gpu_memory_utilization leaves 0\.00 GiB .* of 16 GiB"):
+        need(spec, card_gib=16)
+
+
+def test_a_cache_that_holds_no_prompt_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"engines\.it\.vllm\.kv_cache_gib leaves 0\.20 .* lower language\.context_t"):
+        need(vllm(vllm={"kv_cache_gib": 0.2}))
+
+
+def test_fewer_tokens_a_step_and_no_graphs_take_less() -> None:
+    plain = need(vllm())
+    eager = need(vllm(vllm={"kv_cache_gib": 2, "enforce_eager": True}))
+    small = need(vllm(vllm={"kv_cache_gib": 2, "arguments": {"max_num_batched_tokens": 1024}}))
+    assert plain.activations - eager.activations == pytest.approx(GRAPHS_GIB)
+    assert small.activations - GRAPHS_GIB == pytest.approx((plain.activations - GRAPHS_GIB) / 2)
+
+
+def test_the_cache_of_transformers_grows_with_prompts_and_context() -> None:
+    one, four = (need(engine(QWEN), max_batch=prompts) for prompts in (1, 4))
+    assert one.kv_cache == pytest.approx(2048 * 144 / 2**20)
+    assert four.kv_cache == pytest.approx(4 * one.kv_cache)
+    assert (four.prompts, four.holds) == (4, 4)
+
+
+def test_a_cap_is_what_pytorch_may_take_and_must_suffice() -> None:
+    for spec, stage in ((engine(DINO), "backbone"), (engine(FLORENCE), "signs")):
+        free = need(spec, stage, max_batch=1)
+        capped = need(spec.model_copy(update={"gpu_memory_gib": 3.0}), stage, max_batch=1)
+        assert free.total < capped.total == pytest.approx(3 + CONTEXT_GIB)
+        with pytest.raises(ConfigError, match=r"engines\.it\.gpu_memory_gib is 0\.5 and it needs .*: raise it"):
+            need(spec.model_copy(update={"gpu_memory_gib": 0.5}), stage)
+
+
+def test_more_pictures_at_once_take_more() -> None:
+    few, many = (need(engine(DINO, features={"max_thumbs": n}), "backbone").activations for n in (8, 64))
+    assert many == pytest.approx(8 * few)
+    few, many = (need(engine(FLORENCE), "signs", options={"frames_read": n}).activations for n in (1, 3))
+    assert many == pytest.approx(3 * few)
+
+
+@pytest.mark.parametrize("runs", ["onnx", "tensorrt"])
+def test_an_export_weighs_what_its_files_weigh(tmp_path: Path, runs: str) -> None:
+    file = tmp_path / "stage1.onnx"
+    spec = engine(str(file), runs=runs)
+    with pytest.raises(ConfigError, match=r"engines\.it\.model: there is no file .*stage1\.onnx; write it with"):
+        need(spec, "backbone")
+    file.write_bytes(bytes(2**20))
+    (tmp_path / "stage1.onnx.data").write_bytes(bytes(2**20))
+    assert need(spec, "backbone").weights == pytest.approx(2 / 1024)
+
+
+def test_one_of_those_that_take_turns_is_awake() -> None:
+    turning = {"device": "cuda", "num_gpus": 1, "turns": "card", "dtype": "bfloat16"}
+    engines = {
+        "small": vllm("allenai/Molmo2-4B", **turning).model_dump(),
+        "large": vllm(QWEN, **turning).model_dump(),
+    }
+    profile = Profile.model_validate(
+        {"name": "p", "policy": "mini", "engines": engines,
+         "stages": {"video": {"engine": "small"}, "vlm": {"engine": "large"}}}
+    )  # fmt: skip
+    small, large = needs_of(profile, ("small", "large"), 24)
+    assert large == need_of("large", profile.engines["large"], profile.users()["large"], 24)
+    assert small.model == "allenai/Molmo2-4B, asleep"
+    assert small.total == pytest.approx(CONTEXT_GIB + GRAPHS_GIB)
+
+
+def test_an_engine_on_two_cards_has_half_its_weights_on_each() -> None:
+    both = vllm(num_gpus=2, vllm={"kv_cache_gib": 2, "arguments": {"tensor_parallel_size": 2}})
+    assert need(both).weights == pytest.approx(need(vllm()).weights / 2)
+
+
+def test_a_folder_is_counted_from_its_config() -> None:
+    counted = sum(p.numel() for p in on_meta_device(str(untrained.vlm())).parameters())
+    assert counted == need(engine(str(untrained.vlm()))).parameters > 1e6
+    assert need(engine("mini:backbone"), "backbone").parameters > 1e6
+
+
+def test_a_model_nobody_knows_is_refused_with_what_to_give() -> None:
+    with pytest.raises(ConfigError, match=r"config\.json, or one of .*Qwen/Qwen3-VL-8B-Instruct"):
+        on_meta_device("someone/some-model")

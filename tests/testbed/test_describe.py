@@ -1,0 +1,59 @@
+from dataclasses import replace
+
+import numpy as np
+
+from roadwork_serve.testbed import scenes
+from roadwork_serve.testbed.minis.describe import KINDS, clip_thought, coverage, presence, thought
+from roadwork_serve.testbed.scene_dataset import words_worth_reading
+from roadwork_serve.testbed.scenes.truth import Thing, Truth
+
+CONE, WORKER = KINDS.index("cone"), KINDS.index("worker")
+
+
+def truth(*things: Thing, needs: str = "backbone") -> Truth:
+    return Truth(1, "photo", True, needs, "working", things, ())  # type: ignore[arg-type]
+
+
+def test_a_cell_shows_what_fills_it_and_what_is_wholly_inside() -> None:
+    large = Thing("worker", (0.5, 0.5, 1.0, 1.0))
+    tiny = Thing("cone", (0.05, 0.05, 0.1, 0.1))
+    shown = coverage(truth(large, tiny), 4, 4).reshape(4, 4, -1)
+    assert shown[..., WORKER].sum() == 4 and shown[2:, 2:, WORKER].all()
+    assert shown[0, 0, CONE] == 1 and shown[..., CONE].sum() == 1
+
+
+def test_a_thing_between_cells_is_shown_by_both() -> None:
+    shown = coverage(truth(Thing("cone", (0.45, 0.1, 0.55, 0.2))), 2, 2).reshape(2, 2, -1)
+    assert shown[0, :, CONE].tolist() == [1, 1]
+
+
+def test_things_outside_the_picture_are_not_there() -> None:
+    gone = truth(Thing("cone", (1.0, 0.2, 1.0, 0.4)))
+    assert coverage(gone, 4, 4).sum() == 0
+    assert presence(gone).sum() == 0
+    assert thought(gone).startswith("cones 0")
+
+
+def test_every_rendered_scene_has_a_thought_and_targets() -> None:
+    for seed in range(30):
+        scene = scenes.photo(seed, scale=0.1).truth
+        assert np.array_equal(coverage(scene, 14, 14).max(0) > 0, presence(scene) > 0)
+        assert len(thought(scene)) < 200
+
+
+def test_thoughts_count_and_say_what_moves() -> None:
+    things = [Thing("cone", (0.1 * i, 0.5, 0.1 * i + 0.05, 0.6)) for i in range(5)]
+    still = truth(*things, Thing("machine", (0.6, 0.5, 0.9, 0.9)))
+    moving = replace(still, things=(*things, Thing("machine", (0.6, 0.5, 0.9, 0.9), moving=True)))
+    assert "cones many" in thought(still) and "machines 1" in thought(still)
+    assert clip_thought(still).endswith("work moving no")
+    assert clip_thought(moving).endswith("work moving yes")
+
+
+def test_words_are_worth_reading_where_a_sign_decides_or_can_be_read() -> None:
+    far, near = Thing("sign_begin", (0.5, 0.5, 0.51, 0.51), "ROAD WORK"), Thing("sign_end", (0.5, 0.3, 0.6, 0.5), "END")
+    advert = Thing("sign_neutral", (0.5, 0.3, 0.6, 0.5), "OPEN TODAY")
+    assert not words_worth_reading(truth(far))
+    assert words_worth_reading(truth(far, needs="signs"))
+    assert words_worth_reading(truth(near))
+    assert not words_worth_reading(truth(advert))
