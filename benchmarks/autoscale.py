@@ -25,7 +25,7 @@ from benchmarks.autoscaling_sim.simulate import Day, Simulation
 from benchmarks.autoscaling_sim.world import DAY_S, World, traffic
 from benchmarks.environment import Environment
 from benchmarks.server import ROOT
-from roadwork_serve.autoscaling.replicas import SETTINGS, Settings
+from roadwork_serve.autoscaling.replicas import DEFAULT_SCALING, ScalingSettings
 
 RESULT = ROOT / "benchmarks/results/autoscale.json"
 UTILISATIONS = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -71,7 +71,7 @@ def main() -> None:
     result = {
         "environment": asdict(environment),
         "assumed": asdict(world) | {"days": args.days, "length_s": args.length},
-        "shipped": asdict(SETTINGS),
+        "shipped": asdict(DEFAULT_SCALING),
         "points": [asdict(point) for point in points],
         "against": [asdict(each) for each in told],
     }
@@ -90,13 +90,13 @@ def measured(world: World, seeds: Sequence[int], length_s: float) -> tuple[list[
     points = [
         _point(name, setting, [days[seed, length_s, name, setting] for seed in seeds]) for name, setting in settings
     ]
-    return points, days[seeds[0], length_s, OURS, SETTINGS.utilisation]
+    return points, days[seeds[0], length_s, OURS, DEFAULT_SCALING.utilisation]
 
 
 def _day(run: tuple[World, int, float, str, float]) -> Day:
     world, seed, length_s, name, setting = run
     if name == OURS:
-        policy = Cascade(world, replace(SETTINGS, utilisation=setting))
+        policy = Cascade(world, replace(DEFAULT_SCALING, utilisation=setting))
     else:
         policy = Default(world, RaySettings(setting, *DELAYS[name]))
     return Simulation(world, policy).run(traffic(world, seed, length_s))
@@ -114,7 +114,7 @@ def _point(name: str, setting: float, days: Sequence[Day]) -> Point:
     )
 
 
-def against(points: Sequence[Point], curve: str, settings: Settings = SETTINGS) -> Against:
+def against(points: Sequence[Point], curve: str, settings: ScalingSettings = DEFAULT_SCALING) -> Against:
     """The cascade's point as it ships, held against a curve."""
     ours = next(point for point in points if point.policy == OURS and point.setting == settings.utilisation)
     theirs = [(point.gpu_hours, point.missed_share) for point in points if point.policy == curve]

@@ -24,12 +24,12 @@ from scipy.stats import binom, binomtest
 
 from benchmarks.environment import Environment
 from benchmarks.server import ROOT
-from roadwork_serve.calibration.threshold_path import line
-from roadwork_serve.calibration.thresholds import Settings, tune
-from roadwork_serve.calibration.trajectories import Courses
+from roadwork_serve.calibration.threshold_path import threshold_path
+from roadwork_serve.calibration.thresholds import TuningSettings, tune
+from roadwork_serve.calibration.trajectories import Trajectories
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.datasets.samples import About
-from roadwork_serve.evaluation.rows import Look, Row
+from roadwork_serve.datasets.samples import SampleMetadata
+from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord
 from roadwork_serve.profiles.flops import flops
 
 Floats = NDArray[np.float64]
@@ -112,19 +112,21 @@ class Coverage:
     seconds: float
 
 
-def as_rows(items: Items, run: int) -> list[Row]:
+def as_rows(items: Items, run: int) -> list[EvaluationRow]:
     """Rows as an evaluation writes them, under names that no other run has."""
-    rows: list[Row] = []
+    rows: list[EvaluationRow] = []
     for at, (logits, truth, weight, group) in enumerate(
         zip(items.logits.tolist(), items.truth.tolist(), items.weight.tolist(), items.group.tolist(), strict=True)
     ):
-        looks = [Look(s, None if math.isnan(x) else x, None, "m", True) for s, x in zip(STAGES, logits, strict=True)]
-        about = About(f"{run}-{at}", "photo", truth, group="" if group < 0 else f"{run}-group-{group}")
-        rows.append(Row(about, 0.5, True, "reasoner", "last_stage", False, tuple(looks), weight))
+        looks = [
+            StageRecord(s, None if math.isnan(x) else x, None, "m", True) for s, x in zip(STAGES, logits, strict=True)
+        ]
+        about = SampleMetadata(f"{run}-{at}", "photo", truth, group="" if group < 0 else f"{run}-group-{group}")
+        rows.append(EvaluationRow(about, 0.5, True, "reasoner", "last_stage", False, tuple(looks), weight))
     return rows
 
 
-def as_courses(items: Items) -> Courses:
+def as_courses(items: Items) -> Trajectories:
     """The same as `courses` of the rows, all at once."""
     said = ~np.isnan(items.logits)
     logodds = items.logits.copy()
@@ -133,7 +135,7 @@ def as_courses(items: Items) -> Courses:
         logodds[:, step] = np.where(said[:, step], logodds[:, step], before)
     price = np.cumsum([flops([stage], "photo") for stage in STAGES])
     posterior = 1 / (1 + np.exp(-np.clip(logodds, -30, 30)))
-    return Courses(posterior, said, np.tile(price, (len(logodds), 1)), items.truth, POLICY.decide_at)
+    return Trajectories(posterior, said, np.tile(price, (len(logodds), 1)), items.truth, POLICY.decide_at)
 
 
 def covered(
@@ -147,7 +149,7 @@ def covered(
     saved: list[float] = []
     for run in range(runs):
         drawn = DRAWS[world](rng, rows)
-        tuned = tune(as_rows(drawn, run), POLICY, Settings(max_loss, confidence))
+        tuned = tune(as_rows(drawn, run), POLICY, TuningSettings(max_loss, confidence))
         if tuned.policy.certificate is not None:
             steps = tuned.policy.photo
             said, cost, _ = traffic.cut(np.array([s.low for s in steps]), np.array([s.high for s in steps]))
@@ -163,9 +165,9 @@ def covered(
     return Coverage(world, rows, runs, max_loss, confidence, promised, broken, allowed, p_value, naive, *told, seconds)
 
 
-def _naive(whole: Courses, weight: Floats, traffic: Courses, max_loss: float) -> bool:
+def _naive(whole: Trajectories, weight: Floats, traffic: Trajectories, max_loss: float) -> bool:
     """Whether the most eager bands with few enough losses on the rows lose too many of the traffic."""
-    for bands in reversed(line(whole)):
+    for bands in reversed(threshold_path(whole)):
         if np.average(whole.losses(whole.cut(*bands)[0]), weights=weight) <= max_loss:
             return bool(traffic.losses(traffic.cut(*bands)[0]).mean() > max_loss)
     return False

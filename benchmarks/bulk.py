@@ -28,7 +28,7 @@ import yaml
 
 from benchmarks.environment import Environment
 from roadwork_serve.atomic_write import write_json
-from roadwork_serve.batch.parts import Run
+from roadwork_serve.batch.parts import BatchRun
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.progress import progress
 from roadwork_serve.ray_environment import RAY
@@ -107,12 +107,12 @@ def scored(folder: Path, out: Path, policy: Path) -> Timed:
 
     import ray
 
-    from deployments.batch_job import Kept, Order, score
+    from deployments.batch_job import BatchDone, JobSpec, score
 
     began = time.time()
     ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
-    done: list[Kept] = []
-    total = score(Order(source=str(folder), out=out, match=("*.jpg",), policy=str(policy)), on_done=done.append)
+    done: list[BatchDone] = []
+    total = score(JobSpec(source=str(folder), out=out, match=("*.jpg",), policy=str(policy)), on_done=done.append)
     opened, ended = min(kept.began_s for kept in done), max(kept.ended_s for kept in done)
     return _timed(began, opened, ended, total.verdicts)
 
@@ -131,7 +131,7 @@ def _apart(*args: object) -> Timed:
 def _broken_off(folder: Path, out: Path, policy: Path, scenes: int) -> BrokenOff:
     roadwork = Path(sys.executable).with_name("roadwork")
     command = [roadwork, "score", folder, "--out", out, "--match", "*.jpg", "--policy", policy]
-    run = Run(out)
+    run = BatchRun(out)
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while sum(pq.read_metadata(path).num_rows for path in run.folder.glob("parts/[0-9]*.parquet")) < 0.4 * scenes:
         if first.poll() is not None:

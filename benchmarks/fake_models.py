@@ -10,11 +10,11 @@ from typing import Any
 from ray.serve import Application
 
 from deployments.app import Args, build_app
-from roadwork_serve.cascade.prediction import Item, Opinion, Sees, Stage
-from roadwork_serve.cascade.threaded_stage import Threaded
+from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePrediction
+from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageName, StageSpec
-from roadwork_serve.schema import Saw
+from roadwork_serve.schema import Evidence
 
 BUILDER = "benchmarks.fake_models:build"
 
@@ -28,7 +28,7 @@ class StandIn:
 
     def __init__(self, name: str, spec: StageSpec, engine: EngineSpec) -> None:
         self.name = name
-        self.sees: Sees = "thumbs" if name == "backbone" else "images"
+        self.sees: StageInput = "thumbs" if name == "backbone" else "images"
         self._model = engine.model
         self._item_s = float(spec.options.get("item_ms", 0.0)) / 1000
         self._sure = float(spec.options.get("sure", 0.7))
@@ -37,7 +37,7 @@ class StandIn:
     def warm(self) -> None:
         """It is."""
 
-    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         """One opinion an item, in order."""
         began = time.perf_counter()
         if self._item_s:
@@ -45,12 +45,12 @@ class StandIn:
         took_ms = 1000 * (time.perf_counter() - began)
         return [self._opinion(item, took_ms) for item in items]
 
-    def _opinion(self, item: Item, took_ms: float) -> Opinion:
+    def _opinion(self, item: Item, took_ms: float) -> StagePrediction:
         shown = item.thumbs.tobytes() if self.sees == "thumbs" else b"".join(item.images)
         dice = random.Random(zlib.crc32(shown))
         logit = dice.choice((-8.0, 8.0)) if dice.random() < self._sure else dice.uniform(-self._doubt, self._doubt)
-        saw = Saw(words_likely=dice.random()) if self.name == "backbone" else Saw()
-        return Opinion(logit, self._model, miniature=True, saw=saw, compute_ms=took_ms)
+        saw = Evidence(text_probability=dice.random()) if self.name == "backbone" else Evidence()
+        return StagePrediction(logit, self._model, miniature=True, saw=saw, compute_ms=took_ms)
 
 
 def overrides(item_ms: Mapping[str, float], ingress_replicas: int = 1, **options: float) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def overrides(item_ms: Mapping[str, float], ingress_replicas: int = 1, **options
 
 def open_standins(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
     """Opens an engine as `open_stages` does."""
-    return {name: Threaded(StandIn(name, spec, engine)) for name, spec in users.items()}
+    return {name: ThreadedStage(StandIn(name, spec, engine)) for name, spec in users.items()}
 
 
 def build(args: Args) -> Application:

@@ -27,15 +27,15 @@ from rich.table import Table
 
 from benchmarks.environment import Environment
 from roadwork_serve.atomic_write import write_json
-from roadwork_serve.datasets.base import Listed
+from roadwork_serve.datasets.base import DatasetItem
 from roadwork_serve.engines.features import FeatureEngine
-from roadwork_serve.engines.weights import folder
+from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.heads.feature_set import FeatureSet
-from roadwork_serve.heads.finetune import Both, Pictures, Unfreezing, finetune, pictures
-from roadwork_serve.heads.fit import HeadTraining, fit_head, said
-from roadwork_serve.heads.head_metrics import Score, score
+from roadwork_serve.heads.finetune import BackboneWithHead, FinetuneSettings, TrainingImages, finetune, load_images
+from roadwork_serve.heads.fit import HeadTraining, fit_head, predict_logits
+from roadwork_serve.heads.head_metrics import HeadMetrics, head_metrics
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.testbed.scene_dataset import Rendered
+from roadwork_serve.testbed.scene_dataset import SceneDataset
 
 MODEL = "mini:backbone"
 OUT = Path("benchmarks/results/heads.json")
@@ -49,7 +49,7 @@ class Point:
 
     steps: int
     cpu_s: float
-    tried: Score
+    tried: HeadMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +66,22 @@ class Result:
     tried_on: int
     features_s: float
     head_s: float
-    frozen: Score
+    frozen: HeadMetrics
     end_to_end: tuple[Point, ...]
     ratio_same_accuracy: float | None
     ratio_same_log_loss: float | None
     ratio_all: float
     ratio_again: float
-    at_same_cost: Score | None
+    at_same_cost: HeadMetrics | None
     settings: HeadTraining
-    unfreezing: Unfreezing
+    unfreezing: FinetuneSettings
     environment: Environment
 
 
-class Stills(Rendered):
+class Stills(SceneDataset):
     """The stills of a run, without its clips."""
 
-    def listed(self) -> list[Listed]:
+    def listed(self) -> list[DatasetItem]:
         """See `Dataset`."""
         return [each for each in super().listed() if each.about.kind == "photo"]
 
@@ -89,7 +89,7 @@ class Stills(Rendered):
 class Watch(lightning.Callback):
     """Tries what is being trained on other pictures now and then, and stops the clock for it."""
 
-    def __init__(self, tried: Pictures, every: int) -> None:
+    def __init__(self, tried: TrainingImages, every: int) -> None:
         self.tried, self.every = tried, every
         self.points: list[Point] = []
         self.began_s = self.away_s = 0.0
@@ -114,11 +114,13 @@ def measure(stills: int, tried: int, epochs: int, every: int, say: Callable[[str
     """stills: to learn from; tried: to be tried on. every: steps between trials of end to end."""
     media = load_profile("mini").media
     say("Drawing")
-    learn, other = (pictures([Stills(count, seed)], media) for count, seed in zip((stills, tried), SEEDS, strict=True))
+    learn, other = (
+        load_images([Stills(count, seed)], media) for count, seed in zip((stills, tried), SEEDS, strict=True)
+    )
     settings = HeadTraining(recipe="cls+mean+max")
-    unfreezing = Unfreezing(epochs=epochs, batch=32, lr=1e-4)
+    unfreezing = FinetuneSettings(epochs=epochs, batch=32, lr=1e-4)
     torch.set_num_threads(1)
-    engine = FeatureEngine(folder(MODEL), compile=False)
+    engine = FeatureEngine(weights_folder(MODEL), compile=False)
     engine.features(learn.thumbs[:_LOOK], "cls+mean+max")
     say("Features")
     began_s = time.process_time()
@@ -129,11 +131,13 @@ def measure(stills: int, tried: int, epochs: int, every: int, say: Callable[[str
     fit = fit_head(known, settings)
     head_s = time.process_time() - began_s
     others = _featured(engine, other)
-    frozen = score(others, said(fit.head, others))
+    frozen = head_metrics(others, predict_logits(fit.head, others))
     say("End to end")
     watch = Watch(other, every)
     with tempfile.TemporaryDirectory() as out:
-        finetune(folder(MODEL), learn, settings, unfreezing, Path(out) / "tuned", device="cpu", callbacks=[watch])
+        finetune(
+            weights_folder(MODEL), learn, settings, unfreezing, Path(out) / "tuned", device="cpu", callbacks=[watch]
+        )
     points, cost = tuple(watch.points), features_s + head_s
     spent = points[-1].cpu_s
     return Result(
@@ -156,18 +160,18 @@ def measure(stills: int, tried: int, epochs: int, every: int, say: Callable[[str
     )
 
 
-def _featured(engine: FeatureEngine, shown: Pictures) -> FeatureSet:
+def _featured(engine: FeatureEngine, shown: TrainingImages) -> FeatureSet:
     x = engine.features(shown.thumbs, "cls+mean+max").numpy()
     return replace(shown.known, model=MODEL, recipe="cls+mean+max", x=x, backbone=engine.fingerprint)
 
 
 @torch.inference_mode()
-def _try(both: Both, shown: Pictures) -> Score:
+def _try(both: BackboneWithHead, shown: TrainingImages) -> HeadMetrics:
     both.eval()
     parts = (torch.from_numpy(shown.thumbs[at : at + _LOOK]) for at in range(0, len(shown.thumbs), _LOOK))
     logits = torch.cat([both(part)[:, 0] for part in parts]).double().numpy()
     both.train()
-    return score(shown.known, np.asarray(logits))
+    return head_metrics(shown.known, np.asarray(logits))
 
 
 def _reached(points: tuple[Point, ...], there: Callable[[Point], bool], cost: float) -> float | None:

@@ -20,7 +20,7 @@ from benchmarks.environment import Environment
 from benchmarks.server import ROOT
 from roadwork_serve.atomic_write import write_json
 from roadwork_serve.journal.coding import decode, encode
-from roadwork_serve.journal.record import Entry
+from roadwork_serve.journal.record import PredictionRecord
 from roadwork_serve.journal.spool import Spool
 from roadwork_serve.journal.store import Store
 from roadwork_serve.schema import Exit, StageReport, Verdict
@@ -29,7 +29,7 @@ RUNS, RECORDS = 5, 1024
 BATCHES = (1, 32, 256)
 
 
-def record(name: str, chance: np.random.Generator) -> Entry:
+def record(name: str, chance: np.random.Generator) -> PredictionRecord:
     """An answer of three stages."""
     stages = [
         StageReport(stage=stage, outcome="answered", model="m", probability=0.4, posterior=0.4, compute_ms=20.0)
@@ -40,7 +40,9 @@ def record(name: str, chance: np.random.Generator) -> Entry:
         exit=Exit(stage="vlm", reason="last_stage"), stages=stages, policy_version="p", profile="mini", elapsed_ms=90.0,
     )  # fmt: skip
     features = chance.standard_normal((1, 4096)).astype(np.float16)
-    return Entry(name, time.time(), verdict, "http", "ann", "", 1, "0" * 64, 100_000, None, features, "dinov3")
+    return PredictionRecord(
+        name, time.time(), verdict, "http", "ann", "", 1, "0" * 64, 100_000, None, features, "dinov3"
+    )
 
 
 def per_record_us(work: Callable[[int], object]) -> float:
@@ -53,7 +55,7 @@ def per_record_us(work: Callable[[int], object]) -> float:
     return 1e6 * statistics.median(took) / RECORDS
 
 
-def commits_a_second(folder: Path, records: list[Entry], size: int) -> float:
+def commits_a_second(folder: Path, records: list[PredictionRecord], size: int) -> float:
     """Records a second, sent so many at a time to journals of their own that are open already."""
     stores = [Store.open(f"sqlite:///{folder}/{size}-{run}.db") for run in range(RUNS)]
 

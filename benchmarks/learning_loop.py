@@ -26,16 +26,16 @@ from benchmarks.environment import Environment
 from benchmarks.server import ROOT, Server, started
 from roadwork_serve.api.api_keys import TEXT_VARIABLE, new_key
 from roadwork_serve.atomic_write import write_json
-from roadwork_serve.calibration.comparison import Margins
-from roadwork_serve.calibration.journal_rows import rows_of
-from roadwork_serve.calibration.trajectories import courses
+from roadwork_serve.calibration.comparison import PromotionCriteria
+from roadwork_serve.calibration.journal_rows import journal_rows
+from roadwork_serve.calibration.trajectories import trajectories
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.engines.weights import folder as weights_folder
+from roadwork_serve.engines.weights import weights_folder as weights_folder
 from roadwork_serve.journal.filter import Filter
-from roadwork_serve.journal.record import Case, Mark
+from roadwork_serve.journal.record import Annotation, JournalRow
 from roadwork_serve.journal.store import Store
 from roadwork_serve.profiles.flops import flops
-from roadwork_serve.retraining import Retrained, Retraining, retrain
+from roadwork_serve.retraining import RetrainingResult, RetrainingSettings, retrain
 from roadwork_serve.schema import Stats, Verdict
 from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_seed
 
@@ -44,7 +44,7 @@ COLD: dict[str, Any] = {
     "version": "cold",
     "photo": [
         {"stage": "backbone", "exit": [0.0, 1.0]},
-        {"stage": "signs", "exit": [0.0, 1.0], "calibrate": {"scale": 1.0}, "when_words_likely": 0.4},
+        {"stage": "signs", "exit": [0.0, 1.0], "calibrate": {"scale": 1.0}, "min_text_probability": 0.4},
         {"stage": "vlm", "exit": [0.05, 0.95]},
         {"stage": "reasoner", "exit": [0.5, 0.5]},
     ],
@@ -126,13 +126,13 @@ def drawn_scenes(number: int, count: int) -> tuple[list[tuple[str, bytes]], dict
     return [(s.about.name, s.data) for s in samples], {s.about.name: s.about.label for s in samples}
 
 
-def label(store: Store, cases: Sequence[Case], truth: dict[str, bool]) -> None:
+def label(store: Store, cases: Sequence[JournalRow], truth: dict[str, bool]) -> None:
     """People label what every stage has judged."""
     asked = [case for case in cases if case.survey is not None and case.mark is None]
     now = time.time()
     store.mark(
         [
-            (case.entry.id, Mark("roadwork" if truth[case.entry.verdict.request_id] else "none", "renderer", now))
+            (case.entry.id, Annotation("roadwork" if truth[case.entry.verdict.request_id] else "none", "renderer", now))
             for case in asked
             if case.entry.verdict.request_id in truth
         ]
@@ -140,7 +140,7 @@ def label(store: Store, cases: Sequence[Case], truth: dict[str, bool]) -> None:
 
 
 def told(
-    verdicts: Sequence[Verdict], cases: Sequence[Case], truth: dict[str, bool], policy: Policy, seconds: float
+    verdicts: Sequence[Verdict], cases: Sequence[JournalRow], truth: dict[str, bool], policy: Policy, seconds: float
 ) -> Round:
     """The figures of a round, before it is learned from."""
     asked = [[r.stage for r in v.stages if r.outcome in ("answered", "abstained")] for v in verdicts]
@@ -148,8 +148,8 @@ def told(
     spent = sum(flops(stages, "photo") for stages in asked)
     more = sum(flops(stages, "photo") for stages in beside)
     exits = Counter(v.exit.stage for v in verdicts)
-    rows = [row for row in rows_of(cases, policy) if not row.about.taught]
-    whole = courses(rows, policy, "photo")
+    rows = [row for row in journal_rows(cases, policy) if not row.about.taught]
+    whole = trajectories(rows, policy, "photo")
     low, high = (np.array([getattr(step, edge) for step in policy.photo]) for edge in ("low", "high"))
     said, n = whole.cut(low, high)[0], len(verdicts)
     return Round(
@@ -172,11 +172,11 @@ def told(
 
 async def turn_round(
     server: Server, key: str, rounds: int, stills: int, share: float, out: Path, console: Console
-) -> tuple[list[Round], list[Retrained]]:
+) -> tuple[list[Round], list[RetrainingResult]]:
     """The rounds, and what was learned after each but the last."""
     policy = Policy.from_mapping(COLD)
     await put(server, key, policy.to_mapping(), share)
-    found, learned, drawn, truth = list[Round](), list[Retrained](), 0, dict[str, bool]()
+    found, learned, drawn, truth = list[Round](), list[RetrainingResult](), 0, dict[str, bool]()
     scenes = asyncio.create_task(asyncio.to_thread(drawn_scenes, 0, stills))
     for number in range(rounds + 1):
         photos, true = await scenes
@@ -195,7 +195,7 @@ async def turn_round(
         fresh = [case for case in cases if case.entry.at_s >= at_s]
         this = told(verdicts, fresh, true, policy, seconds)
         if number < rounds:
-            settings = Retraining(MAX_LOSS, CONFIDENCE, margins=Margins(accuracy=2 * MAX_LOSS))
+            settings = RetrainingSettings(MAX_LOSS, CONFIDENCE, margins=PromotionCriteria(accuracy=2 * MAX_LOSS))
             turned = await asyncio.to_thread(retrain, cases, policy, out / f"{number}", f"round-{number + 1}", settings)
             learned.append(turned)
             this = Round(**{**asdict(this), "promoted": turned.promoted, "why": turned.why})
@@ -247,9 +247,9 @@ def main(arguments: list[str] | None = None) -> int:
     secret, key = new_key("flywheel", "admin")
     engines = {"dinov3": {"model": str(folder / "backbone"), "num_cpus": 0.25}}
     args = {"profile": "mini", "overrides": {"engines": engines, "stages": {"vlm": {"slots": 1}}}}
-    with started(folder / "server.log", args, {TEXT_VARIABLE: key.entry()}) as server:
+    with started(weights_folder / "server.log", args, {TEXT_VARIABLE: key.entry()}) as server:
         rounds, _ = asyncio.run(
-            turn_round(server, secret, chosen.rounds, chosen.stills, chosen.share, folder / "rounds", console)
+            turn_round(server, secret, chosen.rounds, chosen.stills, chosen.share, weights_folder / "rounds", console)
         )
     held = checks(rounds)
     table = Table("round", "policy", "at stage 1", "TFLOP", "with survey", "accuracy", "all stages", "loss", box=None)

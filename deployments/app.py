@@ -10,16 +10,16 @@ import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray.serve import Application
 
-from deployments.gpus import cards_gib, profile_for
+from deployments.gpus import gpu_memory_gib, profile_for_gpus
 from deployments.ingress import ingress_app
 from deployments.journal_replica import journal_app
 from deployments.stage_replica import process_app
 from roadwork_serve.api.api_keys import FILE_VARIABLE, TEXT_VARIABLE
-from roadwork_serve.api.auth import Guard
+from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.journal import absolute
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.plan import plan, within
+from roadwork_serve.profiles.plan import limit_replicas, plan_placement
 from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.stages.load import Opener, open_stages
 
@@ -44,10 +44,12 @@ def build(args: Args) -> Application:
 
     Raises ConfigError when the profile does not make sense.
     """
-    cards = cards_gib()
+    cards = gpu_memory_gib()
     found = _resources(cards)
     profile = (
-        profile_for(cards, args.overrides) if args.profile == "auto" else load_profile(args.profile, args.overrides)
+        profile_for_gpus(cards, args.overrides)
+        if args.profile == "auto"
+        else load_profile(args.profile, args.overrides)
     )
     models = {stage: profile.engine_of(stage) for stage in profile.stages}
     stages = ", ".join(f"{stage} ({engine.model} on {engine.device})" for stage, engine in models.items())
@@ -82,7 +84,7 @@ def _with_keys(profile: Profile) -> Profile:
         profile = profile.model_copy(update={"ingress": ingress})
     if profile.ingress.keys_file is None and os.environ.get(TEXT_VARIABLE) and ray.is_initialized():
         _LOG.warning("%s counts only if Ray was started with it; a file of keys is sure to be found.", TEXT_VARIABLE)
-    Guard.of(profile.ingress)
+    Authenticator.of(profile.ingress)
     return profile
 
 
@@ -118,13 +120,13 @@ def _with_room(profile: Profile, cards: Sequence[float]) -> Profile:
     most = {name: engine.replicas for name, engine in on_cards.items()}
     if on_cards and cards:
         try:
-            most |= plan(profile, cards).most
+            most |= plan_placement(profile, cards).most
         except ConfigError as error:
             _LOG.warning("Profile %s may not run here: %s.", profile.name, error)
     for name, engine in on_cards.items():
         if (engine.max_replicas or engine.replicas) > most[name]:
             _LOG.info("%s has room for %d of %d replicas under load.", name, most[name], engine.max_replicas)
-    return within(profile, most)
+    return limit_replicas(profile, most)
 
 
 def _warn_of_shortage(profile: Profile, found: dict[str, float]) -> None:

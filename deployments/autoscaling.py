@@ -12,13 +12,18 @@ from typing import Any
 
 from roadwork_serve.api.deployment_names import INGRESS
 from roadwork_serve.autoscaling.metrics import Metrics, demand_from, engine_from
-from roadwork_serve.autoscaling.replicas import checked, held, placed, wanted
+from roadwork_serve.autoscaling.replicas import (
+    apply_downscale_delay,
+    desired_replicas,
+    place_replicas,
+    scaling_settings,
+)
 
 UPSCALE_S, DOWNSCALE_S = 0.0, 30.0  # Serve's own delays: a replica more counts at once, one less a while later
 _LOOK_EVERY_S = 10.0  # at the nodes
 
 
-class AsOne:
+class CascadeAutoscalingPolicy:
     """Scales the cascade as one.
 
     settings: fields of `scaling.Settings`, as `policy_kwargs` of serve_config.yaml holds them. Raises ValueError for
@@ -30,7 +35,7 @@ class AsOne:
 
     def __init__(self, **settings: float) -> None:
         self.cards = _cards
-        chosen = checked(settings)
+        chosen = scaling_settings(settings)
         self._settings = replace(chosen, hold_s=max(0.0, chosen.hold_s - DOWNSCALE_S))
         self._peaks: dict[str, list[tuple[float, int]]] = {}
         self._room: list[float] = []
@@ -50,10 +55,13 @@ class AsOne:
                 )
                 for name, context in known.items()
             }
-            wants = {name: wanted(engine, demand_from(told, name), self._settings) for name, engine in engines.items()}
-            most, self._peaks = held(wants, self._peaks, now_s, self._settings)
+            wants = {
+                name: desired_replicas(engine, demand_from(told, name), self._settings)
+                for name, engine in engines.items()
+            }
+            most, self._peaks = apply_downscale_delay(wants, self._peaks, now_s, self._settings)
             running = {name.name: context.target_num_replicas for name, context in known.items()}
-            given = placed(most, engines, self._look(now_s), running)
+            given = place_replicas(most, engines, self._look(now_s), running)
             targets |= {name: given[name.name] for name in known}
         return targets, {}
 

@@ -20,15 +20,15 @@ import typer
 from pydantic import BaseModel, ConfigDict
 from ray.data import ActorPoolStrategy, DataContext
 
-from deployments.gpus import cards_gib
-from roadwork_serve.batch.inputs import File, Source, source
-from roadwork_serve.batch.parts import Recipe, Run, Total, part
+from deployments.gpus import gpu_memory_gib
+from roadwork_serve.batch.inputs import InputFile, InputSource, open_source
+from roadwork_serve.batch.parts import BatchRun, BatchTotals, RunSpec, encode_part
 from roadwork_serve.batch.scorer import Scorer
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.errors import ConfigError, RoadworkError
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.plan import plan
+from roadwork_serve.profiles.plan import plan_placement
 from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.progress import progress
 from roadwork_serve.stages.load import Opener
@@ -38,7 +38,7 @@ _LOTS_AT_ONCE = 2  # in a worker, so that the next is read while the last files 
 _BLOCKS = 4096  # of the data set at most; a block may be several lots
 
 
-class Order(BaseModel):
+class JobSpec(BaseModel):
     """What `roadwork score` was told. workers: None for as many as the cores or cards suggest."""
 
     model_config = ConfigDict(extra="forbid")
@@ -53,7 +53,7 @@ class Order(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class WorkerPlan:
     """Workers, and what each is given."""
 
     workers: int
@@ -62,7 +62,7 @@ class Crew:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class BatchDone:
     """A lot that is done: how many files it has, and when its worker began and ended it, Unix seconds."""
 
     files: int
@@ -73,23 +73,23 @@ class Kept:
 class Worker:
     """A process with a cascade. Takes a lot of files and gives back what is to be kept of it."""
 
-    def __init__(self, of: Source, profile: Profile, policy: Policy, readers: int, opener: Opener | None) -> None:
+    def __init__(self, of: InputSource, profile: Profile, policy: Policy, readers: int, opener: Opener | None) -> None:
         self._scorer = Scorer(of, profile, policy, readers, opener)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         began_s = time.time()
-        files = [File(*each) for each in json.loads(row["files"])]
-        scored = part(self._scorer.score(files))
+        files = [InputFile(*each) for each in json.loads(row["files"])]
+        scored = encode_part(self._scorer.score(files))
         times = {"began_s": began_s, "ended_s": time.time()}
         return {"lot": row["lot"], "part": scored, "files": len(files)} | times
 
 
 def score(
-    order: Order,
+    order: JobSpec,
     on_start: Callable[[int, int], None] = lambda total, done: None,
-    on_done: Callable[[Kept], None] = lambda kept: None,
+    on_done: Callable[[BatchDone], None] = lambda kept: None,
     opener: Opener | None = None,
-) -> Total:
+) -> BatchTotals:
     """Score what the order names, going on where an earlier run of the same was broken off. Ray must run.
 
     on_start: told how many files there are, and of how many a verdict is kept already; on_done: after every lot.
@@ -97,8 +97,8 @@ def score(
     """
     profile = load_profile(order.profile)
     policy = load_policy(order.policy or profile.policy)
-    of = source(order.source, order.match, order.column)
-    recipe = Recipe(
+    of = open_source(order.source, order.match, order.column)
+    recipe = RunSpec(
         source=of.named if "://" in of.named else of.path,
         match=of.match,
         column=of.column,
@@ -106,11 +106,11 @@ def score(
         policy=policy.to_mapping(),
         version=version("roadwork-serve"),
     )
-    run = Run(order.out)
+    run = BatchRun(order.out)
     run.check(recipe)
     free = ray.available_resources()  # others may run on the cluster, such as the server
     cpus, memory_gib = int(free.get("CPU", 0)), free.get("memory", 0) / 2**30
-    crew = crew_for(profile, policy, order.workers, cpus, memory_gib, cards_gib())
+    crew = plan_workers(profile, policy, order.workers, cpus, memory_gib, gpu_memory_gib())
     files = [] if run.begun else of.listed()
     with run.alone():
         if files:
@@ -121,11 +121,11 @@ def score(
             given = of, _with_threads(profile, crew.threads), policy, crew.threads, opener
             for row in _scored(left, crew, given).iter_rows():
                 run.keep(row["lot"], row["part"])
-                on_done(Kept(row["files"], row["began_s"], row["ended_s"]))
+                on_done(BatchDone(row["files"], row["began_s"], row["ended_s"]))
         return run.finish()
 
 
-def _scored(left: Sequence[tuple[int, list[File]]], crew: Crew, given: tuple[Any, ...]) -> ray.data.Dataset:
+def _scored(left: Sequence[tuple[int, list[InputFile]]], crew: WorkerPlan, given: tuple[Any, ...]) -> ray.data.Dataset:
     """A row for each lot, as `Worker` gives it back. given: what workers are made with."""
     rows = [{"lot": number, "files": json.dumps([astuple(file) for file in lot])} for number, lot in left]
     return ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map(
@@ -141,9 +141,9 @@ def _scored(left: Sequence[tuple[int, list[File]]], crew: Crew, given: tuple[Any
     )
 
 
-def crew_for(
+def plan_workers(
     profile: Profile, policy: Policy, workers: int | None, cpus: int, memory_gib: float, cards: Sequence[float]
-) -> Crew:
+) -> WorkerPlan:
     """A worker a card, or a core: two that compute with a thread each do more than one with two.
 
     cpus, memory_gib: that are free. Raises ConfigError where there is no CPU, or where the engines do not fit one card
@@ -155,17 +155,17 @@ def crew_for(
     used = [profile.engines[name] for name, users in profile.users().items() if named & users.keys()]
     if not any(engine.device == "cuda" for engine in used):
         count = workers or max(1, min(cpus, int(memory_gib / _WORKER_GIB)))
-        return Crew(count, cpus // count, 0)
+        return WorkerPlan(count, cpus // count, 0)
     instead = "take a profile whose engines fit one card, or ask a server: roadwork classify --url"
     if not cards:
         raise ConfigError(f"profile {profile.name} needs a GPU, and there is none; take --profile mini")
     if any(engine.turns for engine in used):
         raise ConfigError(f"engines of profile {profile.name} take turns, which workers cannot; {instead}")
     try:
-        plan(profile, [min(cards)])
+        plan_placement(profile, [min(cards)])
     except ConfigError as error:
         raise ConfigError(f"a worker has one card, and {error}; {instead}") from None
-    return Crew(min(workers or len(cards), len(cards)), 1, 1)
+    return WorkerPlan(min(workers or len(cards), len(cards)), 1, 1)
 
 
 def _with_threads(profile: Profile, threads: int) -> Profile:
@@ -178,7 +178,7 @@ def _with_threads(profile: Profile, threads: int) -> Profile:
 
 def main() -> None:
     """Score what the order on the command line says, with a bar on stderr. Exit code 2 where that cannot be."""
-    order, began_s = Order.model_validate_json(sys.argv[1]), time.monotonic()
+    order, began_s = JobSpec.model_validate_json(sys.argv[1]), time.monotonic()
     ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it has a file of its own
     DataContext.get_current().enable_progress_bars = False
@@ -189,7 +189,7 @@ def main() -> None:
             def start(total: int, done: int) -> None:
                 bar.update(task, total=total, completed=done)
 
-            def advance(kept: Kept) -> None:
+            def advance(kept: BatchDone) -> None:
                 bar.update(task, description="Scoring", advance=kept.files)
 
             total = score(order, start, advance)
@@ -199,7 +199,7 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("Stopped. The same command goes on where this one was.", err=True)
         raise SystemExit(130) from None
-    run = Run(order.out)
+    run = BatchRun(order.out)
     degraded = f", {total.degraded:,} of them degraded" if total.degraded else ""
     typer.echo(f"{run.out}: {total.verdicts:,} verdicts{degraded}, in {time.monotonic() - began_s:.0f} s")
     typer.echo(f"{run.rejects}: {total.rejects:,} files without one")

@@ -23,7 +23,7 @@ _DOUBT_AFTER_S = 10.0  # a handle that was got this recently is not got anew: th
 _PATIENCE_S = 2.0  # for the address of the cluster, on this machine
 
 
-class AppCascade:
+class CascadeClient:
     """The ingress of an application by its handle, for a process beside Serve on a node of its cluster.
 
     A watcher notices when Serve, or all of Ray, has gone, and connects anew once it has come back. Ray must be left

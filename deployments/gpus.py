@@ -9,7 +9,7 @@ import ray
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.plan import plan
+from roadwork_serve.profiles.plan import plan_placement
 from roadwork_serve.profiles.profile import Profile
 
 _LOG = logging.getLogger("ray.serve.roadwork.cards")
@@ -24,7 +24,7 @@ KNOWN_GIB = {
 }  # fmt: skip
 
 
-def cards_gib() -> tuple[float, ...]:
+def gpu_memory_gib() -> tuple[float, ...]:
     """The memory of every card that Ray may use, GiB; told in the log. Without Ray, of this machine's."""
     if not ray.is_initialized():
         return _of_this_machine()
@@ -37,7 +37,7 @@ def cards_gib() -> tuple[float, ...]:
     return tuple(found)
 
 
-def profile_for(cards: Sequence[float], overrides: Mapping[str, Any]) -> Profile:
+def profile_for_gpus(cards: Sequence[float], overrides: Mapping[str, Any]) -> Profile:
     """The first of GPU_PROFILES that fits the cards, else mini; the log says why, and what to do.
 
     Raises ConfigError when the overrides make no sense.
@@ -54,7 +54,7 @@ def profile_for(cards: Sequence[float], overrides: Mapping[str, Any]) -> Profile
     for name in GPU_PROFILES:
         try:
             profile = load_profile(name, overrides)
-            plan(profile, cards)
+            plan_placement(profile, cards)
         except ConfigError as error:
             refused.append(f"{name}: {error}")
         else:

@@ -15,41 +15,41 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
-from deployments.journal_client import Recall
-from deployments.journal_outbox import NoPost, Post
+from deployments.journal_client import JournalClient
+from deployments.journal_outbox import JournalOutbox, NullOutbox
 from deployments.loopback import stay_on_loopback
-from deployments.metrics import Metrics
-from deployments.replica_group import Everyone
-from deployments.revision_log import shelf
+from deployments.metrics import IngressMetrics
+from deployments.replica_group import ReplicaGroup
+from deployments.revision_log import open_revision_log
 from deployments.stage_client import RayStageClient
-from roadwork_serve.api.admission import Admission, Place
-from roadwork_serve.api.auth import Guard
+from roadwork_serve.api.admission import Admission, Permit
+from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
-from roadwork_serve.api.demand_report import asked_of, note, slots_of
+from roadwork_serve.api.demand_report import record_verdict, replica_demand, slots_per_replica
 from roadwork_serve.api.deployment_names import INGRESS
-from roadwork_serve.api.head_validation import try_heads
-from roadwork_serve.api.journal_routes import case_routes
-from roadwork_serve.api.media_decoder import Reading
-from roadwork_serve.api.policy_routes import admin_routes
-from roadwork_serve.api.policy_store import Edition, Rulebook
+from roadwork_serve.api.head_validation import validate_heads
+from roadwork_serve.api.journal_routes import journal_routes
+from roadwork_serve.api.media_decoder import MediaDecoder
+from roadwork_serve.api.policy_routes import policy_routes
+from roadwork_serve.api.policy_store import PolicyStore, StoredRevision
 from roadwork_serve.api.problem_details import RETRY_AFTER_S
-from roadwork_serve.api.request_context import Asked
-from roadwork_serve.api.stats import Ledger
+from roadwork_serve.api.request_context import RequestContext
+from roadwork_serve.api.stats import RequestStatsCollector
 from roadwork_serve.api.status import (
+    audit_stats,
     limits_of,
-    policy_edition,
-    shadow_line,
-    shadow_tally,
+    policy_revision,
+    shadow_log_line,
+    shadow_stats,
     stage_info,
     stage_load,
-    survey_tally,
 )
-from roadwork_serve.api.tracing import trace_way
-from roadwork_serve.autoscaling.arrivals import Flow
+from roadwork_serve.api.tracing import trace_stages
+from roadwork_serve.autoscaling.arrivals import ArrivalStats
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.policy_file import load_rules
+from roadwork_serve.cascade.policy_file import load_rollout
 from roadwork_serve.cascade.prediction import Item
-from roadwork_serve.cascade.rollout import Rules
+from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.errors import BadRequest, ConfigError, NotReady, Overloaded, PolicyConflict, RoadworkError
 from roadwork_serve.profiles.profile import Profile, StageName
@@ -59,7 +59,7 @@ from roadwork_serve.schema import (
     PolicyChange,
     PolicyState,
     Readiness,
-    ReplicaLoad,
+    ReplicaStats,
     Stats,
     Verdict,
 )
@@ -97,18 +97,20 @@ class Ingress:
                 timeout_s=spec.timeout_s + _GRACE_S,
                 name=name,
             )
-        self._metrics = Metrics(profile)
-        self._ledger = Ledger(profile, time.monotonic)
-        self._flow = Flow(slots_of(profile))
-        self._everyone = Everyone()
-        self._post = NoPost() if journal is None else Post(profile.journal, journal, self._everyone.replica)
-        rules = load_rules({}, profile.policy)
+        self._metrics = IngressMetrics(profile)
+        self._ledger = RequestStatsCollector(profile, time.monotonic)
+        self._flow = ArrivalStats(slots_per_replica(profile))
+        self._everyone = ReplicaGroup()
+        self._post = (
+            NullOutbox() if journal is None else JournalOutbox(profile.journal, journal, self._everyone.replica)
+        )
+        rules = load_rollout({}, profile.policy)
         self._router = Router(self._batchers, rules, profile.name, self._shadowed, self._post.surveyed)
-        self._rulebook = Rulebook(shelf(self._everyone.app), profile, self._adopt)
-        self._recall = Recall(journal, lambda: self._router.rules, self._rulebook.checked)
+        self._rulebook = PolicyStore(open_revision_log(self._everyone.app), profile, self._adopt)
+        self._recall = JournalClient(journal, lambda: self._router.rules, self._rulebook.checked)
         self._configured = False
         self._refused: str | None = None
-        self._reading = Reading(profile)
+        self._reading = MediaDecoder(profile)
         ingress = profile.ingress
         self._admission = Admission(ingress.max_ongoing_requests, ingress.max_bytes_in_work)
         self._warmed = False
@@ -117,9 +119,9 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application Serve puts behind its proxy."""
-        guard = Guard.of(self.profile.ingress)
+        guard = Authenticator.of(self.profile.ingress)
         app = http_app(self, guard, on_stop=self.aclose, name_requests=False)
-        for routes in (*admin_routes(self, guard), case_routes(self._recall, guard)):
+        for routes in (*policy_routes(self, guard), journal_routes(self._recall, guard)):
             app.include_router(routes)
         return app
 
@@ -157,9 +159,9 @@ class Ingress:
         deadline_s = time.monotonic() + deadline_ms / 1000
         with self.admission() as place:
             place.take(len(data))
-            return await self.judge(data, deadline_s, request_id or uuid.uuid4().hex, Asked(key=key))
+            return await self.judge(data, deadline_s, request_id or uuid.uuid4().hex, RequestContext(key=key))
 
-    async def judge(self, data: bytes, deadline_s: float, request_id: str, asked: Asked) -> Verdict:
+    async def judge(self, data: bytes, deadline_s: float, request_id: str, asked: RequestContext) -> Verdict:
         """The verdict on a file by a deadline on the clock of `time.monotonic()`.
 
         Before this returns it is on this machine's disk, for the journal.
@@ -174,8 +176,8 @@ class Ingress:
             raise
         self._metrics.answered(judged.verdict)
         self._ledger.answered(judged.verdict)
-        note(self._flow, judged.verdict, self._router.rules.policy)
-        trace_way(judged.verdict, time.time_ns())
+        record_verdict(self._flow, judged.verdict, self._router.rules.policy)
+        trace_stages(judged.verdict, time.time_ns())
         await self._post.keep(judged, data, asked, self._rulebook.number)
         return judged.verdict
 
@@ -190,7 +192,7 @@ class Ingress:
             raise
 
     @contextmanager
-    def admission(self) -> Iterator[Place]:
+    def admission(self) -> Iterator[Permit]:
         """Hold one of the places for requests. Raises NotReady or Overloaded."""
         try:
             self.readiness()
@@ -225,7 +227,7 @@ class Ingress:
             version=version("roadwork-serve"),
             profile=profile.name,
             policy=self._router.rules.policy.to_mapping(),
-            policy_refused=self._refused,
+            policy_error=self._refused,
             stages=[stage_info(name, profile, self._clients[name]) for name in profile.stages],
             in_work=self._admission.admitted,
             limits=limits_of(profile),
@@ -233,7 +235,7 @@ class Ingress:
 
     async def put_policy(self, rules: object, by: str) -> PolicyChange:
         """Bring rules, or a policy alone, into force on every replica. Raises PolicyRefused and PolicyConflict."""
-        await try_heads(self._rulebook.checked(rules), self._clients, self.profile.media)
+        await validate_heads(self._rulebook.checked(rules), self._clients, self.profile.media)
         return await self._spread(await self._rulebook.put(rules, by))
 
     async def roll_back(self, by: str) -> PolicyChange:
@@ -251,17 +253,17 @@ class Ingress:
             number=self._rulebook.number,
             version=rules.policy.version,
             rules=rules.to_mapping(),
-            history=[policy_edition(each) for each in await self._rulebook.editions()],
+            history=[policy_revision(each) for each in await self._rulebook.editions()],
         )
 
     async def stats(self) -> Stats:
         """The load of every replica that answers soon."""
         return Stats(replicas=[self.load(), *await self._everyone.loads()])
 
-    def load(self) -> ReplicaLoad:
+    def load(self) -> ReplicaStats:
         """Of this replica."""
         rules = self._router.rules
-        return ReplicaLoad(
+        return ReplicaStats(
             replica=self._everyone.replica,
             in_work=self._admission.admitted,
             reading=self._reading.count,
@@ -270,16 +272,16 @@ class Ingress:
             gear=self._router.gear,
             stages=[stage_load(name, self._batchers[name], self._clients[name]) for name in self.profile.stages],
             answered=self._ledger.told(),
-            shadow=shadow_tally(rules, self._router.shadows),
-            survey=survey_tally(rules, self._router.surveys),
+            shadow=shadow_stats(rules, self._router.shadows),
+            survey=audit_stats(rules, self._router.surveys),
             journal=self._post.load(),
         )
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What is asked of every deployment that scales, for `deployments.autoscaling`. Serve asks twice a second."""
-        return asked_of(self.profile, self._flow, self._batchers)
+        return replica_demand(self.profile, self._flow, self._batchers)
 
-    def _adopt(self, rules: Rules) -> None:
+    def _adopt(self, rules: Rollout) -> None:
         self._router.rules = rules
         asked = {step.stage for policy in rules.policies for step in policy.photo + policy.clip}
         if missing := asked - set(self._clients):
@@ -292,10 +294,10 @@ class Ingress:
     def _shadowed(self, answered: Verdict, said: Verdict) -> None:
         """A shadow judged what had been answered: count it, and log a line to compare the two by."""
         self._metrics.shadowed(answered, said)
-        _SHADOWS.info("%s", shadow_line(answered, said))
+        _SHADOWS.info("%s", shadow_log_line(answered, said))
         self._post.shadowed(answered, said)
 
-    async def _spread(self, edition: Edition) -> PolicyChange:
+    async def _spread(self, edition: StoredRevision) -> PolicyChange:
         """Let all replicas look, and count those that go by the edition, or by a newer one, now."""
         numbers = await self._everyone.look() or [self._rulebook.number]
         there = sum(number >= edition.number for number in numbers)

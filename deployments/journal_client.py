@@ -8,15 +8,15 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from roadwork_serve.cascade.rollout import Rules
+from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.errors import JournalDown, NotFound, RoadworkError
-from roadwork_serve.schema import JournaledAnswer, JournalPage, PolicyPreview, Said
+from roadwork_serve.schema import HumanLabel, JournalEntry, JournalPage, PolicyPreview
 
 _LOG = logging.getLogger("ray.serve.roadwork.recall")
 _WITHIN_S = 15.0
 
 
-class Recall:
+class JournalClient:
     """Asks the journal's deployment, None where there is none.
 
     in_force: the rules that answer now. checked: makes rules of plain data, and raises PolicyRefused.
@@ -24,7 +24,7 @@ class Recall:
     """
 
     def __init__(
-        self, journal: DeploymentHandle | None, in_force: Callable[[], Rules], checked: Callable[[object], Rules]
+        self, journal: DeploymentHandle | None, in_force: Callable[[], Rollout], checked: Callable[[object], Rollout]
     ) -> None:
         self._journal = journal
         self._in_force = in_force
@@ -43,7 +43,7 @@ class Recall:
         """The encoded file of an answer, by its id."""
         return await self._ask("media", name)
 
-    async def say(self, name: str, said: Said, by: str) -> JournaledAnswer:
+    async def say(self, name: str, said: HumanLabel, by: str) -> JournalEntry:
         """Write down what a person says of an answer, by its id."""
         return await self._ask("say", name, said, by)
 

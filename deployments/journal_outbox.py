@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ray.serve.handle import DeploymentHandle
 
-from roadwork_serve.api.request_context import Asked
-from roadwork_serve.cascade.router import Judged
+from roadwork_serve.api.request_context import RequestContext
+from roadwork_serve.cascade.router import RoutedVerdict
 from roadwork_serve.journal.coding import encode
-from roadwork_serve.journal.record import Aside, Entry
+from roadwork_serve.journal.record import DeferredResult, PredictionRecord
 from roadwork_serve.journal.spool import Spool
 from roadwork_serve.profiles.journal import JournalSpec
 from roadwork_serve.schema import JournalLoad, StageReport, Verdict
@@ -30,12 +30,12 @@ _LAST_S = 2.0  # for what is left when the replica ends; another one sends the r
 _HASH_INLINE = 512 * 1024  # bytes; more are hashed in a thread
 
 
-class NoPost:
+class NullOutbox:
     """Where there is no journal."""
 
     tasks: tuple[asyncio.Task[None], ...] = ()
 
-    async def keep(self, judged: Judged, data: bytes, asked: Asked, number: int) -> None:
+    async def keep(self, judged: RoutedVerdict, data: bytes, asked: RequestContext, number: int) -> None:
         """Nothing is kept."""
 
     def surveyed(self, answered: Verdict, reports: tuple[StageReport, ...]) -> None:
@@ -52,7 +52,7 @@ class NoPost:
         """Nothing is to be done."""
 
 
-class Post:
+class JournalOutbox:
     """A spool on this machine's disk, and a task that empties it into the journal. Needs a running event loop.
 
     A record is in the spool before its answer is given, so it survives the process; it is sent until the journal has
@@ -72,9 +72,9 @@ class Post:
         self._sending = asyncio.create_task(self._send(), name="post")
         self.tasks = (self._sending,)
 
-    async def keep(self, judged: Judged, data: bytes, asked: Asked, number: int) -> None:
+    async def keep(self, judged: RoutedVerdict, data: bytes, asked: RequestContext, number: int) -> None:
         """Write an answer down, before it is given. number: of the policy's edition."""
-        entry = Entry(
+        entry = PredictionRecord(
             id=judged.verdict.answer_id,
             at_s=time.time(),
             verdict=judged.verdict,
@@ -96,11 +96,11 @@ class Post:
 
     def surveyed(self, answered: Verdict, reports: tuple[StageReport, ...]) -> None:
         """Write down what the stages said that the answer had not needed."""
-        self._append(encode(Aside(answered.answer_id, time.time(), "survey", stages=reports)))
+        self._append(encode(DeferredResult(answered.answer_id, time.time(), "survey", stages=reports)))
 
     def shadowed(self, answered: Verdict, said: Verdict) -> None:
         """Write down what a shadow would have answered."""
-        self._append(encode(Aside(answered.answer_id, time.time(), "shadow", verdict=said)))
+        self._append(encode(DeferredResult(answered.answer_id, time.time(), "shadow", verdict=said)))
 
     def load(self) -> JournalLoad:
         """What it holds, and what it had to let go."""
@@ -175,7 +175,7 @@ async def _digest(data: bytes) -> str:
     return await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
 
 
-def _first_model(judged: Judged) -> str:
+def _first_model(judged: RoutedVerdict) -> str:
     """The backbone that the features are of."""
     if judged.features is None:
         return ""

@@ -15,12 +15,12 @@ from ray.serve import Application
 from deployments.loopback import stay_on_loopback
 from deployments.metrics import JournalMetrics
 from deployments.stage_replica import give_way
-from roadwork_serve.api.journal_reader import Archive
+from roadwork_serve.api.journal_reader import JournalReader
 from roadwork_serve.errors import JournalDown
 from roadwork_serve.journal.coding import decode, encode
-from roadwork_serve.journal.drift_monitor import REFERENCE, DriftGauge
-from roadwork_serve.journal.record import Aside, Entry
-from roadwork_serve.journal.store import Refused, Store
+from roadwork_serve.journal.drift_monitor import REFERENCE, DriftMonitor
+from roadwork_serve.journal.record import DeferredResult, PredictionRecord
+from roadwork_serve.journal.store import RejectedRecords, Store
 from roadwork_serve.profiles.journal import JournalSpec
 
 _LOG = logging.getLogger("ray.serve.roadwork.journal")
@@ -39,9 +39,9 @@ class JournalReplica:
         self._spec = spec
         self._store: Store | None = None
         self._metrics = JournalMetrics()
-        self._drift = DriftGauge()
+        self._drift = DriftMonitor()
         self._told_s = -math.inf
-        self.archive = Archive(lambda: open_store(spec))
+        self.archive = JournalReader(lambda: open_store(spec))
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")  # SQLite takes one at a time anyway
 
     async def commit(self, records: list[bytes]) -> int:
@@ -54,7 +54,7 @@ class JournalReplica:
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, records)
 
     async def ask(self, question: str, *args: Any) -> object:
-        """What a method of the `Archive` answers; an error of the tree comes as a value."""
+        """What a method of the `JournalReader` answers; an error of the tree comes as a value."""
         return await getattr(self.archive, question)(*args)
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class JournalReplica:
             self._store.close()
 
     def _commit(self, records: list[bytes]) -> int:
-        sound: list[Entry | Aside] = []
+        sound: list[PredictionRecord | DeferredResult] = []
         for record in records:
             try:
                 sound.append(decode(record))
@@ -83,24 +83,24 @@ class JournalReplica:
             raise
         self._metrics.committed(sound)
         for record in sound:
-            if isinstance(record, Entry):
+            if isinstance(record, PredictionRecord):
                 self._drift.add(record)
         if (now := time.monotonic()) >= self._told_s + _TELL_EVERY_S:
             self._told_s = now
             self._metrics.drifted(self._drift.numbers())
         return len(records)
 
-    def _write(self, store: Store, records: list[Entry | Aside]) -> None:
+    def _write(self, store: Store, records: list[PredictionRecord | DeferredResult]) -> None:
         """All at once; where one is refused one by one, so that it holds up no other."""
         try:
             store.commit(records)
             return
-        except Refused as error:
+        except RejectedRecords as error:
             _LOG.error("One of %d records is refused: %s", len(records), error)
         for record in records:
             try:
                 store.commit([record])
-            except Refused:
+            except RejectedRecords:
                 self._put_aside(encode(record))
 
     def _put_aside(self, record: bytes) -> None:
@@ -111,11 +111,11 @@ class JournalReplica:
         os.chmod(folder / "damaged", 0o600)
 
 
-def _gauge(store: Store) -> DriftGauge:
+def _gauge(store: Store) -> DriftMonitor:
     """Against the last answers there are; where those are few, against the first that come."""
     if store.count() < _LEAST:
-        return DriftGauge()
-    return DriftGauge.against(store.find(limit=REFERENCE, newest_first=True))
+        return DriftMonitor()
+    return DriftMonitor.against(store.find(limit=REFERENCE, newest_first=True))
 
 
 def open_store(spec: JournalSpec) -> Store:

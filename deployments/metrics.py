@@ -7,9 +7,9 @@ from typing import Any
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from roadwork_serve.api.stats import gflops, gpu_seconds
-from roadwork_serve.journal.record import Aside, Entry
+from roadwork_serve.journal.record import DeferredResult, PredictionRecord
 from roadwork_serve.profiles.profile import Profile
-from roadwork_serve.schema import ReplicaLoad, StageReport, Verdict
+from roadwork_serve.schema import ReplicaStats, StageReport, Verdict
 
 _MS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4]
 _SHARES = [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
@@ -17,7 +17,7 @@ _BATCHES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
-class Metrics:
+class IngressMetrics:
     """Counters and histograms as things happen, gauges when they are looked at."""
 
     def __init__(self, profile: Profile) -> None:
@@ -115,7 +115,7 @@ class Metrics:
         agreed = str(said.label == answered.label).lower()
         self._shadows.inc(tags={"policy": said.policy_version, "agreed": agreed})
 
-    def load(self, load: ReplicaLoad) -> None:
+    def load(self, load: ReplicaStats) -> None:
         """The load at the moment."""
         self._gear.set(load.gear)
         self._edition.set(load.policy_number)
@@ -147,9 +147,11 @@ class JournalMetrics:
             tag_keys=_keys("of"),
         )
 
-    def committed(self, records: Sequence[Entry | Aside]) -> None:
+    def committed(self, records: Sequence[PredictionRecord | DeferredResult]) -> None:
         """They have been written."""
-        for kind, count in TallyOf("answer" if isinstance(each, Entry) else each.kind for each in records).items():
+        for kind, count in TallyOf(
+            "answer" if isinstance(each, PredictionRecord) else each.kind for each in records
+        ).items():
             self._committed.inc(count, {"kind": kind})
 
     def drifted(self, numbers: Mapping[str, float]) -> None:

@@ -5,38 +5,38 @@ import asyncio
 import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list, _internal_kv_put
 
-from roadwork_serve.api.revision_log import MemoryShelf, Shelf
+from roadwork_serve.api.revision_log import InMemoryRevisionLog, RevisionLog
 
 _NAMESPACE = b"roadwork"
 
 
-class RayShelf:
+class RayRevisionLog:
     """Kept by Ray's head (its Global Control Store): for as long as the cluster lives, whatever becomes of replicas."""
 
     def __init__(self, name: str) -> None:
         self._prefix = f"{name}/".encode()
 
     async def numbers(self) -> list[int]:
-        """See `Shelf`."""
+        """See `RevisionLog`."""
         keys = await asyncio.to_thread(_internal_kv_list, self._prefix, namespace=_NAMESPACE)
         return sorted(int(key.removeprefix(self._prefix)) for key in keys)
 
     async def read(self, number: int) -> bytes | None:
-        """See `Shelf`."""
+        """See `RevisionLog`."""
         return await asyncio.to_thread(_internal_kv_get, self._key(number), namespace=_NAMESPACE)
 
     async def add(self, number: int, page: bytes) -> bool:
-        """See `Shelf`."""
+        """See `RevisionLog`."""
         return not await asyncio.to_thread(_internal_kv_put, self._key(number), page, False, namespace=_NAMESPACE)
 
     async def drop(self, number: int) -> None:
-        """See `Shelf`."""
+        """See `RevisionLog`."""
         await asyncio.to_thread(_internal_kv_del, self._key(number), namespace=_NAMESPACE)
 
     def _key(self, number: int) -> bytes:
         return self._prefix + str(number).encode()
 
 
-def shelf(name: str) -> Shelf:
+def open_revision_log(name: str) -> RevisionLog:
     """Ray's where it runs, else one in this process."""
-    return RayShelf(name) if ray.is_initialized() else MemoryShelf()
+    return RayRevisionLog(name) if ray.is_initialized() else InMemoryRevisionLog()

@@ -11,7 +11,7 @@ from typing import Any
 from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
-from roadwork_serve.cascade.prediction import Item, Opinion, Sees
+from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
 from roadwork_serve.errors import StageDown, StageFailed, StageLost
 from roadwork_serve.profiles.profile import StageName
 
@@ -51,7 +51,7 @@ class RayStageClient:
         self._handle = handle
         self._timeout_s = timeout_s
         self._probe_s = probe_s
-        self._sees: Sees = "both"
+        self._sees: StageInput = "both"
         self._up = False
         self._back = asyncio.Event()  # set while it is up
         self._down_since_s = 0.0
@@ -72,7 +72,7 @@ class RayStageClient:
         """Returns once the stage has answered for the first time."""
         await self._warm.wait()
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         """One opinion an item, in order. Raises StageFailed for what the stage itself says, StageLost when no answer
         came, StageDown at once while the stage is down.
 

@@ -16,12 +16,12 @@ from ray.serve.metrics import Histogram
 from deployments.autoscaling import DOWNSCALE_S, UPSCALE_S
 from deployments.loopback import stay_on_loopback
 from roadwork_serve.api.deployment_names import deployment_of
-from roadwork_serve.cascade.gpu_time_slicing import Sleeper, TakingTurns, Turns
-from roadwork_serve.cascade.prediction import Item, Opinion, Sees, Stage
-from roadwork_serve.engines.gpu_lock import alone_on_card
+from roadwork_serve.cascade.gpu_time_slicing import GpuTimeSlicer, Sleepable, TimeSlicedStage
+from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePrediction
+from roadwork_serve.engines.gpu_lock import exclusive_gpu_load
 from roadwork_serve.errors import RoadworkError, StageFailed
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
-from roadwork_serve.stages.health import Health
+from roadwork_serve.stages.health import HealthMonitor
 from roadwork_serve.stages.load import Opener
 
 _LOG = logging.getLogger("ray.serve.roadwork.stages")
@@ -51,7 +51,7 @@ class StageReplica:
         for name, engine in engines.items():
             if opened:
                 await _sleeper(opened[list(opened)[-1]]).sleep()
-            with alone_on_card(engine.device):
+            with exclusive_gpu_load(engine.device):
                 opened[name] = opener(engine, users[name])
                 for stage in opened[name].values():
                     await stage.warm()
@@ -60,22 +60,22 @@ class StageReplica:
         turns = await _turns(opened) if len(opened) > 1 else None
         for name, stages in opened.items():
             self._stages |= {
-                at: TakingTurns(stage, name, turns, specs[at].timeout_s) if turns else stage
+                at: TimeSlicedStage(stage, name, turns, specs[at].timeout_s) if turns else stage
                 for at, stage in stages.items()
             }
         side = max(engine.features.side or _SIDE for engine in engines.values())
-        self._health = Health(self._stages, {name: spec.timeout_s for name, spec in specs.items()}, side)
+        self._health = HealthMonitor(self._stages, {name: spec.timeout_s for name, spec in specs.items()}, side)
         # Serve calls this when the calls in flight have ended. Not the class's own: Python would call it, not await it.
         self.__del__ = self.aclose
         give_way(_SERVING)
         told = ", ".join(f"{', '.join(stages)} with {engines[name].model}" for name, stages in opened.items())
         _LOG.info("Warm after %.1f s: %s.", time.monotonic() - began, told)
 
-    async def introduce(self, name: StageName) -> Sees:
+    async def introduce(self, name: StageName) -> StageInput:
         """What the stage looks at. That it answers says that it lives."""
         return self._stages[name].sees
 
-    async def judge(self, name: StageName, items: list[Item], left_s: list[float]) -> list[Opinion]:
+    async def judge(self, name: StageName, items: list[Item], left_s: list[float]) -> list[StagePrediction]:
         """The stage's opinions, one an item, in order.
 
         left_s: seconds each item had left when it was sent; its own deadline is on the sender's clock.
@@ -92,7 +92,7 @@ class StageReplica:
                 raise StageFailed(told) from None
 
     async def check_health(self) -> None:
-        """Raises when the engine has died, hangs, or no longer judges: see `Health`.
+        """Raises when the engine has died, hangs, or no longer judges: see `HealthMonitor`.
 
         Serve asks every two seconds, and after three failures replaces the process.
         """
@@ -167,7 +167,7 @@ def _replicas(engine: EngineSpec, calls: int) -> dict[str, Any]:
     }
 
 
-async def _turns(opened: Mapping[str, Mapping[StageName, Stage]]) -> Turns:
+async def _turns(opened: Mapping[str, Mapping[StageName, Stage]]) -> GpuTimeSlicer:
     """Turns of engines of which all but the last opened sleep. What each turn costs goes to Serve's metrics."""
     seconds = Histogram(
         "roadwork_turn_seconds",
@@ -187,12 +187,12 @@ async def _turns(opened: Mapping[str, Mapping[StageName, Stage]]) -> Turns:
     await sleepers[first].wake()
     cost_s = time.monotonic() - began
     told(first, cost_s)
-    return Turns(sleepers, first, told, cost_s)
+    return GpuTimeSlicer(sleepers, first, told, cost_s)
 
 
-def _sleeper(stages: Mapping[StageName, Stage]) -> Sleeper:
+def _sleeper(stages: Mapping[StageName, Stage]) -> Sleepable:
     """What lets the engine sleep that these stages share."""
-    return cast(Sleeper, next(iter(stages.values())))  # the profile lets language models alone take turns
+    return cast(Sleepable, next(iter(stages.values())))  # the profile lets language models alone take turns
 
 
 def give_way(niceness: int) -> None:

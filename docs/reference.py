@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.cli import get_docs_for_click
 
-from roadwork_serve.api.auth import Guard
+from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
-from roadwork_serve.api.journal_routes import case_routes
-from roadwork_serve.api.policy_routes import admin_routes
+from roadwork_serve.api.journal_routes import journal_routes
+from roadwork_serve.api.policy_routes import policy_routes
 from roadwork_serve.cli.main import app
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import Profile
@@ -57,10 +57,10 @@ def settings() -> str:
 
 def openapi() -> str:
     """The server's own description of its routes, for one with keys."""
-    guard = Guard.from_environment(1, {"ROADWORK_KEYS": "[]"})
+    guard = Authenticator.from_environment(1, {"ROADWORK_KEYS": "[]"})
     nobody = cast(Any, SimpleNamespace(profile=load_profile("mini")))  # routes are described, none is asked
     served = http_app(nobody, guard)
-    for routes in (*admin_routes(nobody, guard), case_routes(nobody, guard)):
+    for routes in (*policy_routes(nobody, guard), journal_routes(nobody, guard)):
         served.include_router(routes)
     return json.dumps(served.openapi())
 

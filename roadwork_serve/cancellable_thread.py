@@ -17,8 +17,8 @@ class GivenUp(Exception):
     """Raised in a call that nobody waits for any more."""
 
 
-def stop_if_given_up() -> None:
-    """Raises GivenUp when the caller of `Worker.run` has been cancelled. Call it between passes, pictures, tokens.
+def stop_if_cancelled() -> None:
+    """Raises GivenUp when the caller of `CancellableThread.run` has been cancelled. Call it between passes, pictures, tokens.
 
     In a call that no worker runs it does nothing.
     """
@@ -26,7 +26,7 @@ def stop_if_given_up() -> None:
         raise GivenUp
 
 
-class Worker:
+class CancellableThread:
     """Runs calls in threads of its own: in one, one after the other, unless it is given more."""
 
     def __init__(self, name: str, threads: int = 1) -> None:
@@ -35,7 +35,7 @@ class Worker:
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the call returns or raises.
 
-        A thread cannot be interrupted. So a cancelled call ends at its next `stop_if_given_up`, or when it is done,
+        A thread cannot be interrupted. So a cancelled call ends at its next `stop_if_cancelled`, or when it is done,
         and not before: whoever counts calls in flight counts right. One that has not begun is dropped.
         """
         given_up = threading.Event()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.cascade.rollout import Rules
+from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cascade.router import Router
-from roadwork_serve.engines.gpu_lock import alone_on_card
+from roadwork_serve.engines.gpu_lock import exclusive_gpu_load
 from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.stages.load import Opener, open_stages
 
@@ -43,7 +43,7 @@ async def local_cascade(profile: Profile, policy: Policy, opener: Opener | None 
             wanted = {name: spec for name, spec in users.items() if name in named}
             if not wanted:
                 continue
-            with alone_on_card(profile.engines[engine].device):
+            with exclusive_gpu_load(profile.engines[engine].device):
                 stages = await asyncio.to_thread(opener or open_stages, profile.engines[engine], wanted)
                 for stage in stages.values():
                     closing.push_async_callback(stage.aclose)
@@ -58,4 +58,4 @@ async def local_cascade(profile: Profile, policy: Policy, opener: Opener | None 
                     name=name,
                 )
                 closing.push_async_callback(batchers[name].aclose)
-        yield LocalCascade(Router(batchers, Rules(policy), profile.name), batchers, profile)
+        yield LocalCascade(Router(batchers, Rollout(policy), profile.name), batchers, profile)

@@ -10,45 +10,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from roadwork_serve.calibration.calibrate import Calibrated, calibrate
-from roadwork_serve.calibration.comparison import Comparison, Margins, compare, under
-from roadwork_serve.calibration.journal_rows import rows_of
+from roadwork_serve.calibration.calibrate import CalibrationResult, calibrate
+from roadwork_serve.calibration.comparison import Comparison, PromotionCriteria, compare, predictions_under
+from roadwork_serve.calibration.journal_rows import journal_rows
 from roadwork_serve.calibration.policy_writer import write_policy
-from roadwork_serve.calibration.rescore import rescored
+from roadwork_serve.calibration.rescore import rescore
 from roadwork_serve.calibration.sources import with_head
-from roadwork_serve.calibration.thresholds import Settings, Tuned, tune
-from roadwork_serve.calibration.trajectories import opened
+from roadwork_serve.calibration.thresholds import TuningResult, TuningSettings, tune
+from roadwork_serve.calibration.trajectories import without_early_exits
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.engines.features import Head
 from roadwork_serve.engines.fingerprint import fingerprint
-from roadwork_serve.engines.weights import folder as weights_folder
+from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.errors import ConfigError, RoadworkError
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.evaluation.splits import stable_uniforms
 from roadwork_serve.heads.feature_set import FeatureSet
 from roadwork_serve.heads.fit import HeadTraining
-from roadwork_serve.heads.journal_features import features_of
+from roadwork_serve.heads.journal_features import features_from_journal
 from roadwork_serve.heads.train import train_head
-from roadwork_serve.journal.record import Case
+from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.schema import MediaKind
 
 _KINDS: tuple[MediaKind, ...] = ("photo", "clip")
 
 
 @dataclass(frozen=True, slots=True)
-class Retraining:
+class RetrainingSettings:
     """held: share of the surveyed answers that no head learns from; design: share of these that bands are drawn on."""
 
     max_loss: float = 0.01
     confidence: float = 0.95
     held: float = 0.7
     design: float = 0.4
-    margins: Margins = field(default_factory=Margins)
+    margins: PromotionCriteria = field(default_factory=PromotionCriteria)
     head: HeadTraining = field(default_factory=HeadTraining)
 
 
 @dataclass(frozen=True, slots=True)
-class Retrained:
+class RetrainingResult:
     """folder: with head/, policy.yaml. learned, tested: answers that the head learned from, and that tested the policy.
 
     promoted: the policy should come into force; why, or why not.
@@ -56,8 +56,8 @@ class Retrained:
 
     folder: Path
     policy: Policy
-    calibrated: Calibrated
-    tuned: Tuned
+    calibrated: CalibrationResult
+    tuned: TuningResult
     comparisons: tuple[Comparison, ...]
     learned: int
     tested: int
@@ -65,7 +65,9 @@ class Retrained:
     why: str
 
 
-def retrain(cases: Sequence[Case], champion: Policy, folder: Path, version: str, settings: Retraining) -> Retrained:
+def retrain(
+    cases: Sequence[JournalRow], champion: Policy, folder: Path, version: str, settings: RetrainingSettings
+) -> RetrainingResult:
     """Train, calibrate, tune and compare with the policy in force. Writes into the folder, which must not be there yet.
 
     Raises ConfigError where the journal holds too little to learn from, or to judge by.
@@ -74,13 +76,13 @@ def retrain(cases: Sequence[Case], champion: Policy, folder: Path, version: str,
         raise ConfigError(f"{folder} is there already; name a new folder, so that no head is changed while it serves")
     held = _held(cases, settings.held)
     lesson = [case for case in cases if _group(case) not in held]
-    features = _fingerprinted(features_of(lesson, champion))
+    features = _fingerprinted(features_from_journal(lesson, champion))
     train_head(features, settings.head, folder / "head", command=f"retraining of {version}")
     base = with_head(replace(champion, certificate=None), folder / "head")
     mine = [case for case in cases if _group(case) in held]
-    before = {row.about.name: row for row in rows_of(mine, champion)}
+    before = {row.about.name: row for row in journal_rows(mine, champion)}
     kept = {case.entry.id: case.entry.features for case in mine if case.entry.features is not None}
-    rows = rescored(list(before.values()), kept, Head.load(folder / "head"))
+    rows = rescore(list(before.values()), kept, Head.load(folder / "head"))
     if not rows:
         raise ConfigError(
             "no answer that every stage has judged is left to judge by; put rules with `survey: {share: 0.05}`"
@@ -90,15 +92,15 @@ def retrain(cases: Sequence[Case], champion: Policy, folder: Path, version: str,
     test = [row for row, mine in zip(rows, drawn, strict=True) if not mine]
     for kind in _KINDS:
         if any(row.about.kind == kind for row in rows):
-            base = opened(base, kind)
+            base = without_early_exits(base, kind)
     made, told = calibrate(design, base, version)
     names = frozenset(row.about.name for row in design)
-    bound = Settings(settings.max_loss, settings.confidence, rows_to_design=names, version=version)
+    bound = TuningSettings(settings.max_loss, settings.confidence, rows_to_design=names, version=version)
     tuned = tune(rows, made, bound)
     comparisons = _compare(test, before, champion, tuned.policy, settings.margins)
     promoted, why = _decide(tuned, comparisons)
     write_policy(folder / "policy.yaml", tuned.policy, f"{'Promoted' if promoted else 'Kept back'}: {why}")
-    return Retrained(folder, tuned.policy, told, tuned, comparisons, len(features), len(test), promoted, why)
+    return RetrainingResult(folder, tuned.policy, told, tuned, comparisons, len(features), len(test), promoted, why)
 
 
 def _fingerprinted(features: FeatureSet) -> FeatureSet:
@@ -110,18 +112,22 @@ def _fingerprinted(features: FeatureSet) -> FeatureSet:
 
 
 def _compare(
-    test: Sequence[Row], before: dict[str, Row], champion: Policy, challenger: Policy, margins: Margins
+    test: Sequence[EvaluationRow],
+    before: dict[str, EvaluationRow],
+    champion: Policy,
+    challenger: Policy,
+    margins: PromotionCriteria,
 ) -> tuple[Comparison, ...]:
     found: list[Comparison] = []
     for kind in _KINDS:
         mine = [row for row in test if row.about.kind == kind and row.about.scored]
         if mine:
-            old = under([before[row.about.name] for row in mine], champion, kind)
-            found.append(compare(old, under(mine, challenger, kind), kind, paired=True, margins=margins))
+            old = predictions_under([before[row.about.name] for row in mine], champion, kind)
+            found.append(compare(old, predictions_under(mine, challenger, kind), kind, paired=True, margins=margins))
     return tuple(found)
 
 
-def _decide(tuned: Tuned, comparisons: Sequence[Comparison]) -> tuple[bool, str]:
+def _decide(tuned: TuningResult, comparisons: Sequence[Comparison]) -> tuple[bool, str]:
     if tuned.policy.certificate is None:
         return False, tuned.why_not
     told = "; ".join(f"{each.media}s: {each.why}" for each in comparisons)
@@ -129,11 +135,11 @@ def _decide(tuned: Tuned, comparisons: Sequence[Comparison]) -> tuple[bool, str]
     return promoted, "; ".join(part for part in (told, tuned.why_not) if part)
 
 
-def _held(cases: Sequence[Case], share: float) -> set[str]:
+def _held(cases: Sequence[JournalRow], share: float) -> set[str]:
     """Groups of surveyed answers that no head learns from; of the same group always the same."""
     groups = sorted({_group(case) for case in cases if case.entry.survey is not None and case.survey is not None})
     return {group for group, lot in zip(groups, stable_uniforms(groups, "held"), strict=True) if lot < share}
 
 
-def _group(case: Case) -> str:
+def _group(case: JournalRow) -> str:
     return case.entry.key or case.entry.sha256

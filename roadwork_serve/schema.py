@@ -18,11 +18,11 @@ Outcome = Literal["answered", "abstained", "failed", "skipped"]
 MAX_DEADLINE_MS = 600_000
 
 
-class _Wire(BaseModel):
+class WireModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Box(_Wire):
+class Box(WireModel):
     """A rectangle on the image in shares of its width and height, from the top left corner."""
 
     x0: float = Field(ge=0, le=1)
@@ -31,7 +31,7 @@ class Box(_Wire):
     y1: float = Field(ge=0, le=1)
 
 
-class Words(_Wire):
+class TextLine(WireModel):
     """One line of text read off the image."""
 
     text: str
@@ -43,24 +43,24 @@ class Words(_Wire):
     frame: int = Field(default=0, ge=0, description="which frame of a clip; 0 for a photo")
 
 
-class Saw(_Wire):
+class Evidence(WireModel):
     """What made a stage think so."""
 
-    words: list[Words] = Field(default_factory=list[Words])
+    words: list[TextLine] = Field(default_factory=list[TextLine])
     thought: str | None = Field(default=None, description="what a thinking model wrote before its answer")
-    left_over: float | None = Field(
+    other_token_mass: float | None = Field(
         default=None, ge=0, le=1, description="probability mass a VLM gave to words that are neither yes nor no"
     )
     coarse: bool = Field(
         default=False, description="a server told only which answer it chose, so the probability is no more than that"
     )
-    words_likely: float | None = Field(
+    text_probability: float | None = Field(
         default=None, ge=0, le=1, description="stage 1's probability that words worth reading are on the image"
     )
     frames: list[float] = Field(default_factory=list[float], description="probability per sampled frame of a clip")
 
 
-class StageReport(_Wire):
+class StageReport(WireModel):
     """What one stage said of one item, and what it cost. All times in milliseconds, measured."""
 
     stage: str
@@ -77,20 +77,20 @@ class StageReport(_Wire):
     queue_ms: float = Field(default=0, ge=0, description="waiting for a free slot of the stage")
     batch_ms: float = Field(default=0, ge=0, description="decoding and collating the batch in the stage")
     compute_ms: float = Field(default=0, ge=0, description="the model itself, for the whole batch")
-    hop_ms: float = Field(default=0, ge=0, description="the way to the stage and back")
+    rpc_ms: float = Field(default=0, ge=0, description="the way to the stage and back")
     batch_size: int = Field(default=0, ge=0)
     tokens: int = Field(default=0, ge=0, description="tokens written by a VLM")
-    saw: Saw = Field(default_factory=Saw)
+    saw: Evidence = Field(default_factory=Evidence)
 
 
-class Exit(_Wire):
+class Exit(WireModel):
     """Where and why the item left the cascade."""
 
     stage: str
     reason: ExitReason
 
 
-class Verdict(_Wire):
+class Verdict(WireModel):
     """The answer: is there active road work, how sure are we, and what made us think so."""
 
     answer_id: str = Field(default="", description="names this answer among all; the journal knows it by that")
@@ -116,7 +116,7 @@ class Verdict(_Wire):
     elapsed_ms: float = Field(ge=0)
 
 
-class Problem(_Wire):
+class Problem(WireModel):
     """An RFC 9457 problem document."""
 
     type: str = Field(description="urn of the kind of problem, stable")
@@ -126,7 +126,7 @@ class Problem(_Wire):
     instance: str | None = Field(default=None, description="the request id")
 
 
-class BatchEntry(_Wire):
+class BatchEntry(WireModel):
     """One file's result in a batch: a verdict or a problem, never both."""
 
     filename: str
@@ -134,13 +134,13 @@ class BatchEntry(_Wire):
     problem: Problem | None = None
 
 
-class BatchResult(_Wire):
+class BatchResult(WireModel):
     """The answer to a batch, in the order in which the files were sent."""
 
     results: list[BatchEntry]
 
 
-class ClassifyRequest(_Wire):
+class ClassifyRequest(WireModel):
     """The JSON form of a classification request."""
 
     image: str | None = Field(default=None, description="standard base64 of a JPEG, PNG or WebP")
@@ -148,7 +148,7 @@ class ClassifyRequest(_Wire):
     deadline_ms: int | None = Field(default=None, ge=1, le=MAX_DEADLINE_MS, description="answer within this time")
 
 
-class StageInfo(_Wire):
+class StageInfo(WireModel):
     """A stage as it is deployed, and whether it answers at the moment."""
 
     stage: str
@@ -157,7 +157,7 @@ class StageInfo(_Wire):
     up: bool
 
 
-class Limits(_Wire):
+class Limits(WireModel):
     """What is refused: bytes of one file, pixels of a photo or frame, seconds and frames of a clip."""
 
     max_bytes: int
@@ -170,13 +170,13 @@ class Limits(_Wire):
     default_deadline_ms: int
 
 
-class Info(_Wire):
+class Info(WireModel):
     """What the server is made of."""
 
     version: str
     profile: str
     policy: dict[str, Any] = Field(description="the policy in force, whole; its `version` is in every verdict")
-    policy_refused: str | None = Field(
+    policy_error: str | None = Field(
         default=None, description="why the last policy it was given did not replace this one"
     )
     stages: list[StageInfo]
@@ -184,7 +184,7 @@ class Info(_Wire):
     limits: Limits
 
 
-class PolicyEdition(_Wire):
+class PolicyRevision(WireModel):
     """Rules that came into force, as the history names them."""
 
     number: int = Field(ge=1, description="counts every change, rollbacks too")
@@ -195,16 +195,16 @@ class PolicyEdition(_Wire):
     restores: int | None = Field(default=None, description="the edition that a rollback brought back")
 
 
-class PolicyState(_Wire):
+class PolicyState(WireModel):
     """What is in force, and what was before."""
 
     number: int = Field(ge=0)
     version: str
     rules: dict[str, Any] = Field(description="the policy, and the split and the shadow where there are any")
-    history: list[PolicyEdition] = Field(description="the newest last; the last hundred")
+    history: list[PolicyRevision] = Field(description="the newest last; the last hundred")
 
 
-class PolicyChange(_Wire):
+class PolicyChange(WireModel):
     """An edition that has come into force."""
 
     number: int = Field(ge=1)
@@ -212,7 +212,7 @@ class PolicyChange(_Wire):
     replicas: int = Field(ge=0, description="of the ingress that go by it now; any other does within a second")
 
 
-class StageLoad(_Wire):
+class StageLoad(WireModel):
     """What one ingress replica has with a stage at the moment."""
 
     stage: str
@@ -228,7 +228,7 @@ class StageLoad(_Wire):
     breaker: Literal["closed", "open", "half_open"]
 
 
-class ShadowTally(_Wire):
+class ShadowStats(WireModel):
     """What came of the shadow policy on one ingress replica since it came into force."""
 
     version: str
@@ -238,14 +238,14 @@ class ShadowTally(_Wire):
     mean_difference: float | None = Field(default=None, ge=0, le=1, description="between the two probabilities")
 
 
-class SurveyTally(_Wire):
+class AuditStats(WireModel):
     """What came of asking everyone on one ingress replica."""
 
     judged: int = Field(ge=0, description="items that every stage has judged")
     given_up: int = Field(ge=0, description="not judged by all: too many at once, or a stage was busy or failed")
 
 
-class JournalLoad(_Wire):
+class JournalLoad(WireModel):
     """What one ingress replica has for the journal. Counts are of records, since the replica began."""
 
     up: bool = Field(description="the journal took what it was sent last")
@@ -256,7 +256,7 @@ class JournalLoad(_Wire):
     without_media: int = Field(ge=0, description="kept without their pictures, because half of the room was full")
 
 
-class Spread(_Wire):
+class Distribution(WireModel):
     """Of the last thousand values, or as many as there are."""
 
     n: int = Field(ge=1)
@@ -265,7 +265,7 @@ class Spread(_Wire):
     p95: float
 
 
-class ExitCount(_Wire):
+class ExitCount(WireModel):
     """Answers that left at a stage for a reason."""
 
     stage: str
@@ -273,22 +273,22 @@ class ExitCount(_Wire):
     answers: int = Field(ge=0)
 
 
-class StageWork(_Wire):
+class StageStats(WireModel):
     """What a stage did for one ingress replica since that began. Spreads are of the last thousand items."""
 
     stage: str
     outcomes: dict[Outcome, int] = Field(description="items by what came of asking the stage")
-    queue_ms: Spread | None = None
-    batch_ms: Spread | None = None
-    compute_ms: Spread | None = None
-    hop_ms: Spread | None = None
-    batch_size: Spread | None = None
+    queue_ms: Distribution | None = None
+    batch_ms: Distribution | None = None
+    compute_ms: Distribution | None = None
+    rpc_ms: Distribution | None = None
+    batch_size: Distribution | None = None
     tokens: int = Field(ge=0, description="written by a VLM")
     gflops: float = Field(ge=0, description="at the size of the production models, whatever model answered")
     gpu_seconds: float = Field(ge=0, description="of whole cards, while the model computed")
 
 
-class Answered(_Wire):
+class RequestStats(WireModel):
     """What one ingress replica has answered since it began, and what that took."""
 
     seconds: float = Field(ge=0, description="since it began")
@@ -300,17 +300,17 @@ class Answered(_Wire):
     late: int = Field(ge=0, description="left before their time because the deadline came")
     refused: dict[str, int] = Field(description="files and requests without a verdict, by the slug of their problem")
     exits: list[ExitCount]
-    elapsed_ms: Spread | None = None
-    probability: Spread | None = None
+    elapsed_ms: Distribution | None = None
+    probability: Distribution | None = None
     gflops: float = Field(ge=0, description="at the size of the production models, whatever model answered")
     gpu_seconds: float = Field(ge=0, description="of whole cards, while models computed")
     cost_per_1000: float | None = Field(
         default=None, ge=0, description="answers, in the currency of ingress.gpu_hour_price; absent without one"
     )
-    stages: list[StageWork]
+    stages: list[StageStats]
 
 
-class ReplicaLoad(_Wire):
+class ReplicaStats(WireModel):
     """The load of one ingress replica."""
 
     replica: str
@@ -320,19 +320,19 @@ class ReplicaLoad(_Wire):
     policy_number: int = Field(ge=0)
     gear: int = Field(ge=0, description="of the policy in force; 0 while it is calm")
     stages: list[StageLoad]
-    answered: Answered | None = Field(default=None, description="since the replica began")
-    shadow: ShadowTally | None = None
-    survey: SurveyTally | None = None
+    answered: RequestStats | None = Field(default=None, description="since the replica began")
+    shadow: ShadowStats | None = None
+    survey: AuditStats | None = None
     journal: JournalLoad | None = None
 
 
-class Stats(_Wire):
+class Stats(WireModel):
     """The load of every ingress replica that answers, the one that was asked first."""
 
-    replicas: list[ReplicaLoad]
+    replicas: list[ReplicaStats]
 
 
-class JournaledAnswer(_Wire):
+class JournalEntry(WireModel):
     """An answer as the journal has it, and what a person said of it."""
 
     id: str
@@ -348,20 +348,20 @@ class JournaledAnswer(_Wire):
     )
 
 
-class JournalPage(_Wire):
+class JournalPage(WireModel):
     """Answers of the journal."""
 
-    answers: list[JournaledAnswer]
+    answers: list[JournalEntry]
 
 
-class Said(_Wire):
+class HumanLabel(WireModel):
     """What a person says of an answer's file."""
 
     label: Literal["roadwork", "none", "unclear"]
     note: str = Field(default="", max_length=2000)
 
 
-class ExitPreview(_Wire):
+class ExitPreview(WireModel):
     """Answers that would leave at a stage."""
 
     stage: str
@@ -369,7 +369,7 @@ class ExitPreview(_Wire):
     then: int = Field(ge=0, description="by the one that is previewed")
 
 
-class PolicyPreview(_Wire):
+class PolicyPreview(WireModel):
     """What a policy would have made of the latest answers, from what the stages said of them then.
 
     Only what was said is known: an answer that would have gone on to a stage which never judged it is `unknown` from
@@ -389,13 +389,13 @@ class PolicyPreview(_Wire):
     gflops_then: float = Field(ge=0)
 
 
-class Health(_Wire):
+class Health(WireModel):
     """The process lives."""
 
     status: Literal["ok"] = "ok"
 
 
-class Readiness(_Wire):
+class Readiness(WireModel):
     """Requests are accepted. Stages that are down at the moment are skipped, and verdicts say so."""
 
     ready: Literal[True] = True

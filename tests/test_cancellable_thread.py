@@ -5,17 +5,17 @@ import threading
 
 import pytest
 
-from roadwork_serve.cancellable_thread import GivenUp, Worker, stop_if_given_up
+from roadwork_serve.cancellable_thread import CancellableThread, GivenUp, stop_if_cancelled
 from tests.recording_lock import Held
 
 
 async def test_a_cancelled_call_stops_at_the_next_chance_and_the_one_after_it_runs() -> None:
-    worker, held, told = Worker("test"), Held(at=3), list[type[BaseException]]()
+    worker, held, told = CancellableThread("test"), Held(at=3), list[type[BaseException]]()
 
     def work() -> None:
         try:
             for _ in range(1000):
-                stop_if_given_up()
+                stop_if_cancelled()
                 held()
         except BaseException as error:
             told.append(type(error))
@@ -23,12 +23,12 @@ async def test_a_cancelled_call_stops_at_the_next_chance_and_the_one_after_it_ru
 
     await held.cancelled_there(worker.run(work))
     assert held.steps == 3 and told == [GivenUp]
-    await worker.run(stop_if_given_up)
+    await worker.run(stop_if_cancelled)
     await worker.aclose()
 
 
 async def test_a_call_that_gives_no_chance_ends_when_it_is_done() -> None:
-    worker, held = Worker("test"), Held()
+    worker, held = CancellableThread("test"), Held()
     await held.cancelled_there(worker.run(held))
     assert held.steps == 1
     await worker.aclose()
@@ -41,7 +41,7 @@ async def test_work_that_no_worker_runs_is_never_given_up() -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            stop_if_given_up()
+            stop_if_cancelled()
             told.append("went on")
 
     task = asyncio.create_task(work())
@@ -52,13 +52,13 @@ async def test_work_that_no_worker_runs_is_never_given_up() -> None:
 
 
 async def test_several_threads_work_at_once() -> None:
-    worker, together = Worker("test", threads=2), threading.Barrier(2)
+    worker, together = CancellableThread("test", threads=2), threading.Barrier(2)
     assert sorted(await asyncio.gather(*(worker.run(together.wait, 30) for _ in range(2)))) == [0, 1]
     await worker.aclose()
 
 
 async def test_what_a_call_raises_reaches_the_caller() -> None:
-    worker = Worker("test")
+    worker = CancellableThread("test")
     with pytest.raises(ValueError, match="wrong"):
         await worker.run(int, "wrong")
     await worker.aclose()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roadwork_serve.calibration.comparison import Margins
+from roadwork_serve.calibration.comparison import PromotionCriteria
 from roadwork_serve.cascade.log_odds import sigmoid
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.policy_file import load_policy
@@ -14,8 +14,8 @@ from roadwork_serve.cascade.step import Step
 from roadwork_serve.engines.features import Head
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.heads.fit import HeadTraining
-from roadwork_serve.journal.record import Case, Mark
-from roadwork_serve.retraining import Retraining, retrain
+from roadwork_serve.journal.record import Annotation, JournalRow
+from roadwork_serve.retraining import RetrainingSettings, retrain
 from tests.journal.made import entry, report
 
 COLD = Policy(
@@ -23,16 +23,19 @@ COLD = Policy(
     (Step("backbone", 0.0, 1.0), Step("vlm", 0.5, 0.5)),
     (Step("backbone", 0.0, 1.0), Step("video", 0.5, 0.5)),
 )
-SETTINGS = Retraining(
-    max_loss=0.03, confidence=0.9, margins=Margins(accuracy=0.06), head=HeadTraining(hidden=16, epochs=40, patience=5)
+SETTINGS = RetrainingSettings(
+    max_loss=0.03,
+    confidence=0.9,
+    margins=PromotionCriteria(accuracy=0.06),
+    head=HeadTraining(hidden=16, epochs=40, patience=5),
 )
 
 
-def traffic(n: int, seed: int = 0, learnable: bool = True) -> list[Case]:
+def traffic(n: int, seed: int = 0, learnable: bool = True) -> list[JournalRow]:
     """Stage 1 abstains; the VLM is right on nine in ten; features tell the truth, or nothing."""
     rng = np.random.default_rng(seed)
     direction = rng.normal(size=16)
-    cases: list[Case] = []
+    cases: list[JournalRow] = []
     for at in range(n):
         truth = bool(rng.random() < 0.5)
         sign = 1 if truth else -1
@@ -47,8 +50,8 @@ def traffic(n: int, seed: int = 0, learnable: bool = True) -> list[Case]:
             survey=0.7 if drawn else None,
             features=x[None].astype(np.float16),
         )
-        mark = Mark("roadwork" if truth else "none", "ann", 1.0) if drawn else None
-        cases.append(Case(made, () if drawn else None, mark=mark))
+        mark = Annotation("roadwork" if truth else "none", "ann", 1.0) if drawn else None
+        cases.append(JournalRow(made, () if drawn else None, mark=mark))
     return cases
 
 

@@ -11,8 +11,15 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 from benchmarks.autoscaling_sim.simulate import Line
 from benchmarks.autoscaling_sim.world import World
-from roadwork_serve.autoscaling.arrivals import Flow
-from roadwork_serve.autoscaling.replicas import Demand, Engine, Settings, held, placed, wanted
+from roadwork_serve.autoscaling.arrivals import ArrivalStats
+from roadwork_serve.autoscaling.replicas import (
+    Demand,
+    ScalableEngine,
+    ScalingSettings,
+    apply_downscale_delay,
+    desired_replicas,
+    place_replicas,
+)
 
 LEAST = 1
 
@@ -20,11 +27,13 @@ LEAST = 1
 class Cascade:
     """`roadwork_serve.autoscaling.replicas`, as the server runs it."""
 
-    def __init__(self, world: World, settings: Settings) -> None:
+    def __init__(self, world: World, settings: ScalingSettings) -> None:
         self._settings = settings
         self._now_s = 0.0
-        self._flow = Flow({name: stage.slots for name, stage in world.stages}, lambda: self._now_s)
-        self._engines = {name: Engine(stage.gpus, stage.slots, LEAST, stage.most) for name, stage in world.stages}
+        self._flow = ArrivalStats({name: stage.slots for name, stage in world.stages}, lambda: self._now_s)
+        self._engines = {
+            name: ScalableEngine(stage.gpus, stage.slots, LEAST, stage.most) for name, stage in world.stages
+        }
         self._cards = [1.0] * world.cards
         self._peaks: dict[str, list[tuple[float, int]]] = {}
 
@@ -44,10 +53,10 @@ class Cascade:
         for name, engine in self._engines.items():
             backlog_s = len(lines[name].waiting) * self._flow.item_s(name)
             demand = Demand(self._flow.load(name), backlog_s, self._flow.quiet_s(name))
-            wants[name] = wanted(engine, demand, self._settings)
-        most, self._peaks = held(wants, self._peaks, now_s, self._settings)
+            wants[name] = desired_replicas(engine, demand, self._settings)
+        most, self._peaks = apply_downscale_delay(wants, self._peaks, now_s, self._settings)
         running = {name: lines[name].target for name in lines}
-        return placed(most, self._engines, self._cards, running)
+        return place_replicas(most, self._engines, self._cards, running)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from ray import serve
 from benchmarks.batching import virtual
 from benchmarks.batching.model import Model
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.prediction import Item, Opinion
+from roadwork_serve.cascade.prediction import Item, StagePrediction
 
 AMPLE_S = 1e5  # for deadlines, which are not what is measured here
 ROOM = 1_000_000  # for items that wait: nothing is refused
@@ -47,9 +47,9 @@ def ours(server: Server, model: Model) -> Submit:
     """This project's."""
 
     class Client:
-        async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
             await server.call(len(items))
-            return [Opinion(0.0, model="stand-in") for _ in items]
+            return [StagePrediction(0.0, model="stand-in") for _ in items]
 
     batcher = Batcher(Client(), max_batch=model.max_batch, slots=1, max_queue=ROOM, timeout_s=AMPLE_S, name="stand-in")
     return lambda: batcher.submit(Item("", "photo", (), _THUMB, (0.0,), time.monotonic() + AMPLE_S))

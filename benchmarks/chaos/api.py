@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from roadwork_serve.schema import PolicyChange, PolicyState, ReplicaLoad, Stats
+from roadwork_serve.schema import PolicyChange, PolicyState, ReplicaStats, Stats
 
 _PATIENCE_S = 10.0
 
@@ -60,7 +60,7 @@ class Api:
             found |= {load.replica: _held(load) for load in await self._loads()}
         return found
 
-    async def _loads(self) -> list[ReplicaLoad]:
+    async def _loads(self) -> list[ReplicaStats]:
         try:
             response = await self._client.get("/v1/stats")
         except httpx.HTTPError:
@@ -73,7 +73,7 @@ def _change(response: httpx.Response) -> PolicyChange:
     return PolicyChange.model_validate_json(response.content)
 
 
-def _held(load: ReplicaLoad) -> dict[str, int]:
+def _held(load: ReplicaStats) -> dict[str, int]:
     held = {"in work": load.in_work, "reading": load.reading}
     for stage in load.stages:
         held |= {f"{stage.stage} waiting": stage.waiting, f"{stage.stage} in flight": stage.in_flight}

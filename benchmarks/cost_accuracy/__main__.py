@@ -37,7 +37,7 @@ from benchmarks.server import ROOT
 from roadwork_serve.atomic_write import write_json
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.evaluation.photo_report import CAVEAT
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.testbed.minis.data import photos_folder
 
@@ -63,7 +63,7 @@ def table(name: str, found: Found) -> Table:
     return view
 
 
-def models(rows: Sequence[Row]) -> dict[str, str]:
+def models(rows: Sequence[EvaluationRow]) -> dict[str, str]:
     """By stage, the model that spoke."""
     return {look.stage: look.model + " (miniature)" * look.miniature for row in rows for look in row.looks}
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.cost_accuracy.ways import Bools, Floats, Judged, Way, logits, price
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 
 STAGES = ("backbone", "signs", "vlm", "reasoner")  # from the cheapest; where the signs are silent their score is low
 NEVER = np.inf  # a threshold that says: do not ask this stage at all
@@ -39,7 +39,7 @@ class Frugal:
     tried: all thresholds. line: those that no others beat on these rows, from the cheapest to the most careful.
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[EvaluationRow]) -> None:
         truth = np.array([row.about.label for row in rows], dtype=bool)
         self._scorers = {stage: _scorer(logits(rows, stage), truth) for stage in STAGES[:-1]}
         answers = self._answers(rows)
@@ -62,7 +62,7 @@ class Frugal:
         """The cascade with these thresholds."""
         return lambda rows: _walk(self._answers(rows), thresholds)
 
-    def _answers(self, rows: Sequence[Row]) -> list[_Answers]:
+    def _answers(self, rows: Sequence[EvaluationRow]) -> list[_Answers]:
         found = list[_Answers]()
         for stage in STAGES:
             said = logits(rows, stage)

@@ -9,11 +9,11 @@ import numpy as np
 
 from benchmarks.cost_accuracy.frugal import Frugal
 from benchmarks.cost_accuracy.ways import Bools, Judged, Way, alone, by_hand, tuned, under
-from roadwork_serve.calibration.threshold_path import line
-from roadwork_serve.calibration.trajectories import courses, opened
+from roadwork_serve.calibration.threshold_path import threshold_path
+from roadwork_serve.calibration.trajectories import trajectories, without_early_exits
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.evaluation.intervals import paired_low, wilson
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 
 _SURE = 0.975  # on either side: intervals of 95 %
 
@@ -73,14 +73,14 @@ class Field:
     base: the policy that ships. ways: by name, the policy that ships among them as `ours`.
     """
 
-    def __init__(self, rows: Sequence[Row], base: Policy) -> None:
+    def __init__(self, rows: Sequence[EvaluationRow], base: Policy) -> None:
         self.base, self.ours, self.frugal = base, f"{base.version}, as it ships", Frugal(rows)
-        self.bands = line(courses(rows, base, "photo"))[::-1]
+        self.bands = threshold_path(trajectories(rows, base, "photo"))[::-1]
         self.ways: dict[str, Way] = {
             "stage 1 alone": alone("backbone"),
             "fast VLM on all": alone("vlm"),
             "reasoner on all": alone("reasoner"),
-            f"all stages of {base.version}": under(opened(base, "photo")),
+            f"all stages of {base.version}": under(without_early_exits(base, "photo")),
             "hand-set cascade": by_hand,
         }
         budget = float(under(base)(rows).flop.mean())
@@ -89,12 +89,12 @@ class Field:
         if (better := tuned(rows, base)) is not None:
             self.ways["calibrated and tuned anew"] = under(better)
 
-    def on(self, rows: Sequence[Row]) -> Found:
+    def on(self, rows: Sequence[EvaluationRow]) -> Found:
         """Where they stand on these rows."""
         truth = np.array([row.about.label for row in rows], dtype=bool)
         judged = {name: way(rows) for name, way in self.ways.items()}
         right = {name: each.said == truth for name, each in judged.items()}
-        whole, parts = courses(rows, self.base, "photo"), defaultdict[str, list[int]](list)
+        whole, parts = trajectories(rows, self.base, "photo"), defaultdict[str, list[int]](list)
         for at, row in enumerate(rows):
             parts[row.about.needs or row.about.group].append(at)
             if row.about.hard_negative:
@@ -113,7 +113,7 @@ class Field:
         )
 
 
-def place(name: str, rows: Sequence[Row], judged: Judged) -> Place:
+def place(name: str, rows: Sequence[EvaluationRow], judged: Judged) -> Place:
     """Where a way stands that judged these rows so."""
     right = int(sum(said == row.about.label for said, row in zip(judged.said.tolist(), rows, strict=True)))
     low, high = (math.nan, math.nan) if _grouped(rows) else wilson(right, len(rows), _SURE)
@@ -121,7 +121,7 @@ def place(name: str, rows: Sequence[Row], judged: Judged) -> Place:
     return Place(name, round(tflop, 3), round(right / len(rows), 4), round(low, 4), round(high, 4))
 
 
-def versus(name: str, rows: Sequence[Row], ours: Bools, other: Bools) -> Versus:
+def versus(name: str, rows: Sequence[EvaluationRow], ours: Bools, other: Bools) -> Versus:
     """Of two ways, which rows each has right: [n], [n]."""
     gained, lost, n = int((ours & ~other).sum()), int((other & ~ours).sum()), len(rows)
     low, high = paired_low(gained, lost, n, _SURE), -paired_low(lost, gained, n, _SURE)
@@ -130,6 +130,6 @@ def versus(name: str, rows: Sequence[Row], ours: Bools, other: Bools) -> Versus:
     return Versus(name, gained, lost, round(low, 4), round(high, 4))
 
 
-def _grouped(rows: Sequence[Row]) -> bool:
+def _grouped(rows: Sequence[EvaluationRow]) -> bool:
     """Frames of one drive are alike, so that there is less to go by than their number says."""
     return any(row.about.group for row in rows)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from benchmarks.server import ROOT
 from roadwork_serve.cascade.policy_file import load_policy
-from roadwork_serve.datasets.photos import photo_abouts, photo_samples
-from roadwork_serve.datasets.samples import About, Sample
-from roadwork_serve.engines.weights import HERE as WEIGHTS
+from roadwork_serve.datasets.photos import photo_metadata, photo_samples
+from roadwork_serve.datasets.samples import Sample, SampleMetadata
+from roadwork_serve.engines.weights import WEIGHTS as WEIGHTS
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.evaluation.rows import Row, read_rows, write_rows
+from roadwork_serve.evaluation.rows import EvaluationRow, read_rows, write_rows
 from roadwork_serve.evaluation.run import judge_samples
 from roadwork_serve.local_cascade import local_cascade
 from roadwork_serve.profiles.load import load_profile
@@ -28,26 +28,26 @@ from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, s
 FOLDER = ROOT / "build/worth"
 
 
-def of_scenes(count: int, seed: int, folder: Path = FOLDER) -> list[Row]:
+def of_scenes(count: int, seed: int, folder: Path = FOLDER) -> list[EvaluationRow]:
     """The stills of a run of rendered scenes: nine in ten of them."""
     stills = [scene for scene in scene_track(count, seed) if scene[1] == "photo"]
     return _kept(folder / f"scenes-{seed}-{count}.jsonl", draw_scenes(stills, drawing_workers()), len(stills))
 
 
-def of_photos(photos: Path, folder: Path = FOLDER) -> list[Row]:
+def of_photos(photos: Path, folder: Path = FOLDER) -> list[EvaluationRow]:
     """The stills that people could tell of a folder with a manifest.csv."""
-    abouts = [about for about in photo_abouts(photos) if about.kind == "photo" and about.scored]
+    abouts = [about for about in photo_metadata(photos) if about.kind == "photo" and about.scored]
     manifest = hashlib.sha256((photos / "manifest.csv").read_bytes()).hexdigest()[:12]
     return _kept(folder / f"photos-{manifest}.jsonl", photo_samples(photos, abouts), len(abouts))
 
 
-def taught(about: About) -> bool:
+def taught(about: SampleMetadata) -> bool:
     """Whether the miniatures that ship learned from this photograph, by the rules of `minis.data.real_photos`."""
     may = any(name in about.licence for name in OPEN_LICENCES) and not any(name in about.licence for name in NOT_OPEN)
     return may and about.group not in HELD_OUT_GROUPS
 
 
-def _kept(path: Path, samples: Generator[Sample], total: int) -> list[Row]:
+def _kept(path: Path, samples: Generator[Sample], total: int) -> list[EvaluationRow]:
     path = path.with_stem(f"{path.stem}-{judges()}")
     with closing(samples):
         if path.is_file():
@@ -69,7 +69,7 @@ def judges() -> str:
     return found.hexdigest()[:12]
 
 
-async def _made(samples: Generator[Sample], total: int, name: str) -> list[Row]:
+async def _made(samples: Generator[Sample], total: int, name: str) -> list[EvaluationRow]:
     profile = load_profile("mini")
     with progress() as bar:
         task = bar.add_task(f"Making {name}", total=total)

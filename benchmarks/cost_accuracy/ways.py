@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.calibration.calibrate import calibrate
-from roadwork_serve.calibration.thresholds import Settings, held_back, tune
-from roadwork_serve.calibration.trajectories import courses
+from roadwork_serve.calibration.thresholds import TuningSettings, holdout_mask, tune
+from roadwork_serve.calibration.trajectories import trajectories
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.profiles.flops import flops
 
 Floats = NDArray[np.float64]
@@ -27,7 +27,7 @@ class Judged:
     flop: Floats
 
 
-Way = Callable[[Sequence[Row]], Judged]
+Way = Callable[[Sequence[EvaluationRow]], Judged]
 
 
 def price(stage: str) -> float:
@@ -35,7 +35,7 @@ def price(stage: str) -> float:
     return flops([stage], "photo")
 
 
-def logits(rows: Sequence[Row], stage: str) -> Floats:
+def logits(rows: Sequence[EvaluationRow], stage: str) -> Floats:
     """Of the stage's own word, [n]; 0 where it abstained. Raises ConfigError where it was not asked."""
     looks = [row.look(stage) for row in rows]
     for row, look in zip(rows, looks, strict=True):
@@ -49,7 +49,7 @@ def alone(stage: str) -> Way:
     return lambda rows: Judged(logits(rows, stage) >= 0, np.full(len(rows), price(stage)))
 
 
-def by_hand(rows: Sequence[Row]) -> Judged:
+def by_hand(rows: Sequence[EvaluationRow]) -> Judged:
     """The usual cascade, with thresholds that somebody thought of."""
     first, words, fast, slow = (logits(rows, stage) for stage in ("backbone", "signs", "vlm", "reasoner"))
     score = 1 / (1 + np.exp(-first))
@@ -64,17 +64,17 @@ def under(policy: Policy) -> Way:
     """By a policy of this project."""
     low, high = (np.array([getattr(step, edge) for step in policy.photo]) for edge in ("low", "high"))
 
-    def judged(rows: Sequence[Row]) -> Judged:
-        said, flop, _ = courses(rows, policy, "photo").cut(low, high)
+    def judged(rows: Sequence[EvaluationRow]) -> Judged:
+        said, flop, _ = trajectories(rows, policy, "photo").cut(low, high)
         return Judged(said, flop)
 
     return judged
 
 
-def tuned(rows: Sequence[Row], base: Policy) -> Policy | None:
+def tuned(rows: Sequence[EvaluationRow], base: Policy) -> Policy | None:
     """The policy that `roadwork calibrate` and `roadwork tune` make of these rows by default; None where `tune` cannot
     promise anything."""
-    settings = Settings()
-    kept = [row for row, held in zip(rows, held_back(rows, settings.test_share), strict=True) if not held]
+    settings = TuningSettings()
+    kept = [row for row, held in zip(rows, holdout_mask(rows, settings.test_share), strict=True) if not held]
     made = tune(rows, calibrate(kept, base, "calibrated")[0], settings).policy
     return None if made.certificate is None else made

@@ -44,7 +44,7 @@ def cascade(results: Results, report: Path, plan: Plan) -> Cascade:
 
     def of(kind: Kind, mix: Mapping[str, float], mean_gflop: float | None) -> Estimate:
         steps = [
-            Step(each["stage"], "when_words_likely" in each, prices[each["stage"]].get(kind, math.nan))
+            Step(each["stage"], "min_text_probability" in each, prices[each["stage"]].get(kind, math.nan))
             for each in policy[kind]
         ]
         rows = {stage: _row(results, stage, kind, plan) for stage in dict.fromkeys([*mix, ALONE[kind]])}

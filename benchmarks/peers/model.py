@@ -12,7 +12,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from roadwork_serve import media
 from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
-from roadwork_serve.engines.weights import folder
+from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.media import Photo
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.stages.signs import Signs
@@ -47,7 +47,7 @@ WORKS = {BUNDLED: Work(8, 0.5), SMALL: Work(1, 0.5), LARGE: Work(1, 10.0), CASCA
 def weights(name: str) -> str:
     """A folder with the checkpoint: the miniature that ships, or random weights of a size, written when missing."""
     if name not in SIZES:
-        return folder("mini:backbone")
+        return weights_folder("mini:backbone")
     path = _WHERE / name
     if not (path / "head.json").is_file():
         width, mlp, layers, heads = SIZES[name]

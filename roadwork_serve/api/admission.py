@@ -20,13 +20,13 @@ class Admission:
         self._max_bytes = max_bytes
         self._left: deque[float] = deque(maxlen=_KEPT)
 
-    def enter(self) -> "Place":
+    def enter(self) -> "Permit":
         """Hold one of the places until it is left. Raises Overloaded."""
         if self.admitted >= self._places:
             wait_s = self.drain_s()
             raise Overloaded(f"{self._places} requests are in work; come back in {wait_s:.0f} s", wait_s)
         self.admitted += 1
-        return Place(self)
+        return Permit(self)
 
     def leave(self, size: int) -> None:
         """Give back a place and the bytes it held."""
@@ -55,7 +55,7 @@ class Admission:
         return min(_LONGEST_S, max(_LEAST_S, self.admitted * (now - self._left[0]) / len(self._left)))
 
 
-class Place:
+class Permit:
     """What a request in work holds: one place, and the bytes it has sent."""
 
     def __init__(self, admission: Admission) -> None:

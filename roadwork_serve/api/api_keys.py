@@ -31,7 +31,7 @@ _MAKE = "make one with `roadwork key NAME --role client`"
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ApiKey:
     """What is known of a key. digest: SHA-256 of it, 32 bytes. per_minute: requests, None for any number."""
 
     name: str
@@ -49,9 +49,9 @@ class Key:
 class Keyring:
     """The keys that are let in. An empty ring lets in nobody."""
 
-    keys: tuple[Key, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
 
-    def find(self, presented: str) -> Key | None:
+    def find(self, presented: str) -> ApiKey | None:
         """The key that was presented, if it is on the ring. All are compared, so the time taken tells nothing."""
         digest, found = _digest(presented), None
         for key in self.keys:
@@ -85,7 +85,7 @@ class Keyring:
         return cls(keys)
 
 
-class Keys:
+class ApiKeyStore:
     """The ring in force, which follows the file it came from."""
 
     def __init__(self, ring: Keyring, file: Path | None = None, seen: object = None) -> None:
@@ -94,7 +94,7 @@ class Keys:
         self._seen = seen
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Keys | None":
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ApiKeyStore | None":
         """The keys of the file that ROADWORK_KEYS_FILE names or of the text in ROADWORK_KEYS; None without either.
 
         Raises ConfigError when they cannot be read or make no sense.
@@ -107,7 +107,7 @@ class Keys:
         return cls(_ring(text, TEXT_VARIABLE)) if text else None
 
     @classmethod
-    def from_file(cls, file: Path) -> "Keys":
+    def from_file(cls, file: Path) -> "ApiKeyStore":
         """The keys of a file. Raises ConfigError when it cannot be read or makes no sense."""
         seen = _signature(file)
         return cls(_ring(_text(file), str(file)), file, seen)
@@ -128,10 +128,10 @@ class Keys:
             _LOG.info("The keys in %s are in force: %d.", self._file, len(self.ring.keys))
 
 
-def new_key(name: str, role: Role, per_minute: int | None = None) -> tuple[str, Key]:
+def new_key(name: str, role: Role, per_minute: int | None = None) -> tuple[str, ApiKey]:
     """A new random key of 256 bits, and what to keep of it. Raises ConfigError for a name that cannot be one."""
     secret = _PREFIX + secrets.token_urlsafe(32)
-    return secret, Key(_name(name, "the key"), role, _digest(secret), per_minute)
+    return secret, ApiKey(_name(name, "the key"), role, _digest(secret), per_minute)
 
 
 def _digest(secret: str) -> bytes:
@@ -166,7 +166,7 @@ def _ring(text: str, source: str) -> Keyring:
         raise ConfigError(f"keys in {source}: {error}") from None
 
 
-def _key(value: object, where: str) -> Key:
+def _key(value: object, where: str) -> ApiKey:
     if not isinstance(value, dict):
         raise ConfigError(f"{where} is no mapping; write {{{', '.join(_ENTRIES[:3])}}}; {_MAKE}")
     entry = cast("dict[object, object]", value)
@@ -186,7 +186,7 @@ def _key(value: object, where: str) -> Key:
         )
     if per_minute is not None and (type(per_minute) is not int or not 1 <= per_minute <= 1_000_000):
         raise ConfigError(f"{where}: per_minute is no whole number from 1 to 1000000; mend it or leave it out")
-    return Key(name, cast("Role", role), bytes.fromhex(digest), cast("int | None", per_minute))
+    return ApiKey(name, cast("Role", role), bytes.fromhex(digest), cast("int | None", per_minute))
 
 
 def _name(value: object, where: str) -> str:

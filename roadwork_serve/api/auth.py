@@ -14,7 +14,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from roadwork_serve.api.api_keys import FILE_VARIABLE, Key, Keys, Role
+from roadwork_serve.api.api_keys import FILE_VARIABLE, ApiKey, ApiKeyStore, Role
 from roadwork_serve.api.problem_details import documented, response_of
 from roadwork_serve.errors import Forbidden, HeadersTooLarge, RateLimited, Unauthorised
 from roadwork_serve.profiles.profile import IngressSpec
@@ -34,7 +34,7 @@ class Caller:
 
     name: str
     role: Role
-    key: Key | None = None
+    key: ApiKey | None = None
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class _Spent:
 
 
 @dataclass(slots=True)
-class Guard:
+class Authenticator:
     """Lets requests in by their keys.
 
     keys: None lets everyone do what a client may, and nobody what an admin may.
@@ -65,7 +65,7 @@ class Guard:
     clock: seconds, rising.
     """
 
-    keys: Keys | None
+    keys: ApiKeyStore | None
     replicas: int = 1
     clock: Callable[[], float] = time.monotonic
     _spent: dict[str, _Spent] = field(default_factory=dict)
@@ -73,19 +73,19 @@ class Guard:
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
-    def from_environment(cls, replicas: int, environment: Mapping[str, str] = os.environ) -> "Guard":
+    def from_environment(cls, replicas: int, environment: Mapping[str, str] = os.environ) -> "Authenticator":
         """A guard with the keys that the environment names. Raises ConfigError when they make no sense."""
-        keys = Keys.from_environment(environment)
+        keys = ApiKeyStore.from_environment(environment)
         guard = cls(keys, replicas)
         guard._look_at_s = guard.clock() + _LOOK_EVERY_S
         return guard
 
     @classmethod
-    def of(cls, ingress: IngressSpec) -> "Guard":
+    def of(cls, ingress: IngressSpec) -> "Authenticator":
         """A guard with the keys that the profile names, else those of the environment. Raises ConfigError."""
         if ingress.keys_file is None:
             return cls.from_environment(ingress.replicas)
-        return cls(Keys.from_file(Path(ingress.keys_file)), ingress.replicas)
+        return cls(ApiKeyStore.from_file(Path(ingress.keys_file)), ingress.replicas)
 
     async def admit(self, request: Request, role: Role) -> Caller:
         """Who sent the request, which may do what the role may, and counts as one. Its body is not read.
@@ -176,7 +176,7 @@ class Guard:
             ),
         )
 
-    async def _known(self, keys: Keys, request: Request) -> Key:
+    async def _known(self, keys: ApiKeyStore, request: Request) -> ApiKey:
         async with self._looking:
             if (now_s := self.clock()) >= self._look_at_s:
                 self._look_at_s = now_s + _LOOK_EVERY_S
@@ -192,7 +192,7 @@ class Guard:
         return key
 
 
-class BoundedHead:
+class HeaderLimits:
     """Refuses requests with an absurd target or headers. What they cost by then is the proxy's: see ops/proxy."""
 
     def __init__(self, app: ASGIApp) -> None:

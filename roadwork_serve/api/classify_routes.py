@@ -15,11 +15,11 @@ from fastapi import Depends, FastAPI, Header, Query, Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from roadwork_serve.api.auth import BoundedHead, Caller, Guard
+from roadwork_serve.api.auth import Authenticator, Caller, HeaderLimits
 from roadwork_serve.api.console_routes import console_routes
-from roadwork_serve.api.problem_details import answer_with_problems, documented, problem_of
-from roadwork_serve.api.request_body import MANY_FILES, ONE_FILE, Upload, may_name_deadline, read_many, read_one
-from roadwork_serve.api.request_context import Asked
+from roadwork_serve.api.problem_details import documented, install_problem_handlers, problem_of
+from roadwork_serve.api.request_body import MANY_FILES, ONE_FILE, Upload, body_may_set_deadline, read_many, read_one
+from roadwork_serve.api.request_context import RequestContext
 from roadwork_serve.errors import (
     BadRequest,
     BrokenMedia,
@@ -89,7 +89,7 @@ _CUT_OFF: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Place(Protocol):
+class RequestPermit(Protocol):
     """What a request in work holds."""
 
     def take(self, size: int) -> None:
@@ -97,12 +97,12 @@ class Place(Protocol):
         ...
 
 
-class Service(Protocol):
+class ClassifyService(Protocol):
     """What the routes need of the ingress."""
 
     profile: Profile
 
-    def admission(self) -> AbstractContextManager[Place]:
+    def admission(self) -> AbstractContextManager[RequestPermit]:
         """Hold a place for a request. Raises NotReady or Overloaded."""
         ...
 
@@ -110,7 +110,7 @@ class Service(Protocol):
         """Before a body is read: raises Overloaded or DeadlineExceeded when it could not be judged in time."""
         ...
 
-    async def judge(self, data: bytes, deadline_s: float, request_id: str, asked: Asked) -> Verdict:
+    async def judge(self, data: bytes, deadline_s: float, request_id: str, asked: RequestContext) -> Verdict:
         """The verdict on a file by a deadline on the clock of `time.monotonic()`."""
         ...
 
@@ -124,8 +124,8 @@ class Service(Protocol):
 
 
 def http_app(
-    service: Service,
-    guard: Guard | None = None,
+    service: ClassifyService,
+    guard: Authenticator | None = None,
     on_stop: Callable[[], Awaitable[None]] | None = None,
     name_requests: bool = True,
 ) -> FastAPI:
@@ -143,7 +143,7 @@ def http_app(
             await on_stop()
 
     profile = service.profile
-    guard = guard or Guard.from_environment(profile.ingress.replicas)
+    guard = guard or Authenticator.from_environment(profile.ingress.replicas)
     routes = guard.router("client")
     app = FastAPI(
         title="roadwork-serve",
@@ -153,9 +153,9 @@ def http_app(
         redirect_slashes=False,  # it would send bodies to wherever the Host header says
         lifespan=lifespan,
     )
-    app.add_middleware(BoundedHead)
+    app.add_middleware(HeaderLimits)
     app.add_middleware(_RequestId, respond=name_requests)
-    answer_with_problems(app)
+    install_problem_handlers(app)
 
     @routes.post(
         "/v1/classify",
@@ -181,12 +181,12 @@ def http_app(
     ) -> Verdict:
         arrived = time.monotonic()
         with service.admission() as place:
-            most_ms = MAX_DEADLINE_MS if may_name_deadline(request) else None
+            most_ms = MAX_DEADLINE_MS if body_may_set_deadline(request) else None
             service.foresee(arrived + _allowed_s(profile, deadline_ms, most_ms, timeout_s))
             async with _patience(profile, deadline_ms, timeout_s):
                 upload, named_ms = await read_one(request, profile.media.max_bytes, place.take)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
-            asked = Asked("http", caller.name, key)
+            asked = RequestContext("http", caller.name, key)
             return await service.judge(upload.data, deadline_s, request.state.request_id, asked)
 
     @routes.post(
@@ -219,7 +219,7 @@ def http_app(
                 )
             guard.charge(caller, len(uploads), counted=1)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
-            asked = Asked("batch", caller.name, key)
+            asked = RequestContext("batch", caller.name, key)
 
             async def entry(index: int, upload: Upload) -> BatchEntry:
                 name, request_id = upload.filename or f"file {index}", f"{request.state.request_id}.{index}"

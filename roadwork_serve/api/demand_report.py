@@ -3,21 +3,21 @@
 from collections.abc import Mapping
 
 from roadwork_serve.api.deployment_names import deployment_of
-from roadwork_serve.autoscaling.arrivals import Flow
-from roadwork_serve.autoscaling.metrics import Metrics, reported
-from roadwork_serve.autoscaling.replicas import Demand, Engine
+from roadwork_serve.autoscaling.arrivals import ArrivalStats
+from roadwork_serve.autoscaling.metrics import Metrics, metrics_of
+from roadwork_serve.autoscaling.replicas import Demand, ScalableEngine
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.profiles.profile import EngineSpec, Profile, StageName, StageSpec
 from roadwork_serve.schema import Verdict
 
 
-def slots_of(profile: Profile) -> dict[str, int]:
+def slots_per_replica(profile: Profile) -> dict[str, int]:
     """Items that one replica works on at once, by stage: an engine with batches of its own takes a call each."""
     return {name: _at_once(profile.engine_of(name), spec) for name, spec in profile.stages.items()}
 
 
-def note(flow: Flow, verdict: Verdict, policy: Policy) -> None:
+def record_verdict(flow: ArrivalStats, verdict: Verdict, policy: Policy) -> None:
     """Count an answer: the stages it was shown to, and the one that it was not shown to for lack of time."""
     wanted = [report.stage for report in verdict.stages if report.outcome != "skipped"]
     if verdict.exit.reason == "deadline":
@@ -29,7 +29,7 @@ def note(flow: Flow, verdict: Verdict, policy: Policy) -> None:
             flow.judged(report.stage, (report.batch_ms + report.compute_ms) / 1000, report.batch_size)
 
 
-def asked_of(profile: Profile, flow: Flow, batchers: Mapping[str, Batcher]) -> Metrics:
+def replica_demand(profile: Profile, flow: ArrivalStats, batchers: Mapping[str, Batcher]) -> Metrics:
     """Of every deployment that scales, by name."""
     told: Metrics = {}
     for names in profile.processes():
@@ -37,16 +37,18 @@ def asked_of(profile: Profile, flow: Flow, batchers: Mapping[str, Batcher]) -> M
         if engine.scales:
             users = profile.users()
             stages: dict[StageName, StageSpec] = {stage: spec for name in names for stage, spec in users[name].items()}
-            told |= reported(deployment_of(stages), _engine(engine, stages), _demand(stages, flow, batchers))
+            told |= metrics_of(deployment_of(stages), _engine(engine, stages), _demand(stages, flow, batchers))
     return told
 
 
-def _engine(engine: EngineSpec, stages: Mapping[StageName, StageSpec]) -> Engine:
+def _engine(engine: EngineSpec, stages: Mapping[StageName, StageSpec]) -> ScalableEngine:
     slots = max(_at_once(engine, spec) for spec in stages.values())
-    return Engine(engine.num_gpus, slots, engine.replicas, engine.max_replicas or engine.replicas, engine.may_sleep)
+    return ScalableEngine(
+        engine.num_gpus, slots, engine.replicas, engine.max_replicas or engine.replicas, engine.may_sleep
+    )
 
 
-def _demand(stages: Mapping[StageName, StageSpec], flow: Flow, batchers: Mapping[str, Batcher]) -> Demand:
+def _demand(stages: Mapping[StageName, StageSpec], flow: ArrivalStats, batchers: Mapping[str, Batcher]) -> Demand:
     return Demand(
         sum(flow.load(stage) for stage in stages),
         sum(batchers[stage].waiting * flow.item_s(stage) for stage in stages),

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from roadwork_serve.cascade.prediction import Item, StageClient
-from roadwork_serve.cascade.rollout import Rules
+from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.errors import PolicyRefused, StageFailed
 from roadwork_serve.profiles.profile import MediaLimits
 
 _WITHIN_S = 20.0
 
 
-async def try_heads(rules: Rules, clients: Mapping[str, StageClient], media: MediaLimits) -> None:
+async def validate_heads(rules: Rollout, clients: Mapping[str, StageClient], media: MediaLimits) -> None:
     """Let stage 1 judge a made-up picture with each head that the rules name. Raises PolicyRefused where it cannot."""
     steps = (step for policy in rules.policies for step in policy.photo + policy.clip)
     for head in {step.head for step in steps if step.head is not None}:

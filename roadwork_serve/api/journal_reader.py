@@ -7,21 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from roadwork_serve.api.policy_preview import preview
+from roadwork_serve.api.policy_preview import preview_policy
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import BadRequest, NotFound, RoadworkError
-from roadwork_serve.journal.active_learning import Hardness, hardest
+from roadwork_serve.journal.active_learning import ActiveLearningScore, most_informative
 from roadwork_serve.journal.filter import Filter
-from roadwork_serve.journal.record import Case, Mark
+from roadwork_serve.journal.record import Annotation, JournalRow
 from roadwork_serve.journal.store import LABELS, Store
-from roadwork_serve.schema import JournaledAnswer, JournalPage, PolicyPreview, Said
+from roadwork_serve.schema import HumanLabel, JournalEntry, JournalPage, PolicyPreview
 
 LOOKED_AT = 1000  # of the latest answers without a label, for hard ones
 
 T = TypeVar("T")
 
 
-class Archive:
+class JournalReader:
     """The journal's reading side.
 
     opened: opens the store, when somebody asks first. Errors of the tree come back as values, for they are raised on
@@ -42,8 +42,8 @@ class Archive:
 
         def read(store: Store) -> JournalPage:
             cases = store.find(Filter(marked=False), limit=LOOKED_AT, newest_first=True)
-            found = hardest(cases, limit, decide_at=decide_at)
-            return JournalPage(answers=[_answer(each.case, each.hardness) for each in found])
+            found = most_informative(cases, limit, decide_at=decide_at)
+            return JournalPage(answers=[_answer(each.case, each.score) for each in found])
 
         return await self._read(read)
 
@@ -60,11 +60,11 @@ class Archive:
 
         return await self._read(read)
 
-    async def say(self, name: str, said: Said, by: str) -> JournaledAnswer | RoadworkError:
+    async def say(self, name: str, said: HumanLabel, by: str) -> JournalEntry | RoadworkError:
         """Write down what a person says of an answer, by its id. The last word counts."""
 
-        def write(store: Store) -> JournaledAnswer:
-            store.mark([(name, Mark(LABELS[said.label], by, time.time(), said.note))])
+        def write(store: Store) -> JournalEntry:
+            store.mark([(name, Annotation(LABELS[said.label], by, time.time(), said.note))])
             return _answer(store.case(name))
 
         return await self._read(write)
@@ -74,7 +74,7 @@ class Archive:
 
         def read(store: Store) -> PolicyPreview:
             cases = store.find(limit=last, newest_first=True)
-            return preview(cases, Policy.from_mapping(now), Policy.from_mapping(then))
+            return preview_policy(cases, Policy.from_mapping(now), Policy.from_mapping(then))
 
         return await self._read(read)
 
@@ -98,13 +98,13 @@ class Archive:
         return await asyncio.get_running_loop().run_in_executor(self._reader, run)
 
 
-def _page(cases: Iterable[Case]) -> JournalPage:
+def _page(cases: Iterable[JournalRow]) -> JournalPage:
     return JournalPage(answers=[_answer(case) for case in cases])
 
 
-def _answer(case: Case, hardness: Hardness | None = None) -> JournaledAnswer:
+def _answer(case: JournalRow, hardness: ActiveLearningScore | None = None) -> JournalEntry:
     entry, mark = case.entry, case.mark
-    return JournaledAnswer(
+    return JournalEntry(
         id=entry.id,
         at=datetime.fromtimestamp(entry.at_s, UTC).isoformat(timespec="milliseconds"),
         verdict=entry.verdict,

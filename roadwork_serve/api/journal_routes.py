@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from roadwork_serve.api.auth import Caller, Guard
+from roadwork_serve.api.auth import Authenticator, Caller
 from roadwork_serve.api.policy_routes import MAX_POLICY_BYTES, policy_body
 from roadwork_serve.api.problem_details import documented
 from roadwork_serve.api.request_body import read_whole
@@ -20,7 +20,7 @@ from roadwork_serve.errors import (
     UnsupportedMedia,
 )
 from roadwork_serve.media.sniff import sniff
-from roadwork_serve.schema import JournaledAnswer, JournalPage, PolicyPreview, Said
+from roadwork_serve.schema import HumanLabel, JournalEntry, JournalPage, PolicyPreview
 
 MAX_PREVIEWED = 2000
 _MAX_SAID_BYTES = 16 * 1024
@@ -31,7 +31,7 @@ _UNKNOWN = documented(NotFound("no answer is known by 5f1c9a7e"))
 AnswerId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="`answer_id` of a verdict")]
 
 
-class Remembering(Protocol):
+class JournalService(Protocol):
     """What the routes need of the ingress. Each method raises JournalDown and NotFound."""
 
     async def recent(self, limit: int) -> JournalPage:
@@ -46,7 +46,7 @@ class Remembering(Protocol):
         """The encoded file of an answer."""
         ...
 
-    async def say(self, name: str, said: Said, by: str) -> JournaledAnswer:
+    async def say(self, name: str, said: HumanLabel, by: str) -> JournalEntry:
         """Write down what a person says of an answer."""
         ...
 
@@ -55,7 +55,7 @@ class Remembering(Protocol):
         ...
 
 
-def case_routes(service: Remembering, guard: Guard) -> APIRouter:
+def journal_routes(service: JournalService, guard: Authenticator) -> APIRouter:
     """The routes. What others sent is shown to admins; without keys to whoever may use the server."""
     routes = guard.router("keeper")
 
@@ -97,14 +97,12 @@ def case_routes(service: Remembering, guard: Guard) -> APIRouter:
         )
         | _DOWN
         | _UNKNOWN,
-        openapi_extra=_body(Said.model_json_schema(), {"label": "roadwork"}) | guard.openapi,
+        openapi_extra=_body(HumanLabel.model_json_schema(), {"label": "roadwork"}) | guard.openapi,
     )
-    async def say(
-        request: Request, answer: AnswerId, caller: Annotated[Caller, Depends(guard.keeper)]
-    ) -> JournaledAnswer:
+    async def say(request: Request, answer: AnswerId, caller: Annotated[Caller, Depends(guard.keeper)]) -> JournalEntry:
         body = await _json(request, _MAX_SAID_BYTES)
         try:
-            said = Said.model_validate(body)
+            said = HumanLabel.model_validate(body)
         except ValidationError as error:
             first = error.errors()[0]
             raise BadRequest(f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}") from None

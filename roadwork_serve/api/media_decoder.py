@@ -4,24 +4,24 @@ import asyncio
 import time
 from functools import partial
 
-from roadwork_serve.cascade.latency import Pace
+from roadwork_serve.cascade.latency import LatencyEstimator
 from roadwork_serve.errors import DeadlineExceeded, Overloaded
 from roadwork_serve.media import Clip, Photo
-from roadwork_serve.media.decode_pool import Readers
+from roadwork_serve.media.decode_pool import DecodePool
 from roadwork_serve.profiles.profile import Profile
 
 _MARGIN = 1.1
 
 
-class Reading:
+class MediaDecoder:
     """The processes that read files, and who waits for them. Needs a running event loop."""
 
     def __init__(self, profile: Profile) -> None:
         self.count = 0  # files that are read or wait to be
         self._limits = profile.media
         self._processes = profile.ingress.decode_processes
-        self._pace = Pace()
-        self._readers = Readers(self._processes, timed=partial(self._pace.record, 1))
+        self._pace = LatencyEstimator()
+        self._readers = DecodePool(self._processes, timed=partial(self._pace.record, 1))
         self._turn = asyncio.Semaphore(self._processes)
 
     async def ready(self) -> None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from roadwork_serve.api.stats import gflops
 from roadwork_serve.cascade.log_odds import logit
-from roadwork_serve.cascade.policy import Leave, Policy, Skip
-from roadwork_serve.journal.record import Case
+from roadwork_serve.cascade.policy import ExitCascade, Policy, Skip
+from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.schema import ExitPreview, Label, PolicyPreview
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class ReplayedExit:
     """Where an answer would have left, None where it would have gone on to a stage that never judged it."""
 
     stage: str | None
@@ -22,13 +22,13 @@ class Way:
     gflops: float
 
 
-def preview(cases: Iterable[Case], now: Policy, then: Policy) -> PolicyPreview:
+def preview_policy(cases: Iterable[JournalRow], now: Policy, then: Policy) -> PolicyPreview:
     """The answers under the policy in force and under another, side by side."""
     exits_now, exits_then = Counter[str](), Counter[str]()
     count = unknown = unknown_now = known = turned = marked = right_now = right_then = 0
     gflops_now = gflops_then = 0.0
     for case in cases:
-        before, after = way(case, now), way(case, then)
+        before, after = replay_stages(case, now), replay_stages(case, then)
         count += 1
         unknown += after.stage is None
         unknown_now += before.stage is None
@@ -65,20 +65,20 @@ def preview(cases: Iterable[Case], now: Policy, then: Policy) -> PolicyPreview:
     )
 
 
-def way(case: Case, policy: Policy) -> Way:
+def replay_stages(case: JournalRow, policy: Policy) -> ReplayedExit:
     """Where a policy would have let an answer leave, from what the stages said of it, then or beside it."""
     kind, progress, spent = case.entry.verdict.media, policy.start(), 0.0
     while True:
         move = policy.next_step(kind, progress, math.inf)
         label: Label = "roadwork" if progress.posterior >= policy.decide_at else "none"
-        if isinstance(move, Leave):
-            return Way(None if progress.spoken is None else progress.spoken.stage, label, spent)
+        if isinstance(move, ExitCascade):
+            return ReplayedExit(None if progress.spoken is None else progress.spoken.stage, label, spent)
         if isinstance(move, Skip):
             progress = progress.past()
             continue
         report = case.report(move.step.stage)
         if report is None or report.head != move.step.head:  # another head's word is another word
-            return Way(None, label, spent)
+            return ReplayedExit(None, label, spent)
         spent += gflops(report, kind)
         said = None if report.probability is None else logit(report.probability)
-        progress = progress.after(move.step, said, report.saw.words_likely)
+        progress = progress.after(move.step, said, report.saw.text_probability)

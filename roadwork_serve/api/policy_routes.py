@@ -5,7 +5,7 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, Request
 
-from roadwork_serve.api.auth import Caller, Guard
+from roadwork_serve.api.auth import Authenticator, Caller
 from roadwork_serve.api.problem_details import documented
 from roadwork_serve.api.request_body import read_whole
 from roadwork_serve.errors import BadRequest, MediaTooLarge, PolicyConflict, PolicyRefused
@@ -14,7 +14,7 @@ from roadwork_serve.schema import PolicyChange, PolicyState, Stats
 MAX_POLICY_BYTES = 256 * 1024
 
 
-class Governed(Protocol):
+class PolicyService(Protocol):
     """What the routes need of the ingress."""
 
     async def put_policy(self, rules: object, by: str) -> PolicyChange:
@@ -34,7 +34,7 @@ class Governed(Protocol):
         ...
 
 
-def admin_routes(service: Governed, guard: Guard) -> tuple[APIRouter, ...]:
+def policy_routes(service: PolicyService, guard: Authenticator) -> tuple[APIRouter, ...]:
     """The routes, by who may use them."""
     admins, clients = guard.router("admin"), guard.router("client")
 

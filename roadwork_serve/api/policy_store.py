@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from roadwork_serve.api.revision_log import Shelf
-from roadwork_serve.cascade.policy_file import load_rules
-from roadwork_serve.cascade.rollout import Rules
+from roadwork_serve.api.revision_log import RevisionLog
+from roadwork_serve.cascade.policy_file import load_rollout
+from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.errors import ConfigError, PolicyConflict, PolicyRefused
 from roadwork_serve.profiles.profile import Profile
 
@@ -21,7 +21,7 @@ Origin = Literal["config", "put", "rollback"]
 
 
 @dataclass(frozen=True, slots=True)
-class Edition:
+class StoredRevision:
     """Rules as they came into force.
 
     by: who wanted it, the name of a key. at: when, UTC, ISO 8601. restores: the number of the edition whose rules a
@@ -41,18 +41,18 @@ class Edition:
         return self.rules["policy"]["version"]
 
 
-class Rulebook:
+class PolicyStore:
     """Editions of the rules on a shelf that all ingress replicas share. The newest is in force.
 
     adopt: told of the rules whenever others come into force here.
     """
 
-    def __init__(self, shelf: Shelf, profile: Profile, adopt: Callable[[Rules], None]) -> None:
+    def __init__(self, shelf: RevisionLog, profile: Profile, adopt: Callable[[Rollout], None]) -> None:
         self._shelf = shelf
         self._profile = profile
         self._adopt = adopt
         self.number = 0  # of the edition in force here
-        self._known: dict[int, Edition] = {}  # they never change
+        self._known: dict[int, StoredRevision] = {}  # they never change
 
     async def look(self) -> int:
         """Adopt the newest edition, if it is not in force here yet. Returns its number, 0 while there is none."""
@@ -63,12 +63,12 @@ class Rulebook:
             self._take(editions[-1])
         return self.number
 
-    async def editions(self) -> list[Edition]:
+    async def editions(self) -> list[StoredRevision]:
         """Those that are kept, the newest last."""
         numbers = await self._shelf.numbers()
         for number in numbers:
             if number not in self._known and (page := await self._shelf.read(number)) is not None:
-                self._known[number] = Edition(**json.loads(page))
+                self._known[number] = StoredRevision(**json.loads(page))
         self._known = {number: self._known[number] for number in numbers if number in self._known}
         return list(self._known.values())
 
@@ -78,7 +78,7 @@ class Rulebook:
         A replica that starts brings the configuration of all the others along: that is no news, and what was put since
         stays in force.
         """
-        rules = load_rules(config, self._profile.policy)
+        rules = load_rollout(config, self._profile.policy)
         while True:
             editions = await self.editions()
             if editions:
@@ -91,7 +91,7 @@ class Rulebook:
                 self._take(edition)
                 return
 
-    async def put(self, mapping: object, by: str) -> Edition:
+    async def put(self, mapping: object, by: str) -> StoredRevision:
         """Bring rules into force, or a policy alone. The same again changes nothing.
 
         Raises PolicyRefused when they make no sense here, PolicyConflict when a version has been used for another
@@ -104,7 +104,7 @@ class Rulebook:
                 self._take(editions[-1])
                 return editions[-1]
             if not editions:  # no configuration has brought any: what a rollback goes back to
-                begun = load_rules({}, self._profile.policy)
+                begun = load_rollout({}, self._profile.policy)
                 await self._add(editions, "config", "profile", begun.to_mapping())
                 continue
             _check_versions(rules, editions)
@@ -112,18 +112,18 @@ class Rulebook:
                 self._take(edition)
                 return edition
 
-    def checked(self, mapping: object) -> Rules:
+    def checked(self, mapping: object) -> Rollout:
         """The rules, or the policy alone, in plain data. Raises PolicyRefused when they make no sense here."""
         if isinstance(mapping, Mapping) and "version" in mapping:
             mapping = {"policy": mapping}
         try:
-            rules = Rules.from_mapping(mapping)
+            rules = Rollout.from_mapping(mapping)
             self._check(rules)
         except ConfigError as error:
             raise PolicyRefused(str(error)[:_MAX_TOLD]) from None
         return rules
 
-    async def roll_back(self, by: str) -> Edition:
+    async def roll_back(self, by: str) -> StoredRevision:
         """Bring back what was in force before. Once more goes back further. Raises PolicyConflict at the beginning."""
         while True:
             editions = await self.editions()
@@ -138,26 +138,31 @@ class Rulebook:
                 self._take(edition)
                 return edition
 
-    def _take(self, edition: Edition) -> None:
+    def _take(self, edition: StoredRevision) -> None:
         if edition.number > self.number:  # an older one was read before another brought this into force
             self.number = edition.number
-            self._adopt(Rules.from_mapping(edition.rules))
+            self._adopt(Rollout.from_mapping(edition.rules))
             _LOG.info("Policy %s is in force: edition %d, %s.", edition.version, edition.number, edition.origin)
 
     async def _add(
-        self, editions: list[Edition], origin: Origin, by: str, rules: dict[str, Any], restores: int | None = None
-    ) -> Edition | None:
+        self,
+        editions: list[StoredRevision],
+        origin: Origin,
+        by: str,
+        rules: dict[str, Any],
+        restores: int | None = None,
+    ) -> StoredRevision | None:
         """The next edition; None when somebody else was first."""
         number = editions[-1].number + 1 if editions else 1
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        edition = Edition(number, origin, by, at, rules, restores)
+        edition = StoredRevision(number, origin, by, at, rules, restores)
         if not await self._shelf.add(number, json.dumps(asdict(edition)).encode()):
             return None
         for old in editions[: -(KEPT - 1)]:
             await self._shelf.drop(old.number)
         return edition
 
-    def _check(self, rules: Rules) -> None:
+    def _check(self, rules: Rollout) -> None:
         """Raises ConfigError for rules that ask for what this profile lacks."""
         for policy in rules.policies:
             if missing := {step.stage for step in policy.photo + policy.clip} - set(self._profile.stages):
@@ -173,9 +178,9 @@ class Rulebook:
                 )
 
 
-def _check_versions(rules: Rules, editions: list[Edition]) -> None:
+def _check_versions(rules: Rollout, editions: list[StoredRevision]) -> None:
     """Raises PolicyConflict when one of the versions stands for another policy already."""
-    known = {policy.version: policy for edition in editions for policy in Rules.from_mapping(edition.rules).policies}
+    known = {policy.version: policy for edition in editions for policy in Rollout.from_mapping(edition.rules).policies}
     for policy in rules.policies:
         if known.get(policy.version, policy) != policy:
             raise PolicyConflict(

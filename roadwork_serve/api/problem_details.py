@@ -60,7 +60,7 @@ def echo(value: object) -> str:
     return _ECHO.repr(value)
 
 
-def answer_with_problems(app: FastAPI) -> None:
+def install_problem_handlers(app: FastAPI) -> None:
     """Make every error of the app a problem document."""
 
     async def expected(request: Request, error: Exception) -> Response:

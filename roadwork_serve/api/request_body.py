@@ -17,7 +17,7 @@ from roadwork_serve.api.problem_details import echo
 from roadwork_serve.errors import BadRequest, MediaTooLarge, UnsupportedMedia
 from roadwork_serve.schema import MAX_DEADLINE_MS, ClassifyRequest
 
-Take = Callable[[int], None]
+OnBytes = Callable[[int], None]
 
 ACCEPTED = "image/*, video/*, application/octet-stream, multipart/form-data or application/json"
 
@@ -36,12 +36,12 @@ class Upload:
     filename: str = ""
 
 
-def may_name_deadline(request: Request) -> bool:
+def body_may_set_deadline(request: Request) -> bool:
     """Whether the body has a place for a deadline beside the media: what is allowed is not known before it is read."""
     return _content_type(request) in ("application/json", "multipart/form-data")
 
 
-async def read_one(request: Request, max_bytes: int, take: Take) -> tuple[Upload, int | None]:
+async def read_one(request: Request, max_bytes: int, take: OnBytes) -> tuple[Upload, int | None]:
     """The file of a request in any of the accepted forms, and the deadline in milliseconds its body named.
 
     take: told of every chunk before it is kept; what it raises ends the reading.
@@ -59,7 +59,7 @@ async def read_one(request: Request, max_bytes: int, take: Take) -> tuple[Upload
     raise UnsupportedMedia(f"Content-Type is {echo(kind)}; send {ACCEPTED}")
 
 
-async def read_many(request: Request, max_files: int, max_bytes: int, take: Take) -> tuple[list[Upload], int | None]:
+async def read_many(request: Request, max_files: int, max_bytes: int, take: OnBytes) -> tuple[list[Upload], int | None]:
     """The files of a multipart form in their order, and the deadline in milliseconds it named.
 
     Raises BadRequest, MediaTooLarge as soon as more than `max_bytes` in all have arrived, UnsupportedMedia.
@@ -79,11 +79,11 @@ def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _read(request: Request, max_bytes: int, envelope: int, take: Take) -> bytes:
+async def _read(request: Request, max_bytes: int, envelope: int, take: OnBytes) -> bytes:
     return b"".join([chunk async for chunk in _limited(request, max_bytes, envelope, take)])
 
 
-async def _limited(request: Request, max_bytes: int, envelope: int, take: Take) -> AsyncGenerator[bytes]:
+async def _limited(request: Request, max_bytes: int, envelope: int, take: OnBytes) -> AsyncGenerator[bytes]:
     """The body chunk by chunk, up to its limit; a body that declares more is not read at all.
 
     max_bytes: of media. envelope: bytes of what may be around them.
@@ -102,7 +102,9 @@ async def _limited(request: Request, max_bytes: int, envelope: int, take: Take) 
         yield chunk
 
 
-async def _read_form(request: Request, max_bytes: int, max_files: int, take: Take) -> tuple[list[Upload], int | None]:
+async def _read_form(
+    request: Request, max_bytes: int, max_files: int, take: OnBytes
+) -> tuple[list[Upload], int | None]:
     charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", _CHARSETS[0])
     if charset.lower() not in _CHARSETS:  # Python has codecs that fail in ways of their own, or leave half characters
         raise BadRequest(f"the form's charset is {echo(charset.decode('latin-1'))}; send names in UTF-8")

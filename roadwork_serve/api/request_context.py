@@ -6,7 +6,7 @@ from roadwork_serve.journal.record import Origin
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestContext:
     """What is known of a request beside its file.
 
     caller: name of the API key, empty without one. key: what an A/B test keeps on one side, and learning in one piece:

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 
-class Shelf(Protocol):
+class RevisionLog(Protocol):
     """Pages that are numbered from 1, never changed, and thrown away from the front."""
 
     async def numbers(self) -> list[int]:
@@ -23,24 +23,24 @@ class Shelf(Protocol):
         ...
 
 
-class MemoryShelf:
+class InMemoryRevisionLog:
     """For one process without Ray."""
 
     def __init__(self) -> None:
         self.pages: dict[int, bytes] = {}
 
     async def numbers(self) -> list[int]:
-        """See `Shelf`."""
+        """See `RevisionLog`."""
         return sorted(self.pages)
 
     async def read(self, number: int) -> bytes | None:
-        """See `Shelf`."""
+        """See `RevisionLog`."""
         return self.pages.get(number)
 
     async def add(self, number: int, page: bytes) -> bool:
-        """See `Shelf`."""
+        """See `RevisionLog`."""
         return self.pages.setdefault(number, page) is page
 
     async def drop(self, number: int) -> None:
-        """See `Shelf`."""
+        """See `RevisionLog`."""
         self.pages.pop(number, None)

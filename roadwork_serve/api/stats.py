@@ -4,17 +4,17 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
-from roadwork_serve.profiles.flops import prices
+from roadwork_serve.profiles.flops import stage_flops
 from roadwork_serve.profiles.profile import STAGES, Profile
-from roadwork_serve.schema import Answered, ExitCount, Outcome, Spread, StageReport, StageWork, Verdict
+from roadwork_serve.schema import Distribution, ExitCount, Outcome, RequestStats, StageReport, StageStats, Verdict
 
 _LAST = 1000  # values that a spread is of
-_TIMES = ("queue_ms", "batch_ms", "compute_ms", "hop_ms")
+_TIMES = ("queue_ms", "batch_ms", "compute_ms", "rpc_ms")
 _FRESH_S = 1.0
 _HOUR_S = 3600.0
 
 
-class Ledger:
+class RequestStatsCollector:
     """Counts since the replica began, and spreads over the last thousand. clock: seconds."""
 
     def __init__(self, profile: Profile, clock: Callable[[], float]) -> None:
@@ -28,7 +28,7 @@ class Ledger:
         self._roadwork = self._degraded = 0
         self._elapsed = _Last()
         self._probability = _Last()
-        self._told: Answered | None = None
+        self._told: RequestStats | None = None
         self._told_s = 0.0
 
     def answered(self, verdict: Verdict) -> None:
@@ -47,16 +47,16 @@ class Ledger:
         """Count what got no verdict, by the slug of its problem."""
         self._refused[problem] += 1
 
-    def told(self) -> Answered:
+    def told(self) -> RequestStats:
         """All of it, as of at most a second ago: anybody may ask, and spreads take a millisecond."""
         if self._told is None or self._clock() - self._told_s > _FRESH_S:
             self._told, self._told_s = self._now(), self._clock()
         return self._told
 
-    def _now(self) -> Answered:
+    def _now(self) -> RequestStats:
         answers = self._exits.total()
         gpu_seconds = sum(work.gpu_seconds for work in self._work.values())
-        return Answered(
+        return RequestStats(
             seconds=self._clock() - self._began_s,
             answers=answers,
             photos=self._media["photo"],
@@ -102,9 +102,9 @@ class _Work:
         self.gflops += spent
         self.gpu_seconds += gpu_seconds(report, self._gpus)
 
-    def told(self) -> StageWork:
+    def told(self) -> StageStats:
         times = {time: last.spread() for time, last in self._times.items()}
-        return StageWork(
+        return StageStats(
             stage=self._name,
             outcomes=dict(self._outcomes),
             batch_size=self._batches.spread(),
@@ -124,11 +124,11 @@ class _Last:
     def add(self, value: float) -> None:
         self._values.append(value)
 
-    def spread(self) -> Spread | None:
-        return spread(self._values)
+    def spread(self) -> Distribution | None:
+        return distribution(self._values)
 
 
-def spread(values: Iterable[float]) -> Spread | None:
+def distribution(values: Iterable[float]) -> Distribution | None:
     """Their mean, median and 95th percentile (nearest rank); None of nothing."""
     ordered = sorted(values)
     if not ordered:
@@ -137,12 +137,12 @@ def spread(values: Iterable[float]) -> Spread | None:
     def at(share: float) -> float:
         return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
-    return Spread(n=len(ordered), mean=sum(ordered) / len(ordered), p50=at(0.5), p95=at(0.95))
+    return Distribution(n=len(ordered), mean=sum(ordered) / len(ordered), p50=at(0.5), p95=at(0.95))
 
 
 def gflops(report: StageReport, media: str) -> float:
     """What a look costs at the size of the production model, see `profiles/prices.yaml`; 0 for one without a price."""
-    price = prices().get(report.stage)
+    price = stage_flops().get(report.stage)
     look = None if price is None else (price.photo if media == "photo" else price.clip)
     return (look or 0.0) / 1e9 if report.batch_size else 0.0
 

@@ -3,20 +3,20 @@
 import json
 from typing import Protocol
 
-from roadwork_serve.api.policy_store import Edition
-from roadwork_serve.cascade.audit import Surveys
+from roadwork_serve.api.policy_store import StoredRevision
+from roadwork_serve.cascade.audit import AuditRunner
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.rollout import Rules
-from roadwork_serve.cascade.shadow import Shadows
+from roadwork_serve.cascade.rollout import Rollout
+from roadwork_serve.cascade.shadow import ShadowRunner
 from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.schema import (
     MAX_DEADLINE_MS,
+    AuditStats,
     Limits,
-    PolicyEdition,
-    ShadowTally,
+    PolicyRevision,
+    ShadowStats,
     StageInfo,
     StageLoad,
-    SurveyTally,
     Verdict,
 )
 
@@ -65,13 +65,13 @@ def stage_load(name: StageName, batcher: Batcher, client: StageLiveness) -> Stag
     )
 
 
-def shadow_tally(rules: Rules, shadows: Shadows) -> ShadowTally | None:
+def shadow_stats(rules: Rollout, shadows: ShadowRunner) -> ShadowStats | None:
     """What came of the shadow policy, if there is one."""
     if rules.shadow is None:
         return None
     version = rules.shadow.policy.version
     tally = shadows.tally(version)
-    return ShadowTally(
+    return ShadowStats(
         version=version,
         judged=tally.judged,
         agreed=tally.agreed,
@@ -80,14 +80,14 @@ def shadow_tally(rules: Rules, shadows: Shadows) -> ShadowTally | None:
     )
 
 
-def survey_tally(rules: Rules, surveys: Surveys) -> SurveyTally | None:
+def audit_stats(rules: Rollout, surveys: AuditRunner) -> AuditStats | None:
     """What came of asking everyone, where that is wanted."""
     if rules.survey is None:
         return None
-    return SurveyTally(judged=surveys.tally.judged, given_up=surveys.tally.given_up)
+    return AuditStats(judged=surveys.tally.judged, given_up=surveys.tally.given_up)
 
 
-def shadow_line(answered: Verdict, said: Verdict) -> str:
+def shadow_log_line(answered: Verdict, said: Verdict) -> str:
     """What was answered and what the shadow says, as a line of JSON."""
     told: dict[str, object] = {"request_id": answered.request_id, "media": answered.media}
     for name, verdict in (("answered", answered), ("shadow", said)):
@@ -101,9 +101,9 @@ def shadow_line(answered: Verdict, said: Verdict) -> str:
     return json.dumps(told)
 
 
-def policy_edition(edition: Edition) -> PolicyEdition:
+def policy_revision(edition: StoredRevision) -> PolicyRevision:
     """An edition as the history names it."""
-    return PolicyEdition(
+    return PolicyRevision(
         number=edition.number,
         version=edition.version,
         origin=edition.origin,

@@ -16,7 +16,7 @@ _MS = 1_000_000  # nanoseconds
 _PARTS = ("queue", "batch", "compute", "hop")
 
 
-def trace_way(verdict: Verdict, ended_ns: int) -> None:
+def trace_stages(verdict: Verdict, ended_ns: int) -> None:
     """Add a span for each stage that was asked, and what came of it all to the span that is open.
 
     ended_ns: when the verdict was there, epoch nanoseconds. Stages are asked one after the other, so each ends where

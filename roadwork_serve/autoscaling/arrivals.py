@@ -9,7 +9,7 @@ _SHARE_S = 300.0  # and for shares, which change slowly and want more items
 _SURE = 3.0  # standard deviations by which the last moments must be busier to be believed
 
 
-class Fading:
+class DecayingCounter:
     """A sum in which everything weighs less as time goes by: by a factor e every `over_s` seconds."""
 
     def __init__(self, over_s: float, clock: Callable[[], float]) -> None:
@@ -35,7 +35,7 @@ class Fading:
         return self.value / (self._over_s * -math.expm1(-age_s / self._over_s))
 
 
-class Flow:
+class ArrivalStats:
     """Items as they come to the front and as they get to stages.
 
     slots: by stage, how many items one replica works on at once: 1 where a model computes one batch after the other.
@@ -45,11 +45,11 @@ class Flow:
     def __init__(self, slots: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
         self._slots = slots
         self._clock = clock
-        self._slow, self._fast = Fading(_SLOW_S, clock), Fading(_FAST_S, clock)
-        self._items = Fading(_SHARE_S, clock)
-        self._asked = {stage: Fading(_SHARE_S, clock) for stage in slots}
-        self._work_s = {stage: Fading(_SHARE_S, clock) for stage in slots}
-        self._done = {stage: Fading(_SHARE_S, clock) for stage in slots}
+        self._slow, self._fast = DecayingCounter(_SLOW_S, clock), DecayingCounter(_FAST_S, clock)
+        self._items = DecayingCounter(_SHARE_S, clock)
+        self._asked = {stage: DecayingCounter(_SHARE_S, clock) for stage in slots}
+        self._work_s = {stage: DecayingCounter(_SHARE_S, clock) for stage in slots}
+        self._done = {stage: DecayingCounter(_SHARE_S, clock) for stage in slots}
         self._last_s = {stage: clock() for stage in slots}
 
     def came(self) -> None:

@@ -1,11 +1,11 @@
 """Autoscaling metrics: the format in which an ingress replica reports demand, and how the policy reads it back."""
 
-from roadwork_serve.autoscaling.replicas import Demand, Engine
+from roadwork_serve.autoscaling.replicas import Demand, ScalableEngine
 
 Metrics = dict[str, float]
 
 
-def reported(deployment: str, engine: Engine, demand: Demand) -> Metrics:
+def metrics_of(deployment: str, engine: ScalableEngine, demand: Demand) -> Metrics:
     """What an ingress replica tells of a deployment, as `record_autoscaling_stats` takes it."""
     return {
         f"{deployment}.load": demand.load,
@@ -17,9 +17,9 @@ def reported(deployment: str, engine: Engine, demand: Demand) -> Metrics:
     }
 
 
-def engine_from(told: Metrics, name: str, min_replicas: int, max_replicas: int) -> Engine:
-    """Return the engine of a deployment, as `reported` described it."""
-    return Engine(
+def engine_from(told: Metrics, name: str, min_replicas: int, max_replicas: int) -> ScalableEngine:
+    """Return the engine of a deployment, as `metrics_of` described it."""
+    return ScalableEngine(
         told.get(f"{name}.gpus", 0.0),
         int(told.get(f"{name}.slots", 1)),
         min_replicas,

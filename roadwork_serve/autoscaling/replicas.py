@@ -13,7 +13,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class ScalableEngine:
     """What scales.
 
     gpus: the share of a card that a replica holds, 0 to 1. slots: items a replica works on at once. least, most:
@@ -40,7 +40,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ScalingSettings:
     """utilisation: of a replica at most, on average. surges: how many standard deviations of a Poisson load are kept
     free beside it, the staffing rule of Halfin and Whitt (Operations Research 29, 1981). drain_s: in which what waits
     is to be gone. hold_s: for so long the need must have been less before a replica goes. sleep_s: without a request.
@@ -53,17 +53,19 @@ class Settings:
     sleep_s: float = 900.0
 
 
-SETTINGS = Settings()
+DEFAULT_SCALING = ScalingSettings()
 
 
-def checked(settings: Mapping[str, object]) -> Settings:
-    """Settings from plain data, what is not named as it ships. Raises ValueError naming the one to mend."""
+def scaling_settings(settings: Mapping[str, object]) -> ScalingSettings:
+    """ScalingSettings from plain data, what is not named as it ships. Raises ValueError naming the one to mend."""
     for name, value in settings.items():
-        if name not in Settings.__dataclass_fields__:
-            raise ValueError(f"{name} is no setting of scaling; there are {', '.join(Settings.__dataclass_fields__)}")
+        if name not in ScalingSettings.__dataclass_fields__:
+            raise ValueError(
+                f"{name} is no setting of scaling; there are {', '.join(ScalingSettings.__dataclass_fields__)}"
+            )
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value!r}; write a number from 0 up")
-    made = replace(SETTINGS, **settings)  # type: ignore[arg-type]
+    made = replace(DEFAULT_SCALING, **settings)  # type: ignore[arg-type]
     if not 0 < made.utilisation <= 1 or made.drain_s <= 0:
         raise ValueError("utilisation must be above 0 and at most 1, and drain_s above 0 seconds")
     return made
@@ -72,7 +74,7 @@ def checked(settings: Mapping[str, object]) -> Settings:
 Peaks = Mapping[str, Sequence[tuple[float, int]]]
 
 
-def wanted(engine: Engine, demand: Demand, settings: Settings = SETTINGS) -> int:
+def desired_replicas(engine: ScalableEngine, demand: Demand, settings: ScalingSettings = DEFAULT_SCALING) -> int:
     """Replicas that an engine is worth at the moment, whatever there is room for; within its least and most."""
     if engine.may_sleep and demand.quiet_s >= settings.sleep_s and not demand.backlog_s:
         return 0
@@ -82,8 +84,8 @@ def wanted(engine: Engine, demand: Demand, settings: Settings = SETTINGS) -> int
     return min(engine.most, max(engine.least, 1, math.ceil(need - _ROUNDING)))
 
 
-def held(
-    wants: Mapping[str, int], peaks: Peaks, now_s: float, settings: Settings = SETTINGS
+def apply_downscale_delay(
+    wants: Mapping[str, int], peaks: Peaks, now_s: float, settings: ScalingSettings = DEFAULT_SCALING
 ) -> tuple[dict[str, int], dict[str, list[tuple[float, int]]]]:
     """The most that each engine was worth of late, so that none goes down and comes up again, and what to remember.
 
@@ -100,8 +102,8 @@ def held(
     return most, kept
 
 
-def placed(
-    wants: Mapping[str, int], engines: Mapping[str, Engine], cards: Sequence[float], running: Mapping[str, int]
+def place_replicas(
+    wants: Mapping[str, int], engines: Mapping[str, ScalableEngine], cards: Sequence[float], running: Mapping[str, int]
 ) -> dict[str, int]:
     """Replicas that have a place: what was wanted, less what the cards have no room for.
 
@@ -127,16 +129,16 @@ def placed(
     return given
 
 
-def _fits(given: Mapping[str, int], engines: Mapping[str, Engine], cards: Sequence[float], more: str) -> bool:
+def _fits(given: Mapping[str, int], engines: Mapping[str, ScalableEngine], cards: Sequence[float], more: str) -> bool:
     """Whether all that is given and one replica more can lie on the cards."""
     counts = dict(given)
     counts[more] += 1
-    return not engines[more].gpus or packed(
+    return not engines[more].gpus or pack_shares(
         [engines[name].gpus for name, count in counts.items() for _ in range(count)], cards
     )
 
 
-def packed(shares: Sequence[float], cards: Sequence[float]) -> bool:
+def pack_shares(shares: Sequence[float], cards: Sequence[float]) -> bool:
     """Whether the shares find room on the cards by best fit decreasing. A share above 1 takes whole cards."""
     room = sorted(cards)
     for share in sorted(shares, reverse=True):

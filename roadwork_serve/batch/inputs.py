@@ -17,7 +17,7 @@ _TABLE = ".parquet"
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class InputFile:
     """A photo or clip that is to be scored.
 
     name: what the result calls it: its path within what was named, or that of a Parquet file with the number of a row.
@@ -32,7 +32,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class InputSource:
     """A file system, what to look at in it, and the column that pictures or their paths are in where it is a table."""
 
     named: str
@@ -41,7 +41,7 @@ class Source:
     match: tuple[str, ...] = ()
     column: str | None = None
 
-    def listed(self) -> list[File]:
+    def listed(self) -> list[InputFile]:
         """Every file once, in the order of the paths, or of the rows. Nothing of a picture is read.
 
         Raises ConfigError where there is nothing, and where a table has no column with pictures or paths.
@@ -56,14 +56,14 @@ class Source:
             if not rows:
                 raise ConfigError(f"{self.named} has no rows")
             return list({row.name: row for row in rows}.values())
-        return [File(name, each.path, size=each.size) for each, name in found]
+        return [InputFile(name, each.path, size=each.size) for each, name in found]
 
-    def read(self, file: File, most: int) -> bytes:
+    def read(self, file: InputFile, most: int) -> bytes:
         """The bytes of a file of its own, `most` + 1 of them at most. Raises OSError."""
         with self.files.open_input_stream(file.path) as stream:
             return stream.read(most + 1)
 
-    def pictures(self, wanted: Sequence[File]) -> Iterator[tuple[File, bytes]]:
+    def pictures(self, wanted: Sequence[InputFile]) -> Iterator[tuple[InputFile, bytes]]:
         """The bytes in rows of one Parquet file, in order; none where a row has no picture. Raises OSError."""
         ahead = iter(wanted)
         file = next(ahead)
@@ -102,17 +102,17 @@ class Source:
         hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
         return not hidden and (not self.match or any(fnmatch.fnmatchcase(name, each) for each in self.match))
 
-    def _rows(self, path: str, name: str) -> Iterator[File]:
+    def _rows(self, path: str, name: str) -> Iterator[InputFile]:
         with self._opened(path) as table:
             column = self._column(table, path)
             if not _is_text(table.schema_arrow.field(column).type):
-                yield from (File(f"{name}#{row}", path, row) for row in range(table.metadata.num_rows))
+                yield from (InputFile(f"{name}#{row}", path, row) for row in range(table.metadata.num_rows))
                 return
             beside = PurePosixPath(path).parent
             for batch in table.iter_batches(columns=[column]):
                 for told in batch.column(0).to_pylist():
                     if told is not None:
-                        yield File(told, str(beside / told))
+                        yield InputFile(told, str(beside / told))
 
     def _opened(self, path: str) -> pq.ParquetFile:
         try:
@@ -136,15 +136,15 @@ class Source:
         return column
 
 
-def source(named: str, match: Sequence[str] = (), column: str | None = None) -> Source:
+def open_source(named: str, match: Sequence[str] = (), column: str | None = None) -> InputSource:
     """What a path or a URL (s3://, gs://, file://) stands for. Raises ConfigError for a URL that makes no sense."""
     if "://" not in named:
-        return Source(named, LocalFileSystem(), str(Path(named).absolute()), tuple(match), column)
+        return InputSource(named, LocalFileSystem(), str(Path(named).absolute()), tuple(match), column)
     try:
         files, path = FileSystem.from_uri(named)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{named} is no place that files can be read from: {error}") from None
-    return Source(named, files, path.rstrip("/"), tuple(match), column)
+    return InputSource(named, files, path.rstrip("/"), tuple(match), column)
 
 
 def _picture(value: pa.Scalar) -> bytes:

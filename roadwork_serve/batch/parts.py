@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from roadwork_serve.atomic_write import replace_file
-from roadwork_serve.batch.inputs import File
+from roadwork_serve.batch.inputs import InputFile
 from roadwork_serve.errors import ConfigError, RoadworkError
 from roadwork_serve.journal.export import verdict_columns
 from roadwork_serve.profiles.profile import STAGES
@@ -59,7 +59,7 @@ class Scored:
         return cls(name, problem={"problem": error.slug, "status": error.status, "detail": str(error)})
 
 
-class Recipe(BaseModel):
+class RunSpec(BaseModel):
     """What makes two runs the same: one may go on where the other was broken off."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,7 +73,7 @@ class Recipe(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Total:
+class BatchTotals:
     """Files with a verdict, those of them that are degraded, and files without one."""
 
     verdicts: int
@@ -81,7 +81,7 @@ class Total:
     rejects: int
 
 
-class Run:
+class BatchRun:
     """A folder beside the result: the recipe, the listing, and a file for each lot that is done."""
 
     def __init__(self, out: Path) -> None:
@@ -96,7 +96,7 @@ class Run:
         """Whether there is something to go on with."""
         return self._listing.is_file()
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: RunSpec) -> None:
         """Raises ConfigError where the result is there already, or half a result of another recipe."""
         if self.out.exists():
             raise ConfigError(f"{self.out} is there already; name another --out, or remove it")
@@ -124,7 +124,7 @@ class Run:
         finally:
             lock.release()
 
-    def begin(self, recipe: Recipe, files: Sequence[File]) -> None:
+    def begin(self, recipe: RunSpec, files: Sequence[InputFile]) -> None:
         """Keep what is to be done; nothing of it is read again."""
         self._parts.mkdir(parents=True, exist_ok=True)
         self._recipe.write_text(recipe.model_dump_json(indent=1), encoding="utf-8")
@@ -132,9 +132,9 @@ class Run:
         with replace_file(self._listing) as draft:
             pq.write_table(pa.table(columns, schema=_FILES), draft, compression=_CODEC)
 
-    def left(self) -> tuple[int, list[tuple[int, list[File]]]]:
+    def left(self) -> tuple[int, list[tuple[int, list[InputFile]]]]:
         """How many files there are, and the lots that are not done, each with its number."""
-        files = [File(**row) for row in pq.read_table(self._listing).to_pylist()]
+        files = [InputFile(**row) for row in pq.read_table(self._listing).to_pylist()]
         lots = list(_lots(files))
         return len(files), [(number, lot) for number, lot in enumerate(lots) if not self._part(number).is_file()]
 
@@ -143,7 +143,7 @@ class Run:
         with replace_file(self._part(number)) as draft:
             draft.write_bytes(part)
 
-    def finish(self) -> Total:
+    def finish(self) -> BatchTotals:
         """Put the parts together, in the order of the listing, and remove them."""
         verdicts = degraded = rejects = 0
         with (
@@ -161,13 +161,13 @@ class Run:
                 verdicts, rejects = verdicts + len(rows), rejects + len(wrong)
                 degraded += sum(row["degraded"] for row in rows)
         shutil.rmtree(self.folder)
-        return Total(verdicts, degraded, rejects)
+        return BatchTotals(verdicts, degraded, rejects)
 
     def _part(self, number: int) -> Path:
         return self._parts / f"{number:08}.parquet"
 
 
-def part(scored: Sequence[Scored]) -> bytes:
+def encode_part(scored: Sequence[Scored]) -> bytes:
     """A lot that is done, as a small Parquet file."""
     columns = {
         "file": [each.name for each in scored],
@@ -179,7 +179,7 @@ def part(scored: Sequence[Scored]) -> bytes:
     return into.getvalue()
 
 
-def _lots(files: Sequence[File]) -> Iterator[list[File]]:
+def _lots(files: Sequence[InputFile]) -> Iterator[list[InputFile]]:
     """In order; rows of different Parquet files are never in one."""
     for row, group in groupby(files, key=lambda file: file.path if file.row is not None else None):
         together, size = list(group), _LOT if row is None else _LOT_OF_ROWS

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from roadwork_serve.batch.inputs import File, Source
+from roadwork_serve.batch.inputs import InputFile, InputSource
 from roadwork_serve.batch.parts import Scored
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.errors import BadRequest, BrokenMedia, MediaTooLarge, RoadworkError
 from roadwork_serve.local_cascade import LocalCascade, local_cascade
-from roadwork_serve.media.decode_pool import Readers
+from roadwork_serve.media.decode_pool import DecodePool
 from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.stages.load import Opener
 
@@ -31,7 +31,7 @@ class Scorer:
     """
 
     def __init__(
-        self, source: Source, profile: Profile, policy: Policy, readers: int = 1, opener: Opener | None = None
+        self, source: InputSource, profile: Profile, policy: Policy, readers: int = 1, opener: Opener | None = None
     ) -> None:
         self._source = source
         self._profile = profile
@@ -45,7 +45,7 @@ class Scorer:
             self._stop()
             raise
 
-    def score(self, files: Sequence[File]) -> list[Scored]:
+    def score(self, files: Sequence[InputFile]) -> list[Scored]:
         """What came of each, in their order. Files are all of their own, or all rows of one Parquet file."""
         return self._run(self._score(files))
 
@@ -62,13 +62,13 @@ class Scorer:
         self._thread.join()
         self._loop.close()
 
-    async def _score(self, files: Sequence[File]) -> list[Scored]:
-        inside: dict[File, bytes] = {}
+    async def _score(self, files: Sequence[InputFile]) -> list[Scored]:
+        inside: dict[InputFile, bytes] = {}
         if files and files[0].row is not None:
             inside = await asyncio.to_thread(lambda: dict(self._source.pictures(files)))
         return await asyncio.gather(*(self._one(file, inside) for file in files))
 
-    async def _one(self, file: File, inside: dict[File, bytes]) -> Scored:
+    async def _one(self, file: InputFile, inside: dict[InputFile, bytes]) -> Scored:
         async with self._gate:
             try:
                 data = inside.pop(file) if file.row is not None else await self._whole(file)
@@ -82,7 +82,7 @@ class Scorer:
             except RoadworkError as error:
                 return Scored.refused(file.name, error)
 
-    async def _whole(self, file: File) -> bytes:
+    async def _whole(self, file: InputFile) -> bytes:
         """Raises MediaTooLarge before anything is read, where its size is known."""
         most = self._profile.media.max_bytes
         if file.size is not None and file.size > most:
@@ -93,9 +93,9 @@ class Scorer:
 @asynccontextmanager
 async def _open(
     profile: Profile, policy: Policy, readers: int, opener: Opener | None
-) -> AsyncIterator[tuple[LocalCascade, Readers, asyncio.Semaphore]]:
+) -> AsyncIterator[tuple[LocalCascade, DecodePool, asyncio.Semaphore]]:
     async with local_cascade(profile, policy, opener) as cascade:
-        reading = Readers(readers)
+        reading = DecodePool(readers)
         try:
             await reading.ready()
             yield cascade, reading, asyncio.Semaphore(AT_ONCE)

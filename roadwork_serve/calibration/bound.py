@@ -13,7 +13,7 @@ def p_value(losses: int, n: int, max_loss: float) -> float:
     return float(binom.cdf(losses, n, max_loss)) if n else 1.0
 
 
-def least(max_loss: float, confidence: float, loss: float = 0.0) -> int | None:
+def min_sample_size(max_loss: float, confidence: float, loss: float = 0.0) -> int | None:
     """Items it takes to prove the bound when a share of `loss` of them is lost; None when it never can be.
 
     Without losses that is ln(1 - confidence) / ln(1 - max_loss).

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from roadwork_serve.calibration.curves import choose, log_losses, through
+from roadwork_serve.calibration.curves import apply_curve, choose_curve, log_losses
 from roadwork_serve.calibration.stacker import fit_calibrator
 from roadwork_serve.cascade.log_odds import Calibrator, sigmoid
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.step import Step
 from roadwork_serve.evaluation import metrics
 from roadwork_serve.evaluation.replay import Replay, replay
-from roadwork_serve.evaluation.rows import Row
-from roadwork_serve.evaluation.splits import folds, whole_groups
+from roadwork_serve.evaluation.rows import EvaluationRow
+from roadwork_serve.evaluation.splits import fill_group_names, folds
 from roadwork_serve.schema import MediaKind
 
 Floats = NDArray[np.float64]
@@ -54,7 +54,7 @@ class StageFit:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
+class CalibrationResult:
     """before, after: of the posteriors on leaving, by kind; the latter out of fold, with all fitted on the other folds.
 
     reliability: truth and probability before and after, to draw.
@@ -66,7 +66,9 @@ class Calibrated:
     reliability: Mapping[str, tuple[Truth, Floats, Floats]]
 
 
-def calibrate(rows: Sequence[Row], base: Policy, version: str, seed: int = 0) -> tuple[Policy, Calibrated]:
+def calibrate(
+    rows: Sequence[EvaluationRow], base: Policy, version: str, seed: int = 0
+) -> tuple[Policy, CalibrationResult]:
     """The policy with its stages' calibrators fitted, bands as they are, and how good that is. It promises nothing."""
     fitted, fits = _fit(rows, base, seed)
     before: dict[str, Quality] = {}
@@ -75,7 +77,7 @@ def calibrate(rows: Sequence[Row], base: Policy, version: str, seed: int = 0) ->
     for kind in ("photo", "clip"):
         mine = [row for row in rows if row.about.kind == kind and row.about.scored]
         groups = [row.about.group for row in mine]
-        if len(set(whole_groups(groups))) < max(_FOLDS, _LEAST):
+        if len(set(fill_group_names(groups))) < max(_FOLDS, _LEAST):
             continue
         truth, weight = _truth(mine), _weight(mine)
         out = np.empty(len(mine))
@@ -85,7 +87,7 @@ def calibrate(rows: Sequence[Row], base: Policy, version: str, seed: int = 0) ->
         now = np.array([replay(row, base).progress.logodds for row in mine])
         before[kind], after[kind] = quality(now, truth, weight), quality(out, truth, weight)
         drawn[kind] = truth, _sigmoid(now), _sigmoid(out)
-    return replace(fitted, version=version, certificate=None), Calibrated(tuple(fits), before, after, drawn)
+    return replace(fitted, version=version, certificate=None), CalibrationResult(tuple(fits), before, after, drawn)
 
 
 def quality(logodds: Floats, truth: Truth, weight: Floats) -> Quality:
@@ -99,7 +101,7 @@ def quality(logodds: Floats, truth: Truth, weight: Floats) -> Quality:
     )
 
 
-def _fit(rows: Sequence[Row], base: Policy, seed: int) -> tuple[Policy, list[StageFit]]:
+def _fit(rows: Sequence[EvaluationRow], base: Policy, seed: int) -> tuple[Policy, list[StageFit]]:
     policy, fits = base, list[StageFit]()
     for kind in ("photo", "clip"):
         mine = [row for row in rows if row.about.kind == kind and row.about.scored]
@@ -115,7 +117,7 @@ def _fit(rows: Sequence[Row], base: Policy, seed: int) -> tuple[Policy, list[Sta
     return policy, fits
 
 
-def _fit_step(rows: Sequence[Row], so_far: Policy, kind: MediaKind, step: Step, seed: int) -> StageFit | None:
+def _fit_step(rows: Sequence[EvaluationRow], so_far: Policy, kind: MediaKind, step: Step, seed: int) -> StageFit | None:
     """Fitted to the items that reach the step and on which its stage spoke; None where they are too few."""
     ways = [way for way in (replay(row, so_far) for row in rows) if not way.done and _spoke(way, step)]
     truth, weight = _truth([way.row for way in ways]), _weight([way.row for way in ways])
@@ -124,8 +126,8 @@ def _fit_step(rows: Sequence[Row], so_far: Policy, kind: MediaKind, step: Step, 
     said = np.clip([_logit(way, step) for way in ways], -30, 30)
     prior = np.array([way.progress.logodds for way in ways])
     groups = [way.row.about.group for way in ways]
-    choice = choose(said, truth, weight, groups, seed)
-    word = through(choice.curve, said)
+    choice = choose_curve(said, truth, weight, groups, seed)
+    word = apply_curve(choice.curve, said)
     stacked = fit_calibrator(prior, word, truth, weight, choice.curve)
     summed = Calibrator(curve=choice.curve)
     better = _better(prior, word, truth, weight, groups, seed)
@@ -134,7 +136,7 @@ def _fit_step(rows: Sequence[Row], so_far: Policy, kind: MediaKind, step: Step, 
 
 def _better(prior: Floats, word: Floats, truth: Truth, weight: Floats, groups: Sequence[str], seed: int) -> bool:
     """Whether weighing beats adding, on items that the weights were not fitted to."""
-    if len(set(whole_groups(groups))) < _FOLDS:
+    if len(set(fill_group_names(groups))) < _FOLDS:
         return False
     stacked = np.empty(len(truth))
     for train, test in folds(groups, truth, _FOLDS, seed):
@@ -145,7 +147,7 @@ def _better(prior: Floats, word: Floats, truth: Truth, weight: Floats, groups: S
 
 
 def _spoke(way: Replay, step: Step) -> bool:
-    look, wanted, likely = way.row.look(step.stage), step.when_words_likely, way.progress.words_likely
+    look, wanted, likely = way.row.look(step.stage), step.min_text_probability, way.progress.text_probability
     return look is not None and look.logit is not None and (wanted is None or likely is None or likely >= wanted)
 
 
@@ -158,11 +160,11 @@ def _with(policy: Policy, kind: MediaKind, steps: tuple[Step, ...]) -> Policy:
     return replace(policy, photo=steps) if kind == "photo" else replace(policy, clip=steps)
 
 
-def _truth(rows: Sequence[Row]) -> Truth:
+def _truth(rows: Sequence[EvaluationRow]) -> Truth:
     return np.array([row.about.label for row in rows], dtype=bool)
 
 
-def _weight(rows: Sequence[Row]) -> Floats:
+def _weight(rows: Sequence[EvaluationRow]) -> Floats:
     return np.array([row.weight for row in rows], dtype=np.float64)
 
 

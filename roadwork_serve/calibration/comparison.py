@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, fisher_exact
 
-from roadwork_serve.calibration.trajectories import Courses, courses, timed
+from roadwork_serve.calibration.trajectories import Trajectories, latency_cost, trajectories
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation import metrics
 from roadwork_serve.evaluation.intervals import paired_low, unpaired_low
-from roadwork_serve.evaluation.rows import Row
-from roadwork_serve.evaluation.splits import whole_groups
+from roadwork_serve.evaluation.rows import EvaluationRow
+from roadwork_serve.evaluation.splits import fill_group_names
 from roadwork_serve.profiles.flops import flops
 from roadwork_serve.schema import MediaKind
 
@@ -29,7 +29,7 @@ _DRAWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Margins:
+class PromotionCriteria:
     """accuracy: that the challenger may lose, at most, with the confidence. cheaper: share of the cost that it must
     save to be worth a change that gains no accuracy."""
 
@@ -39,7 +39,7 @@ class Margins:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class PolicyMetrics:
     """One of the two. cost: mean FLOPs an item at production prices; ms: of the models, an item, measured."""
 
     name: str
@@ -60,8 +60,8 @@ class Comparison:
 
     media: MediaKind
     paired: bool
-    champion: Side
-    challenger: Side
+    champion: PolicyMetrics
+    challenger: PolicyMetrics
     only_champion: int
     only_challenger: int
     p_value: float
@@ -73,7 +73,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class PolicyPredictions:
     """What one side said of n items. right: [n]; probability, truth, cost, ms: [n]; group: what hangs together."""
 
     name: str
@@ -85,37 +85,44 @@ class Judged:
     group: tuple[str, ...]
 
 
-def under(rows: Sequence[Row], policy: Policy, kind: MediaKind) -> Judged:
+def predictions_under(rows: Sequence[EvaluationRow], policy: Policy, kind: MediaKind) -> PolicyPredictions:
     """What a policy would have said of rows in which all its stages spoke."""
     mine = [row for row in rows if row.about.kind == kind and row.about.scored]
-    whole = courses(mine, policy, kind)
+    whole = trajectories(mine, policy, kind)
     low, high = (np.array([getattr(step, edge) for step in policy.steps(kind)]) for edge in ("low", "high"))
     said, cost, left = whole.cut(low, high)
-    ms = courses(mine, policy, kind, timed).cost[np.arange(len(mine)), left]
-    return Judged(policy.version, said == whole.truth, _at(whole, left), whole.truth, cost, ms, _groups(mine))
+    ms = trajectories(mine, policy, kind, latency_cost).cost[np.arange(len(mine)), left]
+    return PolicyPredictions(
+        policy.version, said == whole.truth, _at(whole, left), whole.truth, cost, ms, _groups(mine)
+    )
 
 
-def answered(rows: Sequence[Row], name: str, kind: MediaKind) -> Judged:
+def predictions_as_answered(rows: Sequence[EvaluationRow], name: str, kind: MediaKind) -> PolicyPredictions:
     """What was answered when the rows were made."""
     mine = [row for row in rows if row.about.kind == kind and row.about.scored]
     truth = np.array([row.about.label for row in mine], dtype=bool)
     said = np.array([row.said for row in mine], dtype=bool)
-    return Judged(
+    return PolicyPredictions(
         name,
         said == truth,
         np.array([row.probability for row in mine]),
         truth,
         np.array([flops(row.entered, kind) for row in mine]),
-        np.array([sum(timed(row, stage) for stage in row.entered) for row in mine]),
+        np.array([sum(latency_cost(row, stage) for stage in row.entered) for row in mine]),
         _groups(mine),
     )
 
 
 def compare(
-    champion: Judged, challenger: Judged, kind: MediaKind, paired: bool, margins: Margins | None = None, seed: int = 0
+    champion: PolicyPredictions,
+    challenger: PolicyPredictions,
+    kind: MediaKind,
+    paired: bool,
+    margins: PromotionCriteria | None = None,
+    seed: int = 0,
 ) -> Comparison:
     """The comparison, and whether to promote the challenger. Raises ConfigError where there is nothing to compare."""
-    margins = margins or Margins()
+    margins = margins or PromotionCriteria()
     if not len(champion.right) or not len(challenger.right):
         raise ConfigError(f"there are no labelled {kind}s to compare on; label some, or take a longer window")
     if paired:
@@ -133,11 +140,11 @@ def compare(
 
 
 def compare_policies(
-    champion_rows: Sequence[Row],
-    challenger_rows: Sequence[Row],
+    champion_rows: Sequence[EvaluationRow],
+    challenger_rows: Sequence[EvaluationRow],
     champion: Policy,
     challenger: Policy,
-    margins: Margins | None = None,
+    margins: PromotionCriteria | None = None,
 ) -> list[Comparison]:
     """Paired, by kind of media, from rows of the same items in which every stage spoke; a kind on which nothing has
     changed is left out.
@@ -160,26 +167,35 @@ def compare_policies(
     for kind in ("photo", "clip"):
         changed = not same_rows or _unlike(champion, challenger, kind)
         if changed and any(row.about.kind == kind and row.about.scored for row in champion_rows):
-            sides = under(champion_rows, champion, kind), under(challenger_rows, challenger, kind)
+            sides = (
+                predictions_under(champion_rows, champion, kind),
+                predictions_under(challenger_rows, challenger, kind),
+            )
             results.append(compare(*sides, kind, paired=True, margins=margins))
     return results
 
 
 def compare_arms(
-    champion_rows: Sequence[Row], challenger_rows: Sequence[Row], names: tuple[str, str], margins: Margins | None = None
+    champion_rows: Sequence[EvaluationRow],
+    challenger_rows: Sequence[EvaluationRow],
+    names: tuple[str, str],
+    margins: PromotionCriteria | None = None,
 ) -> list[Comparison]:
     """Unpaired, by kind of media that both have, from what each answered to items of its own."""
     results: list[Comparison] = []
     for kind in ("photo", "clip"):
-        sides = answered(champion_rows, names[0], kind), answered(challenger_rows, names[1], kind)
+        sides = (
+            predictions_as_answered(champion_rows, names[0], kind),
+            predictions_as_answered(challenger_rows, names[1], kind),
+        )
         if all(len(each.right) for each in sides):
             results.append(compare(*sides, kind, paired=False, margins=margins))
     return results
 
 
-def overall(results: Sequence[Comparison], margins: Margins | None = None) -> tuple[Verdict, str]:
+def overall(results: Sequence[Comparison], margins: PromotionCriteria | None = None) -> tuple[Verdict, str]:
     """Promote what gains on one kind of media and loses on none. Raises ConfigError where nothing was compared."""
-    margins = margins or Margins()
+    margins = margins or PromotionCriteria()
     if not results:
         raise ConfigError("there is nothing to compare: no labelled items on both sides, or rules that are the same")
     worse = [result for result in results if result.low < -margins.accuracy]
@@ -196,7 +212,9 @@ def _unlike(champion: Policy, challenger: Policy, kind: MediaKind) -> bool:
     return rules[0] != rules[1]
 
 
-def _decide(sides: tuple[Side, Side], low: float, difference: float, margins: Margins) -> tuple[Verdict, str]:
+def _decide(
+    sides: tuple[PolicyMetrics, PolicyMetrics], low: float, difference: float, margins: PromotionCriteria
+) -> tuple[Verdict, str]:
     champion, challenger = sides
     saving = 1 - challenger.cost / champion.cost if champion.cost else 0.0
     told = f"accuracy {100 * difference:+.2f} points ({100 * margins.confidence:g} %: at least {100 * low:+.2f})"
@@ -210,7 +228,9 @@ def _decide(sides: tuple[Side, Side], low: float, difference: float, margins: Ma
     return "keep", f"{told}: neither cheaper nor more accurate by enough to change anything"
 
 
-def _interval(champion: Judged, challenger: Judged, paired: bool, confidence: float, seed: int) -> tuple[float, float]:
+def _interval(
+    champion: PolicyPredictions, challenger: PolicyPredictions, paired: bool, confidence: float, seed: int
+) -> tuple[float, float]:
     """One-sided each, so that `low` holds with the confidence: by drawing whole groups with replacement, and no closer
     than the score interval, which knows that few items, or few that differ, tell little."""
     rng = np.random.default_rng(seed)
@@ -237,12 +257,12 @@ def _means(value: NDArray[np.generic], groups: tuple[str, ...], rng: np.random.G
     return (taken @ total) / (taken @ size)
 
 
-def _apart(champion: Judged, challenger: Judged) -> tuple[Bools, Bools]:
+def _apart(champion: PolicyPredictions, challenger: PolicyPredictions) -> tuple[Bools, Bools]:
     return challenger.right & ~champion.right, champion.right & ~challenger.right
 
 
-def _side(judged: Judged) -> Side:
-    return Side(
+def _side(judged: PolicyPredictions) -> PolicyMetrics:
+    return PolicyMetrics(
         judged.name,
         len(judged.right),
         float(judged.right.mean()),
@@ -253,9 +273,9 @@ def _side(judged: Judged) -> Side:
     )
 
 
-def _at(whole: Courses, left: NDArray[np.int64]) -> Floats:
+def _at(whole: Trajectories, left: NDArray[np.int64]) -> Floats:
     return whole.posterior[np.arange(len(left)), left]
 
 
-def _groups(rows: Sequence[Row]) -> tuple[str, ...]:
-    return whole_groups([row.about.group for row in rows])
+def _groups(rows: Sequence[EvaluationRow]) -> tuple[str, ...]:
+    return fill_group_names([row.about.group for row in rows])

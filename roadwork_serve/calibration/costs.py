@@ -7,7 +7,7 @@ import yaml
 from roadwork_serve.calibration.trajectories import Price
 from roadwork_serve.cascade.parsing import entries_of, number
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.profiles.profile import STAGES
 
 
@@ -27,7 +27,7 @@ def read_costs(path: Path) -> Price:
         for kind, price in entries_of(looks, f"{path}: {stage}", set(), {"photo", "clip"}).items():
             prices[stage, kind] = number(price, f"{path}: {stage}.{kind}", 0)
 
-    def priced(row: Row, stage: str) -> float:
+    def priced(row: EvaluationRow, stage: str) -> float:
         if (stage, row.about.kind) not in prices:
             raise ConfigError(f"{path}: {stage} has no price for a {row.about.kind}; add one")
         return prices[stage, row.about.kind]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression
 
-from roadwork_serve.cascade.curve import MAX_KNOTS, Beta, Curve, Knots, Line
+from roadwork_serve.cascade.curve import MAX_KNOTS, Beta, Curve, Isotonic, Linear
 from roadwork_serve.evaluation.splits import folds
 
 Floats = NDArray[np.float64]
@@ -26,7 +26,7 @@ _LEAST = 20  # items, below which nothing is chosen and the stage is believed as
 def temperature(logits: Floats, truth: Truth, weight: Floats) -> Curve:
     """One number that the logit is multiplied with (Guo et al., 2017)."""
     (slope,) = _fitted(lambda w: w[0] * logits, np.array([1.0]), truth, weight, [(0, 100)])
-    return Line(slope)
+    return Linear(slope)
 
 
 def platt(logits: Floats, truth: Truth, weight: Floats) -> Curve:
@@ -34,7 +34,7 @@ def platt(logits: Floats, truth: Truth, weight: Floats) -> Curve:
     slope, offset = _fitted(
         lambda w: w[0] * logits + w[1], np.array([1.0, 0.0]), truth, weight, [(0, 100), (-100, 100)]
     )
-    return Line(slope, offset)
+    return Linear(slope, offset)
 
 
 def beta(logits: Floats, truth: Truth, weight: Floats) -> Curve:
@@ -56,7 +56,7 @@ def isotonic(logits: Floats, truth: Truth, weight: Floats) -> Curve:
     x, first = np.unique(np.round(at, 4), return_index=True)
     y = np.log(clipped[first]) - np.log1p(-clipped[first])
     keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_KNOTS)).astype(int))
-    return Knots(tuple(float(v) for v in x[keep]), tuple(round(float(v), 4) for v in y[keep]))
+    return Isotonic(tuple(float(v) for v in x[keep]), tuple(round(float(v), 4) for v in y[keep]))
 
 
 FITS: Mapping[str, Fit] = {
@@ -68,7 +68,7 @@ FITS: Mapping[str, Fit] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class CurveChoice:
     """log_loss: by name, of items that the curve was not fitted to; `as it is` for none. error: its standard error.
 
     name: of the curve chosen, the simplest within one standard error of the best.
@@ -80,26 +80,26 @@ class Choice:
     error: float
 
 
-def choose(logits: Floats, truth: Truth, weight: Floats, groups: Sequence[str], seed: int = 0) -> Choice:
+def choose_curve(logits: Floats, truth: Truth, weight: Floats, groups: Sequence[str], seed: int = 0) -> CurveChoice:
     """The curve for a stage's logits [n], by grouped cross-validation."""
     ways: dict[str, Fit | None] = {"as it is": None, **FITS}
     losses = {name: np.full(len(logits), math.nan) for name in ways}
     there = len(set(groups)) if all(groups) else len(logits)
     if len(logits) < _LEAST or truth.all() or not truth.any() or there < _FOLDS:
-        return Choice("as it is", None, {}, math.nan)
+        return CurveChoice("as it is", None, {}, math.nan)
     for train, test in folds(groups, truth, _FOLDS, seed):
         for name, fit in ways.items():
             curve = None if fit is None else fit(logits[train], truth[train], weight[train])
-            losses[name][test] = log_losses(through(curve, logits[test]), truth[test])
+            losses[name][test] = log_losses(apply_curve(curve, logits[test]), truth[test])
     means = {name: float(np.average(loss, weights=weight)) for name, loss in losses.items()}
     best = min(means, key=means.__getitem__)
     error = float(np.std(losses[best]) / math.sqrt(len(logits)))
     name = next(name for name in ways if means[name] <= means[best] + error)
     fit = ways[name]
-    return Choice(name, None if fit is None else _rounded(fit(logits, truth, weight)), means, error)
+    return CurveChoice(name, None if fit is None else _rounded(fit(logits, truth, weight)), means, error)
 
 
-def through(curve: Curve | None, logits: Floats) -> Floats:
+def apply_curve(curve: Curve | None, logits: Floats) -> Floats:
     """Calibrated log-odds [n]."""
     return logits if curve is None else np.array([curve(float(each)) for each in logits])
 
@@ -124,9 +124,9 @@ def _fitted(
 
 def _rounded(curve: Curve) -> Curve:
     match curve:
-        case Line():
-            return Line(round(curve.slope, 4), round(curve.offset, 4))
+        case Linear():
+            return Linear(round(curve.slope, 4), round(curve.offset, 4))
         case Beta():
             return Beta(round(curve.a, 4), round(curve.b, 4), round(curve.c, 4))
-        case Knots():
+        case Isotonic():
             return curve

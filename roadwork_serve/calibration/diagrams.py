@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from roadwork_serve.calibration.pareto import Front
+from roadwork_serve.calibration.pareto import ParetoFront
 from roadwork_serve.calibration.reliability import Panel, bins
 
 # Okabe and Ito: told apart by colour-blind readers, too.
@@ -40,7 +40,7 @@ def reliability(panels: Sequence[Panel], path: Path) -> None:
     figure.savefig(path)
 
 
-def pareto(fronts: Sequence[Front], path: Path, unit: str, per: float = 1.0) -> None:
+def pareto(fronts: Sequence[ParetoFront], path: Path, unit: str, per: float = 1.0) -> None:
     """Write a PNG: accuracy against the cost of a mean item. unit: to tell it in; per: how much cost that is."""
     figure = Figure(figsize=(5.5 * max(1, len(fronts)), 4.2), layout="constrained", dpi=110)
     grid = figure.subplots(1, max(1, len(fronts)), squeeze=False)

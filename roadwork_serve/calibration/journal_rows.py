@@ -5,37 +5,37 @@ from dataclasses import replace
 
 from roadwork_serve.cascade.log_odds import logit
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.datasets.samples import About
-from roadwork_serve.evaluation.replay import together
-from roadwork_serve.evaluation.rows import Look, Row
-from roadwork_serve.journal.record import Case
+from roadwork_serve.datasets.samples import SampleMetadata
+from roadwork_serve.evaluation.replay import full_cascade_posterior
+from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord
+from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.schema import StageReport
 
 
-def rows_of(cases: Iterable[Case], policy: Policy) -> list[Row]:
+def journal_rows(cases: Iterable[JournalRow], policy: Policy) -> list[EvaluationRow]:
     """A row for each answer that was drawn for a survey and that every stage has judged since.
 
     Drawn by lot, they stand for all of the traffic: a row's weight is one over the chance. What people said is true;
     where nobody looked, what all stages of the policy say together is taken for it, and the row is marked so. Answers
     with one key, or on one file, are a group.
     """
-    rows: list[Row] = []
+    rows: list[EvaluationRow] = []
     for case in cases:
         if case.entry.survey is not None and case.survey is not None:
-            row = row_of(case, policy)
+            row = journal_row(case, policy)
             asked = {step.stage for step in policy.steps(row.about.kind)}
             if asked <= {look.stage for look in row.looks}:
                 rows.append(row)
     return rows
 
 
-def row_of(case: Case, policy: Policy) -> Row:
+def journal_row(case: JournalRow, policy: Policy) -> EvaluationRow:
     """What is known of one answer, by whichever stages spoke."""
     entry, verdict = case.entry, case.entry.verdict
     reports = (*verdict.stages, *(case.survey or ()))
     looks = tuple(_look(report) for report in reports if report.outcome in ("answered", "abstained"))
     label = None if case.mark is None else case.mark.label
-    about = About(
+    about = SampleMetadata(
         name=entry.id,
         kind=verdict.media,
         label=label == "roadwork",
@@ -44,7 +44,7 @@ def row_of(case: Case, policy: Policy) -> Row:
         source="journal",
         taught=case.mark is None,
     )
-    row = Row(
+    row = EvaluationRow(
         about,
         verdict.probability,
         verdict.label == "roadwork",
@@ -56,18 +56,18 @@ def row_of(case: Case, policy: Policy) -> Row:
     )
     if case.mark is not None:
         return row
-    taught = together(row, policy).posterior >= policy.decide_at
+    taught = full_cascade_posterior(row, policy).posterior >= policy.decide_at
     return replace(row, about=replace(about, label=taught))
 
 
-def _look(report: StageReport) -> Look:
-    return Look(
+def _look(report: StageReport) -> StageRecord:
+    return StageRecord(
         report.stage,
         None if report.probability is None else logit(report.probability),
         report.posterior,
         report.model or "",
         report.miniature,
-        report.saw.words_likely,
+        report.saw.text_probability,
         report.tokens,
         report.compute_ms / max(1, report.batch_size),
     )

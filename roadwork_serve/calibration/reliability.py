@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.calibration.calibrate import Calibrated, Quality, quality
-from roadwork_serve.calibration.curves import FITS, through
+from roadwork_serve.calibration.calibrate import CalibrationResult, Quality, quality
+from roadwork_serve.calibration.curves import FITS, apply_curve
 from roadwork_serve.cascade.log_odds import sigmoid
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.step import Step
 from roadwork_serve.evaluation.intervals import wilson
 from roadwork_serve.evaluation.replay import replay
-from roadwork_serve.evaluation.rows import Row
-from roadwork_serve.evaluation.splits import folds, whole_groups
+from roadwork_serve.evaluation.rows import EvaluationRow
+from roadwork_serve.evaluation.splits import fill_group_names, folds
 from roadwork_serve.schema import MediaKind
 
 Floats = NDArray[np.float64]
@@ -47,7 +47,7 @@ class Panel:
     quality_after: Quality
 
 
-def panels(rows: Sequence[Row], policy: Policy, calibrated: Calibrated) -> list[Panel]:
+def reliability_panels(rows: Sequence[EvaluationRow], policy: Policy, calibrated: CalibrationResult) -> list[Panel]:
     """Every stage that was fitted and the cascade as a whole, from the rows that `policy` was calibrated on.
 
     A stage: its own word on the items that reach it under the policy, as it is, and through a curve of the kind chosen
@@ -69,7 +69,7 @@ def panels(rows: Sequence[Row], policy: Policy, calibrated: Calibrated) -> list[
         weight = np.array([row.weight for row, _ in reached])
         raw = np.clip([logit for _, logit in reached], -_MAX_LOGIT, _MAX_LOGIT)
         groups = [row.about.group for row, _ in reached]
-        if len(set(whole_groups(groups))) < _FOLDS:
+        if len(set(fill_group_names(groups))) < _FOLDS:
             continue
         after = _out_of_fold(raw, truth, weight, groups, fit.curve)
         found.append(
@@ -89,7 +89,7 @@ def panels(rows: Sequence[Row], policy: Policy, calibrated: Calibrated) -> list[
     return found
 
 
-def by_source(rows: Sequence[Row], panel: Panel) -> Mapping[str, tuple[Quality, Quality]]:
+def by_source(rows: Sequence[EvaluationRow], panel: Panel) -> Mapping[str, tuple[Quality, Quality]]:
     """Of the cascade, before and after, by where items come from; hard negatives apart."""
     mine = [row for row in rows if row.about.kind == panel.media and row.about.scored]
     names = [("hard negatives of " if row.about.hard_negative else "") + row.about.source for row in mine]
@@ -113,9 +113,9 @@ def bins(truth: Truth, probability: Floats, count: int = 10) -> list[Bin]:
     return found
 
 
-def _reaches(row: Row, before_it: Policy, step: Step) -> bool:
+def _reaches(row: EvaluationRow, before_it: Policy, step: Step) -> bool:
     way = replay(row, before_it)
-    wanted, likely = step.when_words_likely, way.progress.words_likely
+    wanted, likely = step.min_text_probability, way.progress.text_probability
     return not way.done and (wanted is None or likely is None or likely >= wanted)
 
 
@@ -123,7 +123,7 @@ def _out_of_fold(raw: Floats, truth: Truth, weight: Floats, groups: Sequence[str
     after = raw.copy()
     if (fit := FITS.get(curve)) is not None:
         for train, test in folds(groups, truth, _FOLDS):
-            after[test] = through(fit(raw[train], truth[train], weight[train]), raw[test])
+            after[test] = apply_curve(fit(raw[train], truth[train], weight[train]), raw[test])
     return after
 
 

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from roadwork_serve.engines.features import Head
 from roadwork_serve.engines.thumbnails import ROADWORK
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 
 
-def rescored(rows: Sequence[Row], features: Mapping[str, NDArray[np.float16]], head: Head) -> list[Row]:
+def rescore(
+    rows: Sequence[EvaluationRow], features: Mapping[str, NDArray[np.float16]], head: Head
+) -> list[EvaluationRow]:
     """The rows with stage 1's word replaced by that of a head; those without features are left out.
 
     features: by the row's name, float16 [frames, width]; of a clip the logit is the mean of its frames' two highest, as
@@ -35,14 +37,14 @@ def rescored(rows: Sequence[Row], features: Mapping[str, NDArray[np.float16]], h
     return [_heard(row, part, outputs) for row, part in zip(known, parts, strict=True)]
 
 
-def _heard(row: Row, logits: NDArray[np.float32], outputs: tuple[str, ...]) -> Row:
+def _heard(row: EvaluationRow, logits: NDArray[np.float32], outputs: tuple[str, ...]) -> EvaluationRow:
     """logits: [frames, outputs]."""
     logit = float(np.sort(logits[:, outputs.index(ROADWORK)])[-2:].mean())
     likely = None
     if "words" in outputs:
         likely = float((1 / (1 + np.exp(-logits[:, outputs.index("words")].astype(np.float64)))).max())
     looks = tuple(
-        replace(look, logit=logit, words_likely=likely, posterior=None) if look.stage == "backbone" else look
+        replace(look, logit=logit, text_probability=likely, posterior=None) if look.stage == "backbone" else look
         for look in row.looks
     )
     return replace(row, looks=looks)

@@ -6,18 +6,18 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from roadwork_serve.calibration.journal_rows import row_of, rows_of
+from roadwork_serve.calibration.journal_rows import journal_row, journal_rows
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.evaluation.rows import Row, read_rows
+from roadwork_serve.evaluation.rows import EvaluationRow, read_rows
 from roadwork_serve.journal.filter import Filter
-from roadwork_serve.journal.record import Case
+from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.journal.store import Store
 
 PASSWORD_VARIABLE = "ROADWORK_JOURNAL_PASSWORD"  # noqa: S105 - the name of a variable
 
 
-def rows_from(file: Path | None, journal: str | None, policy: Policy, head: Path | None = None) -> list[Row]:
+def load_rows(file: Path | None, journal: str | None, policy: Policy, head: Path | None = None) -> list[EvaluationRow]:
     """Rows of the file, or of the journal at that URL: one of the two. The database's password may stand in
     ROADWORK_JOURNAL_PASSWORD.
 
@@ -32,13 +32,13 @@ def rows_from(file: Path | None, journal: str | None, policy: Policy, head: Path
         found = read_rows(file)
     else:
         cases = list(_cases(journal or "", Filter(surveyed=True)))
-        found = rows_of(cases, policy)
+        found = journal_rows(cases, policy)
         if head is not None:
-            from roadwork_serve.calibration.rescore import rescored
+            from roadwork_serve.calibration.rescore import rescore
             from roadwork_serve.engines.features import Head
 
             kept = {case.entry.id: case.entry.features for case in cases if case.entry.features is not None}
-            found = rescored(found, kept, Head.load(head))
+            found = rescore(found, kept, Head.load(head))
     if not found:
         raise ConfigError(
             f"{file or 'the journal'} holds no item that every stage has judged; make rows with `roadwork evaluate "
@@ -47,9 +47,9 @@ def rows_from(file: Path | None, journal: str | None, policy: Policy, head: Path
     return found
 
 
-def arm_rows(journal: str, arm: str, policy: Policy) -> list[Row]:
+def arm_rows(journal: str, arm: str, policy: Policy) -> list[EvaluationRow]:
     """Answers of one arm of an A/B test, `a` or `b`, that people have spoken of."""
-    return [row_of(case, policy) for case in _cases(journal, Filter(arm=arm, marked=True))]
+    return [journal_row(case, policy) for case in _cases(journal, Filter(arm=arm, marked=True))]
 
 
 def with_head(policy: Policy, head: Path | None) -> Policy:
@@ -64,6 +64,6 @@ def with_head(policy: Policy, head: Path | None) -> Policy:
     return replace(policy, photo=photo, clip=clip)
 
 
-def _cases(journal: str, wanted: Filter) -> Iterator[Case]:
+def _cases(journal: str, wanted: Filter) -> Iterator[JournalRow]:
     with closing(Store.open(journal, password=os.environ.get(PASSWORD_VARIABLE))) as store:
         yield from store.find(wanted)

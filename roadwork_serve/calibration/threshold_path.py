@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.calibration.trajectories import Courses
+from roadwork_serve.calibration.trajectories import Trajectories
 from roadwork_serve.cascade.log_odds import MAX_LOGODDS, sigmoid
 from roadwork_serve.cascade.log_odds import logit as logit_of
 from roadwork_serve.cascade.policy import Policy
@@ -25,7 +25,7 @@ _DIGITS = 6
 _RISKS = (-14.0, 4.0)  # log-odds of the risk taken where an exit saves all that can be saved
 
 
-def line(design: Courses) -> list[Bands]:
+def threshold_path(design: Trajectories) -> list[Bands]:
     """Low [m] and high [m] of each, from the least eager; bands that change nothing on the design are left out."""
     m = design.posterior.shape[1]
     decide = logit_of(design.decide_at)
@@ -61,7 +61,7 @@ def line(design: Courses) -> list[Bands]:
     return bands
 
 
-def banded(policy: Policy, kind: MediaKind, low: Sequence[float], high: Sequence[float]) -> Policy:
+def with_bands(policy: Policy, kind: MediaKind, low: Sequence[float], high: Sequence[float]) -> Policy:
     """The policy with these exit bands for one kind of media. Its last stage ends everything."""
     steps = policy.steps(kind)
     edges = [*zip(low[:-1], high[:-1], strict=True), (policy.decide_at, policy.decide_at)]

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.calibration.bound import least, p_value
-from roadwork_serve.calibration.threshold_path import Bands, banded, line
-from roadwork_serve.calibration.trajectories import Courses, Price, courses, priced
-from roadwork_serve.cascade.certificate import Certificate, Promise
+from roadwork_serve.calibration.bound import min_sample_size, p_value
+from roadwork_serve.calibration.threshold_path import Bands, threshold_path, with_bands
+from roadwork_serve.calibration.trajectories import Price, Trajectories, flops_cost, trajectories
+from roadwork_serve.cascade.certificate import RiskBound, RiskCertificate
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.evaluation.rows import Row
-from roadwork_serve.evaluation.splits import stable_uniforms, whole_groups
+from roadwork_serve.evaluation.rows import EvaluationRow
+from roadwork_serve.evaluation.splits import fill_group_names, stable_uniforms
 from roadwork_serve.schema import MediaKind
 
 METHOD = "learn-then-test, fixed sequence, exact binomial"
@@ -34,7 +34,7 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TuningSettings:
     """max_loss: share of all items that may be lost, at most. test_share: of the rows, for the test.
 
     rows_to_design: names of rows that bands and calibrators may be, or have been, fitted to; the others are the test.
@@ -46,7 +46,7 @@ class Settings:
     test_share: float = 0.6
     rows_to_design: frozenset[str] | None = None
     version: str = "tuned"
-    price: Price = priced
+    price: Price = flops_cost
 
     def __post_init__(self) -> None:
         for name in ("max_loss", "confidence", "test_share"):
@@ -55,15 +55,15 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class MediaResult:
     """One kind of media. promise: of the bands chosen; thinned: rows that the test left out, to be fair.
 
     cost, full_cost: a mean item's under the bands and with all stages asked. exits: share that left at each step.
-    tried: as in `Proof`. more: rows that are missing for any promise; None where none are, or no number would do.
+    tried: as in `SequenceTestResult`. more: rows that are missing for any promise; None where none are, or no number would do.
     """
 
     media: MediaKind
-    promise: Promise | None
+    promise: RiskBound | None
     cost: float
     full_cost: float
     accuracy: float
@@ -75,11 +75,11 @@ class Tested:
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
+class TuningResult:
     """The policy: with its certificate where something could be promised; a kind that could not leaves nobody early."""
 
     policy: Policy
-    parts: tuple[Tested, ...]
+    parts: tuple[MediaResult, ...]
 
     @property
     def why_not(self) -> str:
@@ -95,7 +95,7 @@ class Tuned:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Proof:
+class SequenceTestResult:
     """bands: the most eager that keep the bound, None where none was proven to. losses, p_value: of these, on the test.
 
     tried: of each bands of the line, the mean cost and the losses on the test, and whether it passed.
@@ -107,23 +107,25 @@ class Proof:
     tried: tuple[tuple[float, int, bool], ...]
 
 
-def certify(design: Courses, test: Courses, max_loss: float, confidence: float) -> Proof:
+def fixed_sequence_test(
+    design: Trajectories, test: Trajectories, max_loss: float, confidence: float
+) -> SequenceTestResult:
     """Draw the line of bands on the design and test along it, on rows that are independent and had no say in it."""
     n = len(test.truth)
-    proof, tried = Proof(None, 0, 1.0, ()), list[tuple[float, int, bool]]()
+    proof, tried = SequenceTestResult(None, 0, 1.0, ()), list[tuple[float, int, bool]]()
     going = n > 0
-    for bands in line(design) if len(design.truth) else []:
+    for bands in threshold_path(design) if len(design.truth) else []:
         said, cost, _ = test.cut(*bands)
         losses = int(test.losses(said).sum())
         p = p_value(losses, n, max_loss)
         going = going and p <= 1 - confidence  # one that fails ends it, whatever comes behind
         tried.append((float(np.mean(cost)) if n else math.nan, losses, bool(going)))
         if going:
-            proof = Proof(bands, losses, p, ())
+            proof = SequenceTestResult(bands, losses, p, ())
     return replace(proof, tried=tuple(tried))
 
 
-def tune(rows: Sequence[Row], base: Policy, settings: Settings) -> Tuned:
+def tune(rows: Sequence[EvaluationRow], base: Policy, settings: TuningSettings) -> TuningResult:
     """The base policy with the exit bands of least cost that keep the bound.
 
     rows: in which every stage of the policy spoke. Where a kind of media has no rows its bands stay as they are and
@@ -135,9 +137,9 @@ def tune(rows: Sequence[Row], base: Policy, settings: Settings) -> Tuned:
         raise ConfigError(
             "there are no rows to tune with; take those of `roadwork evaluate --ask-everyone --rows FILE`"
         )
-    policy, parts = replace(base, version=settings.version, certificate=None), list[Tested]()
+    policy, parts = replace(base, version=settings.version, certificate=None), list[MediaResult]()
     confidence = 1 - (1 - settings.confidence) / len(kinds)  # each kind's own, so that both hold together
-    tested: list[Row] = []
+    tested: list[EvaluationRow] = []
     for kind in kinds:
         mine = [row for row in scored if row.about.kind == kind]
         policy, part, test = _tune_kind(mine, policy, kind, confidence, settings)
@@ -147,7 +149,7 @@ def tune(rows: Sequence[Row], base: Policy, settings: Settings) -> Tuned:
     if promises:
         policy = replace(
             policy,
-            certificate=Certificate(
+            certificate=RiskCertificate(
                 settings.max_loss,
                 settings.confidence,
                 METHOD,
@@ -157,10 +159,10 @@ def tune(rows: Sequence[Row], base: Policy, settings: Settings) -> Tuned:
                 promises,
             ),
         )
-    return Tuned(policy, tuple(parts))
+    return TuningResult(policy, tuple(parts))
 
 
-def digest(rows: Sequence[Row]) -> str:
+def digest(rows: Sequence[EvaluationRow]) -> str:
     """SHA-256 of rows, hex, whatever their order."""
     each = sorted(hashlib.sha256(json.dumps(row, default=_fields, sort_keys=True).encode()).digest() for row in rows)
     return hashlib.sha256(b"".join(each)).hexdigest()
@@ -171,12 +173,12 @@ def _fields(part: Any) -> dict[str, Any]:
     return {field.name: getattr(part, field.name) for field in fields(part)}
 
 
-def held_back(rows: Sequence[Row], share: float) -> Bools:
+def holdout_mask(rows: Sequence[EvaluationRow], share: float) -> Bools:
     """Which rows lots by group, or where there is none by name, keep for the test: nothing may be fitted to them."""
     return stable_uniforms([row.about.group or row.about.name for row in rows], "test") < share
 
 
-def independent(rows: Sequence[Row]) -> Bools:
+def subsample_independent(rows: Sequence[EvaluationRow]) -> Bools:
     """Which rows to test with: one of each group, drawn by lot, and of groups that stand for unequal parts of the
     traffic as many as make them equal.
 
@@ -185,7 +187,7 @@ def independent(rows: Sequence[Row]) -> Bools:
     """
     names = [row.about.name for row in rows]
     weight = np.array([row.weight for row in rows])
-    _, group = np.unique(whole_groups([row.about.group for row in rows]), return_inverse=True)
+    _, group = np.unique(fill_group_names([row.about.group for row in rows]), return_inverse=True)
     total = np.bincount(group, weights=weight)
     first: dict[int, int] = {}
     for at in map(
@@ -198,24 +200,24 @@ def independent(rows: Sequence[Row]) -> Bools:
 
 
 def _tune_kind(
-    rows: Sequence[Row], base: Policy, kind: MediaKind, confidence: float, settings: Settings
-) -> tuple[Policy, Tested, list[Row]]:
+    rows: Sequence[EvaluationRow], base: Policy, kind: MediaKind, confidence: float, settings: TuningSettings
+) -> tuple[Policy, MediaResult, list[EvaluationRow]]:
     if settings.rows_to_design is None:
-        to_test = held_back(rows, settings.test_share)
+        to_test = holdout_mask(rows, settings.test_share)
     else:
         to_test = np.array([row.about.name not in settings.rows_to_design for row in rows], dtype=bool)
-    whole = courses(rows, base, kind, settings.price)
+    whole = trajectories(rows, base, kind, settings.price)
     design = whole.part(~to_test)
     at_test = np.flatnonzero(to_test)
-    fair = at_test[independent([rows[int(at)] for at in at_test])] if len(at_test) else at_test
+    fair = at_test[subsample_independent([rows[int(at)] for at in at_test])] if len(at_test) else at_test
     test = whole.part(np.isin(np.arange(len(rows)), fair))
-    proof = certify(design, test, settings.max_loss, confidence)
+    proof = fixed_sequence_test(design, test, settings.max_loss, confidence)
     low, high = proof.bands if proof.bands is not None else whole.never
     said, cost, left = whole.cut(low, high)
     promise = None
     if proof.bands is not None:
-        promise = Promise(kind, len(fair), proof.losses, proof.p_value, confidence)
-    part = Tested(
+        promise = RiskBound(kind, len(fair), proof.losses, proof.p_value, confidence)
+    part = MediaResult(
         media=kind,
         promise=promise,
         cost=float(np.mean(cost)),
@@ -227,15 +229,19 @@ def _tune_kind(
         thinned=len(at_test) - len(fair),
         more=None if promise is not None else _more(design, len(fair), len(rows), confidence, settings),
     )
-    return banded(base, kind, [float(v) for v in low], [float(v) for v in high]), part, [rows[int(at)] for at in fair]
+    return (
+        with_bands(base, kind, [float(v) for v in low], [float(v) for v in high]),
+        part,
+        [rows[int(at)] for at in fair],
+    )
 
 
-def _more(design: Courses, n: int, rows: int, confidence: float, settings: Settings) -> int | None:
+def _more(design: Trajectories, n: int, rows: int, confidence: float, settings: TuningSettings) -> int | None:
     """Rows it would take beside those there are, going by what is lost on the design by the least eager bands."""
     loss = 0.0
-    if len(design.truth) and (bands := line(design)):
+    if len(design.truth) and (bands := threshold_path(design)):
         loss = float(np.mean(design.losses(design.cut(*bands[0])[0])))
-    wanted = least(settings.max_loss, confidence, loss)
+    wanted = min_sample_size(settings.max_loss, confidence, loss)
     if wanted is None:
         return None
     share = n / rows if n else settings.test_share

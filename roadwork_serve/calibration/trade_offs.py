@@ -4,10 +4,10 @@ before the table was seen, is promised."""
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from roadwork_serve.calibration.bound import least
-from roadwork_serve.calibration.thresholds import Settings, tune
+from roadwork_serve.calibration.bound import min_sample_size
+from roadwork_serve.calibration.thresholds import TuningSettings, tune
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.schema import MediaKind
 
 BOUNDS = (0.005, 0.01, 0.02, 0.05)
@@ -15,7 +15,7 @@ CONFIDENCES = (0.9, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class TradeOff:
     """holds: the test would be passed by bands of this cost and these exits. least: items a test takes at the least,
     without a loss among them. n: that this test had; 0 where nothing was promised. more: rows that are missing."""
 
@@ -32,15 +32,15 @@ class Case:
     more: int | None
 
 
-def what_if(
-    rows: Sequence[Row],
+def trade_offs(
+    rows: Sequence[EvaluationRow],
     base: Policy,
-    settings: Settings,
+    settings: TuningSettings,
     bounds: Sequence[float] = BOUNDS,
     confidences: Sequence[float] = CONFIDENCES,
-) -> list[Case]:
+) -> list[TradeOff]:
     """Every bound with every confidence, by kind of media."""
-    cases: list[Case] = []
+    cases: list[TradeOff] = []
     for confidence in confidences:
         for bound in bounds:
             parts = tune(rows, base, replace(settings, max_loss=bound, confidence=confidence)).parts
@@ -48,7 +48,7 @@ def what_if(
             for part in parts:
                 promise = part.promise
                 cases.append(
-                    Case(
+                    TradeOff(
                         part.media,
                         bound,
                         confidence,
@@ -57,7 +57,7 @@ def what_if(
                         part.full_cost,
                         part.accuracy,
                         part.exits,
-                        least(bound, own) or 0,
+                        min_sample_size(bound, own) or 0,
                         0 if promise is None else promise.n,
                         part.more,
                     )

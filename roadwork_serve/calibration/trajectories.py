@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.cascade.policy import Leave, Policy, Skip
+from roadwork_serve.cascade.policy import ExitCascade, Policy, Skip
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.profiles.flops import flops
 from roadwork_serve.schema import MediaKind
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Price = Callable[[Row, str], float]
+Price = Callable[[EvaluationRow, str], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Courses:
+class Trajectories:
     """n rows and m steps. posterior, spoke, cost: [n, m], after each step; cost in all so far. truth: [n].
 
     spoke: the step's stage said something that an exit could follow.
@@ -53,42 +53,46 @@ class Courses:
         """Wrong for having left early: all stages together would have been right."""
         return (said != self.truth) & ((self.posterior[:, -1] >= self.decide_at) == self.truth)
 
-    def part(self, which: Bools) -> "Courses":
+    def part(self, which: Bools) -> "Trajectories":
         """Of some rows."""
-        return Courses(self.posterior[which], self.spoke[which], self.cost[which], self.truth[which], self.decide_at)
+        return Trajectories(
+            self.posterior[which], self.spoke[which], self.cost[which], self.truth[which], self.decide_at
+        )
 
 
-def priced(row: Row, stage: str) -> float:
+def flops_cost(row: EvaluationRow, stage: str) -> float:
     """FLOPs of one look, at the size of the production models."""
     return flops([stage], row.about.kind)
 
 
-def timed(row: Row, stage: str) -> float:
+def latency_cost(row: EvaluationRow, stage: str) -> float:
     """Milliseconds that the stage's model took for the item."""
     look = row.look(stage)
     return 0.0 if look is None else look.ms
 
 
-def opened(policy: Policy, kind: MediaKind) -> Policy:
+def without_early_exits(policy: Policy, kind: MediaKind) -> Policy:
     """The policy with bands that let nobody leave early."""
     steps = tuple(replace(step, low=0.0, high=1.0) for step in policy.steps(kind))
     return replace(policy, photo=steps) if kind == "photo" else replace(policy, clip=steps)
 
 
-def courses(rows: Sequence[Row], policy: Policy, kind: MediaKind, price: Price = priced) -> Courses:
+def trajectories(
+    rows: Sequence[EvaluationRow], policy: Policy, kind: MediaKind, price: Price = flops_cost
+) -> Trajectories:
     """The courses of rows of one kind. Raises ConfigError where a stage did not speak on one."""
     steps = policy.steps(kind)
     shape = len(rows), len(steps)
     posterior, spoke, cost = np.empty(shape), np.zeros(shape, dtype=bool), np.zeros(shape)
-    whole = opened(policy, kind)
+    whole = without_early_exits(policy, kind)
     for at, row in enumerate(rows):
         progress, spent = whole.start(), 0.0
-        while not isinstance(move := whole.next_step(kind, progress, math.inf), Leave):
+        while not isinstance(move := whole.next_step(kind, progress, math.inf), ExitCascade):
             column = progress.position
             if isinstance(move, Skip):
                 progress = progress.past()
             elif (look := row.look(move.step.stage)) is not None:
-                progress = progress.after(move.step, look.logit, look.words_likely)
+                progress = progress.after(move.step, look.logit, look.text_probability)
                 spoke[at, column] = look.logit is not None
                 spent += price(row, move.step.stage)
             else:
@@ -98,4 +102,4 @@ def courses(rows: Sequence[Row], policy: Policy, kind: MediaKind, price: Price =
                 )
             posterior[at, column], cost[at, column] = progress.posterior, spent
     truth = np.array([row.about.label for row in rows], dtype=bool)
-    return Courses(posterior, spoke, cost, truth, policy.decide_at)
+    return Trajectories(posterior, spoke, cost, truth, policy.decide_at)

@@ -8,36 +8,36 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from roadwork_serve.cascade.background_tasks import Beside
+from roadwork_serve.cascade.background_tasks import BackgroundTasks
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.calls import Answer
+from roadwork_serve.cascade.calls import StageAnswer
 from roadwork_serve.cascade.policy import Step
 from roadwork_serve.cascade.prediction import Item
-from roadwork_serve.cascade.rollout import Survey
+from roadwork_serve.cascade.rollout import Audit
 from roadwork_serve.cascade.stage_reports import report_of
 from roadwork_serve.errors import RoadworkError
 from roadwork_serve.schema import StageReport, Verdict
 
-Surveyed = Callable[[Verdict, tuple[StageReport, ...]], None]
+OnAudited = Callable[[Verdict, tuple[StageReport, ...]], None]
 
 
 @dataclass(slots=True)
-class SurveyTally:
+class AuditCounts:
     """Items that every stage has judged, and those given up: too many at once, or a stage was busy or failed."""
 
     judged: int = 0
     given_up: int = 0
 
 
-class Surveys:
+class AuditRunner:
     """The surveys at work. told: of every answer and of what the stages said that it had not asked."""
 
-    def __init__(self, told: Surveyed | None = None) -> None:
-        self.tally = SurveyTally()
+    def __init__(self, told: OnAudited | None = None) -> None:
+        self.tally = AuditCounts()
         self._told = told
-        self._beside = Beside()
+        self._beside = BackgroundTasks()
 
-    def takes(self, survey: Survey, request_id: str) -> bool:
+    def takes(self, survey: Audit, request_id: str) -> bool:
         """Whether every stage is to judge the item now: it is of the share, and there is room."""
         if not survey.takes(request_id):
             return False
@@ -52,7 +52,7 @@ class Surveys:
         item: Item,
         steps: Sequence[Step],
         stages: Mapping[str, Batcher],
-        known: Mapping[str, Answer],
+        known: Mapping[str, StageAnswer],
     ) -> None:
         """Show the item to those of the steps' stages that have not seen it. known: what the others said."""
         late = replace(item, deadline_s=self._beside.deadline_s())

@@ -8,7 +8,7 @@ from typing import Any
 ALLOWED_S = 30.0  # for one item; it holds its bytes for so long at most
 
 
-class Beside:
+class BackgroundTasks:
     """Tasks that nobody waits for. Needs a running event loop when one is started."""
 
     def __init__(self) -> None:

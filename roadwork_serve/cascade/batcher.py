@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from functools import partial
 from heapq import heapify, heappop, heappush
 
-from roadwork_serve.cascade.calls import Answer, Call, Entry, fail
-from roadwork_serve.cascade.circuit_breaker import FAILURES, Breaker, State
-from roadwork_serve.cascade.latency import Pace
+from roadwork_serve.cascade.calls import Call, QueuedItem, StageAnswer, fail
+from roadwork_serve.cascade.circuit_breaker import FAILURES, CircuitBreaker, State
+from roadwork_serve.cascade.latency import LatencyEstimator
 from roadwork_serve.cascade.prediction import Item, StageClient
 from roadwork_serve.errors import DeadlineExceeded, Overloaded, StageDown, StageFailed, StageLost
 
@@ -42,14 +42,14 @@ class Batcher:
         self._slots = slots
         self._max_queue = max_queue
         self._timeout_s = timeout_s
-        self._heap: list[tuple[float, int, Entry]] = []  # may hold entries that nobody waits for any more
+        self._heap: list[tuple[float, int, QueuedItem]] = []  # may hold entries that nobody waits for any more
         self._waiting = 0
         self._booked: list[float] = []  # deadlines of items that are on their way here
         self._submitted = 0
         self._calls: set[Call] = set()
         self._item_s: float | None = None  # moving average of a slot's seconds an item
-        self._pace = Pace()
-        self._breaker = Breaker()
+        self._pace = LatencyEstimator()
+        self._breaker = CircuitBreaker()
         self._woken = False
         self._closed = False
 
@@ -112,7 +112,7 @@ class Batcher:
         finally:
             self._booked.remove(deadline_s)
 
-    async def submit(self, item: Item, spare: bool = False, booked: bool = False) -> Answer:
+    async def submit(self, item: Item, spare: bool = False, booked: bool = False) -> StageAnswer:
         """The stage's opinion on the item; returns or raises by the item's deadline at the latest.
 
         spare: ask while there is nothing else to do. StageFailed when something comes up that needs the slot.
@@ -127,7 +127,7 @@ class Batcher:
         else:
             self.admit(item.deadline_s)
         loop = asyncio.get_running_loop()
-        entry = Entry(item, time.monotonic(), loop.create_future(), alone=spare, again=spare, spare=spare)
+        entry = QueuedItem(item, time.monotonic(), loop.create_future(), alone=spare, again=spare, spare=spare)
         self._submitted += 1
         self._waiting += 1
         heappush(self._heap, (item.deadline_s, self._submitted, entry))
@@ -206,13 +206,13 @@ class Batcher:
             timer = loop.call_later(self._timeout_s, self._time_out, call)
             task.add_done_callback(partial(self._ended, call, timer))
 
-    def _take(self) -> list[Entry]:
+    def _take(self) -> list[QueuedItem]:
         """The next batch: the earliest deadlines among those that somebody still waits for, and that can be kept.
 
         It is no larger than lets the first of them be in time. Not so when more waits than one batch takes: small
         batches would make all the others late, so who cannot be in time in a whole one is refused.
         """
-        batch: list[Entry] = []
+        batch: list[QueuedItem] = []
         left = sum(not row[2].answer.done() for row in self._heap)
         most = min(self._max_batch, max(1, left))
         now = time.monotonic()
@@ -265,14 +265,14 @@ class Batcher:
         self._heap = [row for row in self._heap if not row[2].answer.done()]
         heapify(self._heap)
 
-    def _expire(self, entry: Entry) -> None:
+    def _expire(self, entry: QueuedItem) -> None:
         if entry.again and not entry.spare:
             fail(entry, f"{self.name} failed, and the deadline passed before it had answered a second time")
         elif not entry.answer.done():
             where = "waiting for" if entry.call is None else "inside"
             entry.answer.set_exception(DeadlineExceeded(f"the deadline passed {where} {self.name}; allow more time"))
 
-    async def _judge(self, entries: list[Entry]) -> None:
+    async def _judge(self, entries: list[QueuedItem]) -> None:
         began = time.monotonic()
         try:
             opinions = await self._client.judge([entry.item for entry in entries])
@@ -284,10 +284,10 @@ class Batcher:
         if len(opinions) != len(entries):
             raise StageFailed(f"{self.name} gave {len(opinions)} opinions on {len(entries)} items")
         answers = [
-            Answer(
+            StageAnswer(
                 opinion,
                 queue_ms=(began - entry.since) * 1000,
-                hop_ms=max(0.0, round_trip_s * 1000 - opinion.batch_ms - opinion.compute_ms),
+                rpc_ms=max(0.0, round_trip_s * 1000 - opinion.preprocess_ms - opinion.compute_ms),
                 batch_size=len(entries),
             )
             for entry, opinion in zip(entries, opinions, strict=True)

@@ -3,32 +3,32 @@
 import asyncio
 from dataclasses import dataclass
 
-from roadwork_serve.cascade.prediction import Item, Opinion
+from roadwork_serve.cascade.prediction import Item, StagePrediction
 from roadwork_serve.errors import StageFailed
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StageAnswer:
     """An opinion and what it took to get it.
 
     queue_ms: from submission until a slot took the item; where a first call failed, that call too.
-    hop_ms: the client's round trip less what the stage reports as its own time.
+    rpc_ms: the client's round trip less what the stage reports as its own time.
     batch_size: items in the call.
     """
 
-    opinion: Opinion
+    opinion: StagePrediction
     queue_ms: float
-    hop_ms: float
+    rpc_ms: float
     batch_size: int
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class QueuedItem:
     """An item somebody waits for. since: when it came, on the clock of `time.monotonic()`."""
 
     item: Item
     since: float
-    answer: asyncio.Future[Answer]
+    answer: asyncio.Future[StageAnswer]
     call: "Call | None" = None  # None while it waits
     again: bool = False  # its first call failed
     alone: bool = False  # so it is not to be in a batch with others
@@ -42,7 +42,7 @@ class Call:
     began_s: when, on the clock of `time.monotonic()`. waiters: how many of its entries somebody still waits for.
     """
 
-    entries: list[Entry]
+    entries: list[QueuedItem]
     task: asyncio.Task[None]
     began_s: float
     waiters: int
@@ -62,7 +62,9 @@ class Call:
             fail(entry, message, cause)
 
 
-def fail(entry: Entry, message: str, cause: BaseException | None = None, kind: type[StageFailed] = StageFailed) -> None:
+def fail(
+    entry: QueuedItem, message: str, cause: BaseException | None = None, kind: type[StageFailed] = StageFailed
+) -> None:
     """Raise it for whoever waits for the entry, if it has no answer yet."""
     if not entry.answer.done():
         error = kind(message)

@@ -9,7 +9,7 @@ from roadwork_serve.schema import MediaKind
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class RiskBound:
     """For one kind of media. n: independent items that were tested; losses: of these wrong for having left early.
 
     p_value: the chance of so few losses were the true share of them above the bound. confidence: of this promise alone.
@@ -23,7 +23,7 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
+class RiskCertificate:
     """With `confidence`, of the traffic that the data was drawn from no more than a share of `max_loss` is labelled
     wrong by an early exit where all stages together would have been right.
 
@@ -37,14 +37,14 @@ class Certificate:
     data: str
     by_people: int
     date: str
-    promises: tuple[Promise, ...]
+    promises: tuple[RiskBound, ...]
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain data that `from_mapping` reads back into an equal certificate."""
         return asdict(self) | {"promises": [asdict(promise) for promise in self.promises]}
 
     @classmethod
-    def from_mapping(cls, value: object) -> "Certificate":
+    def from_mapping(cls, value: object) -> "RiskCertificate":
         """From what YAML or JSON holds. Raises ConfigError naming the entry to mend."""
         names = {"max_loss", "confidence", "method", "data", "by_people", "date", "promises"}
         entries = entries_of(value, "certificate", names, set())
@@ -60,12 +60,12 @@ class Certificate:
         )
 
 
-def _promise(value: object, where: str) -> Promise:
+def _promise(value: object, where: str) -> RiskBound:
     entries = entries_of(value, where, {"media", "n", "losses", "p_value", "confidence"}, set())
     media = entries["media"]
     if media not in ("photo", "clip"):
         raise ConfigError(f"{where}.media: {media!r} is neither photo nor clip")
-    return Promise(
+    return RiskBound(
         media,
         int(number(entries["n"], f"{where}.n", 0)),
         int(number(entries["losses"], f"{where}.losses", 0)),

@@ -6,17 +6,17 @@ from typing import Literal
 State = Literal["closed", "open", "half_open"]
 
 FAILURES = 5  # in a row
-REST_S, LONGEST_REST_S = 1.0, 30.0
+COOLDOWN_S, MAX_COOLDOWN_S = 1.0, 30.0
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens after FAILURES failed calls in a row. Each rest is twice the last, up to LONGEST_REST_S; the first call
     that is answered closes it.
     """
 
     def __init__(self) -> None:
         self._failures = 0
-        self._rest_s = REST_S
+        self._rest_s = COOLDOWN_S
         self._until_s = 0.0  # rests until then, on the clock of time.monotonic()
         self._trying = False
 
@@ -42,7 +42,7 @@ class Breaker:
 
     def answered(self) -> None:
         """A call was answered."""
-        self._failures, self._rest_s, self._trying = 0, REST_S, False
+        self._failures, self._rest_s, self._trying = 0, COOLDOWN_S, False
 
     def failed(self) -> bool:
         """A call failed. True when that opened it."""
@@ -51,7 +51,7 @@ class Breaker:
         if self._failures != FAILURES and not tried:
             return False
         self._until_s = time.monotonic() + self._rest_s
-        self._rest_s = min(LONGEST_REST_S, 2 * self._rest_s)
+        self._rest_s = min(MAX_COOLDOWN_S, 2 * self._rest_s)
         return True
 
     def given_up(self) -> None:

@@ -1,7 +1,7 @@
 """What a stage's raw log-odds are worth by themselves: the calibration curve, as data.
 
-Every curve rises, or at least does not fall. `Line` is temperature scaling (Guo et al., 2017) and Platt's (1999);
-`Beta` is beta calibration (Kull et al., 2017): its logit is a ln p - b ln(1 - p) + c; `Knots` is isotonic regression.
+Every curve rises, or at least does not fall. `Linear` is temperature scaling (Guo et al., 2017) and Platt's (1999);
+`Beta` is beta calibration (Kull et al., 2017): its logit is a ln p - b ln(1 - p) + c; `Isotonic` is isotonic regression.
 """
 
 import math
@@ -18,7 +18,7 @@ MAX_KNOTS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Linear:
     """slope x logit + offset."""
 
     slope: float = 1.0
@@ -43,7 +43,7 @@ class Beta:
 
 
 @dataclass(frozen=True, slots=True)
-class Knots:
+class Isotonic:
     """Straight between points, level beyond them. at: rising. to: not falling, as many."""
 
     at: tuple[float, ...]
@@ -60,17 +60,17 @@ class Knots:
         return y0 + (y1 - y0) * (logit - x0) / (x1 - x0)
 
 
-Curve = Line | Beta | Knots
+Curve = Linear | Beta | Isotonic
 
 
 def curve_mapping(curve: Curve) -> dict[str, Any]:
     """Plain data that `read_curve` reads back into an equal curve."""
     match curve:
-        case Line():
+        case Linear():
             return {"kind": "line", "slope": curve.slope, "offset": curve.offset}
         case Beta():
             return {"kind": "beta", "a": curve.a, "b": curve.b, "c": curve.c}
-        case Knots():
+        case Isotonic():
             return {"kind": "knots", "at": list(curve.at), "to": list(curve.to)}
 
 
@@ -80,7 +80,7 @@ def read_curve(value: object, where: str) -> Curve:
     match kind:
         case "line":
             entries = entries_of(value, where, {"kind", "slope"}, {"offset"})
-            return Line(
+            return Linear(
                 _worth(entries["slope"], f"{where}.slope", 0), _worth(entries.get("offset", 0.0), f"{where}.offset")
             )
         case "beta":
@@ -95,12 +95,12 @@ def read_curve(value: object, where: str) -> Curve:
             raise ConfigError(f"{where}.kind: {kind!r} is no curve; write line, beta or knots")
 
 
-def _knots(at: tuple[float, ...], to: tuple[float, ...], where: str) -> Knots:
+def _knots(at: tuple[float, ...], to: tuple[float, ...], where: str) -> Isotonic:
     if not 1 <= len(at) <= MAX_KNOTS or len(at) != len(to):
         raise ConfigError(f"{where}: {len(at)} and {len(to)} knots; write as many in `to` as in `at`, 1 to {MAX_KNOTS}")
     if any(left >= right for left, right in pairwise(at)) or any(left > right for left, right in pairwise(to)):
         raise ConfigError(f"{where}: knots must rise in `at` and not fall in `to`; sort them")
-    return Knots(at, to)
+    return Isotonic(at, to)
 
 
 def _row(value: object, where: str) -> tuple[float, ...]:

@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from roadwork_serve.cascade.prediction import Item, Opinion, Sees, Stage
+from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePrediction
 
 LONG = 10  # a phase lasts at least this many times what a turn costs, unless a deadline presses
 MARGIN_S = 0.25
-LONGEST_TURN_S = 120.0  # an engine that takes longer to sleep and the other to wake hangs
+MAX_SLICE_S = 120.0  # an engine that takes longer to sleep and the other to wake hangs
 _LONGEST_NAP_S = 3600.0
 
 
-class Sleeper(Protocol):
+class Sleepable(Protocol):
     """What takes turns."""
 
     async def sleep(self) -> None:
@@ -35,7 +35,7 @@ class _Waiter:
     let_in: asyncio.Future[None]
 
 
-class Turns:
+class GpuTimeSlicer:
     """Who is awake. A turn begins when those that wait would else miss a deadline, or when the one awake is idle and
     its phase has lasted LONG times the cost of a turn. All that wait for an engine when it wakes are let in together
     and finished before the next turn. Needs a running event loop.
@@ -46,7 +46,7 @@ class Turns:
 
     def __init__(
         self,
-        sleepers: Mapping[str, Sleeper],
+        sleepers: Mapping[str, Sleepable],
         awake: str,
         on_turn: Callable[[str, float], None],
         cost_s: float = 0.0,
@@ -153,7 +153,7 @@ class Turns:
             self._changed.clear()
             await self._changed.wait()
         began = time.monotonic()
-        async with asyncio.timeout(LONGEST_TURN_S):
+        async with asyncio.timeout(MAX_SLICE_S):
             await self._sleepers[self.awake].sleep()
             await self._sleepers[name].wake()
         self._since_s = time.monotonic()
@@ -166,12 +166,12 @@ class Turns:
         self._on_turn(name, self._cost_s)
 
 
-class TakingTurns:
+class TimeSlicedStage:
     """A Stage that is asked when its engine is awake. timeout_s: after which its callers give up."""
 
-    def __init__(self, stage: Stage, engine: str, turns: Turns, timeout_s: float) -> None:
+    def __init__(self, stage: Stage, engine: str, turns: GpuTimeSlicer, timeout_s: float) -> None:
         self.name = stage.name
-        self.sees: Sees = stage.sees
+        self.sees: StageInput = stage.sees
         self._stage, self._engine, self._turns, self._timeout_s = stage, engine, turns, timeout_s
 
     @property
@@ -184,7 +184,7 @@ class TakingTurns:
         async with self._turns.turn(self._engine, math.inf):
             await self._stage.warm()
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         """See `Stage`."""
         latest_s = time.monotonic() + self._timeout_s
         async with self._turns.turn(self._engine, min([latest_s, *(item.deadline_s for item in items)])):

@@ -9,7 +9,7 @@ _FRESH_S = 30.0  # and so do those of a while ago
 _ENOUGH = 5  # calls, before anything is said
 
 
-class Pace:
+class LatencyEstimator:
     """The calls of the last half minute. Sizes are told apart by powers of two: 1, 2, 3 to 4, 5 to 8, and so on."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ CALM_S = 5.0  # for so long the wait must be below half of what a gear begins at
 _CALM = 0.5
 
 
-class Gearbox:
+class LoadShedder:
     """A policy in the gear that the load calls for. Shifts up at once, and down by one each CALM_S of calm."""
 
     def __init__(self, policy: Policy) -> None:

@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from roadwork_serve.cascade.certificate import Certificate
+from roadwork_serve.cascade.certificate import RiskCertificate
 from roadwork_serve.cascade.log_odds import logit, sigmoid
 from roadwork_serve.cascade.parsing import entries_of, number
-from roadwork_serve.cascade.step import Gear, Step, read_gears, read_steps, step_mapping
+from roadwork_serve.cascade.step import DegradationLevel, Step, read_gears, read_steps, step_mapping
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.schema import ExitReason, MediaKind
 
@@ -21,29 +21,29 @@ class Progress:
     position: index of the step to consider next.
     spoken: the step that spoke last, None while none has. To abstain is not to speak.
     failed: a stage that was wanted since then has failed.
-    words_likely: probability that words worth reading are there, None while no stage has said so.
+    text_probability: probability that words worth reading are there, None while no stage has said so.
     """
 
     logodds: float
     position: int = 0
     spoken: Step | None = None
     failed: bool = False
-    words_likely: float | None = None
+    text_probability: float | None = None
 
     @property
     def posterior(self) -> float:
         """Probability of active road work, as far as is known."""
         return sigmoid(self.logodds)
 
-    def after(self, step: Step, logit: float | None, words_likely: float | None = None) -> "Progress":
+    def after(self, step: Step, logit: float | None, text_probability: float | None = None) -> "Progress":
         """Where the item stands once the step has said `logit`, or abstained (None).
 
         Raises StageFailed when the logit is NaN.
         """
-        known = self.words_likely if words_likely is None else words_likely
+        known = self.text_probability if text_probability is None else text_probability
         if logit is None:
-            return replace(self, position=self.position + 1, words_likely=known)
-        return Progress(step.calibrate.update(self.logodds, logit), self.position + 1, step, words_likely=known)
+            return replace(self, position=self.position + 1, text_probability=known)
+        return Progress(step.calibrate.update(self.logodds, logit), self.position + 1, step, text_probability=known)
 
     def past(self, failed: bool = False) -> "Progress":
         """Where the item stands once the step was skipped or has failed."""
@@ -51,7 +51,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Query:
     """Ask this step's stage."""
 
     step: Step
@@ -66,7 +66,7 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class ExitCascade:
     """Stop here, with what is known so far."""
 
     reason: ExitReason
@@ -87,8 +87,8 @@ class Policy:
     clip: tuple[Step, ...]
     prior: float = 0.5
     decide_at: float = 0.5
-    gears: tuple[Gear, ...] = ()
-    certificate: Certificate | None = None
+    gears: tuple[DegradationLevel, ...] = ()
+    certificate: RiskCertificate | None = None
 
     def steps(self, kind: MediaKind) -> tuple[Step, ...]:
         """The stages in the order in which they are asked; some may be skipped, none comes twice."""
@@ -98,7 +98,7 @@ class Policy:
         """An item that no stage has seen yet."""
         return Progress(logit(self.prior))
 
-    def next_step(self, kind: MediaKind, progress: Progress, left_s: float) -> Ask | Skip | Leave:
+    def next_step(self, kind: MediaKind, progress: Progress, left_s: float) -> Query | Skip | ExitCascade:
         """What to do with an item that has come this far and has `left_s` seconds left.
 
         Only a stage that spoke can end an item by its band: one that abstains, fails or is skipped
@@ -107,19 +107,19 @@ class Policy:
         """
         spoken = progress.spoken
         if spoken is not None and progress.posterior > spoken.high:
-            return Leave("above_band")
+            return ExitCascade("above_band")
         if spoken is not None and progress.posterior < spoken.low:
-            return Leave("below_band")
+            return ExitCascade("below_band")
         steps = self.steps(kind)
         if progress.position >= len(steps):
-            return Leave("failed" if progress.failed else "last_stage")
+            return ExitCascade("failed" if progress.failed else "last_stage")
         step = steps[progress.position]
-        wanted, likely = step.when_words_likely, progress.words_likely
+        wanted, likely = step.min_text_probability, progress.text_probability
         if wanted is not None and likely is not None and likely < wanted:
             return Skip(step, f"words are unlikely here: {likely:.2f}, asked from {wanted:g}")
         if left_s <= 0 or left_s * 1000 < step.needs_ms:
-            return Leave("deadline")
-        return Ask(step)
+            return ExitCascade("deadline")
+        return Query(step)
 
     def narrowed(self, keep: float) -> "Policy":
         """The policy with a share of every exit band, around `decide_at`: items leave sooner. The version stays."""
@@ -151,7 +151,7 @@ class Policy:
         decide_at = number(entries.get("decide_at", 0.5), "decide_at", 0, 1)
         photo, clip = (read_steps(entries[kind], kind, decide_at) for kind in ("photo", "clip"))
         gears, promised = read_gears(entries.get("gears", [])), entries.get("certificate")
-        certificate = None if promised is None else Certificate.from_mapping(promised)
+        certificate = None if promised is None else RiskCertificate.from_mapping(promised)
         return cls(version, photo, clip, prior, decide_at, gears, certificate)
 
     def to_mapping(self) -> dict[str, Any]:

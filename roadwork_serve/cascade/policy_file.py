@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.cascade.rollout import Rules
+from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import load_policy_mapping
 
-PROFILES_OWN = "profile"  # in a user_config: the policy that the profile names
+PROFILE_POLICY = "profile"  # in a user_config: the policy that the profile names
 
 
 def load_policy(name_or_path: str | Path) -> Policy:
@@ -20,7 +20,7 @@ def load_policy(name_or_path: str | Path) -> Policy:
         raise ConfigError(f"policy {name_or_path}: {error}") from None
 
 
-def load_rules(config: Mapping[str, Any], default: str) -> Rules:
+def load_rollout(config: Mapping[str, Any], default: str) -> Rollout:
     """The rules of a `user_config`: `policy`, and if wanted `split` and `shadow`.
 
     Each policy may be given whole, by name or by path; without one the default is taken. Raises ConfigError.
@@ -29,6 +29,6 @@ def load_rules(config: Mapping[str, Any], default: str) -> Rules:
     def read(source: object) -> Policy:
         if not isinstance(source, str):
             return Policy.from_mapping(source)
-        return load_policy(default if source == PROFILES_OWN else source)
+        return load_policy(default if source == PROFILE_POLICY else source)
 
-    return Rules.from_mapping({"policy": PROFILES_OWN, **config}, read)
+    return Rollout.from_mapping({"policy": PROFILE_POLICY, **config}, read)

@@ -8,9 +8,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.schema import Saw
+from roadwork_serve.schema import Evidence
 
-Sees = Literal["thumbs", "images", "both"]
+StageInput = Literal["thumbs", "images", "both"]
 
 
 class Media(Protocol):
@@ -55,7 +55,7 @@ class Item:
         """Seconds until the deadline; negative once it has passed."""
         return self.deadline_s - time.monotonic()
 
-    def slim(self, sees: Sees) -> "Item":
+    def slim(self, sees: StageInput) -> "Item":
         """A copy without what the stage does not look at, to travel light."""
         if sees == "thumbs":
             return replace(self, images=())
@@ -65,7 +65,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
+class StagePrediction:
     """A stage's raw word on one item.
 
     logit: log-odds of active road work, uncalibrated; None when the stage abstains.
@@ -78,8 +78,8 @@ class Opinion:
     logit: float | None
     model: str
     miniature: bool = False
-    saw: Saw = field(default_factory=Saw)
-    batch_ms: float = 0.0
+    saw: Evidence = field(default_factory=Evidence)
+    preprocess_ms: float = 0.0
     compute_ms: float = 0.0
     tokens: int = 0
     second_logit: float | None = None
@@ -92,13 +92,13 @@ class BlockingStage(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def sees(self) -> Sees: ...
+    def sees(self) -> StageInput: ...
 
     def warm(self) -> None:
         """Run the model once on made-up input, so that the first request pays nothing extra."""
         ...
 
-    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         """One opinion an item, in order."""
         ...
 
@@ -109,13 +109,13 @@ class Stage(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def sees(self) -> Sees: ...
+    def sees(self) -> StageInput: ...
 
     async def warm(self) -> None:
         """Run the model once on made-up input, so that the first request pays nothing extra."""
         ...
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         """One opinion an item, in order."""
         ...
 
@@ -131,6 +131,6 @@ class Stage(Protocol):
 class StageClient(Protocol):
     """How the cascade reaches a stage: a Ray handle in production, a local object elsewhere."""
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         """One opinion an item, in order. Raises StageFailed when the stage cannot be reached."""
         ...

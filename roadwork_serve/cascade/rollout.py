@@ -11,12 +11,12 @@ from roadwork_serve.hashing import stable_uniform
 
 Arm = Literal["a", "b"]
 Read = Callable[[object], Policy]
-MAX_AT_ONCE = 16
-SURVEYED_AT_ONCE = 4
+MAX_CONCURRENT = 16
+DEFAULT_CONCURRENT_AUDITS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class TrafficSplit:
     """An A/B test: the share of keys, 0 to 1, that this policy answers."""
 
     policy: Policy
@@ -24,7 +24,7 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Shadow:
+class ShadowPolicy:
     """A policy that judges a share of the traffic, 0 to 1, beside the one that answers, and changes no answer.
 
     second_head: stage 1's word is that of its second head. at_once: items judged at the same time at most, a replica.
@@ -41,11 +41,11 @@ class Shadow:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Audit:
     """A share of the items, above 0 up to 1, that every stage judges; how many at the same time at most, a replica."""
 
     share: float
-    at_once: int = SURVEYED_AT_ONCE
+    at_once: int = DEFAULT_CONCURRENT_AUDITS
 
     def takes(self, request_id: str) -> bool:
         """Whether the item is of the share; of the same request always the same."""
@@ -53,13 +53,13 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class Rollout:
     """Immutable, swapped whole. Each of its policies has a version of its own, which is in the verdicts."""
 
     policy: Policy
-    split: Split | None = None
-    shadow: Shadow | None = None
-    survey: Survey | None = None
+    split: TrafficSplit | None = None
+    shadow: ShadowPolicy | None = None
+    survey: Audit | None = None
 
     @property
     def policies(self) -> tuple[Policy, ...]:
@@ -76,7 +76,7 @@ class Rules:
         return "b" if stable_uniform("split", self.split.policy.version, key) < self.split.share else "a"
 
     @classmethod
-    def from_mapping(cls, mapping: object, read: Read = Policy.from_mapping) -> "Rules":
+    def from_mapping(cls, mapping: object, read: Read = Policy.from_mapping) -> "Rollout":
         """Rules from what YAML or JSON holds. read: makes a policy of an entry. Raises ConfigError."""
         entries = entries_of(mapping, "rules", {"policy"}, {"split", "shadow", "survey"})
         policy = _policy(entries["policy"], "policy", read)
@@ -110,12 +110,12 @@ class Rules:
         return mapping
 
 
-def _split(value: object, read: Read) -> Split:
+def _split(value: object, read: Read) -> TrafficSplit:
     entries = entries_of(value, "split", {"policy", "share"}, set())
-    return Split(_policy(entries["policy"], "split.policy", read), number(entries["share"], "split.share", 0, 1))
+    return TrafficSplit(_policy(entries["policy"], "split.policy", read), number(entries["share"], "split.share", 0, 1))
 
 
-def _shadow(value: object, answering: Policy, read: Read) -> Shadow:
+def _shadow(value: object, answering: Policy, read: Read) -> ShadowPolicy:
     entries = entries_of(value, "shadow", {"share"}, {"policy", "second_head", "at_once"})
     second_head, at_once = entries.get("second_head", False), _at_once(entries.get("at_once", 1), "shadow")
     if not isinstance(second_head, bool):
@@ -126,20 +126,20 @@ def _shadow(value: object, answering: Policy, read: Read) -> Shadow:
         policy = answering.named(f"{answering.version}+second-head")
     else:
         raise ConfigError("shadow.policy: it is missing; add it, or second_head: true to try a second head")
-    return Shadow(policy, number(entries["share"], "shadow.share", 0, 1), second_head, at_once)
+    return ShadowPolicy(policy, number(entries["share"], "shadow.share", 0, 1), second_head, at_once)
 
 
-def _survey(value: object) -> Survey:
+def _survey(value: object) -> Audit:
     entries = entries_of(value, "survey", {"share"}, {"at_once"})
     share = number(entries["share"], "survey.share", 0, 1)
     if share == 0:
         raise ConfigError("survey.share: 0 asks nobody; write the share of the traffic that every stage is to judge")
-    return Survey(share, _at_once(entries.get("at_once", SURVEYED_AT_ONCE), "survey"))
+    return Audit(share, _at_once(entries.get("at_once", DEFAULT_CONCURRENT_AUDITS), "survey"))
 
 
 def _at_once(value: object, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_AT_ONCE:
-        raise ConfigError(f"{where}.at_once: {value!r} should be a whole number from 1 to {MAX_AT_ONCE}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_CONCURRENT:
+        raise ConfigError(f"{where}.at_once: {value!r} should be a whole number from 1 to {MAX_CONCURRENT}")
     return value
 
 

@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.cascade.audit import Surveyed, Surveys
+from roadwork_serve.cascade.audit import AuditRunner, OnAudited
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.calls import Answer
-from roadwork_serve.cascade.load_shedding import Gearbox
-from roadwork_serve.cascade.policy import Leave, Policy, Skip, Step
+from roadwork_serve.cascade.calls import StageAnswer
+from roadwork_serve.cascade.load_shedding import LoadShedder
+from roadwork_serve.cascade.policy import ExitCascade, Policy, Skip, Step
 from roadwork_serve.cascade.prediction import Item
-from roadwork_serve.cascade.rollout import Rules
-from roadwork_serve.cascade.shadow import Shadows, Told
-from roadwork_serve.cascade.stage_reports import report_of, silence
+from roadwork_serve.cascade.rollout import Rollout
+from roadwork_serve.cascade.shadow import OnShadowed, ShadowRunner
+from roadwork_serve.cascade.stage_reports import failure_report, report_of
 from roadwork_serve.errors import DeadlineExceeded, NoOpinion, Overloaded, StageFailed
 from roadwork_serve.schema import Exit, ExitReason, StageReport, Verdict
 
-Ask = Callable[[Step], Awaitable[Answer]]
+QueryStage = Callable[[Step], Awaitable[StageAnswer]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class RoutedVerdict:
     """A verdict, and what stage 1 made of the item before any head: float16 [frames, width], None where it did not."""
 
     verdict: Verdict
@@ -36,9 +36,9 @@ class Judged:
 class _InForce:
     """Rules, and the gear each of their policies is in: what is swapped when they are."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rollout) -> None:
         self.rules = rules
-        self.boxes = {arm: Gearbox(split.policy) for arm, split in (("a", rules), ("b", rules.split)) if split}
+        self.boxes = {arm: LoadShedder(split.policy) for arm, split in (("a", rules), ("b", rules.split)) if split}
 
 
 class Router:
@@ -53,24 +53,24 @@ class Router:
     def __init__(
         self,
         stages: Mapping[str, Batcher],
-        rules: Rules,
+        rules: Rollout,
         profile_name: str,
-        on_shadow: Told | None = None,
-        on_survey: Surveyed | None = None,
+        on_shadow: OnShadowed | None = None,
+        on_survey: OnAudited | None = None,
     ) -> None:
         self._in_force = _InForce(rules)
         self._stages = stages
         self._profile_name = profile_name
-        self.shadows = Shadows(on_shadow)
-        self.surveys = Surveys(on_survey)
+        self.shadows = ShadowRunner(on_shadow)
+        self.surveys = AuditRunner(on_survey)
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> Rollout:
         """What it goes by."""
         return self._in_force.rules
 
     @rules.setter
-    def rules(self, rules: Rules) -> None:
+    def rules(self, rules: Rollout) -> None:
         self._in_force = _InForce(rules)
 
     @property
@@ -103,7 +103,7 @@ class Router:
         """The verdict on the item; see `look`."""
         return (await self.look(item, key)).verdict
 
-    async def look(self, item: Item, key: str | None = None, booked: str | None = None) -> Judged:
+    async def look(self, item: Item, key: str | None = None, booked: str | None = None) -> RoutedVerdict:
         """The verdict on the item, by its deadline, and what it leaves behind.
 
         key: what an A/B test keeps together, by default the request id. booked: the stage where it was counted until
@@ -115,9 +115,9 @@ class Router:
         arm = force.rules.arm(key or item.request_id)
         box = force.boxes[arm or "a"]
         policy = box.shift(self.wait_s() if box.gears else 0.0)
-        known: dict[tuple[str, str | None], Answer] = {}
+        known: dict[tuple[str, str | None], StageAnswer] = {}
 
-        async def ask(step: Step) -> Answer:
+        async def ask(step: Step) -> StageAnswer:
             asked = item if step.head is None else replace(item, head=step.head)
             nonlocal booked
             counted, booked = step.stage == booked, None  # it holds for the first stage that is asked
@@ -136,14 +136,14 @@ class Router:
             verdict = verdict.model_copy(update={"survey": survey.share})
             told = {stage: answer for (stage, _), answer in known.items()}
             self.surveys.start(verdict, item, policy.steps(item.kind), self._stages, told)
-        return Judged(verdict, features)
+        return RoutedVerdict(verdict, features)
 
     async def aclose(self) -> None:
         """End what shadows and surveys still do."""
         await self.shadows.aclose()
         await self.surveys.aclose()
 
-    async def _walk(self, item: Item, policy: Policy, ask: Ask, **marks: Any) -> Verdict:
+    async def _walk(self, item: Item, policy: Policy, ask: QueryStage, **marks: Any) -> Verdict:
         began = time.monotonic()
         progress = policy.start()
         reports: list[StageReport] = []
@@ -152,7 +152,7 @@ class Router:
         late: DeadlineExceeded | None = None
         while reason is None:
             move = policy.next_step(item.kind, progress, item.left_s())
-            if isinstance(move, Leave):
+            if isinstance(move, ExitCascade):
                 reason = move.reason
             elif isinstance(move, Skip):
                 reports.append(StageReport(stage=move.step.stage, outcome="skipped", detail=move.why))
@@ -165,17 +165,17 @@ class Router:
                 try:
                     answer = await ask(move.step)
                     opinion = answer.opinion
-                    progress = progress.after(move.step, opinion.logit, opinion.saw.words_likely)
+                    progress = progress.after(move.step, opinion.logit, opinion.saw.text_probability)
                     reports.append(report_of(move.step, answer, progress.posterior))
                 except DeadlineExceeded as error:  # late, not broken: the answer is marked `deadline`, not `degraded`
-                    reports.append(silence(move.step.stage, "skipped", error, asked))
+                    reports.append(failure_report(move.step.stage, "skipped", error, asked))
                     reason, late = "deadline", error
                 except (Overloaded, StageFailed) as error:
                     if isinstance(error, Overloaded):
                         shed = error
                         if progress.position == 0:
                             raise
-                    reports.append(silence(move.step.stage, "failed", error, asked))
+                    reports.append(failure_report(move.step.stage, "failed", error, asked))
                     progress = progress.past(failed=True)
         if progress.spoken is None:
             if reason == "deadline":

@@ -8,27 +8,27 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from roadwork_serve.cascade.background_tasks import Beside
+from roadwork_serve.cascade.background_tasks import BackgroundTasks
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.calls import Answer
+from roadwork_serve.cascade.calls import StageAnswer
 from roadwork_serve.cascade.policy import Step
 from roadwork_serve.cascade.prediction import Item
-from roadwork_serve.cascade.rollout import Shadow
+from roadwork_serve.cascade.rollout import ShadowPolicy
 from roadwork_serve.errors import RoadworkError
 from roadwork_serve.schema import Verdict
 
-Told = Callable[[Verdict, Verdict], None]
-Known = Mapping[tuple[str, str | None], Answer]  # by stage, and the head it spoke with
+OnShadowed = Callable[[Verdict, Verdict], None]
+KnownAnswers = Mapping[tuple[str, str | None], StageAnswer]  # by stage, and the head it spoke with
 
 _KEPT = 8  # tallies
 
 
-class _GivenUp(RoadworkError):
+class _Abandoned(RoadworkError):
     """The shadow would cost others something, or has nothing to go by."""
 
 
 @dataclass(slots=True)
-class Tally:
+class ShadowCounts:
     """What came of a shadow policy. judged: items; agreed: of these with the same label as the answer.
 
     given_up: items not judged, because too many were at once, a stage was busy or failed, or there is no second head.
@@ -41,23 +41,23 @@ class Tally:
     difference: float = 0.0
 
 
-class Shadows:
+class ShadowRunner:
     """The shadows at work. told: of every answer and of what its shadow made of it."""
 
-    def __init__(self, told: Told | None = None) -> None:
+    def __init__(self, told: OnShadowed | None = None) -> None:
         self._told = told
-        self._beside = Beside()
-        self._tallies: dict[str, Tally] = {}
+        self._beside = BackgroundTasks()
+        self._tallies: dict[str, ShadowCounts] = {}
 
-    def tally(self, version: str) -> Tally:
+    def tally(self, version: str) -> ShadowCounts:
         """Of the shadow policy with this version; those of the last few are kept."""
         if version not in self._tallies:
-            self._tallies[version] = Tally()
+            self._tallies[version] = ShadowCounts()
             for old in list(self._tallies)[:-_KEPT]:
                 del self._tallies[old]
         return self._tallies[version]
 
-    def takes(self, shadow: Shadow, request_id: str) -> bool:
+    def takes(self, shadow: ShadowPolicy, request_id: str) -> bool:
         """Whether an item is to be judged now: it is of the share, and there is room."""
         if not shadow.takes(request_id):
             return False
@@ -71,20 +71,20 @@ class Shadows:
         return self._beside.deadline_s()
 
     def asking(
-        self, shadow: Shadow, stages: Mapping[str, Batcher], item: Item, known: Known
-    ) -> Callable[[Step], Awaitable[Answer]]:
+        self, shadow: ShadowPolicy, stages: Mapping[str, Batcher], item: Item, known: KnownAnswers
+    ) -> Callable[[Step], Awaitable[StageAnswer]]:
         """How a shadow asks a stage. known: what the stages have said of the item."""
 
-        async def ask(step: Step) -> Answer:
+        async def ask(step: Step) -> StageAnswer:
             answer = known.get((step.stage, step.head))
             if answer is None:
                 if not stages[step.stage].idle:
-                    raise _GivenUp(f"{step.stage} is busy")
+                    raise _Abandoned(f"{step.stage} is busy")
                 answer = await stages[step.stage].submit(replace(item, head=step.head), spare=True)
             if not shadow.second_head or step.stage != "backbone":
                 return answer
             if answer.opinion.second_logit is None:
-                raise _GivenUp("stage 1 has no second head")
+                raise _Abandoned("stage 1 has no second head")
             return replace(answer, opinion=replace(answer.opinion, logit=answer.opinion.second_logit))
 
         return ask

@@ -2,13 +2,13 @@
 
 import time
 
-from roadwork_serve.cascade.calls import Answer
+from roadwork_serve.cascade.calls import StageAnswer
 from roadwork_serve.cascade.log_odds import sigmoid
 from roadwork_serve.cascade.policy import Step
 from roadwork_serve.schema import Outcome, StageReport
 
 
-def report_of(step: Step, answer: Answer, posterior: float | None = None) -> StageReport:
+def report_of(step: Step, answer: StageAnswer, posterior: float | None = None) -> StageReport:
     """Of a stage that answered or abstained. posterior: the belief after it; None where it moved none."""
     opinion = answer.opinion
     return StageReport(
@@ -21,16 +21,16 @@ def report_of(step: Step, answer: Answer, posterior: float | None = None) -> Sta
         second_probability=None if opinion.second_logit is None else sigmoid(opinion.second_logit),
         posterior=posterior,
         queue_ms=answer.queue_ms,
-        batch_ms=opinion.batch_ms,
+        batch_ms=opinion.preprocess_ms,
         compute_ms=opinion.compute_ms,
-        hop_ms=answer.hop_ms,
+        rpc_ms=answer.rpc_ms,
         batch_size=answer.batch_size,
         tokens=opinion.tokens,
         saw=opinion.saw,
     )
 
 
-def silence(stage: str, outcome: Outcome, error: Exception, asked: float) -> StageReport:
+def failure_report(stage: str, outcome: Outcome, error: Exception, asked: float) -> StageReport:
     """Of a stage that was asked and gave nothing. asked: when, on the clock of `time.monotonic()`."""
     waited_ms = (time.monotonic() - asked) * 1000
     return StageReport(stage=stage, outcome=outcome, detail=f"{error} (after {waited_ms:.0f} ms)")

@@ -17,7 +17,7 @@ class Step:
     """One stage of a policy: when it is asked, what its word is worth and when that word is enough.
 
     low, high: the exit band. A posterior below or above it ends the item; inside it the next stage is asked.
-    when_words_likely: asked only if an earlier stage saw words worth reading with at least this probability,
+    min_text_probability: asked only if an earlier stage saw words worth reading with at least this probability,
         or said nothing about words; None asks always.
     needs_ms: not asked when less time is left.
     head: of stage 1, the folder of the head that it is to speak with; None for that of its engine.
@@ -27,13 +27,13 @@ class Step:
     low: float
     high: float
     calibrate: Calibrator = field(default_factory=Calibrator)
-    when_words_likely: float | None = None
+    min_text_probability: float | None = None
     needs_ms: float = 0.0
     head: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Gear:
+class DegradationLevel:
     """How to drive when it gets busy.
 
     wait_ms: the wait for some stage from which on it is used. keep: share of every exit band that is kept, 0 to 1.
@@ -54,8 +54,8 @@ def step_mapping(step: Step) -> dict[str, Any]:
     }
     if worth.curve is not None:
         mapping["calibrate"]["curve"] = curve_mapping(worth.curve)
-    if step.when_words_likely is not None:
-        mapping["when_words_likely"] = step.when_words_likely
+    if step.min_text_probability is not None:
+        mapping["min_text_probability"] = step.min_text_probability
     if step.head is not None:
         mapping["head"] = step.head
     return mapping
@@ -74,7 +74,7 @@ def read_steps(value: object, where: str, decide_at: float) -> tuple[Step, ...]:
 
 
 def _step(value: object, where: str, decide_at: float) -> Step:
-    entries = entries_of(value, where, {"stage", "exit"}, {"calibrate", "when_words_likely", "needs_ms", "head"})
+    entries = entries_of(value, where, {"stage", "exit"}, {"calibrate", "min_text_probability", "needs_ms", "head"})
     stage = entries["stage"]
     if not isinstance(stage, str) or stage not in STAGES:
         raise ConfigError(f"{where}.stage: {stage!r} is no stage; write one of {', '.join(STAGES)}")
@@ -89,7 +89,7 @@ def _step(value: object, where: str, decide_at: float) -> Step:
             f"{where}.exit: the band [{low:g}, {high:g}] leaves out decide_at, {decide_at:g}: items would leave "
             "above the band labelled none, or below it labelled roadwork; widen the band or move decide_at"
         )
-    wanted, head = entries.get("when_words_likely"), entries.get("head")
+    wanted, head = entries.get("min_text_probability"), entries.get("head")
     if head is not None and (stage != "backbone" or not isinstance(head, str) or not 0 < len(head) <= MAX_HEAD):
         raise ConfigError(f"{where}.head: {head!r:.80} should be the folder of a head, and of stage backbone alone")
     return Step(
@@ -97,19 +97,21 @@ def _step(value: object, where: str, decide_at: float) -> Step:
         low=low,
         high=high,
         calibrate=_calibrator(entries.get("calibrate", {}), f"{where}.calibrate"),
-        when_words_likely=None if wanted is None else number(wanted, f"{where}.when_words_likely", 0, 1),
+        min_text_probability=None if wanted is None else number(wanted, f"{where}.min_text_probability", 0, 1),
         needs_ms=number(entries.get("needs_ms", 0.0), f"{where}.needs_ms", 0),
         head=head,
     )
 
 
-def read_gears(value: object) -> tuple[Gear, ...]:
+def read_gears(value: object) -> tuple[DegradationLevel, ...]:
     """The gears. Raises ConfigError naming the entry to mend."""
-    gears: list[Gear] = []
+    gears: list[DegradationLevel] = []
     for index, item in enumerate(items_of(value, "gears", "the gears, from the least wait to the longest")):
         where = f"gears[{index}]"
         entries = entries_of(item, where, {"wait_ms", "keep"}, set())
-        gear = Gear(number(entries["wait_ms"], f"{where}.wait_ms", 1), number(entries["keep"], f"{where}.keep", 0, 1))
+        gear = DegradationLevel(
+            number(entries["wait_ms"], f"{where}.wait_ms", 1), number(entries["keep"], f"{where}.keep", 0, 1)
+        )
         if gears and gear.wait_ms <= gears[-1].wait_ms:
             raise ConfigError(f"{where}.wait_ms: write more than the {gears[-1].wait_ms:g} of the gear before it")
         if gear.keep >= (gears[-1].keep if gears else 1):

@@ -2,25 +2,25 @@
 
 from collections.abc import Sequence
 
-from roadwork_serve.cancellable_thread import Worker
-from roadwork_serve.cascade.prediction import BlockingStage, Item, Opinion, Sees
+from roadwork_serve.cancellable_thread import CancellableThread
+from roadwork_serve.cascade.prediction import BlockingStage, Item, StageInput, StagePrediction
 
 
-class Threaded:
+class ThreadedStage:
     """A Stage over one that blocks."""
 
     def __init__(self, stage: BlockingStage) -> None:
         self.name = stage.name
-        self.sees: Sees = stage.sees
+        self.sees: StageInput = stage.sees
         self._stage = stage
-        self._worker = Worker(stage.name)
+        self._worker = CancellableThread(stage.name)
 
     async def warm(self) -> None:
         """See `Stage`. Raises whatever the stage raises."""
         await self._worker.run(self._stage.warm)
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
-        """See `Stage`. Raises whatever the stage raises. A cancelled call ends when the stage stops: see `Worker`."""
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+        """See `Stage`. Raises whatever the stage raises. A cancelled call ends when the stage stops: see `CancellableThread`."""
         return await self._worker.run(self._stage.judge, items)
 
     async def check(self) -> None:

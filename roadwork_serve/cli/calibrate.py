@@ -10,8 +10,8 @@ from roadwork_serve.errors import ConfigError
 
 if TYPE_CHECKING:
     from roadwork_serve.calibration.comparison import Comparison
-    from roadwork_serve.calibration.thresholds import Tested
-    from roadwork_serve.calibration.trade_offs import Case
+    from roadwork_serve.calibration.thresholds import MediaResult
+    from roadwork_serve.calibration.trade_offs import TradeOff
     from roadwork_serve.calibration.trajectories import Price
 
 RowsFile = Annotated[
@@ -46,13 +46,13 @@ def calibrate(
     """
     from roadwork_serve.calibration.calibrate import calibrate as calibrated
     from roadwork_serve.calibration.policy_writer import write_policy
-    from roadwork_serve.calibration.sources import rows_from, with_head
-    from roadwork_serve.calibration.thresholds import held_back
+    from roadwork_serve.calibration.sources import load_rows, with_head
+    from roadwork_serve.calibration.thresholds import holdout_mask
     from roadwork_serve.cascade.policy_file import load_policy
 
     base = load_policy(policy)
-    given = rows_from(rows, from_journal, base, head)
-    kept = [row for row, held in zip(given, held_back(given, leave), strict=True) if not held]
+    given = load_rows(rows, from_journal, base, head)
+    kept = [row for row, held in zip(given, holdout_mask(given, leave), strict=True) if not held]
     made, told = calibrated(kept, with_head(base, head), version)
     if not told.fits:
         raise ConfigError(f"{len(kept)} rows are too few to fit anything to, or of one class; give more, or --leave 0")
@@ -68,9 +68,9 @@ def calibrate(
     if report is not None:
         from roadwork_serve.atomic_write import write_json
         from roadwork_serve.calibration.diagrams import reliability
-        from roadwork_serve.calibration.reliability import by_source, panels
+        from roadwork_serve.calibration.reliability import by_source, reliability_panels
 
-        drawn = panels(kept, made, told)
+        drawn = reliability_panels(kept, made, told)
         reliability(drawn, report / "reliability.png")
         measured = {
             f"{panel.media} {panel.stage}": {
@@ -120,17 +120,17 @@ def tune(
     from rich.console import Console
 
     from roadwork_serve.calibration.policy_writer import write_policy
-    from roadwork_serve.calibration.sources import rows_from, with_head
-    from roadwork_serve.calibration.thresholds import Settings
+    from roadwork_serve.calibration.sources import load_rows, with_head
+    from roadwork_serve.calibration.thresholds import TuningSettings
     from roadwork_serve.calibration.thresholds import tune as tuned
-    from roadwork_serve.calibration.trade_offs import what_if
+    from roadwork_serve.calibration.trade_offs import trade_offs
     from roadwork_serve.cascade.policy_file import load_policy
     from roadwork_serve.evaluation.rows import read_rows
 
     if flops + latency_ms + (cost is not None) > 1:
         raise typer.BadParameter("give one of --flops, --latency-ms and --cost FILE")
     base = load_policy(policy)
-    given = rows_from(rows, from_journal, base, head)
+    given = load_rows(rows, from_journal, base, head)
     base = with_head(base, head)
     drawn = None
     if design is not None:
@@ -138,7 +138,7 @@ def tune(
         drawn = frozenset(row.about.name for row in seen)
         given = [*seen, *(row for row in given if row.about.name not in drawn)]
     price, unit, per = _price(latency_ms, cost)
-    settings = Settings(max_loss, confidence, TEST_SHARE, drawn, version, price)
+    settings = TuningSettings(max_loss, confidence, TEST_SHARE, drawn, version, price)
     found = tuned(given, base, settings)
     if latency_ms and not any(part.full_cost for part in found.parts):
         raise ConfigError("these rows carry no times; write them anew with `roadwork evaluate --rows`")
@@ -148,14 +148,14 @@ def tune(
     if promised:
         bound = f"With confidence {confidence:g} exits spoil no more than {max_loss:.2%} of traffic like these rows."
         write_policy(out, found.policy, "\n".join([bound, *lines]))
-    cases = what_if(given, base, settings)
+    cases = trade_offs(given, base, settings)
     _print_cases(Console(), cases, [[step.stage for step in base.steps(kind)] for kind in KINDS])
     if report is not None:
         from roadwork_serve.atomic_write import write_json
         from roadwork_serve.calibration.diagrams import pareto
-        from roadwork_serve.calibration.pareto import fronts
+        from roadwork_serve.calibration.pareto import pareto_fronts
 
-        drawn_fronts = fronts(given, base, found.policy, price)
+        drawn_fronts = pareto_fronts(given, base, found.policy, price)
         pareto(drawn_fronts, report / "pareto.png", unit, per)
         certificate = found.policy.certificate
         figures = {
@@ -198,12 +198,12 @@ def compare(
     from rich.console import Console
 
     from roadwork_serve.atomic_write import write_json
-    from roadwork_serve.calibration.comparison import Margins, compare_arms, compare_policies, overall
-    from roadwork_serve.calibration.sources import arm_rows, rows_from, with_head
+    from roadwork_serve.calibration.comparison import PromotionCriteria, compare_arms, compare_policies, overall
+    from roadwork_serve.calibration.sources import arm_rows, load_rows, with_head
     from roadwork_serve.cascade.policy_file import load_policy
     from roadwork_serve.evaluation.rows import read_rows
 
-    margins = Margins(margin, cheaper, confidence)
+    margins = PromotionCriteria(margin, cheaper, confidence)
     if arms:
         if from_journal is None or {champion, challenger} != {"a", "b"}:
             raise typer.BadParameter("with --arms give --from-journal URL, and the arms a and b in the order you mean")
@@ -212,8 +212,8 @@ def compare(
         results = compare_arms(old_rows, new_rows, (f"arm {champion}", f"arm {challenger}"), margins)
     else:
         old, new = load_policy(champion), with_head(load_policy(challenger), head)
-        old_rows = rows_from(rows, from_journal, old)
-        new_rows = old_rows if head is None else rows_from(rows, from_journal, old, head)
+        old_rows = load_rows(rows, from_journal, old)
+        new_rows = old_rows if head is None else load_rows(rows, from_journal, old, head)
         if challenger_rows is not None:
             new_rows = read_rows(challenger_rows)
         results = compare_policies(old_rows, new_rows, old, new, margins)
@@ -229,14 +229,14 @@ def compare(
 def _price(latency_ms: bool, cost: Path | None) -> "tuple[Price, str, float]":
     """What a look costs, the unit to tell it in, and how much of the price that unit is."""
     from roadwork_serve.calibration.costs import read_costs
-    from roadwork_serve.calibration.trajectories import priced, timed
+    from roadwork_serve.calibration.trajectories import flops_cost, latency_cost
 
     if latency_ms:
-        return timed, "ms of the models", 1.0
-    return (priced, "GFLOP", 1e9) if cost is None else (read_costs(cost), "of cost", 1.0)
+        return latency_cost, "ms of the models", 1.0
+    return (flops_cost, "GFLOP", 1e9) if cost is None else (read_costs(cost), "of cost", 1.0)
 
 
-def _told(part: "Tested", unit: str, per: float) -> str:
+def _told(part: "MediaResult", unit: str, per: float) -> str:
     promise = part.promise
     told = "nothing is promised"
     if promise is not None:
@@ -250,7 +250,7 @@ def _told(part: "Tested", unit: str, per: float) -> str:
     )
 
 
-def _print_cases(console: Any, cases: "list[Case]", stages: list[list[str]]) -> None:
+def _print_cases(console: Any, cases: "list[TradeOff]", stages: list[list[str]]) -> None:
     from rich.table import Table
 
     for kind, names in zip(KINDS, stages, strict=True):

@@ -76,11 +76,11 @@ def evaluate(
     from roadwork_serve.calibration.sources import with_head
     from roadwork_serve.cascade.policy_file import load_policy
     from roadwork_serve.cli.render import print_report
-    from roadwork_serve.evaluation.challenges import earned
+    from roadwork_serve.evaluation.challenges import subnet_score
     from roadwork_serve.evaluation.photo_report import photo_report
     from roadwork_serve.evaluation.report import evaluate as evaluated
     from roadwork_serve.evaluation.report import write_report
-    from roadwork_serve.evaluation.rows import Row, write_rows
+    from roadwork_serve.evaluation.rows import EvaluationRow, write_rows
     from roadwork_serve.evaluation.run import judge_samples
     from roadwork_serve.local_cascade import local_cascade
     from roadwork_serve.profiles.load import load_profile
@@ -95,7 +95,7 @@ def evaluate(
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="roadwork-") as folder, progress() as bar:
 
-        async def run(source: _Source) -> "tuple[list[Row], list[Failure]]":
+        async def run(source: _Source) -> "tuple[list[EvaluationRow], list[Failure]]":
             task = bar.add_task("Opening the models", total=None)
             async with local_cascade(chosen, rules) as cascade:
                 bar.update(task, description="Judging", total=source.total)
@@ -119,7 +119,7 @@ def evaluate(
         rules,
         chosen.name,
         photos=None if photos is None else photo_report(rows),
-        earned=earned(rows) if reward else None,
+        earned=subnet_score(rows) if reward else None,
         seed=None if scenes is None and not reward else seed,
         command=shlex.join(["roadwork", *sys.argv[1:]]),
         elapsed_s=time.monotonic() - began,
@@ -140,15 +140,15 @@ def _scenes(count: int, seed: int) -> _Source:
 
 
 def _photos(folder: Path) -> _Source:
-    from roadwork_serve.datasets.photos import photo_abouts, photo_samples
+    from roadwork_serve.datasets.photos import photo_metadata, photo_samples
 
-    abouts = photo_abouts(folder)
+    abouts = photo_metadata(folder)
     return _Source(photo_samples(folder, abouts), len(abouts))
 
 
 def _labelled(data: Sequence[str]) -> _Source:
     """Every item of the data sets; those that are damaged are told of."""
-    from roadwork_serve.datasets.base import Damaged
+    from roadwork_serve.datasets.base import CorruptItem
     from roadwork_serve.evaluation.run import Failure
 
     found = [(dataset, dataset.listed()) for dataset in _open(data)]
@@ -157,7 +157,7 @@ def _labelled(data: Sequence[str]) -> _Source:
     def samples() -> "Generator[Sample]":
         for dataset, listed in found:
             for each in dataset.samples(listed):
-                if isinstance(each, Damaged):
+                if isinstance(each, CorruptItem):
                     left_out.append(Failure(each.name, each.why))
                 else:
                     yield each
@@ -166,11 +166,11 @@ def _labelled(data: Sequence[str]) -> _Source:
 
 
 def _challenges(data: Sequence[str], count: int, seed: int, folder: Path, on_done: Callable[[], None]) -> _Source:
-    from roadwork_serve.evaluation.challenges import draw, make, samples
+    from roadwork_serve.evaluation.challenges import draw_challenges, samples, write_challenges
 
     datasets = _open(data)
-    drawn = draw(datasets, count, seed)
-    failed = make(datasets, drawn, folder, seed, on_done)
+    drawn = draw_challenges(datasets, count, seed)
+    failed = write_challenges(datasets, drawn, folder, seed, on_done)
     return _Source(samples(drawn, folder), count - len(failed), failed)
 
 

@@ -35,7 +35,7 @@ from roadwork_serve.cli.options import (
 from roadwork_serve.errors import ConfigError
 
 if TYPE_CHECKING:
-    from roadwork_serve.journal.record import Case
+    from roadwork_serve.journal.record import JournalRow
     from roadwork_serve.journal.store import Store
     from roadwork_serve.schema import StageReport, Verdict
 
@@ -78,7 +78,7 @@ def list_answers(
     from rich.markup import escape
     from rich.table import Table
 
-    from roadwork_serve.journal.export import row
+    from roadwork_serve.journal.export import export_row
 
     asked = wanted(
         since, until, label=label, exit_stage=exit_stage, reason=reason, policy=policy, arm=arm, media=media, key=key,
@@ -87,7 +87,7 @@ def list_answers(
     table = Table("at", "id", "media", "label", "P", "left at", "policy", "said by people", box=None)
     with closing(opened(url)) as store:
         for case in store.find(asked, limit, newest_first=True):
-            values = row(case)
+            values = export_row(case)
             if as_json:
                 typer.echo(json.dumps(values, default=datetime.isoformat))
                 continue
@@ -154,7 +154,7 @@ def label_answers(
     url: Url = None,
 ) -> None:
     """Say what is true of answers. The last word counts; what came before is kept."""
-    from roadwork_serve.journal.record import Mark
+    from roadwork_serve.journal.record import Annotation
     from roadwork_serve.journal.store import LABELS
 
     if (file is None) == (name is None or label is None) or (file is not None and name is not None):
@@ -165,7 +165,7 @@ def label_answers(
             raise ConfigError(f"{where}label {each!r}; write one of {', '.join(LABELS)}")
     now = time.time()
     with closing(opened(url)) as store:
-        count = store.mark([(of, Mark(LABELS[each], by, now, why)) for _, of, each, why in said])
+        count = store.mark([(of, Annotation(LABELS[each], by, now, why)) for _, of, each, why in said])
     typer.echo(f"{count} labelled.")
 
 
@@ -242,9 +242,9 @@ def export(
         cases = store.find(asked, limit)
         if to is Format.fiftyone:
             from roadwork_serve.journal.fiftyone import write_dataset
-            from roadwork_serve.journal.novelty import usual
+            from roadwork_serve.journal.novelty import reference_set
 
-            made = write_dataset(out, cases, store.media, name, usual(store))
+            made = write_dataset(out, cases, store.media, name, reference_set(store))
             typer.echo(f"{made.photos} photos and {made.clips} clips are in {out}; {made.without_file} have no file.")
         else:
             from roadwork_serve.journal.export import write_csv, write_parquet
@@ -277,7 +277,7 @@ def _labels(file: Path) -> list[tuple[str, str, str, str]]:
     return found
 
 
-def _file(store: "Store", case: "Case") -> str | None:
+def _file(store: "Store", case: "JournalRow") -> str | None:
     if store.files is None or not case.kept:
         return None
     found = sorted((store.files.folder / case.entry.sha256[:2]).glob(f"{case.entry.sha256}.*"))

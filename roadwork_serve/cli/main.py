@@ -200,7 +200,7 @@ def _carried(path: str) -> Path:
 
 
 @app.command()
-def plan(
+def plan_placement(
     profile: ProfileName = "mini",
     gpu: Annotated[
         list[float] | None,
@@ -212,7 +212,7 @@ def plan(
 
     from roadwork_serve.cli.render import print_plan
     from roadwork_serve.profiles.load import load_profile
-    from roadwork_serve.profiles.plan import plan as planned
+    from roadwork_serve.profiles.plan import plan_placement as planned
 
     chosen = load_profile(profile)
     print_plan(Console(), planned(chosen, gpu or chosen.cards_gib))

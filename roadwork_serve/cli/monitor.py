@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from roadwork_serve.miner.leaderboard import Leaderboard, Standing
+    from roadwork_serve.miner.leaderboard import Leaderboard, NeuronStanding
 
 _PATIENCE_S = 90.0
 
@@ -43,11 +43,11 @@ def monitor(
 
     try:
         from roadwork_serve.miner.leaderboard import leaderboard
-        from roadwork_serve.miner.settings import Settings
+        from roadwork_serve.miner.settings import MinerSettings
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'roadwork-serve[miner]'") from None
 
-    subnet = Settings.model_construct(network=network, netuid=netuid).subnet
+    subnet = MinerSettings.model_construct(network=network, netuid=netuid).subnet
     keys = [_address(each, wallet_path) for each in hotkey or []]
 
     async def read() -> "Leaderboard":
@@ -78,10 +78,10 @@ def _address(told: str, wallets: Path) -> str:
     """The address of a hotkey: given as such, or that of a wallet's. Raises ConfigError."""
     from roadwork_serve.miner.hotkeys import is_hotkey
     from roadwork_serve.miner.identity import hotkey_of
-    from roadwork_serve.miner.settings import Settings
+    from roadwork_serve.miner.settings import MinerSettings
 
     if told.count("/") == 1:
-        return hotkey_of(Settings.model_construct(wallet=told, wallet_path=wallets))
+        return hotkey_of(MinerSettings.model_construct(wallet=told, wallet_path=wallets))
     if not is_hotkey(told):
         raise ConfigError(f"{told} is no hotkey: give its address, ss58, or WALLET/HOTKEY")
     return told
@@ -101,7 +101,7 @@ def _print(console: "Console", found: "Leaderboard") -> None:
         console.print(f"[red]{each} is not registered on subnet {found.netuid}.[/]")
 
 
-def _table(title: str, rows: "Sequence[Standing]") -> "Table":
+def _table(title: str, rows: "Sequence[NeuronStanding]") -> "Table":
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)

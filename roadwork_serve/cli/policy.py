@@ -52,7 +52,7 @@ def put(
     """Check a policy, or rules with a split and a shadow, and bring it into force on every replica at once."""
     import yaml
 
-    from roadwork_serve.cascade.policy_file import load_rules
+    from roadwork_serve.cascade.policy_file import load_rollout
     from roadwork_serve.errors import ConfigError
 
     path, config = Path(source), None
@@ -62,9 +62,9 @@ def put(
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not YAML; mend it: {' '.join(str(error).split())}") from None
     if isinstance(config, dict) and "version" not in config:
-        rules = load_rules(config, "")
+        rules = load_rollout(config, "")
     else:
-        rules = load_rules({"policy": source if config is None else config}, "")
+        rules = load_rollout({"policy": source if config is None else config}, "")
     tell(asked(url, "PUT", "/v1/policy", rules.to_mapping()))
 
 

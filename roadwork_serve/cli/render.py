@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from roadwork_serve.evaluation.challenges import Earned
+from roadwork_serve.evaluation.challenges import SubnetScore
 from roadwork_serve.evaluation.metrics import Confusion
 from roadwork_serve.evaluation.photo_report import PhotoReport
-from roadwork_serve.evaluation.report import Part, Report
-from roadwork_serve.profiles.plan import Plan
+from roadwork_serve.evaluation.report import EvaluationReport, Subset
+from roadwork_serve.profiles.plan import PlacementPlan
 from roadwork_serve.schema import BatchResult, Verdict
 
 _REASONS = {
@@ -53,7 +53,7 @@ def print_results(console: Console, result: BatchResult) -> None:
         console.print("[dim]Answered by miniatures, which are for trying the system out, not for relying on.[/]")
 
 
-def print_plan(console: Console, plan: Plan) -> None:
+def print_plan(console: Console, plan: PlacementPlan) -> None:
     """The memory of each card by engine, GiB, how full one can get, and what the caches hold."""
     for index, card in enumerate(plan.cards):
         table = Table(title=f"card {index}, {card.gib:g} GiB, {card.share:g} of it promised", box=None, pad_edge=False)
@@ -86,7 +86,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     console.print("[dim]Weights are counted; work (activations, CUDA graphs) and CUDA's contexts are estimates.[/]")
 
 
-def print_report(console: Console, report: Report) -> None:
+def print_report(console: Console, report: EvaluationReport) -> None:
     """Everything in a report but the items themselves."""
     console.print(
         f"\n[bold]{report.n_stills} stills and {report.n_clips} clips[/], profile {report.profile}, "
@@ -120,7 +120,7 @@ def print_report(console: Console, report: Report) -> None:
     console.print(f"[dim]Models: {escape(models)}[/]")
 
 
-def _print_earned(console: Console, earned: Earned) -> None:
+def _print_earned(console: Console, earned: SubnetScore) -> None:
     table = Table("\nchallenges that are", "\nn", "\naccuracy", "\nMCC", "\nreward", box=None, pad_edge=False)
     for look, part in earned.by_look.items():
         table.add_row(look, str(part.n), *(_number(value) for value in (part.accuracy, part.mcc, part.reward)))
@@ -131,7 +131,7 @@ def _print_earned(console: Console, earned: Earned) -> None:
     )
 
 
-def _print_exits(console: Console, report: Report) -> None:
+def _print_exits(console: Console, report: EvaluationReport) -> None:
     for what, mix, parts in (
         ("stills", report.exit_mix, report.by_needs),
         ("clips", report.exit_mix_clips, report.by_needs_clips),
@@ -149,7 +149,7 @@ def _heads(mix: Mapping[str, float]) -> Iterable[str]:
     return [("left at\n" if index == 0 else "\n") + stage for index, stage in enumerate(mix)]
 
 
-def _shares(part: Part, mix: Mapping[str, float]) -> Iterable[str]:
+def _shares(part: Subset, mix: Mapping[str, float]) -> Iterable[str]:
     return [f"{part.exit_mix.get(stage, 0):.1%}" for stage in mix]
 
 

@@ -31,23 +31,25 @@ def retrain(
     ] = False,
 ) -> None:
     """Train a head on the journal, calibrate, tune, compare with the policy in force. Exit code 1 if that one stays."""
-    from roadwork_serve.calibration.comparison import Margins
+    from roadwork_serve.calibration.comparison import PromotionCriteria
     from roadwork_serve.cascade.policy_file import load_policy
-    from roadwork_serve.cascade.rollout import Rules
+    from roadwork_serve.cascade.rollout import Rollout
     from roadwork_serve.cli.policy import asked, tell
     from roadwork_serve.journal.filter import Filter
-    from roadwork_serve.retraining import Retraining
+    from roadwork_serve.retraining import RetrainingSettings
     from roadwork_serve.retraining import retrain as turned
 
-    rules = Rules(load_policy(policy)) if policy is not None else None
+    rules = Rollout(load_policy(policy)) if policy is not None else None
     if rules is None:
-        rules = Rules.from_mapping(asked(url, "GET", "/v1/policy")["rules"])
+        rules = Rollout.from_mapping(asked(url, "GET", "/v1/policy")["rules"])
     now = datetime.now(UTC)
     since_s = None if days is None else now.timestamp() - 86400 * days
     with closing(opened(journal)) as store:
         cases = list(store.find(Filter(since_s=since_s)))
     version = f"retrained-{now:%Y%m%d-%H%M%S}"
-    settings = Retraining(max_loss, confidence, margins=Margins(accuracy=margin, confidence=confidence))
+    settings = RetrainingSettings(
+        max_loss, confidence, margins=PromotionCriteria(accuracy=margin, confidence=confidence)
+    )
     done = turned(cases, rules.policy, out / version, version, settings)
     typer.echo(
         f"{len(cases):,} answers: the head learned from {done.learned:,}, {done.tested:,} tested the policy. "

@@ -13,7 +13,7 @@ from roadwork_serve.cli.options import Key, Kind, Marked, Media, Policy, Since, 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from roadwork_serve.journal.active_learning import Hard
+    from roadwork_serve.journal.active_learning import RankedRow
     from roadwork_serve.journal.drift import Drift
     from roadwork_serve.journal.store import Store
 
@@ -34,12 +34,12 @@ def hard(
     """The answers that teach most: close, contested, cut short, contradicted, or of something new. No picture twice."""
     from rich.console import Console
 
-    from roadwork_serve.journal.active_learning import hardest
-    from roadwork_serve.journal.novelty import usual
+    from roadwork_serve.journal.active_learning import most_informative
+    from roadwork_serve.journal.novelty import reference_set
 
     asked = wanted(since, until, policy=policy, media=media, key=key, marked=marked)
     with closing(opened(url)) as store:
-        found = hardest(store.find(asked), count, usual(store))
+        found = most_informative(store.find(asked), count, reference_set(store))
     if not as_json:
         Console().print(_hard_table(found))
         return
@@ -63,14 +63,14 @@ def sample(
     pictures: Annotated[Path | None, typer.Option(help="Folder to copy their files to, where they are kept.")] = None,
 ) -> None:
     """Draw answers for people to label: part the hardest, part by lot in strata, with the chance each was drawn by."""
-    from roadwork_serve.journal.active_learning import judged
-    from roadwork_serve.journal.novelty import usual
+    from roadwork_serve.journal.active_learning import scored_rows
+    from roadwork_serve.journal.novelty import reference_set
     from roadwork_serve.journal.sampling import sample as drawn
     from roadwork_serve.journal.sampling import write_sample
 
     asked = wanted(since, until, policy=policy, media=media, key=key, marked=marked)
     with closing(opened(url, folder)) as store:
-        cases = judged(store.find(asked), usual(store))
+        cases = scored_rows(store.find(asked), reference_set(store))
         found = drawn(cases, count, hard_share, seed)
         written = sum(_write_picture(store, each.entry.id, pictures) for each in found.drawn) if pictures else 0
     write_sample(out, found.drawn)
@@ -109,13 +109,13 @@ def drift(
 def drift_of(store: "Store", hours: float = 24.0, before: float = 168.0, now_s: float | None = None) -> "Drift":
     """The last hours against those before them, without what repeats."""
     from roadwork_serve.journal.drift import drift as compared
-    from roadwork_serve.journal.duplicates import firsts
+    from roadwork_serve.journal.duplicates import without_duplicates
     from roadwork_serve.journal.filter import Filter
 
     now = time.time() if now_s is None else now_s
     start = now - hours * _HOUR_S
     reference = store.find(Filter(since_s=start - before * _HOUR_S, until_s=start))
-    return compared(firsts(reference), firsts(store.find(Filter(since_s=start, until_s=now))))
+    return compared(without_duplicates(reference), without_duplicates(store.find(Filter(since_s=start, until_s=now))))
 
 
 def drift_table(told: "Drift", level: float = 0.01) -> "Table":
@@ -134,7 +134,7 @@ def drift_table(told: "Drift", level: float = 0.01) -> "Table":
     return table
 
 
-def _hard_table(found: "list[Hard]") -> "Table":
+def _hard_table(found: "list[RankedRow]") -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
@@ -146,23 +146,23 @@ def _hard_table(found: "list[Hard]") -> "Table":
         verdict = each.case.entry.verdict
         table.add_row(
             escape(each.case.entry.id),
-            f"{each.hardness.value:.3f}",
+            f"{each.score.value:.3f}",
             verdict.label,
             f"{verdict.probability:.3f}",
             verdict.exit.stage,
             str(each.repeats),
-            str(each.hardness),
+            str(each.score),
         )
     return table
 
 
-def _told(each: "Hard") -> dict[str, Any]:
+def _told(each: "RankedRow") -> dict[str, Any]:
     entry, verdict = each.case.entry, each.case.entry.verdict
     return {
         "id": entry.id,
         "request_id": verdict.request_id,
-        "hardness": each.hardness.value,
-        "reasons": dict(each.hardness.reasons),
+        "hardness": each.score.value,
+        "reasons": dict(each.score.reasons),
         "label": verdict.label,
         "probability": verdict.probability,
         "exit": verdict.exit.model_dump(),

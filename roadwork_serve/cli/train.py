@@ -14,12 +14,12 @@ from roadwork_serve.errors import ConfigError
 from roadwork_serve.progress import progress
 
 if TYPE_CHECKING:
-    from roadwork_serve.datasets.base import Damaged
+    from roadwork_serve.datasets.base import CorruptItem
     from roadwork_serve.engines.features import Head
     from roadwork_serve.heads.cross_validation import CrossReport
     from roadwork_serve.heads.feature_set import FeatureSet
     from roadwork_serve.heads.fit import HeadTraining
-    from roadwork_serve.heads.head_metrics import Score
+    from roadwork_serve.heads.head_metrics import HeadMetrics
     from roadwork_serve.profiles.profile import Profile
 
 
@@ -77,7 +77,7 @@ def train_head(
     ] = None,
     lr: Annotated[float, typer.Option(min=0, help="Of the head.")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0)] = 72,
-    may_skip: Annotated[int, typer.Option(min=0, help="Damaged files that are left out before giving up.")] = 20,
+    may_skip: Annotated[int, typer.Option(min=0, help="CorruptItem files that are left out before giving up.")] = 20,
     cache: Annotated[Path, typer.Option(help="Where features are kept.")] = Path("build/features"),
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of what is in --out.")] = False,
     unfreeze: Annotated[
@@ -86,7 +86,7 @@ def train_head(
     backbone_lr: Annotated[float, typer.Option(min=0, help="With --unfreeze.")] = 2e-5,
 ) -> None:
     """Train a head of stage 1 on the features of its frozen backbone, in seconds once those are there."""
-    from roadwork_serve.heads.collect_features import Wanted, gather
+    from roadwork_serve.heads.collect_features import FeatureRequest, collect_features
     from roadwork_serve.heads.fit import HeadTraining
     from roadwork_serve.profiles.load import load_profile
 
@@ -111,9 +111,9 @@ def train_head(
             raise typer.BadParameter("--unfreeze learns from files: give --data and --out alone")
         _unfreeze(data or [], chosen, model, settings, epochs or 3, backbone_lr, out or Path(), may_skip, replace)
         return
-    wanted = Wanted(data or [], from_journal, features or [], settings.recipe, model, policy, cache, may_skip)
+    wanted = FeatureRequest(data or [], from_journal, features or [], settings.recipe, model, policy, cache, may_skip)
     with _bar("Features") as advance:
-        found = gather(wanted, chosen, advance)
+        found = collect_features(wanted, chosen, advance)
     _tell_left_out(found.skipped, found.unclear)
     known = found.features
     if save_features is not None:
@@ -150,9 +150,9 @@ def synthesize(
     Prompts, seeds and labels are written beside them; `roadwork train-head --data OUT` reads the folder.
     """
     from roadwork_serve.testbed.synthesis.generate import synthesize as painted
-    from roadwork_serve.testbed.synthesis.generators import open_painter
+    from roadwork_serve.testbed.synthesis.generators import open_generator
 
-    chosen = open_painter(painter.value, model, images, strength)
+    chosen = open_generator(painter.value, model, images, strength)
     with _bar("Painting") as advance:
         made = painted(chosen, out, count, seed, lambda: advance(1, count))
     typer.echo(
@@ -213,14 +213,14 @@ def _unfreeze(
 ) -> None:
     from roadwork_serve.atomic_write import check_vacant
     from roadwork_serve.datasets.registry import open_dataset
-    from roadwork_serve.engines.weights import folder
-    from roadwork_serve.heads.finetune import Unfreezing, finetune, pictures
+    from roadwork_serve.engines.weights import weights_folder
+    from roadwork_serve.heads.finetune import FinetuneSettings, finetune, load_images
 
     check_vacant(out, replace)
-    shown = pictures([open_dataset(spec) for spec in data], profile.media, may_skip)
+    shown = load_images([open_dataset(spec) for spec in data], profile.media, may_skip)
     _tell_left_out(shown.skipped, 0)
-    start = folder(model or profile.engines[profile.stages["backbone"].engine].model)
-    report = finetune(start, shown, settings, Unfreezing(epochs=epochs, lr=lr), out, replace_out=replace)
+    start = weights_folder(model or profile.engines[profile.stages["backbone"].engine].model)
+    report = finetune(start, shown, settings, FinetuneSettings(epochs=epochs, lr=lr), out, replace_out=replace)
     typer.echo(
         f"{out}: {report.steps} steps in {report.seconds:.0f} s. On {report.held.n} items of other groups: "
         f"{_line(report.held)}; before {_line(report.before)}. Serve it with model: {out} of stage 1's engine."
@@ -236,14 +236,14 @@ def _balance(told: str) -> Any:
         raise ConfigError(f"--balance {told}: write auto, none, or a share such as 0.1") from None
 
 
-def _tell_left_out(skipped: "tuple[Damaged, ...]", unclear: int) -> None:
+def _tell_left_out(skipped: "tuple[CorruptItem, ...]", unclear: int) -> None:
     for each in skipped:
         typer.secho(f"{each.name} is left out: {each.why}", fg="yellow", err=True)
     if unclear:
         typer.echo(f"{unclear} items that people could not tell are left out.", err=True)
 
 
-def _line(score: "Score") -> str:
+def _line(score: "HeadMetrics") -> str:
     return f"accuracy {score.accuracy:.3f}, AUC {score.auc:.3f}, log loss {score.log_loss:.3f}, ECE {score.ece:.3f}"
 
 

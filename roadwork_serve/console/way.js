@@ -2,7 +2,7 @@
 
 import { make, ms, percent, REASONS, stageName, barWidth } from "./page.js";
 
-const TIMES = [["queue_ms", "queue"], ["batch_ms", "batch"], ["compute_ms", "compute"], ["hop_ms", "hop"]];
+const TIMES = [["queue_ms", "queue"], ["batch_ms", "batch"], ["compute_ms", "compute"], ["rpc_ms", "hop"]];
 
 export function inWords(verdict) {
   const p = verdict.probability;

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from roadwork_serve.datasets.base import Files, Listed, kind_of
-from roadwork_serve.datasets.samples import About
+from roadwork_serve.datasets.base import DatasetItem, FileDataset, kind_of
+from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.errors import ConfigError
 
 SOURCE = "CMU ROADWork"
@@ -31,7 +31,7 @@ _PITTSBURGH = re.compile(r"pgh(?P<sequence>[^_]+)_[^_]+$")  # pgh<sequence>_<fra
 _CITY = re.compile(r"(?P<city>.+)_(?P<sequence>[^_]+)_[^_]+_[^_]+$")  # <city>_<sequence>_<video>_<frame>
 
 
-def coco_dataset(path: Path, spec: str) -> Files:
+def coco_dataset(path: Path, spec: str) -> FileDataset:
     """Every image of an annotation file; those without annotations show no road work.
 
     The group is the city and the sequence driven, from the name of the file. Images are looked for beside the file, in
@@ -56,7 +56,7 @@ def coco_dataset(path: Path, spec: str) -> Files:
             "are active road work. Write a manifest.csv instead"
         )
     folder = _folder_of(path, files[0][1])
-    return Files(spec, folder, tuple(Listed(_about(name, seen[number]), name) for number, name in files))
+    return FileDataset(spec, folder, tuple(DatasetItem(_about(name, seen[number]), name) for number, name in files))
 
 
 def group_of(name: str) -> str:
@@ -69,8 +69,8 @@ def group_of(name: str) -> str:
     return ""
 
 
-def _about(name: str, seen: set[str]) -> About:
-    return About(
+def _about(name: str, seen: set[str]) -> SampleMetadata:
+    return SampleMetadata(
         name, kind_of(name), bool(seen & ACTIVE), scored=not seen or bool(seen & ACTIVE),
         tags=tuple(sorted(seen)), group=group_of(name), source=SOURCE, licence=LICENCE,
     )  # fmt: skip

@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from roadwork_serve.datasets.base import Files, Listed, kind_of
-from roadwork_serve.datasets.samples import About
+from roadwork_serve.datasets.base import DatasetItem, FileDataset, kind_of
+from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.errors import ConfigError
 
 CLASSES = {"roadwork": True, "none": False}
 
 
-def folder_dataset(folder: Path, spec: str) -> Files:
+def folder_dataset(folder: Path, spec: str) -> FileDataset:
     """Every file below the two folders, hidden ones left out.
 
     The folders below a class are the group: DIR/roadwork/trip-7/a.jpg and DIR/none/trip-7/b.jpg are never parted.
     Raises ConfigError where one of the classes is not there or empty.
     """
-    items: list[Listed] = []
+    items: list[DatasetItem] = []
     for label, truth in CLASSES.items():
         root = folder / label
         found = sorted(path for path in root.rglob("*") if path.is_file() and not _hidden(path.relative_to(root)))
@@ -27,8 +27,8 @@ def folder_dataset(folder: Path, spec: str) -> Files:
             below = path.relative_to(root).parent
             name = path.relative_to(folder).as_posix()
             group = "" if below == Path() else below.as_posix()
-            items.append(Listed(About(name, kind_of(name), truth, group=group, source=folder.name), name))
-    return Files(spec, folder, tuple(items))
+            items.append(DatasetItem(SampleMetadata(name, kind_of(name), truth, group=group, source=folder.name), name))
+    return FileDataset(spec, folder, tuple(items))
 
 
 def _hidden(path: Path) -> bool:

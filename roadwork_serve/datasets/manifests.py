@@ -9,9 +9,9 @@ import csv
 import math
 from pathlib import Path
 
-from roadwork_serve.datasets.base import Files, Listed, kind_of
-from roadwork_serve.datasets.photos import photo_abouts
-from roadwork_serve.datasets.samples import About
+from roadwork_serve.datasets.base import DatasetItem, FileDataset, kind_of
+from roadwork_serve.datasets.photos import photo_metadata
+from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.errors import ConfigError
 
 NAME = "manifest.csv"
@@ -19,7 +19,7 @@ _LABELS = ("roadwork", "none", "unclear")
 _WORDS = {"yes": 1.0, "no": 0.0, "": math.nan}
 
 
-def manifest_dataset(path: Path, spec: str) -> Files:
+def manifest_dataset(path: Path, spec: str) -> FileDataset:
     """What a manifest lists. Raises ConfigError, with the line to mend."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -28,7 +28,7 @@ def manifest_dataset(path: Path, spec: str) -> Files:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} cannot be read as CSV: {error}") from None
     if path.name == NAME and {"licence", "notes"} <= set(columns):
-        items = [Listed(about, about.name) for about in photo_abouts(path.parent)]
+        items = [DatasetItem(about, about.name) for about in photo_metadata(path.parent)]
     else:
         for column in ("file", "label"):
             if column not in columns:
@@ -36,10 +36,10 @@ def manifest_dataset(path: Path, spec: str) -> Files:
         items = [_listed(path, number, line) for number, line in enumerate(lines, 2)]
     if not items:
         raise ConfigError(f"{path} lists nothing")
-    return Files(spec, path.parent, tuple(items))
+    return FileDataset(spec, path.parent, tuple(items))
 
 
-def _listed(path: Path, number: int, line: dict[str, str | None]) -> Listed:
+def _listed(path: Path, number: int, line: dict[str, str | None]) -> DatasetItem:
     def said(column: str) -> str:
         return (line.get(column) or "").strip()
 
@@ -49,7 +49,7 @@ def _listed(path: Path, number: int, line: dict[str, str | None]) -> Listed:
         raise ConfigError(f"{path}, line {number}: no file is named; write its path from {path.parent}")
     if said("words") not in _WORDS:
         raise ConfigError(f"{path}, line {number}: words {said('words')!r}; write yes, no or nothing")
-    about = About(
+    about = SampleMetadata(
         name=said("file"),
         kind=kind_of(said("file")),
         label=said("label") == "roadwork",
@@ -60,4 +60,4 @@ def _listed(path: Path, number: int, line: dict[str, str | None]) -> Listed:
         licence=said("licence"),
         hard_negative=said("hard_negative").lower() in ("yes", "true", "1"),
     )
-    return Listed(about, about.name, words=_WORDS[said("words")])
+    return DatasetItem(about, about.name, words=_WORDS[said("words")])

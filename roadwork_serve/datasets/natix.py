@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from roadwork_serve.datasets.base import Damaged, Listed
-from roadwork_serve.datasets.samples import About, Sample
+from roadwork_serve.datasets.base import CorruptItem, DatasetItem
+from roadwork_serve.datasets.samples import Sample, SampleMetadata
 from roadwork_serve.errors import ConfigError
 
 SOURCE = "natix-network-org/roadwork"
@@ -25,17 +25,17 @@ _TELL = ("image", "label", "scene_description")
 
 
 @dataclass(frozen=True, slots=True)
-class Natix:
+class NatixDataset:
     """The rows of some Parquet files; `at` is the file and the row in it."""
 
     spec: str
     files: tuple[Path, ...]
 
-    def listed(self) -> list[Listed]:
+    def listed(self) -> list[DatasetItem]:
         """See `Dataset`. No picture is read for it."""
         return [each for path in self.files for each in self._of(path)]
 
-    def samples(self, wanted: Sequence[Listed]) -> Generator[Sample | Damaged]:
+    def samples(self, wanted: Sequence[DatasetItem]) -> Generator[Sample | CorruptItem]:
         """See `Dataset`."""
         ahead = iter(wanted)
         each = next(ahead, None)
@@ -44,10 +44,10 @@ class Natix:
                 continue
             for row, image in enumerate(_pictures(path)):
                 if each is not None and each.at == f"{path}#{row}":
-                    yield Sample(each.about, image) if image else Damaged(each.about.name, "the row has no picture")
+                    yield Sample(each.about, image) if image else CorruptItem(each.about.name, "the row has no picture")
                     each = next(ahead, None)
 
-    def _of(self, path: Path) -> Iterator[Listed]:
+    def _of(self, path: Path) -> Iterator[DatasetItem]:
         with _opened(path) as file:
             schema = file.schema_arrow
             tags = [field.name for field in schema if field.name not in _TELL and _is_text(field.type)]
@@ -57,15 +57,15 @@ class Natix:
                     label = line.pop("label")
                     if label not in (0, 1, None):
                         raise ConfigError(f"{path}, row {row}: label {label!r}; 0 is none, 1 is road work")
-                    about = About(
+                    about = SampleMetadata(
                         f"{path.stem}-{row:06}", "photo", bool(label), scored=label is not None,
                         tags=tuple(_tags(line)), source=SOURCE, licence=LICENCE,
                     )  # fmt: skip
-                    yield Listed(about, f"{path}#{row}")
+                    yield DatasetItem(about, f"{path}#{row}")
                     row += 1
 
 
-def natix_dataset(path: Path, spec: str) -> Natix:
+def natix_dataset(path: Path, spec: str) -> NatixDataset:
     """A Parquet file, or all of a folder. Raises ConfigError where there is none, or without image and label."""
     files = (path,) if path.is_file() else tuple(sorted(path.rglob("*.parquet")))
     if not files:
@@ -75,7 +75,7 @@ def natix_dataset(path: Path, spec: str) -> Natix:
             for column in ("image", "label"):
                 if column not in file.schema_arrow.names:
                     raise ConfigError(f"{each} has no column {column!r}: it has {', '.join(file.schema_arrow.names)}")
-    return Natix(spec, files)
+    return NatixDataset(spec, files)
 
 
 def _opened(path: Path) -> pq.ParquetFile:

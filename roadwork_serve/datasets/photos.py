@@ -11,11 +11,11 @@ import re
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
-from roadwork_serve.datasets.samples import About, Sample
+from roadwork_serve.datasets.samples import Sample, SampleMetadata
 from roadwork_serve.errors import ConfigError
 
 
-def photo_abouts(folder: Path) -> list[About]:
+def photo_metadata(folder: Path) -> list[SampleMetadata]:
     """What the folder says of each of its files. Raises ConfigError where it has no manifest or names no file."""
     abouts = [_photo(line) for line in _lines(folder / "manifest.csv", ("file", "label", "licence", "notes"))]
     labels = folder / "clips" / "frame_labels.csv"
@@ -27,15 +27,15 @@ def photo_abouts(folder: Path) -> list[About]:
     return abouts
 
 
-def photo_samples(folder: Path, abouts: Iterable[About]) -> Generator[Sample]:
+def photo_samples(folder: Path, abouts: Iterable[SampleMetadata]) -> Generator[Sample]:
     """The files themselves, read one by one."""
     return (Sample(about, (folder / about.name).read_bytes()) for about in abouts)
 
 
-def _photo(line: dict[str, str]) -> About:
+def _photo(line: dict[str, str]) -> SampleMetadata:
     notes, source = line["notes"] or "", line.get("source_repo") or "unknown"
     group = re.search(r"\bgroup=(\S+)", notes)
-    return About(
+    return SampleMetadata(
         name=line["file"],
         kind="photo",
         label=line["label"] == "roadwork",
@@ -47,13 +47,15 @@ def _photo(line: dict[str, str]) -> About:
     )
 
 
-def _clips(lines: list[dict[str, str]]) -> list[About]:
+def _clips(lines: list[dict[str, str]]) -> list[SampleMetadata]:
     """A clip is road work if any frame is; it is not scored where no frame is clear."""
     frames: dict[str, set[str]] = {}
     for line in lines:
         frames.setdefault(line["clip"], set()).add(line["label"])
     return [
-        About(clip, "clip", label="roadwork" in seen, scored=seen != {"unclear"}, group=f"clip_{Path(clip).stem}")
+        SampleMetadata(
+            clip, "clip", label="roadwork" in seen, scored=seen != {"unclear"}, group=f"clip_{Path(clip).stem}"
+        )
         for clip, seen in frames.items()
     ]
 

@@ -7,7 +7,7 @@ from roadwork_serve.schema import MediaKind
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class SampleMetadata:
     """What is known of a labelled file beforehand.
 
     label: active road work. scored: False where people could not tell; judged, but left out of every number.
@@ -36,6 +36,6 @@ class About:
 class Sample:
     """A labelled file, its encoded bytes, and of a rendered scene everything that is true of it."""
 
-    about: About
+    about: SampleMetadata
     data: bytes
     truth: Any = None

@@ -24,7 +24,7 @@ def chat_text(processor: Any, prompt: Prompt, thinking: bool) -> str:
     )
 
 
-def closing(text: str) -> str:
+def end_of_turn(text: str) -> str:
     """What ends a thought that follows this text, up to the answer.
 
     A template that opens a thought has it closed as the family writes it; a model whose template opens none thinks

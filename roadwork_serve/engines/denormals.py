@@ -18,7 +18,7 @@ _WORDS, _MXCSR, _FLUSH = 8, 7, 1 << 15 | 1 << 6
 
 
 @contextmanager
-def flushed() -> Iterator[None]:
+def flush_denormals() -> Iterator[None]:
     """Denormals are zero in this thread until the block ends; elsewhere than on x86-64 Linux nothing changes."""
     libm = _libm()
     if libm is None:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roadwork_serve.engines.features import FeatureEngine, Glance
-from roadwork_serve.engines.onnx import INPUT, OUTPUT, About, OnnxBackbone, data_of
-from roadwork_serve.engines.thumbnails import references
-from roadwork_serve.engines.weights import folder
+from roadwork_serve.engines.features import BackboneWithHeads, FeatureEngine
+from roadwork_serve.engines.onnx import INPUT, OUTPUT, ExportMetadata, OnnxBackbone, data_of
+from roadwork_serve.engines.thumbnails import reference_thumbs
+from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.errors import ConfigError, ModelError
 
 Precision = Literal["fp32", "fp16"]
@@ -50,14 +50,14 @@ def export_onnx(
     side: of the square thumbs, pixels. Raises ModelError when onnxruntime's logits are further from torch's than
     MOST_DIFFERENT, and leaves no file.
     """
-    engine = FeatureEngine(folder(model), head_folder=head, revision=revision)
+    engine = FeatureEngine(weights_folder(model), head_folder=head, revision=revision)
     if engine.head is None:
         raise ModelError(f"{model} has no head, so it cannot answer: name a folder with head.json (--head FOLDER)")
     if side % engine.patch:
         raise ConfigError(f"--side {side} is no multiple of the model's patches of {engine.patch} pixels")
-    thumbs = references(side, max(CHECKED))
+    thumbs = reference_thumbs(side, max(CHECKED))
     wanted = np.stack(list(engine.logits(thumbs).values()), axis=1)
-    about = About(model, precision, side, engine.head.settings.outputs, wanted)
+    about = ExportMetadata(model, precision, side, engine.head.settings.outputs, wanted)
     glance = engine.glance
     if precision == "fp16":
         glance.backbone.half()  # the head and the pixels' normalisation stay in fp32
@@ -88,7 +88,7 @@ def _put(draft: Path, out: Path) -> Path | None:
     return data if data.exists() else None
 
 
-def _write(glance: Glance, thumbs: Tensor, file: Path, about: About) -> None:
+def _write(glance: BackboneWithHeads, thumbs: Tensor, file: Path, about: ExportMetadata) -> None:
     try:
         import onnx  # noqa: F401 - or torch tells of it in its own words
         import onnxscript  # noqa: F401

@@ -16,7 +16,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.engines.loading import load_pretrained
-from roadwork_serve.engines.thumbnails import ROADWORK, SECOND, passes, references, sizes, staged
+from roadwork_serve.engines.thumbnails import ROADWORK, SECOND, batch_sizes, batches, reference_thumbs, to_device
 from roadwork_serve.errors import ModelError
 
 Recipe = Literal["cls", "cls+mean", "cls+mean+max"]  # each begins as the shorter ones do
@@ -81,14 +81,14 @@ class Head(nn.Sequential):
         return head
 
 
-def features(tokens: Tensor, registers: int, recipe: Recipe) -> Tensor:
+def pool_features(tokens: Tensor, registers: int, recipe: Recipe) -> Tensor:
     """Last hidden state [n, 1 + registers + patches, width] -> [n, width * parts], after the model's final norm."""
     patches = tokens[:, 1 + registers :]
     parts = {"cls": lambda: tokens[:, 0], "mean": lambda: patches.mean(1), "max": lambda: patches.amax(1)}
     return torch.cat([parts[part]() for part in recipe.split("+")], dim=1)
 
 
-class Glance(nn.Module):
+class BackboneWithHeads(nn.Module):
     """Stage 1 as one module: thumbs uint8 [n, side, side, 3] -> logits float32 [n, outputs of the heads in order]."""
 
     def __init__(self, backbone: Any, *heads: Head) -> None:
@@ -120,7 +120,7 @@ class Glance(nn.Module):
         return self.backbone(pixels.to(self.backbone.dtype)).last_hidden_state.float()
 
     def _of(self, tokens: Tensor, recipe: Recipe) -> Tensor:
-        return features(tokens, self.backbone.config.num_register_tokens, recipe)
+        return pool_features(tokens, self.backbone.config.num_register_tokens, recipe)
 
 
 class FeatureEngine:
@@ -168,7 +168,7 @@ class FeatureEngine:
             )
         self.head = self._head(head_folder)
         self.second = self._head(second_head_folder) if second_head_folder else None
-        self.glance = Glance(self.model, *(head for head in (self.head, self.second) if head)).eval()
+        self.glance = BackboneWithHeads(self.model, *(head for head in (self.head, self.second) if head)).eval()
         self.compiled = device == "cuda" if compile is None else compile
         self._run = torch.compile(self.glance.pooled, dynamic=False) if self.compiled else self.glance.pooled
         self._held: dict[str, Head] = {}
@@ -223,11 +223,11 @@ class FeatureEngine:
 
         Raises ModelError when the card is too small for it, or its precision for the model.
         """
-        counts = sizes(self.max_thumbs) if self.compiled else (1, self.max_thumbs)
+        counts = batch_sizes(self.max_thumbs) if self.compiled else (1, self.max_thumbs)
         try:
             with torch._dynamo.config.patch(recompile_limit=256):  # of 8, past which PyTorch would go on uncompiled
                 for count in counts:
-                    thumbs = references(self.side, count)
+                    thumbs = reference_thumbs(self.side, count)
                     looked = self.look(thumbs)
                     if not (self.told(looked) if self.has_head else looked).isfinite().all():
                         raise ModelError(
@@ -242,7 +242,7 @@ class FeatureEngine:
     @torch.inference_mode()
     def features(self, thumbs: NDArray[np.uint8], recipe: Recipe = "cls") -> Tensor:
         """uint8 RGB [n, side, side, 3] -> float32 [n, width * parts of the recipe]. Of any side; never compiled."""
-        parts = (staged(thumbs[cut], len(thumbs[cut]), self.device) for cut in passes(len(thumbs), self.max_thumbs))
+        parts = (to_device(thumbs[cut], len(thumbs[cut]), self.device) for cut in batches(len(thumbs), self.max_thumbs))
         return torch.cat([self.glance.features(part, recipe) for part in parts])
 
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -257,10 +257,10 @@ class FeatureEngine:
         if self.compiled and thumbs.shape[1:3] != (self.side, self.side):
             raise ModelError(f"{self.name} was compiled for thumbs of {self.side} px, these have {thumbs.shape[1]}")
         sent = []
-        for cut in passes(len(thumbs), self.max_thumbs):
+        for cut in batches(len(thumbs), self.max_thumbs):
             part = thumbs[cut]
-            size = next(s for s in sizes(self.max_thumbs) if s >= len(part)) if self.compiled else len(part)
-            sent.append(self._run(staged(part, size, self.device))[: len(part)])
+            size = next(s for s in batch_sizes(self.max_thumbs) if s >= len(part)) if self.compiled else len(part)
+            sent.append(self._run(to_device(part, size, self.device))[: len(part)])
         return torch.cat(sent)
 
     def say(self, looked: Tensor, head: str | None = None) -> dict[str, NDArray[np.float32]]:

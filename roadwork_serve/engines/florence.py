@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import Florence2ForConditionalGeneration, Florence2Processor, LogitsProcessor
 
-from roadwork_serve.cancellable_thread import stop_if_given_up
+from roadwork_serve.cancellable_thread import stop_if_cancelled
 from roadwork_serve.engines.loading import load_pretrained, load_processor
-from roadwork_serve.engines.ocr import Line
+from roadwork_serve.engines.ocr import OcrLine
 
 TASK = "<OCR_WITH_REGION>"  # the whole prompt: the processor makes a sentence of it
 MOST_TOKENS = 384  # eight of them place a line; the pages of a street scene have few lines
@@ -52,7 +52,7 @@ class Florence2:
         self.max_tokens = max_tokens
 
     @torch.inference_mode()
-    def read(self, images: Sequence[Image.Image]) -> list[list[Line]]:
+    def read(self, images: Sequence[Image.Image]) -> list[list[OcrLine]]:
         """The lines on each RGB picture, in the order in which the model reads them."""
         if not images:
             return []
@@ -66,14 +66,14 @@ class Florence2:
         sure = sureness.of(written, self.model.generation_config.pad_token_id)
         return [self.lines(text, image.size, p) for text, image, p in zip(told, images, sure, strict=True)]
 
-    def lines(self, text: str, size: tuple[int, int], confidence: float) -> list[Line]:
+    def lines(self, text: str, size: tuple[int, int], confidence: float) -> list[OcrLine]:
         """What the model wrote of a picture of this size as lines; the model gives no confidence a line."""
         found = self.processor.post_process_generation(text=text, task=TASK, image_size=size)[TASK]
         lines = []
         for label, quad in zip(found["labels"], found["quad_boxes"], strict=True):
             words = label.replace("<s>", "").replace("</s>", "").replace("<pad>", "").strip()
             if words:
-                lines.append(Line(words, confidence, np.asarray(quad, np.float32).reshape(4, 2)))
+                lines.append(OcrLine(words, confidence, np.asarray(quad, np.float32).reshape(4, 2)))
         return lines
 
 
@@ -87,7 +87,7 @@ class _Sureness(LogitsProcessor):
         self.steps: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        stop_if_given_up()
+        stop_if_cancelled()
         self.steps.append(torch.log_softmax(scores.float(), dim=-1).amax(-1))
         return scores
 

@@ -13,7 +13,7 @@ _LOG = logging.getLogger("ray.serve.roadwork.card")
 
 
 @contextmanager
-def alone_on_card(device: str, folder: Path | None = None) -> Iterator[None]:
+def exclusive_gpu_load(device: str, folder: Path | None = None) -> Iterator[None]:
     """Wait until no other process of this user loads on the card that this process sees. A CPU needs no turns.
 
     The lock is the kernel's, so a process that is killed while it loads lets go of it.

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
-from roadwork_serve.engines.memory import cap_card, check_room
+from roadwork_serve.engines.memory import cap_gpu_memory, check_room
 from roadwork_serve.errors import ModelError
 
 _GIVE = "Give a folder with config.json and weights, or a hub id that this machine can reach and is allowed to read."
@@ -44,8 +44,8 @@ def load_pretrained(
     disable_progress_bar()  # of transformers, on stderr, whoever looks on
     if device == "cpu" and threads is not None:
         torch.set_num_threads(threads)
-    cap_card(gpu_memory_gib, device)
-    with _explained(kind.__name__, model, revision):
+    cap_gpu_memory(gpu_memory_gib, device)
+    with _explain(kind.__name__, model, revision):
         _check_family(kind, model, revision=revision, trust_remote_code=trust_remote_code)
         check_room(model, _folder(model, revision), dtype=dtype, device=device, gpu_memory_gib=gpu_memory_gib)
         loaded, found = kind.from_pretrained(
@@ -72,7 +72,7 @@ def load_pretrained(
 
 def load_processor(kind: Any, model: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
     """`kind.from_pretrained`. Raises ModelError."""
-    with _explained("processor", model, revision):
+    with _explain("processor", model, revision):
         try:
             return kind.from_pretrained(model, trust_remote_code=trust_remote_code, **_at(revision))
         except (OSError, ValueError, KeyError) as error:
@@ -99,7 +99,7 @@ def _check_family(kind: type[Any], model: str, *, revision: str | None = None, t
 
 
 @contextmanager
-def _explained(what: str, model: str, revision: str | None) -> Iterator[None]:
+def _explain(what: str, model: str, revision: str | None) -> Iterator[None]:
     """Turns what transformers and the hub raise into a ModelError that says what to do."""
     if _looks_like_path(model) and not Path(model).is_dir():
         raise ModelError(f"There is no folder {model}. {_GIVE}")

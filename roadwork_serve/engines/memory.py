@@ -15,7 +15,7 @@ _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 _BITS = {"I64": 64, "U64": 64, "I32": 32, "U32": 32, "I16": 16, "U16": 16}  # anything else counts as a byte
 
 
-def cap_card(gpu_memory_gib: float | None, device: str) -> None:
+def cap_gpu_memory(gpu_memory_gib: float | None, device: str) -> None:
     """Let PyTorch take no more of the card than this, for the whole process. Raises ModelError without a card."""
     if device != "cuda":
         return

@@ -10,7 +10,7 @@ from PIL import Image
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Line:
+class OcrLine:
     """One line of text. quad: float32 [4, 2], its corners in pixels, clockwise from where the text begins."""
 
     text: str
@@ -18,9 +18,9 @@ class Line:
     quad: NDArray[np.float32]
 
 
-class Reader(Protocol):
+class OcrEngine(Protocol):
     """What the stage asks of an engine."""
 
-    def read(self, images: Sequence[Image.Image]) -> list[list[Line]]:
+    def read(self, images: Sequence[Image.Image]) -> list[list[OcrLine]]:
         """The lines of text on each RGB picture."""
         ...

@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.engines.denormals import flushed
-from roadwork_serve.engines.thumbnails import Sealed, agree, passes, references
+from roadwork_serve.engines.denormals import flush_denormals
+from roadwork_serve.engines.thumbnails import ExportedBackbone, batches, max_logit_difference, reference_thumbs
 from roadwork_serve.errors import ModelError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -17,7 +17,7 @@ INPUT, OUTPUT = "thumbs", "logits"  # names in the graph
 
 
 @dataclass(frozen=True)
-class About:
+class ExportMetadata:
     """What `roadwork export` writes into the file's metadata.
 
     outputs: what the columns of the logits are. wanted: PyTorch's logits in fp32 for `thumbs.references`,
@@ -78,7 +78,7 @@ def open_session(file: Path, threads: int, device: str = "cpu", *, optimised: bo
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        with flushed():  # else the thread that makes the process's first session would go on flushing
+        with flush_denormals():  # else the thread that makes the process's first session would go on flushing
             session = onnxruntime.InferenceSession(file, options, providers=[PROVIDERS[device]])
     except Exception as error:  # onnxruntime's errors share no base but Exception
         told = f"{file} cannot be opened by onnxruntime: {error}."
@@ -93,15 +93,15 @@ def open_session(file: Path, threads: int, device: str = "cpu", *, optimised: bo
     return session
 
 
-def read_about(file: Path) -> About:
+def read_metadata(file: Path) -> ExportMetadata:
     """What the file says of itself; its weights are read and let go of. Raises ModelError."""
     if not file.is_file():
         raise ModelError(f"there is no file {file}: write it with `roadwork export --to onnx --out {file}`")
     session = open_session(file, 1, optimised=False)
-    return About.of(session.get_modelmeta().custom_metadata_map, file)
+    return ExportMetadata.of(session.get_modelmeta().custom_metadata_map, file)
 
 
-class OnnxBackbone(Sealed):
+class OnnxBackbone(ExportedBackbone):
     """Stage 1 from one file: backbone, head and the normalisation of pixels.
 
     side: of the thumbs that will come, pixels; the file's own by default. max_thumbs: in one pass of the model.
@@ -114,20 +114,20 @@ class OnnxBackbone(Sealed):
         if not file.is_file():
             raise ModelError(f"there is no file {file}: write it with `roadwork export --to onnx --out {file}`")
         self._session = open_session(file, threads, device)
-        self.about = About.of(self._session.get_modelmeta().custom_metadata_map, file)
-        agree(self.about.side, side)
+        self.about = ExportMetadata.of(self._session.get_modelmeta().custom_metadata_map, file)
+        max_logit_difference(self.about.side, side)
         self.max_thumbs = max_thumbs
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """See `Sealed`."""
+        """See `ExportedBackbone`."""
         return self.about.outputs
 
     def warm(self) -> None:
         """Run it at the smallest and the largest batch. Raises ModelError when there is no room for that."""
         for count in (1, self.max_thumbs):
             try:
-                self.logits(references(self.about.side, count))
+                self.logits(reference_thumbs(self.about.side, count))
             except ModelError:
                 raise
             except Exception as error:  # onnxruntime's errors share no base but Exception
@@ -138,8 +138,8 @@ class OnnxBackbone(Sealed):
 
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """uint8 RGB [n, side, side, 3] -> one array [n] for each output, by name."""
-        agree(self.about.side, thumbs.shape[1])
-        with flushed():
-            told = [self._session.run([OUTPUT], {INPUT: thumbs[c]})[0] for c in passes(len(thumbs), self.max_thumbs)]
+        max_logit_difference(self.about.side, thumbs.shape[1])
+        with flush_denormals():
+            told = [self._session.run([OUTPUT], {INPUT: thumbs[c]})[0] for c in batches(len(thumbs), self.max_thumbs)]
         logits = np.concatenate(told)
         return {name: logits[:, i] for i, name in enumerate(self.about.outputs)}

@@ -22,7 +22,7 @@ from openai import (
 from PIL import Image
 
 from roadwork_serve.engines.chat import ANSWER, END_OF_THOUGHT
-from roadwork_serve.engines.vlm import NO, YES, Answer, Prompt, all_answers, from_logprobs
+from roadwork_serve.engines.vlm import NO, YES, Prompt, VlmAnswer, from_logprobs, gather_answers
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec
 
@@ -70,9 +70,9 @@ class OpenAiEngine:
             http_client=None if transport is None else DefaultAsyncHttpxClient(transport=transport),
         )  # fmt: skip
 
-    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[Answer]:
+    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[VlmAnswer]:
         """See `LanguageEngine`. Raises ModelError when the server does not answer or refuses."""
-        return await all_answers(self._ask(prompt, thought_tokens) for prompt in prompts)
+        return await gather_answers(self._ask(prompt, thought_tokens) for prompt in prompts)
 
     async def check(self) -> None:
         """See `LanguageEngine`: starting this process anew would not bring a server back."""
@@ -87,7 +87,7 @@ class OpenAiEngine:
         """Close the connections."""
         await self._client.close()
 
-    async def _ask(self, prompt: Prompt, thought_tokens: int) -> Answer:
+    async def _ask(self, prompt: Prompt, thought_tokens: int) -> VlmAnswer:
         began = time.perf_counter()
         messages = await asyncio.to_thread(self._messages, prompt)
         ready = time.perf_counter()
@@ -103,7 +103,7 @@ class OpenAiEngine:
             raise ModelError(f"{self.url} refuses to answer with {self.model}: {error.message}") from error
         return replace(answer, batch_ms=1000 * (ready - began), compute_ms=1000 * (time.perf_counter() - ready))
 
-    async def _answer(self, messages: Messages, **body: Any) -> Answer:
+    async def _answer(self, messages: Messages, **body: Any) -> VlmAnswer:
         if not self.gives_logprobs:
             return await self._chosen(messages, **body)
         try:
@@ -113,7 +113,7 @@ class OpenAiEngine:
             self.gives_logprobs = False
             return answer
 
-    async def _likely(self, messages: Messages, **body: Any) -> Answer:
+    async def _likely(self, messages: Messages, **body: Any) -> VlmAnswer:
         choice = await self._complete(
             messages, max_tokens=1, temperature=0, logprobs=True, top_logprobs=TOP, extra_body=body
         )
@@ -129,14 +129,14 @@ class OpenAiEngine:
         least = [min(logprob for _, logprob in top)]  # what is not among the likeliest is at most as likely as the last
         return from_logprobs(yes or least, no or least)
 
-    async def _chosen(self, messages: Messages, **body: Any) -> Answer:
+    async def _chosen(self, messages: Messages, **body: Any) -> VlmAnswer:
         choice = await self._complete(messages, max_tokens=8, temperature=0, response_format=CHOICE, extra_body=body)
         said = (choice.message.content or "").strip().strip('"')
         if said not in (YES[0], NO[0]):
             raise ModelError(f"{self.url} answers {said[:40]!r} where YES or NO is asked: name another model or server")
-        return Answer(COARSE_LOGIT if said == YES[0] else -COARSE_LOGIT, left_over=0.0, coarse=True)
+        return VlmAnswer(COARSE_LOGIT if said == YES[0] else -COARSE_LOGIT, other_token_mass=0.0, coarse=True)
 
-    async def _think(self, messages: Messages, most: int) -> Answer:
+    async def _think(self, messages: Messages, most: int) -> VlmAnswer:
         """Let it write, then lead it to its answer. A server that cannot go on with a text is asked in a new turn."""
         choice = await self._complete(messages, max_tokens=most, temperature=0)
         told = choice.message.model_extra or {}

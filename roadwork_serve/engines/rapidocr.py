@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from roadwork_serve.cancellable_thread import stop_if_given_up
-from roadwork_serve.engines.denormals import flushed
-from roadwork_serve.engines.ocr import Line
+from roadwork_serve.cancellable_thread import stop_if_cancelled
+from roadwork_serve.engines.denormals import flush_denormals
+from roadwork_serve.engines.ocr import OcrLine
 from roadwork_serve.engines.onnx import open_session
 from roadwork_serve.errors import ModelError
 
@@ -37,21 +37,21 @@ class RapidOcr:
         except ImportError as error:
             raise ModelError("engine rapidocr needs the packages rapidocr and onnxruntime; install them") from error
 
-    def read(self, images: Sequence[Image.Image]) -> list[list[Line]]:
+    def read(self, images: Sequence[Image.Image]) -> list[list[OcrLine]]:
         """The lines on each RGB picture, from top to bottom; none on one too thin to hold any."""
         return [self._read(image) for image in images]
 
-    def _read(self, image: Image.Image) -> list[Line]:
-        stop_if_given_up()
+    def _read(self, image: Image.Image) -> list[OcrLine]:
+        stop_if_cancelled()
         if min(image.size) < LEAST_SIDE:
             return []
         bgr = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
-        with flushed():
+        with flush_denormals():
             found = self._ocr(bgr)
         if found.boxes is None:
             return []
         return [
-            Line(text, float(confidence), np.asarray(quad, np.float32))
+            OcrLine(text, float(confidence), np.asarray(quad, np.float32))
             for text, confidence, quad in zip(found.txts, found.scores, found.boxes, strict=True)
         ]
 

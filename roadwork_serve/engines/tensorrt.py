@@ -19,9 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from roadwork_serve.engines.memory import cap_card
-from roadwork_serve.engines.onnx import INPUT, OUTPUT, data_of, read_about
-from roadwork_serve.engines.thumbnails import Sealed, agree, passes, references, staged
+from roadwork_serve.engines.memory import cap_gpu_memory
+from roadwork_serve.engines.onnx import INPUT, OUTPUT, data_of, read_metadata
+from roadwork_serve.engines.thumbnails import (
+    ExportedBackbone,
+    batches,
+    max_logit_difference,
+    reference_thumbs,
+    to_device,
+)
 from roadwork_serve.errors import ModelError
 
 LARGEST_BATCH = 64
@@ -49,7 +55,7 @@ class Plan:
     difference: float
 
 
-class TensorRtBackbone(Sealed):
+class TensorRtBackbone(ExportedBackbone):
     """Stage 1 from the ONNX file of `roadwork export`, through the plan beside it, which is built when it is missing.
 
     side: of the thumbs that will come, pixels; the file's own by default. max_thumbs: in one pass of the model.
@@ -61,7 +67,7 @@ class TensorRtBackbone(Sealed):
         self, file: Path, *, side: int | None = None, max_thumbs: int = LARGEST_BATCH, device: str = "cuda"
     ) -> None:
         self._trt = _tensorrt()
-        cap_card(None, device)
+        cap_gpu_memory(None, device)
         if not file.is_file():
             raise ModelError(f"there is no file {file}: write it with `roadwork export --to onnx --out {file}`")
         self._file, self._device = file, torch.device(device)
@@ -75,22 +81,22 @@ class TensorRtBackbone(Sealed):
     def warm(self) -> None:
         """Run it at the smallest and the largest batch."""
         for count in (1, self.max_thumbs):
-            self.logits(references(self.plan.side, count))
+            self.logits(reference_thumbs(self.plan.side, count))
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """See `Sealed`."""
+        """See `ExportedBackbone`."""
         return self.plan.outputs
 
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """uint8 RGB [n, side, side, 3] -> one array [n] for each output, by name."""
-        agree(self.plan.side, thumbs.shape[1])
+        max_logit_difference(self.plan.side, thumbs.shape[1])
         told = self._logits(thumbs, self.max_thumbs, len(self.plan.outputs))
         return {name: told[:, i] for i, name in enumerate(self.plan.outputs)}
 
     def _logits(self, thumbs: NDArray[np.uint8], most: int, outputs: int) -> NDArray[np.float32]:
         with torch.cuda.stream(self._stream):
-            parts = (staged(thumbs[cut], len(thumbs[cut]), self._device) for cut in passes(len(thumbs), most))
+            parts = (to_device(thumbs[cut], len(thumbs[cut]), self._device) for cut in batches(len(thumbs), most))
             return torch.cat([self._run(part, outputs) for part in parts]).cpu().numpy()
 
     def _run(self, thumbs: Tensor, outputs: int) -> Tensor:
@@ -112,7 +118,7 @@ class TensorRtBackbone(Sealed):
                 plan = _read(path)
                 if plan is None or plan.onnx_sha256 != self._sha256 or plan.largest < largest:
                     continue
-                agree(plan.side, side)
+                max_logit_difference(plan.side, side)
                 if self._open(path):
                     _LOG.info("Plan %s, built in %.0f s for %s.", path, plan.build_s, plan.gpu)
                     return path, plan
@@ -135,8 +141,8 @@ class TensorRtBackbone(Sealed):
         return True
 
     def _build(self, side: int | None, largest: int) -> tuple[Path, Plan]:
-        about = read_about(self._file)
-        agree(about.side, side)
+        about = read_metadata(self._file)
+        max_logit_difference(about.side, side)
         folder = next((f for f in _folders(self._file) if _writable(f)), None)
         if folder is None:
             raise ModelError(f"neither {self._file.parent} nor the cache can be written to: set XDG_CACHE_HOME")
@@ -149,7 +155,7 @@ class TensorRtBackbone(Sealed):
             build_s = time.monotonic() - began
             if not self._open(draft):
                 raise ModelError(f"TensorRT built a plan of {self._file} that it does not take; its log says why")
-            told = self._logits(references(about.side, len(about.wanted)), largest, len(about.outputs))
+            told = self._logits(reference_thumbs(about.side, len(about.wanted)), largest, len(about.outputs))
             difference = float(np.abs(told - about.wanted).max())
             if not difference <= MOST_DIFFERENT:
                 raise ModelError(

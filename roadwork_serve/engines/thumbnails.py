@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.cancellable_thread import stop_if_given_up
+from roadwork_serve.cancellable_thread import stop_if_cancelled
 from roadwork_serve.errors import ModelError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ ROADWORK, SECOND = "roadwork", "second"  # logits of road work, and those of a s
 REFERENCES = 5  # thumbs an export is checked on
 
 
-class Sealed(ABC):
+class ExportedBackbone(ABC):
     """A stage 1 of one file, head and all: it gives logits and nothing before them."""
 
     has_head = True
@@ -48,22 +48,22 @@ class Sealed(ABC):
         raise ModelError("an exported file tells no features: set runs: transformers, or journal.features: false")
 
 
-def sizes(most: int) -> tuple[int, ...]:
+def batch_sizes(most: int) -> tuple[int, ...]:
     """Powers of two below most, and most itself: the only batch sizes a compiled model is asked for."""
     return (*(1 << n for n in range((most - 1).bit_length())), most)
 
 
-def passes(count: int, most: int) -> Iterator[slice]:
+def batches(count: int, most: int) -> Iterator[slice]:
     """Where to cut count thumbs so that no pass has more than most; one empty pass for none.
 
     Raises GivenUp in place of a pass that nobody waits for any more.
     """
     for start in range(0, max(count, 1), most):
-        stop_if_given_up()
+        stop_if_cancelled()
         yield slice(start, min(start + most, count))
 
 
-def agree(exported: int, wanted: int | None) -> None:
+def max_logit_difference(exported: int, wanted: int | None) -> None:
     """Raises ModelError when a file was exported for another side than is wanted, in pixels; None takes any."""
     if wanted not in (None, exported):
         raise ModelError(
@@ -72,13 +72,13 @@ def agree(exported: int, wanted: int | None) -> None:
         )
 
 
-def references(side: int, count: int = REFERENCES) -> NDArray[np.uint8]:
+def reference_thumbs(side: int, count: int = REFERENCES) -> NDArray[np.uint8]:
     """Noise, uint8 [count, side, side, 3], the same on every machine and with every version of numpy."""
     noise = hashlib.shake_256(b"roadwork").digest(count * side * side * 3)
     return np.frombuffer(noise, np.uint8).reshape(count, side, side, 3)
 
 
-def staged(thumbs: NDArray[np.uint8], size: int, device: "torch.device") -> "torch.Tensor":
+def to_device(thumbs: NDArray[np.uint8], size: int, device: "torch.device") -> "torch.Tensor":
     """The thumbs as uint8 [size, side, side, 3] on the device, black ones added up to size.
 
     On a GPU they go through pinned memory, and this returns before they are there.

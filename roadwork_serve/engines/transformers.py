@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, StoppingCriteria
 
-from roadwork_serve.cancellable_thread import Worker, stop_if_given_up
-from roadwork_serve.engines.chat import chat_text, closing, encoder, ends_of_thought, metadata
+from roadwork_serve.cancellable_thread import CancellableThread, stop_if_cancelled
+from roadwork_serve.engines.chat import chat_text, encoder, end_of_turn, ends_of_thought, metadata
 from roadwork_serve.engines.loading import load_pretrained, load_processor
-from roadwork_serve.engines.vlm import NO, YES, Answer, Prompt, from_logprobs, spellings
+from roadwork_serve.engines.vlm import NO, YES, Prompt, VlmAnswer, from_logprobs, spellings
 from roadwork_serve.errors import ModelError
 
 
@@ -72,17 +72,17 @@ class VisionLanguageEngine:
             self._cap_pixels(max_pixels)
         encode = encoder(self.tokenizer)
         self.yes, self.no = spellings(encode, YES), spellings(encode, NO)
-        self._worker = Worker("model")
+        self._worker = CancellableThread("model")
 
-    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[Answer]:
+    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[VlmAnswer]:
         """See `LanguageEngine`."""
         return await self._worker.run(self._ask, prompts, thought_tokens)
 
-    def _ask(self, prompts: Sequence[Prompt], thought_tokens: int) -> list[Answer]:
+    def _ask(self, prompts: Sequence[Prompt], thought_tokens: int) -> list[VlmAnswer]:
         began = time.perf_counter()
         inputs = self.encode(prompts, thinking=bool(thought_tokens))
         encoded = time.perf_counter()
-        stop_if_given_up()
+        stop_if_cancelled()
         answers = self.think(inputs, thought_tokens) if thought_tokens else self.answer(inputs)
         times = {"batch_ms": 1000 * (encoded - began), "compute_ms": 1000 * (time.perf_counter() - encoded)}
         return [replace(answer, **times) for answer in answers]
@@ -136,20 +136,20 @@ class VisionLanguageEngine:
         }
 
     @torch.inference_mode()
-    def answer(self, inputs: dict[str, Tensor]) -> list[Answer]:
+    def answer(self, inputs: dict[str, Tensor]) -> list[VlmAnswer]:
         """One forward pass; P(YES) is read from the next token."""
         logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
         return [self._read(row) for row in logits.float()]
 
     @torch.inference_mode()
-    def think(self, inputs: dict[str, Tensor], thought_tokens: int) -> list[Answer]:
+    def think(self, inputs: dict[str, Tensor], thought_tokens: int) -> list[VlmAnswer]:
         """Let the model think greedily, end the thought when it has spent its tokens, then read P(YES).
 
         Raises GivenUp before the next token when nobody waits any more.
         """
         start = inputs["input_ids"].shape[1]
         ends = ends_of_thought(self.tokenizer, self.model.generation_config.eos_token_id)
-        end = closing(self.tokenizer.decode(inputs["input_ids"][0, -4:]))  # of every row: padding is on the left
+        end = end_of_turn(self.tokenizer.decode(inputs["input_ids"][0, -4:]))  # of every row: padding is on the left
         pen = _Thinking(ends, encoder(self.tokenizer)(end), start, thought_tokens)
         written = self.model.generate(
             **inputs,
@@ -168,7 +168,7 @@ class VisionLanguageEngine:
             answers.append(replace(read, thought=thought, tokens=length + len(pen.closing) + 1))
         return answers
 
-    def _read(self, logits: Tensor) -> Answer:
+    def _read(self, logits: Tensor) -> VlmAnswer:
         logprobs = torch.log_softmax(logits, dim=-1)
         return from_logprobs(logprobs[self.yes].tolist(), logprobs[self.no].tolist())
 
@@ -176,14 +176,14 @@ class VisionLanguageEngine:
 class _Thinking(LogitsProcessor):
     """Follows a greedy generation, closes thoughts that run out of tokens, and keeps the logits of the answer."""
 
-    def __init__(self, ends: frozenset[int], closing: list[int], start: int, budget: int) -> None:
-        self.ends, self.closing, self.start, self.budget = ends, closing, start, budget
+    def __init__(self, ends: frozenset[int], end_of_turn: list[int], start: int, budget: int) -> None:
+        self.ends, self.closing, self.start, self.budget = ends, end_of_turn, start, budget
         self.lengths: list[int | None] = []
         self.finals: list[Tensor | None] = []
         self.stop = _AllAnswered(self)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        stop_if_given_up()
+        stop_if_cancelled()
         written = input_ids.shape[1] - self.start
         if not self.finals:
             self.lengths, self.finals = [None] * len(scores), [None] * len(scores)

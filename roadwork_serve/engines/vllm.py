@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from roadwork_serve.engines.chat import chat_text, closing, encoder, ends_of_thought, metadata
+from roadwork_serve.engines.chat import chat_text, encoder, end_of_turn, ends_of_thought, metadata
 from roadwork_serve.engines.molmo import VllmNames
-from roadwork_serve.engines.vlm import NO, YES, Answer, Prompt, all_answers, from_logprobs, spellings
+from roadwork_serve.engines.vlm import NO, YES, Prompt, VlmAnswer, from_logprobs, gather_answers, spellings
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec
 
@@ -75,9 +75,9 @@ class VllmEngine:
         eos = self._engine.model_config.try_get_generation_config().get("eos_token_id")
         self._ends = sorted(ends_of_thought(self.tokenizer, eos))
 
-    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[Answer]:
+    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[VlmAnswer]:
         """See `LanguageEngine`. Prompts of a cancelled call leave the engine at once."""
-        return await all_answers(self._ask(prompt, thought_tokens) for prompt in prompts)
+        return await gather_answers(self._ask(prompt, thought_tokens) for prompt in prompts)
 
     async def check(self) -> None:
         """See `LanguageEngine`. Raises too when the process of the weights has ended, or lives and answers nothing."""
@@ -98,12 +98,12 @@ class VllmEngine:
         """End the process that holds the weights."""
         self._engine.shutdown()  # from this thread: it ends the task that listens to that process first
 
-    async def _ask(self, prompt: Prompt, thought_tokens: int) -> Answer:
+    async def _ask(self, prompt: Prompt, thought_tokens: int) -> VlmAnswer:
         text = chat_text(self.processor, prompt, bool(thought_tokens))
         tokens, media = encoder(self.tokenizer)(text), _media(prompt)
         if not thought_tokens:
             return await self._answer(tokens, media)
-        end = encoder(self.tokenizer)(closing(text))
+        end = encoder(self.tokenizer)(end_of_turn(text))
         thought, batch_ms, compute_ms = await self._think(tokens, media, thought_tokens, len(end) + 1)
         answer = await self._answer([*tokens, *thought, *end], media)
         return replace(
@@ -114,7 +114,7 @@ class VllmEngine:
             compute_ms=answer.compute_ms + compute_ms,
         )
 
-    async def _answer(self, tokens: list[int], media: dict[str, Any]) -> Answer:
+    async def _answer(self, tokens: list[int], media: dict[str, Any]) -> VlmAnswer:
         """P(YES) from the next token's log-probabilities, which are the model's own: taken before sampling."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 

@@ -12,7 +12,7 @@ from PIL import Image
 from roadwork_serve.errors import ModelError
 
 YES, NO = ("YES", "Yes", "yes"), ("NO", "No", "no")
-SUREST = 16.0  # logits are clamped here: beyond, the arithmetic of half precision speaks, not the model
+MAX_LOGIT = 16.0  # logits are clamped here: beyond, the arithmetic of half precision speaks, not the model
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """logit: log P(YES) - log P(NO). left_over: mass on words that are neither. tokens: how many were written.
+class VlmAnswer:
+    """logit: log P(YES) - log P(NO). other_token_mass: mass on words that are neither. tokens: how many were written.
 
     batch_ms: preparing the inputs, compute_ms: the model; both of the batch in which the prompt was answered.
     coarse: only the chosen word is known, not how likely it was.
     """
 
     logit: float
-    left_over: float
+    other_token_mass: float
     thought: str | None = None
     tokens: int = 1
     batch_ms: float = 0.0
@@ -44,7 +44,7 @@ class Answer:
 class LanguageEngine(Protocol):
     """What the stages ask of an engine."""
 
-    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[Answer]:
+    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[VlmAnswer]:
         """One answer a prompt, in order. thought_tokens: how long it may think first; 0 wants the answer at once."""
         ...
 
@@ -65,13 +65,13 @@ class LanguageEngine(Protocol):
         ...
 
 
-async def all_answers(asked: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+async def gather_answers(asked: Iterable[Coroutine[Any, Any, VlmAnswer]]) -> list[VlmAnswer]:
     """The answers, in order. Raises the first error, once none of the others is still at work."""
     done = await asyncio.gather(*asked, return_exceptions=True)
     for each in done:
         if isinstance(each, BaseException):
             raise each
-    return [each for each in done if isinstance(each, Answer)]
+    return [each for each in done if isinstance(each, VlmAnswer)]
 
 
 def spellings(encode: Callable[[str], list[int]], words: Sequence[str]) -> list[int]:
@@ -85,7 +85,7 @@ def spellings(encode: Callable[[str], list[int]], words: Sequence[str]) -> list[
     return single
 
 
-def from_logprobs(yes: Sequence[float], no: Sequence[float]) -> Answer:
+def from_logprobs(yes: Sequence[float], no: Sequence[float]) -> VlmAnswer:
     """The answer whose spellings of YES and NO have these natural log-probabilities.
 
     Raises ModelError when they are no numbers.
@@ -93,5 +93,5 @@ def from_logprobs(yes: Sequence[float], no: Sequence[float]) -> Answer:
     of_yes, of_no = (float(np.logaddexp.reduce(part)) for part in (yes, no))
     if math.isnan(of_yes - of_no):
         raise ModelError("the model's answer is no number: set dtype: bfloat16, or float32 on a CPU")
-    left_over = min(1.0, max(0.0, 1.0 - math.exp(of_yes) - math.exp(of_no)))
-    return Answer(min(SUREST, max(-SUREST, of_yes - of_no)), left_over)
+    other_token_mass = min(1.0, max(0.0, 1.0 - math.exp(of_yes) - math.exp(of_no)))
+    return VlmAnswer(min(MAX_LOGIT, max(-MAX_LOGIT, of_yes - of_no)), other_token_mass)

@@ -4,20 +4,20 @@ from pathlib import Path
 
 from roadwork_serve.errors import ModelError
 
-HERE = Path(__file__).parents[1] / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 PREFIX = "mini:"
 
 
-def folder(model: str) -> str:
+def weights_folder(model: str) -> str:
     """`mini:NAME` -> the folder that ships with the project; hub ids and paths as they are. Raises ModelError."""
     if not model.startswith(PREFIX):
         return model
     name = model.removeprefix(PREFIX)
-    found = HERE / name
+    found = WEIGHTS / name
     if not (found / "config.json").exists():
-        there = sorted(p.parent.name for p in HERE.glob("*/config.json"))
+        there = sorted(p.parent.name for p in WEIGHTS.glob("*/config.json"))
         raise ModelError(
-            f"There is no miniature {name!r} in {HERE} (there: {', '.join(there) or 'none'}): train it with "
+            f"There is no miniature {name!r} in {WEIGHTS} (there: {', '.join(there) or 'none'}): train it with "
             f"`roadwork minis train {name}`."
         )
     return str(found)

@@ -15,16 +15,16 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from roadwork_serve.datasets.base import Damaged, Dataset, Listed
+from roadwork_serve.datasets.base import CorruptItem, Dataset, DatasetItem
 from roadwork_serve.datasets.samples import Sample
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation import metrics
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.evaluation.run import Failure
 from roadwork_serve.subnet_reward import rewards, score
 
-Look = Literal["augmented", "letterboxed", "whole"]
-LOOKS: tuple[Look, ...] = get_args(Look)
+Augmentation = Literal["augmented", "letterboxed", "whole"]
+AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 SIDE = 224
 _QUALITY = 75
 _TURN = 20.0  # degrees, either way
@@ -39,17 +39,17 @@ _BLUR = (0, 7, 9)
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class Challenge:
     """One challenge: an item of a data set, and how it is to look."""
 
     number: int
     source: int
-    item: Listed
-    look: Look
+    item: DatasetItem
+    look: Augmentation
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class AugmentationScore:
     """How the answers to the challenges of one look were. reward: as if there had been no others."""
 
     n: int
@@ -59,16 +59,16 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
-class Earned:
+class SubnetScore:
     """What the subnet would have paid. reward: mean over all answers; score: what a validator would hold at the end."""
 
     challenges: int
     reward: float
     score: float
-    by_look: dict[str, Looked]
+    by_look: dict[str, AugmentationScore]
 
 
-def draw(datasets: Sequence[Dataset], count: int, seed: int) -> list[Drawn]:
+def draw_challenges(datasets: Sequence[Dataset], count: int, seed: int) -> list[Challenge]:
     """Challenges as a validator draws them: road work or not by a coin, then a source, then one of its photos, a look.
 
     Nothing is drawn a second time before all of its kind was drawn. Raises ConfigError where a label has no photo.
@@ -85,20 +85,20 @@ def draw(datasets: Sequence[Dataset], count: int, seed: int) -> list[Drawn]:
             told = ", ".join(each.spec for each in datasets)
             what = "with active road work" if label else "without"
             raise ConfigError(f"{told} holds no photo {what}; a challenge is either with equal chance")
-    drawn: list[Drawn] = []
+    drawn: list[Challenge] = []
     for number in range(count):
         deck = chance.choice(decks[chance.random() < 0.5])
-        drawn.append(Drawn(number, deck.source, deck.draw(), chance.choice(LOOKS)))
+        drawn.append(Challenge(number, deck.source, deck.draw(), chance.choice(AUGMENTATIONS)))
     return drawn
 
 
-def make(
-    datasets: Sequence[Dataset], drawn: Sequence[Drawn], folder: Path, seed: int, on_done: Callable[[], None]
+def write_challenges(
+    datasets: Sequence[Dataset], drawn: Sequence[Challenge], folder: Path, seed: int, on_done: Callable[[], None]
 ) -> list[Failure]:
     """Write the challenges to a folder, each source read once and in its order. What cannot be used is told of."""
     failed: list[Failure] = []
     for source, dataset in enumerate(datasets):
-        wanted: dict[str, list[Drawn]] = {}
+        wanted: dict[str, list[Challenge]] = {}
         for each in drawn:
             if each.source == source:
                 wanted.setdefault(each.item.at, []).append(each)
@@ -106,7 +106,7 @@ def make(
         for item, sample in zip(ordered, dataset.samples(ordered), strict=True):
             for each in wanted[item.at]:
                 try:
-                    if isinstance(sample, Damaged):
+                    if isinstance(sample, CorruptItem):
                         raise ValueError(sample.why)
                     chance = random.Random(f"{seed} {each.number}")  # noqa: S311 - a draw, no secret
                     made = challenge(sample.data, each.look, chance)
@@ -117,7 +117,7 @@ def make(
     return failed
 
 
-def samples(drawn: Sequence[Drawn], folder: Path) -> Generator[Sample]:
+def samples(drawn: Sequence[Challenge], folder: Path) -> Generator[Sample]:
     """Those that could be made, in the order they were drawn; the look is their only tag."""
     for each in drawn:
         if (file := _file(folder, each)).exists():
@@ -125,7 +125,7 @@ def samples(drawn: Sequence[Drawn], folder: Path) -> Generator[Sample]:
             yield Sample(about, file.read_bytes())
 
 
-def challenge(data: bytes, look: Look, chance: random.Random) -> bytes:
+def challenge(data: bytes, look: Augmentation, chance: random.Random) -> bytes:
     """A picture as it reaches a miner: JPEG of quality 75, compressed twice on the way. Raises OSError for no picture.
 
     augmented: 224x224, v0.2, in four strengths: the middle of the picture; a turned part of it; that with colours
@@ -143,16 +143,16 @@ def challenge(data: bytes, look: Look, chance: random.Random) -> bytes:
             return _jpeg(kept)
 
 
-def earned(rows: Sequence[Row]) -> Earned:
+def subnet_score(rows: Sequence[EvaluationRow]) -> SubnetScore:
     """What the subnet would have paid the miner for these answers, in this order."""
     paid = rewards([row.said for row in rows], [row.about.label for row in rows])
-    by_look = {look: _looked([row for row in rows if row.about.tags == (look,)]) for look in LOOKS}
-    return Earned(len(rows), _mean(paid), score(paid), by_look)
+    by_look = {look: _looked([row for row in rows if row.about.tags == (look,)]) for look in AUGMENTATIONS}
+    return SubnetScore(len(rows), _mean(paid), score(paid), by_look)
 
 
-def _looked(rows: Sequence[Row]) -> Looked:
+def _looked(rows: Sequence[EvaluationRow]) -> AugmentationScore:
     said, truth = [row.said for row in rows], [row.about.label for row in rows]
-    return Looked(
+    return AugmentationScore(
         len(rows),
         metrics.accuracy(np.array(truth, bool), np.array(said, bool)),
         metrics.mcc(np.array(truth, bool), np.array(said, bool)),
@@ -167,13 +167,13 @@ def _mean(paid: Sequence[float]) -> float:
 class _Deck:
     """The photos of a label in a source, shuffled anew when all are dealt."""
 
-    def __init__(self, source: int, items: list[Listed], chance: random.Random) -> None:
+    def __init__(self, source: int, items: list[DatasetItem], chance: random.Random) -> None:
         self.source = source
         self._items = items
         self._chance = chance
-        self._left: list[Listed] = []
+        self._left: list[DatasetItem] = []
 
-    def draw(self) -> Listed:
+    def draw(self) -> DatasetItem:
         if not self._left:
             self._left = self._chance.sample(self._items, len(self._items))
         return self._left.pop()
@@ -215,5 +215,5 @@ def _jpeg(image: Image.Image) -> bytes:
     return told.getvalue()
 
 
-def _file(folder: Path, drawn: Drawn) -> Path:
+def _file(folder: Path, drawn: Challenge) -> Path:
     return folder / f"{drawn.number:05}.jpg"

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from roadwork_serve.datasets.samples import About
+from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.evaluation.metrics import Confusion, confusion
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 
 CAVEAT = (
     "The sources differ between the classes, so a model can score by telling the source instead of the work: "
@@ -16,7 +16,7 @@ CAVEAT = (
 
 
 @dataclass(frozen=True, slots=True)
-class ClipAnswer:
+class ClipResult:
     """What was said of one clip. label: None where every frame is unclear."""
 
     name: str
@@ -36,10 +36,10 @@ class PhotoReport:
     by_licence: dict[str, Confusion]
     hard_negatives: int
     hard_negatives_said_roadwork: tuple[str, ...]
-    clips: tuple[ClipAnswer, ...]
+    clips: tuple[ClipResult, ...]
 
 
-def photo_report(rows: Sequence[Row]) -> PhotoReport:
+def photo_report(rows: Sequence[EvaluationRow]) -> PhotoReport:
     """What the rows of such a folder tell, in parts that can be compared."""
     stills = [row for row in rows if row.about.kind == "photo" and row.about.scored]
     hard = [row for row in stills if row.about.hard_negative]
@@ -51,7 +51,7 @@ def photo_report(rows: Sequence[Row]) -> PhotoReport:
         hard_negatives=len(hard),
         hard_negatives_said_roadwork=tuple(row.about.name for row in hard if row.said),
         clips=tuple(
-            ClipAnswer(
+            ClipResult(
                 row.about.name,
                 row.about.label if row.about.scored else None,
                 row.probability,
@@ -64,8 +64,8 @@ def photo_report(rows: Sequence[Row]) -> PhotoReport:
     )
 
 
-def _by(rows: Sequence[Row], key: Callable[[About], str]) -> dict[str, Confusion]:
-    parts: dict[str, list[Row]] = {}
+def _by(rows: Sequence[EvaluationRow], key: Callable[[SampleMetadata], str]) -> dict[str, Confusion]:
+    parts: dict[str, list[EvaluationRow]] = {}
     for row in rows:
         parts.setdefault(key(row.about), []).append(row)
     return {

@@ -11,9 +11,9 @@ import numpy as np
 from roadwork_serve.atomic_write import write_json
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.evaluation import metrics
-from roadwork_serve.evaluation.challenges import Earned
+from roadwork_serve.evaluation.challenges import SubnetScore
 from roadwork_serve.evaluation.photo_report import PhotoReport
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.evaluation.run import Failure
 from roadwork_serve.profiles.flops import flops
 from roadwork_serve.profiles.profile import STAGES
@@ -22,7 +22,7 @@ from roadwork_serve.schema import MediaKind
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Subset:
     """A part of the rows. exit_mix: share of its items that left at each stage."""
 
     n: int
@@ -31,7 +31,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class EvaluationReport:
     """Every number of an evaluation. Measures without a suffix are of stills; NaN where the sample cannot tell.
 
     n: scored stills and clips together, n_stills and n_clips; degraded, failed: of all items, scored or not.
@@ -66,15 +66,15 @@ class Report:
     gflops_per_clip: float
     confusion: metrics.Confusion
     confusion_clips: metrics.Confusion
-    by_needs: dict[str, Part]
-    by_needs_clips: dict[str, Part]
+    by_needs: dict[str, Subset]
+    by_needs_clips: dict[str, Subset]
     degraded: int
     failed: tuple[Failure, ...]
     profile: str
     policy_version: str
     models: dict[str, str]
     photos: PhotoReport | None = None
-    earned: Earned | None = None
+    earned: SubnetScore | None = None
     seed: int | None = None
     command: str = ""
     elapsed_s: float = math.nan
@@ -82,16 +82,16 @@ class Report:
 
 
 def evaluate(
-    rows: Sequence[Row],
+    rows: Sequence[EvaluationRow],
     failed: Sequence[Failure],
     policy: Policy,
     profile: str,
     photos: PhotoReport | None = None,
-    earned: Earned | None = None,
+    earned: SubnetScore | None = None,
     seed: int | None = None,
     command: str = "",
     elapsed_s: float = math.nan,
-) -> Report:
+) -> EvaluationReport:
     """The report on these rows; those that are not scored count for nothing."""
     scored = [row for row in rows if row.about.scored]
     stills, clips = ([row for row in scored if row.about.kind == kind] for kind in ("photo", "clip"))
@@ -100,7 +100,7 @@ def evaluate(
     stage1 = np.array([_posterior(row, first, policy.prior) >= policy.decide_at for row in stills], dtype=bool)
     heard, vlm = _logits(stills, "vlm")
     spent, spent_clips = _spent(stills), _spent(clips)
-    return Report(
+    return EvaluationReport(
         n=len(scored),
         n_stills=len(stills),
         n_clips=len(clips),
@@ -138,53 +138,53 @@ def evaluate(
     )
 
 
-def write_report(path: Path, report: Report) -> None:
+def write_report(path: Path, report: EvaluationReport) -> None:
     """The report as JSON, null where a number cannot be told."""
     write_json(path, asdict(report))
 
 
-def _truth(rows: Sequence[Row]) -> metrics.Truth:
+def _truth(rows: Sequence[EvaluationRow]) -> metrics.Truth:
     return np.array([row.about.label for row in rows], dtype=bool)
 
 
-def _said(rows: Sequence[Row]) -> metrics.Truth:
+def _said(rows: Sequence[EvaluationRow]) -> metrics.Truth:
     return np.array([row.said for row in rows], dtype=bool)
 
 
-def _posterior(row: Row, stage: str, prior: float) -> float:
+def _posterior(row: EvaluationRow, stage: str, prior: float) -> float:
     look = row.look(stage)
     return prior if look is None or look.posterior is None else look.posterior
 
 
-def _logits(rows: Sequence[Row], stage: str) -> tuple[metrics.Truth, metrics.Scores]:
+def _logits(rows: Sequence[EvaluationRow], stage: str) -> tuple[metrics.Truth, metrics.Scores]:
     """Truth and raw logit of the rows on which the stage spoke."""
     spoken = [(row.about.label, look.logit) for row in rows if (look := row.look(stage)) and look.logit is not None]
     return np.array([label for label, _ in spoken], dtype=bool), np.array([logit for _, logit in spoken])
 
 
-def _spent(rows: Sequence[Row]) -> float:
+def _spent(rows: Sequence[EvaluationRow]) -> float:
     """Mean FLOPs an item at production prices."""
     if not rows:
         return math.nan
     return sum(flops(row.entered, row.about.kind) for row in rows) / len(rows)
 
 
-def _exit_mix(rows: Sequence[Row], policy: Policy, kind: MediaKind) -> dict[str, float]:
+def _exit_mix(rows: Sequence[EvaluationRow], policy: Policy, kind: MediaKind) -> dict[str, float]:
     left = Counter(row.exit_stage for row in rows)
     return {step.stage: left[step.stage] / len(rows) for step in policy.steps(kind)} if rows else {}
 
 
-def _by_needs(rows: Sequence[Row], policy: Policy, kind: MediaKind) -> dict[str, Part]:
-    parts: dict[str, list[Row]] = {}
+def _by_needs(rows: Sequence[EvaluationRow], policy: Policy, kind: MediaKind) -> dict[str, Subset]:
+    parts: dict[str, list[EvaluationRow]] = {}
     for row in rows:
         if row.about.needs is not None:
             parts.setdefault(row.about.needs, []).append(row)
     return {
-        needs: Part(len(part), metrics.accuracy(_truth(part), _said(part)), _exit_mix(part, policy, kind))
+        needs: Subset(len(part), metrics.accuracy(_truth(part), _said(part)), _exit_mix(part, policy, kind))
         for needs, part in sorted(parts.items(), key=lambda entry: STAGES.index(entry[0]))
     }
 
 
-def _models(rows: Sequence[Row]) -> dict[str, str]:
+def _models(rows: Sequence[EvaluationRow]) -> dict[str, str]:
     """The model that spoke for each stage, marked where it was a miniature."""
     return {look.stage: look.model + (" (miniature)" if look.miniature else "") for row in rows for look in row.looks}

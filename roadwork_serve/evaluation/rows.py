@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from roadwork_serve.datasets.samples import About
+from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.schema import ExitReason
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class StageRecord:
     """One stage's word.
 
     logit: None when it abstained. posterior: the cascade's belief after it; None when the stage was
@@ -24,25 +24,25 @@ class Look:
     posterior: float | None
     model: str
     miniature: bool
-    words_likely: float | None = None
+    text_probability: float | None = None
     tokens: int = 0
     ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EvaluationRow:
     """One item: what is true, the cascade's verdict, and every stage's word.
 
     weight: how many items of the traffic it stands for: one over the chance with which it was drawn.
     """
 
-    about: About
+    about: SampleMetadata
     probability: float
     said: bool
     exit_stage: str
     exit_reason: ExitReason
     degraded: bool
-    looks: tuple[Look, ...]
+    looks: tuple[StageRecord, ...]
     weight: float = 1.0
 
     @property
@@ -50,19 +50,19 @@ class Row:
         """The stages the cascade itself asked, in order."""
         return tuple(look.stage for look in self.looks if look.posterior is not None)
 
-    def look(self, stage: str) -> Look | None:
+    def look(self, stage: str) -> StageRecord | None:
         """What the stage said, if it was asked."""
         return next((look for look in self.looks if look.stage == stage), None)
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
+def write_rows(path: Path, rows: Iterable[EvaluationRow]) -> None:
     """One JSON object a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[EvaluationRow]:
     """The rows of a file. Raises ConfigError when it cannot be read, and naming the line that is none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -72,7 +72,7 @@ def read_rows(path: Path) -> list[Row]:
             f"the rows in {path} cannot be read: {told}; make them with "
             f"`roadwork evaluate --ask-everyone --rows {path}`"
         ) from None
-    rows: list[Row] = []
+    rows: list[EvaluationRow] = []
     for number, line in enumerate(lines, 1):
         try:
             rows.append(_row(json.loads(line)))
@@ -84,8 +84,8 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _row(fields: dict[str, Any]) -> Row:
+def _row(fields: dict[str, Any]) -> EvaluationRow:
     about = fields.pop("about")
     looks = fields.pop("looks")
     about["tags"] = tuple(about["tags"])
-    return Row(about=About(**about), looks=tuple(Look(**look) for look in looks), **fields)
+    return EvaluationRow(about=SampleMetadata(**about), looks=tuple(StageRecord(**look) for look in looks), **fields)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from roadwork_serve import media
-from roadwork_serve.cascade.calls import Answer
+from roadwork_serve.cascade.calls import StageAnswer
 from roadwork_serve.cascade.log_odds import logit
 from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.datasets.samples import Sample
 from roadwork_serve.errors import RoadworkError
-from roadwork_serve.evaluation.rows import Look, Row
+from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord
 from roadwork_serve.local_cascade import LocalCascade
 from roadwork_serve.schema import StageReport
 
@@ -32,14 +32,14 @@ async def judge_samples(
     cascade: LocalCascade,
     also: Collection[str] = (),
     on_done: Callable[[], None] = lambda: None,
-) -> tuple[list[Row], list[Failure]]:
+) -> tuple[list[EvaluationRow], list[Failure]]:
     """The rows, in the order of the samples, and what failed.
 
     also: stages that must speak on every item of a kind their policy names them for, whether the
         cascade reached them or not; for comparison, and never part of the verdict.
     on_done: called after every item.
     """
-    results: dict[int, Row | Failure] = {}
+    results: dict[int, EvaluationRow | Failure] = {}
     supply = enumerate(samples)
     taking = asyncio.Lock()
 
@@ -59,10 +59,10 @@ async def judge_samples(
         for _ in range(IN_FLIGHT):
             group.create_task(work())
     ordered = [results[index] for index in sorted(results)]
-    return [r for r in ordered if isinstance(r, Row)], [r for r in ordered if isinstance(r, Failure)]
+    return [r for r in ordered if isinstance(r, EvaluationRow)], [r for r in ordered if isinstance(r, Failure)]
 
 
-async def _judge(sample: Sample, cascade: LocalCascade, also: Collection[str]) -> Row:
+async def _judge(sample: Sample, cascade: LocalCascade, also: Collection[str]) -> EvaluationRow:
     about = sample.about
     read = await asyncio.to_thread(media.read, sample.data, cascade.profile.media)
     item = Item.of(read, about.name, time.monotonic() + _DEADLINE_S)
@@ -73,7 +73,7 @@ async def _judge(sample: Sample, cascade: LocalCascade, also: Collection[str]) -
         if step.stage in also and step.stage not in asked and step.stage in cascade.stages:
             answer = await cascade.stages[step.stage].submit(item)
             looks.append(_aside(step.stage, answer))
-    return Row(
+    return EvaluationRow(
         about,
         verdict.probability,
         verdict.label == "roadwork",
@@ -84,23 +84,23 @@ async def _judge(sample: Sample, cascade: LocalCascade, also: Collection[str]) -
     )
 
 
-def _routed(reports: list[StageReport]) -> Iterator[Look]:
+def _routed(reports: list[StageReport]) -> Iterator[StageRecord]:
     for report in reports:
         if report.outcome in ("answered", "abstained"):
             said = None if report.probability is None else logit(report.probability)
-            yield Look(
+            yield StageRecord(
                 report.stage,
                 said,
                 report.posterior,
                 report.model or "",
                 report.miniature,
-                report.saw.words_likely,
+                report.saw.text_probability,
                 report.tokens,
                 report.compute_ms / max(1, report.batch_size),
             )
 
 
-def _aside(stage: str, answer: Answer) -> Look:
+def _aside(stage: str, answer: StageAnswer) -> StageRecord:
     said = answer.opinion
     ms = said.compute_ms / answer.batch_size
-    return Look(stage, said.logit, None, said.model, said.miniature, said.saw.words_likely, said.tokens, ms)
+    return StageRecord(stage, said.logit, None, said.model, said.miniature, said.saw.text_probability, said.tokens, ms)

@@ -13,7 +13,7 @@ Indices = NDArray[np.int64]
 Truth = NDArray[np.bool_]
 
 
-def whole_groups(groups: Sequence[str]) -> tuple[str, ...]:
+def fill_group_names(groups: Sequence[str]) -> tuple[str, ...]:
     """The groups, with an item that has none as a group of its own."""
     return tuple(group or f"alone\n{at}" for at, group in enumerate(groups))
 
@@ -23,7 +23,7 @@ def folds(groups: Sequence[str], truth: Truth, count: int, seed: int = 0) -> Ite
 
     The classes are spread as evenly as the groups allow. Raises ConfigError when there are fewer groups than folds.
     """
-    names = np.array(whole_groups(groups))
+    names = np.array(fill_group_names(groups))
     if (there := len(set(names))) < count:
         raise ConfigError(f"{there} groups cannot be split {count} times; label more, or ask for fewer folds")
     alone = there == len(names)  # a group each: the same, and many times as fast

@@ -8,20 +8,20 @@ from pathlib import Path
 
 from roadwork_serve.calibration.sources import PASSWORD_VARIABLE
 from roadwork_serve.cascade.policy_file import load_policy
-from roadwork_serve.datasets.base import Damaged
+from roadwork_serve.datasets.base import CorruptItem
 from roadwork_serve.datasets.registry import open_dataset
 from roadwork_serve.engines.features import Head, Recipe
 from roadwork_serve.engines.fingerprint import fingerprint
-from roadwork_serve.engines.weights import folder
-from roadwork_serve.heads.extract import CACHE, MAY_SKIP, extractor
-from roadwork_serve.heads.feature_set import FeatureSet, joined, read_features
-from roadwork_serve.heads.journal_features import features_of
+from roadwork_serve.engines.weights import weights_folder
+from roadwork_serve.heads.extract import CACHE, MAX_SKIPPED, extractor
+from roadwork_serve.heads.feature_set import FeatureSet, concatenate, read_features
+from roadwork_serve.heads.journal_features import features_from_journal
 from roadwork_serve.journal.store import Store
 from roadwork_serve.profiles.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class FeatureRequest:
     """data: as `open_dataset` spells it. journal: a URL. files: of features written before.
 
     recipe: all that is there by default, cls where a journal takes part, which keeps no more. model: another backbone
@@ -35,23 +35,23 @@ class Wanted:
     model: str | None = None
     policy: str | None = None
     cache: Path = CACHE
-    may_skip: int = MAY_SKIP
+    may_skip: int = MAX_SKIPPED
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class CollectedFeatures:
     """shipped: the head that lies beside the backbone, where that was opened for files. unclear: items nobody could
     tell, left out. skipped: damaged files."""
 
     features: FeatureSet
     shipped: Head | None
-    skipped: tuple[Damaged, ...]
+    skipped: tuple[CorruptItem, ...]
     unclear: int
 
 
-def gather(
-    wanted: Wanted, profile: Profile, on_done: Callable[[int, int], None] = lambda done, total: None
-) -> Gathered:
+def collect_features(
+    wanted: FeatureRequest, profile: Profile, on_done: Callable[[int, int], None] = lambda done, total: None
+) -> CollectedFeatures:
     """All of it, by the shortest recipe among it. on_done: called with how many items more are done, and of how many.
 
     Raises ConfigError, ModelError.
@@ -59,7 +59,7 @@ def gather(
     parts = [read_features(file) for file in wanted.files]
     shipped, skipped, unclear = None, (), 0
     if wanted.journal is not None:
-        parts.append(recalled(wanted.journal, wanted.policy or profile.policy))
+        parts.append(journal_features(wanted.journal, wanted.policy or profile.policy))
     if wanted.data:
         datasets = [open_dataset(spec) for spec in wanted.data]
         total = sum(len(dataset.listed()) for dataset in datasets)
@@ -68,11 +68,11 @@ def gather(
         found = maker.extract(datasets, wanted.may_skip, lambda done: on_done(done, total))
         parts.append(found.features)
         shipped, skipped, unclear = maker.engine.head, found.skipped, found.unclear
-    return Gathered(joined(parts), shipped, skipped, unclear)
+    return CollectedFeatures(concatenate(parts), shipped, skipped, unclear)
 
 
-def recalled(journal: str, policy: str) -> FeatureSet:
+def journal_features(journal: str, policy: str) -> FeatureSet:
     """What a journal holds, its backbone known by the weights that go by that name now."""
     with closing(Store.open(journal, password=os.environ.get(PASSWORD_VARIABLE))) as store:
-        found = features_of(store.find(), load_policy(policy))
-    return replace(found, backbone=found.backbone or fingerprint(folder(found.model)))
+        found = features_from_journal(store.find(), load_policy(policy))
+    return replace(found, backbone=found.backbone or fingerprint(weights_folder(found.model)))

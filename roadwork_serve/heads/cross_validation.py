@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.calibration.curves import platt, through
+from roadwork_serve.calibration.curves import apply_curve, platt
 from roadwork_serve.cascade.curve import Curve
-from roadwork_serve.datasets.samples import About
+from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.engines.features import Head
 from roadwork_serve.evaluation.metrics import Confusion, confusion
 from roadwork_serve.evaluation.photo_report import CAVEAT
 from roadwork_serve.heads.feature_set import FeatureSet
-from roadwork_serve.heads.fit import HeadTraining, fit_head, said
-from roadwork_serve.heads.head_metrics import Score, items, score, sigmoid
-from roadwork_serve.heads.holdout import splits
+from roadwork_serve.heads.fit import HeadTraining, fit_head, predict_logits
+from roadwork_serve.heads.head_metrics import HeadMetrics, head_metrics, items, sigmoid
+from roadwork_serve.heads.holdout import group_folds
 from roadwork_serve.provenance import environment
 
 Floats = NDArray[np.float64]
@@ -28,13 +28,13 @@ _TOLD = 3  # decimals of probabilities that are listed
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class FoldMetrics:
     """What one way of judging the items comes to. pooled: over all of them; mind the caveat of the report.
 
     other: all but the hard negatives. wrong: of the items judged wrong, the probability of road work by name.
     """
 
-    pooled: Score
+    pooled: HeadMetrics
     by_group: Mapping[str, Confusion]
     by_source: Mapping[str, Confusion]
     hard_negatives: int
@@ -57,9 +57,9 @@ class CrossReport:
     seed: int
     n: int
     groups: int
-    head: Judged
-    calibrated: Judged
-    shipped: Judged | None
+    head: FoldMetrics
+    calibrated: FoldMetrics
+    shipped: FoldMetrics | None
     curves: tuple[Curve, ...]
     data: str
     origin: tuple[str, ...]
@@ -84,12 +84,12 @@ def cross_validate(
     truth = features.target >= 0.5
     raw, curved = np.empty(len(features)), np.empty(len(features))
     curves: list[Curve] = []
-    for part in splits(features.together, truth, count, settings.seed):
+    for part in group_folds(features.together, truth, count, settings.seed):
         taught, held = features.rows(part.train), features.rows(part.held)
         inner = _out_of_fold(taught, settings, on_done)
         curve = _curve(taught, inner)
-        raw[part.held] = said(fit_head(taught, settings).head, held)
-        curved[part.held] = through(curve, raw[part.held])
+        raw[part.held] = predict_logits(fit_head(taught, settings).head, held)
+        curved[part.held] = apply_curve(curve, raw[part.held])
         curves.append(curve)
         on_done()
     return CrossReport(
@@ -101,9 +101,9 @@ def cross_validate(
         seed=settings.seed,
         n=len(set(features.name)),
         groups=len(set(features.together)),
-        head=judged(features, raw),
-        calibrated=judged(features, curved),
-        shipped=None if shipped is None else judged(features, said(shipped, features)),
+        head=fold_metrics(features, raw),
+        calibrated=fold_metrics(features, curved),
+        shipped=None if shipped is None else fold_metrics(features, predict_logits(shipped, features)),
         curves=tuple(curves),
         data=features.digest,
         origin=features.origin,
@@ -118,7 +118,7 @@ def heads_of(count: int) -> int:
     return count * (_INNER + 1)
 
 
-def judged(features: FeatureSet, logits: Floats) -> Judged:
+def fold_metrics(features: FeatureSet, logits: Floats) -> FoldMetrics:
     """What logits [rows] say of the items; a clip counts once."""
     mine = items(features, logits)
     abouts = [_about(features, int(at)) for at in mine.first]
@@ -126,8 +126,8 @@ def judged(features: FeatureSet, logits: Floats) -> Judged:
     hard = [about.hard_negative for about in abouts]
     p = sigmoid(mine.logit)
     easy = ~np.array(hard, dtype=bool)
-    return Judged(
-        pooled=score(features, logits),
+    return FoldMetrics(
+        pooled=head_metrics(features, logits),
         by_group=_by([about.group for about in abouts], mine.truth, answers),
         by_source=_by([about.source for about in abouts], mine.truth, answers),
         hard_negatives=sum(hard),
@@ -146,8 +146,8 @@ def judged(features: FeatureSet, logits: Floats) -> Judged:
 def _out_of_fold(taught: FeatureSet, settings: HeadTraining, on_done: Callable[[], None]) -> Floats:
     """Logits [rows] of heads that were trained on other groups."""
     told = np.full(len(taught), math.nan)
-    for part in splits(taught.together, taught.target >= 0.5, _INNER, settings.seed):
-        told[part.held] = said(fit_head(taught.rows(part.train), settings).head, taught.rows(part.held))
+    for part in group_folds(taught.together, taught.target >= 0.5, _INNER, settings.seed):
+        told[part.held] = predict_logits(fit_head(taught.rows(part.train), settings).head, taught.rows(part.held))
         on_done()
     return told
 
@@ -158,10 +158,10 @@ def _curve(taught: FeatureSet, logits: Floats) -> Curve:
     return platt(mine.logit, mine.truth, np.ones(len(mine.first)))
 
 
-def _about(features: FeatureSet, at: int) -> About:
+def _about(features: FeatureSet, at: int) -> SampleMetadata:
     if features.about:
         return features.about[at]
-    return About(features.name[at], "photo", bool(features.target[at] >= 0.5), group=features.group[at])
+    return SampleMetadata(features.name[at], "photo", bool(features.target[at] >= 0.5), group=features.group[at])
 
 
 def _by(keys: Sequence[str], truth: NDArray[np.bool_], answers: NDArray[np.bool_]) -> dict[str, Confusion]:

@@ -10,30 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve import media
-from roadwork_serve.datasets.base import Damaged, Dataset, Listed
+from roadwork_serve.datasets.base import CorruptItem, Dataset, DatasetItem
 from roadwork_serve.datasets.samples import Sample
 from roadwork_serve.engines.features import FeatureEngine, Recipe
-from roadwork_serve.engines.weights import folder as folder_of
+from roadwork_serve.engines.weights import weights_folder as folder_of
 from roadwork_serve.errors import ConfigError, MediaError, ModelError
-from roadwork_serve.heads.feature_cache import FeatureCache, Features, identity_of, maker_of
+from roadwork_serve.heads.feature_cache import FeatureCache, Features, identity_of, origin_of
 from roadwork_serve.heads.feature_set import FeatureSet
 from roadwork_serve.profiles.profile import MediaLimits, Profile
 
 CACHE = Path("build/features")
-MAY_SKIP = 20
+MAX_SKIPPED = 20
 _SHARD = 256  # items
 _READERS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Extracted:
+class ExtractedFeatures:
     """features: of everything that could be used. skipped: damaged files, named.
 
     unclear: listed items that people could not tell, which nothing is learned from. kept: items found in the cache.
     """
 
     features: FeatureSet
-    skipped: tuple[Damaged, ...]
+    skipped: tuple[CorruptItem, ...]
     unclear: int
     kept: int
 
@@ -43,12 +43,12 @@ class _Taken:
     """Of one run, so far. items: what is listed and its identity, in order."""
 
     may_skip: int
-    items: list[tuple[str, Listed, str]] = field(default_factory=list)
-    skipped: list[Damaged] = field(default_factory=list)
+    items: list[tuple[str, DatasetItem, str]] = field(default_factory=list)
+    skipped: list[CorruptItem] = field(default_factory=list)
     unclear: int = 0
     kept: int = 0
 
-    def skip(self, damaged: Damaged) -> None:
+    def skip(self, damaged: CorruptItem) -> None:
         self.skipped.append(damaged)
         if len(self.skipped) > self.may_skip:
             told = "; ".join(f"{each.name}: {each.why}" for each in self.skipped[:5])
@@ -69,11 +69,11 @@ class Extractor:
         self.engine, self.limits, self.model = engine, limits, model or engine.name
         self.recipe: Recipe = recipe
         dtype = str(engine.model.dtype).removeprefix("torch.")
-        self.cache = FeatureCache(cache, maker_of(self.model, engine.fingerprint, recipe, dtype, limits))
+        self.cache = FeatureCache(cache, origin_of(self.model, engine.fingerprint, recipe, dtype, limits))
 
     def extract(
-        self, datasets: Sequence[Dataset], may_skip: int = MAY_SKIP, on_done: Callable[[int], None] = lambda _: None
-    ) -> Extracted:
+        self, datasets: Sequence[Dataset], may_skip: int = MAX_SKIPPED, on_done: Callable[[int], None] = lambda _: None
+    ) -> ExtractedFeatures:
         """The features of every listed item, in order; of a clip every frame is a row, and all together weigh one.
 
         may_skip: damaged files that are left out, and said, before it is given up. on_done: called with how many items
@@ -83,7 +83,7 @@ class Extractor:
         taken = _Taken(may_skip)
         for dataset in datasets:
             self._take(dataset, taken, on_done)
-        return Extracted(self._set(taken, datasets), tuple(taken.skipped), taken.unclear, taken.kept)
+        return ExtractedFeatures(self._set(taken, datasets), tuple(taken.skipped), taken.unclear, taken.kept)
 
     def _take(self, dataset: Dataset, taken: _Taken, on_done: Callable[[int], None]) -> None:
         listed = dataset.listed()
@@ -100,14 +100,18 @@ class Extractor:
                 on_done(len(part))
         taken.items += [(dataset.spec, each, identities[each.at]) for each in wanted if each.at in identities]
 
-    def _part(self, part: Sequence[tuple[Listed, Sample | Damaged]], identities: dict[str, str], taken: _Taken) -> None:
+    def _part(
+        self, part: Sequence[tuple[DatasetItem, Sample | CorruptItem]], identities: dict[str, str], taken: _Taken
+    ) -> None:
         """Some items: those that are new become a shard, whatever becomes of the rest."""
         made: dict[str, Features] = {}
         try:
             with ThreadPoolExecutor(_READERS) as pool:
                 for (each, sample), seen in zip(part, pool.map(self._read, part), strict=True):
-                    if isinstance(sample, Damaged) or isinstance(seen, str):
-                        taken.skip(sample if isinstance(sample, Damaged) else Damaged(each.about.name, str(seen)))
+                    if isinstance(sample, CorruptItem) or isinstance(seen, str):
+                        taken.skip(
+                            sample if isinstance(sample, CorruptItem) else CorruptItem(each.about.name, str(seen))
+                        )
                         continue
                     identity = each.identity or identity_of(sample.data)
                     identities[each.at] = identity
@@ -118,10 +122,10 @@ class Extractor:
         finally:
             self.cache.put(made)
 
-    def _read(self, pair: tuple[Listed, Sample | Damaged]) -> NDArray[np.uint8] | str | None:
+    def _read(self, pair: tuple[DatasetItem, Sample | CorruptItem]) -> NDArray[np.uint8] | str | None:
         """What stage 1 sees of it, or what is wrong with it; None where its features are kept."""
         each, sample = pair
-        if isinstance(sample, Damaged) or (each.identity or identity_of(sample.data)) in self.cache:
+        if isinstance(sample, CorruptItem) or (each.identity or identity_of(sample.data)) in self.cache:
             return None
         try:
             return media.read(sample.data, self.limits).thumbs
@@ -180,9 +184,9 @@ def extractor(profile: Profile, recipe: Recipe, model: str | None = None, cache:
     return Extractor(engine, profile.media, recipe, cache, model or spec.model)
 
 
-def _once(items: Sequence[tuple[str, Listed, str]]) -> Iterator[tuple[str, Listed, str]]:
+def _once(items: Sequence[tuple[str, DatasetItem, str]]) -> Iterator[tuple[str, DatasetItem, str]]:
     """Each file once, however often it is listed. Raises ConfigError where its labels disagree."""
-    seen: dict[str, Listed] = {}
+    seen: dict[str, DatasetItem] = {}
     for spec, each, identity in items:
         if (before := seen.get(identity)) is None:
             seen[identity] = each
@@ -195,13 +199,13 @@ def _once(items: Sequence[tuple[str, Listed, str]]) -> Iterator[tuple[str, Liste
 
 
 def _parts(
-    pairs: Iterable[tuple[Listed, Sample | Damaged]], size: int
-) -> Generator[list[tuple[Listed, Sample | Damaged]]]:
-    part: list[tuple[Listed, Sample | Damaged]] = []
+    pairs: Iterable[tuple[DatasetItem, Sample | CorruptItem]], size: int
+) -> Generator[list[tuple[DatasetItem, Sample | CorruptItem]]]:
+    part: list[tuple[DatasetItem, Sample | CorruptItem]] = []
     held = 0
     for pair in pairs:
         part.append(pair)
-        held += 0 if isinstance(pair[1], Damaged) else len(pair[1].data)
+        held += 0 if isinstance(pair[1], CorruptItem) else len(pair[1].data)
         if len(part) >= size or held > 256 * 2**20:
             yield part
             part, held = [], 0

@@ -22,7 +22,7 @@ Features = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Maker:
+class FeatureOrigin:
     """What features depend on besides the file. frames: sampled of a clip. reading: a hash of how files are decoded."""
 
     model: str
@@ -46,7 +46,7 @@ class FeatureCache:
     Several processes may write at once. A shard that cannot be read counts as not there.
     """
 
-    def __init__(self, folder: Path, maker: Maker) -> None:
+    def __init__(self, folder: Path, maker: FeatureOrigin) -> None:
         self.maker, self.folder = maker, folder / maker.key
         self._where: dict[str, tuple[Path, int, int]] = {}
         for shard in sorted(self.folder.glob("*.safetensors")):
@@ -105,10 +105,10 @@ def identity_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def maker_of(model: str, fingerprint: str, recipe: Recipe, dtype: str, limits: MediaLimits) -> Maker:
+def origin_of(model: str, fingerprint: str, recipe: Recipe, dtype: str, limits: MediaLimits) -> FeatureOrigin:
     """What makes the features that a backbone has of files read under these limits."""
     reading = f"{_sources()} {limits.frame_side}"
-    return Maker(model, fingerprint, recipe, dtype, limits.thumb_side, limits.frames, reading)
+    return FeatureOrigin(model, fingerprint, recipe, dtype, limits.thumb_side, limits.frames, reading)
 
 
 @cache

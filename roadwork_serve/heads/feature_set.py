@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.datasets.samples import About
+from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.engines.features import Recipe
 from roadwork_serve.errors import ConfigError
 
@@ -40,7 +40,7 @@ class FeatureSet:
     group: tuple[str, ...]
     name: tuple[str, ...]
     backbone: str = ""
-    about: tuple[About, ...] = ()
+    about: tuple[SampleMetadata, ...] = ()
     origin: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -82,7 +82,7 @@ class FeatureSet:
         return told.hexdigest()
 
 
-def joined(parts: Sequence[FeatureSet]) -> FeatureSet:
+def concatenate(parts: Sequence[FeatureSet]) -> FeatureSet:
     """All rows of several sets, by the shortest recipe among them.
 
     Raises ConfigError where there is none, or where they are of different backbones.
@@ -110,7 +110,7 @@ def joined(parts: Sequence[FeatureSet]) -> FeatureSet:
     )
 
 
-def overruled(features: FeatureSet) -> FeatureSet:
+def drop_teacher_duplicates(features: FeatureSet) -> FeatureSet:
     """Without what a teacher said of items that people spoke of."""
     told = {name for name, people in zip(features.name, features.by_people, strict=True) if people}
     keep = [bool(people) or name not in told for name, people in zip(features.name, features.by_people, strict=True)]
@@ -142,7 +142,7 @@ def read_features(path: Path) -> FeatureSet:
         raise ConfigError(
             f"{path} holds no features ({error}); make it with `roadwork train-head --save-features`"
         ) from None
-    about = tuple(About(**{**each, "tags": tuple(each["tags"])}) for each in rest.pop("about"))
+    about = tuple(SampleMetadata(**{**each, "tags": tuple(each["tags"])}) for each in rest.pop("about"))
     return FeatureSet(
         model=rest["model"],
         recipe=rest["recipe"],

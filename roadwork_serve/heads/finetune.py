@@ -24,16 +24,16 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTLayer
 
 from roadwork_serve import media
 from roadwork_serve.atomic_write import check_vacant, replace_folder, write_json
-from roadwork_serve.datasets.base import Damaged, Dataset
-from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD, Head, features
+from roadwork_serve.datasets.base import CorruptItem, Dataset
+from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD, Head, pool_features
 from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.engines.loading import load_pretrained
 from roadwork_serve.errors import ConfigError, MediaError
-from roadwork_serve.heads.extract import MAY_SKIP
+from roadwork_serve.heads.extract import MAX_SKIPPED
 from roadwork_serve.heads.feature_set import FeatureSet
-from roadwork_serve.heads.fit import WORDS_SHARE, HeadTraining, alone, balanced, new_head
-from roadwork_serve.heads.head_metrics import Score, score
-from roadwork_serve.heads.holdout import split
+from roadwork_serve.heads.fit import WORDS_SHARE, HeadTraining, class_weights, deterministic, new_head
+from roadwork_serve.heads.head_metrics import HeadMetrics, head_metrics
+from roadwork_serve.heads.holdout import group_split
 from roadwork_serve.heads.model_card import Lineage, lineage
 from roadwork_serve.profiles.profile import MediaLimits
 
@@ -41,7 +41,7 @@ _LOOK = 32  # thumbs at once where nothing is learned
 
 
 @dataclass(frozen=True, slots=True)
-class Unfreezing:
+class FinetuneSettings:
     """What end-to-end training adds to the settings of a head. lr: of the backbone; that of the head is its own."""
 
     epochs: int = 3
@@ -50,41 +50,41 @@ class Unfreezing:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pictures:
+class TrainingImages:
     """thumbs: uint8 [n, side, side, 3], in memory. known: the same rows, with no features yet."""
 
     thumbs: NDArray[np.uint8]
     known: FeatureSet
-    skipped: tuple[Damaged, ...]
+    skipped: tuple[CorruptItem, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class TunedReport:
+class FinetuneReport:
     """held: on groups that were not learned from, before any training and after it. steps: of the optimiser."""
 
     folder: Path
-    before: Score
-    held: Score
-    taught: Score
+    before: HeadMetrics
+    held: HeadMetrics
+    taught: HeadMetrics
     steps: int
     seconds: float
     fingerprint: str
-    unfreezing: Unfreezing
+    unfreezing: FinetuneSettings
     lineage: Lineage
 
 
-def pictures(datasets: Sequence[Dataset], limits: MediaLimits, may_skip: int = MAY_SKIP) -> Pictures:
+def load_images(datasets: Sequence[Dataset], limits: MediaLimits, may_skip: int = MAX_SKIPPED) -> TrainingImages:
     """What stage 1 sees of every item that people could tell. Raises ConfigError when too many are damaged."""
-    thumbs, rows, skipped = list[NDArray[np.uint8]](), list[tuple[Any, int]](), list[Damaged]()
+    thumbs, rows, skipped = list[NDArray[np.uint8]](), list[tuple[Any, int]](), list[CorruptItem]()
     for dataset in datasets:
         wanted = [each for each in dataset.listed() if each.about.scored]
         for each, sample in zip(wanted, dataset.samples(wanted), strict=True):
             try:
-                if isinstance(sample, Damaged):
+                if isinstance(sample, CorruptItem):
                     raise MediaError(sample.why)
                 seen = media.read(sample.data, limits).thumbs
             except MediaError as error:
-                skipped.append(Damaged(each.about.name, str(error)))
+                skipped.append(CorruptItem(each.about.name, str(error)))
                 if len(skipped) > may_skip:
                     raise ConfigError(f"more than {may_skip} files cannot be used, the last {skipped[-1]}") from None
                 continue
@@ -105,21 +105,21 @@ def pictures(datasets: Sequence[Dataset], limits: MediaLimits, may_skip: int = M
         about=tuple(each.about for each, _ in rows),
         origin=tuple(dataset.spec for dataset in datasets),
     )
-    return Pictures(np.concatenate(thumbs), known, tuple(skipped))
+    return TrainingImages(np.concatenate(thumbs), known, tuple(skipped))
 
 
 def finetune(
     model: str,
-    shown: Pictures,
+    shown: TrainingImages,
     settings: HeadTraining,
-    unfreezing: Unfreezing,
+    unfreezing: FinetuneSettings,
     out: Path,
     *,
     replace_out: bool = False,
     device: str | None = None,
     start: Head | None = None,
     callbacks: Sequence[lightning.Callback] = (),
-) -> TunedReport:
+) -> FinetuneReport:
     """Train a backbone from a folder or hub id together with its head, and write both, whole or not at all.
 
     device: cuda shards over all GPUs of this machine; by default where there are any. start: the head to start from, a
@@ -133,11 +133,11 @@ def finetune(
         shown.known, model=model, recipe=recipe, backbone=fingerprint(model),
         x=np.zeros((len(shown.known), backbone.config.hidden_size * len(recipe.split("+"))), np.float32),
     )  # fmt: skip
-    parts = split(known.together, known.target >= 0.5, settings.held, settings.seed)
+    parts = group_split(known.together, known.target >= 0.5, settings.held, settings.seed)
     taught = known.rows(parts.train)
     began = time.monotonic()
-    with alone(settings, deterministic=device == "cpu"):
-        both = Both(backbone, start or new_head(taught, settings), settings, unfreezing)
+    with deterministic(settings, deterministic=device == "cpu"):
+        both = BackboneWithHead(backbone, start or new_head(taught, settings), settings, unfreezing)
         before = _score(both, shown, known, parts.held)
         trainer = _trainer(device, unfreezing, callbacks)
         trainer.fit(both, _loader(shown, taught, parts.train, settings, unfreezing))
@@ -145,7 +145,7 @@ def finetune(
         seconds, steps = time.monotonic() - began, trainer.global_step
         if not trainer.is_global_zero:
             raise SystemExit(0)
-        whole = Both(DINOv3ViTModel(backbone.config), Head(both.head.settings), settings, unfreezing)
+        whole = BackboneWithHead(DINOv3ViTModel(backbone.config), Head(both.head.settings), settings, unfreezing)
         whole.load_state_dict({name: weight.detach().cpu().clone() for name, weight in weights.items()})
         whole.eval().requires_grad_(False)
         held, learned = (_score(whole, shown, known, part) for part in (parts.held, parts.train))
@@ -155,16 +155,16 @@ def finetune(
         whole.head.settings = replace(whole.head.settings, backbone=mark)
         whole.head.save(draft)
         told = lineage(known, settings, shlex.join(["roadwork", *sys.argv[1:]]))
-        report = TunedReport(out, before, held, learned, steps, seconds, mark, unfreezing, told)
+        report = FinetuneReport(out, before, held, learned, steps, seconds, mark, unfreezing, told)
         write_json(draft / "metrics.json", asdict(report) | {"folder": str(out)})
         (draft / "README.md").write_text(_card(report), encoding="utf-8")
     return report
 
 
-class Both(lightning.LightningModule):
+class BackboneWithHead(lightning.LightningModule):
     """Thumbs uint8 [n, side, side, 3] -> logits float32 [n, outputs of the head], all of it to be learned."""
 
-    def __init__(self, backbone: nn.Module, head: Head, settings: HeadTraining, unfreezing: Unfreezing) -> None:
+    def __init__(self, backbone: nn.Module, head: Head, settings: HeadTraining, unfreezing: FinetuneSettings) -> None:
         super().__init__()
         self.backbone: Any = backbone.requires_grad_(True)
         self.head: Any = head.requires_grad_(True)
@@ -178,7 +178,7 @@ class Both(lightning.LightningModule):
         """See the class."""
         pixels = (thumbs.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
         tokens = self.backbone(pixels).last_hidden_state.float()
-        return self.head(features(tokens, self.backbone.config.num_register_tokens, self.head.settings.recipe))
+        return self.head(pool_features(tokens, self.backbone.config.num_register_tokens, self.head.settings.recipe))
 
     def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor:
         thumbs, target, weight, words, known = batch
@@ -201,7 +201,7 @@ class Both(lightning.LightningModule):
         return {"optimizer": stepper, "lr_scheduler": {"scheduler": slower, "interval": "step"}}
 
 
-def _trainer(device: str, unfreezing: Unfreezing, callbacks: Sequence[lightning.Callback]) -> lightning.Trainer:
+def _trainer(device: str, unfreezing: FinetuneSettings, callbacks: Sequence[lightning.Callback]) -> lightning.Trainer:
     """On CUDA every layer of the backbone is a shard; norms cannot be clipped there."""
     cuda = device == "cuda"
     strategy = FSDPStrategy(auto_wrap_policy={DINOv3ViTLayer}, state_dict_type="full") if cuda else "auto"
@@ -222,14 +222,18 @@ def _trainer(device: str, unfreezing: Unfreezing, callbacks: Sequence[lightning.
 
 
 def _loader(
-    shown: Pictures, taught: FeatureSet, which: NDArray[np.int64], settings: HeadTraining, unfreezing: Unfreezing
+    shown: TrainingImages,
+    taught: FeatureSet,
+    which: NDArray[np.int64],
+    settings: HeadTraining,
+    unfreezing: FinetuneSettings,
 ) -> "DataLoader[Any]":
     words = torch.from_numpy(taught.words)
     smooth = torch.from_numpy(taught.by_people).float() * settings.smoothing
     rows = TensorDataset(
         torch.from_numpy(shown.thumbs[which]),
         torch.from_numpy(taught.target) * (1 - smooth) + 0.5 * smooth,
-        torch.from_numpy(balanced(taught, settings.balance)),
+        torch.from_numpy(class_weights(taught, settings.balance)),
         words.nan_to_num(0.0),
         (~words.isnan()).float(),
     )
@@ -238,16 +242,16 @@ def _loader(
 
 
 @torch.inference_mode()
-def _score(both: Both, shown: Pictures, known: FeatureSet, which: NDArray[np.int64]) -> Score:
+def _score(both: BackboneWithHead, shown: TrainingImages, known: FeatureSet, which: NDArray[np.int64]) -> HeadMetrics:
     both.eval()
     thumbs = shown.thumbs[which]
     parts = (torch.from_numpy(thumbs[at : at + _LOOK]) for at in range(0, len(thumbs), _LOOK))
     logits = torch.cat([both(part)[:, 0] for part in parts]).double().numpy()
     both.train()
-    return score(known.rows(which), logits)
+    return head_metrics(known.rows(which), logits)
 
 
-def _card(report: TunedReport) -> str:
+def _card(report: FinetuneReport) -> str:
     line, held = report.lineage, report.held
     return f"""# {report.folder.name}
 

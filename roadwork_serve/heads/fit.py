@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from roadwork_serve.engines.features import Head, HeadSettings, Recipe
 from roadwork_serve.engines.thumbnails import ROADWORK
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.heads.feature_set import FeatureSet, overruled
-from roadwork_serve.heads.head_metrics import Score, log_loss, score
-from roadwork_serve.heads.holdout import Split, split
+from roadwork_serve.heads.feature_set import FeatureSet, drop_teacher_duplicates
+from roadwork_serve.heads.head_metrics import HeadMetrics, head_metrics, log_loss
+from roadwork_serve.heads.holdout import GroupSplit, group_split
 
 WORDS = "words"
 WORDS_SHARE = 0.4  # of the loss, as the miniature was taught
@@ -73,9 +73,9 @@ class HeadFit:
     """A trained head. held: how it does on what it was stopped by, which flatters it a little; taught: on the rest."""
 
     head: Head
-    split: Split
-    held: Score
-    taught: Score
+    split: GroupSplit
+    held: HeadMetrics
+    taught: HeadMetrics
     epochs: int
     best_epoch: int
     seconds: float
@@ -88,13 +88,13 @@ def fit_head(features: FeatureSet, settings: HeadTraining) -> HeadFit:
     rows of either kind are known. Raises ConfigError where the groups do not allow a part to be held.
     """
     began = time.monotonic()
-    features = overruled(features)
+    features = drop_teacher_duplicates(features)
     features = features.narrowed(settings.recipe or features.recipe)
     truth = features.target >= 0.5
-    parts = split(features.together, truth, settings.held, settings.seed)
+    parts = group_split(features.together, truth, settings.held, settings.seed)
     taught, held = features.rows(parts.train), features.rows(parts.held)
-    with alone(settings):
-        lesson = _Lesson(new_head(taught, settings), taught, held, settings)
+    with deterministic(settings):
+        lesson = HeadModule(new_head(taught, settings), taught, held, settings)
         trainer = lightning.Trainer(
             accelerator="cpu",
             devices=1,
@@ -114,8 +114,8 @@ def fit_head(features: FeatureSet, settings: HeadTraining) -> HeadFit:
         return HeadFit(
             head,
             parts,
-            score(held, said(head, held)),
-            score(taught, said(head, taught)),
+            head_metrics(held, predict_logits(head, held)),
+            head_metrics(taught, predict_logits(head, taught)),
             trainer.current_epoch,
             lesson.best_epoch,
             time.monotonic() - began,
@@ -123,7 +123,7 @@ def fit_head(features: FeatureSet, settings: HeadTraining) -> HeadFit:
 
 
 @torch.inference_mode()
-def said(head: Head, features: FeatureSet, output: str = ROADWORK) -> np.ndarray:
+def predict_logits(head: Head, features: FeatureSet, output: str = ROADWORK) -> np.ndarray:
     """Logits of a head, float64 [rows]. Raises ConfigError where it has no such output or wants other features."""
     if output not in head.settings.outputs:
         raise ConfigError(f"this head says nothing of {output}")
@@ -149,8 +149,8 @@ def new_head(taught: FeatureSet, settings: HeadTraining) -> Head:
     )
 
 
-class _Lesson(lightning.LightningModule):
-    """Blends and shuffles by a generator of its own; dropout goes by the global one, which `alone` seeds."""
+class HeadModule(lightning.LightningModule):
+    """Blends and shuffles by a generator of its own; dropout goes by the global one, which `deterministic` seeds."""
 
     def __init__(self, head: Head, taught: FeatureSet, held: FeatureSet, settings: HeadTraining) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class _Lesson(lightning.LightningModule):
         self.rows = (
             torch.from_numpy(np.ascontiguousarray(taught.x)),
             target * (1 - smooth) + 0.5 * smooth,
-            torch.from_numpy(balanced(taught, settings.balance)),
+            torch.from_numpy(class_weights(taught, settings.balance)),
             words.nan_to_num(0.0),
             (~words.isnan()).float() * torch.from_numpy(taught.weight),
         )
@@ -182,7 +182,9 @@ class _Lesson(lightning.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        now = log_loss(said(self.head, self.held), self.held.target, balanced(self.held, self.settings.balance))
+        now = log_loss(
+            predict_logits(self.head, self.held), self.held.target, class_weights(self.held, self.settings.balance)
+        )
         if now < self.least:
             self.least, self.best_epoch = now, self.current_epoch
             self.best = {name: weights.detach().clone() for name, weights in self.head.state_dict().items()}
@@ -230,7 +232,7 @@ class _Batches:
         )
 
 
-def balanced(features: FeatureSet, balance: float | Literal["auto"] | None) -> np.ndarray:
+def class_weights(features: FeatureSet, balance: float | Literal["auto"] | None) -> np.ndarray:
     """Weights float32 [rows], of mean 1, under which so large a share is road work."""
     weight = features.weight / features.weight.mean()
     if balance is None:
@@ -249,7 +251,7 @@ def _weighed(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 @contextmanager
-def alone(settings: HeadTraining, deterministic: bool = True) -> Iterator[None]:
+def deterministic(settings: HeadTraining, deterministic: bool = True) -> Iterator[None]:
     """PyTorch seeded and on so many threads, Lightning silent; as before afterwards."""
     log = logging.getLogger("lightning.pytorch")
     threads, level, before = torch.get_num_threads(), log.level, torch.are_deterministic_algorithms_enabled()

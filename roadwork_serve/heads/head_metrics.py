@@ -13,7 +13,7 @@ _FAR = 60.0  # log-odds past which a float64 cannot tell a probability from 0 or
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class HeadMetrics:
     """Of items; a clip counts once. NaN where it cannot be told. log_loss: in nats, unweighted.
 
     n, positives, groups: items, those with road work, and groups that must not be parted.
@@ -49,11 +49,11 @@ def items(features: FeatureSet, logits: Floats) -> Items:
     return Items(first, together, features.target[first] >= 0.5)
 
 
-def score(features: FeatureSet, logits: Floats) -> Score:
+def head_metrics(features: FeatureSet, logits: Floats) -> HeadMetrics:
     """What logits [rows] are worth."""
     mine = items(features, logits)
     p = sigmoid(mine.logit)
-    return Score(
+    return HeadMetrics(
         n=len(mine.first),
         positives=int(mine.truth.sum()),
         groups=len({features.together[at] for at in mine.first}),

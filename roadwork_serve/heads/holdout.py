@@ -16,14 +16,14 @@ _TRIES = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Split:
+class GroupSplit:
     """Indices, int64. No group is in both."""
 
     train: Indices
     held: Indices
 
 
-def split(groups: Sequence[str], truth: Truth, share: float, seed: int = 0) -> Split:
+def group_split(groups: Sequence[str], truth: Truth, share: float, seed: int = 0) -> GroupSplit:
     """About that share held out, more where the groups are few, both classes in either part.
 
     Raises ConfigError where the groups do not allow it.
@@ -39,7 +39,7 @@ def split(groups: Sequence[str], truth: Truth, share: float, seed: int = 0) -> S
     raise ConfigError(_few("they cannot be parted so that both classes are on either side", groups, truth))
 
 
-def splits(groups: Sequence[str], truth: Truth, count: int, seed: int = 0) -> list[Split]:
+def group_folds(groups: Sequence[str], truth: Truth, count: int, seed: int = 0) -> list[GroupSplit]:
     """Every item held out once. Both classes are in every part to learn from, not in every part held out.
 
     Raises ConfigError where the groups do not allow it.
@@ -54,10 +54,10 @@ def splits(groups: Sequence[str], truth: Truth, count: int, seed: int = 0) -> li
     raise ConfigError(_few("they cannot be parted so that both classes are always learned from", groups, truth))
 
 
-def _folds(groups: Sequence[str], truth: Truth, count: int, seed: int) -> list[Split]:
+def _folds(groups: Sequence[str], truth: Truth, count: int, seed: int) -> list[GroupSplit]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # said by `_few`, where it matters
-        return [Split(train, held) for train, held in folds(groups, truth, count, seed)]
+        return [GroupSplit(train, held) for train, held in folds(groups, truth, count, seed)]
 
 
 def _larger(truth: Truth) -> int:

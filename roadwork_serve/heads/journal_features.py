@@ -4,17 +4,17 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from roadwork_serve.calibration.journal_rows import row_of
+from roadwork_serve.calibration.journal_rows import journal_row
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.evaluation.replay import together
+from roadwork_serve.evaluation.replay import full_cascade_posterior
 from roadwork_serve.heads.feature_set import FeatureSet
-from roadwork_serve.journal.record import Case
+from roadwork_serve.journal.record import JournalRow
 
 _MEANS_NOTHING = (None, "neutral")
 
 
-def features_of(cases: Iterable[Case], policy: Policy) -> FeatureSet:
+def features_from_journal(cases: Iterable[JournalRow], policy: Policy) -> FeatureSet:
     """Photos with what stage 1 made of them, and what others said: to train a head on.
 
     The target is what people said, else what the stages behind stage 1 say together; stage 1's own word is left out, so
@@ -22,7 +22,7 @@ def features_of(cases: Iterable[Case], policy: Policy) -> FeatureSet:
     Clips are left out too: what is true of a clip need not be true of each of its frames. Raises ConfigError where
     nothing is left, or where features are of several backbones.
     """
-    kept: list[tuple[Case, float, bool, float]] = []
+    kept: list[tuple[JournalRow, float, bool, float]] = []
     for case in cases:
         if case.entry.features is None or case.entry.verdict.media != "photo":
             continue
@@ -30,7 +30,7 @@ def features_of(cases: Iterable[Case], policy: Policy) -> FeatureSet:
             if case.mark.label is not None:
                 kept.append((case, float(case.mark.label == "roadwork"), True, _words(case)))
             continue
-        progress = together(row_of(case, policy), policy, without="backbone")
+        progress = full_cascade_posterior(journal_row(case, policy), policy, without="backbone")
         if progress.spoken is not None:
             kept.append((case, progress.posterior, False, _words(case)))
     if not kept:
@@ -55,7 +55,7 @@ def features_of(cases: Iterable[Case], policy: Policy) -> FeatureSet:
     )
 
 
-def _words(case: Case) -> float:
+def _words(case: JournalRow) -> float:
     """1 or 0, NaN where the sign reader did not look."""
     report = case.report("signs")
     if report is None:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
-from roadwork_serve.datasets.samples import About
+from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.heads.feature_set import FeatureSet
 from roadwork_serve.heads.fit import HeadFit, HeadTraining
-from roadwork_serve.heads.head_metrics import Score
+from roadwork_serve.heads.head_metrics import HeadMetrics
 from roadwork_serve.provenance import code_revision, environment
 
 
@@ -47,7 +47,7 @@ def lineage(features: FeatureSet, settings: HeadTraining, command: str) -> Linea
     )
 
 
-def card(features: FeatureSet, settings: HeadTraining, fit: HeadFit, line: Lineage, name: str) -> str:
+def model_card(features: FeatureSet, settings: HeadTraining, fit: HeadFit, line: Lineage, name: str) -> str:
     """The model card, Markdown."""
     head = fit.head.settings
     words = (
@@ -109,7 +109,7 @@ def _counts(features: FeatureSet) -> str:
     )
 
 
-def _table(title: str, features: FeatureSet, key: Callable[[About], tuple[str, str]]) -> str:
+def _table(title: str, features: FeatureSet, key: Callable[[SampleMetadata], tuple[str, str]]) -> str:
     if not features.about:
         return ""
     items = {about.name: about for about in features.about}
@@ -120,7 +120,7 @@ def _table(title: str, features: FeatureSet, key: Callable[[About], tuple[str, s
     return "\n".join(lines) + "\n"
 
 
-def _scores(parts: Mapping[str, Score]) -> str:
+def _scores(parts: Mapping[str, HeadMetrics]) -> str:
     lines = ["| | items | road work | log loss | accuracy | AUC | Brier | ECE |", "|---|---|---|---|---|---|---|---|"]
     for name, each in parts.items():
         values = (each.log_loss, each.accuracy, each.auc, each.brier, each.ece)

@@ -6,25 +6,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from roadwork_serve.atomic_write import check_vacant, replace_folder, write_json
-from roadwork_serve.heads.feature_set import FeatureSet, overruled
+from roadwork_serve.heads.feature_set import FeatureSet, drop_teacher_duplicates
 from roadwork_serve.heads.fit import HeadFit, HeadTraining, fit_head
-from roadwork_serve.heads.head_metrics import Score
-from roadwork_serve.heads.model_card import Lineage, card, lineage
+from roadwork_serve.heads.head_metrics import HeadMetrics
+from roadwork_serve.heads.model_card import Lineage, lineage, model_card
 
 __all__ = ["HeadReport", "HeadTraining", "train_head"]
 
 
 @dataclass(frozen=True, slots=True)
 class HeadReport:
-    """What came of it. held: on groups that were kept to stop by; taught: on the rest. Counts of items: `Score.n`.
+    """What came of it. held: on groups that were kept to stop by; taught: on the rest. Counts of items: `HeadMetrics.n`.
 
     by_people: items that people labelled; the others a teacher did. seconds: of training alone.
     """
 
     folder: Path
     outputs: tuple[str, ...]
-    held: Score
-    taught: Score
+    held: HeadMetrics
+    taught: HeadMetrics
     items: int
     by_people: int
     epochs: int
@@ -56,7 +56,7 @@ def train_head(
         fit.head.save(draft)
         write_json(draft / "metrics.json", asdict(report) | {"folder": str(out)})
         (draft / "README.md").write_text(
-            card(overruled(features), settings, fit, report.lineage, out.name), encoding="utf-8"
+            model_card(drop_teacher_duplicates(features), settings, fit, report.lineage, out.name), encoding="utf-8"
         )
     return report
 

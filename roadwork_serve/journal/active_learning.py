@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields
 from itertools import islice
 
 from roadwork_serve.hashing import stable_uniform
-from roadwork_serve.journal.bottom_k import Lowest
-from roadwork_serve.journal.duplicates import Likeness, Seen
-from roadwork_serve.journal.novelty import Reference
-from roadwork_serve.journal.record import Case
+from roadwork_serve.journal.bottom_k import BottomK
+from roadwork_serve.journal.duplicates import DuplicateFinder, DuplicateRule
+from roadwork_serve.journal.novelty import ReferenceSet
+from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.schema import StageReport, Verdict
 
 _AT_A_TIME = 512
@@ -17,7 +17,7 @@ _SPARE = 10  # candidates for each that is shown, since near-duplicates fall out
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class ScoreWeights:
     """The hardness, 0 to 1, that each reason alone gives an answer for which it holds in full.
 
     Reasons are taken together as 1 - prod(1 - weight x strength): each more makes an answer harder, none past 1.
@@ -25,7 +25,7 @@ class Weights:
     wrong: a person said otherwise. beside: a shadow, or a stage that was asked later, said otherwise: how far apart,
     or how sure of the opposite. margin: how near the posterior is to the decision, 1 at it and 0 at certainty.
     stages: how far apart the words of the stages that were asked lie, or how sure one was of the opposite of the
-    answer. novelty: see `novelty.Reference`. left_over: the most mass a VLM gave to words that are neither yes nor no.
+    answer. novelty: see `novelty.Reference`. other_token_mass: the most mass a VLM gave to words that are neither yes nor no.
     deadline: it left because the time ran out, or later stages failed. degraded: a stage that was wanted was missing.
     """
 
@@ -34,17 +34,17 @@ class Weights:
     margin: float = 0.5
     stages: float = 0.4
     novelty: float = 0.4
-    left_over: float = 0.3
+    other_token_mass: float = 0.3
     deadline: float = 0.25
     degraded: float = 0.25
 
 
-WEIGHTS = Weights()
-REASONS = tuple(each.name for each in fields(Weights))
+WEIGHTS = ScoreWeights()
+REASONS = tuple(each.name for each in fields(ScoreWeights))
 
 
 @dataclass(frozen=True, slots=True)
-class Hardness:
+class ActiveLearningScore:
     """How hard an answer was, 0 to 1. reasons: the strength of each that holds at all, what weighs most first.
     novelty: NaN where nothing is known of it."""
 
@@ -57,15 +57,17 @@ class Hardness:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Hard:
+class RankedRow:
     """A hard answer. repeats: how many that showed the same were left out for it."""
 
-    case: Case
-    hardness: Hardness
+    case: JournalRow
+    score: ActiveLearningScore
     repeats: int = 0
 
 
-def hardness(case: Case, novelty: float = math.nan, weights: Weights = WEIGHTS, decide_at: float = 0.5) -> Hardness:
+def informativeness(
+    case: JournalRow, novelty: float = math.nan, weights: ScoreWeights = WEIGHTS, decide_at: float = 0.5
+) -> ActiveLearningScore:
     """How hard a case was. novelty: 0 to 1, NaN where it is not known. decide_at: of the policy it was answered by."""
     verdict, mark = case.entry.verdict, case.mark
     strengths = (
@@ -74,7 +76,7 @@ def hardness(case: Case, novelty: float = math.nan, weights: Weights = WEIGHTS, 
         _margin(verdict.probability, decide_at),
         _contested(verdict),
         0.0 if math.isnan(novelty) else float(novelty),
-        max((report.saw.left_over or 0.0 for report in verdict.stages), default=0.0),
+        max((report.saw.other_token_mass or 0.0 for report in verdict.stages), default=0.0),
         float(verdict.exit.reason in ("deadline", "failed")),
         float(verdict.degraded),
     )
@@ -84,12 +86,15 @@ def hardness(case: Case, novelty: float = math.nan, weights: Weights = WEIGHTS, 
             left *= 1 - counts
             reasons.append((counts, name, strength))
     reasons.sort(reverse=True)
-    return Hardness(1 - left, tuple((name, strength) for _, name, strength in reasons), float(novelty))
+    return ActiveLearningScore(1 - left, tuple((name, strength) for _, name, strength in reasons), float(novelty))
 
 
-def judged(
-    cases: Iterable[Case], reference: Reference | None = None, weights: Weights = WEIGHTS, decide_at: float = 0.5
-) -> Iterator[tuple[Case, Hardness]]:
+def scored_rows(
+    cases: Iterable[JournalRow],
+    reference: ReferenceSet | None = None,
+    weights: ScoreWeights = WEIGHTS,
+    decide_at: float = 0.5,
+) -> Iterator[tuple[JournalRow, ActiveLearningScore]]:
     """Each case with its hardness, in the order in which they come; a few hundred are held at a time."""
     left = iter(cases)
     while some := list(islice(left, _AT_A_TIME)):
@@ -97,33 +102,37 @@ def judged(
         if reference is not None:
             novelties = reference.novelty([case.entry for case in some]).tolist()
         for case, novelty in zip(some, novelties, strict=True):
-            yield case, hardness(case, novelty, weights, decide_at)
+            yield case, informativeness(case, novelty, weights, decide_at)
 
 
-def hardest(
-    cases: Iterable[Case],
+def most_informative(
+    cases: Iterable[JournalRow],
     count: int,
-    reference: Reference | None = None,
-    weights: Weights = WEIGHTS,
+    reference: ReferenceSet | None = None,
+    weights: ScoreWeights = WEIGHTS,
     decide_at: float = 0.5,
-    likeness: Likeness | None = None,
-) -> list[Hard]:
+    likeness: DuplicateRule | None = None,
+) -> list[RankedRow]:
     """The hardest, at most `count` of them, the hardest first; of those that show the same only the hardest.
 
     Holds ten candidates for each at most, however many cases come; where most of these repeat one another there are
     fewer than asked for.
     """
-    candidates: Lowest[tuple[Case, Hardness]] = Lowest(count * _SPARE)
-    for case, how in judged(cases, reference, weights, decide_at):
+    candidates: BottomK[tuple[JournalRow, ActiveLearningScore]] = BottomK(count * _SPARE)
+    for case, how in scored_rows(cases, reference, weights, decide_at):
         candidates.add((case, how), -how.value, stable_uniform("0", case.entry.id))
-    seen, shown, repeats = Seen(likeness, window=count * _SPARE), dict[str, tuple[Case, Hardness]](), dict[str, int]()
+    seen, shown, repeats = (
+        DuplicateFinder(likeness, window=count * _SPARE),
+        dict[str, tuple[JournalRow, ActiveLearningScore]](),
+        dict[str, int](),
+    )
     for case, how in candidates.ordered():
         first = seen.repeated(case.entry)
         if first is not None:
             repeats[first] = repeats.get(first, 0) + 1
         else:
             shown[case.entry.id] = case, how
-    return [Hard(case, how, repeats.get(name, 0)) for name, (case, how) in islice(shown.items(), count)]
+    return [RankedRow(case, how, repeats.get(name, 0)) for name, (case, how) in islice(shown.items(), count)]
 
 
 def _margin(probability: float, decide_at: float) -> float:
@@ -138,7 +147,7 @@ def _contested(verdict: Verdict) -> float:
     return max(max(words) - min(words), *(_opposed(word, verdict) for word in words))
 
 
-def _beside(case: Case) -> float:
+def _beside(case: JournalRow) -> float:
     verdict = case.entry.verdict
     said = [_opposed(report.probability, verdict) for report in case.survey or () if _spoke(report)]
     apart = [abs(shadow.probability - verdict.probability) for shadow in case.shadows if shadow.label != verdict.label]

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Lowest(Generic[T]):
+class BottomK(Generic[T]):
     """The few with the lowest keys among many, whatever order they come in. By lots it is a draw without replacement.
 
     size: how many are kept. seen: how many there were.

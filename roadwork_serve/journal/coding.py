@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from roadwork_serve.journal.record import Aside, Entry
+from roadwork_serve.journal.record import DeferredResult, PredictionRecord
 from roadwork_serve.schema import StageReport, Verdict
 
 VERSION = 1
 _REPORTS = TypeAdapter(tuple[StageReport, ...])
 
 
-def encode(record: Entry | Aside) -> bytes:
+def encode(record: PredictionRecord | DeferredResult) -> bytes:
     """The record as bytes that `decode` reads."""
     blobs: list[bytes] = []
-    if isinstance(record, Entry):
+    if isinstance(record, PredictionRecord):
         features = None if record.features is None else np.ascontiguousarray(record.features, np.float16)
         head: dict[str, Any] = {
             "id": record.id,
@@ -46,7 +46,7 @@ def encode(record: Entry | Aside) -> bytes:
     return b"".join((bytes([VERSION]), len(text).to_bytes(4, "big"), text, *blobs))
 
 
-def decode(data: bytes) -> Entry | Aside:
+def decode(data: bytes) -> PredictionRecord | DeferredResult:
     """What `encode` made bytes of. Raises ValueError where these are no record, or one of a later version."""
     if not data or data[0] != VERSION:
         raise ValueError(f"version {data[0] if data else None} is not {VERSION}; update the journal's side")
@@ -56,7 +56,7 @@ def decode(data: bytes) -> Entry | Aside:
         if "of" in head:
             verdict = None if head["verdict"] is None else Verdict.model_validate(head["verdict"])
             stages = _REPORTS.validate_python(head["stages"])
-            return Aside(head["of"], head["at_s"], head["kind"], stages, verdict)
+            return DeferredResult(head["of"], head["at_s"], head["kind"], stages, verdict)
         shape, size = head.pop("features"), head.pop("media")
         features = None
         if shape is not None:
@@ -65,6 +65,6 @@ def decode(data: bytes) -> Entry | Aside:
         if len(data) != end + (size or 0):
             raise ValueError("it is cut off")
         verdict = Verdict.model_validate(head.pop("verdict"))
-        return Entry(verdict=verdict, features=features, media=None if size is None else data[end:], **head)
+        return PredictionRecord(verdict=verdict, features=features, media=None if size is None else data[end:], **head)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"its head does not fit: {error!r}") from None

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.journal.record import Case
-from roadwork_serve.journal.traffic_stats import Extract, Moments, apart, stability
+from roadwork_serve.journal.record import JournalRow
+from roadwork_serve.journal.traffic_stats import Extract, Moments, mean_shift, psi
 
 EXITS, FEATURES = "exits", "features"
 FEWEST = 30  # on either side; with less nothing is said
@@ -53,7 +53,9 @@ class Drift:
         return tuple(kept)
 
 
-def drift(reference: Iterable[Case], window: Iterable[Case], permutations: int = _PERMUTATIONS, seed: int = 0) -> Drift:
+def drift(
+    reference: Iterable[JournalRow], window: Iterable[JournalRow], permutations: int = _PERMUTATIONS, seed: int = 0
+) -> Drift:
     """How the answers of a window differ from those of a reference. Holds no more than a few thousand numbers of each.
 
     It takes answers for independent: frames of one drive are not, so leave out what repeats (`duplicates.firsts`).
@@ -83,7 +85,7 @@ def _exits(before: Extract, after: Extract, permutations: int, rng: np.random.Ge
         expected = both * (sizes[0] / sum(sizes))
         squares = ((np.vstack([mine, drawn]) - expected) ** 2 / expected).sum(1)
         p = _share(squares)
-    return Shift(EXITS, stability(mine, theirs) if ways else 0.0, p, *sizes, few)
+    return Shift(EXITS, psi(mine, theirs) if ways else 0.0, p, *sizes, few)
 
 
 def _scores(stage: str, before: Extract, after: Extract) -> Shift:
@@ -95,7 +97,7 @@ def _scores(stage: str, before: Extract, after: Extract) -> Shift:
     if not few:
         p = kolmogorov(*(np.array(side.scores[stage].ordered()) for side in (before, after)))
     blank = [0] * max(map(len, bins))
-    return Shift(stage, stability(bins[0] or blank, bins[1] or blank), p, *sizes, few)
+    return Shift(stage, psi(bins[0] or blank, bins[1] or blank), p, *sizes, few)
 
 
 def kolmogorov(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
@@ -124,11 +126,11 @@ def _features(before: Extract, after: Extract, permutations: int, rng: np.random
     p = None
     if not few:
         mine, theirs = (np.stack(side.vectors[kind].ordered()) for side in (before, after))
-        p = discrepancy(mine, theirs, permutations, rng)
-    return Shift(FEATURES, apart(*(side[kind] for side in moments)), p, *sizes, few)
+        p = maximum_mean_discrepancy(mine, theirs, permutations, rng)
+    return Shift(FEATURES, mean_shift(*(side[kind] for side in moments)), p, *sizes, few)
 
 
-def discrepancy(
+def maximum_mean_discrepancy(
     mine: NDArray[np.float32], theirs: NDArray[np.float32], permutations: int, rng: np.random.Generator
 ) -> float:
     """The p-value of the kernel two-sample test: [m, width] and [n, width], a Gaussian kernel as wide as the median

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.journal.novelty import embedding
-from roadwork_serve.journal.record import Case, Entry
+from roadwork_serve.journal.record import JournalRow, PredictionRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
+class DuplicateRule:
     """When two answers show the same: one file, or features whose cosine is at least `anywhere`, or at least `nearby`
     where they have one key and lie no more than `within_s` apart.
 
@@ -25,15 +25,15 @@ class Likeness:
     within_s: float = 10.0
 
 
-class Seen:
+class DuplicateFinder:
     """What has been looked at. Holds the last `window` that were not like any before."""
 
-    def __init__(self, likeness: Likeness | None = None, window: int = 1000) -> None:
-        self._likeness, self._window = likeness or Likeness(), max(window, 1)
+    def __init__(self, likeness: DuplicateRule | None = None, window: int = 1000) -> None:
+        self._likeness, self._window = likeness or DuplicateRule(), max(window, 1)
         self._files: dict[str, str] = {}  # SHA-256 -> id
         self._shelves: dict[tuple[str, int], _Shelf] = {}  # by backbone and width: others cannot be compared
 
-    def repeated(self, entry: Entry) -> str | None:
+    def repeated(self, entry: PredictionRecord) -> str | None:
         """The id of an earlier one that shows the same; None where there is none, and then it is remembered."""
         if (same := self._files.get(entry.sha256)) is not None:
             return same
@@ -62,7 +62,7 @@ class _Shelf:
         self._whose: list[tuple[str, str]] = []  # id and key
         self._window, self._next = window, 0
 
-    def like(self, entry: Entry, vector: NDArray[np.float32], likeness: Likeness) -> str | None:
+    def like(self, entry: PredictionRecord, vector: NDArray[np.float32], likeness: DuplicateRule) -> str | None:
         held = len(self._whose)
         cosines = self._rows[:held] @ vector
         for at in np.flatnonzero(cosines >= min(likeness.nearby, likeness.anywhere)):
@@ -72,7 +72,7 @@ class _Shelf:
                 return name
         return None
 
-    def put(self, entry: Entry, vector: NDArray[np.float32]) -> None:
+    def put(self, entry: PredictionRecord, vector: NDArray[np.float32]) -> None:
         at = self._next
         if at == len(self._rows):
             room = min(len(self._rows), self._window - len(self._rows))
@@ -86,7 +86,9 @@ class _Shelf:
         self._next = (at + 1) % self._window
 
 
-def firsts(cases: Iterable[Case], likeness: Likeness | None = None, window: int = 1000) -> Iterator[Case]:
+def without_duplicates(
+    cases: Iterable[JournalRow], likeness: DuplicateRule | None = None, window: int = 1000
+) -> Iterator[JournalRow]:
     """Those that show something which none of the last `window` did."""
-    seen = Seen(likeness, window)
+    seen = DuplicateFinder(likeness, window)
     return (case for case in cases if seen.repeated(case.entry) is None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from roadwork_serve.atomic_write import replace_file
-from roadwork_serve.journal.record import Case
+from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.schema import Verdict
 
@@ -55,7 +55,7 @@ def verdict_columns(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def row(case: Case) -> dict[str, Any]:
+def export_row(case: JournalRow) -> dict[str, Any]:
     """Plain values by column; what the stages said of it, for the answer or beside it, is their own probability."""
     entry, verdict, mark = case.entry, case.entry.verdict, case.mark
     said = {stage: case.report(stage) for stage in STAGES}
@@ -78,19 +78,19 @@ def row(case: Case) -> dict[str, Any]:
     }
 
 
-def write_csv(path: Path, cases: Iterable[Case]) -> int:
+def write_csv(path: Path, cases: Iterable[JournalRow]) -> int:
     """A line each, and one with the names. Returns how many. What a spreadsheet would run begins with an apostrophe."""
     count = 0
     with replace_file(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for case in cases:
-            writer.writerow({name: _harmless(value) for name, value in row(case).items()})
+            writer.writerow({name: _harmless(value) for name, value in export_row(case).items()})
             count += 1
     return count
 
 
-def write_parquet(path: Path, cases: Iterable[Case]) -> int:
+def write_parquet(path: Path, cases: Iterable[JournalRow]) -> int:
     """One file, written a thousand rows at a time. Returns how many."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -105,7 +105,7 @@ def write_parquet(path: Path, cases: Iterable[Case]) -> int:
     schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
     count, left = 0, iter(cases)
     with replace_file(path) as draft, pq.ParquetWriter(draft, schema) as writer:
-        while batch := [row(case) for case in islice(left, _BATCH)]:
+        while batch := [export_row(case) for case in islice(left, _BATCH)]:
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
             count += len(batch)
     return count

@@ -17,9 +17,9 @@ from typing import Any
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.hashing import stable_uniform
-from roadwork_serve.journal.active_learning import Hardness, judged
-from roadwork_serve.journal.novelty import Reference
-from roadwork_serve.journal.record import Case
+from roadwork_serve.journal.active_learning import ActiveLearningScore, scored_rows
+from roadwork_serve.journal.novelty import ReferenceSet
+from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.schema import MediaKind, StageReport
 
 VERSION = "1.0.0"  # of the layout: FiftyOne brings what an older one wrote up to date, and refuses a newer
@@ -49,10 +49,10 @@ class Written:
 
 def write_dataset(
     folder: Path,
-    cases: Iterable[Case],
-    media_of: Callable[[Case], bytes | None],
+    cases: Iterable[JournalRow],
+    media_of: Callable[[JournalRow], bytes | None],
     name: str,
-    reference: Reference | None = None,
+    reference: ReferenceSet | None = None,
 ) -> Written:
     """A dataset of photos in `folder/photos` and one of clips in `folder/clips`, each where there are any.
 
@@ -68,7 +68,7 @@ def write_dataset(
     drafts: dict[MediaKind, _Draft] = {}
     without_file = 0
     try:
-        for case, how in judged(cases, reference):
+        for case, how in scored_rows(cases, reference):
             data, kind = media_of(case), case.entry.verdict.media
             if data is None:
                 without_file += 1
@@ -139,7 +139,7 @@ class _Draft:
         self.samples = (self.folder / "samples.json").open("w", encoding="utf-8")
         self.samples.write('{"samples": [')
 
-    def add(self, case: Case, how: Hardness, data: bytes) -> None:
+    def add(self, case: JournalRow, how: ActiveLearningScore, data: bytes) -> None:
         path = self.folder / "data" / f"{case.entry.sha256}.{suffix(data)}"
         if not path.exists():
             path.write_bytes(data)
@@ -170,7 +170,7 @@ class _Draft:
         return told | empty
 
 
-def _sample(case: Case, how: Hardness, media: str) -> dict[str, Any]:
+def _sample(case: JournalRow, how: ActiveLearningScore, media: str) -> dict[str, Any]:
     entry, verdict, mark = case.entry, case.entry.verdict, case.mark
     truth = None if mark is None or mark.label is None else _classified(entry.id, "truth", mark.label)
     tags = [verdict.exit.stage, *(name for name, holds in _tags(case, how).items() if holds)]
@@ -202,7 +202,7 @@ def _sample(case: Case, how: Hardness, media: str) -> dict[str, Any]:
     }
 
 
-def _tags(case: Case, how: Hardness) -> dict[str, bool]:
+def _tags(case: JournalRow, how: ActiveLearningScore) -> dict[str, bool]:
     return {
         "degraded": case.entry.verdict.degraded,
         "hard": how.value >= HARD,
@@ -211,7 +211,7 @@ def _tags(case: Case, how: Hardness) -> dict[str, bool]:
     }
 
 
-def _said(case: Case, report: StageReport) -> dict[str, Any]:
+def _said(case: JournalRow, report: StageReport) -> dict[str, Any]:
     said = float(report.probability or 0.0)
     return _classified(
         case.entry.id,

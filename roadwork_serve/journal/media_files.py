@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, case, delete, exists, func, select
 
-from roadwork_serve.journal.record import Entry
+from roadwork_serve.journal.record import PredictionRecord
 from roadwork_serve.journal.tables import answers, files, marks
 
 _MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"\x1a\x45\xdf\xa3": "webm"}
@@ -17,7 +17,7 @@ _LEAVE = 0.95  # of the cap, once it has been passed: so that not every commit h
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class MediaFiles:
     """A folder, and the table that says what is in it. cap_bytes: beyond it the least useful goes, the oldest first.
 
     What people have labelled never goes, even if that alone is more.
@@ -30,7 +30,7 @@ class Files:
         """Where a file lies."""
         return self.folder / sha256[:2] / f"{sha256}.{suffix}"
 
-    def put(self, entry: Entry) -> dict[str, object] | None:
+    def put(self, entry: PredictionRecord) -> dict[str, object] | None:
         """Write an entry's file, whole or not at all. Returns its row for the table, None where it has none."""
         if entry.media is None:
             return None
@@ -85,7 +85,7 @@ class Files:
         return found
 
 
-def usefulness(entry: Entry) -> float:
+def usefulness(entry: PredictionRecord) -> float:
     """0 to 1: of two files, which to keep. What was surely answered by one stage alone teaches least."""
     verdict = entry.verdict
     doubt = 1 - 2 * abs(verdict.probability - 0.5)
@@ -98,7 +98,7 @@ def usefulness(entry: Entry) -> float:
     )
 
 
-def more_useful(held: object, new: object) -> object:
+def is_more_useful(held: object, new: object) -> object:
     """For the update of a row that is there: the greater of the two, in SQL that both databases know."""
     return case((held < new, new), else_=held)  # type: ignore[operator]
 

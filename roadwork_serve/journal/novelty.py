@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.hashing import stable_uniform
-from roadwork_serve.journal.bottom_k import Lowest
-from roadwork_serve.journal.record import Case, Entry
+from roadwork_serve.journal.bottom_k import BottomK
+from roadwork_serve.journal.record import JournalRow, PredictionRecord
 
 if TYPE_CHECKING:
     from roadwork_serve.journal.store import Store
@@ -23,7 +23,7 @@ _LAST = 10_000  # answers
 _MODELS = 4  # backbones told apart while a reference is drawn: the first that come
 
 
-def embedding(entry: Entry) -> NDArray[np.float32] | None:
+def embedding(entry: PredictionRecord) -> NDArray[np.float32] | None:
     """float32 [width]: the features of a photo, of a clip the mean over its frames; None where none were kept."""
     if entry.features is None or not len(entry.features):
         return None
@@ -31,7 +31,7 @@ def embedding(entry: Entry) -> NDArray[np.float32] | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reference:
+class ReferenceSet:
     """Pictures of one backbone that stand for what is usual.
 
     rows: float32 [n, width], each dimension scaled to a mean of 0 and a deviation of 1 by `mean` and `spread`,
@@ -45,7 +45,7 @@ class Reference:
     usual: float
     far: float
 
-    def novelty(self, entries: Sequence[Entry]) -> NDArray[np.float32]:
+    def novelty(self, entries: Sequence[PredictionRecord]) -> NDArray[np.float32]:
         """float32 [n], 0 to 1: 0 up to the usual distance, a half at the 99th percentile, 1 from twice as far beyond
         the usual; NaN where there are no features of this backbone."""
         found = np.full(len(entries), np.nan, np.float32)
@@ -57,42 +57,42 @@ class Reference:
             found[some] = ((distances - self.usual) / (2 * (self.far - self.usual))).clip(0, 1)
         return found
 
-    def _knows(self, entry: Entry) -> bool:
+    def _knows(self, entry: PredictionRecord) -> bool:
         kept = entry.features
         return kept is not None and entry.features_model == self.model and kept.shape[1:] == self.mean.shape
 
 
-def reference_of(cases: Iterable[Case], size: int = SIZE, seed: int = 0) -> Reference | None:
+def build_reference(cases: Iterable[JournalRow], size: int = SIZE, seed: int = 0) -> ReferenceSet | None:
     """A reference drawn by lot among the answers, of the backbone that most of them are of.
 
     None where fewer than 50 have features. Holds `size` rows of each of a few backbones, however many answers come.
     """
-    drawn: dict[tuple[str, int], Lowest[NDArray[np.float32]]] = {}
+    drawn: dict[tuple[str, int], BottomK[NDArray[np.float32]]] = {}
     for case in cases:
         vector, entry = embedding(case.entry), case.entry
         if vector is None:
             continue
         kind = entry.features_model, len(vector)
         if kind in drawn or len(drawn) < _MODELS:
-            drawn.setdefault(kind, Lowest(size)).add(vector, stable_uniform(str(seed), entry.id))
+            drawn.setdefault(kind, BottomK(size)).add(vector, stable_uniform(str(seed), entry.id))
     if not drawn:
         return None
     (model, _), kept = max(drawn.items(), key=lambda item: item[1].seen)
     return None if len(kept) < FEWEST else _reference(model, np.stack(kept.ordered()))
 
 
-def usual(store: "Store") -> Reference | None:
+def reference_set(store: "Store") -> ReferenceSet | None:
     """What is usual by the last 10,000 answers of a journal; None where too few of them have features."""
-    return reference_of(store.find(limit=_LAST, newest_first=True))
+    return build_reference(store.find(limit=_LAST, newest_first=True))
 
 
-def _reference(model: str, vectors: NDArray[np.float32]) -> Reference:
+def _reference(model: str, vectors: NDArray[np.float32]) -> ReferenceSet:
     mean, spread = vectors.mean(0), vectors.std(0)
     spread = np.maximum(spread, max(float(spread.max()), 1e-6) * 1e-3)  # a dead dimension is not to shout
     rows = ((vectors - mean) / spread).astype(np.float32)
     distances = np.concatenate([_nearest(rows[n : n + _AT_A_TIME], rows) for n in range(0, len(rows), _AT_A_TIME)])
     usual, far = (float(q) for q in np.quantile(distances, (0.5, 0.99)))
-    return Reference(model, rows, mean, spread, usual, max(far, usual + 1e-3))
+    return ReferenceSet(model, rows, mean, spread, usual, max(far, usual + 1e-3))
 
 
 def _nearest(vectors: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:

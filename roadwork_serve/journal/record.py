@@ -12,7 +12,7 @@ Origin = Literal["http", "batch", "handle"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Entry:
+class PredictionRecord:
     """One answer. It is in the journal once, however often it is sent there.
 
     id: names this answer among all; two answers to one request id are two.
@@ -42,7 +42,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Aside:
+class DeferredResult:
     """What was said of an item after its answer had been given. An answer has at most one of each kind and version.
 
     of: id of the answer. stages: of a survey, the reports of the stages that had not been asked for the answer.
@@ -57,7 +57,7 @@ class Aside:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Annotation:
     """What a person said of an item. label: None where they could not tell."""
 
     label: Label | None
@@ -67,17 +67,17 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Case:
+class JournalRow:
     """An answer as the journal gives it back.
 
     entry: without its media. survey: reports of the stages that were asked beside; None when none was made, empty when
     the answer itself had asked them all. kept: the encoded file is still there.
     """
 
-    entry: Entry
+    entry: PredictionRecord
     survey: tuple[StageReport, ...] | None = None
     shadows: tuple[Verdict, ...] = ()
-    mark: Mark | None = None
+    mark: Annotation | None = None
     kept: bool = False
 
     def report(self, stage: str) -> StageReport | None:

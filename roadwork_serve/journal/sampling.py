@@ -10,10 +10,10 @@ from pathlib import Path
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.hashing import stable_uniform
-from roadwork_serve.journal.active_learning import Hardness
-from roadwork_serve.journal.bottom_k import Lowest
-from roadwork_serve.journal.duplicates import Likeness, Seen
-from roadwork_serve.journal.record import Case, Entry
+from roadwork_serve.journal.active_learning import ActiveLearningScore
+from roadwork_serve.journal.bottom_k import BottomK
+from roadwork_serve.journal.duplicates import DuplicateFinder, DuplicateRule
+from roadwork_serve.journal.record import JournalRow, PredictionRecord
 
 BANDS = (0.05, 0.5, 0.95)  # of the probability of road work: sure of none, rather none, rather works, sure of works
 NOVEL = 0.5  # beyond the 99th percentile of what is usual
@@ -29,15 +29,15 @@ Stratum = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
+class SampledRow:
     """An answer to look at.
 
     chance: with which it was to be drawn, 1 for the hardest. stands_for: answers that show the same and were answered
     the same, itself included. weight: answers of the traffic that it stands for: stands_for / chance.
     """
 
-    entry: Entry
-    hardness: Hardness
+    entry: PredictionRecord
+    hardness: ActiveLearningScore
     kept: bool
     stratum: Stratum = ()
     chance: float = 1.0
@@ -57,7 +57,7 @@ class Drawn:
 class Sample:
     """drawn: the hardest first. answers: how many there were; distinct: without those that repeat one another."""
 
-    drawn: tuple[Drawn, ...]
+    drawn: tuple[SampledRow, ...]
     answers: int
     distinct: int
     strata: int
@@ -76,26 +76,26 @@ class _Pool:
     """What is held of a stratum while answers go by: enough of the hardest and of the luckiest."""
 
     room: int
-    hard: Lowest[Drawn] = field(init=False)
-    lucky: Lowest[Drawn] = field(init=False)
+    hard: BottomK[SampledRow] = field(init=False)
+    lucky: BottomK[SampledRow] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.hard, self.lucky = Lowest(self.room), Lowest(2 * self.room)
+        self.hard, self.lucky = BottomK(self.room), BottomK(2 * self.room)
 
-    def offer(self, case: Case, how: Hardness, stratum: Stratum, seed: int) -> None:
+    def offer(self, case: JournalRow, how: ActiveLearningScore, stratum: Stratum, seed: int) -> None:
         tie, luck = stable_uniform(str(seed + 1), case.entry.id), stable_uniform(str(seed), case.entry.id)
         if self.hard.takes(-how.value, tie) or self.lucky.takes(luck):
-            drawn = Drawn(_light(case.entry), how, case.kept, stratum)
+            drawn = SampledRow(_light(case.entry), how, case.kept, stratum)
             self.hard.add(drawn, -how.value, tie)
             self.lucky.add(drawn, luck)
 
 
 def sample(
-    cases: Iterable[tuple[Case, Hardness]],
+    cases: Iterable[tuple[JournalRow, ActiveLearningScore]],
     budget: int,
     hard_share: float = HARD_SHARE,
     seed: int = 0,
-    likeness: Likeness | None = None,
+    likeness: DuplicateRule | None = None,
 ) -> Sample:
     """At most `budget` answers: spread over strata, of each a share of the hardest and the rest by lot.
 
@@ -107,7 +107,7 @@ def sample(
     if budget < 1 or not 0 <= hard_share <= 1:
         raise ConfigError(f"{budget} answers and a hard share of {hard_share:g}; draw at least one, a share of 0 to 1")
     pools: dict[Stratum, _Pool] = {}
-    seen = {"roadwork": Seen(likeness), "none": Seen(likeness)}
+    seen = {"roadwork": DuplicateFinder(likeness), "none": DuplicateFinder(likeness)}
     stands_for: Counter[str] = Counter()
     sizes: Counter[Stratum] = Counter()
     answers = 0
@@ -150,7 +150,7 @@ def allocation(sizes: Mapping[Stratum, int], budget: int) -> dict[Stratum, int]:
     return parts
 
 
-def rate(drawn: Sequence[Drawn], answers: int, holds: Mapping[str, bool]) -> Rate:
+def estimate_rate(drawn: Sequence[SampledRow], answers: int, holds: Mapping[str, bool]) -> Rate:
     """The share of all answers for which something holds, told by what is known of those drawn, by id.
 
     Horvitz and Thompson's estimator, unbiased where all that were drawn have been looked at. What has not been is
@@ -171,7 +171,7 @@ def rate(drawn: Sequence[Drawn], answers: int, holds: Mapping[str, bool]) -> Rat
     return Rate(total / answers, math.sqrt(variance) / answers)
 
 
-def write_sample(path: Path, drawn: Iterable[Drawn]) -> int:
+def write_sample(path: Path, drawn: Iterable[SampledRow]) -> int:
     """A CSV for people to fill in the column `label`: roadwork, none or unclear. Returns its rows."""
     rows = [_row(each) for each in drawn]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def write_sample(path: Path, drawn: Iterable[Drawn]) -> int:
     return len(rows)
 
 
-def _row(drawn: Drawn) -> dict[str, object]:
+def _row(drawn: SampledRow) -> dict[str, object]:
     entry, verdict = drawn.entry, drawn.entry.verdict
     return {
         "id": entry.id,
@@ -213,14 +213,14 @@ def _plain(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def _stratum(entry: Entry, how: Hardness) -> Stratum:
+def _stratum(entry: PredictionRecord, how: ActiveLearningScore) -> Stratum:
     edges = (0.0, *BANDS, 1.0)
     band = sum(entry.verdict.probability >= edge for edge in BANDS)
     new = "novelty unknown" if math.isnan(how.novelty) else "novel" if how.novelty >= NOVEL else "usual"
     return entry.verdict.exit.stage, f"{edges[band]:g} to {edges[band + 1]:g}", new
 
 
-def _light(entry: Entry) -> Entry:
+def _light(entry: PredictionRecord) -> PredictionRecord:
     """Without what is large, for many are held."""
     return replace(entry, features=None, media=None, verdict=entry.verdict.model_copy(update={"stages": []}))
 
@@ -241,7 +241,7 @@ def _merged(pools: Mapping[Stratum, _Pool], budget: int, seed: int) -> tuple[dic
     return merged, depth
 
 
-def _drawn(pool: _Pool, stratum: Stratum, there: int, wanted: int, hard_share: float) -> list[Drawn]:
+def _drawn(pool: _Pool, stratum: Stratum, there: int, wanted: int, hard_share: float) -> list[SampledRow]:
     """The hardest, and lots among all others: with a chance that is known."""
     if wanted >= there:
         return [replace(each, stratum=stratum) for each in pool.hard.ordered()[:wanted]]

@@ -17,9 +17,9 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 
 from roadwork_serve.errors import BadRequest, ConfigError, JournalDown
 from roadwork_serve.journal.filter import Filter
-from roadwork_serve.journal.media_files import Files, more_useful
+from roadwork_serve.journal.media_files import MediaFiles, is_more_useful
 from roadwork_serve.journal.migrate import upgrade
-from roadwork_serve.journal.record import Aside, Case, Entry, Mark
+from roadwork_serve.journal.record import Annotation, DeferredResult, JournalRow, PredictionRecord
 from roadwork_serve.journal.tables import answers, asides, files, marks
 from roadwork_serve.schema import Label, StageReport, Verdict
 
@@ -31,14 +31,14 @@ _ANY = Filter()
 LABELS: dict[str, Label | None] = {"roadwork": "roadwork", "none": "none", "unclear": None}
 
 
-class Refused(ValueError):
+class RejectedRecords(ValueError):
     """The database is there, and does not take what a record holds."""
 
 
 class Store:
     """Commits records and finds them again. May be used by one thread at a time, and by several processes at once."""
 
-    def __init__(self, engine: Engine, kept: Files | None) -> None:
+    def __init__(self, engine: Engine, kept: MediaFiles | None) -> None:
         self._engine = engine
         self.files = kept
         self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
@@ -63,7 +63,7 @@ class Store:
         engine = create_engine(where, pool_pre_ping=True)
         if where.drivername == "sqlite":
             event.listen(engine, "connect", _prepare)
-        store = cls(engine, None if media_folder is None else Files(media_folder, media_cap_bytes or 2**62))
+        store = cls(engine, None if media_folder is None else MediaFiles(media_folder, media_cap_bytes or 2**62))
         try:
             with _first_alone(where), store._told():
                 upgrade(engine)
@@ -72,14 +72,14 @@ class Store:
             raise
         return store
 
-    def commit(self, records: Sequence[Entry | Aside]) -> None:
+    def commit(self, records: Sequence[PredictionRecord | DeferredResult]) -> None:
         """Write records, all or none; those that are there already stay as they are. When this returns they survive a
         power cut, as far as the disk keeps its word. A file that the disk does not take is left out.
 
         Raises JournalDown, and Refused where the database does not take what a record holds.
         """
-        entries = [record for record in records if isinstance(record, Entry)]
-        beside = [record for record in records if isinstance(record, Aside)]
+        entries = [record for record in records if isinstance(record, PredictionRecord)]
+        beside = [record for record in records if isinstance(record, DeferredResult)]
         room = self.files
         kept = [row for entry in entries if (row := _put(room, entry)) is not None] if room is not None else []
         gone: list[Path] = []
@@ -92,13 +92,13 @@ class Store:
                 connection.execute(self._insert(asides).on_conflict_do_nothing(), [_aside(aside) for aside in beside])
             if kept and room is not None:
                 new = self._insert(files)
-                greater = more_useful(files.c.useful, new.excluded.useful)
+                greater = is_more_useful(files.c.useful, new.excluded.useful)
                 connection.execute(new.on_conflict_do_update(index_elements=["sha256"], set_={"useful": greater}), kept)
                 gone = room.make_room(connection)
         for path in gone:
             path.unlink(missing_ok=True)
 
-    def find(self, wanted: Filter = _ANY, limit: int | None = None, newest_first: bool = False) -> Iterator[Case]:
+    def find(self, wanted: Filter = _ANY, limit: int | None = None, newest_first: bool = False) -> Iterator[JournalRow]:
         """The answers that are meant, a page at a time, in the order in which they were given. Raises JournalDown."""
         order = (answers.c.at_s.desc(), answers.c.id.desc()) if newest_first else (answers.c.at_s, answers.c.id)
         last: tuple[float, str] | None = None
@@ -118,7 +118,7 @@ class Store:
             last = page[-1].at_s, page[-1].id
             left = None if left is None else left - len(page)
 
-    def case(self, name: str) -> Case:
+    def case(self, name: str) -> JournalRow:
         """The answer with this id, or the last with this request id or SHA-256. Raises BadRequest where none has."""
         with self._told(), self._engine.connect() as connection:
             for column in (answers.c.id, answers.c.request_id, answers.c.sha256):
@@ -127,7 +127,7 @@ class Store:
                     return self._cases(connection, page)[0]
         raise BadRequest(f"no answer is known by {name}; `roadwork journal ls` lists them")
 
-    def mark(self, said: Sequence[tuple[str, Mark]]) -> int:
+    def mark(self, said: Sequence[tuple[str, Annotation]]) -> int:
         """What people said, of answers by id, request id or SHA-256: all of it or nothing. Returns how many.
 
         What is said of one answer counts for it alone. Raises BadRequest naming the first that is not known.
@@ -148,7 +148,7 @@ class Store:
                 connection.execute(select(func.count()).select_from(answers).where(*wanted.conditions())).scalar_one()
             )
 
-    def media(self, case: Case) -> bytes | None:
+    def media(self, case: JournalRow) -> bytes | None:
         """The encoded file of an answer, None where it is not kept."""
         return None if self.files is None else self.files.get(case.entry.sha256)
 
@@ -156,13 +156,13 @@ class Store:
         """Let go of the database."""
         self._engine.dispose()
 
-    def _cases(self, connection: Connection, page: Sequence[Row[Any]]) -> list[Case]:
+    def _cases(self, connection: Connection, page: Sequence[Row[Any]]) -> list[JournalRow]:
         ids = [row.id for row in page]
         beside: dict[str, list[Row[Any]]] = {}
         for row in connection.execute(select(asides).where(asides.c.of.in_(ids)).order_by(asides.c.at_s)):
             beside.setdefault(row.of, []).append(row)
         said = {
-            row.of: Mark(row.label, row.by, row.at_s, row.note)
+            row.of: Annotation(row.label, row.by, row.at_s, row.note)
             for row in connection.execute(select(marks).where(marks.c.of.in_(ids)).order_by(marks.c.number))
         }
         known = select(files.c.sha256).where(files.c.sha256.in_([row.sha256 for row in page]))
@@ -179,7 +179,7 @@ class Store:
             cause = error.orig if isinstance(error, DBAPIError) else error
             line = (str(cause).strip().splitlines() or [type(error).__name__])[0]
             if isinstance(error, DataError | IntegrityError):
-                raise Refused(f"the journal at {where} does not take a record: {line}") from None
+                raise RejectedRecords(f"the journal at {where} does not take a record: {line}") from None
             raise JournalDown(f"the journal at {where} cannot be used: {line}") from None
 
 
@@ -217,7 +217,7 @@ def _prepare(connection: Any, _: object) -> None:
     cursor.close()
 
 
-def _answer(entry: Entry) -> dict[str, Any]:
+def _answer(entry: PredictionRecord) -> dict[str, Any]:
     verdict, features = entry.verdict, entry.features
     return {
         "id": entry.id,
@@ -252,7 +252,7 @@ def _fit(text: str, column: Column[str]) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:most]
 
 
-def _put(room: Files, entry: Entry) -> dict[str, object] | None:
+def _put(room: MediaFiles, entry: PredictionRecord) -> dict[str, object] | None:
     try:
         return room.put(entry)
     except OSError as error:
@@ -260,7 +260,7 @@ def _put(room: Files, entry: Entry) -> dict[str, object] | None:
         return None
 
 
-def _aside(aside: Aside) -> dict[str, Any]:
+def _aside(aside: DeferredResult) -> dict[str, Any]:
     if aside.verdict is None:
         version, body = "", _REPORTS.dump_json(aside.stages).decode()
     else:
@@ -268,11 +268,11 @@ def _aside(aside: Aside) -> dict[str, Any]:
     return {"of": aside.of, "kind": aside.kind, "version": version, "at_s": aside.at_s, "body": body}
 
 
-def _case(row: Row[Any], beside: Sequence[Row[Any]], mark: Mark | None, kept: bool) -> Case:
+def _case(row: Row[Any], beside: Sequence[Row[Any]], mark: Annotation | None, kept: bool) -> JournalRow:
     features = None
     if row.features is not None:
         features = np.frombuffer(row.features, np.float16).reshape(row.frames, -1)
-    entry = Entry(
+    entry = PredictionRecord(
         id=row.id,
         at_s=row.at_s,
         verdict=Verdict.model_validate(json.loads(row.verdict)),
@@ -288,4 +288,4 @@ def _case(row: Row[Any], beside: Sequence[Row[Any]], mark: Mark | None, kept: bo
     )
     surveys = [_REPORTS.validate_json(each.body) for each in beside if each.kind == "survey"]
     shadows = tuple(Verdict.model_validate_json(each.body) for each in beside if each.kind == "shadow")
-    return Case(entry, surveys[0] if surveys else None, shadows, mark, kept)
+    return JournalRow(entry, surveys[0] if surveys else None, shadows, mark, kept)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from roadwork_serve.journal.record import Case
+from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.profiles.flops import flops
 
 _KEPT = 20_000  # times a stage, the last ones
@@ -30,7 +30,7 @@ class Summary:
     spent: float = 0.0
     ms: dict[str, deque[float]] = field(default_factory=dict[str, deque[float]])
 
-    def add(self, case: Case) -> None:
+    def add(self, case: JournalRow) -> None:
         """One answer more."""
         verdict = case.entry.verdict
         self.answers += 1
@@ -49,7 +49,7 @@ class Summary:
         self.spent += flops([report.stage for report in spoke], verdict.media)
         for report in spoke:
             times = self.ms.setdefault(report.stage, deque(maxlen=_KEPT))
-            times.append(report.queue_ms + report.hop_ms + report.batch_ms + report.compute_ms)
+            times.append(report.queue_ms + report.rpc_ms + report.batch_ms + report.compute_ms)
 
     def told(self) -> dict[str, object]:
         """The figures, as plain data; None where there is nothing to tell of."""
@@ -78,7 +78,7 @@ class Summary:
         }
 
 
-def summary(cases: Iterable[Case]) -> Summary:
+def summary(cases: Iterable[JournalRow]) -> Summary:
     """Of cases as they come."""
     found = Summary()
     for case in cases:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.hashing import stable_uniform
-from roadwork_serve.journal.bottom_k import Lowest
+from roadwork_serve.journal.bottom_k import BottomK
 from roadwork_serve.journal.novelty import embedding
-from roadwork_serve.journal.record import Entry
+from roadwork_serve.journal.record import PredictionRecord
 
 EDGES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)  # of probabilities; scores crowd at the ends
 ANSWER = "answer"  # the posterior that was answered with, among the scores of stages
@@ -28,7 +28,7 @@ class Moments:
 
 
 @dataclass(eq=False)
-class Tally:
+class TrafficStats:
     """exits: answers by stage and reason. scores: int64 [12] by stage, how many probabilities lie in each bin.
 
     moments: of the features, by backbone and width.
@@ -39,7 +39,7 @@ class Tally:
     scores: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     moments: dict[tuple[str, int], Moments] = field(default_factory=dict[tuple[str, int], Moments])
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: PredictionRecord) -> None:
         """Count an answer."""
         verdict = entry.verdict
         self.answers += 1
@@ -61,7 +61,7 @@ class Tally:
         held.total += vector
         held.squares += vector * vector
 
-    def joined(self, other: "Tally") -> "Tally":
+    def joined(self, other: "TrafficStats") -> "TrafficStats":
         """Both together, a new one."""
         scores = {stage: list(bins) for stage, bins in self.scores.items()}
         for stage, bins in other.scores.items():
@@ -72,10 +72,10 @@ class Tally:
             if (mine := moments.get(kind)) is not None:
                 theirs = Moments(mine.count + theirs.count, mine.total + theirs.total, mine.squares + theirs.squares)
             moments[kind] = theirs
-        return Tally(self.answers + other.answers, self.exits + other.exits, scores, moments)
+        return TrafficStats(self.answers + other.answers, self.exits + other.exits, scores, moments)
 
 
-def scores_of(entry: Entry) -> Iterable[tuple[str, float]]:
+def scores_of(entry: PredictionRecord) -> Iterable[tuple[str, float]]:
     """Stages that spoke for the answer with their own probability, and the answer with its own."""
     yield ANSWER, entry.verdict.probability
     for report in entry.verdict.stages:
@@ -92,24 +92,24 @@ class Extract:
 
     of_scores: int = 2000
     of_features: int = 300
-    tally: Tally = field(default_factory=Tally)
-    scores: dict[str, Lowest[float]] = field(default_factory=dict[str, Lowest[float]])
-    vectors: dict[tuple[str, int], Lowest[NDArray[np.float32]]] = field(
-        default_factory=dict[tuple[str, int], Lowest[NDArray[np.float32]]]
+    tally: TrafficStats = field(default_factory=TrafficStats)
+    scores: dict[str, BottomK[float]] = field(default_factory=dict[str, BottomK[float]])
+    vectors: dict[tuple[str, int], BottomK[NDArray[np.float32]]] = field(
+        default_factory=dict[tuple[str, int], BottomK[NDArray[np.float32]]]
     )
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: PredictionRecord) -> None:
         """Count an answer."""
         self.tally.add(entry)
         at = stable_uniform("0", entry.id)
         for stage, probability in scores_of(entry):
-            self.scores.setdefault(stage, Lowest(self.of_scores)).add(probability, at)
+            self.scores.setdefault(stage, BottomK(self.of_scores)).add(probability, at)
         vector = embedding(entry)
         if vector is not None and (kind := (entry.features_model, len(vector))) in self.tally.moments:
-            self.vectors.setdefault(kind, Lowest(self.of_features)).add(vector, at)
+            self.vectors.setdefault(kind, BottomK(self.of_features)).add(vector, at)
 
 
-def stability(reference: Iterable[float], window: Iterable[float]) -> float:
+def psi(reference: Iterable[float], window: Iterable[float]) -> float:
     """The population stability index of counts in the same bins, half an answer added to each bin.
 
     By custom 0.1 is a change worth a look and 0.25 a large one. Without any change about
@@ -120,7 +120,7 @@ def stability(reference: Iterable[float], window: Iterable[float]) -> float:
     return float(((theirs - mine) * np.log(theirs / mine)).sum())
 
 
-def apart(reference: Moments, window: Moments) -> float:
+def mean_shift(reference: Moments, window: Moments) -> float:
     """How far the means of features lie apart, in deviations of the reference: the root of the mean over dimensions,
     less what chance makes of so few; 0 where that is all."""
     if reference.count < 2 or window.count < 1:

@@ -32,7 +32,7 @@ _LONGEST_MESSAGE = 2000  # letters
 _TOLD = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
 
 
-class Readers:
+class DecodePool:
     """Reads files, each in one of `count` processes, started at once and anew when they end. Needs a running loop.
 
     module: what a process runs. See `roadwork_serve.media.decode_worker`.
@@ -125,7 +125,7 @@ class _Reader:
         raise RoadworkError("the process that reads media does not start; the server's log says why")
 
     async def read(self, data: bytes, mime: str, limits: MediaLimits) -> Photo | Clip:
-        """See `Readers`."""
+        """See `DecodePool`."""
         other = await self.up()
         began, well = time.monotonic(), False
         try:
@@ -155,7 +155,7 @@ class _Reader:
         self._closed = True
 
     async def aclose(self) -> None:
-        """See `Readers`."""
+        """See `DecodePool`."""
         self._starting.cancel()
         await asyncio.wait([self._starting])
         await self._end()

@@ -22,9 +22,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from roadwork_serve.errors import DeadlineExceeded, MediaError, NoOpinion, Overloaded, RoadworkError
-from roadwork_serve.miner.blacklist import Guard
-from roadwork_serve.miner.forward import Answers
-from roadwork_serve.miner.metrics import Counts
+from roadwork_serve.miner.blacklist import Blacklist
+from roadwork_serve.miner.forward import ForwardCache
+from roadwork_serve.miner.metrics import MinerMetrics
 from roadwork_serve.miner.nonces import Nonces
 from roadwork_serve.miner.protocol import ROUTES, Call, Refused, answer_headers, prediction
 
@@ -66,10 +66,10 @@ class Axon:
         self,
         hotkey: str,
         verify: Verify,
-        guard: Guard,
+        guard: Blacklist,
         nonces: Nonces,
-        answers: Answers,
-        counts: Counts,
+        answers: ForwardCache,
+        counts: MinerMetrics,
         limits: Limits = Limits(),
     ) -> None:
         self.hotkey = hotkey

@@ -9,12 +9,12 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from roadwork_serve.miner.metagraph import Neurons
+from roadwork_serve.miner.metagraph import Metagraph
 from roadwork_serve.miner.protocol import Refused
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class BlacklistConfig:
     """allow: hotkeys that may ask whatever the chain says; deny: that may not. min_stake: in alpha, of the others.
 
     per_minute, at_once: calls of one hotkey. offline: there is no chain, so nobody but `allow` may ask.
@@ -29,11 +29,11 @@ class Terms:
     offline: bool = False
 
 
-class Guard:
+class Blacklist:
     """neurons: what is known of the subnet at the moment."""
 
     def __init__(
-        self, terms: Terms, neurons: Callable[[], Neurons], clock: Callable[[], float] = time.monotonic
+        self, terms: BlacklistConfig, neurons: Callable[[], Metagraph], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.terms = terms
         self._neurons = neurons
@@ -84,7 +84,7 @@ class Guard:
                 del self._busy[hotkey]
 
 
-class Turns:
+class PrioritySemaphore:
     """So many at once; who waits goes in the order of stake, then of arrival. queue: how many may wait."""
 
     def __init__(self, at_once: int, queue: int) -> None:

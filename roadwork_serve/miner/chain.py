@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.miner.metagraph import Neuron, Neurons
+from roadwork_serve.miner.metagraph import Metagraph, NeuronInfo
 
 _LOG = logging.getLogger("roadwork.miner.chain")
 _PATIENCE_S = 90.0  # for one reading, connecting and all
@@ -26,7 +26,7 @@ Connect = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class AxonEndpoint:
     """Where validators reach this miner, for the chain to tell them."""
 
     ip: str
@@ -58,7 +58,7 @@ class Chain:
         hotkey: str,
         file: Path,
         refresh_s: float = 300.0,
-        place: Place | None = None,
+        place: AxonEndpoint | None = None,
         wallet: Any = None,
     ) -> None:
         self._connect = connect
@@ -70,7 +70,7 @@ class Chain:
         self._wallet = wallet
         self.neurons = _kept(file)
         self.registered: bool | None = hotkey in self.neurons.by_hotkey if len(self.neurons) else None
-        self.to_publish: Place | None = None  # where the chain says another
+        self.to_publish: AxonEndpoint | None = None  # where the chain says another
         self.failures = 0
 
     @property
@@ -110,8 +110,8 @@ class Chain:
             graph = await client.subnets.metagraph(self._netuid, commitments=False)
             if graph is None:
                 raise ConfigError(f"there is no subnet {self._netuid} on this chain")
-            found = [Neuron(n.uid, n.hotkey, n.total_stake.rao / 1e9, n.validator_permit) for n in graph.neurons]
-            self.neurons = Neurons(graph.block, time.time(), {each.hotkey: each for each in found})
+            found = [NeuronInfo(n.uid, n.hotkey, n.total_stake.rao / 1e9, n.validator_permit) for n in graph.neurons]
+            self.neurons = Metagraph(graph.block, time.time(), {each.hotkey: each for each in found})
             self.failures = 0
             try:
                 await asyncio.to_thread(_keep, self._file, self.neurons)
@@ -126,7 +126,7 @@ class Chain:
             if publish and self.to_publish is not None:
                 await self._publish(client, self.to_publish)
 
-    async def _publish(self, client: Any, place: Place) -> None:
+    async def _publish(self, client: Any, place: AxonEndpoint) -> None:
         """What goes wrong is tried again with the next reading: the chain limits how often."""
         from bittensor.intents import ServeAxon
 
@@ -139,7 +139,7 @@ class Chain:
             _LOG.info(f"{place} is published on subnet {self._netuid}.")
 
 
-def _keep(file: Path, neurons: Neurons) -> None:
+def _keep(file: Path, neurons: Metagraph) -> None:
     told = {
         "block": neurons.block,
         "at_s": neurons.at_s,
@@ -151,14 +151,16 @@ def _keep(file: Path, neurons: Neurons) -> None:
     os.replace(draft, file)
 
 
-def _kept(file: Path) -> Neurons:
+def _kept(file: Path) -> Metagraph:
     """What was read before, or nothing."""
     try:
         told = json.loads(file.read_text())
-        found = [Neuron(int(uid), str(key), float(stake), bool(permit)) for uid, key, stake, permit in told["neurons"]]
-        return Neurons(int(told["block"]), float(told["at_s"]), {each.hotkey: each for each in found})
+        found = [
+            NeuronInfo(int(uid), str(key), float(stake), bool(permit)) for uid, key, stake, permit in told["neurons"]
+        ]
+        return Metagraph(int(told["block"]), float(told["at_s"]), {each.hotkey: each for each in found})
     except FileNotFoundError:
-        return Neurons()
+        return Metagraph()
     except (OSError, ValueError, KeyError, TypeError):
         _LOG.warning("%s cannot be read; the metagraph is read from the chain first.", file)
-        return Neurons()
+        return Metagraph()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from roadwork_serve.errors import DeadlineExceeded, StageLost
-from roadwork_serve.miner.blacklist import Turns
+from roadwork_serve.miner.blacklist import PrioritySemaphore
 from roadwork_serve.schema import Verdict
 
 _KEPT_S = 60.0
@@ -38,13 +38,13 @@ class _Flight:
     deadline_s: float
 
 
-class Answers:
+class ForwardCache:
     """Verdicts by the hash of the picture. Who asks while the first one is at it waits for the same verdict.
 
     turns: what a look waits for; one that is known waits for none.
     """
 
-    def __init__(self, cascade: Cascade, turns: Turns, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, cascade: Cascade, turns: PrioritySemaphore, clock: Callable[[], float] = time.monotonic) -> None:
         self._cascade = cascade
         self._turns = turns
         self._clock = clock

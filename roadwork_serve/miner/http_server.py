@@ -13,7 +13,7 @@ _MOST_CONNECTIONS = 512
 _MOST_OF_AN_ADDRESS = 64
 
 
-class Hurried(H11Protocol):
+class DeadlineH11Protocol(H11Protocol):
     """Hangs up on who has not told a whole head in time, and after an answer: a connection is for one call.
 
     An address has only so many connections at once.
@@ -61,7 +61,7 @@ def server(app: Starlette, host: str, port: int, stop_s: float = 10.0) -> uvicor
             app,
             host=host,
             port=port,
-            http=Hurried,
+            http=DeadlineH11Protocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -8,11 +8,11 @@ from typing import Any
 import bittensor_core  # pyright: ignore - it has no types
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.miner.chain import Chain, Place
-from roadwork_serve.miner.settings import Settings
+from roadwork_serve.miner.chain import AxonEndpoint, Chain
+from roadwork_serve.miner.settings import MinerSettings
 
 
-def hotkey_of(told: Settings) -> str:
+def hotkey_of(told: MinerSettings) -> str:
     """The address, ss58, that calls must be for. Raises ConfigError.
 
     Of the wallet; offline, where there is none, of a key that is made once and kept in the state's folder.
@@ -25,13 +25,13 @@ def hotkey_of(told: Settings) -> str:
     return _own(told.state / "offline.seed")
 
 
-def chain_of(told: Settings) -> Chain | None:
+def chain_of(told: MinerSettings) -> Chain | None:
     """The chain, unread; None offline. Raises ConfigError for a wallet that is missing or locked, or a bad place."""
     if told.offline:
         return None
     hotkey, wallet, place = hotkey_of(told), _wallet(told), None
     if told.external_ip is not None:
-        place = Place(told.external_ip, told.external_port or told.port)
+        place = AxonEndpoint(told.external_ip, told.external_port or told.port)
         _unlocked(told)  # it signs; better asked for a password now than when nobody looks
 
     def connect() -> Any:
@@ -43,13 +43,13 @@ def chain_of(told: Settings) -> Chain | None:
     return Chain(connect, told.subnet, hotkey, file, told.refresh_s, place, wallet)
 
 
-def _wallet(told: Settings) -> Any:
+def _wallet(told: MinerSettings) -> Any:
     from bittensor import Wallet
 
     return Wallet(told.wallet, path=str(told.wallet_path.expanduser()))
 
 
-def _unlocked(told: Settings) -> Any:
+def _unlocked(told: MinerSettings) -> Any:
     """The hotkey's pair. Raises ConfigError where it is missing or locked."""
     if not _hotkey_file(told).exists():
         raise ConfigError(
@@ -64,12 +64,12 @@ def _unlocked(told: Settings) -> Any:
         ) from None
 
 
-def _hotkey_file(told: Settings) -> Path:
+def _hotkey_file(told: MinerSettings) -> Path:
     name, hotkey = told.wallet.split("/")
     return told.wallet_path.expanduser() / name / "hotkeys" / hotkey
 
 
-def _public(told: Settings) -> Path:
+def _public(told: MinerSettings) -> Path:
     return _hotkey_file(told).with_name(f"{_hotkey_file(told).name}pub.txt")
 
 

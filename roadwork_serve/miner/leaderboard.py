@@ -10,7 +10,7 @@ _BLOCK_S = 12.0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class NeuronStanding:
     """One neuron. place: 1 for the highest incentive, None for one that earns none; validators count, too.
 
     incentive: its share of what miners are paid. emission: alpha a tempo. updated_s: since it last set weights or was
@@ -45,8 +45,8 @@ class Leaderboard:
     neurons: int
     paid: int
     price: float | None
-    top: tuple[Standing, ...]
-    asked: tuple[Standing, ...]
+    top: tuple[NeuronStanding, ...]
+    asked: tuple[NeuronStanding, ...]
     missing: tuple[str, ...]
 
 
@@ -58,7 +58,7 @@ async def leaderboard(connect: Connect, netuid: int, hotkeys: Sequence[str], top
         raise ConfigError(f"there is no subnet {netuid} on this chain")
     ordered = sorted(graph.neurons, key=lambda each: (-each.incentive, each.uid))
     found = {
-        each.hotkey: Standing(
+        each.hotkey: NeuronStanding(
             each.uid,
             each.hotkey,
             place if each.incentive > 0 else None,

@@ -10,7 +10,7 @@ from roadwork_serve.subnet_reward import MCC_WINDOW, reward
 _SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 9.0)
 
 
-class Counts:
+class MinerMetrics:
     """Metrics for Prometheus, in a registry of their own."""
 
     def __init__(self) -> None:

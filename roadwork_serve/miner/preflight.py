@@ -8,17 +8,17 @@ from collections.abc import Awaitable, Callable
 from roadwork_serve.errors import MediaError, RoadworkError
 from roadwork_serve.miner.forward import Cascade
 from roadwork_serve.miner.identity import chain_of, hotkey_of
-from roadwork_serve.miner.service import bound
-from roadwork_serve.miner.settings import Settings
+from roadwork_serve.miner.service import bind_socket
+from roadwork_serve.miner.settings import MinerSettings
 
 _PATIENCE_S = 60.0
 
 
-async def check(told: Settings, cascade: Cascade) -> int:
+async def run_checks(told: MinerSettings, cascade: Cascade) -> int:
     """0 when all is well, 1 when something is not."""
 
     async def port() -> str:
-        with bound(told.host, told.port):
+        with bind_socket(told.host, told.port):
             return f"{told.host}:{told.port} is free"
 
     async def hotkey() -> str:

@@ -18,44 +18,44 @@ from starlette.routing import Route
 from roadwork_serve.errors import ConfigError, RoadworkError
 from roadwork_serve.miner import http_server as listen
 from roadwork_serve.miner.axon import Axon, Limits
-from roadwork_serve.miner.blacklist import Guard, Terms, Turns
+from roadwork_serve.miner.blacklist import Blacklist, BlacklistConfig, PrioritySemaphore
 from roadwork_serve.miner.chain import Chain
-from roadwork_serve.miner.forward import Answers, Cascade
+from roadwork_serve.miner.forward import Cascade, ForwardCache
 from roadwork_serve.miner.hotkeys import verify
-from roadwork_serve.miner.metagraph import Neurons
-from roadwork_serve.miner.metrics import Counts
+from roadwork_serve.miner.metagraph import Metagraph
+from roadwork_serve.miner.metrics import MinerMetrics
 from roadwork_serve.miner.nonces import Nonces
-from roadwork_serve.miner.settings import Settings
+from roadwork_serve.miner.settings import MinerSettings
 
 _LOG = logging.getLogger("roadwork.miner")
 _AGAIN_S = 2.0  # between looks for a cascade that is not there yet
 _DRAIN_S = 10.0  # for calls in work; a validator waits for nine
 
 
-async def mine(
-    told: Settings, hotkey: str, cascade: Cascade, chain: Chain | None, ready: Callable[[], None] = lambda: None
+async def run_miner(
+    told: MinerSettings, hotkey: str, cascade: Cascade, chain: Chain | None, ready: Callable[[], None] = lambda: None
 ) -> None:
     """Answer validators until SIGTERM or SIGINT, then finish what is in work.
 
     chain: None offline. ready: called once it listens. Raises ConfigError for a port that is taken.
     """
-    counts = Counts()
+    counts = MinerMetrics()
     largest = round(told.max_body_mib * 2**20)
-    answers = Answers(cascade, Turns(told.workers, told.queue))
-    neurons = (lambda: chain.neurons) if chain else Neurons
+    answers = ForwardCache(cascade, PrioritySemaphore(told.workers, told.queue))
+    neurons = (lambda: chain.neurons) if chain else Metagraph
     axon = Axon(
         hotkey,
         verify,
-        Guard(terms(told), neurons),
+        Blacklist(blacklist_config(told), neurons),
         Nonces(told.state / f"nonces-{hotkey}"),
         answers,
         counts,
         Limits(largest, in_work=16 * largest, margin_s=told.margin_s),
     )
-    servers = [(listen.server(axon.app(), told.host, told.port, _DRAIN_S), bound(told.host, told.port))]
+    servers = [(listen.server(axon.app(), told.host, told.port, _DRAIN_S), bind_socket(told.host, told.port))]
     if told.metrics_port:
         metrics = listen.server(_metrics(counts, chain), "127.0.0.1", told.metrics_port, 1.0)
-        servers.append((metrics, bound("127.0.0.1", told.metrics_port, "--metrics-port")))
+        servers.append((metrics, bind_socket("127.0.0.1", told.metrics_port, "--metrics-port")))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -84,7 +84,7 @@ async def mine(
             loop.remove_signal_handler(each)
 
 
-async def reach(cascade: Cascade, wait_s: float) -> None:
+async def wait_for_cascade(cascade: Cascade, wait_s: float) -> None:
     """Return once the cascade is there. Raises what it says when it is not there after so long."""
     give_up_at, told = time.monotonic() + wait_s, False
     while True:
@@ -99,9 +99,9 @@ async def reach(cascade: Cascade, wait_s: float) -> None:
         await asyncio.sleep(_AGAIN_S)
 
 
-def terms(told: Settings) -> Terms:
+def blacklist_config(told: MinerSettings) -> BlacklistConfig:
     """Who may ask."""
-    return Terms(
+    return BlacklistConfig(
         allow=frozenset(told.allow),
         deny=frozenset(told.deny),
         validator_permit=told.force_validator_permit,
@@ -112,7 +112,7 @@ def terms(told: Settings) -> Terms:
     )
 
 
-def bound(host: str, port: int, flag: str = "--port") -> socket.socket:
+def bind_socket(host: str, port: int, flag: str = "--port") -> socket.socket:
     """A socket that listens there. Raises ConfigError."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -138,7 +138,7 @@ async def _serve(server: uvicorn.Server, bound_to: socket.socket) -> None:
     await server.serve(sockets=[bound_to])
 
 
-def _metrics(counts: Counts, chain: Chain | None) -> Starlette:
+def _metrics(counts: MinerMetrics, chain: Chain | None) -> Starlette:
     async def told(request: Request) -> Response:
         if chain is not None:
             counts.chain(chain.age_s if len(chain.neurons) else None, chain.registered, chain.failures)

@@ -23,7 +23,7 @@ NETUIDS = {"finney": 72, "test": 323}
 Hotkeys = Annotated[list[str], NoDecode]
 
 
-class Settings(BaseSettings):
+class MinerSettings(BaseSettings):
     """A Subnet 72 miner: answers validators over the axon protocol by asking a running roadwork-serve."""
 
     model_config = SettingsConfigDict(
@@ -89,7 +89,7 @@ class Settings(BaseSettings):
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _sensible(self) -> "Settings":
+    def _sensible(self) -> "MinerSettings":
         if self.offline and not self.allow:
             raise ValueError("--offline lets nobody in without --allow HOTKEY")
         if self.wallet.count("/") != 1 or not all(self.wallet.split("/")):
@@ -131,16 +131,16 @@ class _File(YamlConfigSettingsSource):
         return told  # pyright: ignore[reportUnknownVariableType]
 
 
-def settings(arguments: list[str]) -> Settings:
+def load_settings(arguments: list[str]) -> MinerSettings:
     """From flags and what else there is. Raises ConfigError in a line, and SystemExit for --help and unknown flags."""
     unknown = [name for name in os.environ if name.startswith(PREFIX)]
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known = {f"{PREFIX}{name.upper()}" for name in MinerSettings.model_fields}
     for name in unknown:
         if name not in known:
             raise ConfigError(f"{name} is no setting of the miner; `miner.py --help` lists them")
     try:
-        source = CliSettingsSource[Any](Settings, cli_parse_args=arguments)
-        return Settings(_cli_settings_source=source)  # pyright: ignore[reportCallIssue]
+        source = CliSettingsSource[Any](MinerSettings, cli_parse_args=arguments)
+        return MinerSettings(_cli_settings_source=source)  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
         told = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in told["loc"])

@@ -1,6 +1,6 @@
 """What a way through the cascade costs in compute, at the size of the production models.
 
-The numbers and their arithmetic are in `prices.yaml`. A miniature is priced as the model it
+The numbers and their arithmetic are in `stage_flops.yaml`. A miniature is priced as the model it
 stands in for, so that what a policy saves can be told without a GPU.
 """
 
@@ -16,7 +16,7 @@ from roadwork_serve.schema import MediaKind
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
+class StageFlops:
     """One stage's production model and the FLOPs of one look at a photo or a clip; None where it never looks."""
 
     model: str
@@ -25,7 +25,7 @@ class Price:
 
 
 @cache
-def prices() -> Mapping[str, Price]:
+def stage_flops() -> Mapping[str, StageFlops]:
     """The price of every stage, by its name."""
     text = resources.files("roadwork_serve.profiles").joinpath("prices.yaml").read_text(encoding="utf-8")
     return {stage: _price(row) for stage, row in yaml.safe_load(text).items()}
@@ -37,15 +37,15 @@ def flops(stages_entered: Iterable[str], kind: MediaKind) -> float:
 
 
 def _look(stage: str, kind: MediaKind) -> float:
-    price = prices().get(stage)
+    price = stage_flops().get(stage)
     look = None if price is None else (price.photo if kind == "photo" else price.clip)
     if look is None:
         raise ConfigError(f"stage {stage!r} has no price for a {kind}; add one to profiles/prices.yaml")
     return look
 
 
-def _price(row: dict[str, float | str]) -> Price:
+def _price(row: dict[str, float | str]) -> StageFlops:
     def flop(kind: MediaKind) -> float | None:
         return float(row[kind]) * 1e9 if kind in row else None
 
-    return Price(str(row["model"]), flop("photo"), flop("clip"))
+    return StageFlops(str(row["model"]), flop("photo"), flop("clip"))

@@ -15,12 +15,12 @@ from typing import Any
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.model_sizes import on_meta_device, stored_as
-from roadwork_serve.profiles.profile import ROLES, EngineSpec, Profile, Quantisation, StageName, StageSpec
+from roadwork_serve.profiles.profile import ROLES, EngineSpec, Profile, Quantization, StageName, StageSpec
 
 GIB = 2**30
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Bytes a weight. 4 bits have a scale of 16 bits and a zero point of 4 for every 128 weights.
-QUANTISED: dict[Quantisation, float] = {"fp8": 1.0, "awq": (4 + 20 / 128) / 8}
+QUANTISED: dict[Quantization, float] = {"fp8": 1.0, "awq": (4 + 20 / 128) / 8}
 CONTEXT_GIB = 0.5  # of CUDA, a process: what nvidia-smi shows before anything is loaded
 GRAPHS_GIB = 0.5  # CUDA graphs that vLLM records for its batch sizes
 RUNTIME_GIB = 1.0  # what ONNX Runtime and TensorRT take to work in, beside the weights of their file
@@ -30,7 +30,7 @@ WRITTEN_TOKENS = 384  # of a picture, by stage 2A at most
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class GpuMemoryNeed:
     """What one replica of an engine needs of its card, GiB.
 
     parameters: how many weights the model has; 0 for a file of another runtime. spare: what the engine has set aside
@@ -54,44 +54,48 @@ class Need:
         return self.weights + self.kv_cache + self.activations + self.context + self.spare
 
     @property
-    def asleep(self) -> "Need":
+    def asleep(self) -> "GpuMemoryNeed":
         """What stays on the card of an engine whose turn it is not: vLLM keeps its context and its graphs."""
         graphs = min(self.activations, GRAPHS_GIB)
         return replace(self, model=f"{self.model}, asleep", weights=0, kv_cache=0, activations=graphs, spare=0)
 
 
-def needs_of(profile: Profile, names: tuple[str, ...], card_gib: float) -> tuple[Need, ...]:
+def gpu_memory_needs(profile: Profile, names: tuple[str, ...], card_gib: float) -> tuple[GpuMemoryNeed, ...]:
     """What one process needs of a card of this size, engine by engine.
 
     names: an engine, or several that take turns: the hungriest is awake. An engine on several cards needs its part
     of each. Raises ConfigError naming the line to mend.
     """
     users = profile.users()
-    needs = [need_of(name, profile.engines[name], users[name], card_gib) for name in names]
+    needs = [gpu_memory_need(name, profile.engines[name], users[name], card_gib) for name in names]
     awake = max(range(len(needs)), key=lambda i: needs[i].total - needs[i].asleep.total)
     return tuple(need if i == awake else need.asleep for i, need in enumerate(needs))
 
 
-def need_of(name: str, engine: EngineSpec, users: Mapping[StageName, StageSpec], card_gib: float) -> Need:
+def gpu_memory_need(
+    name: str, engine: EngineSpec, users: Mapping[StageName, StageSpec], card_gib: float
+) -> GpuMemoryNeed:
     """What one replica of an engine needs of a card of this size, asked by these stages. Raises ConfigError."""
     prompts = sum(spec.max_batch * spec.slots for spec in users.values())
     role = ROLES[next(iter(users))]
     if engine.runs in ("onnx", "tensorrt"):
-        return _capped(Need(name, engine.model, 0, _file_gib(name, engine.model), 0, RUNTIME_GIB), engine)
+        return _capped(GpuMemoryNeed(name, engine.model, 0, _file_gib(name, engine.model), 0, RUNTIME_GIB), engine)
     sizes = _sizes(engine.model)
     weights = _weights_gib(name, engine, sizes)
     if role == "features":
         tokens = _thumbs(engine) * (((engine.features.side or 224) // 16) ** 2 + 5)
-        return _capped(Need(name, engine.model, sizes.parameters, weights, 0, sizes.layer_gib(tokens)), engine)
+        return _capped(GpuMemoryNeed(name, engine.model, sizes.parameters, weights, 0, sizes.layer_gib(tokens)), engine)
     if role == "reader":
         pictures = max(spec.max_batch * spec.options.get("frames_read", FRAMES_READ) for spec in users.values())
         taken = pictures * sizes.picture_gib
-        return _capped(Need(name, engine.model, sizes.parameters, weights, 0, taken), engine)
+        return _capped(GpuMemoryNeed(name, engine.model, sizes.parameters, weights, 0, taken), engine)
     if engine.runs == "vllm":
-        return _of_vllm(Need(name, engine.model, sizes.parameters, weights, 0, 0, prompts=prompts), engine, card_gib)
+        return _of_vllm(
+            GpuMemoryNeed(name, engine.model, sizes.parameters, weights, 0, 0, prompts=prompts), engine, card_gib
+        )
     tokens = engine.language.context_tokens * max(spec.max_batch for spec in users.values())
     cache = prompts * engine.language.context_tokens * sizes.cache_bytes / GIB
-    need = Need(name, engine.model, sizes.parameters, weights, cache, sizes.layer_gib(tokens), prompts=prompts)
+    need = GpuMemoryNeed(name, engine.model, sizes.parameters, weights, cache, sizes.layer_gib(tokens), prompts=prompts)
     return _capped(replace(need, holds=float(prompts)), engine)
 
 
@@ -165,7 +169,7 @@ def _thumbs(engine: EngineSpec) -> int:
     return engine.features.max_thumbs or 64
 
 
-def _of_vllm(need: Need, engine: EngineSpec, card_gib: float) -> Need:
+def _of_vllm(need: GpuMemoryNeed, engine: EngineSpec, card_gib: float) -> GpuMemoryNeed:
     """With the cache that the profile reserves, or what its share of the card leaves for one."""
     sizes, settings, context = _sizes(engine.model), engine.vllm, engine.language.context_tokens
     tokens = int(settings.arguments.get("max_num_batched_tokens", min(STEP_TOKENS, context * need.prompts)))
@@ -186,7 +190,7 @@ def _of_vllm(need: Need, engine: EngineSpec, card_gib: float) -> Need:
     return replace(need, kv_cache=cache, holds=cache / one)
 
 
-def _capped(need: Need, engine: EngineSpec) -> Need:
+def _capped(need: GpuMemoryNeed, engine: EngineSpec) -> GpuMemoryNeed:
     """With what is left up to gpu_memory_gib, which PyTorch may take and keep."""
     cap = engine.gpu_memory_gib
     if cap is None or engine.runs in ("onnx", "tensorrt"):  # neither allocates through PyTorch

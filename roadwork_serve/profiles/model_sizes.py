@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from roadwork_serve.errors import ConfigError
 
 if TYPE_CHECKING:  # benchmarks count FLOPs with this where there is no pydantic
-    from roadwork_serve.profiles.profile import Quantisation
+    from roadwork_serve.profiles.profile import Quantization
 
 _DINOV3: dict[str, dict[str, Any]] = {
     "s16": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
@@ -77,7 +77,7 @@ def known_models() -> list[str]:
     return sorted(_BY_ID)
 
 
-def stored_as(model: str) -> "Quantisation | None":
+def stored_as(model: str) -> "Quantization | None":
     """How the decoder's weights lie in a checkpoint: by its config.json, or by the name of a hub id."""
     config = _folder(model) / "config.json"
     if not config.is_file():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.profiles.gpu_memory import Need, needs_of
+from roadwork_serve.profiles.gpu_memory import GpuMemoryNeed, gpu_memory_needs
 from roadwork_serve.profiles.profile import Profile
 
 WHOLE = 10_000  # Ray books shares in ten-thousandths
@@ -19,11 +19,11 @@ Counts = tuple[int, ...]  # replicas of each process
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class GpuPlan:
     """gib: its memory. share: how much of it Ray has promised."""
 
     gib: float
-    needs: tuple[Need, ...] = ()
+    needs: tuple[GpuMemoryNeed, ...] = ()
     share: float = 0.0
 
     @property
@@ -32,21 +32,21 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlacementPlan:
     """cards: with the replicas that always run, each on the first that has its share left, as listed.
 
     fullest: of each size of card, the fullest one that Ray can make. most: replicas of each engine on a card that
     have room under load, at most as many as the profile allows.
     """
 
-    cards: tuple[Card, ...]
-    fullest: tuple[Card, ...]
+    cards: tuple[GpuPlan, ...]
+    fullest: tuple[GpuPlan, ...]
     most: Mapping[str, int]
 
 
-def plan(profile: Profile, cards_gib: Sequence[float]) -> Plan:
+def plan_placement(profile: Profile, cards_gib: Sequence[float]) -> PlacementPlan:
     """The plan for these cards. Raises ConfigError naming the engine to shrink when shares or memory do not add up."""
-    board = _Board(profile, cards_gib)
+    board = PlacementPlanner(profile, cards_gib)
     most = board.least
     board.check(most)
     growing = True
@@ -58,10 +58,10 @@ def plan(profile: Profile, cards_gib: Sequence[float]) -> Plan:
             if most[index] < limit and board.has_room(more):
                 most, growing = more, True
     engines = {name: most[at] for at, process in enumerate(board.processes) for name in process}
-    return Plan(board.listed(), tuple(board.fullest(gib, most) for gib in sorted(set(cards_gib))), engines)
+    return PlacementPlan(board.listed(), tuple(board.fullest(gib, most) for gib in sorted(set(cards_gib))), engines)
 
 
-def within(profile: Profile, most: Mapping[str, int]) -> Profile:
+def limit_replicas(profile: Profile, most: Mapping[str, int]) -> Profile:
     """The profile with no more replicas under load than have room; engines that are not listed stay as they are."""
     engines = {
         name: engine.model_copy(update={"max_replicas": most[name]}) if name in most and engine.max_replicas else engine
@@ -70,7 +70,7 @@ def within(profile: Profile, most: Mapping[str, int]) -> Profile:
     return profile.model_copy(update={"engines": engines})
 
 
-class _Board:
+class PlacementPlanner:
     """The processes of a profile that need a card, and the cards. An engine on N cards counts as N pieces of one."""
 
     def __init__(self, profile: Profile, cards_gib: Sequence[float]) -> None:
@@ -91,7 +91,9 @@ class _Board:
                     f"engines.{names[0]}.num_gpus is {pieces} and it would use one card: set "
                     f"vllm.arguments.tensor_parallel_size to {pieces}, or book one"
                 )
-        self._needs = {gib: [needs_of(profile, names, gib) for names in self.processes] for gib in set(cards_gib)}
+        self._needs = {
+            gib: [gpu_memory_needs(profile, names, gib) for names in self.processes] for gib in set(cards_gib)
+        }
 
     def has_room(self, counts: Counts) -> bool:
         """Whether so many replicas can all run, and do no harm however they lie."""
@@ -128,14 +130,14 @@ class _Board:
                     f"has put {held}: lower it, or that of the others, or add a card"
                 )
 
-    def fullest(self, gib: float, counts: Counts) -> Card:
+    def fullest(self, gib: float, counts: Counts) -> GpuPlan:
         """The most memory that can come together on a card of this size."""
         needs = self._needs[gib]
         sums = [sum(need.total for need in some) for some in needs]
         best = max(self._loads(counts), key=lambda load: sum(n * size for n, size in zip(load, sums, strict=True)))
         return self._card(gib, best)
 
-    def listed(self) -> tuple[Card, ...]:
+    def listed(self) -> tuple[GpuPlan, ...]:
         """Every replica that always runs, in the profile's order, on the first card that has its share left."""
         loads = [[0] * len(self.processes) for _ in self._cards]
         for at, share in enumerate(self._shares):
@@ -144,11 +146,11 @@ class _Board:
                 free[at] += 1
         return tuple(self._card(gib, load) for gib, load in zip(self._cards, loads, strict=True))
 
-    def _card(self, gib: float, load: Sequence[int]) -> Card:
+    def _card(self, gib: float, load: Sequence[int]) -> GpuPlan:
         needs = tuple(need for at, n in enumerate(load) for _ in range(n) for need in self._needs[gib][at])
-        return Card(gib, needs, self._share(load) / WHOLE)
+        return GpuPlan(gib, needs, self._share(load) / WHOLE)
 
-    def _check_memory(self, card: Card) -> None:
+    def _check_memory(self, card: GpuPlan) -> None:
         if card.left >= 0:
             return
         *beside, largest = sorted(reversed(card.needs), key=lambda need: need.total)  # of equals the first listed

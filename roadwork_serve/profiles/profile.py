@@ -17,7 +17,7 @@ ROLES: dict[StageName, Role] = {
     "reasoner": "language",
     "video": "language",
 }  # what a stage asks of its engine
-RUNS: dict[Role, tuple[str, ...]] = {
+BACKENDS: dict[Role, tuple[str, ...]] = {
     "features": ("transformers", "onnx", "tensorrt"),
     "reader": ("transformers", "rapidocr"),
     "language": ("transformers", "vllm", "openai"),
@@ -28,8 +28,8 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Runs = Literal["transformers", "rapidocr", "onnx", "tensorrt", "vllm", "openai"]
-Quantisation = Literal["fp8", "awq"]
+Backend = Literal["transformers", "rapidocr", "onnx", "tensorrt", "vllm", "openai"]
+Quantization = Literal["fp8", "awq"]
 
 
 class FeatureSettings(_Settings):
@@ -49,7 +49,7 @@ class FeatureSettings(_Settings):
     )
 
 
-class ReaderSettings(_Settings):
+class OcrSettings(_Settings):
     """Of a sign reader."""
 
     side: int = Field(default=736, ge=64, description="text is looked for at this longer side, pixels")
@@ -87,7 +87,7 @@ class ServerSettings(_Settings):
 class EngineSpec(_Settings):
     """A model, what runs it, and its share of the machine. Stages that name the same engine share one process."""
 
-    runs: Runs = Field(description="what runs the model")
+    runs: Backend = Field(description="what runs the model")
     model: str = Field(
         description="a folder, a hub id, the file of an export, or mini:NAME for weights that ship with the project"
     )
@@ -96,7 +96,7 @@ class EngineSpec(_Settings):
     trust_remote_code: bool = Field(
         default=False, description="run Python that a checkpoint brings along, with all rights of the server"
     )
-    quantised: Quantisation | None = Field(
+    quantised: Quantization | None = Field(
         default=None, description="what the decoder's weights are, or are made into on load (fp8); vllm alone"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -125,7 +125,7 @@ class EngineSpec(_Settings):
     )
     threads: int = Field(default=1, ge=1, description="threads the model computes with")
     features: FeatureSettings = Field(default=FeatureSettings(), description="of stage 1")
-    reader: ReaderSettings = Field(default=ReaderSettings(), description="of stage 2A")
+    reader: OcrSettings = Field(default=OcrSettings(), description="of stage 2A")
     language: LanguageSettings = Field(default=LanguageSettings(), description="of stages 2B, 3A and 3B")
     vllm: VllmSettings = Field(default=VllmSettings(), description="of engines that vllm runs")
     server: ServerSettings = Field(default=ServerSettings(), description="of engines that openai runs")
@@ -287,7 +287,7 @@ class Profile(_Settings):
                     f"engines.{name} is used by {', '.join(using)}, which ask different things of it; give "
                     f"{list(using)[-1]} an engine of its own"
                 )
-            runs, can = self.engines[name].runs, RUNS[ROLES[next(iter(using))]]
+            runs, can = self.engines[name].runs, BACKENDS[ROLES[next(iter(using))]]
             if runs not in can:
                 raise ValueError(
                     f"engines.{name}.runs: {runs} cannot do what {', '.join(using)} asks of it; use " + " or ".join(can)

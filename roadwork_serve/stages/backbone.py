@@ -8,19 +8,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.cascade.prediction import Item, Opinion, Sees
+from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
 from roadwork_serve.engines.thumbnails import ROADWORK, SECOND
-from roadwork_serve.engines.weights import folder
+from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
-from roadwork_serve.schema import Saw
-from roadwork_serve.stages.options import checked
+from roadwork_serve.schema import Evidence
+from roadwork_serve.stages.options import validated
 
 _NONE = np.empty(0, np.float32)
 _MAX_THUMBS = 16  # in one pass, where no profile has said how many
 
 
-class Glancer(Protocol):
+class FeatureExtractor(Protocol):
     """What the stage asks of an engine."""
 
     @property
@@ -52,10 +52,10 @@ class Backbone:
     """
 
     name = "backbone"
-    sees: Sees = "thumbs"
+    sees: StageInput = "thumbs"
 
     def __init__(self, spec: StageSpec, model: EngineSpec) -> None:
-        checked(self.name, spec.options)
+        validated(self.name, spec.options)
         self.model = model
         self.engine = _open(model)
 
@@ -63,13 +63,13 @@ class Backbone:
         """See `Stage`."""
         self.engine.warm()
 
-    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         """See `Stage`. A clip's logit is the mean of its frames' two highest."""
         if not items:
             return []
         heads = {item.head for item in items}
         if not (self.model.features.kept or self.engine.has_head or heads != {None}):
-            return [Opinion(None, self.model.model, self.model.miniature) for _ in items]
+            return [StagePrediction(None, self.model.model, self.model.miniature) for _ in items]
         began = time.perf_counter()
         thumbs = np.concatenate([item.thumbs for item in items])
         whose = np.repeat(np.arange(len(items)), [len(item.thumbs) for item in items])
@@ -98,20 +98,20 @@ class Backbone:
         features: NDArray[np.float16] | None,
         batch_ms: float,
         compute_ms: float,
-    ) -> Opinion:
+    ) -> StagePrediction:
         """logits: of the frames of one item, by what they are of."""
         frames, words = logits.get(ROADWORK, _NONE), logits.get("words", _NONE)
-        saw = Saw(
-            words_likely=float(_sigmoid(words).max()) if len(words) else None,
+        saw = Evidence(
+            text_probability=float(_sigmoid(words).max()) if len(words) else None,
             frames=[float(p) for p in _sigmoid(frames)] if len(frames) > 1 else [],
         )
-        return Opinion(
+        return StagePrediction(
             _together(frames), self.model.model, self.model.miniature, saw, batch_ms, compute_ms,
             second_logit=_together(logits.get(SECOND, _NONE)), features=features,
         )  # fmt: skip
 
 
-def _open(model: EngineSpec) -> Glancer:
+def _open(model: EngineSpec) -> FeatureExtractor:
     seen = model.features
     if seen.head and model.runs != "transformers":
         raise ConfigError("features.head: an exported file holds its head; take it out, or export with --head")
@@ -120,7 +120,7 @@ def _open(model: EngineSpec) -> Glancer:
             from roadwork_serve.engines.features import FeatureEngine
 
             return FeatureEngine(
-                folder(model.model),
+                weights_folder(model.model),
                 dtype=model.dtype,
                 device=model.device,
                 threads=model.threads,

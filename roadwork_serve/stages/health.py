@@ -12,8 +12,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from roadwork_serve.cascade.gpu_time_slicing import TakingTurns
-from roadwork_serve.cascade.prediction import Item, Opinion, Stage
+from roadwork_serve.cascade.gpu_time_slicing import TimeSlicedStage
+from roadwork_serve.cascade.prediction import Item, Stage, StagePrediction
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import StageName
 
@@ -35,7 +35,7 @@ class _Pulse:
     failure: str | None = None
 
 
-class Health:
+class HealthMonitor:
     """Of the stages of one process, which have just been warmed up. Needs a running event loop.
 
     timeouts_s: of each stage. side: of the thumbs that stage 1 sees, pixels. clock: seconds.
@@ -64,7 +64,7 @@ class Health:
         finally:
             del pulse.calls[token]
 
-    def sound(self, name: StageName, opinions: Sequence[Opinion]) -> list[Opinion]:
+    def sound(self, name: StageName, opinions: Sequence[StagePrediction]) -> list[StagePrediction]:
         """The opinions; if there are any, the stage judges. Raises ModelError when one is no number."""
         for opinion in opinions:
             if opinion.logit is not None and not math.isfinite(opinion.logit):
@@ -119,15 +119,15 @@ class Health:
         """Let a stage judge a made-up item, unless that would take another engine's turn."""
         stage, pulse = self._stages[name], self._pulses[name]
         try:
-            if not isinstance(stage, TakingTurns) or stage.awake:
-                item = made_up(name, self._side, pulse.timeout_s).slim(stage.sees)  # as real ones come
+            if not isinstance(stage, TimeSlicedStage) or stage.awake:
+                item = synthetic_item(name, self._side, pulse.timeout_s).slim(stage.sees)  # as real ones come
                 self.sound(name, await stage.judge([item]))
         except Exception as error:
             pulse.failure = f"{name} cannot judge a made-up item: {type(error).__name__}: {error}"
             _LOG.exception("Stage %s cannot judge a made-up item.", name)
 
 
-def made_up(name: StageName, side: int, left_s: float) -> Item:
+def synthetic_item(name: StageName, side: int, left_s: float) -> Item:
     """A grey photo, or a grey clip for the stage that sees clips. side: of its thumbs, pixels."""
     count = _FRAMES if name == "video" else 1
     file = BytesIO()

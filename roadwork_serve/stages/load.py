@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from roadwork_serve.cascade.prediction import BlockingStage, Stage
-from roadwork_serve.cascade.threaded_stage import Threaded
+from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.engines.vlm import LanguageEngine
-from roadwork_serve.engines.weights import folder
+from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import ROLES, EngineSpec, StageName, StageSpec
 from roadwork_serve.stages.health import STUCK
@@ -22,7 +22,7 @@ def open_stages(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> Map
     (role,) = {ROLES[name] for name in users}
     if role == "language":
         return _language_stages(engine, users)
-    return {name: Threaded(_blocking(name, spec, engine)) for name, spec in users.items()}
+    return {name: ThreadedStage(_blocking(name, spec, engine)) for name, spec in users.items()}
 
 
 def _blocking(name: StageName, spec: StageSpec, engine: EngineSpec) -> BlockingStage:
@@ -49,7 +49,7 @@ def _language_engine(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -
             from roadwork_serve.engines.transformers import VisionLanguageEngine
 
             return VisionLanguageEngine(
-                folder(engine.model),
+                weights_folder(engine.model),
                 dtype=engine.dtype,
                 device=engine.device,
                 threads=engine.threads,
@@ -62,7 +62,7 @@ def _language_engine(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -
             from roadwork_serve.engines.vllm import VllmEngine
 
             return VllmEngine(
-                engine.model_copy(update={"model": folder(engine.model)}),
+                engine.model_copy(update={"model": weights_folder(engine.model)}),
                 photos=any(name != "video" for name in users),
                 clips="video" in users,
                 concurrency=sum(spec.max_batch * spec.slots for spec in users.values()),

@@ -6,7 +6,7 @@ from typing import Any
 from roadwork_serve.errors import ConfigError
 
 
-def checked(stage: str, options: Mapping[str, Any], **known: type) -> Mapping[str, Any]:
+def validated(stage: str, options: Mapping[str, Any], **known: type) -> Mapping[str, Any]:
     """The options, when all are known and of their type. Raises ConfigError."""
     for name, value in options.items():
         if name not in known:

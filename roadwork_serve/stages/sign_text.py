@@ -12,7 +12,7 @@ Meaning = Literal["begin", "closure", "detour", "worker", "end", "neutral"]
 
 # Wording: MUTCD 2023 part 6 (temporary traffic control), the UK's Traffic Signs Manual chapter 8, and the
 # common boards of German, French, Spanish, Italian and Dutch works.
-SAYINGS: dict[Meaning, tuple[str, ...]] = {
+PHRASES: dict[Meaning, tuple[str, ...]] = {
     "worker": (
         "MEN AT WORK", "MEN WORKING", "CREW WORKING", "PEOPLE WORKING", "WORKERS AHEAD", "WORKERS IN ROAD",
         "WORKERS ON ROAD", "WORKERS PRESENT", "FLAGGER", "FLAG PERSON", "SURVEY CREW", "HOMBRES TRABAJANDO",
@@ -65,7 +65,7 @@ TWICE_FORGIVEN = 14  # letters from which on two slips still make the same sayin
 LONGEST_TOKENS = 8
 
 
-def meaning(lines: Sequence[str]) -> Meaning:
+def sign_meaning(lines: Sequence[str]) -> Meaning:
     """What a sign says, given its lines from top to bottom.
 
     An end sign outweighs the works it names (END ROAD WORK); a word or two may be misread, run together or torn
@@ -134,7 +134,7 @@ class _Saying:
 def _by_length() -> dict[int, list[_Saying]]:
     """Every saying without spaces, also with AHEAD behind it, by its number of letters."""
     known: dict[int, list[_Saying]] = {}
-    for table in (SAYINGS, BARE):
+    for table in (PHRASES, BARE):
         for meaning, sayings in table.items():
             for letters in ("".join(_tokens(saying)) for saying in sayings):
                 slips = (len(letters) >= SHORTEST_FORGIVEN) + (len(letters) >= TWICE_FORGIVEN)

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from roadwork_serve.cancellable_thread import stop_if_given_up
-from roadwork_serve.cascade.prediction import Item, Opinion, Sees
-from roadwork_serve.engines.ocr import Line, Reader
+from roadwork_serve.cancellable_thread import stop_if_cancelled
+from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
+from roadwork_serve.engines.ocr import OcrEngine, OcrLine
 from roadwork_serve.errors import ConfigError, MediaError
 from roadwork_serve.media import open_rgb
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
-from roadwork_serve.schema import Box, Saw, Words
-from roadwork_serve.stages.options import checked
-from roadwork_serve.stages.sign_text import Meaning, meaning
+from roadwork_serve.schema import Box, Evidence, TextLine
+from roadwork_serve.stages.options import validated
+from roadwork_serve.stages.sign_text import Meaning, sign_meaning
 
 # Log-odds a surely read sign is worth. A closure or a detour may have other causes than works: a police
 # barrier, a flood. Neutral words are worth nothing by themselves: what it means that a sign speaks of something
@@ -28,7 +28,7 @@ MAX_SIDE, FRAMES_READ = 1600, 3
 class Phrase:
     """Lines that belong to one sign, from top to bottom, and what they say together."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[OcrLine, ...]
     meaning: Meaning
 
     @property
@@ -47,10 +47,10 @@ class Signs:
     """
 
     name = "signs"
-    sees: Sees = "images"
+    sees: StageInput = "images"
 
-    def __init__(self, spec: StageSpec, model: EngineSpec, reader: Reader | None = None) -> None:
-        options = checked(self.name, spec.options, max_side=int, frames_read=int)
+    def __init__(self, spec: StageSpec, model: EngineSpec, reader: OcrEngine | None = None) -> None:
+        options = validated(self.name, spec.options, max_side=int, frames_read=int)
         self.model = model
         self.max_side = options.get("max_side", MAX_SIDE)
         self.frames_read = options.get("frames_read", FRAMES_READ)
@@ -60,12 +60,12 @@ class Signs:
         """See `Stage`."""
         self.reader.read([_made_up()])
 
-    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         """See `Stage`. Abstains when nothing is read, or nothing can be decoded."""
         began = time.perf_counter()
         pictures = [self._pictures(item) for item in items]
         opened = time.perf_counter()
-        stop_if_given_up()
+        stop_if_cancelled()
         pages = iter(self.reader.read([picture for some in pictures for _, picture in some]))
         read = [[(frame, next(pages), picture.size) for frame, picture in some] for some in pictures]
         batch_ms, compute_ms = 1000 * (opened - began), 1000 * (time.perf_counter() - opened)
@@ -75,15 +75,17 @@ class Signs:
             words = [_words(line, p, size, frame) for frame, size, some in found for p in some for line in p.lines]
             logit = weigh([phrase for _, _, some in found for phrase in some])
             opinions.append(
-                Opinion(logit, self.model.model, self.model.miniature, Saw(words=words), batch_ms, compute_ms)
+                StagePrediction(
+                    logit, self.model.model, self.model.miniature, Evidence(words=words), batch_ms, compute_ms
+                )
             )
         return opinions
 
     def _pictures(self, item: Item) -> list[tuple[int, Image.Image]]:
         """The frames to read that can be decoded, by their index."""
         pictures = []
-        for frame in spread(len(item.images), self.frames_read):
-            stop_if_given_up()
+        for frame in evenly_spaced(len(item.images), self.frames_read):
+            stop_if_cancelled()
             try:
                 pictures.append((frame, open_rgb(item.images[frame], self.max_side)))
             except MediaError:
@@ -91,7 +93,7 @@ class Signs:
         return pictures
 
 
-def _open(model: EngineSpec) -> Reader:
+def _open(model: EngineSpec) -> OcrEngine:
     match model.runs:
         case "rapidocr":
             from roadwork_serve.engines.rapidocr import RapidOcr
@@ -113,15 +115,15 @@ def _open(model: EngineSpec) -> Reader:
             raise ConfigError(f"stages.signs: {model.runs} reads no signs; use rapidocr or transformers")
 
 
-def spread(frames: int, wanted: int) -> list[int]:
+def evenly_spaced(frames: int, wanted: int) -> list[int]:
     """Which frames to look at: evenly spread, each in the middle of its part of the clip."""
     parts = min(frames, wanted)
     return [(2 * n + 1) * frames // (2 * parts) for n in range(parts)]
 
 
-def phrases(lines: Sequence[Line]) -> list[Phrase]:
+def phrases(lines: Sequence[OcrLine]) -> list[Phrase]:
     """Lines grouped by where they stand: those of about one size, below or beside one another, are one sign."""
-    signs: list[list[Line]] = []
+    signs: list[list[OcrLine]] = []
     for line in sorted(lines, key=lambda line: float(line.quad[:, 1].mean())):
         near = [sign for sign in signs if any(_together(line, other) for other in sign)]
         signs = [sign for sign in signs if sign not in near] + [[*(other for sign in near for other in sign), line]]
@@ -141,13 +143,13 @@ def weigh(found: Sequence[Phrase]) -> float | None:
     return max(0.0, *logits) + min(0.0, *logits)
 
 
-def _phrase(lines: tuple[Line, ...]) -> Phrase:
-    return Phrase(lines, meaning([line.text for line in lines]))
+def _phrase(lines: tuple[OcrLine, ...]) -> Phrase:
+    return Phrase(lines, sign_meaning([line.text for line in lines]))
 
 
-def _in_order(lines: Sequence[Line]) -> tuple[Line, ...]:
+def _in_order(lines: Sequence[OcrLine]) -> tuple[OcrLine, ...]:
     """Row by row, each from left to right."""
-    rows: list[list[Line]] = []
+    rows: list[list[OcrLine]] = []
     for line in sorted(lines, key=lambda line: float(line.quad[:, 1].mean())):
         top, bottom = line.quad[:, 1].min(), line.quad[:, 1].max()
         if rows and top < np.mean([other.quad[:, 1].mean() for other in rows[-1]]) < bottom:
@@ -157,7 +159,7 @@ def _in_order(lines: Sequence[Line]) -> tuple[Line, ...]:
     return tuple(line for row in rows for line in sorted(row, key=lambda line: float(line.quad[:, 0].mean())))
 
 
-def _together(one: Line, other: Line) -> bool:
+def _together(one: OcrLine, other: OcrLine) -> bool:
     """Whether two lines stand so that one reads on from the other."""
     a, b = _box(one), _box(other)
     tall, small = sorted((_height(one), _height(other)), reverse=True)
@@ -169,19 +171,19 @@ def _together(one: Line, other: Line) -> bool:
     return tall < 2.2 * small and (stacked or beside)
 
 
-def _box(line: Line) -> tuple[float, float, float, float]:
+def _box(line: OcrLine) -> tuple[float, float, float, float]:
     (x0, y0), (x1, y1) = line.quad.min(axis=0), line.quad.max(axis=0)
     return float(x0), float(y0), float(x1), float(y1)
 
 
-def _height(line: Line) -> float:
+def _height(line: OcrLine) -> float:
     """Of the letters, also on a line that leans."""
     return float(np.linalg.norm(line.quad[3] - line.quad[0]) + np.linalg.norm(line.quad[2] - line.quad[1])) / 2
 
 
-def _words(line: Line, phrase: Phrase, size: tuple[int, int], frame: int) -> Words:
+def _words(line: OcrLine, phrase: Phrase, size: tuple[int, int], frame: int) -> TextLine:
     shares = np.clip(np.array(_box(line)) / np.array(size * 2), 0, 1).tolist()
-    return Words(
+    return TextLine(
         text=line.text, confidence=min(1.0, max(0.0, line.confidence)), meaning=phrase.meaning,
         box=Box(x0=shares[0], y0=shares[1], x1=shares[2], y1=shares[3]), frame=frame,
     )  # fmt: skip

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from roadwork_serve.cancellable_thread import Worker
-from roadwork_serve.cascade.prediction import Item, Opinion, Sees
+from roadwork_serve.cancellable_thread import CancellableThread
+from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
 from roadwork_serve.engines.vlm import LanguageEngine, Prompt
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
-from roadwork_serve.stages.options import checked
+from roadwork_serve.stages.options import validated
 from roadwork_serve.stages.prompts import CLIP_QUESTION
-from roadwork_serve.stages.vlm import DECODING_THREADS, open_for_model, opinion
+from roadwork_serve.stages.vlm import DECODING_THREADS, open_for_model, prediction_of
 
 MAX_SIDE, MINIATURE_SIDE = 768, 320
 
@@ -23,16 +23,16 @@ class Video:
     max_side (they are shrunk to this longer side before the model's own resizing, pixels).
     """
 
-    sees: Sees = "images"
+    sees: StageInput = "images"
 
     def __init__(self, name: StageName, spec: StageSpec, model: EngineSpec, engine: LanguageEngine) -> None:
-        options = checked(name, spec.options, frames=int, max_side=int)
+        options = validated(name, spec.options, frames=int, max_side=int)
         self.name = name
         self.model = model
         self.engine = engine
         self.frames = options.get("frames")
         self.max_side = options.get("max_side", MINIATURE_SIDE if model.miniature else MAX_SIDE)
-        self._decoding = Worker(name, threads=DECODING_THREADS)
+        self._decoding = CancellableThread(name, threads=DECODING_THREADS)
 
     async def warm(self) -> None:
         """See `Stage`."""
@@ -40,15 +40,17 @@ class Video:
         made_up = (Image.new("RGB", (320, 240)),) * frames
         await self.engine.ask([Prompt(CLIP_QUESTION, made_up, tuple(i / 4 for i in range(frames)))])
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         """See `Stage`. Abstains on a clip of which no frame can be decoded."""
         began = time.perf_counter()
         prompts = await self._decoding.run(lambda: [self._prompt(item) for item in items])
         opened_ms = 1000 * (time.perf_counter() - began)
         asked = [prompt for prompt in prompts if prompt is not None]
         answers = iter(await self.engine.ask(asked) if asked else ())
-        nothing = Opinion(None, self.model.model, self.model.miniature, batch_ms=opened_ms)
-        return [nothing if prompt is None else opinion(next(answers), self.model, opened_ms) for prompt in prompts]
+        nothing = StagePrediction(None, self.model.model, self.model.miniature, preprocess_ms=opened_ms)
+        return [
+            nothing if prompt is None else prediction_of(next(answers), self.model, opened_ms) for prompt in prompts
+        ]
 
     async def check(self) -> None:
         """See `Stage`."""

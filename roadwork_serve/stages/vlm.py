@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from roadwork_serve.cancellable_thread import Worker, stop_if_given_up
-from roadwork_serve.cascade.prediction import Item, Opinion, Sees
-from roadwork_serve.engines.vlm import Answer, LanguageEngine, Prompt
+from roadwork_serve.cancellable_thread import CancellableThread, stop_if_cancelled
+from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
+from roadwork_serve.engines.vlm import LanguageEngine, Prompt, VlmAnswer
 from roadwork_serve.errors import MediaError
 from roadwork_serve.media import open_rgb
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
-from roadwork_serve.schema import Saw
-from roadwork_serve.stages.options import checked
+from roadwork_serve.schema import Evidence
+from roadwork_serve.stages.options import validated
 from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
 
 MAX_SIDE, MINIATURE_SIDE = 1024, 448
@@ -28,30 +28,30 @@ class Vlm:
     longer side, pixels).
     """
 
-    sees: Sees = "images"
+    sees: StageInput = "images"
 
     def __init__(self, name: StageName, spec: StageSpec, model: EngineSpec, engine: LanguageEngine) -> None:
-        options = checked(name, spec.options, thinking=bool, thought_tokens=int, max_side=int)
+        options = validated(name, spec.options, thinking=bool, thought_tokens=int, max_side=int)
         self.name = name
         self.model = model
         self.engine = engine
         self.thinking = options.get("thinking", False)
         self.thought_tokens = options.get("thought_tokens", THOUGHT_TOKENS) if self.thinking else 0
         self.max_side = options.get("max_side", MINIATURE_SIDE if model.miniature else MAX_SIDE)
-        self._decoding = Worker(name, threads=DECODING_THREADS)
+        self._decoding = CancellableThread(name, threads=DECODING_THREADS)
 
     async def warm(self) -> None:
         """See `Stage`."""
         await self._ask([Image.new("RGB", (320, 240))])
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         """See `Stage`. Abstains on what cannot be decoded."""
         began = time.perf_counter()
         opened = await self._decoding.run(lambda: [_open(item, self.max_side) for item in items])
         opened_ms = 1000 * (time.perf_counter() - began)
         answers = iter(await self._ask([image for image in opened if image is not None]))
-        nothing = Opinion(None, self.model.model, self.model.miniature, batch_ms=opened_ms)
-        return [nothing if image is None else opinion(next(answers), self.model, opened_ms) for image in opened]
+        nothing = StagePrediction(None, self.model.model, self.model.miniature, preprocess_ms=opened_ms)
+        return [nothing if image is None else prediction_of(next(answers), self.model, opened_ms) for image in opened]
 
     async def check(self) -> None:
         """See `Stage`."""
@@ -70,17 +70,17 @@ class Vlm:
         await self._decoding.aclose()
         await self.engine.aclose()
 
-    async def _ask(self, images: Sequence[Image.Image]) -> list[Answer]:
+    async def _ask(self, images: Sequence[Image.Image]) -> list[VlmAnswer]:
         question = THINKING_QUESTION if self.thinking else QUESTION
         prompts = [Prompt(question, (image,)) for image in images]
         return await self.engine.ask(prompts, self.thought_tokens) if prompts else []
 
 
-def opinion(answer: Answer, model: EngineSpec, opened_ms: float) -> Opinion:
+def prediction_of(answer: VlmAnswer, model: EngineSpec, opened_ms: float) -> StagePrediction:
     """An engine's answer as a stage's word. opened_ms: decoding, on top of what the engine says it took."""
-    saw = Saw(thought=answer.thought, left_over=answer.left_over, coarse=answer.coarse)
+    saw = Evidence(thought=answer.thought, other_token_mass=answer.other_token_mass, coarse=answer.coarse)
     batch_ms = opened_ms + answer.batch_ms
-    return Opinion(answer.logit, model.model, model.miniature, saw, batch_ms, answer.compute_ms, answer.tokens)
+    return StagePrediction(answer.logit, model.model, model.miniature, saw, batch_ms, answer.compute_ms, answer.tokens)
 
 
 def _open(item: Item, max_side: int) -> Image.Image | None:
@@ -91,7 +91,7 @@ def _open(item: Item, max_side: int) -> Image.Image | None:
 
 def open_for_model(data: bytes, max_side: int) -> Image.Image | None:
     """A picture that a vision language model can look at, else None: too long and thin, or not to be decoded."""
-    stop_if_given_up()
+    stop_if_cancelled()
     try:
         image = open_rgb(data, max_side)
     except MediaError:

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
-from roadwork_serve.datasets.base import Damaged, Listed
-from roadwork_serve.datasets.samples import About, Sample
+from roadwork_serve.datasets.base import CorruptItem, DatasetItem
+from roadwork_serve.datasets.samples import Sample, SampleMetadata
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.schema import MediaKind
 from roadwork_serve.testbed import scenes
@@ -28,7 +28,7 @@ _FEW = 32  # drawn here: starting processes would take longer
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class SceneDataset:
     """Scenes 0 to count of a run, one in ten a clip, their truth known before they are drawn."""
 
     count: int
@@ -39,11 +39,11 @@ class Rendered:
         """See `Dataset`."""
         return f"scenes:{self.count}:{self.seed}"
 
-    def listed(self) -> list[Listed]:
+    def listed(self) -> list[DatasetItem]:
         """See `Dataset`. Nothing is drawn for it."""
         return [_listed(seed, kind) for seed, kind in scene_track(self.count, self.seed)]
 
-    def samples(self, wanted: Sequence[Listed]) -> Generator[Sample | Damaged]:
+    def samples(self, wanted: Sequence[DatasetItem]) -> Generator[Sample | CorruptItem]:
         """See `Dataset`."""
         track: list[tuple[int, MediaKind]] = [(int(each.at), each.about.kind) for each in wanted]
         if len(track) <= _FEW:
@@ -68,13 +68,13 @@ def renderer() -> str:
     return told.hexdigest()[:16]
 
 
-def _listed(seed: int, kind: MediaKind) -> Listed:
+def _listed(seed: int, kind: MediaKind) -> DatasetItem:
     truth = (stage_still if kind == "photo" else stage_clip)(seed).truth
-    about = About(
+    about = SampleMetadata(
         f"{kind}-{seed}.{'jpg' if kind == 'photo' else 'mp4'}", kind, truth.label,
         seed=seed, needs=truth.needs, activity=truth.activity, tags=truth.tags, source="rendered scenes",
     )  # fmt: skip
-    return Listed(about, str(seed), f"scene {renderer()} {kind} {seed}", float(words_worth_reading(truth)))
+    return DatasetItem(about, str(seed), f"scene {renderer()} {kind} {seed}", float(words_worth_reading(truth)))
 
 
 def scene_kind(index: int) -> MediaKind:
@@ -96,7 +96,9 @@ def draw_scene(seed: int, kind: MediaKind) -> Sample:
         clip = scenes.clip(seed)
         truth, data = clip.truth, clip.mp4()
     name = f"{kind}-{seed}.{'jpg' if kind == 'photo' else 'mp4'}"
-    about = About(name, kind, truth.label, seed=seed, needs=truth.needs, activity=truth.activity, tags=truth.tags)
+    about = SampleMetadata(
+        name, kind, truth.label, seed=seed, needs=truth.needs, activity=truth.activity, tags=truth.tags
+    )
     return Sample(about, data, truth)
 
 
@@ -125,10 +127,10 @@ def scene_track(count: int, run_seed: int) -> list[tuple[int, MediaKind]]:
     return [(scene_seed(run_seed, index), scene_kind(index)) for index in range(count)]
 
 
-def open_scenes(spec: str) -> Rendered:
+def open_scenes(spec: str) -> SceneDataset:
     """Open scenes:N or scenes:N:SEED. Raises ConfigError when the numbers are missing or malformed."""
     rest = spec.partition(":")[2]
     count, _, seed = rest.partition(":")
     if not count.isdecimal() or not int(count) or not (seed or "1").isdecimal():
         raise ConfigError(f"{spec}: write scenes:N:SEED, two numbers, such as scenes:2000:11")
-    return Rendered(int(count), int(seed or 1))
+    return SceneDataset(int(count), int(seed or 1))

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from roadwork_serve.api.api_keys import FILE_VARIABLE, TEXT_VARIABLE, Key, Keyring, Keys, new_key
+from roadwork_serve.api.api_keys import FILE_VARIABLE, TEXT_VARIABLE, ApiKey, ApiKeyStore, Keyring, new_key
 from roadwork_serve.cli.main import app
 from roadwork_serve.errors import ConfigError
 
 SECRET = "rw_" + "Dug-up_road" * 3 + "Signs-slow"  # fixed, since it names tests
-KEPT = Key("dashcams", "client", hashlib.sha256(SECRET.encode()).digest(), 600)
+KEPT = ApiKey("dashcams", "client", hashlib.sha256(SECRET.encode()).digest(), 600)
 OTHER, KEPT_OTHER = new_key("boss", "admin")
 DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()
 
@@ -106,11 +106,11 @@ def test_a_key_in_the_wrong_place_is_not_repeated(text: str):
 
 
 def test_without_a_setting_there_are_no_keys():
-    assert Keys.from_environment({}) is None
+    assert ApiKeyStore.from_environment({}) is None
 
 
 def test_keys_come_from_the_environment_itself():
-    keys = Keys.from_environment({TEXT_VARIABLE: entry()})
+    keys = ApiKeyStore.from_environment({TEXT_VARIABLE: entry()})
     assert keys and keys.ring.find(SECRET) == KEPT
     keys.look()
     assert keys.ring.find(SECRET) == KEPT
@@ -118,7 +118,7 @@ def test_keys_come_from_the_environment_itself():
 
 def test_one_source_is_enough(tmp_path: Path):
     with pytest.raises(ConfigError, match="both set; unset one"):
-        Keys.from_environment({TEXT_VARIABLE: entry(), FILE_VARIABLE: str(tmp_path / "keys.yaml")})
+        ApiKeyStore.from_environment({TEXT_VARIABLE: entry(), FILE_VARIABLE: str(tmp_path / "keys.yaml")})
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path, data: bytes 
     if data is not None:
         file.write_bytes(data)
     with pytest.raises(ConfigError, match=told) as caught:
-        Keys.from_environment({FILE_VARIABLE: str(file)})
+        ApiKeyStore.from_environment({FILE_VARIABLE: str(file)})
     assert str(file) in str(caught.value)
 
 
@@ -149,7 +149,7 @@ def rewrite(file: Path, text: str) -> None:
 
 
 def test_a_key_is_revoked_without_a_restart(file: Path):
-    keys = Keys.from_file(file)
+    keys = ApiKeyStore.from_file(file)
     rewrite(file, KEPT_OTHER.entry())
     assert keys.ring.find(SECRET) == KEPT
     keys.look()
@@ -157,7 +157,7 @@ def test_a_key_is_revoked_without_a_restart(file: Path):
 
 
 def test_a_change_that_leaves_the_size_as_it_was_is_seen(file: Path):
-    keys = Keys.from_file(file)
+    keys = ApiKeyStore.from_file(file)
     file.write_text(file.read_text().replace("dashcams", "taxicabs"))
     os.utime(file, ns=(0, 0))
     keys.look()
@@ -168,7 +168,7 @@ def test_a_change_that_leaves_the_size_as_it_was_is_seen(file: Path):
 def test_a_file_that_breaks_keeps_the_ring_and_says_so_once(
     file: Path, text: str | None, caplog: pytest.LogCaptureFixture
 ):
-    keys = Keys.from_file(file)
+    keys = ApiKeyStore.from_file(file)
     rewrite(file, text) if text is not None else file.unlink()
     with caplog.at_level(logging.INFO, "ray.serve.roadwork.keys"):
         keys.look()

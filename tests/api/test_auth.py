@@ -10,8 +10,8 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from roadwork_serve.api.api_keys import FILE_VARIABLE, TEXT_VARIABLE, Keyring, Keys, new_key
-from roadwork_serve.api.auth import MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, Guard
+from roadwork_serve.api.api_keys import FILE_VARIABLE, TEXT_VARIABLE, ApiKeyStore, Keyring, new_key
+from roadwork_serve.api.auth import MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, Authenticator
 from roadwork_serve.api.classify_routes import http_app
 from roadwork_serve.errors import ConfigError
 from tests.api.test_classify_routes import FakeService, problem
@@ -52,7 +52,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def with_admin_routes(app: FastAPI, guard: Guard) -> FastAPI:
+def with_admin_routes(app: FastAPI, guard: Authenticator) -> FastAPI:
     routes = guard.router("admin")
 
     @routes.put("/v1/policy")
@@ -63,20 +63,20 @@ def with_admin_routes(app: FastAPI, guard: Guard) -> FastAPI:
     return app
 
 
-def client_of(service: FakeService, guard: Guard) -> httpx.AsyncClient:
+def client_of(service: FakeService, guard: Authenticator) -> httpx.AsyncClient:
     app = with_admin_routes(http_app(service, guard), guard)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 
 @pytest.fixture
 async def client(service: FakeService, clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(service, Guard(Keys(RING), clock=clock)) as client:
+    async with client_of(service, Authenticator(ApiKeyStore(RING), clock=clock)) as client:
         yield client
 
 
 @pytest.fixture
 async def open_client(service: FakeService) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(service, Guard(None)) as client:
+    async with client_of(service, Authenticator(None)) as client:
         yield client
 
 
@@ -161,7 +161,7 @@ async def test_what_is_for_admins_takes_an_admins_key(client: httpx.AsyncClient)
 
 
 async def test_every_method_of_a_path_is_told_of(service: FakeService):
-    guard = Guard(Keys(RING))
+    guard = Authenticator(ApiKeyStore(RING))
     routes = guard.router("client")
 
     @routes.get("/v1/policy")
@@ -218,13 +218,13 @@ async def test_a_batch_counts_as_its_files(client: httpx.AsyncClient, service: F
 
 @pytest.mark.parametrize(("replicas", "allowed"), [(1, 6), (2, 3), (4, 1), (100, 1)])
 async def test_replicas_share_a_rate(service: FakeService, clock: Clock, replicas: int, allowed: int):
-    async with client_of(service, Guard(Keys(RING), replicas, clock)) as client:
+    async with client_of(service, Authenticator(ApiKeyStore(RING), replicas, clock)) as client:
         answers = [(await client.get("/v1/info", headers=bearer(SLOW))).status_code for _ in range(allowed + 1)]
     assert answers == [200] * allowed + [429]
 
 
 async def test_a_batch_that_never_fits_says_so(service: FakeService, clock: Clock):
-    async with client_of(service, Guard(Keys(RING), 3, clock)) as client:
+    async with client_of(service, Authenticator(ApiKeyStore(RING), 3, clock)) as client:
         response = await client.post("/v1/classify/batch", files=[("file", b"photo")] * 3, headers=bearer(SLOW))
         assert "shared by 3 replicas" in problem(response, 429, "rate-limited").detail
         clock.now_s += 60
@@ -235,7 +235,7 @@ async def test_a_batch_that_never_fits_says_so(service: FakeService, clock: Cloc
 async def test_a_key_is_revoked_and_another_let_in_within_a_second(service: FakeService, clock: Clock, tmp_path: Path):
     file = tmp_path / "keys.yaml"
     file.write_text(CLIENT_KEPT.entry())
-    async with client_of(service, Guard(Keys.from_file(file), clock=clock)) as client:
+    async with client_of(service, Authenticator(ApiKeyStore.from_file(file), clock=clock)) as client:
 
         async def statuses() -> list[int]:
             return [(await client.get("/v1/info", headers=bearer(secret))).status_code for secret in (CLIENT, ADMIN)]
@@ -255,7 +255,7 @@ async def test_a_key_is_revoked_and_another_let_in_within_a_second(service: Fake
 async def test_a_rate_survives_a_change_of_the_file(service: FakeService, clock: Clock, tmp_path: Path):
     file = tmp_path / "keys.yaml"
     file.write_text(SLOW_KEPT.entry())
-    async with client_of(service, Guard(Keys.from_file(file), clock=clock)) as client:
+    async with client_of(service, Authenticator(ApiKeyStore.from_file(file), clock=clock)) as client:
         for _ in range(6):
             await client.get("/v1/info", headers=bearer(SLOW))
         file.write_text(SLOW_KEPT.entry().replace("per_minute: 6", "per_minute: 12"))

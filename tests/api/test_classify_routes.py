@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from roadwork_serve.api.classify_routes import http_app
-from roadwork_serve.api.request_context import Asked
+from roadwork_serve.api.request_context import RequestContext
 from roadwork_serve.errors import (
     BrokenMedia,
     DeadlineExceeded,
@@ -45,7 +45,7 @@ class FakeService:
         self.error: Exception | None = None
         self.closed: RoadworkError | None = None
         self.seen: list[bytes] = []
-        self.asked: list[Asked] = []
+        self.asked: list[RequestContext] = []
         self.left_s, self.foreseen_s = 0.0, 0.0
         self.taken, self.room = 0, 10**9
         self.busy = False
@@ -65,7 +65,7 @@ class FakeService:
         if self.busy:
             raise Overloaded("8 items wait for backbone", 2.0)
 
-    async def judge(self, data: bytes, deadline_s: float, request_id: str, asked: Asked) -> Verdict:
+    async def judge(self, data: bytes, deadline_s: float, request_id: str, asked: RequestContext) -> Verdict:
         self.left_s = deadline_s - asyncio.get_running_loop().time()
         self.seen.append(data)
         self.asked.append(asked)

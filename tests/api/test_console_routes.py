@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from roadwork_serve import media
-from roadwork_serve.api.auth import Guard
+from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
 from roadwork_serve.api.console_routes import FOLDER
 from roadwork_serve.profiles.profile import STAGES, MediaLimits
@@ -20,7 +20,7 @@ SAMPLES = json.loads((FOLDER / "samples" / "samples.json").read_text())
 
 
 def client() -> httpx.AsyncClient:
-    app = http_app(FakeService(), Guard(None))
+    app = http_app(FakeService(), Authenticator(None))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
 
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from deployments.journal_client import Recall
-from roadwork_serve.api.journal_reader import Archive
-from roadwork_serve.cascade.policy_file import load_rules
+from deployments.journal_client import JournalClient
+from roadwork_serve.api.journal_reader import JournalReader
+from roadwork_serve.cascade.policy_file import load_rollout
 from roadwork_serve.errors import JournalDown, NotFound
 from roadwork_serve.journal.store import Store
-from roadwork_serve.schema import Said
+from roadwork_serve.schema import HumanLabel
 from tests.deployments.fakes import FakeMethod
 from tests.journal.made import entry
 
 PHOTO = b"\xff\xd8\xff a photo"
-RULES = load_rules({}, "mini")
+RULES = load_rollout({}, "mini")
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-async def archive(tmp_path: Path, store: Store) -> AsyncGenerator[Archive]:
+async def archive(tmp_path: Path, store: Store) -> AsyncGenerator[JournalReader]:
     store.commit(
         [
             entry("sure", 0.99, at_s=1.0, media=PHOTO),
@@ -34,7 +34,7 @@ async def archive(tmp_path: Path, store: Store) -> AsyncGenerator[Archive]:
             entry("none", 0.02, at_s=3.0),
         ]
     )
-    archive = Archive(lambda: Store.open(f"sqlite:///{tmp_path / 'j.db'}", media_folder=tmp_path / "media"))
+    archive = JournalReader(lambda: Store.open(f"sqlite:///{tmp_path / 'j.db'}", media_folder=tmp_path / "media"))
     yield archive
     archive.close()
     store.close()
@@ -43,7 +43,7 @@ async def archive(tmp_path: Path, store: Store) -> AsyncGenerator[Archive]:
 class Journal:
     """The journal's deployment without Serve."""
 
-    def __init__(self, archive: Archive | None) -> None:
+    def __init__(self, archive: JournalReader | None) -> None:
         self.archive = archive
         self.error: Exception | None = None
         self.ask = FakeMethod(self._ask)
@@ -54,38 +54,38 @@ class Journal:
         return await getattr(self.archive, question)(*args)
 
 
-def recall(journal: Journal | None) -> Recall:
-    return Recall(journal, lambda: RULES, lambda mapping: RULES)  # type: ignore[arg-type]
+def recall(journal: Journal | None) -> JournalClient:
+    return JournalClient(journal, lambda: RULES, lambda mapping: RULES)  # type: ignore[arg-type]
 
 
-async def test_the_latest_come_first(archive: Archive):
+async def test_the_latest_come_first(archive: JournalReader):
     page = await recall(Journal(archive)).recent(2)
     assert [answer.id for answer in page.answers] == ["none", "close"]
     assert page.answers[0].at == "1970-01-01T00:00:03.000+00:00"
     assert page.answers[0].verdict.probability == 0.02
 
 
-async def test_hard_ones_are_those_nobody_has_labelled(archive: Archive):
+async def test_hard_ones_are_those_nobody_has_labelled(archive: JournalReader):
     asked = recall(Journal(archive))
     first = (await asked.hard(3)).answers[0]
     assert (first.id, set(first.why)) == ("close", {"margin"})
     assert first.hardness is not None and first.hardness > 0.4
-    told = await asked.say("close", Said(label="unclear"), "ann")
+    told = await asked.say("close", HumanLabel(label="unclear"), "ann")
     assert told.said == "unclear"
     assert "close" not in {answer.id for answer in (await asked.hard(3)).answers}
     assert {answer.id: answer.said for answer in (await asked.recent(3)).answers}["close"] == "unclear"
 
 
-async def test_the_last_word_counts(archive: Archive, store: Store):
+async def test_the_last_word_counts(archive: JournalReader, store: Store):
     asked = recall(Journal(archive))
     for label in ("roadwork", "none"):
-        await asked.say("sure", Said(label=label, note="seen twice"), "ann")  # type: ignore[arg-type]
+        await asked.say("sure", HumanLabel(label=label, note="seen twice"), "ann")  # type: ignore[arg-type]
     mark = store.case("sure").mark
     assert mark is not None
     assert (mark.label, mark.by, mark.note) == ("none", "ann", "seen twice")
 
 
-async def test_files_that_are_kept_are_there(archive: Archive):
+async def test_files_that_are_kept_are_there(archive: JournalReader):
     asked = recall(Journal(archive))
     assert await asked.media("sure") == PHOTO
     assert [answer.kept for answer in (await asked.recent(3)).answers] == [False, False, True]
@@ -94,17 +94,17 @@ async def test_files_that_are_kept_are_there(archive: Archive):
     with pytest.raises(NotFound, match="no answer is known by nobody"):
         await asked.media("nobody")
     with pytest.raises(NotFound, match="no answer is known by nobody"):
-        await asked.say("nobody", Said(label="none"), "ann")
+        await asked.say("nobody", HumanLabel(label="none"), "ann")
 
 
-async def test_a_policy_is_held_against_the_latest(archive: Archive):
+async def test_a_policy_is_held_against_the_latest(archive: JournalReader):
     told = await recall(Journal(archive)).preview({}, 2)
     assert (told.answers, told.version) == (2, RULES.policy.version)
 
 
 async def test_a_journal_that_is_away_is_told(tmp_path: Path):
     (tmp_path / "j.db").write_bytes(b"this is no database, whatever it is called" * 50)
-    archive = Archive(lambda: Store.open(f"sqlite:///{tmp_path / 'j.db'}"))
+    archive = JournalReader(lambda: Store.open(f"sqlite:///{tmp_path / 'j.db'}"))
     with pytest.raises(JournalDown):
         await recall(Journal(archive)).recent(1)
     archive.close()

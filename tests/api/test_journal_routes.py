@@ -7,12 +7,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from roadwork_serve.api.auth import Guard
+from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
-from roadwork_serve.api.journal_routes import case_routes
-from roadwork_serve.api.problem_details import answer_with_problems
+from roadwork_serve.api.journal_routes import journal_routes
+from roadwork_serve.api.problem_details import install_problem_handlers
 from roadwork_serve.errors import JournalDown, NotFound, PolicyRefused
-from roadwork_serve.schema import JournaledAnswer, JournalPage, PolicyPreview, Said
+from roadwork_serve.schema import HumanLabel, JournalEntry, JournalPage, PolicyPreview
 from roadwork_serve.testbed import scenes
 from tests.api.test_classify_routes import FakeService
 from tests.journal.made import verdict
@@ -21,7 +21,7 @@ KEYS = [
     {"name": "ann", "role": "admin", "sha256": hashlib.sha256(b"rw_admin").hexdigest()},
     {"name": "cam", "role": "client", "sha256": hashlib.sha256(b"rw_client").hexdigest()},
 ]
-ANSWER = JournaledAnswer(id="a1", at="2026-01-02T03:04:05.000+00:00", verdict=verdict("a1"), kept=True)
+ANSWER = JournalEntry(id="a1", at="2026-01-02T03:04:05.000+00:00", verdict=verdict("a1"), kept=True)
 PREVIEW = PolicyPreview(
     version="b", answers=0, exits=[], unknown=0, unknown_now=0, turned=0, marked=0, right_now=0, right_then=0,
     gflops_now=0, gflops_then=0,
@@ -58,7 +58,7 @@ class Service:
         self._told("media", name)
         return self.file
 
-    async def say(self, name: str, said: Said, by: str) -> JournaledAnswer:
+    async def say(self, name: str, said: HumanLabel, by: str) -> JournalEntry:
         self._told("say", name, said.label, said.note, by)
         return ANSWER
 
@@ -73,11 +73,11 @@ def service() -> Service:
 
 
 def client(service: Service, key: str = "", keys: object = KEYS, host: str = "127.0.0.1") -> httpx.AsyncClient:
-    app = http_app(FakeService(), Guard(None))  # for its request ids
-    guard = Guard.from_environment(1, {"ROADWORK_KEYS": json.dumps(keys)} if keys else {})
-    app.include_router(case_routes(service, guard))
+    app = http_app(FakeService(), Authenticator(None))  # for its request ids
+    guard = Authenticator.from_environment(1, {"ROADWORK_KEYS": json.dumps(keys)} if keys else {})
+    app.include_router(journal_routes(service, guard))
     assert isinstance(app, FastAPI)
-    answer_with_problems(app)
+    install_problem_handlers(app)
     headers = {"X-API-Key": key} if key else {}
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{host}", headers=headers)
 

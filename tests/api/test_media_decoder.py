@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from roadwork_serve.api.media_decoder import Reading
+from roadwork_serve.api.media_decoder import MediaDecoder
 from roadwork_serve.errors import BrokenMedia, DeadlineExceeded, Overloaded
 from roadwork_serve.profiles.load import load_profile
 from tests.cascade import clock
@@ -17,12 +17,12 @@ PHOTO = encoded(picture())
 
 @pytest.fixture
 async def reading():
-    reading = Reading(load_profile("mini"))
+    reading = MediaDecoder(load_profile("mini"))
     yield reading
     await reading.aclose()
 
 
-async def test_a_file_is_read_by_its_deadline(reading: Reading):
+async def test_a_file_is_read_by_its_deadline(reading: MediaDecoder):
     assert (await reading.read(PHOTO, time.monotonic() + 30)).kind == "photo"
     with pytest.raises(BrokenMedia):
         await reading.read(PHOTO[:200], time.monotonic() + 30)
@@ -55,7 +55,7 @@ def test_offered_more_than_it_can_read_it_goes_on_reading_all_it_can(monkeypatch
     monkeypatch.setattr("roadwork_serve.api.media_decoder.Readers", Slow)
 
     async def main(time: Clock) -> None:
-        reading = Reading(load_profile("mini"))
+        reading = MediaDecoder(load_profile("mini"))
         told: Counter[str] = Counter()
 
         async def one() -> None:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from roadwork_serve.api.policy_preview import preview, way
+from roadwork_serve.api.policy_preview import preview_policy, replay_stages
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.journal.record import Case, Mark
-from roadwork_serve.schema import Exit, Saw, StageReport
+from roadwork_serve.journal.record import Annotation, JournalRow
+from roadwork_serve.schema import Evidence, Exit, StageReport
 from tests.journal.made import entry, report
 
 NARROW, WIDE = [0.4, 0.6], [0.05, 0.95]
@@ -22,15 +22,15 @@ def asked(stage: str, probability: float | None, **fields: object) -> StageRepor
     return report(stage, probability, batch_size=1, **fields)
 
 
-def case(name: str, *stages: StageReport, label: str = "", survey: tuple[StageReport, ...] | None = None) -> Case:
+def case(name: str, *stages: StageReport, label: str = "", survey: tuple[StageReport, ...] | None = None) -> JournalRow:
     given = entry(name, 0.9, verdict={"stages": list(stages), "exit": Exit(stage="backbone", reason="above_band")})
-    mark = Mark(None if label == "unclear" else label, "ann", 1.0) if label else None  # type: ignore[arg-type]
-    return Case(given, survey, (), mark)
+    mark = Annotation(None if label == "unclear" else label, "ann", 1.0) if label else None  # type: ignore[arg-type]
+    return JournalRow(given, survey, (), mark)
 
 
 def test_an_answer_goes_the_way_that_the_policy_says():
     seen = case("a", asked("backbone", 0.8), asked("vlm", 0.01))
-    early, late = way(seen, policy(NARROW, NARROW)), way(seen, policy(WIDE, [0.5, 0.5]))
+    early, late = replay_stages(seen, policy(NARROW, NARROW)), replay_stages(seen, policy(WIDE, [0.5, 0.5]))
     assert (early.stage, early.label) == ("backbone", "roadwork")
     assert (late.stage, late.label) == ("vlm", "none")
     assert late.gflops > early.gflops > 0
@@ -38,30 +38,32 @@ def test_an_answer_goes_the_way_that_the_policy_says():
 
 def test_what_a_stage_never_judged_is_not_known():
     seen = case("a", asked("backbone", 0.8))
-    assert way(seen, policy(NARROW, NARROW)).stage == "backbone"
-    assert way(seen, policy(WIDE, NARROW)).stage is None
+    assert replay_stages(seen, policy(NARROW, NARROW)).stage == "backbone"
+    assert replay_stages(seen, policy(WIDE, NARROW)).stage is None
     beside = case("a", asked("backbone", 0.8), survey=(asked("vlm", 0.99),))
-    assert way(beside, policy(WIDE, NARROW)).stage == "vlm"
+    assert replay_stages(beside, policy(WIDE, NARROW)).stage == "vlm"
 
 
 def test_another_heads_word_is_another_word():
     seen = case("a", asked("backbone", 0.8, head="old"))
-    assert way(seen, policy(NARROW, head="old")).stage == "backbone"
-    assert way(seen, policy(NARROW, head="new")).stage is None
-    assert way(seen, policy(NARROW)).stage is None
+    assert replay_stages(seen, policy(NARROW, head="old")).stage == "backbone"
+    assert replay_stages(seen, policy(NARROW, head="new")).stage is None
+    assert replay_stages(seen, policy(NARROW)).stage is None
 
 
 def test_a_stage_that_abstains_or_is_not_wanted_is_passed():
     steps = [
         {"stage": "backbone", "exit": WIDE},
-        {"stage": "signs", "exit": NARROW, "when_words_likely": 0.5},
+        {"stage": "signs", "exit": NARROW, "min_text_probability": 0.5},
         {"stage": "vlm", "exit": [0.5, 0.5]},
     ]
     asks = Policy.from_mapping({"version": "p", "photo": steps, "clip": steps})
-    unlikely = case("a", asked("backbone", 0.8, saw=Saw(words_likely=0.1)), asked("vlm", 0.99))
-    silent = case("a", asked("backbone", 0.8, saw=Saw(words_likely=0.9)), asked("signs", None), asked("vlm", 0.99))
-    assert way(unlikely, asks).stage == way(silent, asks).stage == "vlm"
-    assert way(silent, asks).gflops > way(unlikely, asks).gflops
+    unlikely = case("a", asked("backbone", 0.8, saw=Evidence(text_probability=0.1)), asked("vlm", 0.99))
+    silent = case(
+        "a", asked("backbone", 0.8, saw=Evidence(text_probability=0.9)), asked("signs", None), asked("vlm", 0.99)
+    )
+    assert replay_stages(unlikely, asks).stage == replay_stages(silent, asks).stage == "vlm"
+    assert replay_stages(silent, asks).gflops > replay_stages(unlikely, asks).gflops
 
 
 def test_two_policies_side_by_side():
@@ -73,7 +75,7 @@ def test_two_policies_side_by_side():
         case("unknown now", asked("backbone", 0.8)),
         case("unknown", asked("backbone", 0.5)),
     ]
-    told = preview(cases, now, then)
+    told = preview_policy(cases, now, then)
     assert told.version == "then"
     assert told.answers == 5
     assert [(exit.stage, exit.now, exit.then) for exit in told.exits] == [("backbone", 1, 4), ("vlm", 2, 0)]
@@ -84,14 +86,14 @@ def test_two_policies_side_by_side():
 
 
 def test_of_nothing_nothing_is_said():
-    told = preview([], policy(WIDE), policy(NARROW))
+    told = preview_policy([], policy(WIDE), policy(NARROW))
     assert (told.answers, told.exits, told.gflops_now) == (0, [], 0.0)
 
 
 @pytest.mark.parametrize("outcome", ["failed", "skipped"])
 def test_a_stage_that_did_not_answer_then_is_not_known(outcome: str):
     seen = case("a", asked("backbone", 0.8), replace_outcome(report("vlm", None), outcome))
-    assert way(seen, policy(WIDE, NARROW)).stage is None
+    assert replay_stages(seen, policy(WIDE, NARROW)).stage is None
 
 
 def replace_outcome(said: StageReport, outcome: str) -> StageReport:

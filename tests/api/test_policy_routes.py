@@ -7,11 +7,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from roadwork_serve.api.auth import Guard
-from roadwork_serve.api.policy_routes import MAX_POLICY_BYTES, admin_routes
-from roadwork_serve.api.problem_details import answer_with_problems
+from roadwork_serve.api.auth import Authenticator
+from roadwork_serve.api.policy_routes import MAX_POLICY_BYTES, policy_routes
+from roadwork_serve.api.problem_details import install_problem_handlers
 from roadwork_serve.errors import PolicyConflict, PolicyRefused
-from roadwork_serve.schema import PolicyChange, PolicyState, ReplicaLoad, Stats
+from roadwork_serve.schema import PolicyChange, PolicyState, ReplicaStats, Stats
 
 SECRET = "rw_admin"
 KEYS = [
@@ -40,7 +40,7 @@ class Service:
         return PolicyState(number=1, version="a", rules={}, history=[])
 
     async def stats(self) -> Stats:
-        load = ReplicaLoad(replica="r", in_work=0, reading=0, policy_version="a", policy_number=1, gear=0, stages=[])
+        load = ReplicaStats(replica="r", in_work=0, reading=0, policy_version="a", policy_number=1, gear=0, stages=[])
         return Stats(replicas=[load])
 
 
@@ -57,9 +57,9 @@ def client(service: Service, key: str = SECRET, keys: object = KEYS) -> httpx.As
         request.state.request_id = "r1"
         return await call_next(request)
 
-    answer_with_problems(app)
-    guard = Guard.from_environment(1, {"ROADWORK_KEYS": json.dumps(keys)} if keys else {})
-    for routes in admin_routes(service, guard):
+    install_problem_handlers(app)
+    guard = Authenticator.from_environment(1, {"ROADWORK_KEYS": json.dumps(keys)} if keys else {})
+    for routes in policy_routes(service, guard):
         app.include_router(routes)
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://t", headers={"X-API-Key": key} if key else {}

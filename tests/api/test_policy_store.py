@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from roadwork_serve.api.policy_store import KEPT, Rulebook
-from roadwork_serve.api.revision_log import MemoryShelf
-from roadwork_serve.cascade.rollout import Rules
+from roadwork_serve.api.policy_store import KEPT, PolicyStore
+from roadwork_serve.api.revision_log import InMemoryRevisionLog
+from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.errors import ConfigError, PolicyConflict, PolicyRefused
 from roadwork_serve.profiles.load import load_profile
 
@@ -20,9 +20,9 @@ def policy(version: str, **fields: object) -> dict[str, Any]:
 
 
 class Replica:
-    def __init__(self, shelf: MemoryShelf) -> None:
-        self.adopted: list[Rules] = []
-        self.book = Rulebook(shelf, PROFILE, self.adopted.append)
+    def __init__(self, shelf: InMemoryRevisionLog) -> None:
+        self.adopted: list[Rollout] = []
+        self.book = PolicyStore(shelf, PROFILE, self.adopted.append)
 
     @property
     def versions(self) -> list[str]:
@@ -30,11 +30,11 @@ class Replica:
 
 
 @pytest.fixture
-def shelf() -> MemoryShelf:
-    return MemoryShelf()
+def shelf() -> InMemoryRevisionLog:
+    return InMemoryRevisionLog()
 
 
-async def test_what_one_replica_puts_the_others_find(shelf: MemoryShelf):
+async def test_what_one_replica_puts_the_others_find(shelf: InMemoryRevisionLog):
     one, other = Replica(shelf), Replica(shelf)
     for replica in (one, other):
         await replica.book.configure({"policy": policy("a")})
@@ -46,7 +46,7 @@ async def test_what_one_replica_puts_the_others_find(shelf: MemoryShelf):
     assert one.versions == other.versions == ["a", "b"]
 
 
-async def test_a_replica_that_starts_goes_by_what_was_put_not_by_its_configuration(shelf: MemoryShelf):
+async def test_a_replica_that_starts_goes_by_what_was_put_not_by_its_configuration(shelf: InMemoryRevisionLog):
     one = Replica(shelf)
     await one.book.configure({"policy": policy("a")})
     await one.book.put(policy("b"), "ann")
@@ -56,7 +56,7 @@ async def test_a_replica_that_starts_goes_by_what_was_put_not_by_its_configurati
     assert len(await late.book.editions()) == 2
 
 
-async def test_another_configuration_replaces_what_was_put(shelf: MemoryShelf):
+async def test_another_configuration_replaces_what_was_put(shelf: InMemoryRevisionLog):
     one, other = Replica(shelf), Replica(shelf)
     await one.book.configure({"policy": policy("a")})
     await one.book.put(policy("b"), "ann")
@@ -65,7 +65,7 @@ async def test_another_configuration_replaces_what_was_put(shelf: MemoryShelf):
     assert [edition.origin for edition in await one.book.editions()] == ["config", "put", "config"]
 
 
-async def test_rules_with_a_split_and_a_shadow_are_swapped_whole(shelf: MemoryShelf):
+async def test_rules_with_a_split_and_a_shadow_are_swapped_whole(shelf: InMemoryRevisionLog):
     one = Replica(shelf)
     rules = {
         "policy": policy("a"),
@@ -76,7 +76,7 @@ async def test_rules_with_a_split_and_a_shadow_are_swapped_whole(shelf: MemorySh
     assert [each.version for each in one.adopted[-1].policies] == ["a", "b", "s"]
 
 
-async def test_the_same_again_changes_nothing(shelf: MemoryShelf):
+async def test_the_same_again_changes_nothing(shelf: InMemoryRevisionLog):
     one = Replica(shelf)
     first = await one.book.put(policy("a"), "ann")
     assert await one.book.put(policy("a"), "bob") == first
@@ -96,7 +96,7 @@ async def test_the_same_again_changes_nothing(shelf: MemoryShelf):
         (policy("x" * 200), "at most 128"),
     ],
 )
-async def test_what_makes_no_sense_is_refused_and_the_old_stays(shelf: MemoryShelf, rules: object, told: str):
+async def test_what_makes_no_sense_is_refused_and_the_old_stays(shelf: InMemoryRevisionLog, rules: object, told: str):
     one = Replica(shelf)
     await one.book.configure({"policy": policy("a")})
     with pytest.raises(PolicyRefused, match=told):
@@ -105,19 +105,19 @@ async def test_what_makes_no_sense_is_refused_and_the_old_stays(shelf: MemoryShe
     assert len(await one.book.editions()) == 1
 
 
-async def test_a_policy_that_asks_a_stage_the_profile_lacks_is_refused(shelf: MemoryShelf):
-    small = Rulebook(shelf, load_profile("mini", {"stages": {"video": None}}), lambda _: None)
+async def test_a_policy_that_asks_a_stage_the_profile_lacks_is_refused(shelf: InMemoryRevisionLog):
+    small = PolicyStore(shelf, load_profile("mini", {"stages": {"video": None}}), lambda _: None)
     with pytest.raises(PolicyRefused, match="asks video, which profile mini lacks; it has backbone"):
         await small.put(policy("x", clip=[{"stage": "video", "exit": [0, 1]}]), "ann")
 
 
-async def test_a_refusal_is_no_echo_of_everything_that_was_sent(shelf: MemoryShelf):
+async def test_a_refusal_is_no_echo_of_everything_that_was_sent(shelf: InMemoryRevisionLog):
     with pytest.raises(PolicyRefused) as caught:
         await Replica(shelf).book.put({"version": ["x" * 100_000], "photo": [], "clip": []}, "ann")
     assert len(str(caught.value)) <= 1000
 
 
-async def test_a_version_stands_for_one_policy_for_ever(shelf: MemoryShelf):
+async def test_a_version_stands_for_one_policy_for_ever(shelf: InMemoryRevisionLog):
     one = Replica(shelf)
     await one.book.put(policy("a"), "ann")
     await one.book.put(policy("b"), "ann")
@@ -127,7 +127,7 @@ async def test_a_version_stands_for_one_policy_for_ever(shelf: MemoryShelf):
     assert one.versions == ["a", "b", "a"]
 
 
-async def test_rollbacks_go_back_and_further_back(shelf: MemoryShelf):
+async def test_rollbacks_go_back_and_further_back(shelf: InMemoryRevisionLog):
     one = Replica(shelf)
     await one.book.configure({"policy": policy("a")})
     for version in "bc":
@@ -142,13 +142,13 @@ async def test_rollbacks_go_back_and_further_back(shelf: MemoryShelf):
     assert one.versions == ["a", "b", "c", "b", "a", "d", "a"]
 
 
-async def test_without_history_there_is_nothing_to_go_back_to(shelf: MemoryShelf):
+async def test_without_history_there_is_nothing_to_go_back_to(shelf: InMemoryRevisionLog):
     with pytest.raises(PolicyConflict):
         await Replica(shelf).book.roll_back("ann")
 
 
-async def test_changes_at_the_same_moment_all_count_and_the_last_is_in_force_everywhere(shelf: MemoryShelf):
-    class Slow(MemoryShelf):
+async def test_changes_at_the_same_moment_all_count_and_the_last_is_in_force_everywhere(shelf: InMemoryRevisionLog):
+    class Slow(InMemoryRevisionLog):
         async def numbers(self) -> list[int]:
             found = await super().numbers()
             await asyncio.sleep(0)  # others come in between
@@ -165,13 +165,13 @@ async def test_changes_at_the_same_moment_all_count_and_the_last_is_in_force_eve
     assert {each.versions[-1] for each in replicas} == {editions[-1].version}
 
 
-async def test_without_a_configuration_the_first_edition_is_the_profiles_own(shelf: MemoryShelf):
+async def test_without_a_configuration_the_first_edition_is_the_profiles_own(shelf: InMemoryRevisionLog):
     one = Replica(shelf)
     await one.book.put(policy("a"), "ann")
     assert (await one.book.roll_back("ann")).version.startswith("mini")
 
 
-async def test_nobody_goes_back_to_an_edition_that_was_read_before_a_newer_one_came(shelf: MemoryShelf):
+async def test_nobody_goes_back_to_an_edition_that_was_read_before_a_newer_one_came(shelf: InMemoryRevisionLog):
     one = Replica(shelf)
     await one.book.configure({"policy": policy("a")})
     stale = (await one.book.editions())[-1]
@@ -180,7 +180,7 @@ async def test_nobody_goes_back_to_an_edition_that_was_read_before_a_newer_one_c
     assert (one.book.number, one.versions) == (2, ["a", "b"])
 
 
-async def test_a_configuration_does_not_give_a_known_version_to_another_policy(shelf: MemoryShelf):
+async def test_a_configuration_does_not_give_a_known_version_to_another_policy(shelf: InMemoryRevisionLog):
     one, late = Replica(shelf), Replica(shelf)
     await one.book.configure({"policy": policy("a")})
     await one.book.put(policy("b"), "ann")
@@ -191,7 +191,7 @@ async def test_a_configuration_does_not_give_a_known_version_to_another_policy(s
         assert replica.adopted[-1].policy.prior == 0.5
 
 
-async def test_history_is_bounded(shelf: MemoryShelf):
+async def test_history_is_bounded(shelf: InMemoryRevisionLog):
     one = Replica(shelf)
     for number in range(KEPT + 20):
         await one.book.put(policy(f"v{number}"), "ann")
@@ -200,6 +200,6 @@ async def test_history_is_bounded(shelf: MemoryShelf):
     assert editions[-1].number == KEPT + 21
 
 
-async def test_a_configuration_that_makes_no_sense_is_told(shelf: MemoryShelf):
+async def test_a_configuration_that_makes_no_sense_is_told(shelf: InMemoryRevisionLog):
     with pytest.raises(ConfigError, match="no-such"):
         await Replica(shelf).book.configure({"policy": "no-such"})

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from deployments.metrics import Metrics
-from roadwork_serve.api.stats import Ledger, spread
-from roadwork_serve.profiles.flops import prices
+from deployments.metrics import IngressMetrics
+from roadwork_serve.api.stats import RequestStatsCollector, distribution
+from roadwork_serve.profiles.flops import stage_flops
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.schema import Exit, StageReport, Verdict
 from tests.journal.made import verdict
@@ -29,12 +29,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ledger(clock: Clock) -> Ledger:
-    return Ledger(PROFILE, clock)
+def ledger(clock: Clock) -> RequestStatsCollector:
+    return RequestStatsCollector(PROFILE, clock)
 
 
 def looked(stage: str, compute_ms: float = 100.0, batch: int = 4, tokens: int = 0, **fields: Any) -> StageReport:
-    given = {"outcome": "answered", "probability": 0.5, "queue_ms": 1.0, "batch_ms": 2.0, "hop_ms": 3.0}
+    given = {"outcome": "answered", "probability": 0.5, "queue_ms": 1.0, "batch_ms": 2.0, "rpc_ms": 3.0}
     return StageReport(
         stage=stage, compute_ms=compute_ms, batch_size=batch, tokens=tokens, **(given | fields)  # type: ignore[arg-type]
     )  # fmt: skip
@@ -57,7 +57,7 @@ ANSWERS = (
 )
 
 
-def test_answers_are_counted_by_where_and_why_they_left(ledger: Ledger, clock: Clock) -> None:
+def test_answers_are_counted_by_where_and_why_they_left(ledger: RequestStatsCollector, clock: Clock) -> None:
     for answer in ANSWERS:
         ledger.answered(answer)
     ledger.refused("overloaded")
@@ -74,7 +74,7 @@ def test_answers_are_counted_by_where_and_why_they_left(ledger: Ledger, clock: C
     assert found.elapsed_ms is not None and (found.elapsed_ms.n, found.elapsed_ms.p95) == (4, 3.0)
 
 
-def test_a_stage_is_told_with_its_times_tokens_and_its_share_of_the_cards(ledger: Ledger) -> None:
+def test_a_stage_is_told_with_its_times_tokens_and_its_share_of_the_cards(ledger: RequestStatsCollector) -> None:
     for answer in ANSWERS:
         ledger.answered(answer)
     found = ledger.told()
@@ -83,20 +83,20 @@ def test_a_stage_is_told_with_its_times_tokens_and_its_share_of_the_cards(ledger
     assert (vlm.outcomes, vlm.tokens) == ({"answered": 1, "skipped": 1}, 1)
     assert vlm.compute_ms is not None and (vlm.compute_ms.n, vlm.compute_ms.p50) == (1, 2000.0)
     assert vlm.gpu_seconds == pytest.approx(VLM_GPUS * 2.0 / 2), "its share of what the batch took"
-    price = prices()["vlm"].photo
+    price = stage_flops()["vlm"].photo
     assert price is not None and vlm.gflops == pytest.approx(price / 1e9)
     assert found.gpu_seconds == pytest.approx(sum(each.gpu_seconds for each in found.stages))
     assert found.cost_per_1000 == pytest.approx(1000 * found.gpu_seconds / 3600 * 1.8 / 4)
 
 
-def test_without_a_price_or_an_answer_there_is_no_cost(clock: Clock, ledger: Ledger) -> None:
+def test_without_a_price_or_an_answer_there_is_no_cost(clock: Clock, ledger: RequestStatsCollector) -> None:
     assert ledger.told().cost_per_1000 is None
-    free = Ledger(load_profile("mini"), clock)
+    free = RequestStatsCollector(load_profile("mini"), clock)
     free.answered(ANSWERS[0])
     assert free.told().cost_per_1000 is None
 
 
-def test_it_is_reckoned_at_most_once_a_second(ledger: Ledger, clock: Clock) -> None:
+def test_it_is_reckoned_at_most_once_a_second(ledger: RequestStatsCollector, clock: Clock) -> None:
     assert ledger.told().answers == 0
     ledger.answered(ANSWERS[0])
     assert ledger.told().answers == 0
@@ -104,7 +104,7 @@ def test_it_is_reckoned_at_most_once_a_second(ledger: Ledger, clock: Clock) -> N
     assert ledger.told().answers == 1
 
 
-def test_a_spread_is_of_the_last_thousand(ledger: Ledger, clock: Clock) -> None:
+def test_a_spread_is_of_the_last_thousand(ledger: RequestStatsCollector, clock: Clock) -> None:
     for _ in range(1000):
         ledger.answered(told("x", looked("backbone", compute_ms=500.0)))
     for _ in range(1000):
@@ -118,9 +118,9 @@ def test_a_spread_is_of_the_last_thousand(ledger: Ledger, clock: Clock) -> None:
     ("values", "p50", "p95"), [([7.0], 7.0, 7.0), ([2.0, 1.0], 1.0, 2.0), (list(range(1, 101)), 50, 95)]
 )
 def test_spreads_by_hand(values: list[float], p50: float, p95: float) -> None:
-    found = spread(values)
+    found = distribution(values)
     assert found is not None and (found.p50, found.p95, found.n) == (p50, p95, len(values))
-    assert spread([]) is None
+    assert distribution([]) is None
 
 
 class Recorded:
@@ -153,8 +153,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorded]:
     return Recorded.all
 
 
-def test_ray_is_told_the_same(ledger: Ledger, recorded: dict[str, Recorded]) -> None:
-    metrics = Metrics(PROFILE)
+def test_ray_is_told_the_same(ledger: RequestStatsCollector, recorded: dict[str, Recorded]) -> None:
+    metrics = IngressMetrics(PROFILE)
     for answer in ANSWERS:
         metrics.answered(answer)
         ledger.answered(answer)

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from roadwork_serve.api.tracing import otlp, trace_way
+from roadwork_serve.api.tracing import otlp, trace_stages
 from roadwork_serve.errors import ConfigError
 from tests.api.test_stats import looked, skipped, told
 
@@ -32,7 +32,7 @@ def spans(exported: InMemorySpanExporter) -> dict[str, ReadableSpan]:
 def test_each_stage_is_a_span_of_its_measured_length_one_after_the_other(exported: InMemorySpanExporter) -> None:
     answer = told("a", looked("backbone", compute_ms=20.0), looked("vlm", compute_ms=500.0, tokens=1))
     with trace.get_tracer("serve").start_as_current_span("request"):
-        trace_way(answer, ENDED_NS)
+        trace_stages(answer, ENDED_NS)
     found = spans(exported)
     first, second, request = found["stage backbone"], found["stage vlm"], found["request"]
     assert (second.end_time, second.start_time) == (ENDED_NS, ENDED_NS - 506 * MS)
@@ -47,14 +47,14 @@ def test_each_stage_is_a_span_of_its_measured_length_one_after_the_other(exporte
 def test_a_stage_that_failed_is_an_error_and_one_that_was_skipped_takes_no_time(exported: InMemorySpanExporter) -> None:
     failed = looked("signs", outcome="failed", detail="it is lost", probability=None)
     with trace.get_tracer("serve").start_as_current_span("request"):
-        trace_way(told("a", looked("backbone"), failed, skipped("vlm")), ENDED_NS)
+        trace_stages(told("a", looked("backbone"), failed, skipped("vlm")), ENDED_NS)
     found = spans(exported)
     assert found["stage signs"].status.status_code == StatusCode.ERROR
     assert found["stage vlm"].start_time == found["stage vlm"].end_time == ENDED_NS
 
 
 def test_without_a_trace_nothing_is_done(exported: InMemorySpanExporter) -> None:
-    trace_way(told("a", looked("backbone")), ENDED_NS)
+    trace_stages(told("a", looked("backbone")), ENDED_NS)
     assert not spans(exported)
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from roadwork_serve.autoscaling.arrivals import Fading, Flow
+from roadwork_serve.autoscaling.arrivals import ArrivalStats, DecayingCounter
 
 
 class Clock:
@@ -20,7 +20,9 @@ def clock() -> Clock:
     return Clock()
 
 
-def feed(flow: Flow, clock: Clock, a_second: float, for_s: float, stages: list[str], rng: random.Random) -> None:
+def feed(
+    flow: ArrivalStats, clock: Clock, a_second: float, for_s: float, stages: list[str], rng: random.Random
+) -> None:
     """Items by a Poisson process; every stage after the first sees half of what the one before it sees."""
     until = clock.now_s + for_s
     while (gap := rng.expovariate(a_second)) + clock.now_s < until:
@@ -36,7 +38,7 @@ def feed(flow: Flow, clock: Clock, a_second: float, for_s: float, stages: list[s
 
 
 def test_a_rate_is_right_from_the_first_seconds_on(clock: Clock):
-    fading = Fading(60.0, clock)
+    fading = DecayingCounter(60.0, clock)
     for _ in range(50):
         clock.now_s += 0.1
         fading.add()
@@ -46,7 +48,7 @@ def test_a_rate_is_right_from_the_first_seconds_on(clock: Clock):
 
 
 def test_load_is_rate_times_share_times_work(clock: Clock):
-    flow, rng = Flow({"backbone": 1, "vlm": 4}, clock), random.Random(1)
+    flow, rng = ArrivalStats({"backbone": 1, "vlm": 4}, clock), random.Random(1)
     feed(flow, clock, 20, 600, ["backbone", "vlm"], rng)
     assert flow.rate == pytest.approx(20, rel=0.15)
     assert flow.share("backbone") == 1
@@ -57,7 +59,7 @@ def test_load_is_rate_times_share_times_work(clock: Clock):
 
 
 def test_a_burst_is_believed_within_seconds_and_luck_is_not(clock: Clock):
-    flow, rng = Flow({"backbone": 1, "vlm": 1}, clock), random.Random(2)
+    flow, rng = ArrivalStats({"backbone": 1, "vlm": 1}, clock), random.Random(2)
     feed(flow, clock, 10, 600, ["backbone", "vlm"], rng)
     calm = flow.load("vlm")
     rates = []
@@ -70,7 +72,7 @@ def test_a_burst_is_believed_within_seconds_and_luck_is_not(clock: Clock):
 
 
 def test_who_could_not_be_shown_counts_and_who_was_not_wanted_does_not(clock: Clock):
-    flow = Flow({"backbone": 1, "vlm": 1}, clock)
+    flow = ArrivalStats({"backbone": 1, "vlm": 1}, clock)
     flow.left(["backbone"])
     clock.now_s += 50
     assert flow.quiet_s("vlm") == 50
@@ -80,5 +82,5 @@ def test_who_could_not_be_shown_counts_and_who_was_not_wanted_does_not(clock: Cl
 
 
 def test_nothing_is_known_of_a_stage_that_was_never_asked(clock: Clock):
-    flow = Flow({"vlm": 1}, clock)
+    flow = ArrivalStats({"vlm": 1}, clock)
     assert (flow.share("vlm"), flow.item_s("vlm"), flow.load("vlm")) == (0.0, 0.0, 0.0)

@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadwork_serve.autoscaling.replicas import (
-    SETTINGS,
+    DEFAULT_SCALING,
     Demand,
-    Engine,
-    Settings,
-    checked,
-    held,
-    packed,
-    placed,
-    wanted,
+    ScalableEngine,
+    ScalingSettings,
+    apply_downscale_delay,
+    desired_replicas,
+    pack_shares,
+    place_replicas,
+    scaling_settings,
 )
 
-VLM, READER, BACKBONE = Engine(0.65, 16, 1, 6), Engine(0.1, 1, 1, 8), Engine(0.25, 1, 1, 4)
+VLM, READER, BACKBONE = ScalableEngine(0.65, 16, 1, 6), ScalableEngine(0.1, 1, 1, 8), ScalableEngine(0.25, 1, 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -26,45 +26,45 @@ VLM, READER, BACKBONE = Engine(0.65, 16, 1, 6), Engine(0.1, 1, 1, 8), Engine(0.2
     [(0.0, 0.0, 1), (0.69, 0.0, 1), (0.71, 0.0, 2), (1.39, 0.0, 2), (2.9, 0.0, 5), (50.0, 0.0, 6), (0.5, 20.0, 3)],
 )
 def test_an_engine_is_worth_what_its_load_and_its_queue_need(load: float, backlog_s: float, replicas: int):
-    assert wanted(VLM, Demand(load, backlog_s)) == replicas
+    assert desired_replicas(VLM, Demand(load, backlog_s)) == replicas
 
 
 def test_few_servers_are_kept_freer_than_many():
-    settings = Settings(utilisation=1.0, surges=2.0)
-    one, many = Engine(0.1, slots=1, most=99), Engine(0.1, slots=100, most=99)
-    assert wanted(one, Demand(4.0), settings) == 8
-    assert wanted(many, Demand(4.0), settings) == 5
+    settings = ScalingSettings(utilisation=1.0, surges=2.0)
+    one, many = ScalableEngine(0.1, slots=1, most=99), ScalableEngine(0.1, slots=100, most=99)
+    assert desired_replicas(one, Demand(4.0), settings) == 8
+    assert desired_replicas(many, Demand(4.0), settings) == 5
 
 
 def test_only_what_may_sleep_sleeps_and_only_when_nothing_waits():
-    quiet = SETTINGS.sleep_s
-    sleeper = Engine(0.65, 16, 0, 2, may_sleep=True)
-    assert wanted(VLM, Demand(0.0, 0.0, quiet)) == 1
-    assert wanted(sleeper, Demand(0.0, 0.0, quiet)) == 0
-    assert wanted(sleeper, Demand(0.0, 0.0, quiet - 1)) == 1
-    assert wanted(sleeper, Demand(0.0, 1.0, quiet)) == 1
+    quiet = DEFAULT_SCALING.sleep_s
+    sleeper = ScalableEngine(0.65, 16, 0, 2, may_sleep=True)
+    assert desired_replicas(VLM, Demand(0.0, 0.0, quiet)) == 1
+    assert desired_replicas(sleeper, Demand(0.0, 0.0, quiet)) == 0
+    assert desired_replicas(sleeper, Demand(0.0, 0.0, quiet - 1)) == 1
+    assert desired_replicas(sleeper, Demand(0.0, 1.0, quiet)) == 1
 
 
 def test_replicas_go_after_the_need_has_been_less_for_long_enough():
     peaks: dict[str, list[tuple[float, int]]] = {}
     seen = []
     for now_s, want in [(0, 1), (10, 4), (20, 2), (189, 2), (191, 2), (192, 3), (300, 1), (371, 1), (373, 1)]:
-        most, peaks = held({"vlm": want}, peaks, now_s, Settings(hold_s=180))
+        most, peaks = apply_downscale_delay({"vlm": want}, peaks, now_s, ScalingSettings(hold_s=180))
         seen.append(most["vlm"])
     assert seen == [1, 4, 4, 4, 2, 3, 3, 3, 1]
 
 
 def test_what_sleeps_has_waited_long_enough():
-    most, peaks = held({"vlm": 0}, {"vlm": [(0.0, 3)]}, 1.0)
+    most, peaks = apply_downscale_delay({"vlm": 0}, {"vlm": [(0.0, 3)]}, 1.0)
     assert most == {"vlm": 0}
-    assert held({"vlm": 1}, peaks, 2.0)[0] == {"vlm": 1}
+    assert apply_downscale_delay({"vlm": 1}, peaks, 2.0)[0] == {"vlm": 1}
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(1, 20))
 def test_what_is_held_is_the_most_of_the_window_since_it_slept(wants: list[int], hold: int):
     peaks: dict[str, list[tuple[float, int]]] = {}
     for now, want in enumerate(wants):
-        most, peaks = held({"a": want}, peaks, float(now), Settings(hold_s=float(hold)))
+        most, peaks = apply_downscale_delay({"a": want}, peaks, float(now), ScalingSettings(hold_s=float(hold)))
         awake = list(itertools.takewhile(bool, reversed(wants[max(0, now - hold + 1) : now + 1])))
         assert most["a"] == (max(awake) if awake else 0)
         assert len(peaks["a"]) <= 7, "what can never count again is forgotten"
@@ -72,16 +72,16 @@ def test_what_is_held_is_the_most_of_the_window_since_it_slept(wants: list[int],
 
 def test_places_go_to_the_least_then_to_those_that_run_then_to_the_shortest():
     engines = {"vlm": VLM, "signs": READER, "backbone": BACKBONE}
-    assert placed({"vlm": 3, "signs": 1, "backbone": 1}, engines, [1.0, 1.0], {}) == {
+    assert place_replicas({"vlm": 3, "signs": 1, "backbone": 1}, engines, [1.0, 1.0], {}) == {
         "vlm": 2, "signs": 1, "backbone": 1,
     }  # fmt: skip
     crowded = {"vlm": 2, "signs": 8, "backbone": 4}
-    assert placed(crowded, engines, [1.0, 1.0], {"vlm": 2})["vlm"] == 2, "the VLM keeps what it runs and needs"
-    assert placed(crowded, engines, [1.0], {}) == {"vlm": 1, "signs": 1, "backbone": 1}
+    assert place_replicas(crowded, engines, [1.0, 1.0], {"vlm": 2})["vlm"] == 2, "the VLM keeps what it runs and needs"
+    assert place_replicas(crowded, engines, [1.0], {}) == {"vlm": 1, "signs": 1, "backbone": 1}
 
 
 def test_an_engine_without_a_card_needs_no_room():
-    assert placed({"cpu": 5}, {"cpu": Engine(0.0, most=5)}, [], {}) == {"cpu": 5}
+    assert place_replicas({"cpu": 5}, {"cpu": ScalableEngine(0.0, most=5)}, [], {}) == {"cpu": 5}
 
 
 shares = st.sampled_from([0.05, 0.1, 0.25, 0.255, 0.3, 0.5, 0.65, 1.0, 2.0])
@@ -94,22 +94,24 @@ shares = st.sampled_from([0.05, 0.1, 0.25, 0.255, 0.3, 0.5, 0.65, 1.0, 2.0])
     st.integers(1, 6),
 )
 def test_no_replica_is_given_that_has_no_place(shapes, wants, running, count: int):
-    engines = {name: Engine(gpus, least=least, most=least + more) for name, (gpus, least, more) in shapes.items()}
+    engines = {
+        name: ScalableEngine(gpus, least=least, most=least + more) for name, (gpus, least, more) in shapes.items()
+    }
     wants = {name: max(engine.least, min(engine.most, wants.get(name, 1))) for name, engine in engines.items()}
     cards = [1.0] * count
-    given_ = placed(wants, engines, cards, running)
+    given_ = place_replicas(wants, engines, cards, running)
     least = [engine.gpus for engine in engines.values() for _ in range(engine.least)]
     assert all(engines[name].least <= given_[name] <= wants[name] for name in engines)
-    if packed(least, cards):
-        assert packed([engines[name].gpus for name, n in given_.items() for _ in range(n)], cards)
+    if pack_shares(least, cards):
+        assert pack_shares([engines[name].gpus for name, n in given_.items() for _ in range(n)], cards)
         for name in engines:  # and nothing is left out that would have found one
             more = [engines[each].gpus for each, n in given_.items() for _ in range(n)] + [engines[name].gpus]
-            assert given_[name] == wants[name] or not packed(more, cards)
+            assert given_[name] == wants[name] or not pack_shares(more, cards)
 
 
 @given(st.lists(shares, max_size=7), st.integers(1, 4))
 def test_what_is_packed_lies_on_the_cards(wanted_shares: list[float], count: int):
-    if packed(wanted_shares, [1.0] * count):
+    if pack_shares(wanted_shares, [1.0] * count):
         assert _can_lie(sorted(wanted_shares, reverse=True), [1.0] * count)
     elif not any(share > 1 for share in wanted_shares) and sum(wanted_shares) <= count / 2:
         raise AssertionError("half full, every share of at most a whole card has found room")
@@ -143,8 +145,8 @@ def _can_lie(left: list[float], room: list[float]) -> bool:
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict, told: str):
     with pytest.raises(ValueError, match=told):
-        checked(settings)
+        scaling_settings(settings)
 
 
 def test_settings_that_are_not_named_are_as_they_ship():
-    assert checked({"hold_s": 60}) == Settings(hold_s=60)
+    assert scaling_settings({"hold_s": 60}) == ScalingSettings(hold_s=60)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from roadwork_serve.batch.inputs import File, source
+from roadwork_serve.batch.inputs import InputFile, open_source
 from roadwork_serve.errors import ConfigError
 
 
@@ -22,25 +22,25 @@ def filled(folder: Path) -> Path:
 
 
 def test_a_folder_is_all_below_it_but_what_is_hidden(tmp_path: Path):
-    of = source(str(filled(tmp_path)))
+    of = open_source(str(filled(tmp_path)))
     assert of.listed() == [
-        File("a/1.png", f"{tmp_path}/a/1.png", size=7),
-        File("b.jpg", f"{tmp_path}/b.jpg", size=5),
+        InputFile("a/1.png", f"{tmp_path}/a/1.png", size=7),
+        InputFile("b.jpg", f"{tmp_path}/b.jpg", size=5),
     ]
     assert of.read(of.listed()[1], 100) == b"b.jpg"
     assert of.read(of.listed()[1], 2) == b"b.j", "no more than is allowed, and one to tell that there is more"
 
 
 def test_only_what_matches(tmp_path: Path):
-    assert [file.name for file in source(str(filled(tmp_path)), ["*.png", "c*"]).listed()] == ["a/1.png"]
+    assert [file.name for file in open_source(str(filled(tmp_path)), ["*.png", "c*"]).listed()] == ["a/1.png"]
     with pytest.raises(ConfigError, match=r"no file that matches \*.webp"):
-        source(str(tmp_path), ["*.webp"]).listed()
+        open_source(str(tmp_path), ["*.webp"]).listed()
 
 
 def test_a_single_file(tmp_path: Path):
     path = tmp_path / "only.jpg"
     path.write_bytes(b"1")
-    assert [file.name for file in source(str(path)).listed()] == ["only.jpg"]
+    assert [file.name for file in open_source(str(path)).listed()] == ["only.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,12 @@ def test_a_single_file(tmp_path: Path):
 )
 def test_what_cannot_be_named(named: str, told: str):
     with pytest.raises(ConfigError, match=told):
-        source(named).listed()
+        open_source(named).listed()
 
 
 def test_an_empty_folder_is_told_of(tmp_path: Path):
     with pytest.raises(ConfigError, match="has no file; name a folder"):
-        source(str(tmp_path)).listed()
+        open_source(str(tmp_path)).listed()
 
 
 def pictures(path: Path, count: int, groups: int) -> Path:
@@ -69,9 +69,9 @@ def pictures(path: Path, count: int, groups: int) -> Path:
 
 def test_rows_with_pictures_are_named_by_their_number(tmp_path: Path):
     path = pictures(tmp_path / "train.parquet", 300, groups=3)
-    of = source(str(path))
+    of = open_source(str(path))
     listed = of.listed()
-    assert listed[0] == File("train.parquet#0", str(path), 0) and len(listed) == 300
+    assert listed[0] == InputFile("train.parquet#0", str(path), 0) and len(listed) == 300
     wanted = [listed[row] for row in (2, 3, 99, 100, 170, 299)]
     assert [data for _, data in of.pictures(wanted)] == [b"2", b"", b"99", b"100", b"170", b"299"]
     assert [file for file, _ in of.pictures(wanted)] == wanted
@@ -80,14 +80,18 @@ def test_rows_with_pictures_are_named_by_their_number(tmp_path: Path):
 def test_a_folder_of_tables_is_their_rows(tmp_path: Path):
     pictures(tmp_path / "1.parquet", 4, groups=1)
     pictures(tmp_path / "0.parquet", 4, groups=1)
-    assert [file.name for file in source(str(tmp_path)).listed()][::3] == ["0.parquet#0", "0.parquet#3", "1.parquet#2"]
+    assert [file.name for file in open_source(str(tmp_path)).listed()][::3] == [
+        "0.parquet#0",
+        "0.parquet#3",
+        "1.parquet#2",
+    ]
 
 
 def test_a_table_of_paths_is_those_files_once(tmp_path: Path):
     table = tmp_path / "list.parquet"
     pq.write_table(pa.table({"file": ["a/1.png", "b.jpg", None, "b.jpg"], "n": [1, 2, 3, 4]}), table)
-    of = source(str(table))
-    assert of.listed() == [File("a/1.png", f"{tmp_path}/a/1.png"), File("b.jpg", f"{tmp_path}/b.jpg")]
+    of = open_source(str(table))
+    assert of.listed() == [InputFile("a/1.png", f"{tmp_path}/a/1.png"), InputFile("b.jpg", f"{tmp_path}/b.jpg")]
     filled(tmp_path)
     assert of.read(of.listed()[1], 100) == b"b.jpg"
 
@@ -104,13 +108,13 @@ def test_a_table_of_paths_is_those_files_once(tmp_path: Path):
 def test_a_table_without_pictures(tmp_path: Path, columns: dict[str, object], column: str | None, told: str):
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     with pytest.raises(ConfigError, match=told):
-        source(str(tmp_path / "t.parquet"), column=column).listed()
+        open_source(str(tmp_path / "t.parquet"), column=column).listed()
 
 
 def test_what_is_no_table_is_told_of(tmp_path: Path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 not")
     with pytest.raises(ConfigError, match="cannot be read as Parquet"):
-        source(str(tmp_path / "t.parquet")).listed()
+        open_source(str(tmp_path / "t.parquet")).listed()
 
 
 class Bucket(BaseHTTPRequestHandler):
@@ -183,8 +187,8 @@ def test_a_bucket_is_read_like_a_folder(monkeypatch: pytest.MonkeyPatch):
     table = io.BytesIO()
     pq.write_table(pa.table({"image": [b"one", b"two"]}), table)
     with bucket({"drive/1/a.jpg": b"aaa", "drive/b.jpg": b"bb", "other.parquet": table.getvalue()}) as rest:
-        of = source(f"s3://roads/drive{rest}")
+        of = open_source(f"s3://roads/drive{rest}")
         assert [(file.name, file.size) for file in of.listed()] == [("1/a.jpg", 3), ("b.jpg", 2)]
         assert of.read(of.listed()[0], 10) == b"aaa"
-        rows = source(f"s3://roads/other.parquet{rest}")
+        rows = open_source(f"s3://roads/other.parquet{rest}")
         assert [data for _, data in rows.pictures(rows.listed())] == [b"one", b"two"]

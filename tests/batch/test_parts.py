@@ -5,19 +5,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from roadwork_serve.batch.inputs import File
-from roadwork_serve.batch.parts import Recipe, Run, Scored, Total, part
+from roadwork_serve.batch.inputs import InputFile
+from roadwork_serve.batch.parts import BatchRun, BatchTotals, RunSpec, Scored, encode_part
 from roadwork_serve.errors import BrokenMedia, ConfigError
 from roadwork_serve.schema import Exit, StageReport, Verdict
 
 
-def recipe(**changes: Any) -> Recipe:
+def recipe(**changes: Any) -> RunSpec:
     told = {"source": "/photos", "match": (), "column": None, "profile": {}, "policy": {"version": "a"}, "version": "1"}
-    return Recipe.model_validate(told | changes)
+    return RunSpec.model_validate(told | changes)
 
 
-def files(count: int) -> list[File]:
-    return [File(f"{at:04}.jpg", f"/photos/{at:04}.jpg", size=at) for at in range(count)]
+def files(count: int) -> list[InputFile]:
+    return [InputFile(f"{at:04}.jpg", f"/photos/{at:04}.jpg", size=at) for at in range(count)]
 
 
 def verdict(degraded: bool = False) -> Verdict:
@@ -40,29 +40,29 @@ def verdict(degraded: bool = False) -> Verdict:
     )
 
 
-def scored(file: File, degraded: bool = False) -> Scored:
+def scored(file: InputFile, degraded: bool = False) -> Scored:
     if file.size == 3:
         return Scored.refused(file.name, BrokenMedia("it is cut"))
     return Scored(file.name, verdict(degraded))
 
 
-def begun(out: Path, count: int = 300) -> Run:
-    run = Run(out)
+def begun(out: Path, count: int = 300) -> BatchRun:
+    run = BatchRun(out)
     run.check(recipe())
     run.begin(recipe(), files(count))
     return run
 
 
-def keep(run: Run, *numbers: int) -> None:
+def keep(run: BatchRun, *numbers: int) -> None:
     for number, lot in run.left()[1]:
         if number in numbers:
-            run.keep(number, part([scored(file, degraded=file.size == 4) for file in lot]))
+            run.keep(number, encode_part([scored(file, degraded=file.size == 4) for file in lot]))
 
 
 def test_every_file_is_in_one_of_the_tables_once_in_the_order_of_the_listing(tmp_path: Path):
     run = begun(tmp_path / "scores.parquet")
     keep(run, 2, 0, 1)
-    assert run.finish() == Total(verdicts=299, degraded=1, rejects=1)
+    assert run.finish() == BatchTotals(verdicts=299, degraded=1, rejects=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.parquet", "scores.rejects.parquet"]
     rows = pq.read_table(run.out).to_pylist()
     assert [row["file"] for row in rows] == [file.name for file in files(300) if file.size != 3]
@@ -92,7 +92,7 @@ def test_every_file_is_in_one_of_the_tables_once_in_the_order_of_the_listing(tmp
 
 def test_a_run_that_was_broken_off_goes_on_with_what_is_left(tmp_path: Path):
     keep(begun(tmp_path / "s.parquet"), 1)
-    again = Run(tmp_path / "s.parquet")
+    again = BatchRun(tmp_path / "s.parquet")
     again.check(recipe())
     assert again.begun
     total, left = again.left()
@@ -115,8 +115,8 @@ def test_a_lot_is_kept_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_rows_of_two_tables_are_never_in_one_lot(tmp_path: Path):
-    run = Run(tmp_path / "s.parquet")
-    rows = [File(f"{name}#{row}", name, row) for name in "ab" for row in range(100)]
+    run = BatchRun(tmp_path / "s.parquet")
+    rows = [InputFile(f"{name}#{row}", name, row) for name in "ab" for row in range(100)]
     run.begin(recipe(), rows)
     lots = [lot for _, lot in run.left()[1]]
     assert [len(lot) for lot in lots] == [64, 36, 64, 36]
@@ -134,24 +134,24 @@ def test_rows_of_two_tables_are_never_in_one_lot(tmp_path: Path):
 def test_another_recipe_does_not_go_on_with_it(tmp_path: Path, changes: dict[str, Any], told: str):
     begun(tmp_path / "s.parquet")
     with pytest.raises(ConfigError, match=told):
-        Run(tmp_path / "s.parquet").check(recipe(**changes))
+        BatchRun(tmp_path / "s.parquet").check(recipe(**changes))
 
 
 def test_what_is_there_is_not_written_over(tmp_path: Path):
     (tmp_path / "s.parquet").touch()
     with pytest.raises(ConfigError, match="is there already; name another --out"):
-        Run(tmp_path / "s.parquet").check(recipe())
+        BatchRun(tmp_path / "s.parquet").check(recipe())
 
 
 def test_a_part_is_small_and_plain(tmp_path: Path):
-    (tmp_path / "part").write_bytes(part([scored(file) for file in files(4)]))
+    (tmp_path / "part").write_bytes(encode_part([scored(file) for file in files(4)]))
     table = pq.read_table(tmp_path / "part").to_pylist()
     assert [row["file"] for row in table] == ["0000.jpg", "0001.jpg", "0002.jpg", "0003.jpg"]
     assert json.loads(table[3]["problem"])["status"] == 422 and table[3]["verdict"] is None
 
 
 def test_two_runs_are_not_at_the_same_result_at_once(tmp_path: Path):
-    first, second = Run(tmp_path / "s.parquet"), Run(tmp_path / "s.parquet")
+    first, second = BatchRun(tmp_path / "s.parquet"), BatchRun(tmp_path / "s.parquet")
     with first.alone():
         with pytest.raises(ConfigError, match="another run is at"), second.alone():
             raise AssertionError("it was let in")

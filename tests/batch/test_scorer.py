@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from roadwork_serve.batch.inputs import source
+from roadwork_serve.batch.inputs import open_source
 from roadwork_serve.batch.scorer import Scorer
 from roadwork_serve.errors import ModelError
 from tests.evaluation.fakes import BLUE, GREY, POLICY, RED, jpeg, mp4, open_by_colour, profile, write_jpeg
@@ -25,13 +25,13 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def scorer(folder: Path) -> Iterator[Scorer]:
-    scorer = Scorer(source(str(folder)), profile(), POLICY, opener=open_by_colour)
+    scorer = Scorer(open_source(str(folder)), profile(), POLICY, opener=open_by_colour)
     yield scorer
     scorer.close()
 
 
 def test_every_file_has_a_verdict_or_a_reason(folder: Path, scorer: Scorer):
-    scored = {each.name: each for each in scorer.score(source(str(folder)).listed())}
+    scored = {each.name: each for each in scorer.score(open_source(str(folder)).listed())}
     told = {name: each.verdict.label if each.verdict else each.problem for name, each in scored.items()}
     assert {name: label for name, label in told.items() if isinstance(label, str)} == {
         "red.jpg": "roadwork",
@@ -46,11 +46,11 @@ def test_every_file_has_a_verdict_or_a_reason(folder: Path, scorer: Scorer):
 
 
 def test_a_file_that_went_or_is_too_large_is_a_reject(folder: Path, scorer: Scorer):
-    listed = {file.name: file for file in source(str(folder)).listed()}
+    listed = {file.name: file for file in open_source(str(folder)).listed()}
     (folder / "red.jpg").unlink()
     with (folder / "big.jpg").open("wb") as big:
         big.truncate(profile().media.max_bytes + 1)
-    files = [listed["red.jpg"], *(file for file in source(str(folder)).listed() if file.name == "big.jpg")]
+    files = [listed["red.jpg"], *(file for file in open_source(str(folder)).listed() if file.name == "big.jpg")]
     gone, big = (each.problem for each in scorer.score(files))
     assert gone and gone["status"] == 400 and "No such file" in gone["detail"]
     assert big and big["status"] == 413 and "max_bytes" in big["detail"]
@@ -59,7 +59,7 @@ def test_a_file_that_went_or_is_too_large_is_a_reject(folder: Path, scorer: Scor
 def test_rows_of_a_table(tmp_path: Path):
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"image": [jpeg(RED), None, b"no picture", jpeg(BLUE)]}), path)
-    of = source(str(path))
+    of = open_source(str(path))
     scorer = Scorer(of, profile(), POLICY, opener=open_by_colour)
     try:
         scored = scorer.score(of.listed())
@@ -74,4 +74,4 @@ def test_a_model_that_does_not_open_is_told_of(tmp_path: Path):
         raise ModelError("weights are missing")
 
     with pytest.raises(ModelError, match="weights are missing"):
-        Scorer(source(str(tmp_path)), profile(), POLICY, opener=refuse)  # type: ignore[arg-type]
+        Scorer(open_source(str(tmp_path)), profile(), POLICY, opener=refuse)  # type: ignore[arg-type]

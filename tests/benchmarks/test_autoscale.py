@@ -8,7 +8,7 @@ from benchmarks.autoscale import Point, against, best, between
 from benchmarks.autoscaling_sim.policies import Cascade, Default, RaySettings
 from benchmarks.autoscaling_sim.simulate import Line, Simulation
 from benchmarks.autoscaling_sim.world import Item, Stage, World, traffic
-from roadwork_serve.autoscaling.replicas import SETTINGS
+from roadwork_serve.autoscaling.replicas import DEFAULT_SCALING
 
 HOUR_S = 3600.0
 BUSY = replace(World(), base=12.0, peak=14.0)
@@ -74,7 +74,7 @@ def test_traffic_is_the_same_for_a_seed_and_follows_the_day():
 
 @pytest.mark.parametrize("policy", ["cascade", "default"])
 def test_both_policies_scale_up_for_an_hour_of_load(policy: str):
-    made = Cascade(BUSY, SETTINGS) if policy == "cascade" else Default(BUSY, RaySettings(0.7))
+    made = Cascade(BUSY, DEFAULT_SCALING) if policy == "cascade" else Default(BUSY, RaySettings(0.7))
     simulation = Simulation(BUSY, made)
     day = simulation.run(traffic(BUSY, 3, HOUR_S))
     assert day.starts >= 1
@@ -85,7 +85,7 @@ def test_both_policies_scale_up_for_an_hour_of_load(policy: str):
 def test_curves_are_held_against_each_other():
     curve = [(1, 60, 0.004), (2, 40, 0.012), (3, 70, 0.02)]
     points = [Point("ray", at, hours, 0, missed, 0, 0) for at, hours, missed in curve]
-    points.append(Point("cascade", SETTINGS.utilisation, 50.0, 0, 0.002, 0, 0))
+    points.append(Point("cascade", DEFAULT_SCALING.utilisation, 50.0, 0, 0.002, 0, 0))
     told = against(points, "ray")
     assert told.fewer_missed == pytest.approx(1 - 0.002 / 0.008)
     assert told.fewer_hours == pytest.approx(1 - 50 / 60), "it never misses as little, so its least is taken"

@@ -10,16 +10,16 @@ import pytest
 from benchmarks import bound_coverage as coverage
 from benchmarks.bound_coverage import DRAWS, POLICY, as_courses, as_rows, covered
 from roadwork_serve.calibration import thresholds
-from roadwork_serve.calibration.threshold_path import line
-from roadwork_serve.calibration.thresholds import Proof
-from roadwork_serve.calibration.trajectories import Courses, courses
+from roadwork_serve.calibration.threshold_path import threshold_path
+from roadwork_serve.calibration.thresholds import SequenceTestResult
+from roadwork_serve.calibration.trajectories import Trajectories, trajectories
 
 
 @pytest.mark.parametrize("world", DRAWS)
 def test_a_world_drawn_at_once_is_the_same_row_by_row(world: str) -> None:
     items = DRAWS[world](np.random.default_rng(1), 60)
     rows = as_rows(items, 3)
-    one, other = as_courses(items), courses(rows, POLICY, "photo")
+    one, other = as_courses(items), trajectories(rows, POLICY, "photo")
     assert one.posterior == pytest.approx(other.posterior)
     assert one.cost == pytest.approx(other.cost)
     assert (one.spoke == other.spoke).all() and (one.truth == other.truth).all()
@@ -44,9 +44,9 @@ def test_promises_hold_of_unequal_weights_and_of_groups(world: str) -> None:
 
 
 def test_a_choice_without_a_proof_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unproven(design: Courses, test: Courses, max_loss: float, confidence: float) -> Proof:
-        few = [bands for bands in line(design) if test.losses(test.cut(*bands)[0]).mean() <= max_loss]
-        return Proof(few[-1] if few else None, 0, 0.0, ())
+    def unproven(design: Trajectories, test: Trajectories, max_loss: float, confidence: float) -> SequenceTestResult:
+        few = [bands for bands in threshold_path(design) if test.losses(test.cut(*bands)[0]).mean() <= max_loss]
+        return SequenceTestResult(few[-1] if few else None, 0, 0.0, ())
 
     monkeypatch.setattr(thresholds, "certify", unproven)
     found = covered("smooth", runs=40, rows=1000, max_loss=0.01, confidence=0.9, items=100_000)

@@ -16,17 +16,17 @@ from benchmarks.cost_accuracy import rows as kept
 from benchmarks.cost_accuracy.frugal import NEVER, Frugal
 from benchmarks.cost_accuracy.places import Field, place
 from benchmarks.cost_accuracy.ways import alone, by_hand, price, tuned, under
-from roadwork_serve.datasets.samples import About, Sample
+from roadwork_serve.datasets.samples import Sample, SampleMetadata
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.replay import replay
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.schema import MediaKind
 from roadwork_serve.testbed.scene_dataset import draw_scene
+from tests.calibration.synthetic_rows import synthetic_rows
 from tests.evaluation.fakes import POLICY, RED, judge_by_colour, row, write_jpeg
-from tests.testbed.test_fit import made_up_rows
 
-ROWS = [each for each in made_up_rows(700) if each.about.kind == "photo"]
-OTHERS = [each for each in made_up_rows(500, seed=1) if each.about.kind == "photo"]
+ROWS = [each for each in synthetic_rows(700) if each.about.kind == "photo"]
+OTHERS = [each for each in synthetic_rows(500, seed=1) if each.about.kind == "photo"]
 STAGE1, VLM = price("backbone"), price("backbone") + price("signs") + price("vlm")
 ALL = VLM + price("reasoner")
 LOOKS = ("backbone", "signs", "vlm", "reasoner")
@@ -41,7 +41,7 @@ def field() -> Field:
 
 def said(
     backbone: float, signs: float | None = None, vlm: float = 0.0, reasoner: float = 0.0, label: bool = True
-) -> Row:
+) -> EvaluationRow:
     looks = {"backbone": backbone, "signs": signs, "vlm": vlm, "reasoner": reasoner}
     return row(label=label, looks={stage: (logit, None) for stage, logit in looks.items()})
 
@@ -59,7 +59,7 @@ def said(
         (said(0, 0.1, -9, 0.1), True, ALL),  # how sure any of them is does not count
     ],
 )
-def test_the_hand_set_cascade_votes(one: Row, answer: bool, flop: float) -> None:
+def test_the_hand_set_cascade_votes(one: EvaluationRow, answer: bool, flop: float) -> None:
     judged = by_hand([one])
     assert (judged.said.tolist(), judged.flop.tolist()) == ([answer], [flop])
 
@@ -168,11 +168,11 @@ def test_a_field_is_fitted_to_its_own_rows_alone_and_judges_others(field: Field)
 
 
 def test_parts_add_up_and_groups_get_no_interval(field: Field) -> None:
-    def photo(group: str, label: bool, hard: bool = False) -> About:
-        return About("a.jpg", "photo", label, group=group, hard_negative=hard)
+    def photo(group: str, label: bool, hard: bool = False) -> SampleMetadata:
+        return SampleMetadata("a.jpg", "photo", label, group=group, hard_negative=hard)
 
     abouts = [photo("drive", True), photo("drive", True), photo("cones", False), photo("cones", False, True)]
-    rows = [row(about=about, looks=dict.fromkeys(LOOKS, (4.0, None)), words_likely=0.1) for about in abouts]
+    rows = [row(about=about, looks=dict.fromkeys(LOOKS, (4.0, None)), text_probability=0.1) for about in abouts]
     found = field.on(rows)
     assert {name: (part.n, part.roadwork) for name, part in found.parts.items()} == {
         "drive": (2, 2), "cones": (2, 0), "hard negatives": (1, 0),
@@ -185,7 +185,7 @@ def test_parts_add_up_and_groups_get_no_interval(field: Field) -> None:
 
 def test_tuning_promises_nothing_on_few_rows_and_saves_on_many() -> None:
     assert tuned(ROWS[:100], POLICY) is None
-    many = [each for each in made_up_rows(2000) if each.about.kind == "photo"]
+    many = [each for each in synthetic_rows(2000) if each.about.kind == "photo"]
     better = tuned(many, POLICY)
     assert better is not None and better.certificate is not None
     assert under(better)(OTHERS).flop.mean() < 0.6 * VLM
@@ -199,7 +199,7 @@ def test_a_stage_that_was_not_asked_is_named() -> None:
 def test_photographs_that_taught_the_miniatures_are_told_from_others() -> None:
     cmu = "ODC-By-1.0 (CMU ROADWork; redistributed by Mi3-Lab/workzone, MIT code)"
     licences = [(cmu, "clip_boston"), (cmu, "clip_houston"), ("unlicensed, evaluation only", "u_p1")]
-    abouts = [About("a", "photo", True, group=group, licence=licence) for licence, group in licences]
+    abouts = [SampleMetadata("a", "photo", True, group=group, licence=licence) for licence, group in licences]
     assert [kept.taught(about) for about in abouts] == [True, False, False]
 
 

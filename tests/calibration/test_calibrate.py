@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import yaml
 
-from roadwork_serve.calibration.calibrate import Calibrated, calibrate, quality
+from roadwork_serve.calibration.calibrate import CalibrationResult, calibrate, quality
 from roadwork_serve.calibration.policy_writer import policy_yaml
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.datasets.samples import About
+from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.evaluation.replay import replay
-from roadwork_serve.evaluation.rows import Look, Row
+from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord
 
 POLICY = Policy.from_mapping(
     {
@@ -23,26 +23,26 @@ POLICY = Policy.from_mapping(
 )
 
 
-def overstated(n: int, seed: int = 0, same_cues: bool = True, **about: Any) -> list[Row]:
+def overstated(n: int, seed: int = 0, same_cues: bool = True, **about: Any) -> list[EvaluationRow]:
     """Photos whose stage 1 overstates its case threefold, and whose VLM goes by the very same cues if so told."""
     rng = np.random.default_rng(seed)
-    rows: list[Row] = []
+    rows: list[EvaluationRow] = []
     for at in range(n):
         evidence = rng.normal(0, 2.5)
         label = bool(rng.random() < 1 / (1 + np.exp(-evidence)))
         other = rng.normal(4 if label else -4, 1) if not same_cues else evidence
-        looks = (Look("backbone", 3 * evidence, None, "m", True), Look("vlm", other, None, "m", True))
-        told = About(f"{seed}-{at}", "photo", label, **about)
-        rows.append(Row(told, 0.5, True, "vlm", "last_stage", False, looks))
+        looks = (StageRecord("backbone", 3 * evidence, None, "m", True), StageRecord("vlm", other, None, "m", True))
+        told = SampleMetadata(f"{seed}-{at}", "photo", label, **about)
+        rows.append(EvaluationRow(told, 0.5, True, "vlm", "last_stage", False, looks))
     return rows
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[Policy, Calibrated]:
+def fitted() -> tuple[Policy, CalibrationResult]:
     return calibrate(overstated(1500), POLICY, "calm-1")
 
 
-def test_a_stage_that_overstates_its_case_is_believed_less(fitted: tuple[Policy, Calibrated]) -> None:
+def test_a_stage_that_overstates_its_case_is_believed_less(fitted: tuple[Policy, CalibrationResult]) -> None:
     policy, told = fitted
     stage = policy.photo[0].calibrate
     worth = [stage.update(0.0, logit) for logit in (-6.0, 0.0, 6.0)]
@@ -52,7 +52,7 @@ def test_a_stage_that_overstates_its_case_is_believed_less(fitted: tuple[Policy,
     assert policy.version == "calm-1"
 
 
-def test_the_figures_after_are_of_rows_that_nothing_was_fitted_to(fitted: tuple[Policy, Calibrated]) -> None:
+def test_the_figures_after_are_of_rows_that_nothing_was_fitted_to(fitted: tuple[Policy, CalibrationResult]) -> None:
     _, told = fitted
     before, after = told.before["photo"], told.after["photo"]
     assert (before.n, after.n) == (1500, 1500)
@@ -65,7 +65,7 @@ def test_the_figures_after_are_of_rows_that_nothing_was_fitted_to(fitted: tuple[
     assert after.log_loss == pytest.approx(measured.log_loss, abs=0.04)
 
 
-def test_what_two_stages_see_alike_is_not_counted_twice(fitted: tuple[Policy, Calibrated]) -> None:
+def test_what_two_stages_see_alike_is_not_counted_twice(fitted: tuple[Policy, CalibrationResult]) -> None:
     policy, told = fitted
     vlm = policy.photo[1].calibrate
     assert told.fits[1].stage == "vlm" and told.fits[1].stacked
@@ -82,7 +82,7 @@ def test_a_stage_is_fitted_to_what_reaches_it() -> None:
     assert same.photo[1] == again.photo[1]
 
 
-def _where_sure(row: Row, _: Policy) -> Row:
+def _where_sure(row: EvaluationRow, _: Policy) -> EvaluationRow:
     """The VLM's word turned round where stage 1 overstates its case the most, which leaves at stage 1 in any case."""
     seen = row.look("backbone")
     if seen is None or seen.logit is None or abs(seen.logit) < 20:
@@ -91,14 +91,14 @@ def _where_sure(row: Row, _: Policy) -> Row:
     return replace(row, looks=looks)
 
 
-def test_bands_stay_and_a_promise_about_other_calibrators_does_not(fitted: tuple[Policy, Calibrated]) -> None:
+def test_bands_stay_and_a_promise_about_other_calibrators_does_not(fitted: tuple[Policy, CalibrationResult]) -> None:
     policy, _ = fitted
     bands = [(step.low, step.high) for step in policy.photo]
     assert bands == [(0.1, 0.9), (0.5, 0.5)] and policy.clip == POLICY.clip
     assert policy.certificate is None
 
 
-def test_a_calibrated_policy_is_the_same_from_its_file(fitted: tuple[Policy, Calibrated]) -> None:
+def test_a_calibrated_policy_is_the_same_from_its_file(fitted: tuple[Policy, CalibrationResult]) -> None:
     policy, _ = fitted
     assert Policy.from_mapping(yaml.safe_load(policy_yaml(policy, "made up"))) == policy
 

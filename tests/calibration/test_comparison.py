@@ -8,23 +8,23 @@ from scipy.stats import binomtest
 
 from roadwork_serve.calibration.comparison import (
     Comparison,
-    Margins,
+    PromotionCriteria,
     Verdict,
-    answered,
     compare,
     compare_arms,
     compare_policies,
     overall,
-    under,
+    predictions_as_answered,
+    predictions_under,
 )
-from roadwork_serve.calibration.threshold_path import banded
+from roadwork_serve.calibration.threshold_path import with_bands
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.datasets.samples import About
+from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.replay import replay
-from roadwork_serve.evaluation.rows import Look, Row
+from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord
+from tests.calibration.synthetic_rows import synthetic_rows
 from tests.evaluation.fakes import POLICY
-from tests.testbed.test_fit import made_up_rows
 
 TWO = Policy.from_mapping(
     {
@@ -33,24 +33,27 @@ TWO = Policy.from_mapping(
         "clip": [{"stage": "backbone", "exit": [0.5, 0.5]}],
     }
 )
-EAGER = banded(TWO, "photo", [0.5, 0.5], [0.5, 0.5]).named("eager")  # nobody gets past stage 1
+EAGER = with_bands(TWO, "photo", [0.5, 0.5], [0.5, 0.5]).named("eager")  # nobody gets past stage 1
 
 
-def said(n: int, champion_wrong: int, challenger_wrong: int, group: str = "") -> list[Row]:
+def said(n: int, champion_wrong: int, challenger_wrong: int, group: str = "") -> list[EvaluationRow]:
     """Photos on which stage 1, all that EAGER asks, and all stages together, as TWO has it, err where they are to."""
-    rows: list[Row] = []
+    rows: list[EvaluationRow] = []
     for at in range(n):
         label = at % 2 == 0
         sign = 1.0 if label else -1.0
         first = sign * (-1.0 if at < challenger_wrong else 1.0)
         both = sign * (-1.0 if n - at <= champion_wrong else 1.0)
-        looks = (Look("backbone", first, None, "m", True, ms=2.0), Look("vlm", 9 * both, None, "m", True, ms=30.0))
-        about = About(f"photo-{at}", "photo", label, group=f"{group}{at // 50}" if group else "")
-        rows.append(Row(about, 0.5, True, "vlm", "last_stage", False, looks))
+        looks = (
+            StageRecord("backbone", first, None, "m", True, ms=2.0),
+            StageRecord("vlm", 9 * both, None, "m", True, ms=30.0),
+        )
+        about = SampleMetadata(f"photo-{at}", "photo", label, group=f"{group}{at // 50}" if group else "")
+        rows.append(EvaluationRow(about, 0.5, True, "vlm", "last_stage", False, looks))
     return rows
 
 
-def decided(rows: list[Row], margins: Margins | None = None) -> Comparison:
+def decided(rows: list[EvaluationRow], margins: PromotionCriteria | None = None) -> Comparison:
     (result,) = compare_policies(rows, rows, TWO, EAGER, margins)
     return result
 
@@ -100,7 +103,7 @@ def test_items_that_hang_together_make_the_interval_wider() -> None:
 
 def test_a_wider_margin_lets_more_through() -> None:
     rows = said(1000, 0, 20)
-    verdicts = [decided(rows, Margins(accuracy=margin)).verdict for margin in (0.01, 0.05)]
+    verdicts = [decided(rows, PromotionCriteria(accuracy=margin)).verdict for margin in (0.01, 0.05)]
     assert verdicts == ["keep", "promote"]
 
 
@@ -121,26 +124,28 @@ def test_two_sides_that_judged_different_items_are_not_paired() -> None:
 
 
 def test_a_replayed_side_is_what_the_cascade_would_have_answered() -> None:
-    rows = made_up_rows(400)
+    rows = synthetic_rows(400)
     for kind in ("photo", "clip"):
         mine = [row for row in rows if row.about.kind == kind]
         ways = [replay(row, POLICY).progress.posterior for row in mine]
-        judged = under(rows, POLICY, kind)
+        judged = predictions_under(rows, POLICY, kind)
         assert judged.probability == pytest.approx(np.array(ways))
         assert judged.right.tolist() == [(p >= 0.5) == row.about.label for p, row in zip(ways, mine, strict=True)]
 
 
 def test_what_was_answered_is_taken_as_it_was() -> None:
-    looks = (Look("backbone", 1.0, 0.7, "m", True, ms=3.0), Look("vlm", 1.0, None, "m", True, ms=40.0))
-    row = Row(About("a", "photo", False), 0.7, True, "backbone", "above_band", False, looks)
-    judged = answered([row], "arm a", "photo")
+    looks = (StageRecord("backbone", 1.0, 0.7, "m", True, ms=3.0), StageRecord("vlm", 1.0, None, "m", True, ms=40.0))
+    row = EvaluationRow(SampleMetadata("a", "photo", False), 0.7, True, "backbone", "above_band", False, looks)
+    judged = predictions_as_answered([row], "arm a", "photo")
     assert (judged.right.tolist(), judged.probability.tolist(), judged.ms.tolist()) == ([False], [0.7], [3.0])
 
 
-def arm(n: int, wrong: int, first: int = 0) -> list[Row]:
-    looks = (Look("backbone", 1.0, 0.7, "m", True),)
+def arm(n: int, wrong: int, first: int = 0) -> list[EvaluationRow]:
+    looks = (StageRecord("backbone", 1.0, 0.7, "m", True),)
     return [
-        Row(About(f"p{first + at}", "photo", at >= wrong), 0.9, True, "backbone", "above_band", False, looks)
+        EvaluationRow(
+            SampleMetadata(f"p{first + at}", "photo", at >= wrong), 0.9, True, "backbone", "above_band", False, looks
+        )
         for at in range(n)
     ]
 
@@ -154,7 +159,7 @@ def test_arms_with_items_of_their_own_are_compared_unpaired() -> None:
 
 
 def test_the_same_items_paired_tell_more_than_unpaired() -> None:
-    champion, challenger = (under(said(800, 0, wrong), EAGER, "photo") for wrong in (100, 104))
+    champion, challenger = (predictions_under(said(800, 0, wrong), EAGER, "photo") for wrong in (100, 104))
     paired = compare(champion, challenger, "photo", paired=True)
     unpaired = compare(champion, challenger, "photo", paired=False)
     assert unpaired.low < paired.low < paired.difference
@@ -170,14 +175,14 @@ def test_in_all_a_gain_on_one_kind_is_not_paid_for_by_another() -> None:
 
 
 def test_a_kind_on_which_nothing_changed_is_not_compared() -> None:
-    rows = made_up_rows(300)
-    changed = banded(POLICY, "photo", [0.4] * 4, [0.6] * 4)
+    rows = synthetic_rows(300)
+    changed = with_bands(POLICY, "photo", [0.4] * 4, [0.6] * 4)
     assert [each.media for each in compare_policies(rows, rows, POLICY, changed)] == ["photo"]
     with pytest.raises(ConfigError, match="rules that are the same"):
         overall(compare_policies(rows, rows, POLICY, POLICY.named("x")))
 
 
 def test_nothing_labelled_is_told() -> None:
-    empty = answered([], "a", "photo")
+    empty = predictions_as_answered([], "a", "photo")
     with pytest.raises(ConfigError, match="no labelled photos"):
         compare(empty, empty, "photo", paired=True)

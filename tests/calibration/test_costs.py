@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from roadwork_serve.calibration.costs import read_costs
-from roadwork_serve.calibration.trajectories import courses
+from roadwork_serve.calibration.trajectories import trajectories
 from roadwork_serve.errors import ConfigError
+from tests.calibration.synthetic_rows import synthetic_rows
 from tests.evaluation.fakes import POLICY
-from tests.testbed.test_fit import made_up_rows
 
 
 @pytest.fixture
@@ -17,12 +17,12 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_course_costs_what_the_file_says(file: Path) -> None:
-    rows = made_up_rows(100)
+    rows = synthetic_rows(100)
     price = read_costs(file)
     photos, clips = ([row for row in rows if row.about.kind == kind] for kind in ("photo", "clip"))
-    whole = courses(photos, POLICY, "photo", price)
+    whole = trajectories(photos, POLICY, "photo", price)
     assert set(whole.cost[:, -1]) == {1101.0, 1106.0}  # without and with the sign reader
-    assert set(courses(clips, POLICY, "clip", price).cost[:, -1]) == {308.0}
+    assert set(trajectories(clips, POLICY, "clip", price).cost[:, -1]) == {308.0}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,6 @@ def test_a_file_that_makes_no_sense_is_refused_with_the_entry_to_mend(file: Path
 def test_a_look_without_a_price_is_told(file: Path) -> None:
     file.write_text("{backbone: 1, signs: 5}")
     with pytest.raises(ConfigError, match="vlm has no price for a photo; add one"):
-        courses(made_up_rows(5), POLICY, "photo", read_costs(file))
+        trajectories(synthetic_rows(5), POLICY, "photo", read_costs(file))
     with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read"):
         read_costs(file.with_name("nowhere.yaml"))

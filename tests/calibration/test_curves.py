@@ -9,8 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from roadwork_serve.calibration.curves import FITS, beta, choose, isotonic, log_losses, platt, temperature, through
-from roadwork_serve.cascade.curve import MAX_KNOTS, Beta, Curve, Knots, Line, curve_mapping, read_curve
+from roadwork_serve.calibration.curves import (
+    FITS,
+    apply_curve,
+    beta,
+    choose_curve,
+    isotonic,
+    log_losses,
+    platt,
+    temperature,
+)
+from roadwork_serve.cascade.curve import MAX_KNOTS, Beta, Curve, Isotonic, Linear, curve_mapping, read_curve
 
 N = 6000
 Shape = Callable[[np.ndarray], np.ndarray]
@@ -36,8 +45,8 @@ def test_each_finds_what_made_the_data() -> None:
         platt(*drawn("platt"), ones),
         beta(*drawn("beta"), ones),
     )
-    assert isinstance(hot, Line) and hot.offset == 0 and hot.slope == pytest.approx(0.4, abs=0.03)
-    assert isinstance(moved, Line) and (moved.slope, moved.offset) == pytest.approx((0.6, -1.5), abs=0.1)
+    assert isinstance(hot, Linear) and hot.offset == 0 and hot.slope == pytest.approx(0.4, abs=0.03)
+    assert isinstance(moved, Linear) and (moved.slope, moved.offset) == pytest.approx((0.6, -1.5), abs=0.1)
     assert isinstance(bent, Beta) and (bent.a, bent.b, bent.c) == pytest.approx((0.3, 2.0, -0.5), abs=0.2)
     stairs = isotonic(*drawn("isotonic"), ones)
     assert [stairs(x) for x in (-3.0, 0.0, 1.5, 3.5)] == pytest.approx([-3.0, 0.0, 0.5, 3.0], abs=0.5)
@@ -46,7 +55,7 @@ def test_each_finds_what_made_the_data() -> None:
 @pytest.mark.parametrize("shape", ["as it is", "temperature", "platt", "beta", "isotonic"])
 def test_the_simplest_that_is_good_enough_is_taken(shape: str) -> None:
     logits, truth = drawn(shape)
-    chosen = choose(logits, truth, np.ones(N), [""] * N)
+    chosen = choose_curve(logits, truth, np.ones(N), [""] * N)
     names = ["as it is", *FITS]
     assert names.index(chosen.name) <= names.index(shape)
     best = min(chosen.log_loss.values())
@@ -58,7 +67,7 @@ def test_the_simplest_that_is_good_enough_is_taken(shape: str) -> None:
 
 def test_what_a_stage_says_already_right_is_left_alone() -> None:
     logits, truth = drawn("as it is")
-    assert choose(logits, truth, np.ones(N), [""] * N).curve is None
+    assert choose_curve(logits, truth, np.ones(N), [""] * N).curve is None
 
 
 @pytest.mark.parametrize("name", FITS)
@@ -78,7 +87,7 @@ def test_whatever_is_fitted_rises_is_finite_and_can_be_written(name: str, data: 
 def test_isotonic_is_never_surer_than_half_an_item_allows_and_has_not_too_many_knots() -> None:
     logits = np.linspace(-5, 5, 20_000)
     curve = isotonic(logits, logits + 0.5 * np.sin(40 * logits) > 0, np.ones(len(logits)))
-    assert isinstance(curve, Knots) and len(curve.at) <= MAX_KNOTS
+    assert isinstance(curve, Isotonic) and len(curve.at) <= MAX_KNOTS
     few = isotonic(np.array([-1.0, -1.0, 1.0, 1.0]), np.array([False, False, True, True]), np.ones(4))
     assert (expit(few(-9.0)), expit(few(9.0))) == pytest.approx((0.25, 0.75), abs=1e-5)
 
@@ -98,16 +107,16 @@ def test_a_group_is_never_fitted_to_and_judged_by() -> None:
     of_clip, labels = rng.normal(0, 3, 40), rng.random(40) < 0.5  # logits that say nothing of the truth
     logits, truth = np.repeat(of_clip, 50), np.repeat(labels, 50)
     groups = [f"clip-{at // 50}" for at in range(2000)]
-    together = choose(logits, truth, np.ones(2000), groups)
-    parted = choose(logits, truth, np.ones(2000), [""] * 2000)
+    together = choose_curve(logits, truth, np.ones(2000), groups)
+    parted = choose_curve(logits, truth, np.ones(2000), [""] * 2000)
     assert together.log_loss["isotonic"] > parted.log_loss["isotonic"] + 0.1
 
 
 @pytest.mark.parametrize("truth", [np.ones(100, bool), np.zeros(100, bool), np.arange(100) < 50])
 def test_where_nothing_can_be_told_the_stage_is_believed_as_it_is(truth: np.ndarray) -> None:
     few = [f"site-{at % 4}" for at in range(100)]
-    assert choose(np.linspace(-3, 3, 100), truth, np.ones(100), few).curve is None
-    assert choose(np.linspace(-3, 3, 10), truth[:10], np.ones(10), [""] * 10).name == "as it is"
+    assert choose_curve(np.linspace(-3, 3, 100), truth, np.ones(100), few).curve is None
+    assert choose_curve(np.linspace(-3, 3, 10), truth[:10], np.ones(10), [""] * 10).name == "as it is"
 
 
 @given(st.floats(-700, 700), st.booleans())
@@ -117,7 +126,7 @@ def test_log_loss_never_overflows(logit: float, truth: bool) -> None:
 
 
 def test_through_no_curve_is_as_it_was() -> None:
-    logits, curve = np.array([-1.0, 2.0]), Line(2.0, 1.0)
-    assert through(None, logits) is logits
+    logits, curve = np.array([-1.0, 2.0]), Linear(2.0, 1.0)
+    assert apply_curve(None, logits) is logits
     curves: list[Curve] = [curve]
-    assert through(curves[0], logits).tolist() == [-1.0, 5.0]
+    assert apply_curve(curves[0], logits).tolist() == [-1.0, 5.0]

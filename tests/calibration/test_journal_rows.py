@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from roadwork_serve.calibration.journal_rows import row_of, rows_of
+from roadwork_serve.calibration.journal_rows import journal_row, journal_rows
 from roadwork_serve.cascade.log_odds import logit
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.step import Step
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.heads.journal_features import features_of
-from roadwork_serve.journal.record import Case, Mark
-from roadwork_serve.schema import Box, Saw, StageReport, Words
+from roadwork_serve.heads.journal_features import features_from_journal
+from roadwork_serve.journal.record import Annotation, JournalRow
+from roadwork_serve.schema import Box, Evidence, StageReport, TextLine
 from tests.journal.made import entry, report
 
 STEPS = (Step("backbone", 0.2, 0.8), Step("signs", 0.0, 1.0), Step("vlm", 0.5, 0.5))
@@ -20,15 +20,19 @@ POLICY = Policy("p", STEPS, (Step("backbone", 0.2, 0.8), Step("video", 0.5, 0.5)
 
 
 def case(
-    name: str, *reports: StageReport, survey: tuple[StageReport, ...] | None = None, mark: Mark | None = None, **fields
-) -> Case:
+    name: str,
+    *reports: StageReport,
+    survey: tuple[StageReport, ...] | None = None,
+    mark: Annotation | None = None,
+    **fields,
+) -> JournalRow:
     verdict = fields.pop("verdict", {}) | {"stages": list(reports)}
-    return Case(entry(name, fields.pop("probability", 0.9), verdict=verdict, **fields), survey, mark=mark)
+    return JournalRow(entry(name, fields.pop("probability", 0.9), verdict=verdict, **fields), survey, mark=mark)
 
 
 def words(meaning: str | None) -> StageReport:
     box = Box(x0=0, y0=0, x1=1, y1=1)
-    return report("signs", 0.9, saw=Saw(words=[Words(text="X", confidence=1, meaning=meaning, box=box)]))
+    return report("signs", 0.9, saw=Evidence(words=[TextLine(text="X", confidence=1, meaning=meaning, box=box)]))
 
 
 def test_rows_are_what_was_drawn_and_judged_by_all() -> None:
@@ -39,7 +43,7 @@ def test_rows_are_what_was_drawn_and_judged_by_all() -> None:
         case("given up", sure, survey=None),
     ]
     drawn = replace(cases[0], entry=replace(cases[0].entry, survey=0.25, key="camera"))
-    (row,) = rows_of([drawn, *cases[1:]], POLICY)
+    (row,) = journal_rows([drawn, *cases[1:]], POLICY)
     assert (row.about.name, row.about.group, row.weight) == ("a", "camera", 4.0)
     assert {look.stage: look.logit for look in row.looks} == {
         "backbone": pytest.approx(logit(0.9)),
@@ -51,36 +55,36 @@ def test_rows_are_what_was_drawn_and_judged_by_all() -> None:
 
 def test_an_answer_that_was_not_drawn_is_no_row_even_if_all_have_judged_it() -> None:
     everybody = (report("backbone", 0.5), report("signs", None), report("vlm", 0.7))
-    assert rows_of([case("a", *everybody), case("b", *everybody, survey=())], POLICY) == []
+    assert journal_rows([case("a", *everybody), case("b", *everybody, survey=())], POLICY) == []
 
 
 def test_people_are_right_and_where_nobody_looked_all_stages_together_are() -> None:
     reports = report("backbone", 0.9), report("signs", None), report("vlm", 0.01)
-    nobody = row_of(case("a", *reports), POLICY)
+    nobody = journal_row(case("a", *reports), POLICY)
     assert (nobody.about.label, nobody.about.taught, nobody.about.scored) == (False, True, True)
-    somebody = row_of(case("a", *reports, mark=Mark("roadwork", "ann", 1.0)), POLICY)
+    somebody = journal_row(case("a", *reports, mark=Annotation("roadwork", "ann", 1.0)), POLICY)
     assert (somebody.about.label, somebody.about.taught) == (True, False)
-    unsure = row_of(case("a", *reports, mark=Mark(None, "ann", 1.0)), POLICY)
+    unsure = journal_row(case("a", *reports, mark=Annotation(None, "ann", 1.0)), POLICY)
     assert not unsure.about.scored
 
 
 def test_what_the_answer_itself_needed_is_told_from_what_was_asked_beside() -> None:
-    row = row_of(case("a", report("backbone", 0.9, posterior=0.9), survey=(report("vlm", 0.2),)), POLICY)
+    row = journal_row(case("a", report("backbone", 0.9, posterior=0.9), survey=(report("vlm", 0.2),)), POLICY)
     assert row.entered == ("backbone",)
 
 
 def test_features_come_with_what_others_said_and_never_with_stage_1s_own_word() -> None:
     cases = [
         case("vlm", report("backbone", 0.99), report("vlm", 0.3)),
-        case("marked", report("backbone", 0.99), mark=Mark("none", "ann", 1.0)),
+        case("marked", report("backbone", 0.99), mark=Annotation("none", "ann", 1.0)),
         case("alone", report("backbone", 0.99)),
-        case("unclear", report("vlm", 0.9), mark=Mark(None, "ann", 1.0)),
+        case("unclear", report("vlm", 0.9), mark=Annotation(None, "ann", 1.0)),
         case("clip", report("video", 0.9), verdict={"media": "clip"}),
         case("bare", report("vlm", 0.9), features=None),
         case("read", words("begin"), report("vlm", 0.6), key="trip"),
         case("neutral", words("neutral"), report("vlm", 0.6)),
     ]
-    found = features_of(cases, POLICY)
+    found = features_from_journal(cases, POLICY)
     assert found.name == ("vlm", "marked", "read", "neutral")
     assert found.target[:2] == pytest.approx([0.3, 0.0], abs=1e-6)
     assert found.by_people.tolist() == [False, True, False, False]
@@ -92,9 +96,9 @@ def test_features_come_with_what_others_said_and_never_with_stage_1s_own_word() 
 def test_features_of_two_backbones_do_not_mix() -> None:
     one, other = case("a", report("vlm", 0.3)), case("b", report("vlm", 0.3), features_model="other")
     with pytest.raises(ConfigError, match="are of made, other"):
-        features_of([one, other], POLICY)
+        features_from_journal([one, other], POLICY)
 
 
 def test_an_empty_journal_teaches_nothing_and_says_so() -> None:
     with pytest.raises(ConfigError, match="holds no photo with features"):
-        features_of([], POLICY)
+        features_from_journal([], POLICY)

@@ -5,22 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from roadwork_serve.calibration.pareto import fronts
-from roadwork_serve.calibration.threshold_path import banded
-from roadwork_serve.calibration.thresholds import Settings
-from roadwork_serve.calibration.trade_offs import what_if
-from roadwork_serve.calibration.trajectories import courses
+from roadwork_serve.calibration.pareto import pareto_fronts
+from roadwork_serve.calibration.threshold_path import with_bands
+from roadwork_serve.calibration.thresholds import TuningSettings
+from roadwork_serve.calibration.trade_offs import trade_offs
+from roadwork_serve.calibration.trajectories import trajectories
 from roadwork_serve.evaluation.replay import replay
 from roadwork_serve.profiles.flops import flops
+from tests.calibration.synthetic_rows import synthetic_rows
 from tests.evaluation.fakes import POLICY
-from tests.testbed.test_fit import made_up_rows
 
-ROWS = made_up_rows(1200)
-TUNED = banded(POLICY, "photo", [0.3, 0.3, 0.3, 0.5], [0.7, 0.7, 0.7, 0.5])
+ROWS = synthetic_rows(1200)
+TUNED = with_bands(POLICY, "photo", [0.3, 0.3, 0.3, 0.5], [0.7, 0.7, 0.7, 0.5])
 
 
 def test_policies_and_stages_stand_where_they_would() -> None:
-    photo, clip = fronts(ROWS, POLICY, TUNED)
+    photo, clip = pareto_fronts(ROWS, POLICY, TUNED)
     assert (photo.media, clip.media) == ("photo", "clip")
     places = {place.name: place for place in photo.places}
     mine = [row for row in ROWS if row.about.kind == "photo"]
@@ -36,7 +36,7 @@ def test_policies_and_stages_stand_where_they_would() -> None:
 
 
 def test_a_line_goes_from_all_stages_to_stage_one() -> None:
-    front = fronts(ROWS, POLICY, POLICY)[0]
+    front = pareto_fronts(ROWS, POLICY, POLICY)[0]
     cost = [place.cost for place in front.line]
     assert "tuned" not in {place.name for place in front.places}
     assert cost[0] == next(place.cost for place in front.places if place.name == "all stages")
@@ -48,14 +48,16 @@ def test_an_item_that_stands_for_many_counts_for_many() -> None:
     heavy = [replace(row, weight=20.0) for row in rows[:20]] + rows[20:]
     many = [row for row in rows[:20] for _ in range(20)] + rows[20:]
     found, wanted, plain = (
-        [place.accuracy for place in fronts(each, POLICY, POLICY)[0].places] for each in (heavy, many, rows)
+        [place.accuracy for place in pareto_fronts(each, POLICY, POLICY)[0].places] for each in (heavy, many, rows)
     )
     assert found == pytest.approx(wanted)
     assert found != pytest.approx(plain)
 
 
 def test_tighter_bounds_and_more_confidence_cost_more_and_take_more_rows() -> None:
-    cases = [case for case in what_if(ROWS, POLICY, Settings(), (0.02, 0.05), (0.9, 0.95)) if case.media == "photo"]
+    cases = [
+        case for case in trade_offs(ROWS, POLICY, TuningSettings(), (0.02, 0.05), (0.9, 0.95)) if case.media == "photo"
+    ]
     assert [(case.max_loss, case.confidence) for case in cases] == [
         (0.02, 0.9),
         (0.02, 0.95),
@@ -67,12 +69,12 @@ def test_tighter_bounds_and_more_confidence_cost_more_and_take_more_rows() -> No
     assert loose.holds and loose.n > loose.least
     assert loose.cost <= loose_sure.cost <= tight_sure.cost and loose.cost < tight.cost <= loose.full_cost
     assert sum(loose.exits) == pytest.approx(1)
-    whole = courses([row for row in ROWS if row.about.kind == "photo"], POLICY, "photo")
+    whole = trajectories([row for row in ROWS if row.about.kind == "photo"], POLICY, "photo")
     assert loose.full_cost == pytest.approx(whole.cost[:, -1].mean())
 
 
 def test_a_bound_that_cannot_be_proven_says_what_is_missing() -> None:
-    cases = what_if(ROWS[:200], POLICY, Settings(), (0.005,), (0.95,))
+    cases = trade_offs(ROWS[:200], POLICY, TuningSettings(), (0.005,), (0.95,))
     assert [case.media for case in cases] == ["photo", "clip"]
     assert all(not case.holds and case.n == 0 and case.cost == case.full_cost for case in cases)
     assert all(case.more is None or case.more > case.least / 2 for case in cases)

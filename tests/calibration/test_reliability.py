@@ -11,19 +11,19 @@ from PIL import Image
 
 from roadwork_serve.calibration.calibrate import calibrate
 from roadwork_serve.calibration.diagrams import pareto, reliability
-from roadwork_serve.calibration.pareto import fronts
-from roadwork_serve.calibration.reliability import Panel, bins, by_source, panels
-from roadwork_serve.evaluation.rows import Look
+from roadwork_serve.calibration.pareto import pareto_fronts
+from roadwork_serve.calibration.reliability import Panel, bins, by_source, reliability_panels
+from roadwork_serve.evaluation.rows import StageRecord
+from tests.calibration.synthetic_rows import synthetic_rows
 from tests.calibration.test_calibrate import POLICY, overstated
 from tests.evaluation import fakes
-from tests.testbed.test_fit import made_up_rows
 
 
 @pytest.fixture(scope="module")
 def drawn() -> list[Panel]:
     rows = overstated(500)
     policy, told = calibrate(rows, POLICY, "x")
-    return panels(rows, policy, told)
+    return reliability_panels(rows, policy, told)
 
 
 def test_each_stage_and_the_cascade_are_shown_before_and_after(drawn: list[Panel]) -> None:
@@ -41,13 +41,15 @@ def test_each_stage_and_the_cascade_are_shown_before_and_after(drawn: list[Panel
 
 def test_a_stage_that_only_looks_where_words_are_likely_is_judged_there() -> None:
     rows = overstated(200)
-    looks = [Look("backbone", 0.1, None, "m", True, words_likely=0.9 if at % 2 else 0.1) for at in range(200)]
+    looks = [
+        StageRecord("backbone", 0.1, None, "m", True, text_probability=0.9 if at % 2 else 0.1) for at in range(200)
+    ]
     worded = [
         replace(row, looks=(look, replace(row.looks[1], stage="signs"))) for row, look in zip(rows, looks, strict=True)
     ]
-    gated = replace(POLICY, photo=(POLICY.photo[0], replace(POLICY.photo[1], stage="signs", when_words_likely=0.5)))
+    gated = replace(POLICY, photo=(POLICY.photo[0], replace(POLICY.photo[1], stage="signs", min_text_probability=0.5)))
     policy, told = calibrate(worded, gated, "x")
-    signs = next(panel for panel in panels(worded, policy, told) if panel.stage == "signs")
+    signs = next(panel for panel in reliability_panels(worded, policy, told) if panel.stage == "signs")
     assert signs.truth.tolist() == [row.about.label for row in worded[1::2]]
 
 
@@ -79,10 +81,10 @@ def test_bins_hold_every_item_once(items: list[tuple[bool, float]]) -> None:
 
 
 def test_pictures_are_drawn_of_whatever_there_is(drawn: list[Panel], tmp_path: Path) -> None:
-    rows = made_up_rows(300)
+    rows = synthetic_rows(300)
     reliability(drawn, tmp_path / "deep" / "reliability.png")
     reliability([], tmp_path / "none.png")
-    pareto(fronts(rows, fakes.POLICY, fakes.POLICY), tmp_path / "pareto.png", "GFLOP", 1e9)
+    pareto(pareto_fronts(rows, fakes.POLICY, fakes.POLICY), tmp_path / "pareto.png", "GFLOP", 1e9)
     with Image.open(tmp_path / "deep" / "reliability.png") as picture:
         wide, tall = picture.size
     assert wide > 900 > tall > 300

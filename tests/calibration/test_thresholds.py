@@ -10,31 +10,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from roadwork_serve.calibration.bound import least, p_value
-from roadwork_serve.calibration.threshold_path import banded, line
-from roadwork_serve.calibration.thresholds import Settings, certify, independent, tune
-from roadwork_serve.calibration.trajectories import Courses, courses, timed
+from roadwork_serve.calibration.bound import min_sample_size, p_value
+from roadwork_serve.calibration.threshold_path import threshold_path, with_bands
+from roadwork_serve.calibration.thresholds import TuningSettings, fixed_sequence_test, subsample_independent, tune
+from roadwork_serve.calibration.trajectories import Trajectories, latency_cost, trajectories
 from roadwork_serve.cascade.log_odds import sigmoid
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.replay import replay
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.rows import EvaluationRow
+from tests.calibration.synthetic_rows import synthetic_rows
 from tests.evaluation.fakes import POLICY
-from tests.testbed.test_fit import made_up_rows
 
 REPETITIONS, MAX_LOSS, CONFIDENCE = 500, 0.01, 0.9
-ROWS = made_up_rows(600)
+ROWS = synthetic_rows(600)
 
 
-def smooth(rng: np.random.Generator, n: int) -> Courses:
+def smooth(rng: np.random.Generator, n: int) -> Trajectories:
     """Two stages and a last one, none of them calibrated, each with noise of its own."""
     truth = rng.random(n) < 0.4
     sign = np.where(truth, 1.0, -1.0)
     logodds = np.stack([rng.normal(1.4 * sign, 1.3), rng.normal(2.4 * sign, 1.5), rng.normal(3.5 * sign, 1.6)], axis=1)
-    return Courses(1 / (1 + np.exp(-logodds)), np.ones((n, 3), dtype=bool), costs(n), truth, 0.5)
+    return Trajectories(1 / (1 + np.exp(-logodds)), np.ones((n, 3), dtype=bool), costs(n), truth, 0.5)
 
 
-def tied(rng: np.random.Generator, n: int) -> Courses:
+def tied(rng: np.random.Generator, n: int) -> Trajectories:
     """Posteriors of six values alone, and a first stage that abstains on a third of the items."""
     made = smooth(rng, n)
     posterior = np.clip(np.round(made.posterior * 5) / 5, 0.02, 0.98)
@@ -49,7 +49,7 @@ def costs(n: int) -> np.ndarray:
 
 @pytest.mark.parametrize("draw", [smooth, tied])
 def test_the_bound_is_broken_no_more_often_than_promised(
-    draw: Callable[[np.random.Generator, int], Courses],
+    draw: Callable[[np.random.Generator, int], Trajectories],
 ) -> None:
     """And a choice without a proof, the most eager bands with few enough losses, breaks it far more often."""
     rng = np.random.default_rng(7)
@@ -57,11 +57,11 @@ def test_the_bound_is_broken_no_more_often_than_promised(
     broken = naive = promised = 0
     for _ in range(REPETITIONS):
         design, test = draw(rng, 500), draw(rng, 900)
-        proof = certify(design, test, MAX_LOSS, CONFIDENCE)
+        proof = fixed_sequence_test(design, test, MAX_LOSS, CONFIDENCE)
         if proof.bands is not None:
             promised += 1
             broken += world.losses(world.cut(*proof.bands)[0]).mean() > MAX_LOSS
-        few = [bands for bands in line(test) if test.losses(test.cut(*bands)[0]).mean() <= MAX_LOSS]
+        few = [bands for bands in threshold_path(test) if test.losses(test.cut(*bands)[0]).mean() <= MAX_LOSS]
         naive += bool(few) and world.losses(world.cut(*few[-1])[0]).mean() > MAX_LOSS
     allowed = binom.ppf(0.999, REPETITIONS, 1 - CONFIDENCE)
     assert broken <= allowed
@@ -71,7 +71,7 @@ def test_the_bound_is_broken_no_more_often_than_promised(
 
 def test_a_line_is_ever_more_eager_and_never_leaves_out_the_decision() -> None:
     made = smooth(np.random.default_rng(1), 2000)
-    bands = line(made)
+    bands = threshold_path(made)
     assert len(bands) > 20
     cost = [made.cut(*each)[1].mean() for each in bands]
     assert cost == sorted(cost, reverse=True) and cost[0] > 0.95 * made.cost[0, -1] > 5 * cost[-1]
@@ -82,34 +82,34 @@ def test_a_line_is_ever_more_eager_and_never_leaves_out_the_decision() -> None:
 @given(st.lists(st.tuples(st.floats(0, 0.5), st.floats(0.5, 1)), min_size=4, max_size=4))
 def test_a_cut_course_is_what_the_cascade_would_do(edges: list[tuple[float, float]]) -> None:
     photos = [row for row in ROWS if row.about.kind == "photo"][:80]
-    policy = banded(POLICY, "photo", *zip(*edges, strict=True))
+    policy = with_bands(POLICY, "photo", *zip(*edges, strict=True))
     low, high = np.array(list(zip(*edges, strict=True)))
-    said, cost, _ = courses(photos, POLICY, "photo").cut(low, high)
+    said, cost, _ = trajectories(photos, POLICY, "photo").cut(low, high)
     for row, label, spent in zip(photos, said, cost, strict=True):
         way = replay(row, policy)
         assert label == (way.progress.posterior >= policy.decide_at)
         assert spent == pytest.approx(_asked(row, policy), rel=1e-12)
 
 
-def _asked(row: Row, policy: Policy) -> float:
+def _asked(row: EvaluationRow, policy: Policy) -> float:
     """FLOPs of the stages that a policy asks of a row, told by walking."""
-    from roadwork_serve.cascade.policy import Leave, Skip
+    from roadwork_serve.cascade.policy import ExitCascade, Skip
     from roadwork_serve.profiles.flops import flops
 
     progress, spent = policy.start(), 0.0
-    while not isinstance(move := policy.next_step(row.about.kind, progress, math.inf), Leave):
+    while not isinstance(move := policy.next_step(row.about.kind, progress, math.inf), ExitCascade):
         look = None if isinstance(move, Skip) else row.look(move.step.stage)
         if look is None:
             progress = progress.past()
         else:
             spent += flops([move.step.stage], row.about.kind)
-            progress = progress.after(move.step, look.logit, look.words_likely)
+            progress = progress.after(move.step, look.logit, look.text_probability)
     return spent
 
 
 def test_what_is_tuned_leaves_early_within_the_bound_and_says_on_what_grounds() -> None:
-    rows = made_up_rows(3000, seed=3)
-    tuned = tune(rows, POLICY, Settings(max_loss=0.03, confidence=0.9, version="tuned-1"))
+    rows = synthetic_rows(3000, seed=3)
+    tuned = tune(rows, POLICY, TuningSettings(max_loss=0.03, confidence=0.9, version="tuned-1"))
     assert (tuned.why_not, tuned.policy.version) == ("", "tuned-1")
     certificate = tuned.policy.certificate
     assert certificate is not None and {p.media for p in certificate.promises} == {"photo", "clip"}
@@ -120,9 +120,9 @@ def test_what_is_tuned_leaves_early_within_the_bound_and_says_on_what_grounds() 
         assert part.accuracy >= part.full_accuracy - 0.03
         assert sum(part.exits) == pytest.approx(1)
     assert Policy.from_mapping(tuned.policy.to_mapping()) == tuned.policy
-    fresh = made_up_rows(4000, seed=99)
+    fresh = synthetic_rows(4000, seed=99)
     photos = [row for row in fresh if row.about.kind == "photo"]
-    whole = courses(photos, POLICY, "photo")
+    whole = trajectories(photos, POLICY, "photo")
     steps = tuned.policy.photo
     said, _, _ = whole.cut(np.array([s.low for s in steps]), np.array([s.high for s in steps]))
     assert whole.losses(said).mean() <= 0.03
@@ -130,7 +130,7 @@ def test_what_is_tuned_leaves_early_within_the_bound_and_says_on_what_grounds() 
 
 def test_a_sample_that_is_too_small_promises_nothing_and_says_how_many_more_it_takes() -> None:
     photos = [row for row in ROWS if row.about.kind == "photo"][:100]
-    tuned = tune(photos, POLICY, Settings(max_loss=0.01))
+    tuned = tune(photos, POLICY, TuningSettings(max_loss=0.01))
     assert tuned.policy.certificate is None
     (part,) = tuned.parts
     assert part.more is not None and 350 < part.more < 700
@@ -140,28 +140,28 @@ def test_a_sample_that_is_too_small_promises_nothing_and_says_how_many_more_it_t
 
 @pytest.mark.parametrize(("bound", "confidence", "n"), [(0.01, 0.95, 299), (0.01, 0.9, 230), (0.05, 0.95, 59)])
 def test_the_least_number_of_items_that_proves_a_bound(bound: float, confidence: float, n: int) -> None:
-    assert least(bound, confidence) == n
+    assert min_sample_size(bound, confidence) == n
     assert p_value(0, n, bound) <= 1 - confidence < p_value(0, n - 1, bound)
-    assert (more := least(bound, confidence, loss=bound / 2)) is not None and more > n
-    assert least(bound, confidence, loss=bound) is None
+    assert (more := min_sample_size(bound, confidence, loss=bound / 2)) is not None and more > n
+    assert min_sample_size(bound, confidence, loss=bound) is None
 
 
 def test_one_of_each_group_is_tested_and_weights_are_made_equal() -> None:
     grouped = [replace(row, about=replace(row.about, group=f"site-{at // 10}")) for at, row in enumerate(ROWS)]
-    assert independent(grouped).sum() == 60
+    assert subsample_independent(grouped).sum() == 60
     weighed = [replace(row, weight=4.0 if at % 2 else 1.0) for at, row in enumerate(ROWS)]
-    kept = independent(weighed)
+    kept = subsample_independent(weighed)
     assert kept[1::2].all() and 0.15 < kept[::2].mean() < 0.35
 
 
 def test_large_groups_stand_for_as_much_of_the_test_as_of_the_traffic() -> None:
     """Eight in ten items are in groups of eight, and what is lost there must not count for one in three."""
-    rows = made_up_rows(4000, seed=5)
+    rows = synthetic_rows(4000, seed=5)
     grouped = [
         replace(row, about=replace(row.about, group=f"trip-{at // 8}" if at < 3200 else ""))
         for at, row in enumerate(rows)
     ]
-    chosen = independent(grouped)
+    chosen = subsample_independent(grouped)
     of_trips = chosen[:3200].sum()
     assert of_trips == 400 == len({grouped[at].about.group for at in np.flatnonzero(chosen[:3200])})
     assert of_trips / chosen.sum() == pytest.approx(0.8, abs=0.04)
@@ -170,41 +170,41 @@ def test_large_groups_stand_for_as_much_of_the_test_as_of_the_traffic() -> None:
 def test_within_a_group_what_stands_for_more_is_drawn_more_often() -> None:
     rows = [
         replace(row, weight=3.0 if at % 2 else 1.0, about=replace(row.about, group=f"pair-{at // 2}"))
-        for at, row in enumerate(made_up_rows(2000, seed=6))
+        for at, row in enumerate(synthetic_rows(2000, seed=6))
     ]
-    chosen = independent(rows)
+    chosen = subsample_independent(rows)
     assert chosen.sum() == 1000
     assert chosen[1::2].sum() / 1000 == pytest.approx(0.75, abs=0.05)
 
 
 def test_rows_named_for_the_design_are_not_tested() -> None:
     names = frozenset(row.about.name for row in ROWS[:200])
-    tuned = tune(ROWS, POLICY, Settings(max_loss=0.2, rows_to_design=names))
+    tuned = tune(ROWS, POLICY, TuningSettings(max_loss=0.2, rows_to_design=names))
     assert sum(p.n for p in (tuned.policy.certificate or pytest.fail("nothing is promised")).promises) == 400
 
 
 def test_where_nobody_looked_all_stages_together_are_right_and_the_certificate_says_so() -> None:
     taught = [replace(row, about=replace(row.about, taught=True)) for row in ROWS]
-    tuned = tune(taught, POLICY, Settings(max_loss=0.2))
+    tuned = tune(taught, POLICY, TuningSettings(max_loss=0.2))
     assert tuned.policy.certificate is not None and tuned.policy.certificate.by_people == 0
 
 
 def test_time_is_a_price_too() -> None:
     rows = [replace(r, looks=tuple(replace(look, ms=5.0) for look in r.looks)) for r in ROWS if r.about.kind == "photo"]
-    tuned = tune(rows, POLICY, Settings(max_loss=0.2, price=timed))
+    tuned = tune(rows, POLICY, TuningSettings(max_loss=0.2, price=latency_cost))
     assert tuned.parts[0].full_cost == pytest.approx(np.mean([5.0 * _looks(row) for row in rows]))
 
 
-def _looks(row: Row) -> int:
-    words = row.look("backbone").words_likely  # type: ignore[union-attr]
-    return len(row.looks) - (words is not None and words < POLICY.photo[1].when_words_likely)  # type: ignore[operator]
+def _looks(row: EvaluationRow) -> int:
+    words = row.look("backbone").text_probability  # type: ignore[union-attr]
+    return len(row.looks) - (words is not None and words < POLICY.photo[1].min_text_probability)  # type: ignore[operator]
 
 
 def test_nothing_to_tune_with_and_bounds_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="no rows to tune with"):
-        tune([], POLICY, Settings())
+        tune([], POLICY, TuningSettings())
     with pytest.raises(ConfigError, match="max_loss is 0"):
-        Settings(max_loss=0)
+        TuningSettings(max_loss=0)
     with pytest.raises(ConfigError, match="confidence is 1"):
-        Settings(confidence=1)
+        TuningSettings(confidence=1)
     assert sigmoid(0) == 0.5

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.prediction import Item, Opinion, Sees, StageClient
-from roadwork_serve.schema import Saw
+from roadwork_serve.cascade.prediction import Item, StageClient, StageInput, StagePrediction
+from roadwork_serve.schema import Evidence
 
 _THUMB = np.zeros((1, 16, 16, 3), np.uint8)
 
@@ -21,10 +21,10 @@ def item(request_id: str = "r1", left_s: float = 60.0, kind: Literal["photo", "c
     return Item(request_id, kind, (b"jpeg",), _THUMB, (0.0,), time.monotonic() + left_s)
 
 
-def opinion(logit: float | None = 0.0, *, words_likely: float | None = None, **fields: Any) -> Opinion:
+def opinion(logit: float | None = 0.0, *, text_probability: float | None = None, **fields: Any) -> StagePrediction:
     """An opinion by a model called fake."""
     fields.setdefault("model", "fake")
-    return Opinion(logit, saw=Saw(words_likely=words_likely), **fields)
+    return StagePrediction(logit, saw=Evidence(text_probability=text_probability), **fields)
 
 
 def batcher(client: StageClient, **settings: Any) -> Batcher:
@@ -37,17 +37,17 @@ def batcher(client: StageClient, **settings: Any) -> Batcher:
 class InstantClient:
     """Answers at once with what `say` makes of each item; an exception in its place fails the call."""
 
-    def __init__(self, say: Callable[[Item], Opinion | Exception]) -> None:
+    def __init__(self, say: Callable[[Item], StagePrediction | Exception]) -> None:
         self.say = say
         self.batches: list[list[str]] = []
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         self.batches.append([each.request_id for each in items])
         said = [self.say(each) for each in items]
         for each in said:
             if isinstance(each, Exception):
                 raise each
-        return [each for each in said if isinstance(each, Opinion)]
+        return [each for each in said if isinstance(each, StagePrediction)]
 
 
 @dataclass(eq=False)
@@ -55,7 +55,7 @@ class GatedCall:
     """A call that hangs until the test lets it go. cancelled: whether it was given up."""
 
     items: list[Item]
-    gate: asyncio.Future[list[Opinion]]
+    gate: asyncio.Future[list[StagePrediction]]
     cancelled: bool = False
 
     @property
@@ -64,7 +64,7 @@ class GatedCall:
 
     def answer(self, logit: float | None = 0.0) -> None:
         """Let it return; every opinion names the item it is of as its model."""
-        self.gate.set_result([Opinion(logit, model=each.request_id) for each in self.items])
+        self.gate.set_result([StagePrediction(logit, model=each.request_id) for each in self.items])
 
 
 @dataclass
@@ -73,7 +73,7 @@ class GatedClient:
 
     calls: list[GatedCall] = field(default_factory=list)
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         call = GatedCall(list(items), asyncio.get_running_loop().create_future())
         self.calls.append(call)
         try:
@@ -86,9 +86,9 @@ class GatedClient:
 class FakeStage:
     """A blocking stage that says the same of everything, or what `say` makes of it."""
 
-    sees: Sees = "both"
+    sees: StageInput = "both"
 
-    def __init__(self, name: str = "backbone", say: Callable[[Item], Opinion] = lambda _: opinion(1.0)) -> None:
+    def __init__(self, name: str = "backbone", say: Callable[[Item], StagePrediction] = lambda _: opinion(1.0)) -> None:
         self.name = name
         self.say = say
         self.warmed = 0
@@ -97,7 +97,7 @@ class FakeStage:
     def warm(self) -> None:
         self.warmed += 1
 
-    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         self.batches.append([each.request_id for each in items])
         return [self.say(each) for each in items]
 
@@ -105,12 +105,12 @@ class FakeStage:
 class HeldStage(FakeStage):
     """Keeps its thread busy until the test sets `leave`. entered: set once a call has reached it."""
 
-    def __init__(self, say: Callable[[Item], Opinion] = lambda _: opinion(1.0)) -> None:
+    def __init__(self, say: Callable[[Item], StagePrediction] = lambda _: opinion(1.0)) -> None:
         super().__init__(say=say)
         self.entered = threading.Event()
         self.leave = threading.Event()
 
-    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         self.entered.set()
         assert self.leave.wait(30)
         return super().judge(items)

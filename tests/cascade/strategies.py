@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from roadwork_serve.cascade.curve import Beta, Curve, Knots, Line
+from roadwork_serve.cascade.curve import Beta, Curve, Isotonic, Linear
 from roadwork_serve.cascade.log_odds import Calibrator
 from roadwork_serve.cascade.policy import Policy, Step
 from roadwork_serve.profiles.profile import STAGES
@@ -13,17 +13,17 @@ logits = st.floats(allow_nan=False)
 
 
 @st.composite
-def knots(draw: st.DrawFn) -> Knots:
+def knots(draw: st.DrawFn) -> Isotonic:
     """Any that rise."""
     at = draw(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20, unique=True))
     to = draw(st.lists(st.floats(-1e6, 1e6), min_size=len(at), max_size=len(at)))
-    return Knots(tuple(sorted(at)), tuple(sorted(to)))
+    return Isotonic(tuple(sorted(at)), tuple(sorted(to)))
 
 
 def curves() -> st.SearchStrategy[Curve]:
     """Any curve that `read_curve` accepts."""
     offsets = st.floats(-1e6, 1e6)
-    return st.builds(Line, worths, offsets) | st.builds(Beta, worths, worths, offsets) | knots()
+    return st.builds(Linear, worths, offsets) | st.builds(Beta, worths, worths, offsets) | knots()
 
 
 calibrators = st.builds(

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from roadwork_serve.cascade.policy import Policy, Step
-from roadwork_serve.cascade.rollout import Rules, Survey
+from roadwork_serve.cascade.rollout import Audit, Rollout
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.errors import StageFailed
 from roadwork_serve.schema import StageReport, Verdict
@@ -13,7 +13,7 @@ from tests.cascade.fakes import GatedClient, InstantClient, batcher, item, opini
 
 EAGER = Policy(
     "eager",
-    (Step("backbone", 0.4, 0.6), Step("signs", 0.0, 1.0, when_words_likely=0.5), Step("vlm", 0.5, 0.5)),
+    (Step("backbone", 0.4, 0.6), Step("signs", 0.0, 1.0, min_text_probability=0.5), Step("vlm", 0.5, 0.5)),
     (Step("backbone", 0.4, 0.6), Step("video", 0.5, 0.5)),
 )
 
@@ -21,11 +21,11 @@ EAGER = Policy(
 class Surveyed:
     """A router whose rules have a survey, and what was told of it."""
 
-    def __init__(self, survey: Survey, policy: Policy = EAGER, **clients: object) -> None:
+    def __init__(self, survey: Audit, policy: Policy = EAGER, **clients: object) -> None:
         self.told: list[tuple[Verdict, tuple[StageReport, ...]]] = []
         self.clients = clients
         stages = {name: batcher(client, name=name) for name, client in clients.items()}
-        rules = Rules(policy, survey=survey)
+        rules = Rollout(policy, survey=survey)
         self.router = Router(stages, rules, "mini", on_survey=lambda *told: self.told.append(told))
 
     @property
@@ -38,7 +38,7 @@ def saying(logit: float | None, **fields: object) -> InstantClient:
 
 
 async def test_what_left_early_is_shown_to_everyone_once_it_has_been_answered():
-    asked = Surveyed(Survey(1.0), backbone=saying(3.0), signs=saying(None), vlm=saying(-5.0))
+    asked = Surveyed(Audit(1.0), backbone=saying(3.0), signs=saying(None), vlm=saying(-5.0))
     verdict = await asked.router.judge(item("r1"))
     assert ([report.stage for report in verdict.stages], verdict.survey) == (["backbone"], 1.0)
     assert asked.told == []
@@ -55,7 +55,7 @@ async def test_what_left_early_is_shown_to_everyone_once_it_has_been_answered():
 
 
 async def test_a_stage_that_the_policy_skipped_speaks_too():
-    asked = Surveyed(Survey(1.0), backbone=saying(0.0, words_likely=0.1), signs=saying(2.0), vlm=saying(1.0))
+    asked = Surveyed(Audit(1.0), backbone=saying(0.0, text_probability=0.1), signs=saying(2.0), vlm=saying(1.0))
     verdict = await asked.router.judge(item("r1"))
     assert [report.outcome for report in verdict.stages] == ["answered", "skipped", "answered"]
     await settle()
@@ -63,21 +63,21 @@ async def test_a_stage_that_the_policy_skipped_speaks_too():
 
 
 async def test_an_item_that_all_have_seen_is_surveyed_at_no_cost():
-    asked = Surveyed(Survey(1.0), backbone=saying(0.0), signs=saying(0.0), vlm=saying(1.0))
+    asked = Surveyed(Audit(1.0), backbone=saying(0.0), signs=saying(0.0), vlm=saying(1.0))
     await asked.router.judge(item("r1"))
     await settle()
     assert (asked.told[0][1], asked.tally) == ((), (1, 0))
 
 
 async def test_it_takes_its_share_and_says_which():
-    asked = Surveyed(Survey(0.2), backbone=saying(3.0), signs=saying(0.0), vlm=saying(0.0))
+    asked = Surveyed(Audit(0.2), backbone=saying(3.0), signs=saying(0.0), vlm=saying(0.0))
     verdicts = [await asked.router.judge(item(f"r{number}")) for number in range(300)]
     drawn = [verdict.survey for verdict in verdicts if verdict.survey is not None]
     assert set(drawn) == {0.2} and len(drawn) == pytest.approx(60, abs=25)
 
 
 async def test_the_share_does_not_depend_on_the_answer():
-    survey = Survey(0.3)
+    survey = Audit(0.3)
     sure, unsure = (
         Surveyed(survey, backbone=saying(logit), signs=saying(0.0), vlm=saying(0.0)) for logit in (9.0, 0.0)
     )
@@ -89,7 +89,7 @@ async def test_the_share_does_not_depend_on_the_answer():
 
 @pytest.mark.parametrize("vlm", [InstantClient(lambda _: StageFailed("no memory")), None])
 async def test_an_item_that_some_stage_cannot_judge_is_given_up(vlm: InstantClient | None):
-    asked = Surveyed(Survey(1.0), backbone=saying(3.0), signs=saying(0.0), **({"vlm": vlm} if vlm else {}))
+    asked = Surveyed(Audit(1.0), backbone=saying(3.0), signs=saying(0.0), **({"vlm": vlm} if vlm else {}))
     await asked.router.judge(item("r1"))
     await settle()
     await settle()  # it is asked twice
@@ -97,7 +97,7 @@ async def test_an_item_that_some_stage_cannot_judge_is_given_up(vlm: InstantClie
 
 
 async def test_no_more_than_so_many_at_once():
-    asked = Surveyed(Survey(1.0, at_once=2), backbone=saying(3.0), signs=saying(0.0), vlm=(slow := GatedClient()))
+    asked = Surveyed(Audit(1.0, at_once=2), backbone=saying(3.0), signs=saying(0.0), vlm=(slow := GatedClient()))
     marks = [(await asked.router.judge(item(f"r{number}"))).survey for number in range(3)]
     await settle()
     assert marks == [1.0, 1.0, None]
@@ -106,7 +106,7 @@ async def test_no_more_than_so_many_at_once():
 
 
 async def test_who_waits_for_an_answer_goes_first():
-    asked = Surveyed(Survey(1.0), backbone=saying(3.0), signs=saying(0.0), vlm=(slow := GatedClient()))
+    asked = Surveyed(Audit(1.0), backbone=saying(3.0), signs=saying(0.0), vlm=(slow := GatedClient()))
     for number in range(3):
         await asked.router.judge(item(f"r{number}"))
     await settle()
@@ -121,7 +121,7 @@ async def test_who_waits_for_an_answer_goes_first():
 
 
 async def test_closing_ends_surveys():
-    asked = Surveyed(Survey(1.0), backbone=saying(3.0), signs=saying(0.0), vlm=(slow := GatedClient()))
+    asked = Surveyed(Audit(1.0), backbone=saying(3.0), signs=saying(0.0), vlm=(slow := GatedClient()))
     await asked.router.judge(item("r1"))
     await settle()
     await asked.router.aclose()
@@ -136,5 +136,5 @@ async def test_a_policy_may_name_the_head_that_stage_1_speaks_with():
         return opinion(3.0)
 
     headed = Policy("headed", (Step("backbone", 0.4, 0.6, head="heads/2"),), EAGER.clip)
-    verdict = await Router({"backbone": batcher(InstantClient(say))}, Rules(headed), "mini").judge(item())
+    verdict = await Router({"backbone": batcher(InstantClient(say))}, Rollout(headed), "mini").judge(item())
     assert (seen, verdict.stages[0].head) == (["heads/2"], "heads/2")

@@ -8,22 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadwork_serve.cascade.batcher import Batcher
-from roadwork_serve.cascade.calls import Answer
-from roadwork_serve.cascade.prediction import Item, Opinion
+from roadwork_serve.cascade.calls import StageAnswer
+from roadwork_serve.cascade.prediction import Item, StagePrediction
 from roadwork_serve.errors import DeadlineExceeded, Overloaded, StageDown, StageFailed, StageLost
 from tests.cascade import clock
 from tests.cascade.clock import Clock
 from tests.cascade.fakes import GatedClient, InstantClient, batcher, item, opinion, settle
 
 
-def waiting_for(stage, *ids: str, left_s: float = 60.0) -> list[asyncio.Task[Answer]]:
+def waiting_for(stage, *ids: str, left_s: float = 60.0) -> list[asyncio.Task[StageAnswer]]:
     return [asyncio.create_task(stage.submit(item(each, left_s))) for each in ids]
 
 
 async def outcomes(tasks) -> list[str]:
     """The model that answered each, or the name of what was raised."""
     done = await asyncio.gather(*tasks, return_exceptions=True)
-    return [each.opinion.model if isinstance(each, Answer) else type(each).__name__ for each in done]
+    return [each.opinion.model if isinstance(each, StageAnswer) else type(each).__name__ for each in done]
 
 
 async def test_an_idle_stage_never_waits():
@@ -313,7 +313,7 @@ def test_a_stage_that_fails_again_and_again_rests_and_is_then_tried_with_one_cal
 
 def test_a_trial_that_finds_the_stage_down_does_not_keep_it_shut():
     async def main(time: Clock) -> None:
-        saying: Opinion | Exception = StageFailed("broken")
+        saying: StagePrediction | Exception = StageFailed("broken")
         stage = batcher(InstantClient(lambda _: saying))
         for _ in range(5):
             await outcomes(waiting_for(stage, "a"))
@@ -330,7 +330,7 @@ def test_a_trial_that_finds_the_stage_down_does_not_keep_it_shut():
 
 @pytest.mark.parametrize("bad", range(8))
 async def test_however_many_spoil_a_batch_the_others_are_answered(bad):
-    def say(each: Item) -> Opinion | Exception:
+    def say(each: Item) -> StagePrediction | Exception:
         return ValueError("spoilt") if each.request_id.startswith("bad") else opinion(model="fake")
 
     stage = batcher(InstantClient(say))
@@ -570,7 +570,7 @@ def test_a_call_that_was_given_up_still_says_how_slow_the_stage_is():
 @pytest.mark.parametrize("count", [0, 1, 3])
 async def test_the_wrong_number_of_opinions_is_a_failure(count):
     class Miscounting:
-        async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
             return [opinion()] * count
 
     tasks = waiting_for(batcher(Miscounting()), "a", "b")
@@ -585,7 +585,7 @@ async def test_the_wrong_number_of_opinions_is_a_failure(count):
 
 async def test_a_client_that_cancels_itself_has_failed():
     class Quitter:
-        async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
             raise asyncio.CancelledError
 
     with pytest.raises(StageFailed, match="the call to fake was cancelled"):
@@ -594,7 +594,7 @@ async def test_a_client_that_cancels_itself_has_failed():
 
 async def test_what_is_no_opinion_is_a_failure():
     class Stranger:
-        async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+        async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
             return ["yes"]  # type: ignore[list-item]
 
     with pytest.raises(StageFailed, match="fake raised AttributeError"):
@@ -608,7 +608,7 @@ class Stubborn(GatedClient):
         super().__init__()
         self.released = asyncio.Event()
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         try:
             return await super().judge(items)
         except asyncio.CancelledError:
@@ -729,7 +729,7 @@ async def test_the_order_stands_when_those_who_hung_up_are_swept_out():
 def test_times_are_measured_and_add_up():
     async def main(time: Clock) -> None:
         class Slow:
-            async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+            async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
                 await asyncio.sleep(1.0)
                 return [opinion(batch_ms=100.0, compute_ms=700.0) for _ in items]
 
@@ -738,15 +738,15 @@ def test_times_are_measured_and_add_up():
         await asyncio.sleep(0.25)
         second = waiting_for(stage, "b")
         a, b = await asyncio.gather(*first, *second)
-        assert (a.queue_ms, a.hop_ms) == pytest.approx((0.0, 200.0))
-        assert (b.queue_ms, b.hop_ms) == pytest.approx((750.0, 200.0))
+        assert (a.queue_ms, a.rpc_ms) == pytest.approx((0.0, 200.0))
+        assert (b.queue_ms, b.rpc_ms) == pytest.approx((750.0, 200.0))
 
     clock.run(main)
 
 
 async def test_a_stage_that_claims_more_time_than_passed_gets_no_negative_hop():
     stage = batcher(InstantClient(lambda _: opinion(compute_ms=1e9)))
-    assert (await stage.submit(item())).hop_ms == 0.0
+    assert (await stage.submit(item())).rpc_ms == 0.0
 
 
 async def test_closing_fails_what_waits_and_cancels_what_runs():
@@ -812,7 +812,7 @@ class Watched:
         if not holds:  # raising here would only look like a failing stage
             self.broken.append(rule)
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         ids = [each.request_id for each in items]
         self.check(1 <= len(ids) <= self.max_batch, "no batch is empty or too large")
         self.check(len(ids) == len(set(ids)), "nothing is in a batch twice")
@@ -847,7 +847,7 @@ class Watched:
             raise RuntimeError("as planned")
         if plan.end == "cancel":
             raise asyncio.CancelledError
-        said = [Opinion(0.0, model=each) for each in ids]
+        said = [StagePrediction(0.0, model=each) for each in ids]
         return said[1:] if plan.end == "short" else said
 
 

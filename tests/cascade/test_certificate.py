@@ -9,27 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadwork_serve.calibration.policy_writer import policy_yaml
-from roadwork_serve.cascade.certificate import Certificate, Promise
+from roadwork_serve.cascade.certificate import RiskBound, RiskCertificate
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError
 
-PROMISES = Promise("photo", 900, 3, 0.02, 0.975), Promise("clip", 400, 0, 0.01, 0.975)
-CERTIFICATE = Certificate(0.01, 0.95, "exact", "ab" * 32, 800, "2026-11-23", PROMISES)
+PROMISES = RiskBound("photo", 900, 3, 0.02, 0.975), RiskBound("clip", 400, 0, 0.01, 0.975)
+CERTIFICATE = RiskCertificate(0.01, 0.95, "exact", "ab" * 32, 800, "2026-11-23", PROMISES)
 STEPS = [{"stage": "backbone", "exit": [0.1, 0.9]}]
 POLICY: dict[str, Any] = {"version": "x", "photo": STEPS, "clip": STEPS, "certificate": CERTIFICATE.to_mapping()}
 shares = st.floats(0, 1)
 counts = st.integers(0, 10**9)
-promises = st.builds(Promise, st.sampled_from(["photo", "clip"]), counts, counts, shares, shares)
+promises = st.builds(RiskBound, st.sampled_from(["photo", "clip"]), counts, counts, shares, shares)
 texts = st.text(max_size=500)
 certificates = st.builds(
-    Certificate, shares, shares, texts, texts, counts, texts, st.lists(promises, max_size=2).map(tuple)
+    RiskCertificate, shares, shares, texts, texts, counts, texts, st.lists(promises, max_size=2).map(tuple)
 )
 
 
 @settings(deadline=None)
 @given(certificates)
-def test_a_certificate_comes_back_as_it_was(certificate: Certificate) -> None:
-    assert Certificate.from_mapping(certificate.to_mapping()) == certificate
+def test_a_certificate_comes_back_as_it_was(certificate: RiskCertificate) -> None:
+    assert RiskCertificate.from_mapping(certificate.to_mapping()) == certificate
 
 
 def test_a_policy_file_holds_its_certificate_for_people_and_for_the_server() -> None:
@@ -70,4 +70,4 @@ def test_a_certificate_that_is_none_is_refused_with_the_entry_to_mend(
 def test_a_certificate_that_lacks_something_is_refused() -> None:
     told = {name: value for name, value in CERTIFICATE.to_mapping().items() if name != "data"}
     with pytest.raises(ConfigError, match="certificate: data is missing"):
-        Certificate.from_mapping(told)
+        RiskCertificate.from_mapping(told)

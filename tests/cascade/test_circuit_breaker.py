@@ -1,20 +1,20 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadwork_serve.cascade.circuit_breaker import FAILURES, LONGEST_REST_S, Breaker
+from roadwork_serve.cascade.circuit_breaker import FAILURES, MAX_COOLDOWN_S, CircuitBreaker
 from tests.cascade import clock
 from tests.cascade.clock import Clock
 
 
-def opened() -> Breaker:
-    breaker = Breaker()
+def opened() -> CircuitBreaker:
+    breaker = CircuitBreaker()
     told = [breaker.failed() for _ in range(FAILURES)]
     assert told == [False] * (FAILURES - 1) + [True]
     return breaker
 
 
 def test_it_opens_after_failures_in_a_row_alone():
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for _ in range(10):
         for _ in range(FAILURES - 1):
             breaker.failed()
@@ -50,7 +50,7 @@ def test_rests_get_longer_up_to_a_limit():
             time.now += breaker.rests_s() + 0.001
             breaker.began()
             assert breaker.failed()
-        assert rests == [1, 2, 4, 8, 16, LONGEST_REST_S, LONGEST_REST_S, LONGEST_REST_S]
+        assert rests == [1, 2, 4, 8, 16, MAX_COOLDOWN_S, MAX_COOLDOWN_S, MAX_COOLDOWN_S]
 
     clock.run(main)
 
@@ -68,14 +68,14 @@ def test_calls_that_were_in_flight_when_it_opened_do_not_lengthen_its_rest():
 @given(st.lists(st.sampled_from(["began", "answered", "failed", "given_up", "wait"])))
 def test_whatever_happens_it_lets_a_call_pass_again_within_its_longest_rest(events):
     async def main(time: Clock) -> None:
-        breaker = Breaker()
+        breaker = CircuitBreaker()
         for event in events:
             if event == "wait":
                 time.now += 5.0
             else:
                 getattr(breaker, event)()
         breaker.given_up()  # no call is in flight any more
-        time.now += LONGEST_REST_S
+        time.now += MAX_COOLDOWN_S
         assert breaker.lets_pass()
         breaker.answered()
         assert breaker.state == "closed"

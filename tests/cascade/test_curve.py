@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadwork_serve.cascade.curve import FAR, Beta, Curve, Knots, Line, curve_mapping, read_curve
+from roadwork_serve.cascade.curve import FAR, Beta, Curve, Isotonic, Linear, curve_mapping, read_curve
 from roadwork_serve.cascade.log_odds import MAX_LOGODDS, Calibrator, sigmoid
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError, StageFailed
@@ -35,7 +35,7 @@ def test_infinite_logits_are_cut_off_and_what_is_believed_stays_in_range(
 
 def test_nan_is_no_opinion() -> None:
     with pytest.raises(StageFailed, match="NaN"):
-        Calibrator(curve=Line(2.0)).update(0.0, math.nan)
+        Calibrator(curve=Linear(2.0)).update(0.0, math.nan)
 
 
 @settings(deadline=None)
@@ -47,7 +47,7 @@ def test_a_curve_comes_back_from_yaml_as_it_was(curve: Curve) -> None:
 @settings(deadline=None)
 @given(st.floats(0.05, 5), st.floats(-5, 5), st.floats(-20, 20))
 def test_beta_with_equal_weights_is_a_line(slope: float, offset: float, logit: float) -> None:
-    assert Beta(slope, slope, offset)(logit) == pytest.approx(Line(slope, offset)(logit), abs=1e-9)
+    assert Beta(slope, slope, offset)(logit) == pytest.approx(Linear(slope, offset)(logit), abs=1e-9)
 
 
 @settings(deadline=None)
@@ -58,14 +58,14 @@ def test_beta_is_the_formula_of_its_authors(a: float, b: float, c: float, logit:
 
 
 def test_knots_are_joined_by_straight_lines_and_level_beyond() -> None:
-    knots = Knots((-2.0, 0.0, 1.0), (-3.0, -1.0, 4.0))
+    knots = Isotonic((-2.0, 0.0, 1.0), (-3.0, -1.0, 4.0))
     told = [knots(logit) for logit in (-FAR, -2, -1, 0, 0.5, 1, FAR)]
     assert told == [-3.0, -3.0, -2.0, -1.0, 1.5, 4.0, 4.0]
-    assert Knots((0.0,), (0.7,))(-5) == 0.7
+    assert Isotonic((0.0,), (0.7,))(-5) == 0.7
 
 
 def test_what_a_stage_says_goes_through_its_curve_before_it_is_weighed() -> None:
-    calibrate = Calibrator(scale=0.5, carry=0.25, bias=0.1, curve=Line(3.0, 1.0))
+    calibrate = Calibrator(scale=0.5, carry=0.25, bias=0.1, curve=Linear(3.0, 1.0))
     assert calibrate.update(2.0, 4.0) == pytest.approx(0.25 * 2 + 0.5 * 13 + 0.1)
 
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from roadwork_serve.cascade.gpu_time_slicing import TakingTurns, Turns
-from roadwork_serve.cascade.prediction import Item, Opinion
+from roadwork_serve.cascade.gpu_time_slicing import GpuTimeSlicer, TimeSlicedStage
+from roadwork_serve.cascade.prediction import Item, StagePrediction
 from tests.cascade.fakes import item
 
 
@@ -42,14 +42,14 @@ class Stage:
     async def warm(self) -> None:
         assert self.engine.awake
 
-    async def judge(self, items: list[Item]) -> list[Opinion]:
+    async def judge(self, items: list[Item]) -> list[StagePrediction]:
         assert self.engine.awake
         self.together += 1
         self.engine.busy.set()
         await self.engine.go.wait()
         self.engine.busy.clear()
         self.together -= 1
-        return [Opinion(1.0, self.name) for _ in items]
+        return [StagePrediction(1.0, self.name) for _ in items]
 
     async def check(self) -> None: ...
 
@@ -62,9 +62,9 @@ class Card:
     def __init__(self, cost_s: float = 0.0) -> None:
         self.engines = {"photos": Engine(True, cost_s), "clips": Engine(False, cost_s)}
         self.taken: list[str] = []
-        self.turns = Turns(self.engines, "photos", lambda name, cost_s: self.taken.append(name))
+        self.turns = GpuTimeSlicer(self.engines, "photos", lambda name, cost_s: self.taken.append(name))
         self.photos, self.clips = (
-            TakingTurns(Stage(name, engine), name, self.turns, timeout_s=60)  # type: ignore[arg-type]
+            TimeSlicedStage(Stage(name, engine), name, self.turns, timeout_s=60)  # type: ignore[arg-type]
             for name, engine in self.engines.items()
         )
 
@@ -209,7 +209,7 @@ async def test_an_answer_does_not_wait_for_the_turn_after_it() -> None:
 
 
 async def test_an_engine_that_hangs_in_its_sleep_ends_the_turns(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roadwork_serve.cascade.gpu_time_slicing.LONGEST_TURN_S", 0.05)
+    monkeypatch.setattr("roadwork_serve.cascade.gpu_time_slicing.MAX_SLICE_S", 0.05)
     card.engines["clips"].cost_s = 60
     with pytest.raises(TimeoutError):
         await card.clips.judge([item()])
@@ -218,7 +218,7 @@ async def test_an_engine_that_hangs_in_its_sleep_ends_the_turns(card: Card, monk
 
 
 async def test_a_stage_that_gives_up_early_presses_early(card: Card) -> None:
-    impatient = TakingTurns(Stage("clips", card.engines["clips"]), "clips", card.turns, timeout_s=0.4)  # type: ignore[arg-type]
+    impatient = TimeSlicedStage(Stage("clips", card.engines["clips"]), "clips", card.turns, timeout_s=0.4)  # type: ignore[arg-type]
     done = asyncio.Event()
 
     async def stream() -> None:

@@ -2,15 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadwork_serve.cascade.load_shedding import CALM_S, Gearbox
-from roadwork_serve.cascade.policy import Gear, Policy, Step
+from roadwork_serve.cascade.load_shedding import CALM_S, LoadShedder
+from roadwork_serve.cascade.policy import DegradationLevel, Policy, Step
 from roadwork_serve.errors import ConfigError
 from tests.cascade import clock
 from tests.cascade.clock import Clock
 from tests.cascade.strategies import policies, shares
 
 STEPS = (Step("backbone", 0.1, 0.9), Step("vlm", 0.5, 0.5))
-POLICY = Policy("p", STEPS, STEPS, gears=(Gear(200, 0.5), Gear(1000, 0.1)))
+POLICY = Policy("p", STEPS, STEPS, gears=(DegradationLevel(200, 0.5), DegradationLevel(1000, 0.1)))
 
 
 def band(policy: Policy) -> tuple[float, float]:
@@ -18,7 +18,7 @@ def band(policy: Policy) -> tuple[float, float]:
 
 
 def test_bands_narrow_at_once_as_the_wait_grows():
-    box = Gearbox(POLICY)
+    box = LoadShedder(POLICY)
     assert box.shift(0.1) is POLICY
     assert band(box.shift(0.2)) == pytest.approx((0.3, 0.7))
     assert band(box.shift(5.0)) == pytest.approx((0.46, 0.54))
@@ -28,7 +28,7 @@ def test_bands_narrow_at_once_as_the_wait_grows():
 
 def test_it_shifts_down_step_by_step_once_it_has_been_calm_for_a_while():
     async def main(time: Clock) -> None:
-        box = Gearbox(POLICY)
+        box = LoadShedder(POLICY)
         box.shift(2.0)
         time.now += CALM_S + 1
         box.shift(0.6)
@@ -48,7 +48,7 @@ def test_it_shifts_down_step_by_step_once_it_has_been_calm_for_a_while():
 
 def test_a_wait_that_swings_does_not_make_it_swing():
     async def main(time: Clock) -> None:
-        box = Gearbox(POLICY)
+        box = LoadShedder(POLICY)
         shifts = 0
         for tick in range(200):
             before = box.gear
@@ -62,7 +62,7 @@ def test_a_wait_that_swings_does_not_make_it_swing():
 
 def test_after_a_long_silence_it_is_calm():
     async def main(time: Clock) -> None:
-        box = Gearbox(POLICY)
+        box = LoadShedder(POLICY)
         box.shift(2.0)
         time.now += 60
         assert box.shift(0.0) is POLICY
@@ -71,7 +71,7 @@ def test_after_a_long_silence_it_is_calm():
 
 
 def test_without_gears_it_never_shifts():
-    box = Gearbox(Policy("p", STEPS, STEPS))
+    box = LoadShedder(Policy("p", STEPS, STEPS))
     box.shift(1000.0)
     assert box.gear == 0
 
@@ -93,7 +93,7 @@ def mapping(*gears: object) -> dict[str, object]:
 
 def test_gears_are_one_line_of_a_policy_and_survive_being_written_down():
     policy = Policy.from_mapping(mapping({"wait_ms": 250, "keep": 0.5}, {"wait_ms": 1000, "keep": 0}))
-    assert policy.gears == (Gear(250, 0.5), Gear(1000, 0))
+    assert policy.gears == (DegradationLevel(250, 0.5), DegradationLevel(1000, 0))
     assert Policy.from_mapping(policy.to_mapping()) == policy
 
 
@@ -115,7 +115,7 @@ def test_gears_that_make_no_sense_are_refused(gears, told):
 
 @given(st.lists(st.floats(0, 5), max_size=30))
 def test_no_gear_is_lower_than_the_wait_calls_for(waits):
-    box = Gearbox(POLICY)
+    box = LoadShedder(POLICY)
     for wait_s in waits:
         box.shift(wait_s)
         assert box.gear >= sum(wait_s * 1000 >= gear.wait_ms for gear in POLICY.gears)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadwork_serve.cascade.log_odds import Calibrator, sigmoid
-from roadwork_serve.cascade.policy import Ask, Leave, Policy, Progress, Skip, Step
+from roadwork_serve.cascade.policy import ExitCascade, Policy, Progress, Query, Skip, Step
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import bundled, load_policy_mapping
 from tests.cascade.strategies import logits, policies, shares
@@ -20,7 +20,7 @@ prior: 0.4
 decide_at: 0.5
 photo:
   - {stage: backbone, exit: [0.03, 0.97], calibrate: {scale: 1.5, carry: 0.9, bias: -0.1}}
-  - {stage: signs, when_words_likely: 0.4, exit: [0.05, 0.95], needs_ms: 100}
+  - {stage: signs, min_text_probability: 0.4, exit: [0.05, 0.95], needs_ms: 100}
   - {stage: vlm, exit: [0.1, 0.9], needs_ms: 50}
 clip:
   - {stage: backbone, exit: [0.03, 0.97]}
@@ -30,15 +30,15 @@ POLICY = Policy.from_mapping(MAPPING)
 BACKBONE, SIGNS, VLM = POLICY.photo
 
 
-def after_backbone(logit: float | None, words_likely: float | None = None) -> Progress:
-    return POLICY.start().after(BACKBONE, logit, words_likely)
+def after_backbone(logit: float | None, text_probability: float | None = None) -> Progress:
+    return POLICY.start().after(BACKBONE, logit, text_probability)
 
 
 def test_a_policy_is_read_from_yaml():
     assert POLICY.version == "test-1"
     assert (POLICY.prior, POLICY.decide_at) == (0.4, 0.5)
     assert Step("backbone", 0.03, 0.97, Calibrator(1.5, 0.9, -0.1)) == BACKBONE
-    assert Step("signs", 0.05, 0.95, when_words_likely=0.4, needs_ms=100.0) == SIGNS
+    assert Step("signs", 0.05, 0.95, min_text_probability=0.4, needs_ms=100.0) == SIGNS
     assert [step.stage for step in POLICY.steps("clip")] == ["backbone", "video"]
 
 
@@ -93,7 +93,7 @@ REMOVE = object()
         (["photo", 1, "exit", 1], 97, r"photo\[1\]\.exit\[1\]: 97 is out of range; write 0 to 1"),
         (["clip", 1, "needs_ms"], -1, r"clip\[1\]\.needs_ms: -1 is out of range; write 0 or more"),
         (["clip", 1, "needs_ms"], math.inf, r"clip\[1\]\.needs_ms: inf is not a finite number"),
-        (["clip", 1, "when_words_likely"], 2, r"clip\[1\]\.when_words_likely: 2 is out of range"),
+        (["clip", 1, "min_text_probability"], 2, r"clip\[1\]\.min_text_probability: 2 is out of range"),
         (["photo", 0, "calibrate"], 1.5, r"photo\[0\]\.calibrate: 1\.5 is not a mapping"),
         (["photo", 0, "calibrate", "slope"], 1, r"photo\[0\]\.calibrate: unknown entry 'slope'; known are bias, carry"),
         (["photo", 0, "calibrate", "scale"], None, r"photo\[0\]\.calibrate\.scale: None is not a number"),
@@ -134,11 +134,11 @@ def test_nothing_but_a_config_error_comes_of_nonsense(mapping):
 
 
 def test_the_first_stage_is_asked_first():
-    assert POLICY.next_step("photo", POLICY.start(), left_s=10) == Ask(BACKBONE)
+    assert POLICY.next_step("photo", POLICY.start(), left_s=10) == Query(BACKBONE)
 
 
 @pytest.mark.parametrize(
-    ("logit", "move"), [(6.0, Leave("above_band")), (-6.0, Leave("below_band")), (0.0, Ask(SIGNS))]
+    ("logit", "move"), [(6.0, ExitCascade("above_band")), (-6.0, ExitCascade("below_band")), (0.0, Query(SIGNS))]
 )
 def test_the_band_decides_whether_to_go_on(logit, move):
     assert POLICY.next_step("photo", after_backbone(logit), left_s=10) == move
@@ -146,52 +146,52 @@ def test_the_band_decides_whether_to_go_on(logit, move):
 
 def test_the_edges_of_the_band_are_inside_it():
     policy = Policy("edges", (Step("backbone", 0.5, 0.5), VLM), (BACKBONE,))
-    assert policy.next_step("photo", policy.start().after(policy.photo[0], 0.0), left_s=10) == Ask(VLM)
+    assert policy.next_step("photo", policy.start().after(policy.photo[0], 0.0), left_s=10) == Query(VLM)
 
 
 @pytest.mark.parametrize(
-    ("words_likely", "asked"), [(None, True), (0.0, False), (0.39, False), (0.4, True), (1.0, True)]
+    ("text_probability", "asked"), [(None, True), (0.0, False), (0.39, False), (0.4, True), (1.0, True)]
 )
-def test_the_sign_reader_is_asked_where_words_are_likely_or_unknown(words_likely, asked):
-    move = POLICY.next_step("photo", after_backbone(0.0, words_likely), left_s=10)
-    assert isinstance(move, Ask if asked else Skip)
+def test_the_sign_reader_is_asked_where_words_are_likely_or_unknown(text_probability, asked):
+    move = POLICY.next_step("photo", after_backbone(0.0, text_probability), left_s=10)
+    assert isinstance(move, Query if asked else Skip)
     assert move.step == SIGNS
 
 
 def test_behind_a_skipped_stage_the_next_one_is_asked():
-    assert POLICY.next_step("photo", after_backbone(0.0, 0.1).past(), left_s=10) == Ask(VLM)
+    assert POLICY.next_step("photo", after_backbone(0.0, 0.1).past(), left_s=10) == Query(VLM)
 
 
 def test_a_stage_is_not_entered_without_the_time_it_needs():
-    assert POLICY.next_step("photo", after_backbone(0.0), left_s=0.1) == Ask(SIGNS)
-    assert POLICY.next_step("photo", after_backbone(0.0), left_s=0.099) == Leave("deadline")
-    assert POLICY.next_step("photo", POLICY.start(), left_s=0.0) == Leave("deadline")
+    assert POLICY.next_step("photo", after_backbone(0.0), left_s=0.1) == Query(SIGNS)
+    assert POLICY.next_step("photo", after_backbone(0.0), left_s=0.099) == ExitCascade("deadline")
+    assert POLICY.next_step("photo", POLICY.start(), left_s=0.0) == ExitCascade("deadline")
 
 
 def test_an_answer_in_hand_beats_the_deadline():
-    assert POLICY.next_step("photo", after_backbone(6.0), left_s=-1) == Leave("above_band")
+    assert POLICY.next_step("photo", after_backbone(6.0), left_s=-1) == ExitCascade("above_band")
 
 
 def test_a_stage_that_abstains_leaves_the_belief_alone_and_settles_nothing():
     low_prior = Policy("rare", POLICY.photo, POLICY.clip, prior=0.001)
     progress = low_prior.start().after(BACKBONE, None, 0.9)
     assert progress.posterior == pytest.approx(0.001)
-    assert low_prior.next_step("photo", progress, left_s=10) == Ask(SIGNS)
+    assert low_prior.next_step("photo", progress, left_s=10) == Query(SIGNS)
 
 
 def test_a_later_stage_that_abstains_does_not_tighten_the_band():
     progress = after_backbone(2.5)
     assert SIGNS.high < progress.posterior < BACKBONE.high
-    assert POLICY.next_step("photo", progress.after(SIGNS, None), left_s=10) == Ask(VLM)
+    assert POLICY.next_step("photo", progress.after(SIGNS, None), left_s=10) == Query(VLM)
 
 
 def test_at_the_end_the_reason_tells_failure_from_doubt():
     doubtful = after_backbone(0.0).past().after(VLM, 0.0)
-    assert POLICY.next_step("photo", doubtful, left_s=10) == Leave("last_stage")
+    assert POLICY.next_step("photo", doubtful, left_s=10) == ExitCascade("last_stage")
     for helpless in (after_backbone(0.0).past().past(failed=True), after_backbone(0.0).past(failed=True).past()):
-        assert POLICY.next_step("photo", helpless, left_s=10) == Leave("failed")
+        assert POLICY.next_step("photo", helpless, left_s=10) == ExitCascade("failed")
     recovered = after_backbone(0.0).past(failed=True).after(VLM, 0.0)
-    assert POLICY.next_step("photo", recovered, left_s=10) == Leave("last_stage")
+    assert POLICY.next_step("photo", recovered, left_s=10) == ExitCascade("last_stage")
 
 
 @given(policies(), st.sampled_from(["photo", "clip"]), st.data())
@@ -199,11 +199,11 @@ def test_the_policy_always_ends(policy, kind, data):
     progress, asked = policy.start(), []
     for _ in range(len(policy.steps(kind)) + 1):
         move = policy.next_step(kind, progress, data.draw(st.floats(-1, 20)))
-        if isinstance(move, Leave):
+        if isinstance(move, ExitCascade):
             break
         asked.append(move.step.stage)
         if isinstance(move, Skip) or data.draw(st.booleans()):
-            progress = progress.past(failed=isinstance(move, Ask))
+            progress = progress.past(failed=isinstance(move, Query))
         else:
             progress = progress.after(move.step, data.draw(st.none() | logits), data.draw(st.none() | shares))
     else:
@@ -217,7 +217,7 @@ def test_more_evidence_never_turns_the_exit_round(policy, one, other):
     low, high = (
         policy.next_step("photo", policy.start().after(policy.photo[0], said), 1e9) for said in sorted((one, other))
     )
-    rank = [order.get(move.reason, 1) if isinstance(move, Leave) else 1 for move in (low, high)]
+    rank = [order.get(move.reason, 1) if isinstance(move, ExitCascade) else 1 for move in (low, high)]
     assert rank == sorted(rank)
 
 
@@ -226,7 +226,7 @@ def test_the_band_and_the_label_never_contradict_each_other(policy, said):
     progress = policy.start().after(policy.photo[0], said)
     move = policy.next_step("photo", progress, 1e9)
     assert progress.posterior == sigmoid(progress.logodds)
-    if move == Leave("above_band"):
+    if move == ExitCascade("above_band"):
         assert progress.posterior >= policy.decide_at
-    if move == Leave("below_band"):
+    if move == ExitCascade("below_band"):
         assert progress.posterior < policy.decide_at

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.cascade.policy_file import load_rules
-from roadwork_serve.cascade.rollout import Rules
+from roadwork_serve.cascade.policy_file import load_rollout
+from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.errors import ConfigError
 
 
@@ -13,8 +13,8 @@ def policy(version: str) -> dict[str, object]:
     return {"version": version, "photo": steps, "clip": steps}
 
 
-def rules(**fields: object) -> Rules:
-    return Rules.from_mapping({"policy": policy("a"), **fields})
+def rules(**fields: object) -> Rollout:
+    return Rollout.from_mapping({"policy": policy("a"), **fields})
 
 
 def test_without_a_split_there_are_no_arms():
@@ -83,16 +83,16 @@ def test_rules_that_make_no_sense_are_refused(fields, told):
 )
 def test_rules_survive_being_written_down(split, shadow, survey):
     given_rules = rules(split=split, shadow=shadow, survey=survey)
-    assert Rules.from_mapping(given_rules.to_mapping()) == given_rules
+    assert Rollout.from_mapping(given_rules.to_mapping()) == given_rules
 
 
 def test_a_config_names_policies_or_holds_them(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("version: own\nphoto: [{stage: backbone, exit: [0.1, 0.9]}]\nclip: [{stage: video, exit: [0, 1]}]")
-    assert load_rules({}, "mini").policy.version.startswith("mini")
-    assert load_rules({"policy": "profile"}, "gpu-0").policy.version == "gpu-0"
-    loaded = load_rules({"policy": str(file), "split": {"policy": "mini", "share": 0.1}}, "gpu-0")
+    assert load_rollout({}, "mini").policy.version.startswith("mini")
+    assert load_rollout({"policy": "profile"}, "gpu-0").policy.version == "gpu-0"
+    loaded = load_rollout({"policy": str(file), "split": {"policy": "mini", "share": 0.1}}, "gpu-0")
     assert loaded.policy.version == "own"
     assert loaded.split and isinstance(loaded.split.policy, Policy)
     with pytest.raises(ConfigError, match="unknown entry 'policies'"):
-        load_rules({"policies": "mini"}, "mini")
+        load_rollout({"policies": "mini"}, "mini")

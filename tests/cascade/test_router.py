@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadwork_serve.cascade.log_odds import Calibrator, logit, sigmoid
-from roadwork_serve.cascade.policy import Gear, Policy, Step
-from roadwork_serve.cascade.prediction import Opinion
-from roadwork_serve.cascade.rollout import Rules
+from roadwork_serve.cascade.policy import DegradationLevel, Policy, Step
+from roadwork_serve.cascade.prediction import StagePrediction
+from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.errors import DeadlineExceeded, NoOpinion, Overloaded, RoadworkError, StageFailed
-from roadwork_serve.schema import Saw, Verdict
+from roadwork_serve.schema import Evidence, Verdict
 from tests.cascade import clock
 from tests.cascade.clock import Clock
 from tests.cascade.fakes import GatedClient, InstantClient, batcher, item, opinion, settle
@@ -19,7 +19,7 @@ from tests.cascade.strategies import logits, policies, shares
 
 PHOTO = (
     Step("backbone", 0.03, 0.97),
-    Step("signs", 0.05, 0.95, when_words_likely=0.4),
+    Step("signs", 0.05, 0.95, min_text_probability=0.4),
     Step("vlm", 0.1, 0.9, Calibrator(scale=2.0, carry=0.5, bias=0.25), needs_ms=50),
     Step("reasoner", 0.5, 0.5, needs_ms=100),
 )
@@ -27,13 +27,13 @@ CLIP = (Step("backbone", 0.03, 0.97), Step("video", 0.5, 0.5))
 POLICY = Policy("test-1", PHOTO, CLIP)
 
 
-def router(policy: Policy = POLICY, **stages: Opinion | Exception | object) -> Router:
+def router(policy: Policy = POLICY, **stages: StagePrediction | Exception | object) -> Router:
     """A router over stages that say this, raise this, or are this client."""
 
     def client(said):
-        return InstantClient(lambda _: said) if isinstance(said, Opinion | Exception) else said
+        return InstantClient(lambda _: said) if isinstance(said, StagePrediction | Exception) else said
 
-    return Router({name: batcher(client(said), name=name) for name, said in stages.items()}, Rules(policy), "mini")
+    return Router({name: batcher(client(said), name=name) for name, said in stages.items()}, Rollout(policy), "mini")
 
 
 def way(verdict: Verdict) -> list[tuple[str, str]]:
@@ -81,17 +81,17 @@ async def test_doubt_at_the_last_stage_is_said_to_be_doubt():
 
 
 async def test_a_report_tells_what_the_stage_saw_and_took():
-    saw = Saw(thought="cones, a worker", left_over=0.01)
-    said = Opinion(4.0, "mini:vlm", miniature=True, saw=saw, batch_ms=3.0, compute_ms=40.0, tokens=12)
+    saw = Evidence(thought="cones, a worker", other_token_mass=0.01)
+    said = StagePrediction(4.0, "mini:vlm", miniature=True, saw=saw, preprocess_ms=3.0, compute_ms=40.0, tokens=12)
     report = (await router(backbone=said).judge(item())).stages[0]
     assert (report.model, report.miniature, report.tokens) == ("mini:vlm", True, 12)
     assert (report.batch_ms, report.compute_ms, report.batch_size) == (3.0, 40.0, 1)
     assert report.saw == saw
 
 
-@pytest.mark.parametrize(("words_likely", "outcome"), [(0.1, "skipped"), (0.9, "answered"), (None, "answered")])
-async def test_the_sign_reader_is_left_out_where_words_are_unlikely(words_likely, outcome):
-    asked = router(backbone=opinion(0.0, words_likely=words_likely), signs=opinion(6.0), vlm=opinion(6.0))
+@pytest.mark.parametrize(("text_probability", "outcome"), [(0.1, "skipped"), (0.9, "answered"), (None, "answered")])
+async def test_the_sign_reader_is_left_out_where_words_are_unlikely(text_probability, outcome):
+    asked = router(backbone=opinion(0.0, text_probability=text_probability), signs=opinion(6.0), vlm=opinion(6.0))
     verdict = await asked.judge(item())
     assert way(verdict)[1] == ("signs", outcome)
     assert not verdict.degraded
@@ -174,7 +174,7 @@ async def test_a_full_first_stage_sheds_the_item():
     stage, tasks = await full("backbone")
     instant = batcher(InstantClient(lambda _: opinion(9.0)))
     with pytest.raises(Overloaded) as caught:
-        await Router({"backbone": stage, "video": instant}, Rules(POLICY), "mini").judge(item(kind="clip"))
+        await Router({"backbone": stage, "video": instant}, Rollout(POLICY), "mini").judge(item(kind="clip"))
     assert caught.value.retry_after_s > 0
     await close(stage, tasks)
 
@@ -182,7 +182,7 @@ async def test_a_full_first_stage_sheds_the_item():
 async def test_a_full_later_stage_degrades_the_answer_instead():
     stage, tasks = await full("video")
     first = batcher(InstantClient(lambda _: opinion(1.0)))
-    verdict = await Router({"backbone": first, "video": stage}, Rules(POLICY), "mini").judge(item(kind="clip"))
+    verdict = await Router({"backbone": first, "video": stage}, Rollout(POLICY), "mini").judge(item(kind="clip"))
     assert way(verdict) == [("backbone", "answered"), ("video", "failed")]
     assert (verdict.degraded, verdict.exit.reason) == (True, "failed")
     await close(stage, tasks)
@@ -192,7 +192,7 @@ async def test_a_full_later_stage_sheds_the_item_if_nobody_else_could_speak():
     stage, tasks = await full("video")
     first = batcher(InstantClient(lambda _: opinion(None)))
     with pytest.raises(Overloaded):
-        await Router({"backbone": first, "video": stage}, Rules(POLICY), "mini").judge(item(kind="clip"))
+        await Router({"backbone": first, "video": stage}, Rollout(POLICY), "mini").judge(item(kind="clip"))
     await close(stage, tasks)
 
 
@@ -251,7 +251,7 @@ async def test_an_item_keeps_the_policy_it_started_with():
     asked = router(backbone=(client := GatedClient()), video=opinion(1.0))
     task = asyncio.create_task(asked.judge(item(kind="clip")))
     await settle()
-    asked.rules = Rules(Policy("test-2", PHOTO, (Step("backbone", 0.5, 0.5),)))
+    asked.rules = Rollout(Policy("test-2", PHOTO, (Step("backbone", 0.5, 0.5),)))
     client.calls[0].answer(logit=0.5)
     old = await task
     assert (old.policy_version, old.exit.stage) == ("test-1", "video")
@@ -262,7 +262,7 @@ async def test_an_item_keeps_the_policy_it_started_with():
     assert (new.policy_version, new.exit.stage) == ("test-2", "backbone")
 
 
-said = st.builds(opinion, st.none() | logits | st.just(math.nan), words_likely=st.none() | shares)
+said = st.builds(opinion, st.none() | logits | st.just(math.nan), text_probability=st.none() | shares)
 behaviours = said | st.sampled_from([StageFailed("died"), ValueError("bad"), "missing", "hangs"])
 
 
@@ -311,11 +311,13 @@ def test_whatever_stages_do_the_verdict_tells_it_truly(policy, stages):
 
 
 def test_under_load_bands_narrow_and_the_verdict_says_so():
-    geared = Policy("geared", PHOTO, CLIP, gears=(Gear(500, 0.1),))
+    geared = Policy("geared", PHOTO, CLIP, gears=(DegradationLevel(500, 0.1),))
 
     async def main(time: Clock) -> None:
         video = batcher(client := GatedClient(), name="video", max_batch=1)
-        asked = Router({"backbone": batcher(InstantClient(lambda _: opinion(1.0))), "video": video}, Rules(geared), "m")
+        asked = Router(
+            {"backbone": batcher(InstantClient(lambda _: opinion(1.0))), "video": video}, Rollout(geared), "m"
+        )
         tasks = []
         for _ in range(6):  # to learn how slow it is
             tasks.append(asyncio.create_task(asked.judge(item(kind="clip"))))
@@ -338,7 +340,9 @@ def test_under_load_bands_narrow_and_the_verdict_says_so():
 def test_a_stage_too_slow_for_what_is_left_is_not_entered():
     async def main(time: Clock) -> None:
         video = batcher(client := GatedClient(), name="video")
-        asked = Router({"backbone": batcher(InstantClient(lambda _: opinion(1.0))), "video": video}, Rules(POLICY), "m")
+        asked = Router(
+            {"backbone": batcher(InstantClient(lambda _: opinion(1.0))), "video": video}, Rollout(POLICY), "m"
+        )
         for _ in range(6):
             task = asyncio.create_task(asked.judge(item(kind="clip")))
             await settle()
@@ -361,7 +365,7 @@ def test_a_stage_too_slow_for_what_is_left_is_not_entered():
 async def test_what_was_booked_is_let_in_where_it_was_booked_and_nowhere_else():
     stage, tasks = await full("backbone")
     video, videos = await full("video")
-    router = Router({"backbone": stage, "video": video}, Rules(POLICY), "mini")
+    router = Router({"backbone": stage, "video": video}, Rollout(POLICY), "mini")
     with pytest.raises(Overloaded):
         await router.look(item("late"))
     with pytest.raises(Overloaded):
@@ -376,7 +380,7 @@ async def test_what_was_booked_is_let_in_where_it_was_booked_and_nowhere_else():
 
 async def test_where_stage_1_rests_nothing_is_booked():
     stage = batcher(InstantClient(lambda _: opinion()))
-    router = Router({"backbone": stage}, Rules(POLICY), "mini")
+    router = Router({"backbone": stage}, Rollout(POLICY), "mini")
     with router.booked(item().deadline_s) as name:
         assert name == "backbone"
         assert not stage.idle
@@ -388,8 +392,8 @@ async def test_where_stage_1_rests_nothing_is_booked():
 
 async def test_before_work_is_done_on_a_file_a_full_first_stage_refuses_it():
     stage, tasks = await full("backbone")
-    with pytest.raises(Overloaded), Router({"backbone": stage}, Rules(POLICY), "mini").booked(item().deadline_s):
+    with pytest.raises(Overloaded), Router({"backbone": stage}, Rollout(POLICY), "mini").booked(item().deadline_s):
         pass
-    with Router({}, Rules(POLICY), "mini").booked(item().deadline_s):
+    with Router({}, Rollout(POLICY), "mini").booked(item().deadline_s):
         pass  # others may speak
     await close(stage, tasks)

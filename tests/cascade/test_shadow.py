@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from roadwork_serve.cascade.policy import Policy, Step
-from roadwork_serve.cascade.prediction import Opinion
-from roadwork_serve.cascade.rollout import Rules, Shadow, Split
+from roadwork_serve.cascade.prediction import StagePrediction
+from roadwork_serve.cascade.rollout import Rollout, ShadowPolicy, TrafficSplit
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.errors import StageFailed
 from roadwork_serve.schema import Verdict
@@ -19,13 +19,13 @@ TWO_LOOKS = Policy("trial", (Step("backbone", 0.0, 1.0), Step("vlm", 0.5, 0.5)),
 class Watched:
     """A router whose rules have a shadow, and what was told of it."""
 
-    def __init__(self, shadow: Shadow, **clients: object) -> None:
+    def __init__(self, shadow: ShadowPolicy, **clients: object) -> None:
         self.told: list[tuple[Verdict, Verdict]] = []
         self.clients = clients
         stages = {name: batcher(client, name=name) for name, client in clients.items()}
         self.stages = stages
         self.router = Router(
-            stages, Rules(ONE_LOOK, shadow=shadow), "mini", lambda verdict, said: self.told.append((verdict, said))
+            stages, Rollout(ONE_LOOK, shadow=shadow), "mini", lambda verdict, said: self.told.append((verdict, said))
         )
 
     @property
@@ -39,7 +39,7 @@ def saying(logit: float | None, **fields: object) -> InstantClient:
 
 
 async def test_a_shadow_changes_no_answer_and_is_told_beside_it():
-    watched = Watched(Shadow(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=saying(-5.0))
+    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=saying(-5.0))
     verdict = await watched.router.judge(item("r1"))
     assert (verdict.label, verdict.policy_version, verdict.shadow) == ("roadwork", "main", "trial")
     assert [report.stage for report in verdict.stages] == ["backbone"]
@@ -53,7 +53,7 @@ async def test_a_shadow_changes_no_answer_and_is_told_beside_it():
 
 
 async def test_the_answer_does_not_wait_for_its_shadow():
-    watched = Watched(Shadow(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(slow := GatedClient()))
+    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(slow := GatedClient()))
     await watched.router.judge(item("r1"))
     await settle()
     assert slow.calls[0].ids == ["r1"]
@@ -67,7 +67,7 @@ async def test_the_answer_does_not_wait_for_its_shadow():
 
 
 async def test_a_shadow_asks_no_stage_that_has_something_to_do():
-    watched = Watched(Shadow(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(busy := GatedClient()))
+    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(busy := GatedClient()))
     work = asyncio.create_task(watched.stages["vlm"].submit(item("work")))
     await settle()
     await watched.router.judge(item("r1"))
@@ -79,7 +79,7 @@ async def test_a_shadow_asks_no_stage_that_has_something_to_do():
 
 
 async def test_a_shadow_makes_room_for_whoever_comes_next():
-    watched = Watched(Shadow(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(slow := GatedClient()))
+    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(slow := GatedClient()))
     await watched.router.judge(item("r1"))
     await settle()
     assert slow.calls[0].ids == ["r1"]
@@ -92,7 +92,7 @@ async def test_a_shadow_makes_room_for_whoever_comes_next():
 
 
 async def test_what_began_before_a_swap_does_not_wipe_what_came_after():
-    watched = Watched(Shadow(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=saying(1.0))
+    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=saying(1.0))
     shadows = watched.router.shadows
     shadows.tally("new").judged = 500
     shadows.tally("old").judged += 1
@@ -104,7 +104,7 @@ async def test_what_began_before_a_swap_does_not_wipe_what_came_after():
 
 async def test_a_shadow_whose_stage_fails_is_not_compared():
     failing = InstantClient(lambda _: StageFailed("broken"))
-    watched = Watched(Shadow(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=failing)
+    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=failing)
     await watched.router.judge(item("r1"))
     await settle()
     assert watched.told == []
@@ -112,8 +112,8 @@ async def test_a_shadow_whose_stage_fails_is_not_compared():
 
 
 async def test_a_second_head_is_heard_in_place_of_the_first_at_no_further_call():
-    shadow = Shadow(ONE_LOOK.named("head"), 1.0, second_head=True)
-    watched = Watched(shadow, backbone=InstantClient(lambda _: Opinion(3.0, "fake", second_logit=-3.0)))
+    shadow = ShadowPolicy(ONE_LOOK.named("head"), 1.0, second_head=True)
+    watched = Watched(shadow, backbone=InstantClient(lambda _: StagePrediction(3.0, "fake", second_logit=-3.0)))
     verdict = await watched.router.judge(item("r1"))
     await settle()
     ((_, said),) = watched.told
@@ -124,21 +124,21 @@ async def test_a_second_head_is_heard_in_place_of_the_first_at_no_further_call()
 
 
 async def test_without_a_second_head_there_is_nothing_to_compare():
-    watched = Watched(Shadow(ONE_LOOK.named("head"), 1.0, second_head=True), backbone=saying(3.0))
+    watched = Watched(ShadowPolicy(ONE_LOOK.named("head"), 1.0, second_head=True), backbone=saying(3.0))
     await watched.router.judge(item("r1"))
     await settle()
     assert watched.tally == (0, 0, 1)
 
 
 async def test_what_is_not_of_its_share_has_no_shadow():
-    watched = Watched(Shadow(TWO_LOOKS, 0.0), backbone=saying(1.0), vlm=saying(1.0))
+    watched = Watched(ShadowPolicy(TWO_LOOKS, 0.0), backbone=saying(1.0), vlm=saying(1.0))
     assert (await watched.router.judge(item("r1"))).shadow is None
     await settle()
     assert watched.tally == (0, 0, 0)
 
 
 async def test_shadows_end_with_the_router():
-    watched = Watched(Shadow(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(slow := GatedClient()))
+    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(slow := GatedClient()))
     await watched.router.judge(item("r1"))
     await settle()
     await watched.router.aclose()
@@ -149,7 +149,7 @@ async def test_shadows_end_with_the_router():
 
 async def test_an_ab_test_answers_a_key_by_its_arm_and_says_which():
     other = Policy("other", (Step("backbone", 0.5, 0.5),), ONE_LOOK.clip, prior=0.2)
-    router = Router({"backbone": batcher(saying(1.0))}, Rules(ONE_LOOK, Split(other, 0.5)), "mini")
+    router = Router({"backbone": batcher(saying(1.0))}, Rollout(ONE_LOOK, TrafficSplit(other, 0.5)), "mini")
     for key in map(str, range(20)):
         first, second = await router.judge(item("r1"), key), await router.judge(item("r2"), key)
         assert first.arm == second.arm

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from roadwork_serve.cascade.prediction import Item, Opinion
-from roadwork_serve.cascade.threaded_stage import Threaded
+from roadwork_serve.cascade.prediction import Item, StagePrediction
+from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.errors import StageFailed
 from tests.cascade.fakes import FakeStage, HeldStage, batcher, item, opinion, settle
 
@@ -17,7 +17,7 @@ async def test_a_stage_judges_in_one_thread_of_its_own():
         threads.add(threading.current_thread())
         return opinion(1.0, model=each.request_id)
 
-    client = Threaded(FakeStage(say=say))
+    client = ThreadedStage(FakeStage(say=say))
     said = await asyncio.gather(*(client.judge([item(a), item(b)]) for a, b in ["ab", "cd", "ef"]))
     assert [[each.model for each in batch] for batch in said] == [["a", "b"], ["c", "d"], ["e", "f"]]
     assert len(threads) == 1
@@ -26,12 +26,12 @@ async def test_a_stage_judges_in_one_thread_of_its_own():
     assert not any(thread.is_alive() for thread in threads)
 
 
-def refuse(each: Item) -> Opinion:
+def refuse(each: Item) -> StagePrediction:
     raise ValueError("cannot read it")
 
 
 async def test_what_the_stage_raises_reaches_the_caller():
-    client = Threaded(FakeStage(say=refuse))
+    client = ThreadedStage(FakeStage(say=refuse))
     with pytest.raises(ValueError, match="cannot read it"):
         await client.judge([item()])
     with pytest.raises(StageFailed, match="fake raised ValueError: cannot read it"):
@@ -40,7 +40,7 @@ async def test_what_the_stage_raises_reaches_the_caller():
 
 
 async def test_the_loop_goes_on_while_the_stage_computes():
-    client = Threaded(stage := HeldStage())
+    client = ThreadedStage(stage := HeldStage())
     task = asyncio.create_task(client.judge([item()]))
     await asyncio.to_thread(stage.entered.wait, 30)
     stage.leave.set()
@@ -52,7 +52,7 @@ async def test_the_loop_goes_on_while_the_stage_computes():
 async def test_a_cancelled_call_ends_only_when_the_stage_has_done_with_it(say):
     complaints: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    queue = batcher(client := Threaded(stage := HeldStage(say)))
+    queue = batcher(client := ThreadedStage(stage := HeldStage(say)))
     task = asyncio.create_task(queue.submit(item()))
     await asyncio.to_thread(stage.entered.wait, 30)
     task.cancel()
@@ -69,7 +69,7 @@ async def test_a_cancelled_call_ends_only_when_the_stage_has_done_with_it(say):
 
 
 async def test_a_call_that_never_reached_the_stage_is_taken_back():
-    client = Threaded(stage := HeldStage())
+    client = ThreadedStage(stage := HeldStage())
     first = asyncio.create_task(client.judge([item("first")]))
     await asyncio.to_thread(stage.entered.wait, 30)
     second = asyncio.create_task(client.judge([item("second")]))

@@ -9,16 +9,16 @@ import typer
 import yaml
 from typer.testing import CliRunner, Result
 
-from roadwork_serve.calibration.thresholds import held_back
+from roadwork_serve.calibration.thresholds import holdout_mask
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cli.calibrate import calibrate, compare, tune
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.evaluation.rows import Row, write_rows
-from roadwork_serve.journal.record import Mark
+from roadwork_serve.evaluation.rows import EvaluationRow, write_rows
+from roadwork_serve.journal.record import Annotation
 from roadwork_serve.journal.store import Store
+from tests.calibration.synthetic_rows import synthetic_rows
 from tests.evaluation.fakes import POLICY
 from tests.journal.made import entry, report, survey
-from tests.testbed.test_fit import made_up_rows
 
 app = typer.Typer()
 for command in (calibrate, tune, compare):
@@ -33,7 +33,7 @@ def run(*arguments: object) -> Result:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """rows.jsonl of 1,200 photos and clips, base.yaml, and calibrated.yaml made of both."""
     path = tmp_path_factory.mktemp("tuning")
-    write_rows(path / "rows.jsonl", made_up_rows(1200, seed=3))
+    write_rows(path / "rows.jsonl", synthetic_rows(1200, seed=3))
     (path / "base.yaml").write_text(yaml.safe_dump(POLICY.to_mapping()))
     done = run(
         "calibrate", "--policy", path / "base.yaml", "--rows", path / "rows.jsonl", "--out", path / "calibrated.yaml",
@@ -61,8 +61,8 @@ def test_calibrating_writes_a_policy_and_says_how_good_it_is(folder: Path) -> No
 
 
 def test_nothing_is_fitted_to_the_rows_that_the_bound_is_tested_with(folder: Path) -> None:
-    rows = made_up_rows(1200, seed=3)
-    kept = [row for row, held in zip(rows, held_back(rows, 0.6), strict=True) if not held]
+    rows = synthetic_rows(1200, seed=3)
+    kept = [row for row, held in zip(rows, holdout_mask(rows, 0.6), strict=True) if not held]
     figures = json.loads((folder / "calibration" / "calibration.json").read_text())
     done = run("tune", "--policy", folder / "calibrated.yaml", "--rows", folder / "rows.jsonl", "--out",
                folder / "loose.yaml", "--max-loss", 0.05, "--report", folder / "loose")  # fmt: skip
@@ -114,7 +114,7 @@ def test_time_cannot_be_saved_where_none_was_measured(folder: Path) -> None:
 
 
 def test_comparing_says_promote_or_keep_and_why(folder: Path) -> None:
-    write_rows(folder / "fresh.jsonl", fresh := made_up_rows(1500, seed=8))
+    write_rows(folder / "fresh.jsonl", fresh := synthetic_rows(1500, seed=8))
     open_ended = tuple(replace(step, low=0.0, high=1.0) for step in POLICY.photo[:-1])
     never = replace(POLICY, version="never", photo=(*open_ended, POLICY.photo[-1]))
     (folder / "never.yaml").write_text(yaml.safe_dump(never.to_mapping()))
@@ -131,7 +131,7 @@ def test_comparing_says_promote_or_keep_and_why(folder: Path) -> None:
 
 
 def test_heads_are_compared_by_the_rows_of_each(folder: Path) -> None:
-    rows = made_up_rows(800, seed=9)
+    rows = synthetic_rows(800, seed=9)
     write_rows(folder / "old.jsonl", [_wild(row) for row in rows])
     write_rows(folder / "new.jsonl", rows)
     done = run("compare", folder / "base.yaml", folder / "base.yaml", "--rows", folder / "old.jsonl",
@@ -140,7 +140,7 @@ def test_heads_are_compared_by_the_rows_of_each(folder: Path) -> None:
     assert done.exit_code == 0, done.output
 
 
-def _wild(row: Row) -> Row:
+def _wild(row: EvaluationRow) -> EvaluationRow:
     """Stage 1 sure of nothing but to ask."""
     looks = tuple(replace(look, logit=0.0) if look.stage == "backbone" else look for look in row.looks)
     return replace(row, looks=looks)
@@ -158,7 +158,7 @@ def surveyed(path: Path, count: int) -> str:
         records.append(entry(f"e{at}", p, at_s=1000.0 + at, survey=0.5, verdict=said))
         beside = (report("signs", None), report("vlm", good), report("reasoner", good))
         records.append(survey(f"e{at}", *beside))
-        marks.append((f"e{at}", Mark("roadwork" if label else "none", "ann", 2000.0)))
+        marks.append((f"e{at}", Annotation("roadwork" if label else "none", "ann", 2000.0)))
     store = Store.open(url)
     store.commit(records)
     store.mark(marks)
@@ -191,7 +191,7 @@ def test_an_empty_journal_says_how_to_fill_it(folder: Path) -> None:
 
 
 def test_too_few_rows_to_calibrate_on_are_refused(folder: Path) -> None:
-    write_rows(folder / "few.jsonl", made_up_rows(10))
+    write_rows(folder / "few.jsonl", synthetic_rows(10))
     done = run(
         "calibrate", "--policy", folder / "base.yaml", "--rows", folder / "few.jsonl", "--out", folder / "f.yaml"
     )

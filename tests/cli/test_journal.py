@@ -17,7 +17,7 @@ from roadwork_serve import schema
 from roadwork_serve.cli.main import app
 from roadwork_serve.cli.options import Kind, Label, Reason, Stage
 from roadwork_serve.journal.export import write_csv, write_parquet
-from roadwork_serve.journal.record import Case, Mark
+from roadwork_serve.journal.record import Annotation, JournalRow
 from roadwork_serve.journal.store import Store
 from roadwork_serve.profiles.profile import StageName
 from roadwork_serve.schema import Exit
@@ -41,7 +41,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             survey("b", report("signs", None)),
         ]
     )
-    store.mark([("a", Mark("none", "ann", 1.0))])
+    store.mark([("a", Annotation("none", "ann", 1.0))])
     store.close()
     return where
 
@@ -142,12 +142,14 @@ def test_a_table_for_others(url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_csv, write_parquet])
-def test_a_table_is_written_as_its_rows_come(tmp_path: Path, write: Callable[[Path, Iterator[Case]], int]) -> None:
+def test_a_table_is_written_as_its_rows_come(
+    tmp_path: Path, write: Callable[[Path, Iterator[JournalRow]], int]
+) -> None:
     made = entry("a")
-    write(tmp_path / "warm", iter([Case(made)]))
+    write(tmp_path / "warm", iter([JournalRow(made)]))
     tracemalloc.start()
     try:
-        count = write(tmp_path / "table", (Case(replace(made, id=f"{number:06d}")) for number in range(20_000)))
+        count = write(tmp_path / "table", (JournalRow(replace(made, id=f"{number:06d}")) for number in range(20_000)))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -162,7 +164,7 @@ def test_a_table_that_cannot_be_written_is_told(url: str, tmp_path: Path) -> Non
 
 
 def test_what_breaks_in_the_middle_leaves_no_file(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roadwork_serve.journal.export.row", lambda case: 1 / 0)
+    monkeypatch.setattr("roadwork_serve.journal.export.export_row", lambda case: 1 / 0)
     for kind in ("csv", "parquet"):
         result = CliRunner().invoke(app, ["journal", "export", str(tmp_path / f"x.{kind}"), "--to", kind])
         assert isinstance(result.exception, ZeroDivisionError)

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from roadwork_serve.cli import policy as governing
 from roadwork_serve.cli.main import app
-from roadwork_serve.cli.main import policy as governing
-from roadwork_serve.journal.record import Aside
+from roadwork_serve.journal.record import DeferredResult
 from roadwork_serve.journal.store import Store
 from tests.test_retraining import COLD, traffic
 
@@ -19,7 +19,7 @@ def url(tmp_path: Path) -> str:
     store = Store.open(where)
     cases = traffic(900)
     store.commit([case.entry for case in cases])
-    store.commit([Aside(case.entry.id, 1.0, "survey") for case in cases if case.survey is not None])
+    store.commit([DeferredResult(case.entry.id, 1.0, "survey") for case in cases if case.survey is not None])
     store.mark([(case.entry.id, case.mark) for case in cases if case.mark is not None])
     store.close()
     return where

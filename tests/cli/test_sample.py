@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from roadwork_serve.cli.main import sample as mining
 from roadwork_serve.journal.drift import drift
-from roadwork_serve.journal.record import Mark
+from roadwork_serve.journal.record import Annotation
 from roadwork_serve.journal.store import Store
 from tests.journal.made import entry
 from tests.journal.test_drift import traffic
@@ -47,7 +47,7 @@ def store(url: str, tmp_path: Path) -> Iterator[Store]:
         entries.append(entry(f"{number:02d}", 1 - number / 200, float(number), features=vector, media=media))
     entries.append(entry("again", 0.52, 100.0, features=entries[98].features))
     store.commit(entries)
-    store.mark([("99", Mark("roadwork", "ann", 1.0))])
+    store.mark([("99", Annotation("roadwork", "ann", 1.0))])
     yield store
     store.close()
 

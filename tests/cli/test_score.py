@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from deployments.batch_job import Order
+from deployments.batch_job import JobSpec
 from roadwork_serve.cli.main import app
 
 
@@ -30,7 +30,7 @@ def test_what_is_asked_for_is_handed_on(tmp_path: Path, handed: list[str], monke
     assert told.exit_code == 0, told.output
     *command, order = handed
     assert command == [sys.executable, sys.executable, "-m", "deployments.batch_job"]
-    assert Order.model_validate(json.loads(order)) == Order(
+    assert JobSpec.model_validate(json.loads(order)) == JobSpec(
         source="photos", out=tmp_path / "scores.parquet", match=("*.jpg", "*.png"), workers=3
     )
 

@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from roadwork_serve.cli.main import train as teaching
+from roadwork_serve.cli import train as teaching
 from roadwork_serve.engines.features import Head
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.heads.feature_set import read_features, write_features

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from roadwork_serve.datasets.photos import photo_abouts, photo_samples
+from roadwork_serve.datasets.photos import photo_metadata, photo_samples
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.metrics import Confusion
 from roadwork_serve.evaluation.photo_report import photo_report
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_notes_say_group_doubt_and_hard_negatives(folder: Path) -> None:
-    a, b, c, d, *_ = photo_abouts(folder)
+    a, b, c, d, *_ = photo_metadata(folder)
     assert (a.label, a.scored, a.group, a.source, a.licence) == (
         True,
         True,
@@ -52,7 +52,7 @@ def test_the_notes_say_group_doubt_and_hard_negatives(folder: Path) -> None:
 
 
 def test_a_clip_is_road_work_if_any_frame_is(folder: Path) -> None:
-    clips = {about.name: (about.label, about.scored) for about in photo_abouts(folder) if about.kind == "clip"}
+    clips = {about.name: (about.label, about.scored) for about in photo_metadata(folder) if about.kind == "clip"}
     assert clips == {
         "clips/on.mp4": (True, True),
         "clips/off.mp4": (False, True),
@@ -61,12 +61,12 @@ def test_a_clip_is_road_work_if_any_frame_is(folder: Path) -> None:
 
 
 def test_samples_hold_the_files(folder: Path) -> None:
-    assert next(photo_samples(folder, photo_abouts(folder))).data == b"a.jpg"
+    assert next(photo_samples(folder, photo_metadata(folder))).data == b"a.jpg"
 
 
 def test_the_report_parts_groups_and_lists_false_alarms(folder: Path) -> None:
     said = {"roadwork/a.jpg": 0.9, "roadwork/b.jpg": 0.1, "none/c.jpg": 0.8, "none/d.jpg": 0.2, "clips/off.mp4": 0.6}
-    rows = [row(about=about, probability=said.get(about.name, 0.3)) for about in photo_abouts(folder)]
+    rows = [row(about=about, probability=said.get(about.name, 0.3)) for about in photo_metadata(folder)]
     report = photo_report(rows)
     assert report.by_group == {"clip_a": Confusion(1, 0, 0, 0), "cones/repo": Confusion(0, 1, 0, 1)}
     assert report.by_licence == {"MIT": Confusion(0, 1, 0, 1), "ODC-By-1.0 (A, B)": Confusion(1, 0, 0, 0)}
@@ -82,12 +82,12 @@ def test_the_report_parts_groups_and_lists_false_alarms(folder: Path) -> None:
 def test_what_is_wrong_with_a_folder_is_told(folder: Path) -> None:
     (folder / "none" / "d.jpg").unlink()
     with pytest.raises(ConfigError, match=r"d\.jpg is listed and not there"):
-        photo_abouts(folder)
+        photo_metadata(folder)
     (folder / "manifest.csv").write_text(MANIFEST.replace(",none,cones/repo,d", ",maybe,cones/repo,d"))
     with pytest.raises(ConfigError, match=r"manifest\.csv, line 5: label 'maybe'"):
-        photo_abouts(folder)
+        photo_metadata(folder)
     (folder / "manifest.csv").write_text("file,label\n")
     with pytest.raises(ConfigError, match="no column 'licence'"):
-        photo_abouts(folder)
+        photo_metadata(folder)
     with pytest.raises(ConfigError, match=r"takes a folder with a manifest\.csv"):
-        photo_abouts(folder / "none")
+        photo_metadata(folder / "none")

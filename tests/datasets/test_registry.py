@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from roadwork_serve.datasets.base import Damaged, Dataset
+from roadwork_serve.datasets.base import CorruptItem, Dataset
 from roadwork_serve.datasets.coco import ACTIVE, DOUBTFUL, group_of
 from roadwork_serve.datasets.registry import open_dataset
 from roadwork_serve.datasets.samples import Sample
@@ -21,7 +21,7 @@ ROADWORK = (
 )  # fmt: skip
 
 
-def _samples(dataset: Dataset) -> list[Sample | Damaged]:
+def _samples(dataset: Dataset) -> list[Sample | CorruptItem]:
     return list(dataset.samples(dataset.listed()))
 
 
@@ -50,7 +50,7 @@ def test_a_file_that_has_gone_is_damaged_not_silent(tmp_path: Path) -> None:
     write_jpeg(tmp_path / "none/b.jpg", BLUE)
     dataset = open_dataset(str(tmp_path))
     (tmp_path / "none/b.jpg").unlink()
-    assert _samples(dataset)[1] == Damaged("none/b.jpg", "No such file or directory")
+    assert _samples(dataset)[1] == CorruptItem("none/b.jpg", "No such file or directory")
 
 
 def test_a_general_manifest(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_natix_shards_are_read_in_order_and_rows_without_a_picture_told(tmp_path
     natix(tmp_path / "a.parquet", [b"", jpeg(BLUE)], [0, 0])
     dataset = open_dataset(f"natix:{tmp_path}")
     empty, blue, red = _samples(dataset)
-    assert empty == Damaged("a-000000", "the row has no picture")
+    assert empty == CorruptItem("a-000000", "the row has no picture")
     assert [each.data for each in (blue, red) if isinstance(each, Sample)] == [jpeg(BLUE), jpeg(RED)]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.serve.exceptions import RequestCancelledError
 
-from roadwork_serve.cascade.prediction import Item, Opinion
+from roadwork_serve.cascade.prediction import Item, StagePrediction
 from roadwork_serve.profiles.profile import StageName
 
 
@@ -79,11 +79,11 @@ class FakeHandle:
                 self.cancelled += 1
                 raise
 
-    async def _judge(self, name: StageName, items: Sequence[Item], left_s: Sequence[float]) -> list[Opinion]:
+    async def _judge(self, name: StageName, items: Sequence[Item], left_s: Sequence[float]) -> list[StagePrediction]:
         self.seen += zip(items, left_s, strict=True)
         self.asked.set()
         await self._answer()
-        return [Opinion(4.0, "fake") for _ in items]
+        return [StagePrediction(4.0, "fake") for _ in items]
 
     async def _introduce(self, name: StageName) -> str:
         self.probes += 1

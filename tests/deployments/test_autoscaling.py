@@ -7,10 +7,11 @@ import pytest
 from ray.serve import Application
 
 from deployments.app import build_app
-from deployments.autoscaling import AsOne, reported
-from roadwork_serve.api.demand_report import asked_of, note, slots_of
-from roadwork_serve.autoscaling.arrivals import Flow
-from roadwork_serve.autoscaling.replicas import Demand, Engine
+from deployments.autoscaling import CascadeAutoscalingPolicy
+from roadwork_serve.api.demand_report import record_verdict, replica_demand, slots_per_replica
+from roadwork_serve.autoscaling.arrivals import ArrivalStats
+from roadwork_serve.autoscaling.metrics import metrics_of
+from roadwork_serve.autoscaling.replicas import Demand, ScalableEngine
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.schema import Exit
@@ -46,30 +47,30 @@ def told(*replicas: dict[str, float]) -> dict[str, dict[str, list[Sample]]]:
     return found
 
 
-def policy(cards: int = 2, **settings: float) -> AsOne:
-    made = AsOne(**settings)
+def policy(cards: int = 2, **settings: float) -> CascadeAutoscalingPolicy:
+    made = CascadeAutoscalingPolicy(**settings)
     made.cards = lambda: [1.0] * cards
     now = iter(range(10_000))
     made.clock = lambda: float(next(now))  # type: ignore[method-assign]
     return made
 
 
-def decide(scaled: AsOne, contexts: dict[str, Context]) -> dict[str, int]:
+def decide(scaled: CascadeAutoscalingPolicy, contexts: dict[str, Context]) -> dict[str, int]:
     targets, _ = scaled({Name(name): context for name, context in contexts.items()})
     return {deployment.name: count for deployment, count in targets.items()}
 
 
-VLM = Engine(0.65, 16)
+VLM = ScalableEngine(0.65, 16)
 
 
 def test_the_loads_of_all_ingress_replicas_add_up():
-    one = reported("FastVLM", VLM, Demand(0.5, 0.0, 3.0))
+    one = metrics_of("FastVLM", VLM, Demand(0.5, 0.0, 3.0))
     ingress = Context(2, 2, 2, told(one, one))
     assert decide(policy(), {"Ingress": ingress, "FastVLM": Context()}) == {"Ingress": 2, "FastVLM": 2}
 
 
 def test_no_more_than_the_cards_hold():
-    ingress = Context(raw_metrics=told(reported("FastVLM", VLM, Demand(9.0))))
+    ingress = Context(raw_metrics=told(metrics_of("FastVLM", VLM, Demand(9.0))))
     assert decide(policy(cards=2), {"Ingress": ingress, "FastVLM": Context()})["FastVLM"] == 2
     assert decide(policy(cards=3), {"Ingress": ingress, "FastVLM": Context()})["FastVLM"] == 3
 
@@ -78,20 +79,20 @@ def test_what_nothing_was_told_of_keeps_what_it_has():
     vlm = Context(target_num_replicas=3)
     assert decide(policy(), {"Ingress": Context(), "FastVLM": vlm})["FastVLM"] == 3
     assert decide(policy(), {"FastVLM": vlm})["FastVLM"] == 3
-    other = Context(raw_metrics=told(reported("Backbone", VLM, Demand(9.0))))
+    other = Context(raw_metrics=told(metrics_of("Backbone", VLM, Demand(9.0))))
     assert decide(policy(), {"Ingress": other, "FastVLM": vlm})["FastVLM"] == 3
 
 
 def test_a_lull_takes_nothing_away_before_its_time():
     scaled = policy(hold_s=40)
-    busy, calm = (Context(raw_metrics=told(reported("FastVLM", VLM, Demand(load)))) for load in (1.2, 0.1))
+    busy, calm = (Context(raw_metrics=told(metrics_of("FastVLM", VLM, Demand(load)))) for load in (1.2, 0.1))
     assert decide(scaled, {"Ingress": busy, "FastVLM": Context()})["FastVLM"] == 2
     seen = [decide(scaled, {"Ingress": calm, "FastVLM": Context(2)})["FastVLM"] for _ in range(12)]
     assert seen == [2] * 9 + [1] * 3, "ten seconds here, and Serve waits for another thirty"
 
 
 def test_an_engine_that_may_sleep_goes_to_none():
-    asleep = reported("FastVLM", Engine(0.65, 16, 0, 2, may_sleep=True), Demand(0.0, 0.0, 5000.0))
+    asleep = metrics_of("FastVLM", ScalableEngine(0.65, 16, 0, 2, may_sleep=True), Demand(0.0, 0.0, 5000.0))
     sleeper = Context(1, 0, 2)
     ingress = Context(raw_metrics=told(asleep))
     assert decide(policy(), {"Ingress": ingress, "FastVLM": sleeper})["FastVLM"] == 0
@@ -99,7 +100,7 @@ def test_an_engine_that_may_sleep_goes_to_none():
 
 def test_a_setting_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="speed is no setting"):
-        AsOne(speed=3)
+        CascadeAutoscalingPolicy(speed=3)
 
 
 class Batcher:
@@ -109,21 +110,21 @@ class Batcher:
 
 def test_an_answer_counts_for_the_stages_it_needed():
     profile = load_profile("mini", {"engines": {"qwen3-vl": {"max_replicas": 3}}})
-    flow = Flow(slots_of(profile), lambda: 1.0)
+    flow = ArrivalStats(slots_per_replica(profile), lambda: 1.0)
     words = [report("backbone", 0.5, batch_size=4, compute_ms=80.0), report("signs", None, outcome="skipped")]
     late: dict[str, Any] = {"stages": words, "exit": Exit(stage="backbone", reason="deadline")}
     policy = load_policy("mini")
     flow.came()
-    note(flow, verdict("a", 0.5).model_copy(update=late), policy)
+    record_verdict(flow, verdict("a", 0.5).model_copy(update=late), policy)
     assert flow.item_s("backbone") == pytest.approx(0.02)
     assert (flow.share("backbone"), flow.share("signs"), flow.share("vlm")) == (1.0, 0.0, 1.0)
-    note(
+    record_verdict(
         flow,
         verdict("b", 0.9, (report("backbone", 0.9, batch_size=1), report("vlm", 0.9, batch_size=1, compute_ms=500.0))),
         policy,
     )
     asked: Any = {name: Batcher(6) for name in profile.stages}
-    metrics = asked_of(profile, flow, asked)
+    metrics = replica_demand(profile, flow, asked)
     assert set(metrics) == {
         f"FastVLM.{word}" for word in ("load", "backlog_s", "quiet_s", "gpus", "slots", "may_sleep")
     }
@@ -133,7 +134,7 @@ def test_an_answer_counts_for_the_stages_it_needed():
 
 def test_a_profile_without_ranges_tells_nothing():
     profile = load_profile("mini")
-    assert asked_of(profile, Flow(slots_of(profile)), {}) == {}
+    assert replica_demand(profile, ArrivalStats(slots_per_replica(profile)), {}) == {}
 
 
 def test_a_profile_with_ranges_lets_serve_ask_the_ingress_and_keeps_its_number():

@@ -1,6 +1,6 @@
 import pytest
 
-from deployments.batch_job import Crew, crew_for
+from deployments.batch_job import WorkerPlan, plan_workers
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import load_profile
@@ -11,32 +11,32 @@ NONE: tuple[float, ...] = ()
 
 def crew(
     profile: Profile, workers: int | None, cpus: int, cards: tuple[float, ...] = NONE, memory_gib: float = 64
-) -> Crew:
-    return crew_for(profile, load_policy(profile.policy), workers, cpus, memory_gib, cards)
+) -> WorkerPlan:
+    return plan_workers(profile, load_policy(profile.policy), workers, cpus, memory_gib, cards)
 
 
 @pytest.mark.parametrize(
     ("workers", "cpus", "memory_gib", "expected"),
     [
-        (None, 1, 64, Crew(1, 1, 0)),
-        (None, 2, 64, Crew(2, 1, 0)),
-        (None, 16, 64, Crew(16, 1, 0)),
-        (None, 16, 9.5, Crew(4, 4, 0)),
-        (None, 2, 0.5, Crew(1, 2, 0)),
-        (3, 16, 1, Crew(3, 5, 0)),
+        (None, 1, 64, WorkerPlan(1, 1, 0)),
+        (None, 2, 64, WorkerPlan(2, 1, 0)),
+        (None, 16, 64, WorkerPlan(16, 1, 0)),
+        (None, 16, 9.5, WorkerPlan(4, 4, 0)),
+        (None, 2, 0.5, WorkerPlan(1, 2, 0)),
+        (3, 16, 1, WorkerPlan(3, 5, 0)),
     ],
 )
 def test_on_cpus_a_worker_has_a_core_where_memory_suffices(
-    workers: int | None, cpus: int, memory_gib: float, expected: Crew
+    workers: int | None, cpus: int, memory_gib: float, expected: WorkerPlan
 ):
     assert crew(load_profile("mini"), workers, cpus, memory_gib=memory_gib) == expected
 
 
 def test_on_cards_each_has_a_worker_of_its_own():
     profile = load_profile("gpu-24gb")
-    assert crew(profile, None, 8, (23.6, 23.6)) == Crew(2, 1, 1)
-    assert crew(profile, 1, 8, (23.6, 23.6)) == Crew(1, 1, 1)
-    assert crew(profile, 4, 8, (23.6,)) == Crew(1, 1, 1), "more would wait for a card for ever"
+    assert crew(profile, None, 8, (23.6, 23.6)) == WorkerPlan(2, 1, 1)
+    assert crew(profile, 1, 8, (23.6, 23.6)) == WorkerPlan(1, 1, 1)
+    assert crew(profile, 4, 8, (23.6,)) == WorkerPlan(1, 1, 1), "more would wait for a card for ever"
 
 
 @pytest.mark.parametrize(

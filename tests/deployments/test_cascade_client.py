@@ -9,7 +9,7 @@ import pytest
 from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
-from deployments.cascade_client import AppCascade, Cluster
+from deployments.cascade_client import CascadeClient, Cluster
 from roadwork_serve.errors import DeadlineExceeded, MediaError, StageFailed, StageLost
 from tests.deployments.fakes import until
 
@@ -66,23 +66,23 @@ def node() -> Node:
 
 
 @pytest.fixture
-async def app(node: Node) -> AsyncIterator[AppCascade]:
-    app = AppCascade("roadwork", node, watch_s=0.01)  # type: ignore[arg-type]
+async def app(node: Node) -> AsyncIterator[CascadeClient]:
+    app = CascadeClient("roadwork", node, watch_s=0.01)  # type: ignore[arg-type]
     await app.ready()
     yield app
     await app.aclose()
 
 
-async def ask(app: AppCascade, deadline_ms: int = 1000) -> object:
+async def ask(app: CascadeClient, deadline_ms: int = 1000) -> object:
     return await app.classify(b"jpeg", deadline_ms, "r", "validator")
 
 
-async def test_a_call_goes_to_the_ingress_with_its_deadline_id_and_key(app: AppCascade, node: Node) -> None:
+async def test_a_call_goes_to_the_ingress_with_its_deadline_id_and_key(app: CascadeClient, node: Node) -> None:
     assert await ask(app) == VERDICT
     assert node.handles[0].asked == [(b"jpeg", 1000, "r", "validator")]
 
 
-async def test_an_error_of_the_tree_comes_as_itself_and_any_other_as_a_failure(app: AppCascade, node: Node) -> None:
+async def test_an_error_of_the_tree_comes_as_itself_and_any_other_as_a_failure(app: CascadeClient, node: Node) -> None:
     node.handles[0].error = RayTaskError("classify", "a long traceback", MediaError("no picture"))
     with pytest.raises(MediaError, match=r"^no picture$"):
         await ask(app)
@@ -91,13 +91,13 @@ async def test_an_error_of_the_tree_comes_as_itself_and_any_other_as_a_failure(a
         await ask(app)
 
 
-async def test_a_call_that_serve_lets_go_of_is_lost_and_does_not_end_the_caller(app: AppCascade, node: Node) -> None:
+async def test_a_call_that_serve_lets_go_of_is_lost_and_does_not_end_the_caller(app: CascadeClient, node: Node) -> None:
     node.handles[0].error = asyncio.CancelledError()  # type: ignore[assignment]
     with pytest.raises(StageLost, match="let go of the call"):
         await ask(app)
 
 
-async def test_a_caller_who_leaves_leaves(app: AppCascade, node: Node) -> None:
+async def test_a_caller_who_leaves_leaves(app: CascadeClient, node: Node) -> None:
     node.handles[0].hangs = True
     asking = asyncio.create_task(ask(app))
     await until(lambda: len(node.handles[0].asked) == 1)
@@ -110,11 +110,11 @@ async def test_without_an_application_it_says_so_before_the_first_call() -> None
     node = Node()
     node.there = False
     with pytest.raises(StageLost, match="no application roadwork"):
-        await AppCascade("roadwork", node).ready()  # type: ignore[arg-type]
+        await CascadeClient("roadwork", node).ready()  # type: ignore[arg-type]
 
 
 async def test_while_serve_is_away_calls_fail_at_once_and_when_it_is_back_they_are_answered(
-    app: AppCascade, node: Node, caplog: pytest.LogCaptureFixture
+    app: CascadeClient, node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
         node.there = False
@@ -128,7 +128,7 @@ async def test_while_serve_is_away_calls_fail_at_once_and_when_it_is_back_they_a
     assert "is gone" in caplog.text and "is back" in caplog.text
 
 
-async def test_another_serve_in_the_place_of_the_first_is_asked_instead(app: AppCascade, node: Node) -> None:
+async def test_another_serve_in_the_place_of_the_first_is_asked_instead(app: CascadeClient, node: Node) -> None:
     node.replaced = True
     await until(lambda: app._handle is not None and app._handle is not node.handles[0])
     assert await ask(app) == VERDICT
@@ -136,7 +136,7 @@ async def test_another_serve_in_the_place_of_the_first_is_asked_instead(app: App
 
 
 async def test_a_lost_call_and_a_late_one_bring_a_new_handle_but_no_other_call_down(
-    app: AppCascade, node: Node, monkeypatch: pytest.MonkeyPatch
+    app: CascadeClient, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deployments.cascade_client._DOUBT_AFTER_S", 0.05)
     first = node.handles[0]
@@ -155,7 +155,7 @@ async def test_a_lost_call_and_a_late_one_bring_a_new_handle_but_no_other_call_d
     slow.cancel()
 
 
-async def test_a_handle_that_was_just_got_is_not_got_anew(app: AppCascade, node: Node) -> None:
+async def test_a_handle_that_was_just_got_is_not_got_anew(app: CascadeClient, node: Node) -> None:
     node.handles[0].error = ActorUnavailableError("The actor died.", None)
     for _ in range(3):
         with pytest.raises(StageLost):

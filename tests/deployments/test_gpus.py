@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployments import gpus as cards
-from deployments.gpus import GPU_PROFILES, cards_gib, profile_for
+from deployments.gpus import GPU_PROFILES, gpu_memory_gib, profile_for_gpus
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import load_profile
 
@@ -57,13 +57,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch, *nodes: tuple[str, dict[str, float]
 def test_the_driver_tells_of_the_cards_here(monkeypatch: pytest.MonkeyPatch) -> None:
     driver(monkeypatch, 24.0, 22.5)
     cluster(monkeypatch, (HERE, {"GPU": 2.0}))
-    assert cards_gib() == (22.1, 23.6)
+    assert gpu_memory_gib() == (22.1, 23.6)
 
 
 def test_ray_may_use_fewer_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     driver(monkeypatch, 80.0, 24.0)
     cluster(monkeypatch, (HERE, {"GPU": 1.0}))
-    assert cards_gib() == (23.6,)
+    assert gpu_memory_gib() == (23.6,)
 
 
 def test_ray_tells_of_cards_elsewhere_by_their_type(
@@ -79,7 +79,7 @@ def test_ray_tells_of_cards_elsewhere_by_their_type(
         ("e", {"GPU": 8.0, "accelerator_type:H100": 1.0}),
         dead="e",
     )
-    assert cards_gib() == (23.6, 22.0, 22.0, cards.ASSUMED_GIB)
+    assert gpu_memory_gib() == (23.6, 22.0, 22.0, cards.ASSUMED_GIB)
     assert "2 cards of type L4 are taken to have 22 GiB each" in caplog.text
     assert "The memory of 1 cards (Made-Up) cannot be told from here: 23.6 GiB each are assumed" in caplog.text
 
@@ -88,15 +88,15 @@ def test_ray_tells_of_cards_elsewhere_by_their_type(
 def test_a_driver_that_does_not_answer_is_no_end(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
     driver(monkeypatch, 80.0, fails=fails)
     cluster(monkeypatch, (HERE, {"GPU": 1.0, "accelerator_type:A100-80G": 1.0}))
-    assert cards_gib() == (79.1,)
+    assert gpu_memory_gib() == (79.1,)
 
 
 def test_without_the_library_or_ray_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setattr(cards.ray, "is_initialized", lambda: False)
-    assert cards_gib() == ()
+    assert gpu_memory_gib() == ()
     driver(monkeypatch, 24.0)
-    assert cards_gib() == (23.6,)
+    assert gpu_memory_gib() == (23.6,)
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,12 @@ def test_without_the_library_or_ray_there_are_none(monkeypatch: pytest.MonkeyPat
 def test_auto_takes_the_first_profile_that_fits(
     there: tuple[float, ...], chosen: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert profile_for(there, {}).name == chosen
+    assert profile_for_gpus(there, {}).name == chosen
     assert f"Profile auto chose {chosen}" in caplog.text
 
 
 def test_auto_says_why_no_profile_fits(caplog: pytest.LogCaptureFixture) -> None:
-    profile_for((16.0,), {})
+    profile_for_gpus((16.0,), {})
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "GPUs stay idle, for no other fits cards of 16 GiB" in record.getMessage()
     assert all(f"{name}: " in record.getMessage() for name in GPU_PROFILES)
@@ -129,16 +129,16 @@ def test_auto_says_why_no_profile_fits(caplog: pytest.LogCaptureFixture) -> None
 
 def test_auto_asks_for_vllm(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(cards, "find_spec", lambda name: None)
-    assert profile_for((79.1,), {}).name == "mini"
+    assert profile_for_gpus((79.1,), {}).name == "mini"
     assert "vllm is not installed. Run `make gpu`" in caplog.text
 
 
 def test_overrides_go_into_the_profile_that_is_chosen() -> None:
     smaller = {"engines": {"qwen3-vl": {"vllm": {"kv_cache_gib": 1.5}}}}
-    chosen = profile_for((22.0,), smaller)
+    chosen = profile_for_gpus((22.0,), smaller)
     assert (chosen.name, chosen.engines["qwen3-vl"].vllm.kv_cache_gib) == ("gpu-24gb", 1.5)
     with pytest.raises(ConfigError, match="no known field"):
-        profile_for((22.0,), {"polcy": "mini"})
+        profile_for_gpus((22.0,), {"polcy": "mini"})
 
 
 def test_the_table_of_cards_agrees_with_the_profiles() -> None:

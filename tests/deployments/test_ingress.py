@@ -13,7 +13,7 @@ from PIL import Image
 from ray.exceptions import RayTaskError
 
 from deployments.ingress import Ingress
-from roadwork_serve.api.request_context import Asked
+from roadwork_serve.api.request_context import RequestContext
 from roadwork_serve.errors import (
     BadRequest,
     BrokenMedia,
@@ -107,7 +107,7 @@ async def test_a_handle_gets_verdicts_and_errors(ingress: Ingress):
 async def test_a_deadline_that_passes_before_the_file_is_read_is_told(ingress: Ingress):
     await ready(ingress)
     with pytest.raises(DeadlineExceeded, match="had passed"):
-        await ingress.judge(PHOTO, 0.0, "late", Asked())
+        await ingress.judge(PHOTO, 0.0, "late", RequestContext())
 
 
 async def test_more_than_it_has_places_for_is_refused_and_places_are_given_back(ingress: Ingress):
@@ -136,7 +136,7 @@ async def test_a_bad_policy_does_not_end_a_server_that_serves(ingress: Ingress):
     await ready(ingress)
     await ingress.classify(PHOTO)
     await ingress.reconfigure({"policy": "no-such"})
-    assert "no-such" in (ingress.info().policy_refused or "")
+    assert "no-such" in (ingress.info().policy_error or "")
 
 
 async def test_a_policy_is_swapped_whole_by_mapping_name_or_path(ingress: Ingress, tmp_path):
@@ -162,9 +162,9 @@ async def test_a_bad_policy_leaves_the_old_one_and_says_why(ingress: Ingress, co
     await ingress.reconfigure(config)
     info = ingress.info()
     assert info.policy["version"] == "a"
-    assert info.policy_refused
+    assert info.policy_error
     await ingress.reconfigure({"policy": policy("b")})
-    assert ingress.info().policy_refused is None
+    assert ingress.info().policy_error is None
 
 
 @pytest.mark.parametrize("config", BAD)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from deployments import journal_outbox as module
-from deployments.journal_outbox import NoPost, Post
+from deployments.journal_outbox import JournalOutbox, NullOutbox
 from deployments.journal_replica import JournalReplica
-from roadwork_serve.api.request_context import Asked
-from roadwork_serve.cascade.router import Judged
-from roadwork_serve.journal.record import Entry
-from roadwork_serve.journal.store import Refused, Store
+from roadwork_serve.api.request_context import RequestContext
+from roadwork_serve.cascade.router import RoutedVerdict
+from roadwork_serve.journal.record import PredictionRecord
+from roadwork_serve.journal.store import RejectedRecords, Store
 from roadwork_serve.profiles.journal import JournalSpec
 from tests.deployments.fakes import FakeMethod, until
 from tests.journal.made import report, verdict
@@ -65,17 +65,17 @@ async def journal(spec: JournalSpec) -> AsyncIterator[FakeJournal]:
 
 
 @pytest.fixture
-async def post(spec: JournalSpec, journal: FakeJournal) -> AsyncIterator[Post]:
-    post = Post(spec, journal, "one")  # type: ignore[arg-type]
+async def post(spec: JournalSpec, journal: FakeJournal) -> AsyncIterator[JournalOutbox]:
+    post = JournalOutbox(spec, journal, "one")  # type: ignore[arg-type]
     yield post
     await post.aclose()
 
 
-def judged(name: str, **fields: object) -> Judged:
-    return Judged(verdict(name, **fields), np.ones((1, 4), np.float16))  # type: ignore[arg-type]
+def judged(name: str, **fields: object) -> RoutedVerdict:
+    return RoutedVerdict(verdict(name, **fields), np.ones((1, 4), np.float16))  # type: ignore[arg-type]
 
 
-def written(spec: JournalSpec) -> dict[str, Entry]:
+def written(spec: JournalSpec) -> dict[str, PredictionRecord]:
     store = Store.open(spec.url)
     try:
         return {case.entry.id: case.entry for case in store.find()}
@@ -83,8 +83,10 @@ def written(spec: JournalSpec) -> dict[str, Entry]:
         store.close()
 
 
-async def test_an_answer_reaches_the_journal_with_all_that_is_known_of_it(post: Post, spec: JournalSpec) -> None:
-    await post.keep(judged("a", survey=0.5), PHOTO, Asked("batch", "ann", "camera 7"), 3)
+async def test_an_answer_reaches_the_journal_with_all_that_is_known_of_it(
+    post: JournalOutbox, spec: JournalSpec
+) -> None:
+    await post.keep(judged("a", survey=0.5), PHOTO, RequestContext("batch", "ann", "camera 7"), 3)
     post.surveyed(verdict("a"), (report("vlm", 0.2),))
     post.shadowed(verdict("a"), verdict("a", 0.1))
     await until(lambda: post.committed == 3)
@@ -100,11 +102,11 @@ async def test_an_answer_reaches_the_journal_with_all_that_is_known_of_it(post: 
 
 
 async def test_while_the_journal_is_down_requests_go_on_and_nothing_is_lost(
-    post: Post, journal: FakeJournal, spec: JournalSpec
+    post: JournalOutbox, journal: FakeJournal, spec: JournalSpec
 ) -> None:
     journal.error = ConnectionError("it is gone")
     for number in range(20):
-        await post.keep(judged(f"{number}"), PHOTO, Asked(), 1)
+        await post.keep(judged(f"{number}"), PHOTO, RequestContext(), 1)
     await until(lambda: journal.calls > 3)
     told = post.load()
     assert (told.up, told.waiting, told.committed, told.dropped) == (False, 20, 0, 0)
@@ -114,23 +116,23 @@ async def test_while_the_journal_is_down_requests_go_on_and_nothing_is_lost(
 
 
 async def test_what_was_written_but_not_acknowledged_is_sent_again_and_is_there_once(
-    post: Post, journal: FakeJournal, spec: JournalSpec
+    post: JournalOutbox, journal: FakeJournal, spec: JournalSpec
 ) -> None:
     journal.lost = 2
-    await post.keep(judged("a"), PHOTO, Asked(), 1)
+    await post.keep(judged("a"), PHOTO, RequestContext(), 1)
     await until(lambda: post.committed == 1)
     assert journal.calls == 3
     assert list(written(spec)) == ["a"]
 
 
 async def test_what_a_replica_leaves_behind_another_one_sends(
-    post: Post, journal: FakeJournal, spec: JournalSpec, monkeypatch: pytest.MonkeyPatch
+    post: JournalOutbox, journal: FakeJournal, spec: JournalSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal.error = ConnectionError("it is gone")
-    await post.keep(judged("a"), PHOTO, Asked(), 1)
+    await post.keep(judged("a"), PHOTO, RequestContext(), 1)
     await post.aclose()
     journal.error = None
-    other = Post(spec, journal, "two")  # type: ignore[arg-type]
+    other = JournalOutbox(spec, journal, "two")  # type: ignore[arg-type]
     await until(lambda: other.committed == 1)
     assert list(written(spec)) == ["a"]
     await other.aclose()
@@ -138,9 +140,9 @@ async def test_what_a_replica_leaves_behind_another_one_sends(
 
 async def test_pictures_are_left_out_before_answers_are_lost(spec: JournalSpec, journal: FakeJournal) -> None:
     journal.error = ConnectionError("it is gone")
-    post = Post(spec.model_copy(update={"media_cap_gib": 1.0}), journal, "one")  # type: ignore[arg-type]
+    post = JournalOutbox(spec.model_copy(update={"media_cap_gib": 1.0}), journal, "one")  # type: ignore[arg-type]
     for number in range(30):
-        await post.keep(judged(f"{number}"), bytes(100_000), Asked(), 1)
+        await post.keep(judged(f"{number}"), bytes(100_000), RequestContext(), 1)
     told = post.load()
     assert told.waiting == 30 and told.dropped == 0
     assert 0 < told.without_media < 30
@@ -149,20 +151,20 @@ async def test_pictures_are_left_out_before_answers_are_lost(spec: JournalSpec, 
 
 async def test_beyond_the_room_records_are_counted(spec: JournalSpec, journal: FakeJournal) -> None:
     journal.error = ConnectionError("it is gone")
-    post = Post(spec, journal, "one")  # type: ignore[arg-type]
-    big = Judged(verdict("a"), np.ones((64, 1024), np.float16))
+    post = JournalOutbox(spec, journal, "one")  # type: ignore[arg-type]
+    big = RoutedVerdict(verdict("a"), np.ones((64, 1024), np.float16))
     for _ in range(12):
-        await post.keep(big, PHOTO, Asked(), 1)
+        await post.keep(big, PHOTO, RequestContext(), 1)
     told = post.load()
     assert told.dropped > 0 and told.waiting + told.dropped == 12
     await post.aclose()
 
 
 async def test_damage_is_put_aside_and_holds_up_nothing(
-    post: Post, journal: FakeJournal, spec: JournalSpec, caplog: pytest.LogCaptureFixture
+    post: JournalOutbox, journal: FakeJournal, spec: JournalSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
     post._append(b"\x01garbage")
-    await post.keep(judged("a"), PHOTO, Asked(), 1)
+    await post.keep(judged("a"), PHOTO, RequestContext(), 1)
     await until(lambda: post.committed == 2)
     assert list(written(spec)) == ["a"]
     assert "is put aside" in caplog.text
@@ -170,28 +172,28 @@ async def test_damage_is_put_aside_and_holds_up_nothing(
 
 
 async def test_a_record_that_the_database_refuses_holds_up_no_other(
-    post: Post, spec: JournalSpec, monkeypatch: pytest.MonkeyPatch
+    post: JournalOutbox, spec: JournalSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really = Store.commit
 
-    def commit(store: Store, records: list[Entry]) -> None:
+    def commit(store: Store, records: list[PredictionRecord]) -> None:
         if any(record.id == "bad" for record in records):
-            raise Refused("too long")
+            raise RejectedRecords("too long")
         really(store, records)
 
     monkeypatch.setattr(Store, "commit", commit)
     for name in ("a", "bad", "b"):
-        await post.keep(judged(name), PHOTO, Asked(), 1)
+        await post.keep(judged(name), PHOTO, RequestContext(), 1)
     await until(lambda: post.committed == 3)
     assert set(written(spec)) == {"a", "b"}
     assert b'"bad"' in (Path(spec.spool_folder) / "damaged").read_bytes()
 
 
 async def test_a_database_that_is_away_is_looked_for_again(
-    post: Post, journal: FakeJournal, spec: JournalSpec, tmp_path: Path
+    post: JournalOutbox, journal: FakeJournal, spec: JournalSpec, tmp_path: Path
 ) -> None:
     (tmp_path / "journal.db").write_text("this is no database, and long enough to be seen to be none " * 20)
-    await post.keep(judged("a"), PHOTO, Asked(), 1)
+    await post.keep(judged("a"), PHOTO, RequestContext(), 1)
     await until(lambda: journal.calls > 1)
     assert post.load().waiting == 1
     (tmp_path / "journal.db").unlink()
@@ -200,6 +202,6 @@ async def test_a_database_that_is_away_is_looked_for_again(
 
 
 async def test_without_a_journal_nothing_is_kept() -> None:
-    nothing = NoPost()
-    await nothing.keep(judged("a"), PHOTO, Asked(), 1)
+    nothing = NullOutbox()
+    await nothing.keep(judged("a"), PHOTO, RequestContext(), 1)
     assert nothing.load() is None and asyncio.all_tasks() == {asyncio.current_task()}

@@ -16,9 +16,9 @@ import pytest
 from deployments.app import build_app
 from deployments.stage_replica import StageReplica
 from roadwork_serve.api.deployment_names import DEPLOYMENTS
-from roadwork_serve.cancellable_thread import stop_if_given_up
-from roadwork_serve.cascade.prediction import Item, Opinion
-from roadwork_serve.cascade.threaded_stage import Threaded
+from roadwork_serve.cancellable_thread import stop_if_cancelled
+from roadwork_serve.cascade.prediction import Item, StagePrediction
+from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.errors import ModelError, StageFailed
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageSpec
@@ -45,12 +45,12 @@ class FakeStage:
         self.warmed += 1
         self.threads = os.environ["OMP_NUM_THREADS"]
 
-    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         self.items = items
         self.go.wait(5)
         if self.error:
             raise self.error
-        return [Opinion(self.logit, "fake") for _ in items]
+        return [StagePrediction(self.logit, "fake") for _ in items]
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ async def replica(stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(variable, "1")
     replica = StageReplica.__new__(StageReplica)  # as Serve does it, to await the constructor
-    await replica.__init__({"e": ENGINE}, {"e": {"vlm": SPEC}}, lambda engine, users: {"vlm": Threaded(stage)})
+    await replica.__init__({"e": ENGINE}, {"e": {"vlm": SPEC}}, lambda engine, users: {"vlm": ThreadedStage(stage)})
     yield replica
     stage.go.set()
     await replica.aclose()
@@ -143,9 +143,9 @@ async def test_a_quiet_replica_whose_model_no_longer_judges_fails_its_health_che
 async def test_work_that_was_cancelled_stops(replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch):
     held = Held(at=2)
 
-    def judge(items: Sequence[Item]) -> list[Opinion]:
+    def judge(items: Sequence[Item]) -> list[StagePrediction]:
         for _ in items:
-            stop_if_given_up()
+            stop_if_cancelled()
             held()
         return []
 
@@ -248,9 +248,9 @@ class Sleepy(FakeStage):
     async def warm(self) -> None:  # type: ignore[override]
         assert self.awake
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:  # type: ignore[override]
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:  # type: ignore[override]
         assert self.awake
-        return [Opinion(1.0, self.name) for _ in items]
+        return [StagePrediction(1.0, self.name) for _ in items]
 
     async def sleep(self) -> None:
         self.awake = False

@@ -14,7 +14,7 @@ import yaml
 
 from deployments.app import Args
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.cascade.rollout import Rules
+from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cli.main import app
 from roadwork_serve.profiles.load import load_policy_mapping, load_profile
 from roadwork_serve.schema import Verdict
@@ -79,7 +79,7 @@ def test_settings_that_are_shown_are_taken(block: Block) -> None:
         args = Args.model_validate({name: told[name] for name in ("profile", "overrides")})
         assert load_profile(args.profile, args.overrides).ingress.replicas
     else:
-        assert Rules.from_mapping(told, read).policy.version == "mini"
+        assert Rollout.from_mapping(told, read).policy.version == "mini"
 
 
 def test_what_is_not_run_says_why() -> None:

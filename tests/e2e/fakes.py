@@ -9,13 +9,13 @@ from pathlib import Path
 from ray.serve import Application
 
 from deployments.app import Args, build_app
-from roadwork_serve.cascade.prediction import Item, Opinion, Sees, Stage
-from roadwork_serve.cascade.threaded_stage import Threaded
+from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePrediction
+from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
-from roadwork_serve.schema import Saw
+from roadwork_serve.schema import Evidence
 
-SEES: dict[str, Sees] = {"backbone": "thumbs"}
+SEES: dict[str, StageInput] = {"backbone": "thumbs"}
 
 
 class FakeStage:
@@ -27,7 +27,7 @@ class FakeStage:
 
     def __init__(self, name: str, spec: StageSpec, engine: EngineSpec) -> None:
         self.name = name
-        self.sees: Sees = SEES.get(name, "images")
+        self.sees: StageInput = SEES.get(name, "images")
         self._model = engine.model
         self._journal = spec.options.get("journal")
         self._gate = spec.options.get("gate")
@@ -37,7 +37,7 @@ class FakeStage:
         if self._file:
             wait_for(Path(self._file))
 
-    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         if self._journal:
             with Path(self._journal).open("a") as journal:
                 journal.writelines(f"{item.request_id}\n" for item in items)
@@ -47,14 +47,14 @@ class FakeStage:
             time.sleep(0.01)
         return [self._opinion(item) for item in items]
 
-    def _opinion(self, item: Item) -> Opinion:
+    def _opinion(self, item: Item) -> StagePrediction:
         shown = bool(item.images), bool(item.thumbs.size)
         if shown != (self.sees != "thumbs", self.sees != "images"):
             raise AssertionError(f"{self.name} was shown images, thumbs = {shown}")
         if item.left_s() > 60:
             raise AssertionError(f"{item.left_s()} s left cannot be")
         logit = (float(item.thumbs.mean()) - 127.5) / 20 if self.sees == "thumbs" else 1.0
-        return Opinion(logit, self._model, miniature=True, saw=Saw(thought=f"pid {os.getpid()}"))
+        return StagePrediction(logit, self._model, miniature=True, saw=Evidence(thought=f"pid {os.getpid()}"))
 
 
 def wait_for(file: Path) -> None:
@@ -68,7 +68,7 @@ class Waiting:
     options: held, a file that has as many bytes as items are held.
     """
 
-    sees: Sees = "images"
+    sees: StageInput = "images"
 
     def __init__(self, name: str, spec: StageSpec) -> None:
         self.name = name
@@ -77,9 +77,9 @@ class Waiting:
 
     async def warm(self) -> None: ...
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         if not any(item.request_id.startswith("held") for item in items):
-            return [Opinion(1.0, "waiting") for _ in items]
+            return [StagePrediction(1.0, "waiting") for _ in items]
         self._count(len(items))
         try:
             await asyncio.sleep(3600)
@@ -99,7 +99,7 @@ class Waiting:
 
 def open_fakes(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
     return {
-        name: Waiting(name, spec) if "held" in spec.options else Threaded(FakeStage(name, spec, engine))
+        name: Waiting(name, spec) if "held" in spec.options else ThreadedStage(FakeStage(name, spec, engine))
         for name, spec in users.items()
     }
 

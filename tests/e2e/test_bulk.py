@@ -17,8 +17,8 @@ from ray import serve
 
 from benchmarks.fake_models import open_standins, overrides
 from deployments.app import build_app
-from deployments.batch_job import Kept, Order, score
-from roadwork_serve.batch.parts import Run
+from deployments.batch_job import BatchDone, JobSpec, score
+from roadwork_serve.batch.parts import BatchRun
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.schema import Verdict
 from tests.e2e.conftest import Cluster, eventually, journal_in, ready
@@ -52,12 +52,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def order(profile: str, photos: Path, tmp_path: Path) -> Order:
-    return Order(source=str(photos), out=tmp_path / "scores.parquet", profile=profile, workers=2)
+def order(profile: str, photos: Path, tmp_path: Path) -> JobSpec:
+    return JobSpec(source=str(photos), out=tmp_path / "scores.parquet", profile=profile, workers=2)
 
 
-def assert_each_is_there_once(order: Order, photos: Path) -> None:
-    run = Run(order.out)
+def assert_each_is_there_once(order: JobSpec, photos: Path) -> None:
+    run = BatchRun(order.out)
     answered, refused = (pq.read_table(path).column("file").to_pylist() for path in (run.out, run.rejects))
     assert refused == ["cut.jpg", "notes.txt"]
     assert answered == sorted(path.name for path in photos.iterdir() if path.name not in refused)
@@ -74,7 +74,7 @@ def server(cluster: Cluster, profile: str) -> Iterator[str]:
     serve.delete("standins")
 
 
-def test_the_verdicts_are_those_of_the_server(server: str, order: Order, photos: Path):
+def test_the_verdicts_are_those_of_the_server(server: str, order: JobSpec, photos: Path):
     total = score(order, opener=open_standins)
     assert (total.verdicts, total.degraded, total.rejects) == (FILES - 2, 0, 2)
     assert_each_is_there_once(order, photos)
@@ -93,10 +93,10 @@ def test_the_verdicts_are_those_of_the_server(server: str, order: Order, photos:
     assert len(left_at) > 2, "they left at several stages"
 
 
-def test_what_was_broken_off_goes_on(cluster: Cluster, order: Order, photos: Path):
+def test_what_was_broken_off_goes_on(cluster: Cluster, order: JobSpec, photos: Path):
     class Broken(Exception): ...
 
-    def break_off(_: Kept) -> None:
+    def break_off(_: BatchDone) -> None:
         raise Broken
 
     with pytest.raises(Broken):
@@ -110,11 +110,11 @@ def test_what_was_broken_off_goes_on(cluster: Cluster, order: Order, photos: Pat
     assert_each_is_there_once(order, photos)
 
 
-def test_a_worker_that_is_killed_loses_nothing(cluster: Cluster, order: Order, photos: Path):
+def test_a_worker_that_is_killed_loses_nothing(cluster: Cluster, order: JobSpec, photos: Path):
     eventually(at_rest, 60, "the workers of the test before have ended")
     killed: list[int] = []
 
-    def kill(_: Kept) -> None:
+    def kill(_: BatchDone) -> None:
         if not killed:
             killed.extend(workers()[:1])
             os.kill(killed[0], signal.SIGKILL)

@@ -125,7 +125,7 @@ def test_a_photo_leaves_where_its_posterior_does(cluster: Cluster, data: bytes, 
     answer = verdict(post(cluster, data))
     assert (answer.media, answer.label, asked(answer), answer.exit.reason) == ("photo", label, stages, reason)
     assert not answer.degraded
-    assert all(report.miniature and report.hop_ms > 0 for report in answer.stages)
+    assert all(report.miniature and report.rpc_ms > 0 for report in answer.stages)
 
 
 def test_a_clip_goes_to_the_video_stage(cluster: Cluster):
@@ -239,7 +239,7 @@ def test_a_new_policy_takes_over_without_a_restart(cluster: Cluster):
         eventually(lambda: verdict(post(cluster, GREY)).policy_version == "test-2", 30, "the new policy is in force")
         assert asked(verdict(post(cluster, GREY))) == ["backbone"]
         cluster.deploy({"version": "broken"})
-        refused = eventually(lambda: info(cluster).policy_refused, 30, "the broken policy was looked at")
+        refused = eventually(lambda: info(cluster).policy_error, 30, "the broken policy was looked at")
         assert "missing" in refused
         assert verdict(post(cluster, GREY)).policy_version == "test-2"
     finally:

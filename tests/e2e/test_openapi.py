@@ -15,8 +15,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from roadwork_serve.api.api_keys import Keyring, Keys, new_key
-from roadwork_serve.api.auth import Guard
+from roadwork_serve.api.api_keys import ApiKeyStore, Keyring, new_key
+from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
 from tests.api.test_classify_routes import FakeService
 from tests.e2e.conftest import ROOT, Cluster, eventually
@@ -91,14 +91,14 @@ def test_the_server_does_what_its_openapi_says(cluster: Cluster, checks: Path):
 
 def test_a_server_with_keys_does_too(checks: Path):
     secret, key = new_key("tester", "client")
-    with serving(http_app(FakeService(), Guard(Keys(Keyring((key,)))))) as url:
+    with serving(http_app(FakeService(), Authenticator(ApiKeyStore(Keyring((key,)))))) as url:
         told = hold_to_its_word(url, checks, f"--header=X-API-Key: {secret}", *NO_OTHER_KEYS)
         assert "returned only 401/403" not in told
         assert secret not in told
 
 
 def test_a_server_that_breaks_its_word_is_found_out(checks: Path):
-    app = http_app(FakeService(), Guard(None))
+    app = http_app(FakeService(), Authenticator(None))
 
     @app.get("/broken")
     async def broken() -> dict[str, int]:

@@ -17,10 +17,10 @@ from benchmarks.server import journal_in
 from deployments.app import build_app
 from roadwork_serve.api.api_keys import new_key
 from roadwork_serve.journal.filter import Filter
-from roadwork_serve.journal.record import Case
+from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.journal.store import Store
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.schema import PolicyChange, PolicyState, ReplicaLoad, Stats, Verdict
+from roadwork_serve.schema import PolicyChange, PolicyState, ReplicaStats, Stats, Verdict
 from tests.e2e.conftest import POLICY, STAGES, Cluster, eventually
 from tests.e2e.fakes import open_fakes
 from tests.e2e.test_cluster import GREY, WHITE
@@ -70,7 +70,7 @@ def pair(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         serve.delete("pair")
 
 
-def replicas(pair: Pair) -> list[ReplicaLoad]:
+def replicas(pair: Pair) -> list[ReplicaStats]:
     """What each ingress replica says of its load; a busy one may not say it in time."""
     reply = pair.asker.get("/v1/stats")
     return Stats.model_validate_json(reply.content).replicas if reply.is_success else []
@@ -194,17 +194,17 @@ async def test_a_shadow_is_counted_and_changes_no_answer(pair: Pair):
         await asyncio.to_thread(eventually, judged, 20, "the shadow has judged")
 
 
-def all_in(pair: Pair, of: Callable[[ReplicaLoad], int]) -> int | None:
+def all_in(pair: Pair, of: Callable[[ReplicaStats], int]) -> int | None:
     """Over both replicas; None when one of them is too busy to say."""
     found = replicas(pair)
     return sum(of(load) for load in found) if len({load.replica for load in found}) == 2 else None
 
 
-def at_work(stats: ReplicaLoad) -> int:
+def at_work(stats: ReplicaStats) -> int:
     return stats.in_work + stats.reading + sum(stage.waiting + stage.in_flight for stage in stats.stages)
 
 
-def at_the_vlm(load: ReplicaLoad) -> int:
+def at_the_vlm(load: ReplicaStats) -> int:
     (stage,) = (stage for stage in load.stages if stage.stage == "vlm")
     return stage.waiting + stage.in_flight
 
@@ -245,7 +245,7 @@ async def test_what_is_surveyed_is_in_the_journal_with_the_word_of_every_stage(p
         assert (verdict.survey, verdict.exit.stage) == (1.0, "backbone")
         store = Store.open(pair.journal)
 
-        def found() -> Case | None:
+        def found() -> JournalRow | None:
             cases = [case for case in store.find(Filter(policy="surveyed")) if case.entry.id == verdict.answer_id]
             return cases[0] if cases and cases[0].survey is not None else None
 

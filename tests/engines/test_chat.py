@@ -1,12 +1,12 @@
 import pytest
 
-from roadwork_serve.engines.chat import closing, ends_of_thought, metadata, token_id
+from roadwork_serve.engines.chat import end_of_turn, ends_of_thought, metadata, token_id
 from roadwork_serve.engines.vlm import NO, YES, Prompt
 
 
 def test_a_thought_is_ended_as_its_template_opened_it() -> None:
-    assert closing("<|im_start|>assistant\n<think>\n") == "</think>\n\n"
-    assert closing("<|im_start|>assistant\n") == "\n\nAnswer:"
+    assert end_of_turn("<|im_start|>assistant\n<think>\n") == "</think>\n\n"
+    assert end_of_turn("<|im_start|>assistant\n") == "\n\nAnswer:"
 
 
 class Words:

@@ -8,8 +8,8 @@ import pytest
 from roadwork_serve.engines import export
 from roadwork_serve.engines.export import Exported, export_onnx
 from roadwork_serve.engines.features import FeatureEngine
-from roadwork_serve.engines.onnx import OnnxBackbone, data_of, read_about
-from roadwork_serve.engines.thumbnails import references
+from roadwork_serve.engines.onnx import OnnxBackbone, data_of, read_metadata
+from roadwork_serve.engines.thumbnails import reference_thumbs
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.stages.backbone import Backbone
@@ -41,14 +41,14 @@ def test_fp16_keeps_its_weights_in_half_and_nearly_says_the_same(exported: Expor
     half = export_onnx(str(untrained.backbone()), tmp_path / "half.onnx", precision="fp16")
     assert half.megabytes < 0.6 * exported.megabytes
     assert 0 < half.difference < 0.05
-    assert read_about(half.file).precision == "fp16"
+    assert read_metadata(half.file).precision == "fp16"
 
 
 def test_the_file_says_what_it_is_and_what_torch_answers(exported: Exported) -> None:
-    about = read_about(exported.file)
+    about = read_metadata(exported.file)
     assert (about.side, about.precision, about.outputs) == (224, "fp32", ("roadwork", "words"))
     assert about.model == str(untrained.backbone())
-    told = OnnxBackbone(exported.file).logits(references(224))
+    told = OnnxBackbone(exported.file).logits(reference_thumbs(224))
     assert about.wanted[:, 0] == pytest.approx(told["roadwork"], abs=1e-3)
 
 
@@ -104,7 +104,7 @@ def test_stage_1_says_the_same_from_the_file(exported: Exported) -> None:
     items = [photo(1), clip(2)]
     for wanted, told in zip(of_torch.judge(items), of_file.judge(items), strict=True):
         assert told.logit == pytest.approx(wanted.logit, abs=1e-3)
-        assert told.saw.words_likely == pytest.approx(wanted.saw.words_likely, abs=1e-3)
+        assert told.saw.text_probability == pytest.approx(wanted.saw.text_probability, abs=1e-3)
         assert told.saw.frames == pytest.approx(wanted.saw.frames, abs=1e-3)
 
 

@@ -11,10 +11,10 @@ from torch._dynamo.utils import counters
 from transformers import DINOv3ViTImageProcessor
 
 from roadwork_serve import media
-from roadwork_serve.cancellable_thread import Worker
+from roadwork_serve.cancellable_thread import CancellableThread
 from roadwork_serve.engines import features
 from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
-from roadwork_serve.engines.thumbnails import passes, references, sizes
+from roadwork_serve.engines.thumbnails import batch_sizes, batches, reference_thumbs
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import MediaLimits
 from roadwork_serve.testbed import scenes
@@ -127,11 +127,11 @@ def test_a_compiled_model_is_compiled_before_it_serves_and_never_again(tmp_path:
     before = counters["stats"]["unique_graphs"]
     engine.warm()
     compiled = counters["stats"]["unique_graphs"]
-    assert compiled - before == len(sizes(300)) == 10  # more than the eight that PyTorch keeps by default
+    assert compiled - before == len(batch_sizes(300)) == 10  # more than the eight that PyTorch keeps by default
 
     def serve() -> None:
         for count in (1, 2, 3, 31, 300, 303):
-            thumbs = references(32, count)
+            thumbs = reference_thumbs(32, count)
             told[count] = engine.logits(thumbs)["words"], plain.logits(thumbs)["words"]
 
     told: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -144,7 +144,7 @@ def test_a_compiled_model_is_compiled_before_it_serves_and_never_again(tmp_path:
         assert of_compiled == pytest.approx(of_plain, abs=1e-5)
     assert counters["stats"]["unique_graphs"] == compiled
     with pytest.raises(ModelError, match="compiled for thumbs of 32 px, these have 48"):
-        engine.logits(references(48, 1))
+        engine.logits(reference_thumbs(48, 1))
 
 
 def test_it_is_compiled_on_a_gpu_and_not_on_a_cpu_unless_asked(tmp_path: Path, traced: None) -> None:
@@ -167,7 +167,7 @@ def second(tmp_path: Path) -> Path:
 def test_a_second_head_says_what_it_would_as_the_first_in_the_same_pass(
     tmp_path: Path, second: Path, compile: bool, traced: None
 ) -> None:
-    model, thumbs = tiny_dino(tmp_path), references(32, 6)
+    model, thumbs = tiny_dino(tmp_path), reference_thumbs(32, 6)
     alone = FeatureEngine(model, side=32, head_folder=second).logits(thumbs)["roadwork"]
     plain = FeatureEngine(model, side=32).logits(thumbs)
     engine = FeatureEngine(model, side=32, max_thumbs=4, second_head_folder=second, compile=compile)
@@ -186,11 +186,11 @@ def test_a_second_head_says_what_it_would_as_the_first_in_the_same_pass(
 
 def test_a_second_head_is_tried_before_there_is_a_first(tmp_path: Path, second: Path) -> None:
     model = tiny_dino(tmp_path)
-    wanted = FeatureEngine(model, side=32, head_folder=second).logits(references(32, 2))["roadwork"]
+    wanted = FeatureEngine(model, side=32, head_folder=second).logits(reference_thumbs(32, 2))["roadwork"]
     (tmp_path / "head.json").unlink()
     engine = FeatureEngine(model, side=32, second_head_folder=second)
     assert engine.has_head
-    assert {name: told.tolist() for name, told in engine.logits(references(32, 2)).items()} == {
+    assert {name: told.tolist() for name, told in engine.logits(reference_thumbs(32, 2)).items()} == {
         "second": pytest.approx(wanted.tolist(), abs=1e-6)
     }
 
@@ -205,19 +205,23 @@ def test_large_batches_go_in_passes(tmp_path: Path) -> None:
     engine = FeatureEngine(tiny_dino(tmp_path), side=32, max_thumbs=4)
     seen: list[int] = []
     engine.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    together = engine.logits(references(32, 11))["words"]
+    together = engine.logits(reference_thumbs(32, 11))["words"]
     assert seen == [4, 4, 3]
     seen.clear()
     engine.warm()
     assert seen == [1, 4]
-    alone = [engine.logits(thumb[None])["words"][0] for thumb in references(32, 11)]
+    alone = [engine.logits(thumb[None])["words"][0] for thumb in reference_thumbs(32, 11)]
     assert together == pytest.approx(alone, abs=1e-5)
 
 
 async def test_thumbs_that_nobody_waits_for_end_with_their_pass(tmp_path: Path) -> None:
-    engine, worker, held = FeatureEngine(tiny_dino(tmp_path), side=32, max_thumbs=2), Worker("test"), Held(at=2)
+    engine, worker, held = (
+        FeatureEngine(tiny_dino(tmp_path), side=32, max_thumbs=2),
+        CancellableThread("test"),
+        Held(at=2),
+    )
     engine.model.register_forward_pre_hook(held)
-    await held.cancelled_there(worker.run(engine.logits, references(32, 20)))
+    await held.cancelled_there(worker.run(engine.logits, reference_thumbs(32, 20)))
     assert held.steps == 2
     await worker.aclose()
 
@@ -225,12 +229,12 @@ async def test_thumbs_that_nobody_waits_for_end_with_their_pass(tmp_path: Path) 
 def test_passes_cover_every_thumb_once() -> None:
     for count in range(1, 40):
         for most in range(1, 20):
-            cuts = list(passes(count, most))
+            cuts = list(batches(count, most))
             assert [at for cut in cuts for at in range(count)[cut]] == list(range(count))
             assert max(cut.stop - cut.start for cut in cuts) <= most
-    assert sizes(1) == (1,)
-    assert sizes(8) == (1, 2, 4, 8)
-    assert sizes(20) == (1, 2, 4, 8, 16, 20)
+    assert batch_sizes(1) == (1,)
+    assert batch_sizes(8) == (1, 2, 4, 8)
+    assert batch_sizes(20) == (1, 2, 4, 8, 16, 20)
 
 
 def test_no_room_for_the_largest_batch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from roadwork_serve.cancellable_thread import Worker
+from roadwork_serve.cancellable_thread import CancellableThread
 from roadwork_serve.engines.florence import Florence2, _Sureness
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
@@ -59,7 +59,7 @@ def test_it_is_sure_as_far_as_its_tokens_were_likely(engine: Florence2) -> None:
 
 
 async def test_reading_that_nobody_waits_for_ends_before_its_next_token() -> None:
-    engine, worker, held = Florence2(str(untrained.florence())), Worker("test"), Held(at=3)
+    engine, worker, held = Florence2(str(untrained.florence())), CancellableThread("test"), Held(at=3)
     engine.model.model.language_model.decoder.register_forward_pre_hook(held)
     engine.model.generation_config.min_new_tokens = 20  # untrained, it ends at once
     await held.cancelled_there(worker.run(engine.read, [Image.new("RGB", (64, 64))]))

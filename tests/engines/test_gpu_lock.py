@@ -5,28 +5,28 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from roadwork_serve.engines.gpu_lock import alone_on_card
+from roadwork_serve.engines.gpu_lock import exclusive_gpu_load
 
 
 def test_engines_load_one_after_the_other_on_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1")
-    with alone_on_card("cuda", tmp_path):
+    with exclusive_gpu_load("cuda", tmp_path):
         (lock,) = tmp_path.iterdir()
         with pytest.raises(Timeout):
             FileLock(lock).acquire(timeout=0)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-2")
-        with alone_on_card("cuda", tmp_path):  # another card
+        with exclusive_gpu_load("cuda", tmp_path):  # another card
             assert len(list(tmp_path.iterdir())) == 2
     FileLock(lock).acquire(timeout=0)
 
 
 def test_a_cpu_is_shared(tmp_path: Path) -> None:
-    with alone_on_card("cpu", tmp_path), alone_on_card("cpu", tmp_path):
+    with exclusive_gpu_load("cpu", tmp_path), exclusive_gpu_load("cpu", tmp_path):
         assert not list(tmp_path.iterdir())
 
 
 def _die_while_loading(folder: Path) -> None:
-    with alone_on_card("cuda", folder):
+    with exclusive_gpu_load("cuda", folder):
         os._exit(1)
 
 

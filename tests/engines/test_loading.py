@@ -205,10 +205,10 @@ def test_a_card_that_is_too_full_is_told_with_figures(card: list[float]) -> None
 
 
 def test_the_process_is_held_to_its_share_of_the_card(card: list[float]) -> None:
-    memory.cap_card(6, "cuda")
-    memory.cap_card(48, "cuda")
-    memory.cap_card(6, "cpu")
-    memory.cap_card(None, "cuda")
+    memory.cap_gpu_memory(6, "cuda")
+    memory.cap_gpu_memory(48, "cuda")
+    memory.cap_gpu_memory(6, "cpu")
+    memory.cap_gpu_memory(None, "cuda")
     assert card == [0.25, 1.0]
 
 

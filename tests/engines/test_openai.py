@@ -62,7 +62,7 @@ async def test_p_yes_is_summed_over_the_spellings() -> None:
     server = Server(lambda body: completion("YES", TOP))
     (answer,) = await engine(server).ask([PHOTO])
     assert answer.logit == pytest.approx(math.log(0.6 / 0.2))
-    assert answer.left_over == pytest.approx(0.2)
+    assert answer.other_token_mass == pytest.approx(0.2)
     assert not answer.coarse and answer.compute_ms > 0
     assert (server.asked[0]["max_tokens"], server.asked[0]["top_logprobs"]) == (1, 20)
     image, question = server.asked[0]["messages"][0]["content"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from roadwork_serve.cancellable_thread import Worker
-from roadwork_serve.engines.denormals import flushed
+from roadwork_serve.cancellable_thread import CancellableThread
+from roadwork_serve.engines.denormals import flush_denormals
 from roadwork_serve.engines.rapidocr import RapidOcr
 from roadwork_serve.errors import ModelError
 from tests.recording_lock import Held
@@ -60,7 +60,7 @@ def test_red_and_blue_are_not_mistaken_for_one_another(engine: RapidOcr) -> None
 
 
 async def test_pictures_that_nobody_waits_for_are_not_read(engine: RapidOcr, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker, held, ocr = Worker("test"), Held(at=2), engine._ocr
+    worker, held, ocr = CancellableThread("test"), Held(at=2), engine._ocr
     monkeypatch.setattr(engine, "_ocr", lambda bgr: held() or ocr(bgr))
     await held.cancelled_there(worker.run(engine.read, [Image.new("RGB", (64, 64))] * 5))
     assert held.steps == 2
@@ -93,17 +93,17 @@ def denormal() -> float:
 @pytest.mark.skipif(sys.platform != "linux", reason="denormals are flushed on x86-64 Linux only")
 def test_denormals_are_zero_within_the_block_and_its_thread_only() -> None:
     elsewhere: list[float] = []
-    with flushed():
+    with flush_denormals():
         assert denormal() == 0.0
-        with flushed():
+        with flush_denormals():
             assert denormal() == 0.0
         assert denormal() == 0.0
     assert denormal() > 0.0
-    with pytest.raises(ZeroDivisionError), flushed():
+    with pytest.raises(ZeroDivisionError), flush_denormals():
         _ = 1 / 0
     assert denormal() > 0.0
     other = threading.Thread(target=lambda: elsewhere.append(denormal()))
-    with flushed():
+    with flush_denormals():
         pass
     other.start()
     other.join()

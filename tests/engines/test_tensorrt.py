@@ -22,7 +22,7 @@ from roadwork_serve.cli.main import app
 from roadwork_serve.engines.export import export_onnx
 from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.tensorrt import TensorRtBackbone
-from roadwork_serve.engines.thumbnails import references
+from roadwork_serve.engines.thumbnails import reference_thumbs
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import EngineSpec, MediaLimits, StageSpec
 from roadwork_serve.stages.backbone import Backbone
@@ -91,7 +91,7 @@ def test_it_answers_as_torch_does_in_passes_of_the_largest_batch(file: Path) -> 
     fake_tensorrt.calls.clear()
     engine.warm()
     assert fake_tensorrt.calls == ["execute 1", "execute 4"]
-    thumbs = references(32, 6)
+    thumbs = reference_thumbs(32, 6)
     told, wanted = engine.logits(thumbs), FeatureEngine(engine.plan.model).logits(thumbs)
     assert fake_tensorrt.calls[2:] == ["execute 4", "execute 2"]
     assert list(told) == ["roadwork", "words"]

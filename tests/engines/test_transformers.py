@@ -24,7 +24,7 @@ def test_a_batch_of_unlike_sizes_answers_as_each_alone(engine: VisionLanguageEng
     together = engine.answer(engine.encode(prompts))
     alone = [engine.answer(engine.encode([p]))[0] for p in prompts]
     assert [a.logit for a in together] == pytest.approx([a.logit for a in alone], abs=1e-3)
-    assert [a.left_over for a in together] == pytest.approx([a.left_over for a in alone], abs=1e-3)
+    assert [a.other_token_mass for a in together] == pytest.approx([a.other_token_mass for a in alone], abs=1e-3)
 
 
 def test_logit_weighs_all_single_token_spellings(engine: VisionLanguageEngine) -> None:
@@ -37,7 +37,7 @@ def test_logit_weighs_all_single_token_spellings(engine: VisionLanguageEngine) -
         [vocabulary[s + w] for w in words for s in ("", "Ġ")] for words in (("YES", "Yes", "yes"), ("NO", "No", "no"))
     )
     assert answer.logit == pytest.approx(math.log(p[yes].sum()) - math.log(p[no].sum()), abs=1e-4)
-    assert answer.left_over == pytest.approx(1 - p[yes].sum().item() - p[no].sum().item(), abs=1e-5)
+    assert answer.other_token_mass == pytest.approx(1 - p[yes].sum().item() - p[no].sum().item(), abs=1e-5)
 
 
 def test_question_follows_the_image(engine: VisionLanguageEngine) -> None:

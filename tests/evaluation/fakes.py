@@ -10,13 +10,13 @@ import yaml
 from PIL import Image
 
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.cascade.prediction import Item, Opinion, Sees, Stage
-from roadwork_serve.cascade.threaded_stage import Threaded
-from roadwork_serve.datasets.samples import About
-from roadwork_serve.evaluation.rows import Look, Row
+from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePrediction
+from roadwork_serve.cascade.threaded_stage import ThreadedStage
+from roadwork_serve.datasets.samples import SampleMetadata
+from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import EngineSpec, Profile, StageName, StageSpec
-from roadwork_serve.schema import Saw, Words
+from roadwork_serve.schema import Evidence, TextLine
 from roadwork_serve.testbed.scene_dataset import draw_scene
 
 POLICY = Policy.from_mapping(
@@ -24,7 +24,7 @@ POLICY = Policy.from_mapping(
         "version": "test-1",
         "photo": [
             {"stage": "backbone", "exit": [0.1, 0.9]},
-            {"stage": "signs", "exit": [0.1, 0.9], "when_words_likely": 0.5},
+            {"stage": "signs", "exit": [0.1, 0.9], "min_text_probability": 0.5},
             {"stage": "vlm", "exit": [0.1, 0.9]},
             {"stage": "reasoner", "exit": [0.5, 0.5]},
         ],
@@ -41,7 +41,7 @@ STRENGTH = {"backbone": 5.0, "vlm": 20.0, "reasoner": 50.0, "video": 50.0}
 class ByColour:
     """Logit: the strength of this stage times red less blue. Later stages are stronger; signs always abstain."""
 
-    sees: Sees = "both"
+    sees: StageInput = "both"
 
     def __init__(self, name: str, model: EngineSpec) -> None:
         self.name = name
@@ -51,20 +51,22 @@ class ByColour:
     def warm(self) -> None:
         self.warmed += 1
 
-    def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         return [self._opinion(item) for item in items]
 
-    def _opinion(self, item: Item) -> Opinion:
+    def _opinion(self, item: Item) -> StagePrediction:
         redness = float(np.mean(item.thumbs[..., 0].astype(float) - item.thumbs[..., 2])) / 255
         if self.name == "signs":
-            word = Words(text="[FESTIVAL]", confidence=0.9, meaning="neutral", box={"x0": 0, "y0": 0, "x1": 1, "y1": 1})  # type: ignore[arg-type]
-            return Opinion(None, self._model.model, saw=Saw(words=[word]))
-        saw = Saw(words_likely=0.9 if abs(redness) < 0.05 else 0.1) if self.name == "backbone" else Saw()
-        return Opinion(STRENGTH[self.name] * redness, self._model.model, self._model.miniature, saw)
+            word = TextLine(
+                text="[FESTIVAL]", confidence=0.9, meaning="neutral", box={"x0": 0, "y0": 0, "x1": 1, "y1": 1}
+            )  # type: ignore[arg-type]
+            return StagePrediction(None, self._model.model, saw=Evidence(words=[word]))
+        saw = Evidence(text_probability=0.9 if abs(redness) < 0.05 else 0.1) if self.name == "backbone" else Evidence()
+        return StagePrediction(STRENGTH[self.name] * redness, self._model.model, self._model.miniature, saw)
 
 
 def open_by_colour(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
-    return {name: Threaded(ByColour(name, engine)) for name in users}
+    return {name: ThreadedStage(ByColour(name, engine)) for name in users}
 
 
 def profile() -> Profile:
@@ -102,20 +104,22 @@ def row(
     probability: float = 0.9,
     exit_stage: str = "backbone",
     looks: dict[str, tuple[float | None, float | None]] | None = None,
-    about: About | None = None,
-    words_likely: float | None = None,
-) -> Row:
+    about: SampleMetadata | None = None,
+    text_probability: float | None = None,
+) -> EvaluationRow:
     """A row; looks are stage: (logit, posterior), posterior None where the stage was only asked to compare."""
     said = {"backbone": (2.0, probability)} if looks is None else looks
-    return Row(
-        about or About(name, "photo", label),
+    return EvaluationRow(
+        about or SampleMetadata(name, "photo", label),
         probability,
         probability >= 0.5,
         exit_stage,
         "above_band",
         False,
         tuple(
-            Look(stage, logit, posterior, f"model-{stage}", True, words_likely if stage == "backbone" else None)
+            StageRecord(
+                stage, logit, posterior, f"model-{stage}", True, text_probability if stage == "backbone" else None
+            )
             for stage, (logit, posterior) in said.items()
         ),
     )

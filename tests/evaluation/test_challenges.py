@@ -11,11 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roadwork_serve.datasets.base import Damaged, Listed
-from roadwork_serve.datasets.samples import About, Sample
+from roadwork_serve.datasets.base import CorruptItem, DatasetItem
+from roadwork_serve.datasets.samples import Sample, SampleMetadata
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.evaluation.challenges import LOOKS, SIDE, Drawn, challenge, draw, earned, make, samples
-from roadwork_serve.evaluation.rows import Row
+from roadwork_serve.evaluation.challenges import (
+    AUGMENTATIONS,
+    SIDE,
+    Challenge,
+    challenge,
+    draw_challenges,
+    samples,
+    subnet_score,
+    write_challenges,
+)
+from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.schema import MediaKind
 
 
@@ -38,23 +47,25 @@ class Album:
     works: int
     others: int
     spoilt: tuple[int, ...] = ()
-    more: list[About] = field(default_factory=list[About])
+    more: list[SampleMetadata] = field(default_factory=list[SampleMetadata])
 
-    def listed(self) -> list[Listed]:
+    def listed(self) -> list[DatasetItem]:
         photo: MediaKind = "photo"
-        abouts = [About(f"{self.spec}-{at}.jpg", photo, at < self.works) for at in range(self.works + self.others)]
-        return [Listed(about, str(at)) for at, about in enumerate(abouts + self.more)]
+        abouts = [
+            SampleMetadata(f"{self.spec}-{at}.jpg", photo, at < self.works) for at in range(self.works + self.others)
+        ]
+        return [DatasetItem(about, str(at)) for at, about in enumerate(abouts + self.more)]
 
-    def samples(self, wanted: Sequence[Listed]) -> Generator[Sample | Damaged]:
+    def samples(self, wanted: Sequence[DatasetItem]) -> Generator[Sample | CorruptItem]:
         ats = [int(each.at) for each in wanted]
         assert ats == sorted(set(ats)), "each once, and in order"
         for each in wanted:
             damaged = int(each.at) in self.spoilt
-            yield Damaged(each.about.name, "is gone") if damaged else Sample(each.about, jpeg(shade=int(each.at)))
+            yield CorruptItem(each.about.name, "is gone") if damaged else Sample(each.about, jpeg(shade=int(each.at)))
 
 
 def test_labels_sources_and_looks_are_equally_likely_whatever_the_data_holds() -> None:
-    drawn = draw([Album("a", 3, 90), Album("b", 40, 5)], 3000, seed=1)
+    drawn = draw_challenges([Album("a", 3, 90), Album("b", 40, 5)], 3000, seed=1)
     for of in (lambda d: d.item.about.label, lambda d: d.source, lambda d: d.look):
         counts = Counter(map(of, drawn))
         assert all(abs(count - 3000 / len(counts)) < 130 for count in counts.values()), counts
@@ -62,15 +73,15 @@ def test_labels_sources_and_looks_are_equally_likely_whatever_the_data_holds() -
 
 
 def test_nothing_is_drawn_twice_before_all_of_its_kind_were() -> None:
-    drawn = [each.item.at for each in draw([Album("a", 10, 10)], 400, seed=2) if each.item.about.label]
+    drawn = [each.item.at for each in draw_challenges([Album("a", 10, 10)], 400, seed=2) if each.item.about.label]
     for start in range(0, len(drawn) - 9, 10):
         assert len(set(drawn[start : start + 10])) == 10
 
 
 def test_clips_and_what_people_could_not_tell_are_no_challenges() -> None:
-    more = [About("clip.mp4", "clip", True), About("unclear.jpg", "photo", True, scored=False)]
+    more = [SampleMetadata("clip.mp4", "clip", True), SampleMetadata("unclear.jpg", "photo", True, scored=False)]
     with pytest.raises(ConfigError, match="a holds no photo with active road work"):
-        draw([Album("a", 0, 5, more=more)], 10, seed=1)
+        draw_challenges([Album("a", 0, 5, more=more)], 10, seed=1)
 
 
 def test_the_same_seed_makes_the_same_challenges_and_another_one_others(tmp_path: Path) -> None:
@@ -78,8 +89,8 @@ def test_the_same_seed_makes_the_same_challenges_and_another_one_others(tmp_path
 
     def made(seed: int) -> list[bytes]:
         (folder := tmp_path / str(len(list(tmp_path.iterdir())))).mkdir()
-        drawn = draw([album], 12, seed)
-        assert make([album], drawn, folder, seed, lambda: None) == []
+        drawn = draw_challenges([album], 12, seed)
+        assert write_challenges([album], drawn, folder, seed, lambda: None) == []
         return [sample.data for sample in samples(drawn, folder)]
 
     first = made(1)
@@ -88,8 +99,8 @@ def test_the_same_seed_makes_the_same_challenges_and_another_one_others(tmp_path
 
 def test_they_come_in_the_order_they_were_drawn_with_their_look_and_what_is_damaged_is_told(tmp_path: Path) -> None:
     albums, done = [Album("a", 3, 3, spoilt=(0,)), Album("b", 3, 3)], list[int]()
-    drawn = draw(albums, 30, seed=3)
-    failed = make(albums, drawn, tmp_path, 3, lambda: done.append(1))
+    drawn = draw_challenges(albums, 30, seed=3)
+    failed = write_challenges(albums, drawn, tmp_path, 3, lambda: done.append(1))
     spoilt = [each for each in drawn if each.source == 0 and each.item.at == "0"]
     assert spoilt and len(failed) == len(spoilt) and {each.message for each in failed} == {"is gone"}
     there = [each for each in drawn if each not in spoilt]
@@ -100,11 +111,11 @@ def test_they_come_in_the_order_they_were_drawn_with_their_look_and_what_is_dama
 
 def test_a_file_that_is_no_picture_is_told_of_too(tmp_path: Path) -> None:
     class Text(Album):
-        def samples(self, wanted: Sequence[Listed]) -> Generator[Sample | Damaged]:
+        def samples(self, wanted: Sequence[DatasetItem]) -> Generator[Sample | CorruptItem]:
             return (Sample(each.about, b"no picture") for each in wanted)
 
     album = Text("a", 1, 1)
-    failed = make([album], [Drawn(0, 0, album.listed()[0], "whole")], tmp_path, 1, lambda: None)
+    failed = write_challenges([album], [Challenge(0, 0, album.listed()[0], "whole")], tmp_path, 1, lambda: None)
     assert [each.name for each in failed] == ["a-0.jpg"] and "cannot identify" in failed[0].message
 
 
@@ -140,11 +151,11 @@ def test_augmented_ones_come_in_four_strengths_from_a_plain_middle_to_noise_and_
 def test_the_reward_goes_by_what_the_miner_says_not_by_half(tmp_path: Path) -> None:
     """A policy may decide elsewhere than at 0.5: the miner sends what is on the label's side."""
     rows = [row(at, label=at % 2 == 0, said=at % 2 == 0, probability=0.4 + 0.01 * (at % 2)) for at in range(60)]
-    told = earned(rows)
+    told = subnet_score(rows)
     assert told.challenges == 60 and told.reward > 0.9
     assert told.score == pytest.approx(0.95, abs=0.02), "sixty steps of a moving average from 0"
-    assert {look: part.n for look, part in told.by_look.items()} == dict.fromkeys(LOOKS, 20)
-    wrong = earned([row(at, label=at % 2 == 0, said=at % 2 == 1, probability=0.9) for at in range(60)])
+    assert {look: part.n for look, part in told.by_look.items()} == dict.fromkeys(AUGMENTATIONS, 20)
+    wrong = subnet_score([row(at, label=at % 2 == 0, said=at % 2 == 1, probability=0.9) for at in range(60)])
     assert wrong.reward == 0 and wrong.by_look["whole"].accuracy == 0
 
 
@@ -162,6 +173,6 @@ class _Always(random.Random):
         return b
 
 
-def row(at: int, label: bool, said: bool, probability: float) -> Row:
-    about = About(f"{at}.jpg", "photo", label, tags=(LOOKS[at % 3],))
-    return Row(about, probability, said, "backbone", "above_band", False, ())
+def row(at: int, label: bool, said: bool, probability: float) -> EvaluationRow:
+    about = SampleMetadata(f"{at}.jpg", "photo", label, tags=(AUGMENTATIONS[at % 3],))
+    return EvaluationRow(about, probability, said, "backbone", "above_band", False, ())

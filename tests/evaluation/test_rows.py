@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from roadwork_serve.datasets.samples import About
+from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.rows import read_rows, write_rows
 from tests.evaluation.fakes import row
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
-    about = About("photo-7.jpg", "photo", True, seed=7, needs="vlm", activity="working", tags=("town", "rain"))
+    about = SampleMetadata("photo-7.jpg", "photo", True, seed=7, needs="vlm", activity="working", tags=("town", "rain"))
     rows = [row(about=about, looks={"backbone": (1.5, 0.8), "signs": (None, 0.8), "vlm": (-2.0, None)}), row("b")]
     write_rows(tmp_path / "deep" / "rows.jsonl", rows)
     assert read_rows(tmp_path / "deep" / "rows.jsonl") == rows

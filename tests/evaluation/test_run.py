@@ -5,8 +5,8 @@ import pytest
 
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.cascade.prediction import Stage
-from roadwork_serve.cascade.threaded_stage import Threaded
-from roadwork_serve.datasets.samples import About, Sample
+from roadwork_serve.cascade.threaded_stage import ThreadedStage
+from roadwork_serve.datasets.samples import Sample, SampleMetadata
 from roadwork_serve.errors import ModelError
 from roadwork_serve.evaluation.run import judge_samples
 from roadwork_serve.local_cascade import local_cascade
@@ -16,7 +16,7 @@ from tests.evaluation.fakes import BLUE, GREY, PALE, PINK, POLICY, RED, ByColour
 
 
 def photo(name: str, colour: tuple[int, int, int], label: bool = True) -> Sample:
-    return Sample(About(name, "photo", label), jpeg(colour))
+    return Sample(SampleMetadata(name, "photo", label), jpeg(colour))
 
 
 async def test_rows_keep_the_order_and_say_where_each_left() -> None:
@@ -44,7 +44,7 @@ async def test_the_vlm_speaks_for_comparison_without_touching_the_verdict() -> N
 
 
 async def test_everyone_speaks_when_asked_to_each_on_its_own_kind() -> None:
-    samples = [photo("grey", GREY), Sample(About("clip", "clip", True), mp4(RED))]
+    samples = [photo("grey", GREY), Sample(SampleMetadata("clip", "clip", True), mp4(RED))]
     async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
         rows, failed = await judge_samples(samples, cascade, also=STAGES)
     assert not failed
@@ -55,7 +55,7 @@ async def test_everyone_speaks_when_asked_to_each_on_its_own_kind() -> None:
 
 
 async def test_a_broken_file_fails_alone() -> None:
-    samples = [photo("red", RED), Sample(About("broken", "photo", True), b"no picture"), photo("blue", BLUE)]
+    samples = [photo("red", RED), Sample(SampleMetadata("broken", "photo", True), b"no picture"), photo("blue", BLUE)]
     done: list[None] = []
     async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
         rows, failed = await judge_samples(samples, cascade, on_done=lambda: done.append(None))
@@ -84,7 +84,7 @@ async def test_only_stages_that_the_policy_names_are_opened_and_each_is_warmed()
 
     def opening(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
         opened.update({name: ByColour(name, engine) for name in users})
-        return {name: Threaded(opened[name]) for name in users}
+        return {name: ThreadedStage(opened[name]) for name in users}
 
     one_step = load_policy("mini").to_mapping() | {
         kind: [{"stage": "backbone", "exit": [0.5, 0.5]}] for kind in ("photo", "clip")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from roadwork_serve.datasets.samples import About
+from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.heads.feature_set import FeatureSet
 
 
@@ -30,7 +30,7 @@ def clouds(
         name=names,
         backbone="f" * 64,
         about=tuple(
-            About(name, "photo", bool(said), group=f"site-{site}", source="clouds", licence="MIT")
+            SampleMetadata(name, "photo", bool(said), group=f"site-{site}", source="clouds", licence="MIT")
             for name, said, site in zip(names, target, group, strict=True)
         ),
         origin=("clouds",),

@@ -7,9 +7,9 @@ import pytest
 
 from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.heads.collect_features import Wanted, gather
+from roadwork_serve.heads.collect_features import FeatureRequest, collect_features
 from roadwork_serve.heads.feature_set import write_features
-from roadwork_serve.journal.record import Mark
+from roadwork_serve.journal.record import Annotation
 from roadwork_serve.journal.store import Store
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import Profile
@@ -37,15 +37,15 @@ def journal(tmp_path: Path) -> str:
     seen = {"features": np.full((1, 24), 0.5, np.float16), "features_model": str(tmp_path / "tiny")}
     with closing(Store.open(url)) as store:
         store.commit([entry("a", 0.9, **seen), entry("b", 0.9, **seen), survey("b", report("vlm", 0.02))])
-        store.mark([("a", Mark("none", "ann", 1001.0))])
+        store.mark([("a", Annotation("none", "ann", 1001.0))])
     return url
 
 
 def test_a_journal_and_files_go_together(journal: str, profile: Profile, tmp_path: Path) -> None:
     write_jpeg(tmp_path / "data/roadwork/c.jpg", RED)
     write_jpeg(tmp_path / "data/none/d.jpg", BLUE)
-    wanted = Wanted(data=[str(tmp_path / "data")], journal=journal, cache=tmp_path / "cache")
-    found = gather(wanted, profile)
+    wanted = FeatureRequest(data=[str(tmp_path / "data")], journal=journal, cache=tmp_path / "cache")
+    found = collect_features(wanted, profile)
     features = found.features
     assert (features.recipe, features.x.shape) == ("cls", (4, 24))
     assert features.backbone == fingerprint(str(tmp_path / "tiny"))
@@ -58,15 +58,15 @@ def test_a_journal_and_files_go_together(journal: str, profile: Profile, tmp_pat
 def test_features_of_another_backbone_do_not_join_a_journal(journal: str, profile: Profile, tmp_path: Path) -> None:
     write_features(tmp_path / "f.st", replace(clouds(groups=2, width=24), backbone="e" * 64))
     with pytest.raises(ConfigError, match="same backbone"):
-        gather(Wanted(journal=journal, files=[tmp_path / "f.st"]), profile)
+        collect_features(FeatureRequest(journal=journal, files=[tmp_path / "f.st"]), profile)
 
 
 def test_progress_is_told_with_its_end(profile: Profile, tmp_path: Path) -> None:
     write_jpeg(tmp_path / "data/roadwork/c.jpg", RED)
     write_jpeg(tmp_path / "data/none/d.jpg", BLUE)
     told: list[tuple[int, int]] = []
-    wanted = Wanted(data=[str(tmp_path / "data")], cache=tmp_path / "cache")
-    found = gather(wanted, profile, lambda done, total: told.append((done, total)))
+    wanted = FeatureRequest(data=[str(tmp_path / "data")], cache=tmp_path / "cache")
+    found = collect_features(wanted, profile, lambda done, total: told.append((done, total)))
     assert sum(done for done, _ in told) == 2
     assert {total for _, total in told} == {2}
     assert found.shipped is not None

@@ -5,7 +5,7 @@ import pytest
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.metrics import Confusion
-from roadwork_serve.heads.cross_validation import cross_validate, heads_of, judged
+from roadwork_serve.heads.cross_validation import cross_validate, fold_metrics, heads_of
 from roadwork_serve.heads.fit import HeadTraining, fit_head
 from tests.heads.feature_sets import clouds
 
@@ -46,7 +46,7 @@ def test_a_shipped_head_stands_beside() -> None:
 def test_hard_negatives_are_told_apart() -> None:
     features = clouds(groups=2, each=2)
     about = tuple(replace(each, hard_negative=not each.label) for each in features.about)
-    told = judged(replace(features, about=about), np.array([2.0, -2.0, 2.0, -2.0]))
+    told = fold_metrics(replace(features, about=about), np.array([2.0, -2.0, 2.0, -2.0]))
     assert (told.hard_negatives, told.hard_negatives_said_roadwork) == (2, ("item-0",))
     assert told.other == Confusion(tp=1, fp=0, fn=1, tn=0)
     assert told.by_group == {"site-0": Confusion(0, 1, 0, 1), "site-1": Confusion(1, 0, 1, 0)}

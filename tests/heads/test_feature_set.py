@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.heads.feature_set import joined, overruled, read_features, write_features
+from roadwork_serve.heads.feature_set import concatenate, drop_teacher_duplicates, read_features, write_features
 from tests.heads.feature_sets import clouds
 
 
@@ -26,16 +26,16 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_joined_sets_keep_the_shortest_recipe() -> None:
     short = clouds(groups=2, width=4)
     long = replace(clouds(groups=3, width=12), recipe="cls+mean+max")
-    both = joined([long, short])
+    both = concatenate([long, short])
     assert (both.recipe, both.x.shape, both.width) == ("cls", (30, 4), 4)
     assert np.array_equal(both.x[:18], long.x[:, :4])
 
 
 def test_sets_of_different_backbones_are_not_joined() -> None:
     with pytest.raises(ConfigError, match="same backbone"):
-        joined([clouds(groups=2), replace(clouds(groups=2), backbone="e" * 64)])
+        concatenate([clouds(groups=2), replace(clouds(groups=2), backbone="e" * 64)])
     with pytest.raises(ConfigError, match="nothing to learn from"):
-        joined([])
+        concatenate([])
 
 
 def test_a_recipe_that_is_not_there_is_refused() -> None:
@@ -47,7 +47,7 @@ def test_people_overrule_a_teacher_on_the_same_item() -> None:
     people = clouds(groups=2, each=2)
     teacher = replace(people, by_people=np.zeros(4, bool), target=1 - people.target).rows(np.array([0, 1]))
     alone = replace(teacher, name=("other-0", "other-1"))
-    kept = overruled(joined([teacher, people, alone]))
+    kept = drop_teacher_duplicates(concatenate([teacher, people, alone]))
     assert kept.name == (*people.name, "other-0", "other-1")
     assert np.array_equal(kept.target[:4], people.target)
 

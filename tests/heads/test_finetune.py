@@ -9,7 +9,7 @@ from roadwork_serve.datasets.registry import open_dataset
 from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.heads.finetune import Pictures, Unfreezing, finetune, pictures
+from roadwork_serve.heads.finetune import FinetuneSettings, TrainingImages, finetune, load_images
 from roadwork_serve.heads.fit import HeadTraining
 from roadwork_serve.profiles.profile import MediaLimits
 from tests.engines.tiny import tiny_dino
@@ -17,20 +17,20 @@ from tests.evaluation.fakes import BLUE, GREY, RED, mp4, write_jpeg
 
 LIMITS = MediaLimits(thumb_side=32, frames=2)
 SETTINGS = HeadTraining(hidden=8, lr=0.01)
-QUICK = Unfreezing(epochs=8, batch=8, lr=1e-3)
+QUICK = FinetuneSettings(epochs=8, batch=8, lr=1e-3)
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> Pictures:
+def shown(tmp_path: Path) -> TrainingImages:
     rng = np.random.default_rng(0)
     for at in range(12):
         for label, colour in (("roadwork", RED), ("none", BLUE)):
             shade = tuple(int(c) for c in np.clip(np.array(colour) + rng.integers(-20, 20, 3), 0, 255))
             write_jpeg(tmp_path / f"data/{label}/site-{at}/{label}.jpg", shade)  # type: ignore[arg-type]
-    return pictures([open_dataset(str(tmp_path / "data"))], LIMITS)
+    return load_images([open_dataset(str(tmp_path / "data"))], LIMITS)
 
 
-def test_backbone_and_head_are_trained_and_served(shown: Pictures, tmp_path: Path) -> None:
+def test_backbone_and_head_are_trained_and_served(shown: TrainingImages, tmp_path: Path) -> None:
     model = tiny_dino(tmp_path / "tiny")
     report = finetune(model, shown, SETTINGS, QUICK, tmp_path / "tuned", device="cpu")
     assert report.steps == 8 * (report.taught.n // 8)
@@ -46,16 +46,16 @@ def test_backbone_and_head_are_trained_and_served(shown: Pictures, tmp_path: Pat
     assert "trained together" in (tmp_path / "tuned/README.md").read_text()
 
 
-def test_a_few_steps_are_the_same_each_time(shown: Pictures, tmp_path: Path) -> None:
+def test_a_few_steps_are_the_same_each_time(shown: TrainingImages, tmp_path: Path) -> None:
     model = tiny_dino(tmp_path / "tiny")
     marks = {
-        finetune(model, shown, SETTINGS, Unfreezing(1, 8, 1e-3), tmp_path / name, device="cpu").fingerprint
+        finetune(model, shown, SETTINGS, FinetuneSettings(1, 8, 1e-3), tmp_path / name, device="cpu").fingerprint
         for name in ("one", "two")
     }
     assert len(marks) == 1
 
 
-def test_nothing_is_trained_where_something_is_in_the_way(shown: Pictures, tmp_path: Path) -> None:
+def test_nothing_is_trained_where_something_is_in_the_way(shown: TrainingImages, tmp_path: Path) -> None:
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned/mine").write_text("")
     with pytest.raises(ConfigError, match="is there already"):
@@ -63,7 +63,7 @@ def test_nothing_is_trained_where_something_is_in_the_way(shown: Pictures, tmp_p
     assert (tmp_path / "tuned/mine").exists()
 
 
-def test_on_gpus_it_is_sharded(shown: Pictures, tmp_path: Path, monkeypatch) -> None:
+def test_on_gpus_it_is_sharded(shown: TrainingImages, tmp_path: Path, monkeypatch) -> None:
     """Not yet run on hardware: what Lightning is asked for."""
     asked: dict = {}
 
@@ -88,9 +88,9 @@ def test_pictures_are_those_that_serving_sees(tmp_path: Path) -> None:
     (tmp_path / "data/none").mkdir()
     (tmp_path / "data/none/b.mp4").write_bytes(mp4(GREY))
     (tmp_path / "data/none/c.jpg").write_bytes(b"")
-    shown = pictures([open_dataset(str(tmp_path / "data"))], LIMITS)
+    shown = load_images([open_dataset(str(tmp_path / "data"))], LIMITS)
     assert shown.thumbs.shape == (3, 32, 32, 3)
     assert shown.known.weight.tolist() == [1, 0.5, 0.5]
     assert [each.name for each in shown.skipped] == ["none/c.jpg"]
     with pytest.raises(ConfigError, match="more than 0 files cannot be used"):
-        pictures([open_dataset(str(tmp_path / "data"))], LIMITS, may_skip=0)
+        load_images([open_dataset(str(tmp_path / "data"))], LIMITS, may_skip=0)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.heads.feature_set import joined
-from roadwork_serve.heads.fit import HeadTraining, balanced, fit_head, said
-from roadwork_serve.heads.head_metrics import items, score
+from roadwork_serve.heads.feature_set import concatenate
+from roadwork_serve.heads.fit import HeadTraining, class_weights, fit_head, predict_logits
+from roadwork_serve.heads.head_metrics import head_metrics, items
 from tests.heads.feature_sets import clouds
 
 QUICK = HeadTraining(hidden=16, epochs=20, patience=6, batch=64, lr=0.02)
@@ -23,7 +23,7 @@ def test_it_learns_what_can_be_learned() -> None:
     fit = fit_head(clouds(), QUICK)
     assert fit.held.accuracy > 0.88
     other = clouds(seed=9)
-    assert score(other, said(fit.head, other)).auc > 0.95
+    assert head_metrics(other, predict_logits(fit.head, other)).auc > 0.95
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
@@ -52,33 +52,33 @@ def test_words_are_told_only_where_enough_is_known() -> None:
     heard = clouds(words=True)
     fit = fit_head(heard, QUICK)
     assert fit.head.settings.outputs == ("roadwork", "words")
-    told = said(fit.head, heard, "words")
+    told = predict_logits(fit.head, heard, "words")
     assert np.mean((told > 0) == (heard.words > 0.5)) > 0.8
     few = replace(heard, words=np.where(np.arange(len(heard)) < 30, heard.words, np.nan).astype(np.float32))
     quiet = fit_head(few, QUICK).head
     assert quiet.settings.outputs == ("roadwork",)
     with pytest.raises(ConfigError, match="says nothing of words"):
-        said(quiet, heard, "words")
+        predict_logits(quiet, heard, "words")
 
 
 def test_rows_without_words_do_not_disturb_those_with() -> None:
     heard = clouds(words=True)
     deaf = replace(heard, words=np.where(np.arange(len(heard)) % 2, heard.words, np.nan).astype(np.float32))
     fit = fit_head(deaf, replace(QUICK, mixup=0.3))
-    assert np.mean((said(fit.head, heard, "words") > 0) == (heard.words > 0.5)) > 0.75
+    assert np.mean((predict_logits(fit.head, heard, "words") > 0) == (heard.words > 0.5)) > 0.75
 
 
 def test_people_overrule_the_teacher() -> None:
     people = clouds()
     wrong = replace(people, by_people=np.zeros(len(people), bool), target=1 - people.target)
-    both = joined([people, replace(wrong, weight=wrong.weight * 10)])
+    both = concatenate([people, replace(wrong, weight=wrong.weight * 10)])
     assert _same(fit_head(both, QUICK).head, fit_head(people, QUICK).head)
 
 
 def test_a_teachers_doubt_is_learned() -> None:
     sure = clouds(apart=5.0)
     doubt = replace(sure, target=np.where(sure.target > 0, 0.7, 0.1).astype(np.float32), by_people=~sure.by_people)
-    p = 1 / (1 + np.exp(-said(fit_head(doubt, replace(QUICK, balance=None)).head, doubt)))
+    p = 1 / (1 + np.exp(-predict_logits(fit_head(doubt, replace(QUICK, balance=None)).head, doubt)))
     assert p[sure.target > 0].mean() == pytest.approx(0.7, abs=0.1)
     assert p[sure.target < 1].mean() == pytest.approx(0.1, abs=0.1)
 
@@ -86,16 +86,16 @@ def test_a_teachers_doubt_is_learned() -> None:
 def test_classes_are_weighed_to_the_share_asked_for() -> None:
     features = clouds(apart=0.0).rows(np.flatnonzero((clouds().target == 0) | (np.arange(240) % 4 == 0)))
     for balance, share in (("auto", 0.5), (0.2, 0.2), (None, float(features.target.mean()))):
-        weight = balanced(features, balance)  # type: ignore[arg-type]
+        weight = class_weights(features, balance)  # type: ignore[arg-type]
         assert np.average(features.target, weights=weight) == pytest.approx(share, abs=1e-5)
-    p = 1 / (1 + np.exp(-said(fit_head(features, replace(QUICK, balance=0.2)).head, features)))
+    p = 1 / (1 + np.exp(-predict_logits(fit_head(features, replace(QUICK, balance=0.2)).head, features)))
     assert p.mean() == pytest.approx(0.2, abs=0.07)
 
 
 def test_smoothing_draws_people_towards_a_half() -> None:
     easy = clouds(apart=6.0)
     plain, smooth = (fit_head(easy, replace(QUICK, smoothing=value)).head for value in (0.0, 0.3))
-    assert np.abs(said(smooth, easy)).mean() < np.abs(said(plain, easy)).mean()
+    assert np.abs(predict_logits(smooth, easy)).mean() < np.abs(predict_logits(plain, easy)).mean()
 
 
 def test_the_best_epoch_is_kept_and_training_stops() -> None:
@@ -103,7 +103,7 @@ def test_the_best_epoch_is_kept_and_training_stops() -> None:
     assert fit.epochs < 200
     assert fit.best_epoch == fit.epochs - 1 - 6
     held = clouds(apart=0.3).rows(fit.split.held)
-    assert score(held, said(fit.head, held)) == fit.held
+    assert head_metrics(held, predict_logits(fit.head, held)) == fit.held
 
 
 def test_a_group_is_never_on_both_sides() -> None:
@@ -122,7 +122,7 @@ def test_a_clip_is_judged_once_by_its_two_highest_frames() -> None:
 def test_features_of_another_width_are_refused() -> None:
     head = fit_head(clouds(), replace(QUICK, epochs=1)).head
     with pytest.raises(ConfigError, match="wants features 8 wide, these are 4"):
-        said(head, clouds(width=4))
+        predict_logits(head, clouds(width=4))
 
 
 @pytest.mark.parametrize("wrong", [{"smoothing": 1.0}, {"mixup": -1.0}, {"held": 0.0}, {"balance": 1.0}, {"epochs": 0}])

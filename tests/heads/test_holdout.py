@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.heads.holdout import split, splits
+from roadwork_serve.heads.holdout import group_folds, group_split
 
 # Rows of a few groups, each with a chance of road work of its own.
 ROWS = st.lists(st.tuples(st.integers(0, 11), st.booleans()), min_size=2, max_size=80)
@@ -24,14 +24,14 @@ def _sites(groups: tuple[str, ...], which: np.ndarray) -> set[str]:
 def test_no_group_is_on_both_sides_and_both_classes_are(rows: list[tuple[int, bool]], share: float, seed: int) -> None:
     groups, truth = _of(rows)
     try:
-        part = split(groups, truth, share, seed)
+        part = group_split(groups, truth, share, seed)
     except ConfigError as error:
         assert "Add data from other places" in str(error)
         return
     assert not _sites(groups, part.train) & _sites(groups, part.held)
     assert sorted([*part.train, *part.held]) == list(range(len(rows)))
     assert all(0 < truth[side].sum() < len(side) for side in (part.train, part.held))
-    again = split(groups, truth, share, seed)
+    again = group_split(groups, truth, share, seed)
     assert np.array_equal(part.held, again.held)
 
 
@@ -40,7 +40,7 @@ def test_no_group_is_on_both_sides_and_both_classes_are(rows: list[tuple[int, bo
 def test_every_row_is_held_out_once(rows: list[tuple[int, bool]], count: int, seed: int) -> None:
     groups, truth = _of(rows)
     try:
-        parts = splits(groups, truth, count, seed)
+        parts = group_folds(groups, truth, count, seed)
     except ConfigError as error:
         assert "groups" in str(error)
         return
@@ -53,18 +53,18 @@ def test_every_row_is_held_out_once(rows: list[tuple[int, bool]], count: int, se
 
 def test_many_groups_are_always_parted() -> None:
     groups, truth = _of([(at // 3, at % 2 == 0) for at in range(300)])
-    assert len(split(groups, truth, 0.2).held) == pytest.approx(60, abs=3)
-    assert [len(part.held) for part in splits(groups, truth, 5)] == pytest.approx([60] * 5, abs=3)
+    assert len(group_split(groups, truth, 0.2).held) == pytest.approx(60, abs=3)
+    assert [len(part.held) for part in group_folds(groups, truth, 5)] == pytest.approx([60] * 5, abs=3)
 
 
 def test_other_seeds_hold_others() -> None:
     groups, truth = _of([(at // 3, at % 2 == 0) for at in range(300)])
-    assert not np.array_equal(split(groups, truth, 0.2, 1).held, split(groups, truth, 0.2, 2).held)
+    assert not np.array_equal(group_split(groups, truth, 0.2, 1).held, group_split(groups, truth, 0.2, 2).held)
 
 
 def test_what_is_missing_is_told() -> None:
     one_class = ("a", "b", "c"), np.array([True, True, True])
     with pytest.raises(ConfigError, match="3 groups, 3 with road work and 0 without: each class needs at least two"):
-        split(*one_class, 0.2)
+        group_split(*one_class, 0.2)
     with pytest.raises(ConfigError, match="5 parts need as many"):
-        splits(("a", "b", "c", "d"), np.array([True, True, False, False]), 5)
+        group_folds(("a", "b", "c", "d"), np.array([True, True, False, False]), 5)

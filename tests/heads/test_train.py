@@ -9,7 +9,7 @@ import pytest
 from roadwork_serve.atomic_write import replace_folder
 from roadwork_serve.engines.features import FeatureEngine, Head
 from roadwork_serve.errors import ConfigError, ModelError
-from roadwork_serve.heads.fit import HeadTraining, said
+from roadwork_serve.heads.fit import HeadTraining, predict_logits
 from roadwork_serve.heads.train import train_head
 from roadwork_serve.provenance import code_revision
 from tests.engines.tiny import tiny_dino
@@ -26,7 +26,7 @@ def test_the_folder_holds_all_that_a_head_needs(tmp_path: Path) -> None:
     }  # fmt: skip
     head = Head.load(tmp_path / "head")
     assert head.settings.backbone == features.backbone
-    assert np.isfinite(said(head, features)).all()
+    assert np.isfinite(predict_logits(head, features)).all()
     told = json.loads((tmp_path / "head/metrics.json").read_text())
     assert told["lineage"]["data"] == features.digest
     assert told["held"]["n"] + told["taught"]["n"] == report.items == 240

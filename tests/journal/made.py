@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from roadwork_serve.journal.record import Aside, Entry
+from roadwork_serve.journal.record import DeferredResult, PredictionRecord
 from roadwork_serve.schema import Exit, StageReport, Verdict
 
 
@@ -30,7 +30,7 @@ def verdict(name: str, probability: float = 0.9, stages: tuple[StageReport, ...]
     return Verdict(**given | fields)
 
 
-def entry(name: str, probability: float = 0.9, at_s: float = 1000.0, **fields: Any) -> Entry:
+def entry(name: str, probability: float = 0.9, at_s: float = 1000.0, **fields: Any) -> PredictionRecord:
     """An answer; fields of its verdict are given in `verdict`, as a mapping."""
     media = fields.pop("media", None)
     given = {
@@ -47,8 +47,8 @@ def entry(name: str, probability: float = 0.9, at_s: float = 1000.0, **fields: A
         "features": np.full((1, 4), 0.5, np.float16),
         "features_model": "made",
     }
-    return Entry(**given | fields)
+    return PredictionRecord(**given | fields)
 
 
-def survey(of: str, *stages: StageReport) -> Aside:
-    return Aside(of, 1001.0, "survey", stages=stages)
+def survey(of: str, *stages: StageReport) -> DeferredResult:
+    return DeferredResult(of, 1001.0, "survey", stages=stages)

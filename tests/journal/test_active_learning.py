@@ -5,64 +5,70 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadwork_serve.journal.active_learning import WEIGHTS, Weights, hardest, hardness
-from roadwork_serve.journal.novelty import reference_of
-from roadwork_serve.journal.record import Case, Mark
-from roadwork_serve.schema import Exit, Saw
+from roadwork_serve.journal.active_learning import WEIGHTS, ScoreWeights, informativeness, most_informative
+from roadwork_serve.journal.novelty import build_reference
+from roadwork_serve.journal.record import Annotation, JournalRow
+from roadwork_serve.schema import Evidence, Exit
 from tests.journal.made import entry, report, verdict
 
-SURE = Case(entry("sure", 1.0))
+SURE = JournalRow(entry("sure", 1.0))
 
 
-def reasons(case: Case, **given: float) -> dict[str, float]:
-    return dict(hardness(case, **given).reasons)
+def reasons(case: JournalRow, **given: float) -> dict[str, float]:
+    return dict(informativeness(case, **given).reasons)
 
 
 def test_an_answer_that_all_agree_on_is_not_hard() -> None:
-    assert hardness(SURE).value == 0
-    assert hardness(SURE).reasons == ()
+    assert informativeness(SURE).value == 0
+    assert informativeness(SURE).reasons == ()
 
 
 @pytest.mark.parametrize(
     ("case", "reason", "strength"),
     [
-        (Case(entry("a", 0.5)), "margin", 1.0),
-        (Case(entry("a", 0.75)), "margin", 0.5),
-        (Case(entry("a", 1.0, verdict={"degraded": True})), "degraded", 1.0),
-        (Case(entry("a", 1.0, verdict={"exit": Exit(stage="vlm", reason="deadline")})), "deadline", 1.0),
-        (Case(entry("a", 1.0, verdict={"exit": Exit(stage="vlm", reason="failed")})), "deadline", 1.0),
-        (Case(entry("a", 1.0, verdict={"stages": (report("vlm", 1.0, saw=Saw(left_over=0.4)),)})), "left_over", 0.4),
-        (Case(entry("a", 1.0, verdict={"stages": (report("backbone", 0.3), report("vlm", 0.9))})), "stages", 0.6),
-        (Case(entry("a", 1.0, verdict={"stages": (report("backbone", 0.1),)})), "stages", 0.8),
-        (Case(entry("a", 1.0), survey=(report("vlm", 0.2), report("signs", None))), "beside", 0.6),
-        (Case(entry("a", 1.0), shadows=(verdict("a", 0.3),)), "beside", 0.7),
-        (Case(entry("a", 1.0), mark=Mark("none", "ann", 1.0)), "wrong", 1.0),
+        (JournalRow(entry("a", 0.5)), "margin", 1.0),
+        (JournalRow(entry("a", 0.75)), "margin", 0.5),
+        (JournalRow(entry("a", 1.0, verdict={"degraded": True})), "degraded", 1.0),
+        (JournalRow(entry("a", 1.0, verdict={"exit": Exit(stage="vlm", reason="deadline")})), "deadline", 1.0),
+        (JournalRow(entry("a", 1.0, verdict={"exit": Exit(stage="vlm", reason="failed")})), "deadline", 1.0),
+        (
+            JournalRow(entry("a", 1.0, verdict={"stages": (report("vlm", 1.0, saw=Evidence(other_token_mass=0.4)),)})),
+            "other_token_mass",
+            0.4,
+        ),
+        (JournalRow(entry("a", 1.0, verdict={"stages": (report("backbone", 0.3), report("vlm", 0.9))})), "stages", 0.6),
+        (JournalRow(entry("a", 1.0, verdict={"stages": (report("backbone", 0.1),)})), "stages", 0.8),
+        (JournalRow(entry("a", 1.0), survey=(report("vlm", 0.2), report("signs", None))), "beside", 0.6),
+        (JournalRow(entry("a", 1.0), shadows=(verdict("a", 0.3),)), "beside", 0.7),
+        (JournalRow(entry("a", 1.0), mark=Annotation("none", "ann", 1.0)), "wrong", 1.0),
     ],
 )
-def test_each_reason_alone_makes_an_answer_as_hard_as_its_weight_says(case: Case, reason: str, strength: float) -> None:
+def test_each_reason_alone_makes_an_answer_as_hard_as_its_weight_says(
+    case: JournalRow, reason: str, strength: float
+) -> None:
     assert reasons(case) == {reason: pytest.approx(strength)}
-    assert hardness(case).value == pytest.approx(getattr(WEIGHTS, reason) * strength)
+    assert informativeness(case).value == pytest.approx(getattr(WEIGHTS, reason) * strength)
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        Case(entry("a", 1.0), survey=(report("vlm", 0.6),)),
-        Case(entry("a", 1.0), shadows=(verdict("a", 0.6),)),
-        Case(entry("a", 1.0), mark=Mark("roadwork", "ann", 1.0)),
-        Case(entry("a", 1.0), mark=Mark(None, "ann", 1.0)),
+        JournalRow(entry("a", 1.0), survey=(report("vlm", 0.6),)),
+        JournalRow(entry("a", 1.0), shadows=(verdict("a", 0.6),)),
+        JournalRow(entry("a", 1.0), mark=Annotation("roadwork", "ann", 1.0)),
+        JournalRow(entry("a", 1.0), mark=Annotation(None, "ann", 1.0)),
     ],
 )
-def test_who_agrees_or_cannot_tell_makes_nothing_harder(case: Case) -> None:
-    assert hardness(case).value == 0
+def test_who_agrees_or_cannot_tell_makes_nothing_harder(case: JournalRow) -> None:
+    assert informativeness(case).value == 0
 
 
 def test_novelty_counts_where_it_is_known_and_the_margin_is_to_the_policy_s_decision() -> None:
     assert reasons(SURE, novelty=0.5) == {"novelty": 0.5}
     assert reasons(SURE, novelty=math.nan) == {}
-    assert reasons(Case(entry("a", 0.2)), decide_at=0.2)["margin"] == 1
-    assert reasons(Case(entry("a", 0.1)), decide_at=0.2)["margin"] == pytest.approx(0.5)
-    assert "margin" not in reasons(Case(entry("a", 0.0)), decide_at=0.2)
+    assert reasons(JournalRow(entry("a", 0.2)), decide_at=0.2)["margin"] == 1
+    assert reasons(JournalRow(entry("a", 0.1)), decide_at=0.2)["margin"] == pytest.approx(0.5)
+    assert "margin" not in reasons(JournalRow(entry("a", 0.0)), decide_at=0.2)
 
 
 @given(
@@ -79,8 +85,8 @@ def test_every_reason_more_makes_it_harder_and_none_past_one(
     stages = (report("backbone", first), report("vlm", second))
     plain = entry("a", probability, verdict={"stages": stages})
     more = entry("a", probability, verdict={"stages": stages, "degraded": degraded})
-    mark = None if marked is None else Mark(marked, "ann", 1.0)  # type: ignore[arg-type]
-    less, harder = hardness(Case(plain)), hardness(Case(more, mark=mark), novelty)
+    mark = None if marked is None else Annotation(marked, "ann", 1.0)  # type: ignore[arg-type]
+    less, harder = informativeness(JournalRow(plain)), informativeness(JournalRow(more, mark=mark), novelty)
     assert 0 <= less.value <= harder.value + 1e-12
     assert harder.value <= 1
     assert [getattr(WEIGHTS, name) * strength for name, strength in harder.reasons] == sorted(
@@ -95,30 +101,30 @@ def vectors(count: int, width: int = 16) -> list[np.ndarray]:
 
 def test_the_hardest_come_first_and_what_shows_the_same_is_shown_once() -> None:
     shown = vectors(40)
-    cases = [Case(entry(f"{n:02d}", 0.5 + n / 100, features=shown[n])) for n in range(40)]
-    again = [Case(entry(f"again{n}", 0.5 + n / 100 + 0.001, features=shown[n])) for n in (0, 0, 3)]
-    found = hardest([*again, *cases[::-1]], 5)
+    cases = [JournalRow(entry(f"{n:02d}", 0.5 + n / 100, features=shown[n])) for n in range(40)]
+    again = [JournalRow(entry(f"again{n}", 0.5 + n / 100 + 0.001, features=shown[n])) for n in (0, 0, 3)]
+    found = most_informative([*again, *cases[::-1]], 5)
     assert [hard.case.entry.id for hard in found] == ["00", "01", "02", "03", "04"]
     assert [hard.repeats for hard in found] == [2, 0, 0, 1, 0]
     assert [hard.hardness.value for hard in found] == sorted((hard.hardness.value for hard in found), reverse=True)
 
 
 def test_with_a_reference_what_is_new_comes_before_what_is_usual() -> None:
-    usual = [Case(entry(f"{n}", 0.9, features=vector)) for n, vector in enumerate(vectors(300))]
-    new = Case(entry("new", 0.9, features=np.full((1, 16), 9, np.float16)))
-    found = hardest([*usual, new], 3, reference_of(usual))
+    usual = [JournalRow(entry(f"{n}", 0.9, features=vector)) for n, vector in enumerate(vectors(300))]
+    new = JournalRow(entry("new", 0.9, features=np.full((1, 16), 9, np.float16)))
+    found = most_informative([*usual, new], 3, build_reference(usual))
     assert found[0].case.entry.id == "new"
     assert dict(found[0].hardness.reasons)["novelty"] == 1
 
 
 def test_a_reason_without_weight_moves_nothing() -> None:
-    case = Case(entry("a", 1.0, verdict={"degraded": True}))
-    assert hardness(case, weights=Weights(degraded=0.0)).value == 0
+    case = JournalRow(entry("a", 1.0, verdict={"degraded": True}))
+    assert informativeness(case, weights=ScoreWeights(degraded=0.0)).value == 0
 
 
 def test_of_many_that_are_equally_hard_as_many_come_as_were_asked_for() -> None:
     def stream():
         for number in range(3000):
-            yield Case(entry(f"{number}", 0.5 + number % 7 / 100, features=None))
+            yield JournalRow(entry(f"{number}", 0.5 + number % 7 / 100, features=None))
 
-    assert [hard.case.entry.verdict.probability for hard in hardest(stream(), 4)] == [0.5] * 4
+    assert [hard.case.entry.verdict.probability for hard in most_informative(stream(), 4)] == [0.5] * 4

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadwork_serve.hashing import stable_uniform
-from roadwork_serve.journal.bottom_k import Lowest
+from roadwork_serve.journal.bottom_k import BottomK
 
 
 def test_lots_are_spread_evenly_and_hang_on_seed_and_name_alone() -> None:
@@ -19,7 +19,7 @@ def test_the_lowest_are_kept_whatever_order_they_come_in(keys: list[tuple[int, i
     shuffled = random.Random(1).sample(keys, len(keys))
     found = []
     for order in (keys, shuffled):
-        lowest: Lowest[tuple[int, int]] = Lowest(size)
+        lowest: BottomK[tuple[int, int]] = BottomK(size)
         for key in order:
             lowest.add(key, *key)
         found.append(lowest.ordered())

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadwork_serve.journal.coding import VERSION, decode, encode
-from roadwork_serve.journal.record import Aside, Entry
+from roadwork_serve.journal.record import DeferredResult, PredictionRecord
 from tests.journal.made import entry, report, survey, verdict
 
 
-def same(one: Entry | Aside, other: Entry | Aside) -> bool:
+def same(one: PredictionRecord | DeferredResult, other: PredictionRecord | DeferredResult) -> bool:
     assert type(one) is type(other)
     return all(
         np.array_equal(getattr(one, each.name), getattr(other, each.name))
@@ -27,10 +27,10 @@ def same(one: Entry | Aside, other: Entry | Aside) -> bool:
         entry("b", features=None, verdict={"arm": "b", "shadow": "other", "survey": 0.5}),
         entry("c", features=np.arange(12, dtype=np.float16).reshape(3, 4), media=b""),
         survey("a", report("vlm", 0.25), report("signs", None)),
-        Aside("a", 5.0, "shadow", verdict=verdict("a", 0.1)),
+        DeferredResult("a", 5.0, "shadow", verdict=verdict("a", 0.1)),
     ],
 )
-def test_a_record_survives_the_way(record: Entry | Aside) -> None:
+def test_a_record_survives_the_way(record: PredictionRecord | DeferredResult) -> None:
     assert same(decode(encode(record)), record)
 
 
@@ -53,5 +53,5 @@ def test_garbage_is_a_value_error(garbage: bytes) -> None:
 def test_numbers_keep_all_their_digits() -> None:
     one = replace(entry("a"), at_s=1763871234.123456789, survey=1 / 3)
     told = decode(encode(one))
-    assert isinstance(told, Entry)
+    assert isinstance(told, PredictionRecord)
     assert (told.at_s, told.survey) == (one.at_s, one.survey)

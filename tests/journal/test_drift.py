@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from roadwork_serve.engines.features import FeatureEngine
-from roadwork_serve.engines.weights import folder
+from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.journal.drift import drift, kolmogorov
-from roadwork_serve.journal.record import Case
+from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.media import squash
 from roadwork_serve.schema import Exit
 from roadwork_serve.testbed import scenes
@@ -13,7 +13,7 @@ from tests.journal.made import entry, report
 
 def traffic(
     count: int, seed: int, shift: float = 0.0, late: float = 0.2, works: float = 0.5, width: int = 8
-) -> list[Case]:
+) -> list[JournalRow]:
     """shift: of the features, in deviations. late: share that leaves at the VLM. works: of beta(works, 0.5) scores."""
     rng = np.random.default_rng(seed)
     cases = []
@@ -25,7 +25,7 @@ def traffic(
         left = Exit(stage="vlm" if goes_on else "backbone", reason="last_stage" if goes_on else "above_band")
         vector = rng.normal(shift, 1, (1, width)).astype(np.float16)
         given = {"stages": tuple(stages), "exit": left}
-        cases.append(Case(entry(f"{seed}-{number}", probability, features=vector, verdict=given)))
+        cases.append(JournalRow(entry(f"{seed}-{number}", probability, features=vector, verdict=given)))
     return cases
 
 
@@ -71,12 +71,12 @@ def test_changes_stay_apart() -> None:
 
 
 def test_pictures_that_have_become_dark_are_found_by_what_stage_1_makes_of_them() -> None:
-    engine = FeatureEngine(folder("mini:backbone"))
+    engine = FeatureEngine(weights_folder("mini:backbone"))
 
-    def seen(first: int, brightness: float) -> list[Case]:
+    def seen(first: int, brightness: float) -> list[JournalRow]:
         thumbs = [squash(scenes.photo(first + n, 0.3).image, engine.side) for n in range(40)]
         kept = engine.kept(engine.look((np.stack(thumbs) * brightness).astype(np.uint8)))
-        return [Case(entry(f"{first}-{at}", features=vector[None])) for at, vector in enumerate(kept)]
+        return [JournalRow(entry(f"{first}-{at}", features=vector[None])) for at, vector in enumerate(kept)]
 
     before = seen(830_000, 1.0)
     assert "features" in [shift.what for shift in drift(before, seen(840_000, 0.3)).found()]
@@ -93,7 +93,7 @@ def test_too_few_answers_tell_nothing_and_it_says_which_side_they_are_on() -> No
 
 
 def test_features_of_another_backbone_are_not_compared() -> None:
-    other = [Case(entry(f"{n}", features_model="new", features=np.ones((1, 8), np.float16))) for n in range(50)]
+    other = [JournalRow(entry(f"{n}", features_model="new", features=np.ones((1, 8), np.float16))) for n in range(50)]
     (shift,) = (shift for shift in drift(traffic(50, 1), other).shifts if shift.what == "features")
     assert shift.p is None
     assert shift.untold == "they are of different backbones: made before, new now"

@@ -3,21 +3,21 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from roadwork_serve.journal.drift_monitor import DriftGauge
-from roadwork_serve.journal.record import Case
-from roadwork_serve.journal.traffic_stats import EDGES, Tally, stability
+from roadwork_serve.journal.drift_monitor import DriftMonitor
+from roadwork_serve.journal.record import JournalRow
+from roadwork_serve.journal.traffic_stats import EDGES, TrafficStats, psi
 from tests.journal.made import entry, report
 from tests.journal.test_drift import traffic
 
 
-def feed(gauge: DriftGauge, cases: Iterable[Case]) -> dict[str, float]:
+def feed(gauge: DriftMonitor, cases: Iterable[JournalRow]) -> dict[str, float]:
     for case in cases:
         gauge.add(case.entry)
     return gauge.numbers()
 
 
 def test_a_tally_counts_exits_scores_and_features() -> None:
-    tally = Tally()
+    tally = TrafficStats()
     tally.add(entry("a", 0.97, verdict={"stages": (report("backbone", 0.3), report("signs", None))}))
     tally.add(entry("b", 0.0, features=None))
     assert tally.exits == {"backbone: above_band": 2}
@@ -29,8 +29,8 @@ def test_a_tally_counts_exits_scores_and_features() -> None:
 
 
 def test_two_tallies_together_are_the_tally_of_both() -> None:
-    cases = [*traffic(60, 1), Case(entry("x", features=np.ones((2, 3), np.float16), features_model="other"))]
-    first, second, both = Tally(), Tally(), Tally()
+    cases = [*traffic(60, 1), JournalRow(entry("x", features=np.ones((2, 3), np.float16), features_model="other"))]
+    first, second, both = TrafficStats(), TrafficStats(), TrafficStats()
     for at, case in enumerate(cases):
         (first if at < 20 else second).add(case.entry)
         both.add(case.entry)
@@ -42,14 +42,14 @@ def test_two_tallies_together_are_the_tally_of_both() -> None:
 
 
 def test_the_index_is_nought_for_equal_shares_and_grows_with_the_difference() -> None:
-    assert stability([100, 100], [1000, 1000]) == pytest.approx(0)
-    shifted = [stability([1000, 1000], [1000 - more, 1000 + more]) for more in (0, 100, 300, 500)]
+    assert psi([100, 100], [1000, 1000]) == pytest.approx(0)
+    shifted = [psi([1000, 1000], [1000 - more, 1000 + more]) for more in (0, 100, 300, 500)]
     assert shifted == sorted(shifted) and shifted[3] > 0.25
-    assert stability([500, 500], [0, 1000]) < 10  # a bin that is empty is no infinity
+    assert psi([500, 500], [0, 1000]) < 10  # a bin that is empty is no infinity
 
 
 def test_it_compares_the_last_answers_with_the_first() -> None:
-    gauge = DriftGauge(reference=1000, window=400)
+    gauge = DriftMonitor(reference=1000, window=400)
     assert feed(gauge, traffic(900, 1)) == {"reference": 900, "window": 0}
     calm = feed(gauge, traffic(700, 2))
     assert calm["reference"] == 1000
@@ -63,7 +63,7 @@ def test_it_compares_the_last_answers_with_the_first() -> None:
 
 
 def test_the_window_is_bounded() -> None:
-    gauge = DriftGauge(reference=10, window=100)
+    gauge = DriftMonitor(reference=10, window=100)
     sizes = []
     for case in traffic(500, 1):
         gauge.add(case.entry)
@@ -73,12 +73,12 @@ def test_the_window_is_bounded() -> None:
 
 
 def test_it_may_be_given_its_reference() -> None:
-    gauge = DriftGauge.against(traffic(500, 1), window=200)
+    gauge = DriftMonitor.against(traffic(500, 1), window=200)
     assert gauge.numbers() == {"reference": 500, "window": 0}
     assert feed(gauge, traffic(200, 2, late=0.8))["exits"] > 0.25
 
 
 def test_another_backbone_is_not_compared_with_the_one_before() -> None:
-    gauge = DriftGauge.against(traffic(100, 1))
-    other = [Case(entry(f"{n}", features_model="new")) for n in range(50)]
+    gauge = DriftMonitor.against(traffic(100, 1))
+    other = [JournalRow(entry(f"{n}", features_model="new")) for n in range(50)]
     assert "features" not in feed(gauge, other)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from roadwork_serve.engines.features import FeatureEngine
-from roadwork_serve.engines.weights import folder
-from roadwork_serve.journal.duplicates import Likeness, Seen, firsts
-from roadwork_serve.journal.record import Case, Entry
+from roadwork_serve.engines.weights import weights_folder
+from roadwork_serve.journal.duplicates import DuplicateFinder, DuplicateRule, without_duplicates
+from roadwork_serve.journal.record import JournalRow, PredictionRecord
 from roadwork_serve.media import squash
 from roadwork_serve.testbed import scenes
 from tests.journal.made import entry
@@ -15,7 +15,7 @@ def unit(*angles: float) -> list[np.ndarray]:
 
 
 def test_one_file_is_one_picture_whether_or_not_there_are_features() -> None:
-    seen = Seen()
+    seen = DuplicateFinder()
     assert seen.repeated(entry("a", sha256="x", features=None)) is None
     assert seen.repeated(entry("b", sha256="x")) == "a"
     assert seen.repeated(entry("c", sha256="y", features=None)) is None
@@ -23,12 +23,12 @@ def test_one_file_is_one_picture_whether_or_not_there_are_features() -> None:
 
 def test_features_tell_what_is_alike_and_a_key_makes_less_do() -> None:
     still, close, near, away = unit(0, 5, 15, 30)  # cosines to the first: 0.996, 0.966, 0.866
-    seen = Seen()
+    seen = DuplicateFinder()
     assert seen.repeated(entry("still", features=still, key="trip", at_s=0)) is None
     assert seen.repeated(entry("close", features=close, key="other", at_s=1e6)) == "still"
     assert seen.repeated(entry("near", features=near, key="trip", at_s=9)) == "still"
     assert seen.repeated(entry("away", features=away, key="trip", at_s=9)) is None
-    assert Seen().repeated(entry("still", features=still)) is None
+    assert DuplicateFinder().repeated(entry("still", features=still)) is None
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def test_features_tell_what_is_alike_and_a_key_makes_less_do() -> None:
 )
 def test_apart_in_time_in_key_or_by_backbone_less_does_not_do(other: dict) -> None:
     first, near = unit(0, 15)
-    seen = Seen()
+    seen = DuplicateFinder()
     seen.repeated(entry("first", features=first, key="trip", at_s=0.0))
     assert seen.repeated(entry("near", **({"features": near, "key": "trip", "at_s": 1.0} | other))) is None
 
 
 def test_without_a_key_nothing_is_nearby() -> None:
     first, near = unit(0, 15)
-    seen = Seen()
+    seen = DuplicateFinder()
     seen.repeated(entry("first", features=first))
     assert seen.repeated(entry("near", features=near)) is None
 
@@ -51,18 +51,18 @@ def test_without_a_key_nothing_is_nearby() -> None:
 def test_only_the_last_are_remembered_and_however_many_come() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(0, 1, (300, 1, 32)).astype(np.float16)
-    cases = [Case(entry(f"{n}", features=vector)) for n, vector in enumerate(vectors)]
-    again = [Case(entry(f"again{n}", features=vectors[n], sha256=f"{n}")) for n in (299, 201, 5)]
-    found = [case.entry.id for case in firsts([*cases, *again], window=100)]
+    cases = [JournalRow(entry(f"{n}", features=vector)) for n, vector in enumerate(vectors)]
+    again = [JournalRow(entry(f"again{n}", features=vectors[n], sha256=f"{n}")) for n in (299, 201, 5)]
+    found = [case.entry.id for case in without_duplicates([*cases, *again], window=100)]
     assert found == [*(f"{n}" for n in range(300)), "again5"]
 
 
 @pytest.fixture(scope="module")
-def looked() -> tuple[list[list[Entry]], list[Entry]]:
+def looked() -> tuple[list[list[PredictionRecord]], list[PredictionRecord]]:
     """Frames of five clips, a quarter of a second apart, and twenty stills, seen by the miniature."""
-    engine = FeatureEngine(folder("mini:backbone"))
+    engine = FeatureEngine(weights_folder("mini:backbone"))
 
-    def seen(name: str, images: list, key: str) -> list[Entry]:
+    def seen(name: str, images: list, key: str) -> list[PredictionRecord]:
         kept = engine.kept(engine.look(np.stack([squash(image, engine.side) for image in images])))
         return [entry(f"{name}-{at}", features=vector[None], key=key, at_s=0.25 * at) for at, vector in enumerate(kept)]
 
@@ -71,17 +71,19 @@ def looked() -> tuple[list[list[Entry]], list[Entry]]:
 
 
 def test_frames_of_one_clip_are_few_pictures_and_scenes_are_one_each(
-    looked: tuple[list[list[Entry]], list[Entry]],
+    looked: tuple[list[list[PredictionRecord]], list[PredictionRecord]],
 ) -> None:
     clips, stills = looked
     frames = [each for clip in clips for each in clip]
-    shown = [case.entry.id for case in firsts(Case(each) for each in [*frames, *stills])]
+    shown = [case.entry.id for case in without_duplicates(JournalRow(each) for each in [*frames, *stills])]
     assert [name for name in shown if name.startswith("still")] == [each.id for each in stills]
     assert {name.split("-")[0] for name in shown if name.startswith("clip")} == {f"clip{n}" for n in range(5)}
     assert len(shown) - len(stills) <= len(frames) / 3
 
 
-def test_a_clip_is_shown_whole_where_nothing_counts_as_alike(looked: tuple[list[list[Entry]], list[Entry]]) -> None:
+def test_a_clip_is_shown_whole_where_nothing_counts_as_alike(
+    looked: tuple[list[list[PredictionRecord]], list[PredictionRecord]],
+) -> None:
     clip = looked[0][0]
-    apart = Likeness(anywhere=1.01, nearby=1.01)
-    assert len(list(firsts((Case(each) for each in clip), apart))) == len(clip)
+    apart = DuplicateRule(anywhere=1.01, nearby=1.01)
+    assert len(list(without_duplicates((JournalRow(each) for each in clip), apart))) == len(clip)

@@ -11,7 +11,7 @@ import pytest
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.journal.fiftyone import push, write_dataset
-from roadwork_serve.journal.record import Case, Mark
+from roadwork_serve.journal.record import Annotation, JournalRow
 from roadwork_serve.testbed import scenes
 from tests.journal.made import entry, report
 
@@ -21,22 +21,22 @@ INSTALLED = importlib.util.find_spec("fiftyone") is not None
 
 
 @pytest.fixture
-def cases() -> list[Case]:
+def cases() -> list[JournalRow]:
     both = (report("backbone", 0.3, posterior=0.2), report("vlm", None), report("signs", 0.8))
     close = {"stages": both, "arm": "a", "degraded": True}
-    cone = Mark("none", "ann", 1.0, "a cone")
+    cone = Annotation("none", "ann", 1.0, "a cone")
     return [
-        Case(entry("close", 0.45, media=PICTURES[0], verdict=close), kept=True),
-        Case(entry("marked", 1.0, media=PICTURES[1]), survey=(report("vlm", 0.6),), mark=cone),
-        Case(entry("unclear", 0.9, media=PICTURES[2], at_s=1.5), mark=Mark(None, "bob", 1.0)),
-        Case(entry("clip", 0.9, media=CLIP, verdict={"media": "clip"})),
-        Case(entry("again", 0.9, media=PICTURES[0])),
-        Case(entry("gone", 0.5)),
+        JournalRow(entry("close", 0.45, media=PICTURES[0], verdict=close), kept=True),
+        JournalRow(entry("marked", 1.0, media=PICTURES[1]), survey=(report("vlm", 0.6),), mark=cone),
+        JournalRow(entry("unclear", 0.9, media=PICTURES[2], at_s=1.5), mark=Annotation(None, "bob", 1.0)),
+        JournalRow(entry("clip", 0.9, media=CLIP, verdict={"media": "clip"})),
+        JournalRow(entry("again", 0.9, media=PICTURES[0])),
+        JournalRow(entry("gone", 0.5)),
     ]
 
 
 @pytest.fixture
-def media_of() -> Callable[[Case], bytes | None]:
+def media_of() -> Callable[[JournalRow], bytes | None]:
     return lambda case: case.entry.media
 
 
@@ -95,7 +95,7 @@ def test_the_layout_is_what_fiftyone_s_importer_reads(cases: list, media_of: Cal
 
 
 def test_it_is_there_whole_or_not_at_all(cases: list, tmp_path: Path) -> None:
-    def fails(case: Case) -> bytes:
+    def fails(case: JournalRow) -> bytes:
         if case.entry.id == "clip":
             raise OSError("the disk is gone")
         return PICTURES[0]
@@ -123,12 +123,12 @@ def test_without_fiftyone_a_push_says_what_to_install(cases: list, media_of: Cal
 
 
 def test_novelty_is_told_where_there_is_a_reference(media_of: Callable, tmp_path: Path) -> None:
-    from roadwork_serve.journal.novelty import reference_of
+    from roadwork_serve.journal.novelty import build_reference
 
     rng = np.random.default_rng(1)
-    usual = [Case(entry(f"{n}", features=rng.normal(0, 1, (1, 8)).astype(np.float16))) for n in range(100)]
-    new = Case(entry("new", 1.0, media=PICTURES[0], features=np.full((1, 8), 9, np.float16)))
-    write_dataset(tmp_path / "out", [new], media_of, "road", reference_of(usual))
+    usual = [JournalRow(entry(f"{n}", features=rng.normal(0, 1, (1, 8)).astype(np.float16))) for n in range(100)]
+    new = JournalRow(entry("new", 1.0, media=PICTURES[0], features=np.full((1, 8), 9, np.float16)))
+    write_dataset(tmp_path / "out", [new], media_of, "road", build_reference(usual))
     _, (sample,) = read(tmp_path / "out" / "photos")
     assert (sample["novelty"], sample["reasons"]) == (1.0, ["novelty"])
 

@@ -1,17 +1,17 @@
 import numpy as np
 import pytest
 
-from roadwork_serve.journal.novelty import embedding, reference_of
-from roadwork_serve.journal.record import Case
+from roadwork_serve.journal.novelty import build_reference, embedding
+from roadwork_serve.journal.record import JournalRow
 from tests.journal.made import entry
 
 
-def case(name: str, vector: np.ndarray, **fields: object) -> Case:
-    return Case(entry(name, features=np.atleast_2d(vector).astype(np.float16), **fields))
+def case(name: str, vector: np.ndarray, **fields: object) -> JournalRow:
+    return JournalRow(entry(name, features=np.atleast_2d(vector).astype(np.float16), **fields))
 
 
 @pytest.fixture
-def usual() -> list[Case]:
+def usual() -> list[JournalRow]:
     rng = np.random.default_rng(1)
     return [case(f"u{number}", rng.normal(3, (1, 5, 0.2, 0), 4)) for number in range(400)]
 
@@ -22,8 +22,8 @@ def test_of_a_clip_the_frames_are_averaged_and_nothing_is_made_of_nothing() -> N
     assert embedding(entry("c", features=np.zeros((0, 4), np.float16))) is None
 
 
-def test_what_lies_beyond_everything_usual_is_novel(usual: list[Case]) -> None:
-    reference = reference_of(usual)
+def test_what_lies_beyond_everything_usual_is_novel(usual: list[JournalRow]) -> None:
+    reference = build_reference(usual)
     assert reference is not None
     rng = np.random.default_rng(2)
     fresh = [case(f"f{number}", rng.normal(3, (1, 5, 0.2, 0), 4)).entry for number in range(500)]
@@ -34,15 +34,15 @@ def test_what_lies_beyond_everything_usual_is_novel(usual: list[Case]) -> None:
     assert (strange == 1).all()
 
 
-def test_what_the_reference_holds_is_no_less_novel_for_that(usual: list[Case]) -> None:
+def test_what_the_reference_holds_is_no_less_novel_for_that(usual: list[JournalRow]) -> None:
     odd = case("odd", np.array([3, 3, 9, 3]))
-    without, within = reference_of(usual), reference_of([*usual, odd])
+    without, within = build_reference(usual), build_reference([*usual, odd])
     assert without is not None and within is not None
     assert without.novelty([odd.entry]) == within.novelty([odd.entry]) == 1
 
 
-def test_other_backbones_and_what_has_no_features_stay_unknown(usual: list[Case]) -> None:
-    reference = reference_of([*usual, *(case(f"o{n}", np.ones(3), features_model="other") for n in range(60))])
+def test_other_backbones_and_what_has_no_features_stay_unknown(usual: list[JournalRow]) -> None:
+    reference = build_reference([*usual, *(case(f"o{n}", np.ones(3), features_model="other") for n in range(60))])
     assert reference is not None and reference.model == "made"
     strangers = [
         entry("a", features=None),
@@ -52,15 +52,15 @@ def test_other_backbones_and_what_has_no_features_stay_unknown(usual: list[Case]
     assert np.isnan(reference.novelty(strangers)).all()
 
 
-def test_few_answers_are_no_reference_and_a_draw_is_the_same_every_time(usual: list[Case]) -> None:
-    assert reference_of(usual[:49]) is None
-    assert reference_of([]) is None
-    one, other = reference_of(usual, size=100), reference_of(usual[::-1], size=100)
+def test_few_answers_are_no_reference_and_a_draw_is_the_same_every_time(usual: list[JournalRow]) -> None:
+    assert build_reference(usual[:49]) is None
+    assert build_reference([]) is None
+    one, other = build_reference(usual, size=100), build_reference(usual[::-1], size=100)
     assert one is not None and other is not None
     assert one.rows.shape == (100, 4) and np.array_equal(one.rows, other.rows)
 
 
 def test_pictures_that_are_all_the_same_are_not_novel() -> None:
-    reference = reference_of([case(f"{number}", np.ones(4)) for number in range(60)])
+    reference = build_reference([case(f"{number}", np.ones(4)) for number in range(60)])
     assert reference is not None
     assert reference.novelty([case("a", np.ones(4)).entry]).tolist() == [0.0]

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.journal.active_learning import Hardness, hardness
-from roadwork_serve.journal.record import Case
-from roadwork_serve.journal.sampling import allocation, rate, sample, write_sample
+from roadwork_serve.journal.active_learning import ActiveLearningScore, informativeness
+from roadwork_serve.journal.record import JournalRow
+from roadwork_serve.journal.sampling import allocation, estimate_rate, sample, write_sample
 from roadwork_serve.schema import Exit
 from tests.journal.made import entry
 
-Judged = list[tuple[Case, Hardness]]
+Judged = list[tuple[JournalRow, ActiveLearningScore]]
 
 
 def population(count: int, repeats: int = 0) -> Judged:
@@ -25,19 +25,19 @@ def population(count: int, repeats: int = 0) -> Judged:
         probability = float(rng.beta(0.4, 0.4))
         stage = ("backbone", "backbone", "backbone", "vlm", "reasoner")[number % 5]
         fields = {"exit": Exit(stage=stage, reason="last_stage")}
-        cases.append(Case(entry(f"{number}", probability, features=None, verdict=fields)))
+        cases.append(JournalRow(entry(f"{number}", probability, features=None, verdict=fields)))
     for number in range(repeats):
         first = cases[number].entry
         fields = {"exit": first.verdict.exit}
         again = entry(f"again{number}", first.verdict.probability, features=None, sha256=first.sha256, verdict=fields)
-        cases.append(Case(again))
-    return [(case, hardness(case)) for case in cases]
+        cases.append(JournalRow(again))
+    return [(case, informativeness(case)) for case in cases]
 
 
 POPULATION = population(300, repeats=60)
 
 
-def wrong(case: Case) -> bool:
+def wrong(case: JournalRow) -> bool:
     """Mostly where it was close: 1 in 8 of all."""
     number = int(case.entry.sha256[:6], 16)
     return number % 100 < 100 * (1 - 2 * abs(case.entry.verdict.probability - 0.5)) ** 2
@@ -49,7 +49,7 @@ def test_a_rate_told_from_the_sample_is_right_on_average_and_its_error_is_what_i
     told, naive = [], []
     for seed in range(300):
         found = sample(POPULATION, 60, seed=seed)
-        told.append(rate(found.drawn, found.answers, holds))
+        told.append(estimate_rate(found.drawn, found.answers, holds))
         naive.append(np.mean([holds[each.entry.id] for each in found.drawn]))
     values = np.array([each.value for each in told])
     errors = np.array([each.error for each in told])
@@ -75,9 +75,9 @@ def test_each_is_drawn_as_often_as_its_chance_says() -> None:
 def test_weights_add_up_to_the_traffic() -> None:
     found = sample(POPULATION, 60)
     assert (found.answers, found.distinct) == (360, 300)
-    assert rate(found.drawn, found.answers, {each.entry.id: True for each in found.drawn}).value == pytest.approx(
-        1, abs=0.15
-    )
+    assert estimate_rate(
+        found.drawn, found.answers, {each.entry.id: True for each in found.drawn}
+    ).value == pytest.approx(1, abs=0.15)
     everything = sample(POPULATION, 1000)
     assert sum(each.weight for each in everything.drawn) == 360
     assert {each.chance for each in everything.drawn} == {1.0}
@@ -125,8 +125,12 @@ def test_the_same_seed_draws_the_same_in_whatever_order_answers_come() -> None:
 
 
 def test_what_shows_the_same_stands_behind_one_unless_it_was_answered_otherwise() -> None:
-    cases = [Case(entry("a", 0.9, sha256="x")), Case(entry("b", 0.8, sha256="x")), Case(entry("c", 0.2, sha256="x"))]
-    found = sample([(case, hardness(case)) for case in cases], 10)
+    cases = [
+        JournalRow(entry("a", 0.9, sha256="x")),
+        JournalRow(entry("b", 0.8, sha256="x")),
+        JournalRow(entry("c", 0.2, sha256="x")),
+    ]
+    found = sample([(case, informativeness(case)) for case in cases], 10)
     assert {each.entry.id: each.stands_for for each in found.drawn} == {"a": 2, "c": 1}
 
 
@@ -147,8 +151,8 @@ def test_nothing_is_not_drawn(budget: int, share: float) -> None:
 
 
 def test_the_file_is_one_to_fill_in_and_no_spreadsheet_runs_it(tmp_path: Path) -> None:
-    case = Case(entry("a", 0.4, key="=cmd()", verdict={"request_id": "@x"}), kept=True)
-    assert write_sample(tmp_path / "new" / "sample.csv", sample([(case, hardness(case))], 5).drawn) == 1
+    case = JournalRow(entry("a", 0.4, key="=cmd()", verdict={"request_id": "@x"}), kept=True)
+    assert write_sample(tmp_path / "new" / "sample.csv", sample([(case, informativeness(case))], 5).drawn) == 1
     (row,) = csv.DictReader((tmp_path / "new" / "sample.csv").read_text().splitlines())
     assert (row["id"], row["label"], row["note"], row["kept"], row["answer"]) == ("a", "", "", "true", "none")
     assert (row["key"], row["request_id"]) == ("'=cmd()", "'@x")

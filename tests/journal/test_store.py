@@ -9,8 +9,8 @@ from sqlalchemy import create_engine, inspect, text
 from roadwork_serve.errors import BadRequest, ConfigError, JournalDown
 from roadwork_serve.journal import migrate as upgrading
 from roadwork_serve.journal.filter import Filter
-from roadwork_serve.journal.record import Aside, Case, Mark
-from roadwork_serve.journal.store import Refused, Store
+from roadwork_serve.journal.record import Annotation, DeferredResult, JournalRow
+from roadwork_serve.journal.store import RejectedRecords, Store
 from roadwork_serve.journal.tables import metadata
 from roadwork_serve.schema import Exit
 from tests.journal.made import entry, report, survey, verdict
@@ -23,7 +23,9 @@ def ids(cases: object) -> list[str]:
 def test_what_is_committed_is_found_as_it_was(store: Store) -> None:
     features = np.array([[0.5, -2.0], [3.0, 1e-3]], np.float16)
     given = entry("a", 0.7, features=features, survey=0.1, key="camera", verdict={"survey": 0.1, "arm": "a"})
-    store.commit([given, survey("a", report("vlm", 0.2)), Aside("a", 2.0, "shadow", verdict=verdict("a", 0.3))])
+    store.commit(
+        [given, survey("a", report("vlm", 0.2)), DeferredResult("a", 2.0, "shadow", verdict=verdict("a", 0.3))]
+    )
     (case,) = store.find()
     assert case.entry.verdict == given.verdict
     assert np.array_equal(case.entry.features, features)
@@ -118,20 +120,22 @@ def test_filters(store: Store, wanted: Filter, found: list[str]) -> None:
     odd = {"degraded": True, "policy_version": "other", "arm": "b", "media": "clip"}
     store.commit([entry("a", 0.9), entry("b", 0.1, verdict=left, caller="bob", key="camera"), survey("b")])
     store.commit([entry("c", 0.8, verdict=odd)])
-    store.mark([("a", Mark("none", "ann", 1.0))])
+    store.mark([("a", Annotation("none", "ann", 1.0))])
     assert ids(store.find(wanted)) == found
     assert store.count(wanted) == len(found)
 
 
 def test_the_last_word_of_people_counts_and_all_or_nothing_is_marked(store: Store) -> None:
     store.commit([entry("a"), entry("b")])
-    assert store.mark([("a", Mark("none", "ann", 1.0, "a cone")), ("request-b", Mark(None, "ann", 1.0))]) == 2
-    store.mark([("a", Mark("roadwork", "bob", 2.0))])
+    assert (
+        store.mark([("a", Annotation("none", "ann", 1.0, "a cone")), ("request-b", Annotation(None, "ann", 1.0))]) == 2
+    )
+    store.mark([("a", Annotation("roadwork", "bob", 2.0))])
     marks = {case.entry.id: case.mark for case in store.find()}
-    assert marks == {"a": Mark("roadwork", "bob", 2.0), "b": Mark(None, "ann", 1.0)}
+    assert marks == {"a": Annotation("roadwork", "bob", 2.0), "b": Annotation(None, "ann", 1.0)}
     with pytest.raises(BadRequest, match="no answer is known by nobody"):
-        store.mark([("a", Mark("none", "eve", 3.0)), ("nobody", Mark("none", "eve", 3.0))])
-    assert store.case("a").mark == Mark("roadwork", "bob", 2.0)
+        store.mark([("a", Annotation("none", "eve", 3.0)), ("nobody", Annotation("none", "eve", 3.0))])
+    assert store.case("a").mark == Annotation("roadwork", "bob", 2.0)
 
 
 def photo(number: int, size: int = 1000) -> bytes:
@@ -142,7 +146,7 @@ def test_files_are_kept_by_what_they_contain(opened: Callable[..., Store], tmp_p
     store = opened(cap=10**6)
     store.commit([entry("a", media=photo(1)), entry("b", media=photo(1)), entry("c", media=photo(2)), entry("d")])
     assert len(list((tmp_path / "media").glob("*/*.jpg"))) == 2
-    kept: dict[str, Case] = {case.entry.id: case for case in store.find()}
+    kept: dict[str, JournalRow] = {case.entry.id: case for case in store.find()}
     assert [kept[name].kept for name in "abcd"] == [True, True, True, False]
     assert (store.media(kept["b"]), store.media(kept["d"])) == (photo(1), None)
 
@@ -152,7 +156,7 @@ def test_the_least_useful_go_first_and_never_what_is_labelled(opened: Callable[.
     sure = [entry(f"sure{number}", 0.999, media=photo(number)) for number in range(8)]
     doubtful = [entry(f"doubt{number}", 0.55, media=photo(100 + number)) for number in range(2)]
     store.commit([*sure, *doubtful])
-    store.mark([("sure0", Mark("roadwork", "ann", 1.0))])
+    store.mark([("sure0", Annotation("roadwork", "ann", 1.0))])
     store.commit([entry(f"more{number}", 0.6, media=photo(200 + number)) for number in range(5)])
     kept = {case.entry.id for case in store.find() if case.kept}
     assert {"sure0", "doubt0", "doubt1", *(f"more{number}" for number in range(5))} <= kept
@@ -164,9 +168,9 @@ def test_the_least_useful_go_first_and_never_what_is_labelled(opened: Callable[.
 def test_labels_alone_may_be_more_than_the_room(opened: Callable[..., Store]) -> None:
     store = opened(cap=1_500)
     store.commit([entry("a", media=photo(1))])
-    store.mark([("a", Mark("none", "ann", 1.0))])
+    store.mark([("a", Annotation("none", "ann", 1.0))])
     store.commit([entry("b", media=photo(2))])
-    store.mark([("b", Mark("none", "ann", 1.0))]) if store.case("b").kept else None
+    store.mark([("b", Annotation("none", "ann", 1.0))]) if store.case("b").kept else None
     store.commit([entry("c", media=photo(3))])
     assert store.case("a").kept
 
@@ -198,7 +202,7 @@ def test_an_older_journal_is_brought_up_to_date_with_all_that_is_in_it(url: str,
         connection.execute(text(f"INSERT INTO answers ({quoted}) VALUES ({', '.join(filled.values())})"))
         connection.execute(text("INSERT INTO marks (\"of\", label, \"by\", at_s) VALUES ('old', 'none', 'ann', 1)"))
     engine.dispose()
-    assert opened().case("old").mark == Mark("none", "ann", 1.0, "")
+    assert opened().case("old").mark == Annotation("none", "ann", 1.0, "")
 
 
 def test_a_journal_of_a_later_version_is_left_alone(url: str, opened: Callable[..., Store]) -> None:
@@ -262,7 +266,7 @@ def test_a_record_that_is_refused_is_told_from_a_database_that_is_away(opened: C
     if url.startswith("sqlite"):
         pytest.skip("SQLite takes a text of any length")
     store = opened()
-    with pytest.raises(Refused, match="does not take a record"):
+    with pytest.raises(RejectedRecords, match="does not take a record"):
         store.commit([entry("a"), entry("b", sha256="0" * 100)])
     assert list(store.find()) == []
 

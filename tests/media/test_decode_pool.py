@@ -18,7 +18,7 @@ import pytest
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, NotReady, RoadworkError
 from roadwork_serve.media import Clip, Photo, read
 from roadwork_serve.media import decode_pool as readers_module
-from roadwork_serve.media.decode_pool import Readers
+from roadwork_serve.media.decode_pool import DecodePool
 from roadwork_serve.profiles.profile import MediaLimits
 from tests import corpus
 from tests.weak_reader import DIES, EATS, HANGS, LIES
@@ -30,8 +30,8 @@ LARGEST = bytes.fromhex("524946461a000000574542505650384c0d0000002fe49ffa1507101
 
 
 @asynccontextmanager
-async def readers(count: int = 1, module: str = "tests.weak_reader") -> AsyncIterator[Readers]:
-    opened = Readers(count, module)
+async def readers(count: int = 1, module: str = "tests.weak_reader") -> AsyncIterator[DecodePool]:
+    opened = DecodePool(count, module)
     try:
         yield opened
     finally:
@@ -39,7 +39,7 @@ async def readers(count: int = 1, module: str = "tests.weak_reader") -> AsyncIte
 
 
 @pytest.fixture
-async def weak() -> AsyncIterator[Readers]:
+async def weak() -> AsyncIterator[DecodePool]:
     async with readers() as opened:
         await opened.ready()
         yield opened
@@ -64,7 +64,7 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def hung(opened: Readers, begun: Path) -> asyncio.Task[Clip | Photo]:
+async def hung(opened: DecodePool, begun: Path) -> asyncio.Task[Clip | Photo]:
     """A read that has begun and does not end."""
     task = asyncio.create_task(opened.read(HANGS + bytes(begun), LIMITS))
     await until(begun.exists)
@@ -90,7 +90,7 @@ async def test_what_is_read_is_what_media_read_reads(data: bytes) -> None:
 async def test_what_a_file_took_is_told_by_the_clock_of_the_process_that_read_it(tmp_path: Path) -> None:
     """A busy loop here does not count. A file that is given up is told of as such."""
     told: list[tuple[float, bool]] = []
-    opened = Readers(1, "tests.weak_reader", timed=lambda took_s, whole: told.append((took_s, whole)))
+    opened = DecodePool(1, "tests.weak_reader", timed=lambda took_s, whole: told.append((took_s, whole)))
     try:
         await opened.ready()
         reading = asyncio.create_task(opened.read(GOOD, LIMITS))
@@ -126,12 +126,12 @@ async def test_a_file_at_the_limit_of_pixels_fits_into_the_memory_of_its_process
     assert photo.width * photo.height > 0.99 * LIMITS.max_pixels
 
 
-async def test_a_file_that_takes_more_memory_than_it_may_is_too_large(weak: Readers) -> None:
+async def test_a_file_that_takes_more_memory_than_it_may_is_too_large(weak: DecodePool) -> None:
     with pytest.raises(MediaTooLarge, match="takes more memory to decode than it may; send"):
         await weak.read(EATS, MediaLimits(max_pixels=1, max_bytes=1000))
 
 
-async def test_a_file_that_ends_its_process_harms_no_other(weak: Readers) -> None:
+async def test_a_file_that_ends_its_process_harms_no_other(weak: DecodePool) -> None:
     (before,) = weak.pids
     fatal, next_one = asyncio.create_task(weak.read(DIES, LIMITS)), asyncio.create_task(weak.read(GOOD, LIMITS))
     with pytest.raises(BrokenMedia, match="the file broke what reads it; export it again"):
@@ -140,14 +140,14 @@ async def test_a_file_that_ends_its_process_harms_no_other(weak: Readers) -> Non
     assert weak.pids != [before]
 
 
-async def test_a_process_killed_while_it_had_nothing_to_do_is_not_missed(weak: Readers) -> None:
+async def test_a_process_killed_while_it_had_nothing_to_do_is_not_missed(weak: DecodePool) -> None:
     (before,) = weak.pids
     os.kill(before, signal.SIGKILL)
     assert gone(before)
     assert isinstance(await weak.read(GOOD, LIMITS), Photo)
 
 
-async def test_a_process_killed_while_it_reads_fails_its_file_alone(weak: Readers, tmp_path: Path) -> None:
+async def test_a_process_killed_while_it_reads_fails_its_file_alone(weak: DecodePool, tmp_path: Path) -> None:
     task = await hung(weak, tmp_path / "begun")
     os.kill(weak.pids[0], signal.SIGKILL)
     with pytest.raises(BrokenMedia):
@@ -155,7 +155,7 @@ async def test_a_process_killed_while_it_reads_fails_its_file_alone(weak: Reader
     assert isinstance(await weak.read(GOOD, LIMITS), Photo)
 
 
-async def test_a_file_that_takes_too_long_is_too_large_and_its_process_killed(weak: Readers, tmp_path: Path) -> None:
+async def test_a_file_that_takes_too_long_is_too_large_and_its_process_killed(weak: DecodePool, tmp_path: Path) -> None:
     (before,) = weak.pids
     with pytest.raises(MediaTooLarge, match=r"longer than 0\.1 s \(max_decode_s\); send a smaller one"):
         await weak.read(HANGS + bytes(tmp_path / "begun"), MediaLimits(max_decode_s=0.1))
@@ -163,7 +163,7 @@ async def test_a_file_that_takes_too_long_is_too_large_and_its_process_killed(we
     assert gone(before)
 
 
-async def test_a_cancelled_read_leaves_nothing_at_work(weak: Readers, tmp_path: Path) -> None:
+async def test_a_cancelled_read_leaves_nothing_at_work(weak: DecodePool, tmp_path: Path) -> None:
     (before,) = weak.pids
     task = await hung(weak, tmp_path / "begun")
     task.cancel()
@@ -173,7 +173,7 @@ async def test_a_cancelled_read_leaves_nothing_at_work(weak: Readers, tmp_path: 
     assert gone(before)
 
 
-async def test_a_quick_read_that_nobody_waits_for_does_not_cost_its_process(weak: Readers) -> None:
+async def test_a_quick_read_that_nobody_waits_for_does_not_cost_its_process(weak: DecodePool) -> None:
     before = weak.pids
     task = asyncio.create_task(weak.read(GOOD, LIMITS))
     await asyncio.sleep(0)
@@ -183,7 +183,7 @@ async def test_a_quick_read_that_nobody_waits_for_does_not_cost_its_process(weak
     assert weak.pids == before
 
 
-async def test_reads_wait_for_their_turn_in_order_and_one_cancelled_meanwhile_costs_nothing(weak: Readers) -> None:
+async def test_reads_wait_for_their_turn_in_order_and_one_cancelled_meanwhile_costs_nothing(weak: DecodePool) -> None:
     before = weak.pids
     done: list[int] = []
 
@@ -235,7 +235,7 @@ def test_lies_of_a_process_that_was_taken_over_are_seen_through(header: object, 
         readers_module._answer(header, bytearray(size), GOOD, "image/jpeg", LIMITS)
 
 
-async def test_a_process_that_lies_is_replaced(weak: Readers) -> None:
+async def test_a_process_that_lies_is_replaced(weak: DecodePool) -> None:
     for lie in ([["kind"], 0], [{"kind": "photo"}, 10**9], [{"kind": "m" * 10**6}, 0]):
         (before,) = weak.pids
         with pytest.raises(BrokenMedia, match="the file broke what reads it"):
@@ -253,7 +253,7 @@ async def test_keys_in_the_environment_stay_in_the_server(monkeypatch: pytest.Mo
     assert b"PYTHONPATH" in told and b"secret" not in told
 
 
-async def test_processes_end_with_their_readers(weak: Readers, tmp_path: Path) -> None:
+async def test_processes_end_with_their_readers(weak: DecodePool, tmp_path: Path) -> None:
     (pid,) = weak.pids
     task = await hung(weak, tmp_path / "begun")
     await weak.aclose()

@@ -11,11 +11,11 @@ from bittensor_core import Keypair
 
 from roadwork_serve.errors import StageLost
 from roadwork_serve.miner.axon import Axon, Limits
-from roadwork_serve.miner.blacklist import Guard, Terms, Turns
-from roadwork_serve.miner.forward import Answers
+from roadwork_serve.miner.blacklist import Blacklist, BlacklistConfig, PrioritySemaphore
+from roadwork_serve.miner.forward import ForwardCache
 from roadwork_serve.miner.hotkeys import verify
-from roadwork_serve.miner.metagraph import Neuron, Neurons
-from roadwork_serve.miner.metrics import Counts
+from roadwork_serve.miner.metagraph import Metagraph, NeuronInfo
+from roadwork_serve.miner.metrics import MinerMetrics
 from roadwork_serve.miner.nonces import Nonces
 from roadwork_serve.miner.protocol import BODY_HASH
 from roadwork_serve.schema import Exit, Verdict
@@ -24,17 +24,17 @@ from tests.journal.made import verdict
 MINER, VALIDATOR, STRANGER, POOR, NEIGHBOUR, BANNED = (
     Keypair.create_from_uri(f"//{name}") for name in ("Miner", "Validator", "Stranger", "Poor", "Neighbour", "Banned")
 )
-NEURONS = Neurons(
+NEURONS = Metagraph(
     7,
     1.0,
     {
-        key.ss58_address: Neuron(uid, key.ss58_address, stake, permit)
+        key.ss58_address: NeuronInfo(uid, key.ss58_address, stake, permit)
         for uid, (key, stake, permit) in enumerate(
             [(VALIDATOR, 5000.0, True), (POOR, 1.0, True), (NEIGHBOUR, 9000.0, False), (BANNED, 9000.0, True)]
         )
     },
 )
-TERMS = Terms(deny=frozenset({BANNED.ss58_address}), min_stake=100.0, per_minute=10_000)
+TERMS = BlacklistConfig(deny=frozenset({BANNED.ss58_address}), min_stake=100.0, per_minute=10_000)
 PICTURE = b"\xff\xd8\xff a picture"
 
 
@@ -112,19 +112,19 @@ def body(picture: bytes = PICTURE, **fields: Any) -> bytes:
 
 def axon(
     cascade: Said,
-    terms: Terms = TERMS,
-    turns: Turns | None = None,
+    terms: BlacklistConfig = TERMS,
+    turns: PrioritySemaphore | None = None,
     limits: Limits = Limits(max_body=2**20),  # noqa: B008 - it is frozen
-    counts: Counts | None = None,
-    neurons: Callable[[], Neurons] = lambda: NEURONS,
+    counts: MinerMetrics | None = None,
+    neurons: Callable[[], Metagraph] = lambda: NEURONS,
 ) -> Axon:
     """One for MINER's hotkey."""
     return Axon(
         MINER.ss58_address,
         verify,
-        Guard(terms, neurons),
+        Blacklist(terms, neurons),
         Nonces(),
-        Answers(cascade, turns or Turns(8, 8)),
-        counts or Counts(),
+        ForwardCache(cascade, turns or PrioritySemaphore(8, 8)),
+        counts or MinerMetrics(),
         limits,
     )

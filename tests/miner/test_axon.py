@@ -23,8 +23,8 @@ from roadwork_serve.errors import (
     UnsupportedMedia,
 )
 from roadwork_serve.miner.axon import Axon, Limits
-from roadwork_serve.miner.blacklist import Terms, Turns
-from roadwork_serve.miner.metrics import Counts
+from roadwork_serve.miner.blacklist import BlacklistConfig, PrioritySemaphore
+from roadwork_serve.miner.metrics import MinerMetrics
 from tests.miner.calls import (
     BANNED,
     NEIGHBOUR,
@@ -315,7 +315,7 @@ async def test_what_the_cascade_cannot_answer_has_its_status_and_is_not_kept(err
 
 
 async def test_where_nothing_can_be_said_the_answer_is_minus_one() -> None:
-    cascade, counts = Said(), Counts()
+    cascade, counts = Said(), MinerMetrics()
     cascade.error = NoOpinion("every stage abstained")
     async with client(axon(cascade, counts=counts)) as to:
         reply = await post(to)
@@ -336,7 +336,7 @@ async def test_a_deadline_that_passes_is_told_so() -> None:
 
 async def test_no_hotkey_has_more_calls_a_minute_or_at_once_than_it_may() -> None:
     cascade = Said()
-    terms = Terms(min_stake=1.0, per_minute=3, at_once=1)
+    terms = BlacklistConfig(min_stake=1.0, per_minute=3, at_once=1)
     async with client(axon(cascade, terms)) as to:
         cascade.gate = asyncio.Event()
         first = asyncio.create_task(post(to))
@@ -352,7 +352,7 @@ async def test_no_hotkey_has_more_calls_a_minute_or_at_once_than_it_may() -> Non
 async def test_calls_beyond_the_queue_are_refused() -> None:
     cascade = Said()
     cascade.gate = asyncio.Event()
-    async with client(axon(cascade, turns=Turns(1, 1))) as to:
+    async with client(axon(cascade, turns=PrioritySemaphore(1, 1))) as to:
         tasks = [asyncio.create_task(post(to, content=body(PICTURE + bytes([at])))) for at in range(3)]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         assert [task.result().status_code for task in done] == [503]
@@ -367,7 +367,7 @@ async def test_routes_that_are_none_and_other_methods_are_told_what_there_is() -
 
 
 async def test_an_allowed_hotkey_needs_no_chain_and_offline_nobody_else_gets_in() -> None:
-    terms = Terms(allow=frozenset({STRANGER.ss58_address}), offline=True)
+    terms = BlacklistConfig(allow=frozenset({STRANGER.ss58_address}), offline=True)
     async with client(axon(Said(), terms)) as to:
         assert (await post(to, headers(key=STRANGER))).status_code == 200
         reply = await post(to, headers(key=VALIDATOR))
@@ -375,7 +375,7 @@ async def test_an_allowed_hotkey_needs_no_chain_and_offline_nobody_else_gets_in(
 
 
 async def test_refusals_and_answers_are_counted_with_the_reward_where_the_label_comes_along() -> None:
-    counts, cascade = Counts(), Said()
+    counts, cascade = MinerMetrics(), Said()
     async with client(axon(cascade, counts=counts)) as to:
         for at, label in enumerate((1, 0, 1)):
             cascade.probability = 0.9 if label else 0.1

@@ -2,13 +2,13 @@ import asyncio
 
 import pytest
 
-from roadwork_serve.miner.blacklist import Guard, Terms, Turns
-from roadwork_serve.miner.metagraph import Neurons
+from roadwork_serve.miner.blacklist import Blacklist, BlacklistConfig, PrioritySemaphore
+from roadwork_serve.miner.metagraph import Metagraph
 from roadwork_serve.miner.protocol import Refused
 
 
 async def test_the_highest_stake_goes_first_and_equal_ones_in_the_order_they_came() -> None:
-    turns, done = Turns(1, 10), list[str]()
+    turns, done = PrioritySemaphore(1, 10), list[str]()
     begun, gate = asyncio.Event(), asyncio.Event()
 
     async def one(name: str, stake: float, wait: bool = False) -> None:
@@ -31,7 +31,7 @@ async def test_the_highest_stake_goes_first_and_equal_ones_in_the_order_they_cam
 
 
 async def test_a_turn_that_comes_while_its_caller_leaves_goes_to_the_next() -> None:
-    turns = Turns(1, 10)
+    turns = PrioritySemaphore(1, 10)
     order: list[str] = []
 
     async def one(name: str) -> None:
@@ -50,7 +50,7 @@ async def test_a_turn_that_comes_while_its_caller_leaves_goes_to_the_next() -> N
 
 async def test_a_minute_gives_back_what_a_minute_takes() -> None:
     now = 0.0
-    guard = Guard(Terms(per_minute=2), Neurons, lambda: now)
+    guard = Blacklist(BlacklistConfig(per_minute=2), Metagraph, lambda: now)
 
     async def calls(count: int) -> int:
         passed = 0
@@ -70,7 +70,7 @@ async def test_a_minute_gives_back_what_a_minute_takes() -> None:
 
 
 async def test_a_call_that_fails_frees_its_place() -> None:
-    guard = Guard(Terms(at_once=1), Neurons)
+    guard = Blacklist(BlacklistConfig(at_once=1), Metagraph)
     with pytest.raises(ZeroDivisionError):
         async with guard.call("v"):
             raise ZeroDivisionError
@@ -79,7 +79,7 @@ async def test_a_call_that_fails_frees_its_place() -> None:
 
 
 async def test_a_full_queue_makes_room_for_more_stake_and_for_no_less() -> None:
-    turns = Turns(1, 2)
+    turns = PrioritySemaphore(1, 2)
     went: list[str] = []
 
     async def wait(name: str, stake: float) -> None:
@@ -101,6 +101,6 @@ async def test_a_full_queue_makes_room_for_more_stake_and_for_no_less() -> None:
 
 def test_while_the_chain_has_not_been_read_nobody_is_called_a_stranger() -> None:
     with pytest.raises(Refused, match="has not read the chain") as refused:
-        Guard(Terms(), Neurons).admit("v")
+        Blacklist(BlacklistConfig(), Metagraph).admit("v")
     assert refused.value.status == 503
-    assert Guard(Terms(allow=frozenset({"v"})), Neurons).admit("v") == 0.0
+    assert Blacklist(BlacklistConfig(allow=frozenset({"v"})), Metagraph).admit("v") == 0.0

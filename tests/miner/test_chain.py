@@ -11,11 +11,11 @@ import pytest
 from bittensor import Client
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.miner.chain import Chain, Place
+from roadwork_serve.miner.chain import AxonEndpoint, Chain
 from tests.miner.calls import MINER, STRANGER, VALIDATOR
 from tests.miner.node import Node
 
-PLACE = Place("203.0.113.7", 8091)
+PLACE = AxonEndpoint("203.0.113.7", 8091)
 
 
 def chain(node: Node, folder: Path, **settings: Any) -> Chain:
@@ -121,7 +121,7 @@ def test_a_kept_metagraph_that_is_broken_is_as_good_as_none(tmp_path: Path, text
 @pytest.mark.parametrize("ip", ["127.0.0.1", "0.0.0.0", "::1", "here", ""])
 def test_a_place_that_nobody_reaches_is_not_published(ip: str) -> None:
     with pytest.raises(ConfigError, match="address"):
-        Place(ip, 8091)
+        AxonEndpoint(ip, 8091)
 
 
 async def test_looking_alone_publishes_nothing_and_says_what_would_be(
@@ -147,4 +147,4 @@ async def test_a_folder_that_cannot_be_written_hinders_nothing_else(
 
 
 def test_a_place_is_spelt_as_the_chain_does() -> None:
-    assert str(Place("2001:db8:0:0:0:0:0:7", 8091)) == "[2001:db8::7]:8091"
+    assert str(AxonEndpoint("2001:db8:0:0:0:0:0:7", 8091)) == "[2001:db8::7]:8091"

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from roadwork_serve.errors import DeadlineExceeded, StageFailed, StageLost
-from roadwork_serve.miner.blacklist import Turns
-from roadwork_serve.miner.forward import Answers
+from roadwork_serve.miner.blacklist import PrioritySemaphore
+from roadwork_serve.miner.forward import ForwardCache
 from roadwork_serve.miner.protocol import Refused
 from roadwork_serve.schema import Exit, Verdict
 from tests.miner.calls import Said
@@ -15,7 +15,7 @@ from tests.miner.calls import Said
 async def test_a_picture_that_many_send_is_looked_at_once_and_answered_alike() -> None:
     cascade = Said()
     cascade.gate = asyncio.Event()
-    answers = Answers(cascade, Turns(8, 8))
+    answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     asking = [asyncio.create_task(answers.of(b"one", time.monotonic() + 9, str(at), "k")) for at in range(5)]
     await cascade.begun.wait()
     cascade.probability = 0.2
@@ -29,7 +29,7 @@ async def test_a_picture_that_many_send_is_looked_at_once_and_answered_alike() -
 
 async def test_after_a_minute_it_is_looked_at_again() -> None:
     cascade, times = Said(), [0.0]
-    answers = Answers(cascade, Turns(8, 8), lambda: times[-1])
+    answers = ForwardCache(cascade, PrioritySemaphore(8, 8), lambda: times[-1])
     for at_s, asked in ((0.0, 1), (59.0, 1), (61.0, 2)):
         times.append(at_s)
         await answers.of(b"one", time.monotonic() + 9, "x", "k")
@@ -38,7 +38,7 @@ async def test_after_a_minute_it_is_looked_at_again() -> None:
 
 async def test_an_error_is_not_kept_and_a_deadline_ends_only_ones_own_wait() -> None:
     cascade = Said()
-    answers = Answers(cascade, Turns(8, 8))
+    answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     cascade.error = StageFailed("gone")
     with pytest.raises(StageFailed):
         await answers.of(b"one", time.monotonic() + 9, "x", "k")
@@ -54,7 +54,7 @@ async def test_an_error_is_not_kept_and_a_deadline_ends_only_ones_own_wait() -> 
 async def test_who_joins_somebody_in_a_hurry_gets_an_answer_that_is_not_cut_short() -> None:
     cascade = Said()
     cascade.stalls = True
-    answers = Answers(cascade, Turns(8, 8))
+    answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     now = time.monotonic()
     hasty = asyncio.create_task(answers.of(b"one", now + 0.6, "a", "k"))
     await cascade.begun.wait()
@@ -70,7 +70,7 @@ async def test_who_joins_somebody_in_a_hurry_gets_an_answer_that_is_not_cut_shor
 async def test_who_joins_somebody_who_runs_out_of_time_tries_himself() -> None:
     cascade = Said()
     cascade.gate, cascade.error = asyncio.Event(), DeadlineExceeded("over")
-    answers = Answers(cascade, Turns(8, 8))
+    answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     now = time.monotonic()
     hasty = asyncio.create_task(answers.of(b"one", now + 2, "a", "k"))
     patient = asyncio.create_task(answers.of(b"one", now + 9, "b", "k"))
@@ -89,7 +89,7 @@ async def test_an_answer_that_was_cut_short_is_not_kept(fields: dict[str, Any]) 
             return (await super().classify(data, deadline_ms, request_id, key)).model_copy(update=fields)
 
     cascade = Short()
-    answers = Answers(cascade, Turns(8, 8))
+    answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     for asked in (1, 2):
         assert not (await answers.of(b"one", time.monotonic() + 9, "x", "k"))[1]
         assert len(cascade.asked) == asked
@@ -101,12 +101,12 @@ async def test_a_look_that_is_given_up_is_an_error_and_no_end_of_the_caller() ->
             raise asyncio.CancelledError
 
     with pytest.raises(StageLost, match="given up"):
-        await Answers(LetGo(), Turns(8, 8)).of(b"one", time.monotonic() + 9, "x", "k")
+        await ForwardCache(LetGo(), PrioritySemaphore(8, 8)).of(b"one", time.monotonic() + 9, "x", "k")
 
 
 async def test_a_known_answer_waits_for_no_turn() -> None:
-    cascade, turns = Said(), Turns(1, 0)
-    answers = Answers(cascade, turns)
+    cascade, turns = Said(), PrioritySemaphore(1, 0)
+    answers = ForwardCache(cascade, turns)
     await answers.of(b"one", time.monotonic() + 9, "x", "k")
     async with turns.turn(0.0):
         assert (await answers.of(b"one", time.monotonic() + 9, "x", "k"))[1]

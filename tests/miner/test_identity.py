@@ -6,12 +6,14 @@ from bittensor import Wallet
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.miner.identity import chain_of, hotkey_of
-from roadwork_serve.miner.settings import Settings, settings
+from roadwork_serve.miner.settings import MinerSettings, load_settings
 from tests.miner.calls import VALIDATOR
 
 
-def told(folder: Path, *flags: str) -> Settings:
-    return settings(["--wallet-path", str(folder / "wallets"), "--wallet", "cold/hot", "--state", str(folder), *flags])
+def told(folder: Path, *flags: str) -> MinerSettings:
+    return load_settings(
+        ["--wallet-path", str(folder / "wallets"), "--wallet", "cold/hot", "--state", str(folder), *flags]
+    )
 
 
 def wallet(folder: Path) -> Wallet:

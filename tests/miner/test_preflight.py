@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from roadwork_serve.errors import MediaError, StageLost
-from roadwork_serve.miner.preflight import check
-from roadwork_serve.miner.service import bound
-from roadwork_serve.miner.settings import Settings, settings
+from roadwork_serve.miner.preflight import run_checks
+from roadwork_serve.miner.service import bind_socket
+from roadwork_serve.miner.settings import MinerSettings, load_settings
 from tests.miner.calls import VALIDATOR, Said
 from tests.miner.test_service import free_port
 
 ROOT = Path(__file__).parents[2]
 
 
-def told(folder: Path, *flags: str) -> Settings:
+def told(folder: Path, *flags: str) -> MinerSettings:
     standing = ["--offline", "--allow", VALIDATOR.ss58_address, "--state", str(folder), "--port", str(free_port())]
-    return settings([*standing, *flags])
+    return load_settings([*standing, *flags])
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -31,7 +31,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 async def test_all_that_is_well_is_said_in_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cascade = Said()
     cascade.error = MediaError("no picture")
-    assert await check(told(tmp_path), cascade) == 0
+    assert await run_checks(told(tmp_path), cascade) == 0
     found = lines(capsys)
     assert list(found) == ["hotkey", "port", "cascade", "chain"]
     assert all(line.startswith("ok ") for line in found.values())
@@ -43,8 +43,8 @@ async def test_each_thing_that_is_wrong_is_said_and_the_others_are_looked_at_all
 ) -> None:
     by, cascade = told(tmp_path), Said()
     cascade.away = 1
-    with bound("127.0.0.1", by.port):
-        assert await check(by, cascade) == 1
+    with bind_socket("127.0.0.1", by.port):
+        assert await run_checks(by, cascade) == 1
     found = lines(capsys)
     assert {name for name, line in found.items() if line.startswith("WRONG")} == {"port", "cascade"}
     assert "free it" in found["port"] and "no application" in found["cascade"]
@@ -56,14 +56,14 @@ async def test_what_does_not_answer_is_given_up(
     monkeypatch.setattr("roadwork_serve.miner.preflight._PATIENCE_S", 0.05)
     cascade = Said()
     cascade.gate = asyncio.Event()
-    assert await check(told(tmp_path), cascade) == 1
+    assert await run_checks(told(tmp_path), cascade) == 1
     assert lines(capsys)["cascade"].startswith("WRONG")
 
 
 async def test_a_cascade_that_fails_is_not_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cascade = Said()
     cascade.error = StageLost("roadwork is lost")
-    assert await check(told(tmp_path), cascade) == 1
+    assert await run_checks(told(tmp_path), cascade) == 1
     assert "roadwork is lost" in lines(capsys)["cascade"]
 
 
@@ -90,6 +90,6 @@ def test_help_names_every_setting_and_what_it_is_for() -> None:
     command = [sys.executable, "miner.py", "--help"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"COLUMNS": "120"}, capture_output=True, text=True)
     assert done.returncode == 0
-    for name, field in Settings.model_fields.items():
+    for name, field in MinerSettings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in done.stdout
         assert str(field.description).split()[0] in done.stdout

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from roadwork_serve.errors import ConfigError, StageLost
-from roadwork_serve.miner.service import bound, mine, reach
-from roadwork_serve.miner.settings import Settings, settings
+from roadwork_serve.miner.service import bind_socket, run_miner, wait_for_cascade
+from roadwork_serve.miner.settings import MinerSettings, load_settings
 from tests.miner.calls import MINER, PICTURE, STRANGER, VALIDATOR, Said, body, headers
 
 
@@ -23,14 +23,14 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def told(folder: Path, *flags: str) -> Settings:
-    return settings(["--offline", "--allow", VALIDATOR.ss58_address, "--state", str(folder), *flags])
+def told(folder: Path, *flags: str) -> MinerSettings:
+    return load_settings(["--offline", "--allow", VALIDATOR.ss58_address, "--state", str(folder), *flags])
 
 
 @asynccontextmanager
-async def running(by: Settings, cascade: Said) -> AsyncIterator[tuple[httpx.AsyncClient, asyncio.Task[None]]]:
+async def running(by: MinerSettings, cascade: Said) -> AsyncIterator[tuple[httpx.AsyncClient, asyncio.Task[None]]]:
     up = asyncio.Event()
-    task = asyncio.create_task(mine(by, MINER.ss58_address, cascade, None, up.set))
+    task = asyncio.create_task(run_miner(by, MINER.ss58_address, cascade, None, up.set))
     try:
         await asyncio.wait_for(up.wait(), 10)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{by.port}") as client:
@@ -72,20 +72,20 @@ async def test_a_call_that_was_answered_before_a_restart_is_not_answered_after_i
 
 
 async def test_a_port_that_is_taken_is_said_in_a_line(tmp_path: Path) -> None:
-    with bound("127.0.0.1", 0) as taken:
+    with bind_socket("127.0.0.1", 0) as taken:
         by = told(tmp_path, "--port", str(taken.getsockname()[1]))
         with pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1"):
-            await mine(by, MINER.ss58_address, Said(), None)
+            await run_miner(by, MINER.ss58_address, Said(), None)
 
 
 async def test_it_waits_for_a_cascade_that_is_still_starting_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roadwork_serve.miner.service._AGAIN_S", 0.01)
     cascade = Said()
     cascade.away = 3
-    await reach(cascade, 5.0)
+    await wait_for_cascade(cascade, 5.0)
     cascade.away = 3
     with pytest.raises(StageLost, match="no application"):
-        await reach(cascade, 0.0)
+        await wait_for_cascade(cascade, 0.0)
 
 
 async def test_it_ends_with_the_error_of_a_server_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,4 +94,6 @@ async def test_it_ends_with_the_error_of_a_server_that_ends(tmp_path: Path, monk
 
     monkeypatch.setattr("roadwork_serve.miner.service._serve", broken)
     with pytest.raises(OSError, match="the socket is gone"):
-        await asyncio.wait_for(mine(told(tmp_path, "--port", str(free_port())), MINER.ss58_address, Said(), None), 5)
+        await asyncio.wait_for(
+            run_miner(told(tmp_path, "--port", str(free_port())), MINER.ss58_address, Said(), None), 5
+        )

@@ -4,7 +4,7 @@ import pytest
 from bittensor_core import decode_ss58, encode_ss58
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.miner.settings import Settings, settings
+from roadwork_serve.miner.settings import MinerSettings, load_settings
 from tests.miner.calls import BANNED, NEIGHBOUR, POOR, VALIDATOR
 
 A, B, C, D = (key.ss58_address for key in (VALIDATOR, POOR, BANNED, NEIGHBOUR))
@@ -17,17 +17,17 @@ def test_flags_go_before_the_environment_and_that_before_the_file(
     monkeypatch.setenv("ROADWORK_MINER_PORT", "2")
     monkeypatch.setenv("ROADWORK_MINER_QUEUE", "2")
     monkeypatch.setenv("ROADWORK_MINER_CONFIG", str(file))
-    told = settings(["--port", "3", "--deny", f"{C}, {D}"])
+    told = load_settings(["--port", "3", "--deny", f"{C}, {D}"])
     assert (told.port, told.queue, told.workers) == (3, 2, 1)
     assert (told.allow, told.deny) == ([A, B], [C, D])
 
 
 def test_the_subnet_goes_by_the_network() -> None:
-    assert settings([]).subnet == 72
-    assert settings(["--network", "test"]).subnet == 323
-    assert settings(["--network", "ws://127.0.0.1:9944", "--netuid", "2"]).subnet == 2
+    assert load_settings([]).subnet == 72
+    assert load_settings(["--network", "test"]).subnet == 323
+    assert load_settings(["--network", "ws://127.0.0.1:9944", "--netuid", "2"]).subnet == 2
     with pytest.raises(ConfigError, match="--netuid is needed"):
-        _ = settings(["--network", "ws://127.0.0.1:9944"]).subnet
+        _ = load_settings(["--network", "ws://127.0.0.1:9944"]).subnet
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_subnet_goes_by_the_network() -> None:
 )
 def test_what_makes_no_sense_is_said_in_a_line(flags: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as told:
-        settings(flags)
+        load_settings(flags)
     assert "\n" not in str(told.value)
 
 
@@ -56,14 +56,14 @@ def test_what_makes_no_sense_is_said_in_a_line(flags: list[str], message: str) -
 def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str) -> None:
     (file := tmp_path / "miner.yaml").write_text(text)
     with pytest.raises(ConfigError):
-        settings(["--config", str(file)])
+        load_settings(["--config", str(file)])
 
 
 def test_a_misspelt_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROADWORK_MINER_PROT", "1")
     with pytest.raises(ConfigError, match="ROADWORK_MINER_PROT is no setting"):
-        settings([])
+        load_settings([])
 
 
 def test_every_setting_says_what_it_is_for() -> None:
-    assert all(field.description for field in Settings.model_fields.values())
+    assert all(field.description for field in MinerSettings.model_fields.values())

@@ -15,7 +15,7 @@ from ray.serve.schema import ServeDeploySchema
 from benchmarks.server import ROOT
 from deployments.app import Args
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.plan import plan
+from roadwork_serve.profiles.plan import plan_placement
 from roadwork_serve.ray_environment import RAY
 
 SERVICE, CLAIM, POLICY = yaml.safe_load_all((ROOT / "ops/kuberay/rayservice.yaml").read_text())
@@ -107,7 +107,7 @@ def test_its_profile_fits_the_cards_of_its_workers_and_outlives_one_of_them() ->
     profile = load_profile(args.profile, args.overrides)
     (group,) = CLUSTER["workerGroupSpecs"]
     gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
-    plan(profile, [CARD_GIB] * gpus * group["replicas"])
+    plan_placement(profile, [CARD_GIB] * gpus * group["replicas"])
     assert all(profile.engines[name].replicas >= 2 for name in profile.users())
     assert profile.ingress.replicas == group["replicas"] and profile.ingress.max_per_node == 1
     assert profile.ingress.keys_file == "/etc/roadwork/keys.yaml" and profile.journal.url.startswith("postgresql://")

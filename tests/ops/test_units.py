@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from benchmarks.server import ROOT
-from roadwork_serve.miner.settings import PREFIX, Settings
+from roadwork_serve.miner.settings import PREFIX, MinerSettings
 from roadwork_serve.ray_environment import RAY
 
 UNITS = sorted((ROOT / "ops/systemd").glob("*.service"))
@@ -29,7 +29,7 @@ def test_systemd_finds_nothing_wrong_with_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", [*UNITS, ROOT / "ops/ecosystem.config.js"], ids=lambda file: file.name)
 def test_every_variable_of_the_miner_is_one_of_its_settings(file: Path) -> None:
     named = set(re.findall(rf"{PREFIX}([A-Z_]+)", file.read_text()))
-    assert {name.lower() for name in named} <= set(Settings.model_fields)
+    assert {name.lower() for name in named} <= set(MinerSettings.model_fields)
     assert named or "miner" not in file.name
 
 
@@ -59,6 +59,6 @@ def test_the_file_they_share_is_valid_as_it_stands_and_with_its_comments_taken_a
     text = (ROOT / "ops/miner.yaml").read_text()
     bare = re.sub(r"^# (?=[a-z_]+:)", "", text, flags=re.MULTILINE)
     for told in (yaml.safe_load(text), yaml.safe_load(bare)):
-        assert set(told) <= set(Settings.model_fields)
-        Settings.model_validate(told)
+        assert set(told) <= set(MinerSettings.model_fields)
+        MinerSettings.model_validate(told)
     assert set(yaml.safe_load(bare)) > set(yaml.safe_load(text))

@@ -3,7 +3,7 @@
 import pytest
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.profiles.flops import flops, prices
+from roadwork_serve.profiles.flops import flops, stage_flops
 from roadwork_serve.profiles.profile import STAGES
 
 CLOSE = 0.01
@@ -20,7 +20,7 @@ def qwen3_8b(tokens: int) -> float:
 
 
 def test_every_stage_has_a_price() -> None:
-    assert set(prices()) == set(STAGES)
+    assert set(stage_flops()) == set(STAGES)
 
 
 def test_backbone_is_a_vit_l() -> None:

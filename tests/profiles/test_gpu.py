@@ -6,9 +6,9 @@ import pytest
 
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.profiles.gpu_memory import needs_of
+from roadwork_serve.profiles.gpu_memory import gpu_memory_needs
 from roadwork_serve.profiles.load import load_policy_mapping, load_profile
-from roadwork_serve.profiles.plan import plan
+from roadwork_serve.profiles.plan import plan_placement
 from roadwork_serve.profiles.profile import STAGES, Profile
 
 NAMES = ("gpu-24gb", "gpu-2x24gb", "gpu-80gb")
@@ -21,10 +21,10 @@ def profile(request: pytest.FixtureRequest) -> Profile:
 
 
 def test_it_fits_the_cards_it_is_made_for(profile: Profile) -> None:
-    found = plan(profile, profile.cards_gib)
+    found = plan_placement(profile, profile.cards_gib)
     assert all(card.left > 0 for card in found.fullest)
     assert set(found.most.values()) == {1}  # those cards are full
-    larger = plan(profile, [gib + 2 for gib in profile.cards_gib])
+    larger = plan_placement(profile, [gib + 2 for gib in profile.cards_gib])
     assert larger.most == found.most
 
 
@@ -55,28 +55,31 @@ def test_two_cards_keep_the_large_models_apart() -> None:
 def test_a_share_of_the_large_card_is_a_share_of_its_memory() -> None:
     profile = load_profile("gpu-80gb")
     for names in profile.processes():
-        assert sum(need.total for need in needs_of(profile, names, 79.0)) <= 79 * profile.engines[names[0]].num_gpus
+        assert (
+            sum(need.total for need in gpu_memory_needs(profile, names, 79.0))
+            <= 79 * profile.engines[names[0]].num_gpus
+        )
 
 
 @pytest.mark.parametrize(("name", "cards"), [("gpu-24gb", (22.0, 22.0)), ("gpu-80gb", (79.0, 79.0))])
 def test_a_second_card_is_put_to_use(name: str, cards: tuple[float, ...]) -> None:
-    assert {plan(load_profile(name), cards).most[engine] for engine in ("dinov3", "qwen3-vl")} == {2}
+    assert {plan_placement(load_profile(name), cards).most[engine] for engine in ("dinov3", "qwen3-vl")} == {2}
 
 
 def test_what_is_too_large_names_the_engine_to_shrink() -> None:
     with pytest.raises(ConfigError, match=r"a card of 24 GiB is .* GiB short .*: shrink engines\.qwen3-vl"):
-        plan(load_profile("gpu-80gb"), [24])
+        plan_placement(load_profile("gpu-80gb"), [24])
     with pytest.raises(ConfigError, match=r"a card of 22 GiB .* molmo2 .*: shrink engines\.qwen3-vl"):
-        plan(load_profile("gpu-2x24gb"), [22, 22])
+        plan_placement(load_profile("gpu-2x24gb"), [22, 22])
     with pytest.raises(ConfigError, match=r"engines\.qwen3-vl\.num_gpus is 0\.51 and no card has that much left"):
-        plan(load_profile("gpu-2x24gb"), [WHOLE_24_GIB])
+        plan_placement(load_profile("gpu-2x24gb"), [WHOLE_24_GIB])
 
 
 def test_turns_make_room_on_smaller_cards() -> None:
     """As the comment of gpu-2x24gb says."""
     turning = {"turns": "second", "num_gpus": 0.51}
     changed = load_profile("gpu-2x24gb", {"engines": {"qwen3-vl-thinking": turning, "molmo2": turning}})
-    assert plan(changed, [22, 22]).fullest[0].left > 2
+    assert plan_placement(changed, [22, 22]).fullest[0].left > 2
 
 
 def test_four_bits_make_room_for_molmo() -> None:
@@ -86,7 +89,7 @@ def test_four_bits_make_room_for_molmo() -> None:
     of_four_bits = {"model": "somebody/Qwen3-VL-8B-Instruct-AWQ", "quantised": "awq"}
     video = {"stages": {"video": {"engine": "molmo2", "options": None}}}
     four_bits = load_profile("gpu-24gb", {"engines": {"qwen3-vl": smaller | of_four_bits, "molmo2": molmo}} | video)
-    assert plan(four_bits, [WHOLE_24_GIB]).fullest[0].left > 0
+    assert plan_placement(four_bits, [WHOLE_24_GIB]).fullest[0].left > 0
     eight_bits = load_profile("gpu-24gb", {"engines": {"qwen3-vl": smaller, "molmo2": molmo}} | video)
     with pytest.raises(ConfigError, match="short"):
-        plan(eight_bits, [WHOLE_24_GIB])
+        plan_placement(eight_bits, [WHOLE_24_GIB])

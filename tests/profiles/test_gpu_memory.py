@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.profiles.gpu_memory import CONTEXT_GIB, GRAPHS_GIB, Need, need_of, needs_of
+from roadwork_serve.profiles.gpu_memory import CONTEXT_GIB, GRAPHS_GIB, GpuMemoryNeed, gpu_memory_need, gpu_memory_needs
 from roadwork_serve.profiles.model_sizes import on_meta_device, stored_as
 from roadwork_serve.profiles.profile import EngineSpec, Profile, StageName, StageSpec
 from tests import untrained
@@ -25,8 +25,8 @@ def vllm(model: str = QWEN, **more: Any) -> EngineSpec:
     return engine(model, **({"runs": "vllm", "vllm": {"kv_cache_gib": 2}} | more))
 
 
-def need(spec: EngineSpec, stage: StageName = "vlm", card_gib: float = 24.0, **of_stage: Any) -> Need:
-    return need_of("it", spec, {stage: StageSpec.model_validate({"engine": "it"} | of_stage)}, card_gib)
+def need(spec: EngineSpec, stage: StageName = "vlm", card_gib: float = 24.0, **of_stage: Any) -> GpuMemoryNeed:
+    return gpu_memory_need("it", spec, {stage: StageSpec.model_validate({"engine": "it"} | of_stage)}, card_gib)
 
 
 # Millions of parameters, from the models' hub pages and papers.
@@ -142,8 +142,8 @@ def test_one_of_those_that_take_turns_is_awake() -> None:
         {"name": "p", "policy": "mini", "engines": engines,
          "stages": {"video": {"engine": "small"}, "vlm": {"engine": "large"}}}
     )  # fmt: skip
-    small, large = needs_of(profile, ("small", "large"), 24)
-    assert large == need_of("large", profile.engines["large"], profile.users()["large"], 24)
+    small, large = gpu_memory_needs(profile, ("small", "large"), 24)
+    assert large == gpu_memory_need("large", profile.engines["large"], profile.users()["large"], 24)
     assert small.model == "allenai/Molmo2-4B, asleep"
     assert small.total == pytest.approx(CONTEXT_GIB + GRAPHS_GIB)
 

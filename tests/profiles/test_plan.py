@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles import plan as module
-from roadwork_serve.profiles.gpu_memory import Need
-from roadwork_serve.profiles.plan import plan, within
+from roadwork_serve.profiles.gpu_memory import GpuMemoryNeed
+from roadwork_serve.profiles.plan import limit_replicas, plan_placement
 from roadwork_serve.profiles.profile import EngineSpec, Profile
 
 STAGES = ("vlm", "reasoner", "video")
@@ -31,15 +31,15 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """GiB of each engine; 1 by default."""
     gib: dict[str, float] = {}
 
-    def needs_of(profile: Profile, names: tuple[str, ...], card_gib: float) -> tuple[Need, ...]:
-        return tuple(Need(name, name, 0, gib.get(name, 1.0), 0, 0, context=0) for name in names)
+    def needs_of(profile: Profile, names: tuple[str, ...], card_gib: float) -> tuple[GpuMemoryNeed, ...]:
+        return tuple(GpuMemoryNeed(name, name, 0, gib.get(name, 1.0), 0, 0, context=0) for name in names)
 
-    monkeypatch.setattr(module, "needs_of", needs_of)
+    monkeypatch.setattr(module, "gpu_memory_needs", needs_of)
     return gib
 
 
 def test_engines_lie_on_the_first_card_that_has_their_share(sizes: dict[str, float]) -> None:
-    found = plan(profile(0.51, 0.51, 0.4), [24, 24])
+    found = plan_placement(profile(0.51, 0.51, 0.4), [24, 24])
     assert [[need.engine for need in card.needs] for card in found.cards] == [["a", "c"], ["b"]]
     assert [card.share for card in found.cards] == [0.91, 0.51]
     assert [card.left for card in found.cards] == [22, 23]
@@ -52,11 +52,11 @@ def test_what_can_meet_on_a_card_must_fit_it(sizes: dict[str, float]) -> None:
         match=r"a card of 22 GiB is 1\.0 GiB short when Ray puts c \(9\.0\) beside [ab]: shrink engines\.[ab], "
         r"which needs 14\.0 GiB .* raise num_gpus so that they cannot meet",
     ):
-        plan(profile(0.51, 0.51, 0.4), [22, 22])
+        plan_placement(profile(0.51, 0.51, 0.4), [22, 22])
     sizes["c"] = 8
-    assert plan(profile(0.51, 0.51, 0.4), [22, 22]).fullest[0].left == 0
+    assert plan_placement(profile(0.51, 0.51, 0.4), [22, 22]).fullest[0].left == 0
     with pytest.raises(ConfigError, match=r"a card of 10 GiB is 4\.0 GiB short: shrink engines\.a, which needs 14\.0"):
-        plan(profile(1.0), [10])
+        plan_placement(profile(1.0), [10])
 
 
 def test_an_order_in_which_one_gets_stuck_is_told(sizes: dict[str, float]) -> None:
@@ -65,60 +65,62 @@ def test_an_order_in_which_one_gets_stuck_is_told(sizes: dict[str, float]) -> No
         match=r"engines\.a\.num_gpus is 0\.6 and no card has that much left once Ray has put [bc] on card 0, "
         r"[bc] on card 1: lower it, or that of the others, or add a card",
     ):
-        plan(profile(0.6, 0.5, 0.5), [24, 24])  # listed first it would find room, after a crash it may not
-    plan(profile(0.5, 0.5, 0.5), [24, 24])
+        plan_placement(profile(0.6, 0.5, 0.5), [24, 24])  # listed first it would find room, after a crash it may not
+    plan_placement(profile(0.5, 0.5, 0.5), [24, 24])
     with pytest.raises(ConfigError, match=r"engines\.b\.num_gpus is 0\.8 .* put a on card 0"):
-        plan(profile(0.5, 0.8), [24])
+        plan_placement(profile(0.5, 0.8), [24])
 
 
 def test_shares_that_fill_a_card_exactly_do(sizes: dict[str, float]) -> None:
-    assert plan(profile(0.65, 0.25, 0.1), [24]).cards[0].share == 1
+    assert plan_placement(profile(0.65, 0.25, 0.1), [24]).cards[0].share == 1
 
 
 def test_replicas_that_have_room_under_load(sizes: dict[str, float]) -> None:
     wide = profile(0.65, 0.25, 0.1, a={"max_replicas": 4}, b={"max_replicas": 2})
-    assert plan(wide, [24]).most == {"a": 1, "b": 1, "c": 1}
-    assert plan(wide, [24, 24]).most == {"a": 2, "b": 2, "c": 1}
-    assert [engine.max_replicas for engine in within(wide, plan(wide, [24]).most).engines.values()] == [1, 1, None]
+    assert plan_placement(wide, [24]).most == {"a": 1, "b": 1, "c": 1}
+    assert plan_placement(wide, [24, 24]).most == {"a": 2, "b": 2, "c": 1}
+    assert [
+        engine.max_replicas for engine in limit_replicas(wide, plan_placement(wide, [24]).most).engines.values()
+    ] == [1, 1, None]
 
 
 def test_one_more_must_not_keep_others_from_starting(sizes: dict[str, float]) -> None:
     greedy = profile(0.5, 0.4, b={"max_replicas": 4})
-    assert plan(greedy, [24]).most["b"] == 1  # two of them would leave 0.2
-    assert plan(greedy, [24, 24]).most["b"] == 3  # four would leave 0.2 on each
+    assert plan_placement(greedy, [24]).most["b"] == 1  # two of them would leave 0.2
+    assert plan_placement(greedy, [24, 24]).most["b"] == 3  # four would leave 0.2 on each
 
 
 def test_one_more_must_fit_the_memory(sizes: dict[str, float]) -> None:
     sizes["a"] = 10
-    assert plan(profile(0.1, a={"max_replicas": 9}), [24]).most == {"a": 2}
+    assert plan_placement(profile(0.1, a={"max_replicas": 9}), [24]).most == {"a": 2}
 
 
 def test_those_that_take_turns_book_one_share(sizes: dict[str, float]) -> None:
     turns = {"turns": "card"}
-    found = plan(profile(0.6, 0.6, 0.4, a=turns, b=turns), [24])
+    found = plan_placement(profile(0.6, 0.6, 0.4, a=turns, b=turns), [24])
     assert found.cards[0].share == 1 and found.most == {"a": 1, "b": 1, "c": 1}
 
 
 def test_an_engine_on_several_cards_wants_them_empty(sizes: dict[str, float]) -> None:
     spec = {"runs": "vllm", "vllm": {"kv_cache_gib": 2, "arguments": {"tensor_parallel_size": 2}}}
-    assert [card.share for card in plan(profile(2, a=spec), [24, 24]).cards] == [1, 1]
+    assert [card.share for card in plan_placement(profile(2, a=spec), [24, 24]).cards] == [1, 1]
     with pytest.raises(ConfigError, match=r"engines\.a\.num_gpus is 2 .* put b on card 0"):
-        plan(profile(2, 0.1, a=spec), [24, 24])
+        plan_placement(profile(2, 0.1, a=spec), [24, 24])
     with pytest.raises(ConfigError, match=r"set vllm\.arguments\.tensor_parallel_size to 2, or book one"):
-        plan(profile(2), [24, 24])
+        plan_placement(profile(2), [24, 24])
 
 
 def test_engines_on_the_cpu_need_no_card() -> None:
     on_cpu = EngineSpec(runs="transformers", model="mini:vlm")
     stages = {"vlm": {"engine": "it"}}
     mine = Profile.model_validate({"name": "p", "policy": "mini", "engines": {"it": on_cpu}, "stages": stages})
-    assert plan(mine, []).most == {}
-    assert plan(mine, [24]).cards[0].left == 24
+    assert plan_placement(mine, []).most == {}
+    assert plan_placement(mine, [24]).cards[0].left == 24
 
 
 def test_a_profile_for_cards_wants_to_know_them(sizes: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="profile p wants cards and its cards_gib names none: say --gpu GIB"):
-        plan(profile(0.5), [])
+        plan_placement(profile(0.5), [])
 
 
 @settings(deadline=None, max_examples=60)
@@ -130,9 +132,11 @@ def test_a_profile_for_cards_wants_to_know_them(sizes: dict[str, float]) -> None
 def test_it_says_yes_when_every_order_of_placing_works(engines: list[tuple[float, int]], cards: list[int]) -> None:
     gib = {name: size for name, (_, size) in zip("abc", engines, strict=False)}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "needs_of", lambda _, names, card: (Need(names[0], "", 0, gib[names[0]], 0, 0, 0),))
+        patched.setattr(
+            module, "gpu_memory_needs", lambda _, names, card: (GpuMemoryNeed(names[0], "", 0, gib[names[0]], 0, 0, 0),)
+        )
         try:
-            plan(profile(*(share for share, _ in engines)), cards)
+            plan_placement(profile(*(share for share, _ in engines)), cards)
             fits = True
         except ConfigError:
             fits = False

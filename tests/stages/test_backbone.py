@@ -8,7 +8,7 @@ import torch
 from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.engines.export import export_onnx
 from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
-from roadwork_serve.engines.thumbnails import references
+from roadwork_serve.engines.thumbnails import reference_thumbs
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
@@ -31,7 +31,7 @@ def test_every_frame_of_a_clip_is_judged() -> None:
     logits = sorted(np.log(p / (1 - p)) for p in moving.saw.frames)
     assert moving.logit == pytest.approx((logits[-1] + logits[-2]) / 2, abs=1e-4)
     assert still.miniature and still.compute_ms > 0
-    assert still.saw.words_likely is not None
+    assert still.saw.text_probability is not None
 
 
 def test_batched_items_are_judged_as_alone() -> None:
@@ -128,7 +128,7 @@ def headed(folder: Path, seed: int, **settings: object) -> str:
 
 
 def small(items: int) -> list[Item]:
-    thumbs = references(32, items + 2)
+    thumbs = reference_thumbs(32, items + 2)
     cuts = [thumbs[:3], *(thumbs[at : at + 1] for at in range(3, items + 2))]  # a clip of three frames, and photos
     return [Item(f"r{at}", "photo", (), cut, (0.0,), 0.0) for at, cut in enumerate(cuts)]
 
@@ -143,8 +143,8 @@ def test_items_of_one_batch_may_ask_for_different_heads(tmp_path: Path) -> None:
     for item, opinion, own in zip(items, together, alone, strict=True):
         wanted = own.judge([replace(item, head=None)])[0]
         assert opinion.logit == pytest.approx(wanted.logit, abs=1e-5)
-        assert opinion.saw.words_likely == pytest.approx(wanted.saw.words_likely, abs=1e-5)
-    assert together[1].saw.words_likely is None
+        assert opinion.saw.text_probability == pytest.approx(wanted.saw.text_probability, abs=1e-5)
+    assert together[1].saw.text_probability is None
 
 
 def test_a_policy_may_bring_the_first_head(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from roadwork_serve.cascade.gpu_time_slicing import TakingTurns, Turns
-from roadwork_serve.cascade.prediction import Item, Opinion, Stage
+from roadwork_serve.cascade.gpu_time_slicing import GpuTimeSlicer, TimeSlicedStage
+from roadwork_serve.cascade.prediction import Item, Stage, StagePrediction
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import STAGES, StageName
-from roadwork_serve.stages.health import PROVE_S, STUCK, Health, made_up
+from roadwork_serve.stages.health import PROVE_S, STUCK, HealthMonitor, synthetic_item
 from tests import untrained
 from tests.stages.items import opened
 
@@ -31,7 +31,7 @@ class Judge:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: int = 0
 
-    async def judge(self, items: Sequence[Item]) -> list[Opinion]:
+    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
         self.seen += items
         try:
             await self.go.wait()
@@ -40,7 +40,7 @@ class Judge:
             raise
         if self.error:
             raise self.error
-        return [Opinion(self.logit, "judge") for _ in items]
+        return [StagePrediction(self.logit, "judge") for _ in items]
 
     async def warm(self) -> None: ...
 
@@ -61,7 +61,7 @@ class Checked:
     def __init__(self, stage: Judge) -> None:
         self.stage, self.now = stage, 1000.0
         stage.go.set()
-        self.health = Health({stage.name: stage}, {stage.name: TIMEOUT_S}, 32, lambda: self.now)  # type: ignore[dict-item]
+        self.health = HealthMonitor({stage.name: stage}, {stage.name: TIMEOUT_S}, 32, lambda: self.now)  # type: ignore[dict-item]
 
     async def check(self, after_s: float = 2.0) -> None:
         """Check some time later, and let what that begins run."""
@@ -75,7 +75,7 @@ class Checked:
     async def call(self) -> None:
         """A real call."""
         with self.health.counted(self.stage.name):
-            self.health.sound(self.stage.name, await self.stage.judge([made_up("vlm", 32, 1.0)]))
+            self.health.sound(self.stage.name, await self.stage.judge([synthetic_item("vlm", 32, 1.0)]))
 
 
 @pytest.fixture
@@ -199,14 +199,14 @@ async def test_an_answer_that_is_no_number_is_no_answer(checked: Checked) -> Non
 
 async def test_no_engine_is_woken_for_it() -> None:
     vlm, video = Judge("vlm"), Judge("video")
-    turns, told = Turns({"a": vlm, "b": video}, "a", lambda *_: None), [1000.0]
+    turns, told = GpuTimeSlicer({"a": vlm, "b": video}, "a", lambda *_: None), [1000.0]
     vlm.go.set()
     video.go.set()
     stages: dict[StageName, Stage] = {
-        "vlm": TakingTurns(vlm, "a", turns, TIMEOUT_S),  # type: ignore[arg-type]
-        "video": TakingTurns(video, "b", turns, TIMEOUT_S),  # type: ignore[arg-type]
+        "vlm": TimeSlicedStage(vlm, "a", turns, TIMEOUT_S),  # type: ignore[arg-type]
+        "video": TimeSlicedStage(video, "b", turns, TIMEOUT_S),  # type: ignore[arg-type]
     }
-    health = Health(stages, dict.fromkeys(stages, TIMEOUT_S), 32, lambda: told[0])
+    health = HealthMonitor(stages, dict.fromkeys(stages, TIMEOUT_S), 32, lambda: told[0])
     for _ in range(40):
         told[0] += 2
         await health.check()
@@ -221,7 +221,7 @@ async def test_no_engine_is_woken_for_it() -> None:
 async def test_every_stage_can_judge_what_is_made_up_for_it(name: StageName) -> None:
     folders = {"backbone": untrained.backbone, "signs": untrained.florence, "video": untrained.video}
     stage = opened(name, folders.get(name, untrained.vlm)())
-    item = made_up(name, 224, 60.0)
+    item = synthetic_item(name, 224, 60.0)
     assert len(item.images) == len(item.thumbs) == len(item.timestamps_s) == (4 if name == "video" else 1)
     (opinion,) = await stage.judge([item])
     assert opinion.logit is None or math.isfinite(opinion.logit)

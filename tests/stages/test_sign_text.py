@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadwork_serve.stages.sign_text import BARE, SAYINGS, UNSAID, meaning
-from roadwork_serve.testbed.scenes.signs import PHRASES
+from roadwork_serve.stages.sign_text import BARE, PHRASES, UNSAID, sign_meaning
+from roadwork_serve.testbed.scenes.signs import PHRASES as DRAWN_PHRASES
 
 SIGNS = {
     "begin": [
@@ -52,18 +52,18 @@ def cases(table: dict[str, list[str]]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("sign", "said"), cases(SIGNS))
 def test_what_signs_say(sign: str, said: str) -> None:
-    assert meaning(sign.split(" / ")) == said
+    assert sign_meaning(sign.split(" / ")) == said
 
 
 @pytest.mark.parametrize(("sign", "said"), cases(SLIPS))
 def test_a_readers_slips_are_forgiven(sign: str, said: str) -> None:
-    assert meaning([sign]) == said
+    assert sign_meaning([sign]) == said
 
 
 @pytest.mark.parametrize("word", NOT_SLIPS)
 def test_other_words_are_no_slips(word: str) -> None:
-    assert meaning([word]) == "neutral"
-    assert meaning([word, "AHEAD"]) == "neutral"
+    assert sign_meaning([word]) == "neutral"
+    assert sign_meaning([word, "AHEAD"]) == "neutral"
 
 
 @pytest.mark.parametrize(
@@ -74,40 +74,40 @@ def test_other_words_are_no_slips(word: str) -> None:
     ],
 )  # fmt: skip
 def test_firms_and_advertising_are_neutral(words: str) -> None:
-    assert meaning(words.split()) == "neutral"
+    assert sign_meaning(words.split()) == "neutral"
 
 
 @pytest.mark.parametrize("words", ["ROADWORKS DUE TO START HERE", "BE PREPARED TO STOP WHEN FLASHING"])
 def test_works_to_come_and_signals_are_neutral(words: str) -> None:
-    assert meaning([words]) == "neutral"
+    assert sign_meaning([words]) == "neutral"
 
 
 def test_an_end_sign_outweighs_the_works_it_stands_with() -> None:
-    assert meaning(["ROAD WORK AHEAD", "END ROAD WORK"]) == "end"
+    assert sign_meaning(["ROAD WORK AHEAD", "END ROAD WORK"]) == "end"
 
 
 @pytest.mark.parametrize("before", ["DEAD END", "BEND", "WEEKEND"])
 def test_only_the_word_end_ends_works(before: str) -> None:
-    assert meaning([before, "ROAD WORK AHEAD"]) == "begin"
+    assert sign_meaning([before, "ROAD WORK AHEAD"]) == "begin"
 
 
-@pytest.mark.parametrize(("kind", "lines"), [(kind, lines) for kind, signs in PHRASES.items() for lines in signs])
+@pytest.mark.parametrize(("kind", "lines"), [(kind, lines) for kind, signs in DRAWN_PHRASES.items() for lines in signs])
 def test_agrees_with_the_signs_of_the_test_track(kind: str, lines: tuple[str, ...]) -> None:
-    assert meaning(lines) == kind.removeprefix("sign_")
+    assert sign_meaning(lines) == kind.removeprefix("sign_")
 
 
 @pytest.mark.parametrize(
-    ("saying", "said"), [(s, said) for table in (SAYINGS, BARE) for said, ss in table.items() for s in ss]
+    ("saying", "said"), [(s, said) for table in (PHRASES, BARE) for said, ss in table.items() for s in ss]
 )
 def test_every_saying_is_known_as_one_line_and_as_many(saying: str, said: str) -> None:
-    assert meaning([saying]) == meaning(saying.lower().split()) == said
-    assert meaning([f"{saying} AHEAD"]) == said
-    assert meaning([f"{saying} {UNSAID[0]}"]) == "neutral"
+    assert sign_meaning([saying]) == sign_meaning(saying.lower().split()) == said
+    assert sign_meaning([f"{saying} AHEAD"]) == said
+    assert sign_meaning([f"{saying} {UNSAID[0]}"]) == "neutral"
 
 
 @given(st.lists(st.text(alphabet=string.printable + "ßÉ交", max_size=20), max_size=6))
 def test_any_text_has_a_meaning(lines: list[str]) -> None:
-    assert meaning(lines) in {*SAYINGS, "neutral"}
+    assert sign_meaning(lines) in {*PHRASES, "neutral"}
 
 
 @given(
@@ -116,4 +116,4 @@ def test_any_text_has_a_meaning(lines: list[str]) -> None:
     )
 )
 def test_everyday_words_never_add_up_to_works(words: list[str]) -> None:
-    assert meaning(words) == "neutral"
+    assert sign_meaning(words) == "neutral"

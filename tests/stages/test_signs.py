@@ -5,12 +5,12 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from roadwork_serve.cascade.prediction import BlockingStage, Item
-from roadwork_serve.cascade.threaded_stage import Threaded
-from roadwork_serve.engines.ocr import Line
+from roadwork_serve.cascade.threaded_stage import ThreadedStage
+from roadwork_serve.engines.ocr import OcrLine
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.stages import signs
-from roadwork_serve.stages.signs import Signs, phrases, spread, weigh
+from roadwork_serve.stages.signs import Signs, evenly_spaced, phrases, weigh
 from roadwork_serve.testbed.scenes.wear import to_jpeg
 from tests.recording_lock import Held
 
@@ -25,19 +25,19 @@ def ocr(**changes: object) -> EngineSpec:
     return EngineSpec.model_validate({"runs": "rapidocr", "model": "PP-OCRv6-small"} | changes)
 
 
-def line(text: str, x: float = 20, y: float = 20, width: float = 60, height: float = 10, sure: float = 1.0) -> Line:
+def line(text: str, x: float = 20, y: float = 20, width: float = 60, height: float = 10, sure: float = 1.0) -> OcrLine:
     quad = np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]], np.float32)
-    return Line(text, sure, quad)
+    return OcrLine(text, sure, quad)
 
 
 class FakeReader:
     """Says for each picture what stands at its shade of grey."""
 
-    def __init__(self, *pages: Sequence[Line]) -> None:
+    def __init__(self, *pages: Sequence[OcrLine]) -> None:
         self.pages = pages
         self.read_pages: list[int] = []
 
-    def read(self, images: Sequence[Image.Image]) -> list[list[Line]]:
+    def read(self, images: Sequence[Image.Image]) -> list[list[OcrLine]]:
         pages = [round(int(np.asarray(image).mean()) / 20) for image in images]
         self.read_pages += pages
         return [list(self.pages[page]) for page in pages]
@@ -52,7 +52,7 @@ def item(*images: bytes) -> Item:
     return Item("r", "photo" if len(images) == 1 else "clip", images, np.zeros((0, 8, 8, 3), np.uint8), times, 1e9)
 
 
-def logit(*lines: Line) -> float | None:
+def logit(*lines: OcrLine) -> float | None:
     stage: BlockingStage = Signs(spec(), ocr(), FakeReader(lines))
     return stage.judge([item(page(0))])[0].logit
 
@@ -66,7 +66,7 @@ def test_works_are_strong_evidence_for_as_sure_as_they_were_read() -> None:
 async def test_pictures_that_nobody_waits_for_are_neither_decoded_nor_read(monkeypatch: pytest.MonkeyPatch) -> None:
     held, decode, reader = Held(at=2), signs.open_rgb, FakeReader([])
     monkeypatch.setattr(signs, "open_rgb", lambda *a: held() or decode(*a))
-    stage = Threaded(Signs(spec(), ocr(), reader))
+    stage = ThreadedStage(Signs(spec(), ocr(), reader))
     await held.cancelled_there(stage.judge([item(page(0))] * 5))
     assert held.steps == 2 and reader.read_pages == []
     await stage.aclose()
@@ -90,7 +90,7 @@ def test_lines_of_a_diamond_are_read_as_one_phrase() -> None:
     ]  # fmt: skip
 
 
-def texts(*lines: Line) -> list[list[str]]:
+def texts(*lines: OcrLine) -> list[list[str]]:
     return sorted([one.text for one in phrase.lines] for phrase in phrases(lines))
 
 
@@ -146,7 +146,7 @@ def test_a_few_frames_of_a_clip_are_read() -> None:
 
 @pytest.mark.parametrize(("frames", "wanted", "read"), [(1, 3, [0]), (2, 3, [0, 1]), (9, 3, [1, 4, 7]), (0, 3, [])])
 def test_frames_are_evenly_spread(frames: int, wanted: int, read: list[int]) -> None:
-    assert spread(frames, wanted) == read
+    assert evenly_spaced(frames, wanted) == read
 
 
 def test_what_cannot_be_decoded_abstains_alone() -> None:
@@ -206,4 +206,4 @@ def test_reads_signs_for_real() -> None:
     stage.warm()
     opinions = stage.judge([item(diamond("ROAD", "WORK", "AHEAD")), item(diamond("END", "ROAD", "WORK"))])
     assert [opinion.logit for opinion in opinions] == pytest.approx([4.0, -4.0], abs=0.4)
-    assert all(opinion.compute_ms > 0 and opinion.batch_ms > 0 for opinion in opinions)
+    assert all(opinion.compute_ms > 0 and opinion.preprocess_ms > 0 for opinion in opinions)

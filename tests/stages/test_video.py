@@ -32,7 +32,7 @@ async def test_leaves_out_frames_that_cannot_be_decoded(stage: Stage) -> None:
 
 async def test_reports_what_it_cost(stage: Stage) -> None:
     (opinion,) = await stage.judge([clip(1)])
-    assert opinion.batch_ms > 0 and opinion.compute_ms > 0 and opinion.tokens == 1
+    assert opinion.preprocess_ms > 0 and opinion.compute_ms > 0 and opinion.tokens == 1
 
 
 async def test_looks_at_fewer_frames_when_told_to(stage: Stage) -> None:

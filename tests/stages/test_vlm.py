@@ -7,7 +7,7 @@ from PIL import Image
 from roadwork_serve.cascade.prediction import Stage
 from roadwork_serve.engines.chat import ANSWER
 from roadwork_serve.engines.transformers import VisionLanguageEngine
-from roadwork_serve.engines.vlm import Answer, Prompt
+from roadwork_serve.engines.vlm import Prompt, VlmAnswer
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.stages import vlm
@@ -27,10 +27,10 @@ async def test_answers_with_the_mass_left_over(fast: Stage) -> None:
     (opinion,) = await fast.judge([photo(1)])
     assert fast.name == "vlm"
     assert opinion.logit is not None
-    assert opinion.saw.left_over is not None and 0 <= opinion.saw.left_over <= 1
+    assert opinion.saw.other_token_mass is not None and 0 <= opinion.saw.other_token_mass <= 1
     assert opinion.saw.thought is None
     assert opinion.tokens == 1
-    assert opinion.batch_ms > 0 and opinion.compute_ms > 0
+    assert opinion.preprocess_ms > 0 and opinion.compute_ms > 0
 
 
 async def test_abstains_on_what_cannot_be_decoded_and_judges_the_rest(fast: Stage) -> None:
@@ -74,8 +74,8 @@ async def test_a_model_that_was_not_made_to_think_thinks_aloud_and_is_led_to_its
 
 async def test_says_when_a_server_told_only_its_choice() -> None:
     class Chooser:
-        async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[Answer]:
-            return [Answer(2.0, 0.0, coarse=True) for _ in prompts]
+        async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[VlmAnswer]:
+            return [VlmAnswer(2.0, 0.0, coarse=True) for _ in prompts]
 
     spec, engine = StageSpec(engine="e"), EngineSpec(runs="transformers", model="m")
     stage = Vlm("vlm", spec, engine, Chooser())  # type: ignore[arg-type]

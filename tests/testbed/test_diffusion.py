@@ -14,10 +14,10 @@ from PIL import Image
 
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.testbed.synthesis.diffusion import COSMOS, SDXL, Cosmos, StableDiffusion
-from roadwork_serve.testbed.synthesis.prompts import briefs
+from roadwork_serve.testbed.synthesis.prompts import image_prompts
 from tests.evaluation.fakes import RED, write_jpeg
 
-BRIEF = briefs(1, 1)[0]
+BRIEF = image_prompts(1, 1)[0]
 
 
 class Pipeline:
@@ -95,7 +95,7 @@ def test_text_to_picture() -> None:
 
 def test_a_seed_gives_the_same_picture() -> None:
     painter = StableDiffusion()
-    one, two, other = (painter.paint(each).jpeg for each in (BRIEF, BRIEF, briefs(1, 2)[1]))
+    one, two, other = (painter.paint(each).jpeg for each in (BRIEF, BRIEF, image_prompts(1, 2)[1]))
     assert one == two != other
 
 
@@ -104,7 +104,7 @@ def test_photo_to_picture_keeps_pairs_together(tmp_path: Path) -> None:
         write_jpeg(tmp_path / name, RED)
         Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(tmp_path / name)
     painter = StableDiffusion("folder", tmp_path, strength=0.4)
-    made = [painter.paint(each) for each in briefs(1, 4)]
+    made = [painter.paint(each) for each in image_prompts(1, 4)]
     assert [each.start for each in made] == ["a.jpg", "a.jpg", "b.jpg", "b.jpg"]
     assert made[0].group == made[1].group != made[2].group
     assert [_size(each.jpeg) for each in made[1:3]] == [(1024, 680), (328, 216)]

@@ -7,8 +7,8 @@ from roadwork_serve.datasets.registry import open_dataset
 from roadwork_serve.datasets.samples import Sample
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.testbed.synthesis.generate import PROMPTS, synthesize
-from roadwork_serve.testbed.synthesis.generators import Painted
-from roadwork_serve.testbed.synthesis.prompts import Brief
+from roadwork_serve.testbed.synthesis.generators import GeneratedImage
+from roadwork_serve.testbed.synthesis.prompts import ImagePrompt
 from tests.evaluation.fakes import BLUE, RED, jpeg
 
 
@@ -21,12 +21,14 @@ class Plain:
         self.painted: list[int] = []
         self.until = until
 
-    def paint(self, brief: Brief) -> Painted:
+    def paint(self, brief: ImagePrompt) -> GeneratedImage:
         if len(self.painted) >= self.until:
             raise ModelError("the card is gone")
         self.painted.append(brief.index)
         group = f"start {brief.index // 2}"
-        return Painted(jpeg(RED if brief.label else BLUE), brief.seed, brief.tags, brief.prompt, brief.without, group)
+        return GeneratedImage(
+            jpeg(RED if brief.label else BLUE), brief.seed, brief.tags, brief.prompt, brief.without, group
+        )
 
 
 def test_an_album_is_read_as_data(tmp_path: Path) -> None:

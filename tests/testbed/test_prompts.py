@@ -3,14 +3,14 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadwork_serve.testbed.synthesis.prompts import ELEMENTS, TAGS, TRAPS, brief, briefs
+from roadwork_serve.testbed.synthesis.prompts import ELEMENTS, TAGS, TRAPS, image_prompt, image_prompts
 
 SEEDS = st.integers(0, 2**32)
 PHRASES = {name: [text.split(",")[0] for text in texts] for name, texts in ELEMENTS.items()}
 
 
 def test_half_show_works_each_element_and_each_trap_as_often() -> None:
-    run = briefs(3, 400)
+    run = image_prompts(3, 400)
     assert sum(each.label for each in run) == 200
     assert Counter(each.element for each in run if each.label) == dict.fromkeys(ELEMENTS, 50)
     traps = Counter(each.trap for each in run if not each.label)
@@ -19,7 +19,7 @@ def test_half_show_works_each_element_and_each_trap_as_often() -> None:
 
 @given(SEEDS, st.integers(0, 500))
 def test_a_positive_shows_exactly_one_element_and_a_negative_none(seed: int, index: int) -> None:
-    each = brief(seed, index)
+    each = image_prompt(seed, index)
     named = [name for name, texts in ELEMENTS.items() if any(text in each.prompt for text in texts)]
     trapped = [name for name, texts in TRAPS.items() if any(text in each.prompt for text in texts)]
     assert named == ([each.element] if each.label else [])
@@ -30,7 +30,7 @@ def test_a_positive_shows_exactly_one_element_and_a_negative_none(seed: int, ind
 
 @given(SEEDS, st.integers(0, 500))
 def test_the_negative_prompt_never_forbids_what_is_wanted(seed: int, index: int) -> None:
-    each = brief(seed, index)
+    each = image_prompt(seed, index)
     forbidden = {"cone": "traffic cones", "barrier": "barriers", "worker": "road workers", "machine": "construction"}
     for name, words in forbidden.items():
         assert (words in each.without) == (name != each.element and each.trap is None) or (
@@ -40,18 +40,18 @@ def test_the_negative_prompt_never_forbids_what_is_wanted(seed: int, index: int)
 
 @given(SEEDS, st.integers(0, 300), st.integers(1, 40))
 def test_a_longer_run_begins_as_a_shorter_one(seed: int, index: int, more: int) -> None:
-    assert brief(seed, index) == brief(seed, index)
-    assert briefs(seed, more) == briefs(seed, more + 3)[:more]
+    assert image_prompt(seed, index) == image_prompt(seed, index)
+    assert image_prompts(seed, more) == image_prompts(seed, more + 3)[:more]
 
 
 def test_runs_of_different_seeds_differ() -> None:
-    assert not {each.seed for each in briefs(1, 100)} & {each.seed for each in briefs(2, 100)}
+    assert not {each.seed for each in image_prompts(1, 100)} & {each.seed for each in image_prompts(2, 100)}
 
 
 @given(SEEDS, st.integers(0, 500))
 def test_prompts_fit_what_sdxl_reads(seed: int, index: int) -> None:
     """77 tokens with beginning and end; words and commas are a token each, rare words two."""
-    each = brief(seed, index)
+    each = image_prompt(seed, index)
     words = each.prompt.replace(",", " ,").replace(".", " .").split()
     assert len(words) <= 66
     assert len(each.tags) == len(TAGS) + bool(each.element or each.trap)

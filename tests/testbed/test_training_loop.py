@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from roadwork_serve.testbed.minis import training_loop as loop
-from roadwork_serve.testbed.minis.training_loop import Average, learning_rate, train
+from roadwork_serve.testbed.minis.training_loop import EmaModel, learning_rate, train
 
 
 class Clock:
@@ -65,7 +65,7 @@ def test_rate_warms_up_and_ends_annealed() -> None:
 
 def test_average_follows_the_weights() -> None:
     layer = nn.Linear(1, 1)
-    average = Average(layer, decay=0.5)
+    average = EmaModel(layer, decay=0.5)
     nn.init.constant_(layer.weight, 8.0)
     for _ in range(20):
         average.update(layer)

@@ -15,10 +15,10 @@ from roadwork_serve.testbed.minis import architectures, data
 from roadwork_serve.testbed.minis.data import Cache, RealPhoto
 from roadwork_serve.testbed.minis.describe import KINDS, coverage
 from roadwork_serve.testbed.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_tokenizer
-from roadwork_serve.testbed.minis.train_backbone import BackboneCourse
-from roadwork_serve.testbed.minis.train_tower import SIDE, TowerCourse, crop_of
-from roadwork_serve.testbed.minis.train_video import VideoCourse, as_patches, targets
-from roadwork_serve.testbed.minis.train_vlm import VlmCourse, merge_order
+from roadwork_serve.testbed.minis.train_backbone import BackboneTask
+from roadwork_serve.testbed.minis.train_tower import SIDE, TowerTask, crop_of
+from roadwork_serve.testbed.minis.train_video import VideoTask, as_patches, targets
+from roadwork_serve.testbed.minis.train_vlm import VlmTask, merge_order
 from roadwork_serve.testbed.scenes import Moment
 from roadwork_serve.testbed.scenes.truth import Thing, Truth
 
@@ -41,7 +41,7 @@ def real() -> list[RealPhoto]:
     return [RealPhoto(Image.new("RGB", (300, 200), "grey"), False, "a")]
 
 
-def descends(course: BackboneCourse | TowerCourse | VlmCourse | VideoCourse) -> bool:
+def descends(course: BackboneTask | TowerTask | VlmTask | VideoTask) -> bool:
     """Whether a step against the gradient lowers the loss of the same batch."""
     torch.manual_seed(0)
     course.learner.eval()
@@ -56,13 +56,13 @@ def descends(course: BackboneCourse | TowerCourse | VlmCourse | VideoCourse) -> 
 
 
 def test_backbone(stills: Cache, real: list[RealPhoto]) -> None:
-    course = BackboneCourse(stills, stills, real)
+    course = BackboneTask(stills, stills, real)
     assert descends(course)
     assert course.check(course.learner).startswith("all ")
 
 
 def test_tower(stills: Cache, tmp_path: Path) -> None:
-    course = TowerCourse(stills, stills, None)
+    course = TowerTask(stills, stills, None)
     assert descends(course)
     assert course.check(course.learner).startswith("average precision 0.")
     course.save(course.learner, tmp_path)
@@ -84,7 +84,7 @@ def test_a_crop_keeps_its_truth(stills: Cache) -> None:
 
 
 def test_attention_within_pictures_is_that_of_the_model(stills: Cache) -> None:
-    course = VlmCourse(stills, stills, [], train_tokenizer(QWEN_SPECIAL, stills.truths), None)
+    course = VlmTask(stills, stills, [], train_tokenizer(QWEN_SPECIAL, stills.truths), None)
     batch, tower = next(course.batches(0)), course.learner.model.model.visual.eval()
     with torch.no_grad():
         mine = tower(batch.pixels, batch.grids).pooler_output
@@ -107,9 +107,9 @@ def test_a_frame_says_where_an_arm_is_and_what_is_at_work() -> None:
 def test_weights_that_were_saved_can_be_gone_on_with(stills: Cache, clips: Cache, tmp_path: Path) -> None:
     vlm_words, video_words = (train_tokenizer(special, stills.truths) for special in (QWEN_SPECIAL, MOLMO_SPECIAL))
     makers = (
-        lambda: BackboneCourse(stills, stills, []),
-        lambda: VlmCourse(stills, stills, [], vlm_words, None),
-        lambda: VideoCourse(clips, clips, video_words, None),
+        lambda: BackboneTask(stills, stills, []),
+        lambda: VlmTask(stills, stills, [], vlm_words, None),
+        lambda: VideoTask(clips, clips, video_words, None),
     )
     for make in makers:
         taught, again = make(), make()
@@ -122,21 +122,21 @@ def test_weights_that_were_saved_can_be_gone_on_with(stills: Cache, clips: Cache
 
 
 def test_vlm(stills: Cache, real: list[RealPhoto], tmp_path: Path) -> None:
-    course = VlmCourse(stills, stills, real, train_tokenizer(QWEN_SPECIAL, stills.truths), None)
+    course = VlmTask(stills, stills, real, train_tokenizer(QWEN_SPECIAL, stills.truths), None)
     assert descends(course)
     course.save(course.learner, tmp_path)
     assert VisionLanguageEngine(str(tmp_path)).model.config.model_type == "qwen3_vl"
 
 
 def test_video(clips: Cache, tmp_path: Path) -> None:
-    course = VideoCourse(clips, clips, train_tokenizer(MOLMO_SPECIAL, clips.truths), None)
+    course = VideoTask(clips, clips, train_tokenizer(MOLMO_SPECIAL, clips.truths), None)
     assert descends(course)
     course.save(course.learner, tmp_path)
     assert VisionLanguageEngine(str(tmp_path)).model.config.model_type == "molmo2"
 
 
 def test_vlm_trains_on_the_text_that_is_asked_later(stills: Cache, tmp_path: Path) -> None:
-    course = VlmCourse(stills, stills, [], train_tokenizer(QWEN_SPECIAL, stills.truths), None)
+    course = VlmTask(stills, stills, [], train_tokenizer(QWEN_SPECIAL, stills.truths), None)
     course.save(course.learner, tmp_path)
     engine = VisionLanguageEngine(str(tmp_path))
     batch = next(course.batches(0))
@@ -150,7 +150,7 @@ def test_vlm_trains_on_the_text_that_is_asked_later(stills: Cache, tmp_path: Pat
 
 
 def test_patches_are_those_of_the_video_processor(clips: Cache) -> None:
-    course = VideoCourse(clips, clips, train_tokenizer(MOLMO_SPECIAL, clips.truths), None)
+    course = VideoTask(clips, clips, train_tokenizer(MOLMO_SPECIAL, clips.truths), None)
     frames = clips.frame(0)
     theirs = course.processor.video_processor([torch.from_numpy(frames).permute(0, 3, 1, 2)], do_sample_frames=False)
     assert np.allclose(as_patches(torch.from_numpy(frames)), theirs["pixel_values_videos"], atol=1e-3)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from roadwork_serve.engines.chat import chat_text, closing, encoder
+from roadwork_serve.engines.chat import chat_text, encoder, end_of_turn
 from roadwork_serve.engines.transformers import VisionLanguageEngine
 from roadwork_serve.engines.vllm import VllmEngine
-from roadwork_serve.engines.vlm import Answer
+from roadwork_serve.engines.vlm import VlmAnswer
 from roadwork_serve.errors import ConfigError, ModelError
 from tests import untrained
 from tests.vllm.conftest import CONTEXT, MAX_PIXELS, clip, photo, spec
@@ -29,7 +29,7 @@ def reference() -> VisionLanguageEngine:
     return VisionLanguageEngine(str(untrained.vlm()), max_pixels=MAX_PIXELS)
 
 
-def logits(answers: list[Answer]) -> list[float]:
+def logits(answers: list[VlmAnswer]) -> list[float]:
     return [answer.logit for answer in answers]
 
 
@@ -38,7 +38,7 @@ async def test_photos_get_the_probability_that_transformers_gives(
 ) -> None:
     ours, theirs = await qwen.ask(PHOTOS), await reference.ask(PHOTOS)
     assert logits(ours) == pytest.approx(logits(theirs), abs=EQUAL)
-    assert [a.left_over for a in ours] == pytest.approx([a.left_over for a in theirs], abs=EQUAL)
+    assert [a.other_token_mass for a in ours] == pytest.approx([a.other_token_mass for a in theirs], abs=EQUAL)
     assert len({round(logit, 4) for logit in logits(ours)}) == len(PHOTOS)  # they do differ
     assert all(answer.tokens == 1 and answer.compute_ms > 0 and not answer.coarse for answer in ours)
 
@@ -57,7 +57,7 @@ async def test_a_thought_keeps_its_budget_and_is_that_of_transformers(
 ) -> None:
     for budget in (1, 9):
         ours, theirs = await qwen.ask(PHOTOS, budget), await reference.ask(PHOTOS, budget)
-        ending = len(encoder(qwen.tokenizer)(closing(chat_text(qwen.processor, PHOTOS[0], True))))
+        ending = len(encoder(qwen.tokenizer)(end_of_turn(chat_text(qwen.processor, PHOTOS[0], True))))
         assert [answer.thought for answer in ours] == [answer.thought for answer in theirs]
         assert [answer.tokens for answer in ours] == [answer.tokens for answer in theirs]
         assert all(answer.tokens <= budget + ending + 1 for answer in ours)

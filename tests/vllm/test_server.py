@@ -19,7 +19,7 @@ from roadwork_serve.cascade.log_odds import sigmoid
 from roadwork_serve.engines.openai import OpenAiEngine
 from roadwork_serve.engines.transformers import VisionLanguageEngine
 from roadwork_serve.engines.vlm import Prompt
-from roadwork_serve.engines.weights import folder
+from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import EngineSpec
 from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
@@ -27,7 +27,7 @@ from roadwork_serve.testbed import scenes
 from tests.vllm.conftest import clip
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-MODEL = folder("mini:vlm")  # one that was taught to say YES or NO: only the 20 likeliest words are told
+MODEL = weights_folder("mini:vlm")  # one that was taught to say YES or NO: only the 20 likeliest words are told
 BOOT_S = 300
 
 

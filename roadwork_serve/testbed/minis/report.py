@@ -11,8 +11,8 @@ import numpy as np
 from safetensors import safe_open
 
 from roadwork_serve import media
-from roadwork_serve.cascade.prediction import Item, Opinion
-from roadwork_serve.engines.weights import HERE
+from roadwork_serve.cascade.prediction import Item, StagePrediction
+from roadwork_serve.engines.weights import WEIGHTS
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import MediaLimits, StageName
 from roadwork_serve.stages.load import open_stages
@@ -63,9 +63,9 @@ TOWER = """
 def main(photos: int = 400, clips: int = 160) -> None:
     """Measure every miniature that is there, print its table, and write its card beside the weights."""
     for name, stages in STAGES.items():
-        if (HERE / name / "config.json").exists():
+        if (WEIGHTS / name / "config.json").exists():
             card = describe(name, stages, clips if name == "video" else photos)
-            (HERE / name / "README.md").write_text(card)
+            (WEIGHTS / name / "README.md").write_text(card)
             print(card)
 
 
@@ -79,7 +79,7 @@ def describe(name: str, stages: Sequence[StageName], count: int) -> str:
     table += "|---" * (len(columns) + 2) + "|\n"
     for stage, found, ms in rows:
         table += f"| {stage} | " + " | ".join(f"{found[c][0]:.3f}" for c in columns) + f" | {ms:.0f} |\n"
-    taught = json.loads((HERE / name / "training.json").read_text())
+    taught = json.loads((WEIGHTS / name / "training.json").read_text())
     folder = data.photos_folder()
     tower = taught.pop("tower", None)
     start = "" if name == "backbone" else TOWER.format(**tower) if tower else START
@@ -88,7 +88,7 @@ def describe(name: str, stages: Sequence[StageName], count: int) -> str:
         held_out = ", ".join(sorted(g for g in data.HELD_OUT_GROUPS if g.startswith("clip_")))
         real = REAL.format(photos=len(list(data.real_photos(folder))), held_out=held_out)
     return CARD.format(
-        name=name, what=WHAT[name], millions=_parameters(HERE / name) / 1e6, kind=kind, count=count, first=REPORT_SEEDS,
+        name=name, what=WHAT[name], millions=_parameters(WEIGHTS / name) / 1e6, kind=kind, count=count, first=REPORT_SEEDS,
         table=table, real=real, start=start, **taught,
     )  # fmt: skip
 
@@ -115,7 +115,7 @@ def _measure(
     return name, accuracies(1 / (1 + np.exp(-logits)), truths), ms
 
 
-async def _judged(name: StageName, items: Sequence[Item]) -> tuple[list[Opinion], float]:
+async def _judged(name: StageName, items: Sequence[Item]) -> tuple[list[StagePrediction], float]:
     """The stage's word on every item, as the profile mini has it, and milliseconds an item."""
     profile = load_profile("mini")
     engine = profile.engine_of(name).model_copy(update={"threads": 2})

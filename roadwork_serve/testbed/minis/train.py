@@ -12,7 +12,7 @@ from transformers import DINOv3ViTModel
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.testbed.minis import data
 from roadwork_serve.testbed.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_tokenizer
-from roadwork_serve.testbed.minis.training_loop import Course, train
+from roadwork_serve.testbed.minis.training_loop import TrainingTask, train
 
 NAMES = ("backbone", "tower", "vlm", "video")  # of which the tower is only what the VLM's begins from
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -45,7 +45,7 @@ def main(
         raise ConfigError(f"No miniature is called {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}.")
     for name in NAMES:
         if name in names:
-            lesson = course(name, out, work, stills, clips, photos)
+            lesson = training_task(name, out, work, stills, clips, photos)
             rate, place = RATES[name], work / name if name == "tower" else out / name
             if warm and (place / "config.json").exists():
                 lesson.take_up(place)
@@ -57,7 +57,7 @@ def main(
             (place / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def course(name: str, out: Path, work: Path, stills: int, clips: int, photos: Path | None) -> Course:
+def training_task(name: str, out: Path, work: Path, stills: int, clips: int, photos: Path | None) -> TrainingTask:
     """What is taught to the named miniature, with its data rendered."""
     kind, count, checks = ("clips", clips, CHECK_CLIPS) if name == "video" else ("photos", stills, CHECKS)
     seeds, check_seeds = data.TRAIN_SEEDS[:count], data.CHECK_SEEDS[: min(checks, max(data.SHARD, count // 10))]
@@ -68,21 +68,21 @@ def course(name: str, out: Path, work: Path, stills: int, clips: int, photos: Pa
         teacher = DINOv3ViTModel.from_pretrained(start).float()
         print(f"{name}: its vision tower starts from {start}", flush=True)
     if name == "video":
-        from roadwork_serve.testbed.minis.train_video import VideoCourse
+        from roadwork_serve.testbed.minis.train_video import VideoTask
 
-        return VideoCourse(scenes, check, train_tokenizer(MOLMO_SPECIAL, scenes.truths[:2000]), teacher, compiled)
+        return VideoTask(scenes, check, train_tokenizer(MOLMO_SPECIAL, scenes.truths[:2000]), teacher, compiled)
     if name == "tower":
-        from roadwork_serve.testbed.minis.train_tower import TowerCourse
+        from roadwork_serve.testbed.minis.train_tower import TowerTask
 
-        return TowerCourse(scenes, check, teacher, compiled)
+        return TowerTask(scenes, check, teacher, compiled)
     folder = data.photos_folder(photos)
     if folder is None:
         print("No real photographs (ROADWORK_PHOTOS names no folder): rendered scenes alone are used.", flush=True)
     real = list(data.real_photos(folder)) if folder else []
     if name == "backbone":
-        from roadwork_serve.testbed.minis.train_backbone import BackboneCourse
+        from roadwork_serve.testbed.minis.train_backbone import BackboneTask
 
-        return BackboneCourse(scenes, check, real, compiled)
-    from roadwork_serve.testbed.minis.train_vlm import VlmCourse
+        return BackboneTask(scenes, check, real, compiled)
+    from roadwork_serve.testbed.minis.train_vlm import VlmTask
 
-    return VlmCourse(scenes, check, real, train_tokenizer(QWEN_SPECIAL, scenes.truths[:2000]), teacher, compiled)
+    return VlmTask(scenes, check, real, train_tokenizer(QWEN_SPECIAL, scenes.truths[:2000]), teacher, compiled)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DINOv3ViTModel
 
-from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD, Head, HeadSettings, features
+from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD, Head, HeadSettings, pool_features
 from roadwork_serve.testbed.minis import architectures
 from roadwork_serve.testbed.minis.accuracy import by_needs
 from roadwork_serve.testbed.minis.data import Cache, RealPhoto, real_crop, some_real
@@ -24,7 +24,7 @@ GRID = 14
 UNKNOWN = -1.0
 
 
-class Learner(nn.Module):
+class BackboneTrainingModule(nn.Module):
     """The backbone, its head, and two helpers that see to it that every patch learns what it shows."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Learner(nn.Module):
         """uint8 [n, 224, 224, 3] -> logits [n, 2], of things a patch [n, 196, kinds], in the whole [n, kinds]."""
         mean, std = torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
         tokens = self.backbone((thumbs.permute(0, 3, 1, 2) / 255 - mean) / std).last_hidden_state
-        seen = features(tokens, self.backbone.config.num_register_tokens, "cls+mean+max")
+        seen = pool_features(tokens, self.backbone.config.num_register_tokens, "cls+mean+max")
         patches = tokens[:, 1 + self.backbone.config.num_register_tokens :]
         return self.head(seen), self.patches(patches), self.whole(seen)
 
@@ -56,14 +56,14 @@ class Batch:
     known: Tensor
 
 
-class BackboneCourse:
+class BackboneTask:
     """See `train.Course`."""
 
     name = "backbone"
 
     def __init__(self, scenes: Cache, check: Cache, real: list[RealPhoto], compiled: bool = False) -> None:
         self.scenes, self.checks, self.real = scenes, check, real
-        self.learner = Learner()
+        self.learner = BackboneTrainingModule()
         # Compiling takes a minute and a C++ compiler, then gives half again as many images a second.
         self._run = torch.compile(self.learner, dynamic=False) if compiled else self.learner
         self._dense = [np.packbits(coverage(t, GRID, GRID).astype(bool)) for t in scenes.truths]

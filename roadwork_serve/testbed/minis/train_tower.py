@@ -26,7 +26,7 @@ AT_A_THING = 0.7  # share of the crops that have a thing in them which could mat
 TRAFFIC = ("car", "lorry")
 
 
-class Learner(nn.Module):
+class TowerTrainingModule(nn.Module):
     """As many layers of a DINOv3 as the vision tower is deep, and a helper that names what each patch shows."""
 
     def __init__(self, teacher: DINOv3ViTModel | None) -> None:
@@ -52,14 +52,14 @@ class Batch:
     dense: Tensor
 
 
-class TowerCourse:
+class TowerTask:
     """See `loop.Course`."""
 
     name = "tower"
 
     def __init__(self, scenes: Cache, check: Cache, teacher: DINOv3ViTModel | None, compiled: bool = False) -> None:
         self.scenes, self.checks = scenes, check
-        self.learner = Learner(teacher)
+        self.learner = TowerTrainingModule(teacher)
         self._run = torch.compile(self.learner, dynamic=False) if compiled else self.learner
 
     def size(self, batch: Batch) -> int:

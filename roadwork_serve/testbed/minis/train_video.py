@@ -27,7 +27,7 @@ CELLS = PATCHES // 2
 AT_WORK, STANDING = 0, 1
 
 
-class Learner(nn.Module):
+class VideoTrainingModule(nn.Module):
     """The model, and four helpers.
 
     Of a patch: what it shows, and how far the arm in it is raised. Of a place: how far that arm has moved since the
@@ -78,7 +78,7 @@ class _Seen(NamedTuple):
     back: Tensor
 
 
-class VideoCourse:
+class VideoTask:
     """See `loop.Course`."""
 
     name = "video"
@@ -92,7 +92,7 @@ class VideoCourse:
         self._settled_by_movement = np.flatnonzero([truth.needs == "video" for truth in clips.truths])
         self.tokenizer: Any = tokenizer
         self.processor: Any = architectures.video_processor(tokenizer)
-        self.learner = Learner(tokenizer, teacher)
+        self.learner = VideoTrainingModule(tokenizer, teacher)
         self.yes, self.no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("YES", "NO"))
         self._prompt, self._pooling = self._template()
 

@@ -29,7 +29,7 @@ UNSUPERVISED = -100
 SAME_LENGTH = "flash_same_length"  # "flash" in the name has the model pass on how long a picture is
 
 
-class Learner(nn.Module):
+class VlmTrainingModule(nn.Module):
     """The model, and a helper that sees to it that every patch learns what it shows."""
 
     def __init__(self, tokenizer: Any, teacher: DINOv3ViTModel | None) -> None:
@@ -64,7 +64,7 @@ class Batch:
     owners: tuple[int, ...]
 
 
-class VlmCourse:
+class VlmTask:
     """See `loop.Course`."""
 
     name = "vlm"
@@ -82,7 +82,7 @@ class VlmCourse:
         self._to_compile = compiled
         self.tokenizer: Any = tokenizer
         self.processor: Any = architectures.vlm_processor(tokenizer)
-        self.learner = Learner(tokenizer, teacher)
+        self.learner = VlmTrainingModule(tokenizer, teacher)
         self._fast = self._around_image(QUESTION, thinking=False)
         self._thinking = self._around_image(THINKING_QUESTION, thinking=True)
         self._image, self._closing = tokenizer.convert_tokens_to_ids("<|image_pad|>"), self._ids("</think>\n\n")

@@ -17,7 +17,7 @@ CHECK_EVERY_S = 230.0
 WARMUP = 0.04  # share of the time budget
 
 
-class Course(Protocol):
+class TrainingTask(Protocol):
     """What is taught to one miniature."""
 
     name: str
@@ -62,7 +62,7 @@ def optimizers(learner: Any, lr: float) -> list[torch.optim.Optimizer]:
 
 
 @dataclass(frozen=True)
-class Taught:
+class TrainingSummary:
     """How a miniature was taught: for the model card."""
 
     minutes: float
@@ -71,7 +71,7 @@ class Taught:
     seed: int
 
 
-class Average:
+class EmaModel:
     """Exponential moving average of the weights; short at first, `decay` later."""
 
     def __init__(self, learner: Any, decay: float = 0.998) -> None:
@@ -92,7 +92,7 @@ class _Run:
 
     file: Path
     learner: Any
-    average: Average
+    average: EmaModel
     steppers: list[torch.optim.Optimizer]
     spent_s: float = 0.0
     seen: int = 0
@@ -125,7 +125,7 @@ class _Run:
 
 
 def train(
-    course: Course,
+    course: TrainingTask,
     minutes: float,
     out: Path,
     work: Path,
@@ -134,7 +134,7 @@ def train(
     seed: int = 72,
     lr: float = 1e-3,
     threads: int = 2,
-) -> Taught:
+) -> TrainingSummary:
     """Teach for the given minutes of wall time in all, then write the averaged weights to out.
 
     Every few minutes, and at the end, the whole state goes to work/NAME.pt. With resume a stopped run goes on from
@@ -142,7 +142,7 @@ def train(
     """
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
-    average = Average(course.learner)
+    average = EmaModel(course.learner)
     run = _Run(work / f"{course.name}.pt", course.learner, average, optimizers(course.learner, lr))
     if resume:
         run.go_on()
@@ -171,10 +171,10 @@ def train(
     print(f"{course.name} done: {run.seen} samples, {run.steps} steps. {course.check(average.learner)}", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     course.save(average.learner, out)
-    return Taught(minutes, run.seen, run.steps, seed)
+    return TrainingSummary(minutes, run.seen, run.steps, seed)
 
 
-def _step(course: Course, batch: object, run: _Run, progress: float, lr: float) -> float:
+def _step(course: TrainingTask, batch: object, run: _Run, progress: float, lr: float) -> float:
     course.learner.train()
     loss = course.loss(batch, progress)
     loss.backward()

@@ -5,7 +5,7 @@ from PIL import Image, ImageDraw
 
 from roadwork_serve.testbed.scenes.camera import Camera
 from roadwork_serve.testbed.scenes.pen import Colour, shade
-from roadwork_serve.testbed.scenes.plan import Look, Scene
+from roadwork_serve.testbed.scenes.plan import Conditions, Scene
 
 SKY: dict[str, tuple[Colour, Colour]] = {
     "day": ((96, 150, 214), (196, 216, 232)),
@@ -36,7 +36,7 @@ def draw_backdrop(scene: Scene, camera: Camera, travelled_m: float) -> Image.Ima
     return image
 
 
-def _sky_and_ground(look: Look, camera: Camera, rng: np.random.Generator) -> np.ndarray:
+def _sky_and_ground(look: Conditions, camera: Camera, rng: np.random.Generator) -> np.ndarray:
     w, h = camera.width, camera.height
     top, low = (np.array(c, np.float32) * rng.uniform(0.92, 1.08) for c in SKY[look.light])
     ground = np.array(shade(VERGE[look.setting], float(rng.uniform(0.8, 1.15))), np.float32)
@@ -51,7 +51,7 @@ def _sky_and_ground(look: Look, camera: Camera, rng: np.random.Generator) -> np.
     return np.broadcast_to(np.clip(rows, 0, 255).astype(np.uint8)[:, None, :], (h, w, 3)).copy()
 
 
-def _skyline(draw: ImageDraw.ImageDraw, look: Look, camera: Camera, rng: np.random.Generator) -> None:
+def _skyline(draw: ImageDraw.ImageDraw, look: Conditions, camera: Camera, rng: np.random.Generator) -> None:
     w, h = camera.width, camera.height
     base = camera.horizon * h
     tone = shade((92, 108, 104) if look.setting != "town" else (112, 112, 122), float(rng.uniform(0.8, 1.2)))

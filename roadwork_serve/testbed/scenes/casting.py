@@ -6,7 +6,7 @@ from typing import TypedDict, Unpack
 import numpy as np
 
 from roadwork_serve.testbed.scenes.camera import Box, Camera
-from roadwork_serve.testbed.scenes.plan import Actor
+from roadwork_serve.testbed.scenes.plan import SceneObject
 from roadwork_serve.testbed.scenes.signs import PHRASES, SIGN_COLOURS, Board, Face
 from roadwork_serve.testbed.scenes.things import PAINTERS
 from roadwork_serve.testbed.scenes.truth import ThingKind
@@ -20,7 +20,7 @@ MACHINES = ("excavator", "roller")
 
 
 class Motion(TypedDict, total=False):
-    """How an actor moves: see `Actor`."""
+    """How an actor moves: see `SceneObject`."""
 
     cycle_hz: float
     phase: float
@@ -29,13 +29,13 @@ class Motion(TypedDict, total=False):
 
 
 @dataclass
-class Stage:
+class SceneBuilder:
     """The place being filled. Actors keep clear of the boxes already taken."""
 
     rng: np.random.Generator
     camera: Camera
     edges: tuple[float, float]
-    actors: list[Actor] = field(default_factory=list)
+    actors: list[SceneObject] = field(default_factory=list)
     taken: list[Box] = field(default_factory=list)
 
     def uniform(self, low: float, high: float) -> float:
@@ -70,12 +70,12 @@ class Stage:
 
     def put(
         self, painter: str, x: float, z: float, height_m: float | None = None, **motion: Unpack[Motion]
-    ) -> Actor:  # fmt: skip
+    ) -> SceneObject:  # fmt: skip
         """Stand a thing at (x, z)."""
         tall = height_m or self.height(painter)
         self.taken.append(self.camera.box(x, 0, z, tall, PAINTERS[painter][0].aspect))
         kind: ThingKind = "machine" if painter in MACHINES else painter  # type: ignore[assignment]
-        actor = Actor(painter, kind, x, z, tall, int(self.rng.integers(1 << 31)), flip=self.chance(0.5), **motion)
+        actor = SceneObject(painter, kind, x, z, tall, int(self.rng.integers(1 << 31)), flip=self.chance(0.5), **motion)
         self.actors.append(actor)
         return actor
 
@@ -104,7 +104,7 @@ class Stage:
         x = self.edges[1] + self.uniform(*off) if side > 0 else self.edges[0] - self.uniform(*off)
         return self.inside(x, z, height_m, aspect)
 
-    def put_sized(self, painter: str, glance_px: float, *, on_road: bool, **motion: Unpack[Motion]) -> Actor:
+    def put_sized(self, painter: str, glance_px: float, *, on_road: bool, **motion: Unpack[Motion]) -> SceneObject:
         """Stand a thing so far away that it is as plain as a cone of glance_px."""
         tall = self.height(painter)
         aspect = PAINTERS[painter][0].aspect
@@ -116,7 +116,7 @@ class Stage:
                 break
         return self.put(painter, x, z, tall, **motion)
 
-    def put_sign(self, kind: ThingKind, face_px: float, *, palette: str = "work") -> Actor:
+    def put_sign(self, kind: ThingKind, face_px: float, *, palette: str = "work") -> SceneObject:
         """A sign whose face is face_px pixels wide in the full-size picture, beside the road."""
         lines = PHRASES[kind][int(self.rng.integers(len(PHRASES[kind])))]
         wide = max(len(line) for line in lines)
@@ -131,7 +131,7 @@ class Stage:
             box = self.camera.box(x, 0, z, tall, board.aspect)
             if not any(_overlap(box, other) > 0.02 for other in self.taken):
                 break
-        actor = Actor("sign", kind, x, z, tall, int(self.rng.integers(1 << 31)), board=board)
+        actor = SceneObject("sign", kind, x, z, tall, int(self.rng.integers(1 << 31)), board=board)
         self.actors.append(actor)
         self.taken.append(box)
         return actor

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 from roadwork_serve.testbed.scenes.camera import Camera
-from roadwork_serve.testbed.scenes.casting import MACHINES, Stage
-from roadwork_serve.testbed.scenes.plan import Look, Scene
+from roadwork_serve.testbed.scenes.casting import MACHINES, SceneBuilder
+from roadwork_serve.testbed.scenes.plan import Conditions, Scene
 from roadwork_serve.testbed.scenes.truth import Activity, StageName, Thing, Truth
 
 SIZES = (((960, 720), 0.5), ((1280, 720), 0.15), ((1280, 960), 0.1), ((800, 600), 0.15), ((640, 480), 0.1))
@@ -24,7 +24,7 @@ SIGN_PX = (78.0, 140.0)  # width of a sign's face, pixels of the full-size pictu
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Scenario:
     """How a scene came out."""
 
     label: bool
@@ -44,7 +44,7 @@ def stage_still(seed: int) -> Scene:
     elif u < 0.34:
         story = _one_thing(stage, PLAIN, "backbone")
     elif u < 0.54:
-        story = Story(False, "none", "backbone")
+        story = Scenario(False, "none", "backbone")
     elif u < 0.70:
         story, car_park = _lookalike(stage, PLAIN, "backbone")
     elif u < 0.82:
@@ -72,7 +72,7 @@ def stage_clip(seed: int) -> Scene:
         story = _one_thing(stage, (22.0, 40.0), "backbone")
         speed = 0.0
     elif u < 0.42:
-        story = Story(False, "none", "backbone")
+        story = Scenario(False, "none", "backbone")
         speed = stage.uniform(0, 8.0)
     elif u < 0.52:
         story, car_park = _lookalike(stage, (22.0, 40.0), "backbone")
@@ -87,7 +87,7 @@ def stage_clip(seed: int) -> Scene:
     return _scene(seed, "clip", stage, story, car_park, speed)
 
 
-def _empty(rng: np.random.Generator, size: tuple[int, int]) -> Stage:
+def _empty(rng: np.random.Generator, size: tuple[int, int]) -> SceneBuilder:
     camera = Camera(
         *size,
         horizon=float(rng.uniform(0.4, 0.52)),
@@ -101,15 +101,15 @@ def _empty(rng: np.random.Generator, size: tuple[int, int]) -> Stage:
     edges = (-1.75 - 3.5 * lanes_left + shift, 1.75 + 3.5 * lanes_right + shift)
     if rng.random() < 0.3:  # traffic on the left
         edges = (-edges[1], -edges[0])
-    return Stage(rng, camera, edges)
+    return SceneBuilder(rng, camera, edges)
 
 
-def _look(rng: np.random.Generator, told_by_sign: bool) -> Look:
+def _look(rng: np.random.Generator, told_by_sign: bool) -> Conditions:
     light = str(rng.choice(("day", "overcast", "dusk", "night"), p=(0.5, 0.27, 0.11, 0.12)))
     weather = str(rng.choice(("clear", "rain", "fog", "snow"), p=(0.74, 0.12, 0.08, 0.06)))
     base = float(rng.uniform(0.85, 1.12))
     warm = float(rng.uniform(-0.06, 0.06)) + (0.06 if light == "dusk" else 0.0)
-    return Look(
+    return Conditions(
         setting=str(rng.choice(("town", "country", "motorway"), p=(0.45, 0.33, 0.22))),  # type: ignore[arg-type]
         light=light,  # type: ignore[arg-type]
         weather=weather,  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ def _look(rng: np.random.Generator, told_by_sign: bool) -> Look:
     )
 
 
-def _work_area(stage: Stage) -> Story:
+def _work_area(stage: SceneBuilder) -> Scenario:
     """A taper of cones, barrels or barriers with work behind it."""
     marker = stage.choice("cone", "cone", "cone", "barrel", "barrier")
     z = stage.distance(stage.height(marker), stage.uniform(22, 44))
@@ -157,30 +157,30 @@ def _work_area(stage: Stage) -> Story:
     if stage.chance(0.35):
         kind = stage.choice("sign_begin", "sign_closure", "sign_worker", "sign_detour")
         stage.put_sign(kind, stage.uniform(40, 150))  # type: ignore[arg-type]
-    return Story(True, activity, "backbone")
+    return Scenario(True, activity, "backbone")
 
 
-def _one_thing(stage: Stage, glance_px: tuple[float, float], needs: StageName) -> Story:
+def _one_thing(stage: SceneBuilder, glance_px: tuple[float, float], needs: StageName) -> Scenario:
     """One cone, barrier, worker or machine placed on the road."""
     painter = stage.choice("cone", "cone", "barrier", "barrel", "worker", "excavator", "roller")
     busy = painter in (*MACHINES, "worker")
     stage.put_sized(
         painter, stage.uniform(*glance_px), on_road=True, cycle_hz=0.6 if busy else 0.0, phase=stage.uniform(0, 1)
     )
-    return Story(True, "single_object", needs)
+    return Scenario(True, "single_object", needs)
 
 
 CarPark = tuple[float, float, float, float] | None
 
 
-def _lookalike(stage: Stage, glance_px: tuple[float, float], needs: StageName) -> tuple[Story, CarPark]:
+def _lookalike(stage: SceneBuilder, glance_px: tuple[float, float], needs: StageName) -> tuple[Scenario, CarPark]:
     """Something that shares a colour or a shape with road work and is none."""
     painter = stage.choice(
         "lorry_with_cones", "low_loader", "cyclist", "cyclist", "bin", "bin", "pedestrian", "car_park"
     )
     px = stage.uniform(*glance_px)
     if painter == "car_park":
-        return Story(False, "none", needs), _car_park(stage, px)
+        return Scenario(False, "none", needs), _car_park(stage, px)
     if painter in ("bin", "pedestrian"):
         for _ in range(int(stage.rng.integers(1, 3))):
             stage.put_sized(painter, px, on_road=False)
@@ -189,10 +189,10 @@ def _lookalike(stage: Stage, glance_px: tuple[float, float], needs: StageName) -
         stage.put_sized(
             painter, px, on_road=True, vx=stage.uniform(-way, way), cycle_hz=1.0 if painter == "cyclist" else 0.0
         )
-    return Story(False, "none", needs), None
+    return Scenario(False, "none", needs), None
 
 
-def _car_park(stage: Stage, glance_px: float) -> CarPark:
+def _car_park(stage: SceneBuilder, glance_px: float) -> CarPark:
     """Stacked cones among parked cars in a yard off the road."""
     side = 1 if stage.chance(0.6) else -1
     tall = stage.height("parked_cones")
@@ -206,14 +206,14 @@ def _car_park(stage: Stage, glance_px: float) -> CarPark:
     return (min(near, far), max(near, far), max(2.0, z - 8), z + 16)
 
 
-def _told_by_sign(stage: Stage) -> Story:
+def _told_by_sign(stage: SceneBuilder) -> Scenario:
     """A few far cones that tell nothing, and a sign that says what they mean."""
     if stage.chance(0.5):
         kind = stage.choice("sign_begin", "sign_begin", "sign_closure", "sign_detour", "sign_worker")
-        story = Story(True, "announced", "signs")
+        story = Scenario(True, "announced", "signs")
     else:
         kind = stage.choice("sign_end", "sign_end", "sign_neutral")
-        story = Story(False, "left_behind" if kind == "sign_end" else "none", "signs")
+        story = Scenario(False, "left_behind" if kind == "sign_end" else "none", "signs")
     wide = stage.camera.width / 960
     face_px = stage.uniform(*SIGN_PX) * max(0.82, min(wide, 1.15))
     stage.put_sign(kind, face_px)  # type: ignore[arg-type]
@@ -222,21 +222,21 @@ def _told_by_sign(stage: Stage) -> Story:
     return story
 
 
-def _mixed(stage: Stage) -> tuple[Story, CarPark]:
+def _mixed(stage: SceneBuilder) -> tuple[Scenario, CarPark]:
     """Cues that disagree: something harmless and, half of the time, something small that counts."""
     _, car_park = _lookalike(stage, (9.5, 15.0), "reasoner")
     if stage.chance(0.5):
         painter = stage.choice("cone", "barrier", "barrel", "worker")
         stage.put_sized(painter, stage.uniform(9.0, 13.0), on_road=True)
-        return Story(True, "single_object", "reasoner"), car_park
+        return Scenario(True, "single_object", "reasoner"), car_park
     if car_park is None:
         stage.put_sized("bin", stage.uniform(9.0, 13.0), on_road=False)
     else:
         stage.put_sized("cyclist", stage.uniform(9.0, 13.0), on_road=True)
-    return Story(False, "none", "reasoner"), car_park
+    return Scenario(False, "none", "reasoner"), car_park
 
 
-def _machine_at_the_verge(stage: Stage) -> Story:
+def _machine_at_the_verge(stage: SceneBuilder) -> Scenario:
     """The same still either way; only movement tells whether anybody works here."""
     painter = stage.choice(*MACHINES)
     at_work = stage.chance(0.5)
@@ -245,10 +245,10 @@ def _machine_at_the_verge(stage: Stage) -> Story:
     stage.put_sized(painter, stage.uniform(30, 46), on_road=False, cycle_hz=rate, phase=stage.uniform(0, 1), vx=pace)
     if stage.chance(0.5):
         stage.put_sized("worker", stage.uniform(22, 32), on_road=False, cycle_hz=rate * 1.4, phase=stage.uniform(0, 1))
-    return Story(at_work, "working" if at_work else "parked", "video")
+    return Scenario(at_work, "working" if at_work else "parked", "video")
 
 
-def _bystanders(stage: Stage, traffic: int) -> None:
+def _bystanders(stage: SceneBuilder, traffic: int) -> None:
     """Traffic, people and boards that mean nothing, in every kind of scene alike."""
     for _ in range(int(stage.rng.integers(0, traffic + 1))):
         painter = "lorry" if stage.chance(0.18) else "car"
@@ -267,7 +267,12 @@ def _bystanders(stage: Stage, traffic: int) -> None:
 
 
 def _scene(
-    seed: int, media: Literal["photo", "clip"], stage: Stage, story: Story, car_park: CarPark, ego_speed: float
+    seed: int,
+    media: Literal["photo", "clip"],
+    stage: SceneBuilder,
+    story: Scenario,
+    car_park: CarPark,
+    ego_speed: float,
 ) -> Scene:
     look = _look(stage.rng, story.needs == "signs")
     things = tuple(

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 from roadwork_serve.testbed.scenes.backdrop import draw_backdrop
 from roadwork_serve.testbed.scenes.camera import Camera
 from roadwork_serve.testbed.scenes.pen import Pen, sprite
-from roadwork_serve.testbed.scenes.plan import Actor, Scene
+from roadwork_serve.testbed.scenes.plan import Scene, SceneObject
 from roadwork_serve.testbed.scenes.signs import paint_board
 from roadwork_serve.testbed.scenes.things import PAINTERS
 from roadwork_serve.testbed.scenes.wear import lens, weather
@@ -26,7 +26,7 @@ def draw(scene: Scene, scale: float = 1.0, at_s: float = 0.0) -> Image.Image:
     return lens(image, scene.look, rng)
 
 
-def _place(image: Image.Image, actor: Actor, camera: Camera, travelled_m: float, at_s: float) -> None:
+def _place(image: Image.Image, actor: SceneObject, camera: Camera, travelled_m: float, at_s: float) -> None:
     box = actor.box(camera, travelled_m, at_s)
     if box is None:
         return

@@ -15,7 +15,7 @@ Weather = Literal["clear", "rain", "fog", "snow"]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Conditions:
     """gain: brightness per colour channel. blur: radius as a share of the width. noise: sigma in grey levels."""
 
     setting: Setting
@@ -30,7 +30,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Actor:
+class SceneObject:
     """Something that stands or moves in the scene.
 
     painter: key of PAINTERS, or "sign". thing: what the truth calls it; None for mere traffic that the truth
@@ -83,9 +83,9 @@ class Scene:
 
     seed: int
     camera: Camera
-    look: Look
+    look: Conditions
     edges: tuple[float, float]
-    actors: tuple[Actor, ...]
+    actors: tuple[SceneObject, ...]
     truth: Truth
     ego_speed: float = 0.0
     car_park: tuple[float, float, float, float] | None = None

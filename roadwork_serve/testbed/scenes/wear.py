@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from roadwork_serve.testbed.scenes.camera import Camera
-from roadwork_serve.testbed.scenes.plan import Look
+from roadwork_serve.testbed.scenes.plan import Conditions
 
 TILE = 256
 
@@ -17,7 +17,7 @@ def _noise_tile() -> np.ndarray:
     return np.random.default_rng(72).normal(0, 1, (TILE, TILE, 3)).astype(np.float32)
 
 
-def weather(image: Image.Image, look: Look, camera: Camera, rng: np.random.Generator) -> Image.Image:
+def weather(image: Image.Image, look: Conditions, camera: Camera, rng: np.random.Generator) -> Image.Image:
     """Fog, rain and snow between the camera and the scene, and the light of the hour."""
     w, h = image.size
     pixels = np.asarray(image).astype(np.float32)
@@ -46,7 +46,7 @@ def weather(image: Image.Image, look: Look, camera: Camera, rng: np.random.Gener
     return worn
 
 
-def lens(image: Image.Image, look: Look, rng: np.random.Generator) -> Image.Image:
+def lens(image: Image.Image, look: Conditions, rng: np.random.Generator) -> Image.Image:
     """Soft focus and sensor noise."""
     w, h = image.size
     if look.blur * w > 0.35:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from roadwork_serve import media
 from roadwork_serve.errors import BrokenMedia, ConfigError, MediaError, ModelError
-from roadwork_serve.testbed.synthesis.generators import Painted
-from roadwork_serve.testbed.synthesis.prompts import Brief
+from roadwork_serve.testbed.synthesis.generators import GeneratedImage
+from roadwork_serve.testbed.synthesis.prompts import ImagePrompt
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 COSMOS = "nvidia/Cosmos-Predict2-2B-Text2Image"
@@ -42,7 +42,7 @@ class StableDiffusion:
         kind = "StableDiffusionXLImg2ImgPipeline" if self.starts else "StableDiffusionXLPipeline"
         self.pipeline = _pipeline(kind, self.model, torch.float16)
 
-    def paint(self, brief: Brief) -> Painted:
+    def paint(self, brief: ImagePrompt) -> GeneratedImage:
         """See `Painter`."""
         wanted: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
         start = self.starts[brief.index // 2 % len(self.starts)] if self.starts else None
@@ -53,7 +53,7 @@ class StableDiffusion:
         image = _painted(self.pipeline, brief, wanted, self.model)
         name = start.name if start else ""
         group = f"start {name}" if name else ""
-        return Painted(_jpeg(image), brief.seed, brief.tags, brief.prompt, brief.without, group, name)
+        return GeneratedImage(_jpeg(image), brief.seed, brief.tags, brief.prompt, brief.without, group, name)
 
 
 class Cosmos:
@@ -68,12 +68,12 @@ class Cosmos:
         self.licence = f"made with {self.model}, whose licence applies (NVIDIA Open Model License)"
         self.pipeline = _pipeline("Cosmos2TextToImagePipeline", self.model, torch.bfloat16)
 
-    def paint(self, brief: Brief) -> Painted:
+    def paint(self, brief: ImagePrompt) -> GeneratedImage:
         """See `Painter`."""
         wanted: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
         wanted["width"], wanted["height"] = self.size
         image = _painted(self.pipeline, brief, wanted, self.model)
-        return Painted(_jpeg(image), brief.seed, brief.tags, brief.prompt, brief.without)
+        return GeneratedImage(_jpeg(image), brief.seed, brief.tags, brief.prompt, brief.without)
 
 
 def _pipeline(kind: str, model: str, dtype: torch.dtype) -> Any:
@@ -102,7 +102,7 @@ def _pipeline(kind: str, model: str, dtype: torch.dtype) -> Any:
     return pipeline.to("cuda")
 
 
-def _painted(pipeline: Any, brief: Brief, wanted: dict[str, Any], model: str) -> Image.Image:
+def _painted(pipeline: Any, brief: ImagePrompt, wanted: dict[str, Any], model: str) -> Image.Image:
     """The noise is drawn on the CPU, so that a seed means the same on every card."""
     chance = torch.Generator("cpu").manual_seed(brief.seed)
     try:

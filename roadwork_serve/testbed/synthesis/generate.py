@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.testbed.synthesis.generators import Painted, Painter
-from roadwork_serve.testbed.synthesis.prompts import Brief, briefs
+from roadwork_serve.testbed.synthesis.generators import GeneratedImage, ImageGenerator
+from roadwork_serve.testbed.synthesis.prompts import ImagePrompt, image_prompts
 
 PROMPTS = "prompts.jsonl"
 _COLUMNS = ("file", "label", "group", "licence", "source", "hard_negative", "tags")
@@ -21,7 +21,7 @@ _SAME = ("painter", "model", "run_seed")
 
 
 @dataclass(frozen=True, slots=True)
-class Album:
+class GeneratedSet:
     """there: pictures that had been made before. new: made now."""
 
     folder: Path
@@ -29,7 +29,9 @@ class Album:
     new: int
 
 
-def synthesize(painter: Painter, out: Path, count: int, seed: int, on_done: Callable[[], None] = lambda: None) -> Album:
+def synthesize(
+    painter: ImageGenerator, out: Path, count: int, seed: int, on_done: Callable[[], None] = lambda: None
+) -> GeneratedSet:
     """The first `count` pictures of a run, those that are there left as they are. on_done: called after each.
 
     Raises ConfigError where the folder holds another run's, ModelError where the painter cannot paint.
@@ -45,7 +47,7 @@ def synthesize(painter: Painter, out: Path, count: int, seed: int, on_done: Call
     (out / PROMPTS).write_text("".join(json.dumps(line) + "\n" for line in lines.values()), encoding="utf-8")
     try:
         with (out / PROMPTS).open("a", encoding="utf-8") as file:
-            for brief in briefs(seed, count):
+            for brief in image_prompts(seed, count):
                 if brief.index not in lines:
                     line = _make(painter, brief, out, seed)
                     lines[brief.index] = line
@@ -54,10 +56,10 @@ def synthesize(painter: Painter, out: Path, count: int, seed: int, on_done: Call
                 on_done()
     finally:
         _whole(out / "manifest.csv", _manifest(lines).encode())
-    return Album(out, before, count - before)
+    return GeneratedSet(out, before, count - before)
 
 
-def _make(painter: Painter, brief: Brief, out: Path, seed: int) -> dict[str, Any]:
+def _make(painter: ImageGenerator, brief: ImagePrompt, out: Path, seed: int) -> dict[str, Any]:
     made = painter.paint(brief)
     name = f"{'roadwork' if brief.label else 'none'}/{painter.name}-{seed}-{brief.index:06}.jpg"
     (out / name).parent.mkdir(exist_ok=True)
@@ -65,7 +67,7 @@ def _make(painter: Painter, brief: Brief, out: Path, seed: int) -> dict[str, Any
     return _line(painter, brief, made, name, seed)
 
 
-def _line(painter: Painter, brief: Brief, made: Painted, name: str, seed: int) -> dict[str, Any]:
+def _line(painter: ImageGenerator, brief: ImagePrompt, made: GeneratedImage, name: str, seed: int) -> dict[str, Any]:
     told = asdict(brief) | {name: value for name, value in asdict(made).items() if name != "jpeg"}
     more = {"painter": painter.name, "model": painter.model, "licence": painter.licence, "run_seed": seed}
     return {"file": name} | told | more

@@ -8,7 +8,7 @@ from roadwork_serve.errors import ConfigError
 from roadwork_serve.testbed import scenes
 from roadwork_serve.testbed.scenes.deck import stage_still
 from roadwork_serve.testbed.scenes.truth import ThingKind, Truth
-from roadwork_serve.testbed.synthesis.prompts import ELEMENTS, Brief, Trap
+from roadwork_serve.testbed.synthesis.prompts import ELEMENTS, ImagePrompt, Trap
 
 _MOST = 20_000  # scenes looked through for one; every kind is among a few hundred
 _WORKS = (*ELEMENTS, "barrel", "arrow_board")
@@ -22,7 +22,7 @@ _TRAPS: dict[Trap, ThingKind] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Painted:
+class GeneratedImage:
     """jpeg: the picture. seed: what it was made with. tags: what is true of it.
 
     prompt, without: what the model was told; empty where there is none. group: pictures from one photo are never
@@ -38,7 +38,7 @@ class Painted:
     start: str = ""
 
 
-class Painter(Protocol):
+class ImageGenerator(Protocol):
     """Makes one picture after the other."""
 
     @property
@@ -56,27 +56,27 @@ class Painter(Protocol):
         """Of what it makes."""
         ...
 
-    def paint(self, brief: Brief) -> Painted:
+    def paint(self, brief: ImagePrompt) -> GeneratedImage:
         """The picture, always the same for the same brief. Raises ModelError."""
         ...
 
 
-class ScenePainter:
+class SceneGenerator:
     """Rendered scenes: the first of the test track from the brief's seed on that shows what is wanted."""
 
     name, model, licence = "scenes", "rendered scenes", "Apache-2.0"
 
-    def paint(self, brief: Brief) -> Painted:
-        """See `Painter`."""
+    def paint(self, brief: ImagePrompt) -> GeneratedImage:
+        """See `ImageGenerator`."""
         for seed in range(brief.seed, brief.seed + _MOST):
             truth = stage_still(seed).truth
             if _shows(truth, brief):
                 named = (brief.element,) if brief.element else (_TRAPS[brief.trap],) if brief.trap else ()
-                return Painted(scenes.photo(seed).jpeg(), seed, (*truth.tags, *named))
+                return GeneratedImage(scenes.photo(seed).jpeg(), seed, (*truth.tags, *named))
         raise ConfigError(f"no scene from {brief.seed} on is to brief {brief.index}; take another --seed")
 
 
-def _shows(truth: Truth, brief: Brief) -> bool:
+def _shows(truth: Truth, brief: ImagePrompt) -> bool:
     """One object of works and no other, or the trap; for neither, nothing that even looks like works."""
     seen = [thing.kind for thing in truth.things if thing.box[2] > thing.box[0] and thing.box[3] > thing.box[1]]
     works, traps = [kind for kind in seen if kind in _WORKS], [kind for kind in seen if kind in _TRAPS.values()]
@@ -87,7 +87,9 @@ def _shows(truth: Truth, brief: Brief) -> bool:
     return not truth.label and not works and not traps
 
 
-def open_painter(name: str, model: str | None = None, images: Path | None = None, strength: float = 0.6) -> Painter:
+def open_generator(
+    name: str, model: str | None = None, images: Path | None = None, strength: float = 0.6
+) -> ImageGenerator:
     """scenes, sdxl or cosmos. images, strength: for sdxl, photos to start from and how far they may be left.
 
     Raises ModelError where there is no GPU, no library or no weights.
@@ -97,7 +99,7 @@ def open_painter(name: str, model: str | None = None, images: Path | None = None
     if name == "scenes":
         if model is not None:
             raise ConfigError("scenes are drawn without a model; leave --model out, or take --painter sdxl or cosmos")
-        return ScenePainter()
+        return SceneGenerator()
     from roadwork_serve.testbed.synthesis.diffusion import Cosmos, StableDiffusion
 
     if name == "sdxl":

@@ -46,7 +46,7 @@ _SEEDS = 2_000_000_000, 3_900_000_000  # which neither training, calibration nor
 
 
 @dataclass(frozen=True, slots=True)
-class Brief:
+class ImagePrompt:
     """One picture. element: of road works, the only one; None without any. trap: what only looks like it.
 
     without: the negative prompt. seed: of the noise it begins with.
@@ -62,7 +62,7 @@ class Brief:
     seed: int
 
 
-def brief(run_seed: int, index: int) -> Brief:
+def image_prompt(run_seed: int, index: int) -> ImagePrompt:
     """The picture of a run with this index: the same in a longer run.
 
     Of four in a row two have one element, in turn, one is plain and one hard.
@@ -87,7 +87,7 @@ def brief(run_seed: int, index: int) -> Brief:
         without = list(_WORKS)
     road = tags["road"].capitalize()
     where = f"{road} in {tags['place']}, {tags['weather']}, {tags['light']}, {tags['traffic']}."
-    return Brief(
+    return ImagePrompt(
         index=index,
         label=element is not None,
         element=element,
@@ -99,6 +99,6 @@ def brief(run_seed: int, index: int) -> Brief:
     )
 
 
-def briefs(run_seed: int, count: int) -> list[Brief]:
+def image_prompts(run_seed: int, count: int) -> list[ImagePrompt]:
     """The first so many of a run."""
-    return [brief(run_seed, index) for index in range(count)]
+    return [image_prompt(run_seed, index) for index in range(count)]
