@@ -35,7 +35,7 @@ from roadwork_serve.profiles.flops import flops
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 STAGES = ("backbone", "vlm", "reasoner")
-_STEPS = [{"stage": stage, "exit": [0, 1], "calibrate": {"carry": 0}} for stage in STAGES]
+_STEPS = [{"stage": stage, "exit": [0, 1], "calibrate": {"prior_weight": 0}} for stage in STAGES]
 POLICY = Policy.from_mapping({"version": "world", "photo": _STEPS, "clip": [_STEPS[0]]})
 WORLD = 500_000  # items that the truth is read off
 
@@ -100,7 +100,7 @@ class Coverage:
     world: str
     rows: int
     runs: int
-    max_loss: float
+    risk_limit: float
     confidence: float
     promised: int
     broken: int
@@ -135,11 +135,11 @@ def as_courses(items: Items) -> Trajectories:
         logodds[:, step] = np.where(said[:, step], logodds[:, step], before)
     price = np.cumsum([flops([stage], "photo") for stage in STAGES])
     posterior = 1 / (1 + np.exp(-np.clip(logodds, -30, 30)))
-    return Trajectories(posterior, said, np.tile(price, (len(logodds), 1)), items.truth, POLICY.decide_at)
+    return Trajectories(posterior, said, np.tile(price, (len(logodds), 1)), items.truth, POLICY.decision_threshold)
 
 
 def covered(
-    world: str, runs: int, rows: int, max_loss: float, confidence: float, seed: int = 7, items: int = WORLD
+    world: str, runs: int, rows: int, risk_limit: float, confidence: float, seed: int = 7, items: int = WORLD
 ) -> Coverage:
     """Tune on `rows` fresh rows, `runs` times over."""
     rng, began = np.random.default_rng(seed), time.monotonic()
@@ -149,27 +149,29 @@ def covered(
     saved: list[float] = []
     for run in range(runs):
         drawn = DRAWS[world](rng, rows)
-        tuned = tune(as_rows(drawn, run), POLICY, TuningSettings(max_loss, confidence))
+        tuned = tune(as_rows(drawn, run), POLICY, TuningSettings(risk_limit, confidence))
         if tuned.policy.certificate is not None:
             steps = tuned.policy.photo
             said, cost, _ = traffic.cut(np.array([s.low for s in steps]), np.array([s.high for s in steps]))
             lost.append(float(traffic.losses(said).mean()))
             saved.append(1 - float(cost.mean() / traffic.cost[:, -1].mean()))
             promised += 1
-            broken += lost[-1] > max_loss
-        naive += _naive(as_courses(drawn), drawn.weight, traffic, max_loss)
+            broken += lost[-1] > risk_limit
+        naive += _naive(as_courses(drawn), drawn.weight, traffic, risk_limit)
     allowed = int(binom.ppf(0.999, runs, 1 - confidence))
     p_value = float(binomtest(broken, runs, 1 - confidence, alternative="greater").pvalue)
     told = (float(np.mean(each)) if each else math.nan for each in (lost, saved))
     seconds = round(time.monotonic() - began, 1)
-    return Coverage(world, rows, runs, max_loss, confidence, promised, broken, allowed, p_value, naive, *told, seconds)
+    return Coverage(
+        world, rows, runs, risk_limit, confidence, promised, broken, allowed, p_value, naive, *told, seconds
+    )
 
 
-def _naive(whole: Trajectories, weight: Floats, traffic: Trajectories, max_loss: float) -> bool:
+def _naive(whole: Trajectories, weight: Floats, traffic: Trajectories, risk_limit: float) -> bool:
     """Whether the most eager bands with few enough losses on the rows lose too many of the traffic."""
     for bands in reversed(threshold_path(whole)):
-        if np.average(whole.losses(whole.cut(*bands)[0]), weights=weight) <= max_loss:
-            return bool(traffic.losses(traffic.cut(*bands)[0]).mean() > max_loss)
+        if np.average(whole.losses(whole.cut(*bands)[0]), weights=weight) <= risk_limit:
+            return bool(traffic.losses(traffic.cut(*bands)[0]).mean() > risk_limit)
     return False
 
 
@@ -201,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     environment, console = Environment.here(command), Console(width=110)
     found: list[Coverage] = []
     for world in DRAWS:
-        found.append(covered(world, chosen.runs, ROWS[world], chosen.max_loss, chosen.confidence, items=chosen.items))
+        found.append(covered(world, chosen.runs, ROWS[world], chosen.risk_limit, chosen.confidence, items=chosen.items))
         console.print(f"{world}: {found[-1].broken} of {chosen.runs} broken, {found[-1].seconds:.0f} s")
     console.print(table(found))
     result = {"environment": asdict(environment), "worlds": [asdict(each) for each in found]}

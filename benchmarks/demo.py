@@ -68,7 +68,7 @@ def ask(url: str, sample: Sample) -> dict[str, Any]:
 def row(sample: Sample, verdict: dict[str, Any]) -> dict[str, Any]:
     """What build/demo.json says of a sample."""
     spent = {
-        stage["stage"]: {part: round(stage[part], 1) for part in ("queue_ms", "batch_ms", "compute_ms", "rpc_ms")}
+        stage["stage"]: {part: round(stage[part], 1) for part in ("queue_ms", "preprocess_ms", "compute_ms", "rpc_ms")}
         for stage in verdict["stages"]
         if stage["outcome"] != "skipped"
     }

@@ -49,8 +49,8 @@ class StandIn:
         shown = item.thumbs.tobytes() if self.sees == "thumbs" else b"".join(item.images)
         dice = random.Random(zlib.crc32(shown))
         logit = dice.choice((-8.0, 8.0)) if dice.random() < self._sure else dice.uniform(-self._doubt, self._doubt)
-        saw = Evidence(text_probability=dice.random()) if self.name == "backbone" else Evidence()
-        return StagePrediction(logit, self._model, miniature=True, saw=saw, compute_ms=took_ms)
+        evidence = Evidence(text_probability=dice.random()) if self.name == "backbone" else Evidence()
+        return StagePrediction(logit, self._model, miniature=True, evidence=evidence, compute_ms=took_ms)
 
 
 def overrides(item_ms: Mapping[str, float], ingress_replicas: int = 1, **options: float) -> dict[str, Any]:

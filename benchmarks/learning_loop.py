@@ -70,7 +70,7 @@ class Round:
     tflop: float
     with_survey: float
     accuracy: float
-    surveyed: int
+    audited: int
     surveyed_accuracy: float
     full_accuracy: float
     loss: float
@@ -104,15 +104,15 @@ async def settled(server: Server, key: str, drawn: int) -> None:
         while True:
             async with session.get(f"{server.url}/v1/stats") as reply:
                 (load,) = Stats.model_validate_json(await reply.read()).replicas
-            tally, journal = load.survey, load.journal
-            if tally and journal and tally.judged + tally.given_up >= drawn and not journal.waiting:
+            tally, journal = load.audit, load.journal
+            if tally and journal and tally.judged + tally.abandoned >= drawn and not journal.waiting:
                 return
             await asyncio.sleep(0.2)
 
 
 async def put(server: Server, key: str, policy: dict[str, Any], share: float) -> None:
     """Bring a policy into force, with a survey."""
-    rules = {"policy": policy, "survey": {"share": share, "at_once": 16}}
+    rules = {"policy": policy, "audit": {"share": share, "max_concurrent": 16}}
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
         async with session.put(f"{server.url}/v1/policy", json=rules) as reply:
             if reply.status != 200:
@@ -128,7 +128,7 @@ def drawn_scenes(number: int, count: int) -> tuple[list[tuple[str, bytes]], dict
 
 def label(store: Store, cases: Sequence[JournalRow], truth: dict[str, bool]) -> None:
     """People label what every stage has judged."""
-    asked = [case for case in cases if case.survey is not None and case.mark is None]
+    asked = [case for case in cases if case.audit is not None and case.mark is None]
     now = time.time()
     store.mark(
         [
@@ -144,7 +144,7 @@ def told(
 ) -> Round:
     """The figures of a round, before it is learned from."""
     asked = [[r.stage for r in v.stages if r.outcome in ("answered", "abstained")] for v in verdicts]
-    beside = [[r.stage for r in case.survey] for case in cases if case.survey]
+    beside = [[r.stage for r in case.audit] for case in cases if case.audit]
     spent = sum(flops(stages, "photo") for stages in asked)
     more = sum(flops(stages, "photo") for stages in beside)
     exits = Counter(v.exit.stage for v in verdicts)
@@ -160,9 +160,9 @@ def told(
         tflop=spent / n / 1e12,
         with_survey=(spent + more) / n / 1e12,
         accuracy=sum((v.label == "roadwork") == truth[v.request_id] for v in verdicts) / n,
-        surveyed=len(rows),
+        audited=len(rows),
         surveyed_accuracy=float(np.mean(said == whole.truth)),
-        full_accuracy=float(np.mean((whole.posterior[:, -1] >= whole.decide_at) == whole.truth)),
+        full_accuracy=float(np.mean((whole.posterior[:, -1] >= whole.decision_threshold) == whole.truth)),
         loss=float(whole.losses(said).mean()),
         seconds=seconds,
         promoted=False,
@@ -185,11 +185,11 @@ async def turn_round(
             scenes = asyncio.create_task(asyncio.to_thread(drawn_scenes, number + 1, stills))
         began, at_s = time.monotonic(), time.time()
         verdicts = await send(server, key, photos)
-        drawn += sum(verdict.survey is not None for verdict in verdicts)
+        drawn += sum(verdict.audit is not None for verdict in verdicts)
         await settled(server, key, drawn)
         seconds = time.monotonic() - began
         store = Store.open(server.journal)
-        label(store, list(store.find(Filter(since_s=at_s, surveyed=True))), true)
+        label(store, list(store.find(Filter(since_s=at_s, audited=True))), true)
         cases = list(store.find())
         store.close()
         fresh = [case for case in cases if case.entry.at_s >= at_s]
@@ -205,7 +205,7 @@ async def turn_round(
         found.append(this)
         console.print(
             f"round {number}: {this.policy}, {this.stage1:.1%} left at stage 1, {this.tflop:.2f} TFLOP, accuracy "
-            f"{this.accuracy:.4f} (all stages {this.full_accuracy:.4f}, loss {this.loss:.4f} of {this.surveyed}), "
+            f"{this.accuracy:.4f} (all stages {this.full_accuracy:.4f}, loss {this.loss:.4f} of {this.audited}), "
             f"{seconds:.0f} s; {'promoted' if this.promoted else 'kept'}: {this.why}",
             highlight=False,
         )
@@ -216,9 +216,9 @@ def checks(rounds: Sequence[Round]) -> dict[str, bool]:
     """What must hold. Accuracy is compared on the same items: those that all stages have judged as well."""
     first, last = rounds[0], rounds[-1]
     certified = [each for each in rounds if each.policy != "cold"]
-    n = max(1, sum(each.surveyed for each in certified))
-    loss = sum(each.loss * each.surveyed for each in certified) / n
-    behind = sum((each.full_accuracy - each.surveyed_accuracy) * each.surveyed for each in certified) / n
+    n = max(1, sum(each.audited for each in certified))
+    loss = sum(each.loss * each.audited for each in certified) / n
+    behind = sum((each.full_accuracy - each.surveyed_accuracy) * each.audited for each in certified) / n
     return {
         "there were at least four rounds after the first": len(rounds) >= 5,
         "at first nobody leaves at stage 1": first.stage1 == 0,
@@ -264,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
         chosen.out,
         {
             "environment": asdict(environment),
-            "max_loss": MAX_LOSS,
+            "risk_limit": MAX_LOSS,
             "confidence": CONFIDENCE,
             "share_surveyed": chosen.share,
             "rounds": [asdict(each) for each in rounds],

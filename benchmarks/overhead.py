@@ -171,7 +171,7 @@ async def verdicts(server: Running, size: str, clients: int, seconds: float) -> 
         await asyncio.gather(*(ask(end) for _ in range(clients)))
     if not told:
         raise RuntimeError("no verdict came")
-    parts = ("queue_ms", "batch_ms", "compute_ms", "rpc_ms", "batch_size")
+    parts = ("queue_ms", "preprocess_ms", "compute_ms", "rpc_ms", "batch_size")
     means = [statistics.fmean(stage[part] for _, stage in told) for part in parts]
     return Times(*(round(each, 1) for each in (statistics.fmean(ms for ms, _ in told), *means)))
 

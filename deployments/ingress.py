@@ -87,7 +87,7 @@ class Ingress:
         self._batchers: dict[str, Batcher] = {}
         for name, handle in stages.items():
             spec, engine = profile.stages[name], profile.engine_of(name)
-            quiet_s = _PROBED_S if engine.may_sleep else None
+            quiet_s = _PROBED_S if engine.scale_to_zero else None
             client = self._clients[name] = RayStageClient(name, handle, spec.timeout_s, rests_after_s=quiet_s)
             self._batchers[name] = Batcher(
                 client,
@@ -105,14 +105,14 @@ class Ingress:
             NullOutbox() if journal is None else JournalOutbox(profile.journal, journal, self._everyone.replica)
         )
         rules = load_rollout({}, profile.policy)
-        self._router = Router(self._batchers, rules, profile.name, self._shadowed, self._post.surveyed)
+        self._router = Router(self._batchers, rules, profile.name, self._shadowed, self._post.audited)
         self._rulebook = PolicyStore(open_revision_log(self._everyone.app), profile, self._adopt)
         self._recall = JournalClient(journal, lambda: self._router.rules, self._rulebook.checked)
         self._configured = False
         self._refused: str | None = None
         self._reading = MediaDecoder(profile)
         ingress = profile.ingress
-        self._admission = Admission(ingress.max_ongoing_requests, ingress.max_bytes_in_work)
+        self._admission = Admission(ingress.max_ongoing_requests, ingress.max_in_flight_bytes)
         self._warmed = False
         self._warming = asyncio.create_task(self._warm(), name="warming")
         self._watching = asyncio.create_task(self._watch(), name="rules")
@@ -229,7 +229,7 @@ class Ingress:
             policy=self._router.rules.policy.to_mapping(),
             policy_error=self._refused,
             stages=[stage_info(name, profile, self._clients[name]) for name in profile.stages],
-            in_work=self._admission.admitted,
+            in_flight=self._admission.admitted,
             limits=limits_of(profile),
         )
 
@@ -265,15 +265,15 @@ class Ingress:
         rules = self._router.rules
         return ReplicaStats(
             replica=self._everyone.replica,
-            in_work=self._admission.admitted,
+            in_flight=self._admission.admitted,
             reading=self._reading.count,
             policy_version=rules.policy.version,
-            policy_number=self._rulebook.number,
-            gear=self._router.gear,
+            policy_revision=self._rulebook.number,
+            degradation_level=self._router.degradation_level,
             stages=[stage_load(name, self._batchers[name], self._clients[name]) for name in self.profile.stages],
             answered=self._ledger.told(),
             shadow=shadow_stats(rules, self._router.shadows),
-            survey=audit_stats(rules, self._router.surveys),
+            audit=audit_stats(rules, self._router.audits),
             journal=self._post.load(),
         )
 

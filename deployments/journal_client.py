@@ -37,7 +37,7 @@ class JournalClient:
 
     async def hard(self, limit: int) -> JournalPage:
         """Of the latest that nobody has labelled those that teach most, by the threshold in force."""
-        return await self._ask("hard", limit, self._in_force().policy.decide_at)
+        return await self._ask("hard", limit, self._in_force().policy.decision_threshold)
 
     async def media(self, name: str) -> bytes:
         """The encoded file of an answer, by its id."""

@@ -38,7 +38,7 @@ class NullOutbox:
     async def keep(self, judged: RoutedVerdict, data: bytes, asked: RequestContext, number: int) -> None:
         """Nothing is kept."""
 
-    def surveyed(self, answered: Verdict, reports: tuple[StageReport, ...]) -> None:
+    def audited(self, answered: Verdict, reports: tuple[StageReport, ...]) -> None:
         """Nothing is kept."""
 
     def shadowed(self, answered: Verdict, said: Verdict) -> None:
@@ -81,22 +81,22 @@ class JournalOutbox:
             origin=asked.origin,
             caller=asked.caller,
             key=asked.key or "",
-            policy_number=number,
+            policy_revision=number,
             sha256=await _digest(data),
             size=len(data),
             media=data if self._media else None,
             features=judged.features,
             features_model=_first_model(judged),
-            survey=judged.verdict.survey,
+            audit=judged.verdict.audit,
         )
         if entry.media is not None and self._spool.waiting_bytes + len(data) > self._room // 2:
             self.without_media += 1  # verdicts go before pictures
             entry = replace(entry, media=None)
         self._append(encode(entry))
 
-    def surveyed(self, answered: Verdict, reports: tuple[StageReport, ...]) -> None:
+    def audited(self, answered: Verdict, reports: tuple[StageReport, ...]) -> None:
         """Write down what the stages said that the answer had not needed."""
-        self._append(encode(DeferredResult(answered.answer_id, time.time(), "survey", stages=reports)))
+        self._append(encode(DeferredResult(answered.answer_id, time.time(), "audit", stages=reports)))
 
     def shadowed(self, answered: Verdict, said: Verdict) -> None:
         """Write down what a shadow would have answered."""

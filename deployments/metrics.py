@@ -26,7 +26,7 @@ class IngressMetrics:
         self._verdicts = Counter(
             "roadwork_verdicts",
             description="Verdicts given.",
-            tag_keys=_keys("label", "stage", "reason", "degraded", "policy", "arm", "gear"),
+            tag_keys=_keys("label", "stage", "reason", "degraded", "policy", "arm", "degradation_level"),
         )
         self._elapsed = Histogram(
             "roadwork_ms", description="From reading to verdict, by exit.", boundaries=_MS, tag_keys=_keys("stage")
@@ -83,7 +83,7 @@ class IngressMetrics:
         """A verdict was given."""
         tags = {"label": verdict.label, "stage": verdict.exit.stage, "reason": verdict.exit.reason}
         tags |= {"degraded": str(verdict.degraded).lower(), "policy": verdict.policy_version}
-        self._verdicts.inc(tags=tags | {"arm": verdict.arm or "", "gear": str(verdict.gear)})
+        self._verdicts.inc(tags=tags | {"arm": verdict.arm or "", "degradation_level": str(verdict.degradation_level)})
         self._elapsed.observe(verdict.elapsed_ms, {"stage": verdict.exit.stage})
         self._probability.observe(verdict.probability, {"stage": verdict.exit.stage})
         for report in verdict.stages:
@@ -117,12 +117,12 @@ class IngressMetrics:
 
     def load(self, load: ReplicaStats) -> None:
         """The load at the moment."""
-        self._gear.set(load.gear)
-        self._edition.set(load.policy_number)
-        self._in_work.set(load.in_work)
+        self._gear.set(load.degradation_level)
+        self._edition.set(load.policy_revision)
+        self._in_work.set(load.in_flight)
         self._reading.set(load.reading)
-        if load.survey is not None:
-            self._surveys.set(load.survey.judged)
+        if load.audit is not None:
+            self._surveys.set(load.audit.judged)
         if load.journal is not None:
             self._spooled.set(load.journal.waiting)
             self._dropped.set(load.journal.dropped)

@@ -157,7 +157,7 @@ def _replicas(engine: EngineSpec, calls: int) -> dict[str, Any]:
         return {"num_replicas": engine.replicas}
     return {
         "autoscaling_config": AutoscalingConfig(
-            min_replicas=0 if engine.may_sleep else engine.replicas,
+            min_replicas=0 if engine.scale_to_zero else engine.replicas,
             initial_replicas=engine.replicas,
             max_replicas=engine.max_replicas or engine.replicas,
             target_ongoing_requests=calls,

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_given_up: ContextVar[threading.Event | None] = ContextVar("given_up", default=None)
+_given_up: ContextVar[threading.Event | None] = ContextVar("abandoned", default=None)
 
 
 class GivenUp(Exception):
@@ -22,7 +22,7 @@ def stop_if_cancelled() -> None:
 
     In a call that no worker runs it does nothing.
     """
-    if (given_up := _given_up.get()) and given_up.is_set():
+    if (abandoned := _given_up.get()) and abandoned.is_set():
         raise GivenUp
 
 
@@ -38,10 +38,10 @@ class CancellableThread:
         A thread cannot be interrupted. So a cancelled call ends at its next `stop_if_cancelled`, or when it is done,
         and not before: whoever counts calls in flight counts right. One that has not begun is dropped.
         """
-        given_up = threading.Event()
+        abandoned = threading.Event()
 
         def work() -> T:
-            token = _given_up.set(given_up)
+            token = _given_up.set(abandoned)
             try:
                 return call(*args, **kwargs)
             finally:
@@ -53,7 +53,7 @@ class CancellableThread:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
             if not job.cancel():
-                given_up.set()
+                abandoned.set()
                 await asyncio.gather(done, return_exceptions=True)
             raise
 

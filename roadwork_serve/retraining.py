@@ -39,7 +39,7 @@ _KINDS: tuple[MediaKind, ...] = ("photo", "clip")
 class RetrainingSettings:
     """held: share of the surveyed answers that no head learns from; design: share of these that bands are drawn on."""
 
-    max_loss: float = 0.01
+    risk_limit: float = 0.01
     confidence: float = 0.95
     held: float = 0.7
     design: float = 0.4
@@ -95,7 +95,7 @@ def retrain(
             base = without_early_exits(base, kind)
     made, told = calibrate(design, base, version)
     names = frozenset(row.about.name for row in design)
-    bound = TuningSettings(settings.max_loss, settings.confidence, rows_to_design=names, version=version)
+    bound = TuningSettings(settings.risk_limit, settings.confidence, rows_to_design=names, version=version)
     tuned = tune(rows, made, bound)
     comparisons = _compare(test, before, champion, tuned.policy, settings.margins)
     promoted, why = _decide(tuned, comparisons)
@@ -137,7 +137,7 @@ def _decide(tuned: TuningResult, comparisons: Sequence[Comparison]) -> tuple[boo
 
 def _held(cases: Sequence[JournalRow], share: float) -> set[str]:
     """Groups of surveyed answers that no head learns from; of the same group always the same."""
-    groups = sorted({_group(case) for case in cases if case.entry.survey is not None and case.survey is not None})
+    groups = sorted({_group(case) for case in cases if case.entry.audit is not None and case.audit is not None})
     return {group for group, lot in zip(groups, stable_uniforms(groups, "held"), strict=True) if lot < share}
 
 

@@ -51,7 +51,7 @@ class Evidence(WireModel):
     other_token_mass: float | None = Field(
         default=None, ge=0, le=1, description="probability mass a VLM gave to words that are neither yes nor no"
     )
-    coarse: bool = Field(
+    from_choice: bool = Field(
         default=False, description="a server told only which answer it chose, so the probability is no more than that"
     )
     text_probability: float | None = Field(
@@ -75,12 +75,12 @@ class StageReport(WireModel):
     posterior: float | None = Field(default=None, ge=0, le=1, description="the cascade's belief after this stage")
     detail: str | None = Field(default=None, description="why it failed or was skipped")
     queue_ms: float = Field(default=0, ge=0, description="waiting for a free slot of the stage")
-    batch_ms: float = Field(default=0, ge=0, description="decoding and collating the batch in the stage")
+    preprocess_ms: float = Field(default=0, ge=0, description="decoding and collating the batch in the stage")
     compute_ms: float = Field(default=0, ge=0, description="the model itself, for the whole batch")
     rpc_ms: float = Field(default=0, ge=0, description="the way to the stage and back")
     batch_size: int = Field(default=0, ge=0)
     tokens: int = Field(default=0, ge=0, description="tokens written by a VLM")
-    saw: Evidence = Field(default_factory=Evidence)
+    evidence: Evidence = Field(default_factory=Evidence)
 
 
 class Exit(WireModel):
@@ -102,14 +102,16 @@ class Verdict(WireModel):
     degraded: bool = Field(default=False, description="true when a stage that was wanted failed or was missing")
     stages: list[StageReport]
     policy_version: str
-    gear: int = Field(default=0, ge=0, description="how far load had narrowed the policy's exit bands; 0 is not at all")
+    degradation_level: int = Field(
+        default=0, ge=0, description="how far load had narrowed the policy's exit bands; 0 is not at all"
+    )
     arm: Literal["a", "b"] | None = Field(
         default=None, description="which side of an A/B test answered: a is the policy in force, b the one on trial"
     )
     shadow: str | None = Field(
         default=None, description="version of the policy that judges this item too, later and beside this answer"
     )
-    survey: float | None = Field(
+    audit: float | None = Field(
         default=None, gt=0, le=1, description="share of the traffic that every stage judges, later; this item is of it"
     )
     profile: str
@@ -180,7 +182,7 @@ class Info(WireModel):
         default=None, description="why the last policy it was given did not replace this one"
     )
     stages: list[StageInfo]
-    in_work: int = Field(ge=0, description="requests being worked on by the replica that answers")
+    in_flight: int = Field(ge=0, description="requests being worked on by the replica that answers")
     limits: Limits
 
 
@@ -219,7 +221,7 @@ class StageLoad(WireModel):
     up: bool
     waiting: int = Field(ge=0, description="items")
     in_flight: int = Field(ge=0, description="calls")
-    wait_ms: float = Field(ge=0, description="about how long an item would wait for a slot if it came now")
+    queue_wait_ms: float = Field(ge=0, description="about how long an item would wait for a slot if it came now")
     p90_ms: float | None = Field(
         default=None,
         ge=0,
@@ -234,7 +236,7 @@ class ShadowStats(WireModel):
     version: str
     judged: int = Field(ge=0)
     agreed: int = Field(ge=0, description="of those judged, with the same label as the answer")
-    given_up: int = Field(ge=0, description="not judged, for it would have cost others something, or a stage failed")
+    abandoned: int = Field(ge=0, description="not judged, for it would have cost others something, or a stage failed")
     mean_difference: float | None = Field(default=None, ge=0, le=1, description="between the two probabilities")
 
 
@@ -242,7 +244,7 @@ class AuditStats(WireModel):
     """What came of asking everyone on one ingress replica."""
 
     judged: int = Field(ge=0, description="items that every stage has judged")
-    given_up: int = Field(ge=0, description="not judged by all: too many at once, or a stage was busy or failed")
+    abandoned: int = Field(ge=0, description="not judged by all: too many at once, or a stage was busy or failed")
 
 
 class JournalLoad(WireModel):
@@ -279,7 +281,7 @@ class StageStats(WireModel):
     stage: str
     outcomes: dict[Outcome, int] = Field(description="items by what came of asking the stage")
     queue_ms: Distribution | None = None
-    batch_ms: Distribution | None = None
+    preprocess_ms: Distribution | None = None
     compute_ms: Distribution | None = None
     rpc_ms: Distribution | None = None
     batch_size: Distribution | None = None
@@ -314,15 +316,15 @@ class ReplicaStats(WireModel):
     """The load of one ingress replica."""
 
     replica: str
-    in_work: int = Field(ge=0, description="requests")
+    in_flight: int = Field(ge=0, description="requests")
     reading: int = Field(ge=0, description="files that are decoded, or wait to be")
     policy_version: str
-    policy_number: int = Field(ge=0)
-    gear: int = Field(ge=0, description="of the policy in force; 0 while it is calm")
+    policy_revision: int = Field(ge=0)
+    degradation_level: int = Field(ge=0, description="of the policy in force; 0 while it is calm")
     stages: list[StageLoad]
     answered: RequestStats | None = Field(default=None, description="since the replica began")
     shadow: ShadowStats | None = None
-    survey: AuditStats | None = None
+    audit: AuditStats | None = None
     journal: JournalLoad | None = None
 
 

@@ -24,7 +24,7 @@ COLD = Policy(
     (Step("backbone", 0.0, 1.0), Step("video", 0.5, 0.5)),
 )
 SETTINGS = RetrainingSettings(
-    max_loss=0.03,
+    risk_limit=0.03,
     confidence=0.9,
     margins=PromotionCriteria(accuracy=0.06),
     head=HeadTraining(hidden=16, epochs=40, patience=5),
@@ -47,7 +47,7 @@ def traffic(n: int, seed: int = 0, learnable: bool = True) -> list[JournalRow]:
             f"{seed}-{at}",
             vlm,
             verdict={"stages": reports},
-            survey=0.7 if drawn else None,
+            audit=0.7 if drawn else None,
             features=x[None].astype(np.float16),
         )
         mark = Annotation("roadwork" if truth else "none", "ann", 1.0) if drawn else None
@@ -85,7 +85,7 @@ def test_what_cannot_be_learned_is_not_promoted(tmp_path: Path) -> None:
 
 
 def test_too_little_to_promise_anything_is_told_with_what_is_missing(tmp_path: Path) -> None:
-    done = retrain(traffic(150), COLD, tmp_path / "one", "round-1", replace(SETTINGS, max_loss=0.005))
+    done = retrain(traffic(150), COLD, tmp_path / "one", "round-1", replace(SETTINGS, risk_limit=0.005))
     assert not done.promoted
     assert "more rows of photos are needed" in done.why
     assert done.policy.certificate is None

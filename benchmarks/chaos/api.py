@@ -74,7 +74,7 @@ def _change(response: httpx.Response) -> PolicyChange:
 
 
 def _held(load: ReplicaStats) -> dict[str, int]:
-    held = {"in work": load.in_work, "reading": load.reading}
+    held = {"in work": load.in_flight, "reading": load.reading}
     for stage in load.stages:
         held |= {f"{stage.stage} waiting": stage.waiting, f"{stage.stage} in flight": stage.in_flight}
     return held

@@ -76,10 +76,10 @@ def renamed(policy: Mapping[str, Any], version: str) -> dict[str, Any]:
 def altered(policy: Mapping[str, Any], version: str) -> dict[str, Any]:
     """A policy that can be told apart by its verdicts and costs about the same: narrower bands, clips without signs."""
     other = renamed(policy, version)
-    decide_at = other.get("decide_at", 0.5)
+    decision_threshold = other.get("decision_threshold", 0.5)
     for step in (*other["photo"], *other["clip"]):
         low, high = step["exit"]
-        step["exit"] = [min(1.5 * low, decide_at), max(1 - 1.5 * (1 - high), decide_at)]
+        step["exit"] = [min(1.5 * low, decision_threshold), max(1 - 1.5 * (1 - high), decision_threshold)]
     other["clip"] = [step for step in other["clip"] if step["stage"] != "signs"]
     return other
 

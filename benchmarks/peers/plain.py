@@ -15,20 +15,20 @@ whole = Whole(told.model, told.threads)
 app = FastAPI()
 most = max(2, told.most // told.workers)
 one = CapacityLimiter(1)
-in_work = 0
+in_flight = 0
 
 
 @app.post("/predict")
 async def predict(request: Request) -> dict[str, float]:
     """An answer to a photo."""
-    global in_work
-    if in_work >= most:
+    global in_flight
+    if in_flight >= most:
         raise HTTPException(503)
-    in_work += 1
+    in_flight += 1
     try:
         return {"probability": await to_thread.run_sync(answer, await request.body(), limiter=one)}
     finally:
-        in_work -= 1
+        in_flight -= 1
 
 
 def answer(data: bytes) -> float:

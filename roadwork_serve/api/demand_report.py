@@ -26,7 +26,7 @@ def record_verdict(flow: ArrivalStats, verdict: Verdict, policy: Policy) -> None
     flow.left(wanted)
     for report in verdict.stages:
         if report.batch_size:
-            flow.judged(report.stage, (report.batch_ms + report.compute_ms) / 1000, report.batch_size)
+            flow.judged(report.stage, (report.preprocess_ms + report.compute_ms) / 1000, report.batch_size)
 
 
 def replica_demand(profile: Profile, flow: ArrivalStats, batchers: Mapping[str, Batcher]) -> Metrics:
@@ -44,7 +44,7 @@ def replica_demand(profile: Profile, flow: ArrivalStats, batchers: Mapping[str, 
 def _engine(engine: EngineSpec, stages: Mapping[StageName, StageSpec]) -> ScalableEngine:
     slots = max(_at_once(engine, spec) for spec in stages.values())
     return ScalableEngine(
-        engine.num_gpus, slots, engine.replicas, engine.max_replicas or engine.replicas, engine.may_sleep
+        engine.num_gpus, slots, engine.replicas, engine.max_replicas or engine.replicas, engine.scale_to_zero
     )
 
 

@@ -37,12 +37,12 @@ class JournalReader:
         """The latest answers, the newest first."""
         return await self._read(lambda store: _page(store.find(limit=limit, newest_first=True)))
 
-    async def hard(self, limit: int, decide_at: float) -> JournalPage | RoadworkError:
+    async def hard(self, limit: int, decision_threshold: float) -> JournalPage | RoadworkError:
         """Of the latest that nobody has labelled those that teach most, the hardest first."""
 
         def read(store: Store) -> JournalPage:
             cases = store.find(Filter(marked=False), limit=LOOKED_AT, newest_first=True)
-            found = most_informative(cases, limit, decide_at=decide_at)
+            found = most_informative(cases, limit, decision_threshold=decision_threshold)
             return JournalPage(answers=[_answer(each.case, each.score) for each in found])
 
         return await self._read(read)

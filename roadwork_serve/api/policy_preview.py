@@ -70,7 +70,7 @@ def replay_stages(case: JournalRow, policy: Policy) -> ReplayedExit:
     kind, progress, spent = case.entry.verdict.media, policy.start(), 0.0
     while True:
         move = policy.next_step(kind, progress, math.inf)
-        label: Label = "roadwork" if progress.posterior >= policy.decide_at else "none"
+        label: Label = "roadwork" if progress.posterior >= policy.decision_threshold else "none"
         if isinstance(move, ExitCascade):
             return ReplayedExit(None if progress.spoken is None else progress.spoken.stage, label, spent)
         if isinstance(move, Skip):
@@ -81,4 +81,4 @@ def replay_stages(case: JournalRow, policy: Policy) -> ReplayedExit:
             return ReplayedExit(None, label, spent)
         spent += gflops(report, kind)
         said = None if report.probability is None else logit(report.probability)
-        progress = progress.after(move.step, said, report.saw.text_probability)
+        progress = progress.after(move.step, said, report.evidence.text_probability)

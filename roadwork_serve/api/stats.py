@@ -9,7 +9,7 @@ from roadwork_serve.profiles.profile import STAGES, Profile
 from roadwork_serve.schema import Distribution, ExitCount, Outcome, RequestStats, StageReport, StageStats, Verdict
 
 _LAST = 1000  # values that a spread is of
-_TIMES = ("queue_ms", "batch_ms", "compute_ms", "rpc_ms")
+_TIMES = ("queue_ms", "preprocess_ms", "compute_ms", "rpc_ms")
 _FRESH_S = 1.0
 _HOUR_S = 3600.0
 

@@ -59,7 +59,7 @@ def stage_load(name: StageName, batcher: Batcher, client: StageLiveness) -> Stag
         up=client.up,
         waiting=batcher.waiting,
         in_flight=batcher.in_flight,
-        wait_ms=1000 * batcher.wait_s(),
+        queue_wait_ms=1000 * batcher.wait_s(),
         p90_ms=None if p90_s is None else 1000 * p90_s,
         breaker=batcher.breaker,
     )
@@ -75,16 +75,16 @@ def shadow_stats(rules: Rollout, shadows: ShadowRunner) -> ShadowStats | None:
         version=version,
         judged=tally.judged,
         agreed=tally.agreed,
-        given_up=tally.given_up,
+        abandoned=tally.abandoned,
         mean_difference=tally.difference / tally.judged if tally.judged else None,
     )
 
 
-def audit_stats(rules: Rollout, surveys: AuditRunner) -> AuditStats | None:
+def audit_stats(rules: Rollout, audits: AuditRunner) -> AuditStats | None:
     """What came of asking everyone, where that is wanted."""
-    if rules.survey is None:
+    if rules.audit is None:
         return None
-    return AuditStats(judged=surveys.tally.judged, given_up=surveys.tally.given_up)
+    return AuditStats(judged=audits.tally.judged, abandoned=audits.tally.abandoned)
 
 
 def shadow_log_line(answered: Verdict, said: Verdict) -> str:

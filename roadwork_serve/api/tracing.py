@@ -36,7 +36,7 @@ def trace_stages(verdict: Verdict, ended_ns: int) -> None:
             "roadwork.degraded": verdict.degraded,
             "roadwork.policy": verdict.policy_version,
             "roadwork.profile": verdict.profile,
-            "roadwork.gear": verdict.gear,
+            "roadwork.gear": verdict.degradation_level,
         }
     )
     tracer = trace.get_tracer("roadwork")

@@ -13,7 +13,7 @@ def metrics_of(deployment: str, engine: ScalableEngine, demand: Demand) -> Metri
         f"{deployment}.quiet_s": demand.quiet_s,
         f"{deployment}.gpus": engine.gpus,
         f"{deployment}.slots": float(engine.slots),
-        f"{deployment}.may_sleep": float(engine.may_sleep),
+        f"{deployment}.may_sleep": float(engine.scale_to_zero),
     }
 
 

@@ -24,7 +24,7 @@ class ScalableEngine:
     slots: int = 1
     least: int = 1
     most: int = 1
-    may_sleep: bool = False
+    scale_to_zero: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ Peaks = Mapping[str, Sequence[tuple[float, int]]]
 
 def desired_replicas(engine: ScalableEngine, demand: Demand, settings: ScalingSettings = DEFAULT_SCALING) -> int:
     """Replicas that an engine is worth at the moment, whatever there is room for; within its least and most."""
-    if engine.may_sleep and demand.quiet_s >= settings.sleep_s and not demand.backlog_s:
+    if engine.scale_to_zero and demand.quiet_s >= settings.sleep_s and not demand.backlog_s:
         return 0
     load = demand.load + demand.backlog_s / settings.drain_s
     free = settings.surges * math.sqrt(demand.load / engine.slots)

@@ -141,7 +141,7 @@ def _better(prior: Floats, word: Floats, truth: Truth, weight: Floats, groups: S
     stacked = np.empty(len(truth))
     for train, test in folds(groups, truth, _FOLDS, seed):
         fitted = fit_calibrator(prior[train], word[train], truth[train], weight[train])
-        stacked[test] = fitted.carry * prior[test] + fitted.scale * word[test] + fitted.bias
+        stacked[test] = fitted.prior_weight * prior[test] + fitted.scale * word[test] + fitted.bias
     losses = [float(np.average(log_losses(each, truth), weights=weight)) for each in (stacked, prior + word)]
     return losses[0] < losses[1]
 

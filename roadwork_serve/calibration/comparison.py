@@ -208,7 +208,7 @@ def overall(results: Sequence[Comparison], margins: PromotionCriteria | None = N
 
 def _unlike(champion: Policy, challenger: Policy, kind: MediaKind) -> bool:
     """Whether the two may answer differently."""
-    rules = [(policy.steps(kind), policy.prior, policy.decide_at) for policy in (champion, challenger)]
+    rules = [(policy.steps(kind), policy.prior, policy.decision_threshold) for policy in (champion, challenger)]
     return rules[0] != rules[1]
 
 

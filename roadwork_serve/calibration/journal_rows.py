@@ -21,7 +21,7 @@ def journal_rows(cases: Iterable[JournalRow], policy: Policy) -> list[Evaluation
     """
     rows: list[EvaluationRow] = []
     for case in cases:
-        if case.entry.survey is not None and case.survey is not None:
+        if case.entry.audit is not None and case.audit is not None:
             row = journal_row(case, policy)
             asked = {step.stage for step in policy.steps(row.about.kind)}
             if asked <= {look.stage for look in row.looks}:
@@ -32,7 +32,7 @@ def journal_rows(cases: Iterable[JournalRow], policy: Policy) -> list[Evaluation
 def journal_row(case: JournalRow, policy: Policy) -> EvaluationRow:
     """What is known of one answer, by whichever stages spoke."""
     entry, verdict = case.entry, case.entry.verdict
-    reports = (*verdict.stages, *(case.survey or ()))
+    reports = (*verdict.stages, *(case.audit or ()))
     looks = tuple(_look(report) for report in reports if report.outcome in ("answered", "abstained"))
     label = None if case.mark is None else case.mark.label
     about = SampleMetadata(
@@ -52,11 +52,11 @@ def journal_row(case: JournalRow, policy: Policy) -> EvaluationRow:
         verdict.exit.reason,
         verdict.degraded,
         looks,
-        weight=1 / (entry.survey or 1.0),
+        weight=1 / (entry.audit or 1.0),
     )
     if case.mark is not None:
         return row
-    taught = full_cascade_posterior(row, policy).posterior >= policy.decide_at
+    taught = full_cascade_posterior(row, policy).posterior >= policy.decision_threshold
     return replace(row, about=replace(about, label=taught))
 
 
@@ -67,7 +67,7 @@ def _look(report: StageReport) -> StageRecord:
         report.posterior,
         report.model or "",
         report.miniature,
-        report.saw.text_probability,
+        report.evidence.text_probability,
         report.tokens,
         report.compute_ms / max(1, report.batch_size),
     )

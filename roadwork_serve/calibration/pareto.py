@@ -74,7 +74,7 @@ def _place(name: str, whole: Trajectories, low: Floats, high: Floats, weight: Fl
 
 
 def _stage_one(whole: Trajectories, weight: Floats) -> ParetoPoint:
-    said = whole.posterior[:, 0] >= whole.decide_at
+    said = whole.posterior[:, 0] >= whole.decision_threshold
     right = float(np.average(said == whole.truth, weights=weight))
     return ParetoPoint("stage 1 alone", float(np.average(whole.cost[:, 0], weights=weight)), right)
 

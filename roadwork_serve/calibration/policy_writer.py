@@ -20,9 +20,9 @@ def policy_yaml(policy: Policy, comment: str) -> str:
     """The policy as a file: the comment, then one line a step."""
     mapping = policy.to_mapping()
     lines = [f"# {line}".rstrip() for line in comment.splitlines()]
-    lines += [f"{name}: {mapping[name]}" for name in ("version", "prior", "decide_at")]
-    if policy.gears:
-        lines.append(f"gears: {_flow(mapping['gears'])}")
+    lines += [f"{name}: {mapping[name]}" for name in ("version", "prior", "decision_threshold")]
+    if policy.degradation_levels:
+        lines.append(f"gears: {_flow(mapping['degradation_levels'])}")
     for kind in ("photo", "clip"):
         lines.append(f"{kind}:")
         for step in mapping[kind]:

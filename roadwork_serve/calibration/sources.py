@@ -31,7 +31,7 @@ def load_rows(file: Path | None, journal: str | None, policy: Policy, head: Path
     if file is not None:
         found = read_rows(file)
     else:
-        cases = list(_cases(journal or "", Filter(surveyed=True)))
+        cases = list(_cases(journal or "", Filter(audited=True)))
         found = journal_rows(cases, policy)
         if head is not None:
             from roadwork_serve.calibration.rescore import rescore

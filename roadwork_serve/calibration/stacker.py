@@ -29,8 +29,8 @@ def fit_calibrator(
         weights[free] = _newton(features[:, free], truth.astype(np.float64), weight, rest[free])
         negative = np.where(weights[:2] < 0, weights[:2], 0.0)
         if not negative.any():
-            scale, carry, bias = (round(float(weight), 4) for weight in weights)
-            return Calibrator(scale, carry, bias, curve)
+            scale, prior_weight, bias = (round(float(weight), 4) for weight in weights)
+            return Calibrator(scale, prior_weight, bias, curve)
         free[int(np.argmin(negative))] = False
 
 

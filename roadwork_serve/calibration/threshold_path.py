@@ -28,7 +28,7 @@ _RISKS = (-14.0, 4.0)  # log-odds of the risk taken where an exit saves all that
 def threshold_path(design: Trajectories) -> list[Bands]:
     """Low [m] and high [m] of each, from the least eager; bands that change nothing on the design are left out."""
     m = design.posterior.shape[1]
-    decide = logit_of(design.decide_at)
+    decide = logit_of(design.decision_threshold)
     logodds = np.log(np.clip(design.posterior, 1e-13, 1)) - np.log(np.clip(1 - design.posterior, 1e-13, 1))
     full = float(np.mean(design.cost[:, -1])) or 1.0
     fits: list[tuple[int, int, float, float, float]] = []  # step, side, intercept and slope of the risk, saving
@@ -51,9 +51,9 @@ def threshold_path(design: Trajectories) -> list[Bands]:
             distance = (intercept - taken) / slope
             edge = sigmoid(max(-MAX_LOGODDS, min(MAX_LOGODDS, decide + side * max(0.0, distance))))
             if side < 0:
-                low[step] = min(math.floor(edge * 10**_DIGITS) / 10**_DIGITS, design.decide_at)
+                low[step] = min(math.floor(edge * 10**_DIGITS) / 10**_DIGITS, design.decision_threshold)
             else:
-                high[step] = max(math.ceil(edge * 10**_DIGITS) / 10**_DIGITS, design.decide_at)
+                high[step] = max(math.ceil(edge * 10**_DIGITS) / 10**_DIGITS, design.decision_threshold)
         now = design.cut(low, high)[2].tobytes()
         if now != seen:
             bands.append((low, high))
@@ -64,7 +64,7 @@ def threshold_path(design: Trajectories) -> list[Bands]:
 def with_bands(policy: Policy, kind: MediaKind, low: Sequence[float], high: Sequence[float]) -> Policy:
     """The policy with these exit bands for one kind of media. Its last stage ends everything."""
     steps = policy.steps(kind)
-    edges = [*zip(low[:-1], high[:-1], strict=True), (policy.decide_at, policy.decide_at)]
+    edges = [*zip(low[:-1], high[:-1], strict=True), (policy.decision_threshold, policy.decision_threshold)]
     new = tuple(replace(s, low=float(a), high=float(b)) for s, (a, b) in zip(steps, edges, strict=True))
     return replace(policy, photo=new) if kind == "photo" else replace(policy, clip=new)
 

@@ -41,7 +41,7 @@ class TuningSettings:
         None draws lots.
     """
 
-    max_loss: float = 0.01
+    risk_limit: float = 0.01
     confidence: float = 0.95
     test_share: float = 0.6
     rows_to_design: frozenset[str] | None = None
@@ -49,7 +49,7 @@ class TuningSettings:
     price: Price = flops_cost
 
     def __post_init__(self) -> None:
-        for name in ("max_loss", "confidence", "test_share"):
+        for name in ("risk_limit", "confidence", "test_share"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; write a number between 0 and 1, both excluded")
 
@@ -108,7 +108,7 @@ class SequenceTestResult:
 
 
 def fixed_sequence_test(
-    design: Trajectories, test: Trajectories, max_loss: float, confidence: float
+    design: Trajectories, test: Trajectories, risk_limit: float, confidence: float
 ) -> SequenceTestResult:
     """Draw the line of bands on the design and test along it, on rows that are independent and had no say in it."""
     n = len(test.truth)
@@ -117,7 +117,7 @@ def fixed_sequence_test(
     for bands in threshold_path(design) if len(design.truth) else []:
         said, cost, _ = test.cut(*bands)
         losses = int(test.losses(said).sum())
-        p = p_value(losses, n, max_loss)
+        p = p_value(losses, n, risk_limit)
         going = going and p <= 1 - confidence  # one that fails ends it, whatever comes behind
         tried.append((float(np.mean(cost)) if n else math.nan, losses, bool(going)))
         if going:
@@ -150,7 +150,7 @@ def tune(rows: Sequence[EvaluationRow], base: Policy, settings: TuningSettings) 
         policy = replace(
             policy,
             certificate=RiskCertificate(
-                settings.max_loss,
+                settings.risk_limit,
                 settings.confidence,
                 METHOD,
                 digest(rows),
@@ -211,7 +211,7 @@ def _tune_kind(
     at_test = np.flatnonzero(to_test)
     fair = at_test[subsample_independent([rows[int(at)] for at in at_test])] if len(at_test) else at_test
     test = whole.part(np.isin(np.arange(len(rows)), fair))
-    proof = fixed_sequence_test(design, test, settings.max_loss, confidence)
+    proof = fixed_sequence_test(design, test, settings.risk_limit, confidence)
     low, high = proof.bands if proof.bands is not None else whole.never
     said, cost, left = whole.cut(low, high)
     promise = None
@@ -223,7 +223,7 @@ def _tune_kind(
         cost=float(np.mean(cost)),
         full_cost=float(np.mean(whole.cost[:, -1])),
         accuracy=float(np.mean(said == whole.truth)),
-        full_accuracy=float(np.mean((whole.posterior[:, -1] >= whole.decide_at) == whole.truth)),
+        full_accuracy=float(np.mean((whole.posterior[:, -1] >= whole.decision_threshold) == whole.truth)),
         exits=tuple(float(np.mean(left == step)) for step in range(whole.posterior.shape[1])),
         tried=proof.tried,
         thinned=len(at_test) - len(fair),
@@ -241,7 +241,7 @@ def _more(design: Trajectories, n: int, rows: int, confidence: float, settings: 
     loss = 0.0
     if len(design.truth) and (bands := threshold_path(design)):
         loss = float(np.mean(design.losses(design.cut(*bands[0])[0])))
-    wanted = min_sample_size(settings.max_loss, confidence, loss)
+    wanted = min_sample_size(settings.risk_limit, confidence, loss)
     if wanted is None:
         return None
     share = n / rows if n else settings.test_share

@@ -20,7 +20,7 @@ class TradeOff:
     without a loss among them. n: that this test had; 0 where nothing was promised. more: rows that are missing."""
 
     media: MediaKind
-    max_loss: float
+    risk_limit: float
     confidence: float
     holds: bool
     cost: float
@@ -43,7 +43,7 @@ def trade_offs(
     cases: list[TradeOff] = []
     for confidence in confidences:
         for bound in bounds:
-            parts = tune(rows, base, replace(settings, max_loss=bound, confidence=confidence)).parts
+            parts = tune(rows, base, replace(settings, risk_limit=bound, confidence=confidence)).parts
             own = 1 - (1 - confidence) / len(parts)
             for part in parts:
                 promise = part.promise
@@ -62,4 +62,4 @@ def trade_offs(
                         part.more,
                     )
                 )
-    return sorted(cases, key=lambda case: (case.media != "photo", case.max_loss, case.confidence))
+    return sorted(cases, key=lambda case: (case.media != "photo", case.risk_limit, case.confidence))

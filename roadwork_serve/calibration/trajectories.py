@@ -33,7 +33,7 @@ class Trajectories:
     spoke: Bools
     cost: Floats
     truth: Bools
-    decide_at: float
+    decision_threshold: float
 
     def cut(self, low: Floats, high: Floats) -> tuple[Bools, Floats, NDArray[np.int64]]:
         """What is said, what it costs and the step it leaves after, each [n], under bands [m] and [m]."""
@@ -41,7 +41,7 @@ class Trajectories:
         out[:, -1] = True
         left = out.argmax(axis=1)
         at = np.arange(len(left))
-        return self.posterior[at, left] >= self.decide_at, self.cost[at, left], left
+        return self.posterior[at, left] >= self.decision_threshold, self.cost[at, left], left
 
     @property
     def never(self) -> tuple[Floats, Floats]:
@@ -51,12 +51,12 @@ class Trajectories:
 
     def losses(self, said: Bools) -> Bools:
         """Wrong for having left early: all stages together would have been right."""
-        return (said != self.truth) & ((self.posterior[:, -1] >= self.decide_at) == self.truth)
+        return (said != self.truth) & ((self.posterior[:, -1] >= self.decision_threshold) == self.truth)
 
     def part(self, which: Bools) -> "Trajectories":
         """Of some rows."""
         return Trajectories(
-            self.posterior[which], self.spoke[which], self.cost[which], self.truth[which], self.decide_at
+            self.posterior[which], self.spoke[which], self.cost[which], self.truth[which], self.decision_threshold
         )
 
 
@@ -102,4 +102,4 @@ def trajectories(
                 )
             posterior[at, column], cost[at, column] = progress.posterior, spent
     truth = np.array([row.about.label for row in rows], dtype=bool)
-    return Trajectories(posterior, spoke, cost, truth, policy.decide_at)
+    return Trajectories(posterior, spoke, cost, truth, policy.decision_threshold)

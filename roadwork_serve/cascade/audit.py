@@ -26,7 +26,7 @@ class AuditCounts:
     """Items that every stage has judged, and those given up: too many at once, or a stage was busy or failed."""
 
     judged: int = 0
-    given_up: int = 0
+    abandoned: int = 0
 
 
 class AuditRunner:
@@ -37,12 +37,12 @@ class AuditRunner:
         self._told = told
         self._beside = BackgroundTasks()
 
-    def takes(self, survey: Audit, request_id: str) -> bool:
+    def takes(self, audit: Audit, request_id: str) -> bool:
         """Whether every stage is to judge the item now: it is of the share, and there is room."""
-        if not survey.takes(request_id):
+        if not audit.takes(request_id):
             return False
-        if self._beside.count >= survey.at_once:
-            self.tally.given_up += 1
+        if self._beside.count >= audit.max_concurrent:
+            self.tally.abandoned += 1
             return False
         return True
 
@@ -69,7 +69,7 @@ class AuditRunner:
             asked = [group.create_task(_one(step, item, stages)) for step in steps]
         reports = [task.result() for task in asked]
         if any(report is None for report in reports):
-            self.tally.given_up += 1
+            self.tally.abandoned += 1
             return
         self.tally.judged += 1
         if self._told is not None:

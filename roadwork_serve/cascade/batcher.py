@@ -307,11 +307,11 @@ class Batcher:
         timer.cancel()
         self._calls.discard(call)
         error = None if task.cancelled() else task.exception()
-        given_up = task.cancelled() and call.stopped and not call.timed_out
+        abandoned = task.cancelled() and call.stopped and not call.timed_out
         if error is None and not task.cancelled():
             self._breaker.answered()
-        elif given_up or isinstance(error, StageDown) or call.entries[0].alone:  # tried apart, an item is to blame
-            self._breaker.given_up()
+        elif abandoned or isinstance(error, StageDown) or call.entries[0].alone:  # tried apart, an item is to blame
+            self._breaker.abandoned()
         else:
             self._count_failure()
         if error is None:

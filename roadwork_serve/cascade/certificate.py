@@ -31,11 +31,11 @@ class RiskCertificate:
     stages together say counts as right. date: of the test, ISO 8601.
     """
 
-    max_loss: float
+    risk_limit: float
     confidence: float
     method: str
     data: str
-    by_people: int
+    human_labeled: int
     date: str
     promises: tuple[RiskBound, ...]
 
@@ -46,15 +46,15 @@ class RiskCertificate:
     @classmethod
     def from_mapping(cls, value: object) -> "RiskCertificate":
         """From what YAML or JSON holds. Raises ConfigError naming the entry to mend."""
-        names = {"max_loss", "confidence", "method", "data", "by_people", "date", "promises"}
+        names = {"risk_limit", "confidence", "method", "data", "human_labeled", "date", "promises"}
         entries = entries_of(value, "certificate", names, set())
         promises = items_of(entries["promises"], "certificate.promises", "one promise a kind of media")
         return cls(
-            number(entries["max_loss"], "certificate.max_loss", 0, 1),
+            number(entries["risk_limit"], "certificate.max_loss", 0, 1),
             number(entries["confidence"], "certificate.confidence", 0, 1),
             _text(entries["method"], "certificate.method"),
             _text(entries["data"], "certificate.data"),
-            int(number(entries["by_people"], "certificate.by_people", 0)),
+            int(number(entries["human_labeled"], "certificate.by_people", 0)),
             _text(entries["date"], "certificate.date"),
             tuple(_promise(each, f"certificate.promises[{index}]") for index, each in enumerate(promises)),
         )

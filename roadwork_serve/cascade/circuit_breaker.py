@@ -54,6 +54,6 @@ class CircuitBreaker:
         self._rest_s = min(MAX_COOLDOWN_S, 2 * self._rest_s)
         return True
 
-    def given_up(self) -> None:
+    def abandoned(self) -> None:
         """A call was given up before it could tell."""
         self._trying = False

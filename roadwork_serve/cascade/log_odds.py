@@ -42,12 +42,12 @@ class Calibrator:
     """
 
     scale: float = 1.0
-    carry: float = 1.0
+    prior_weight: float = 1.0
     bias: float = 0.0
     curve: Curve | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("scale", self.scale), ("carry", self.carry), ("bias", self.bias)):
+        for name, value in (("scale", self.scale), ("prior_weight", self.prior_weight), ("bias", self.bias)):
             if not -FAR <= value <= FAR:  # false for NaN too
                 raise ConfigError(f"{name} is {value}; write a finite number of at most {FAR:g}")
             if value < 0 and name != "bias":
@@ -61,4 +61,6 @@ class Calibrator:
         if math.isnan(logit):
             raise StageFailed("the stage answered NaN; look at its model and precision")
         said = max(-FAR, min(FAR, logit))
-        return clamp(self.carry * prior + self.scale * (said if self.curve is None else self.curve(said)) + self.bias)
+        return clamp(
+            self.prior_weight * prior + self.scale * (said if self.curve is None else self.curve(said)) + self.bias
+        )

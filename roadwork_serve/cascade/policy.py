@@ -86,8 +86,8 @@ class Policy:
     photo: tuple[Step, ...]
     clip: tuple[Step, ...]
     prior: float = 0.5
-    decide_at: float = 0.5
-    gears: tuple[DegradationLevel, ...] = ()
+    decision_threshold: float = 0.5
+    degradation_levels: tuple[DegradationLevel, ...] = ()
     certificate: RiskCertificate | None = None
 
     def steps(self, kind: MediaKind) -> tuple[Step, ...]:
@@ -117,7 +117,7 @@ class Policy:
         wanted, likely = step.min_text_probability, progress.text_probability
         if wanted is not None and likely is not None and likely < wanted:
             return Skip(step, f"words are unlikely here: {likely:.2f}, asked from {wanted:g}")
-        if left_s <= 0 or left_s * 1000 < step.needs_ms:
+        if left_s <= 0 or left_s * 1000 < step.min_time_left_ms:
             return ExitCascade("deadline")
         return Query(step)
 
@@ -125,8 +125,10 @@ class Policy:
         """The policy with a share of every exit band, around `decide_at`: items leave sooner. The version stays."""
 
         def narrow(step: Step) -> Step:
-            low, high = (self.decide_at + keep * (edge - self.decide_at) for edge in (step.low, step.high))
-            return replace(step, low=min(low, self.decide_at), high=max(high, self.decide_at))
+            low, high = (
+                self.decision_threshold + keep * (edge - self.decision_threshold) for edge in (step.low, step.high)
+            )
+            return replace(step, low=min(low, self.decision_threshold), high=max(high, self.decision_threshold))
 
         return replace(self, photo=tuple(map(narrow, self.photo)), clip=tuple(map(narrow, self.clip)))
 
@@ -138,7 +140,10 @@ class Policy:
     def from_mapping(cls, mapping: object) -> "Policy":
         """A policy from what YAML or JSON holds. Raises ConfigError naming the entry to mend."""
         entries = entries_of(
-            mapping, "policy", {"version", "photo", "clip"}, {"prior", "decide_at", "gears", "certificate"}
+            mapping,
+            "policy",
+            {"version", "photo", "clip"},
+            {"prior", "decision_threshold", "degradation_levels", "certificate"},
         )
         version = entries["version"]
         if not isinstance(version, str) or not version.strip():
@@ -148,23 +153,23 @@ class Policy:
         prior = number(entries.get("prior", 0.5), "prior", 0, 1)
         if prior in (0, 1):
             raise ConfigError(f"prior: {prior:g} leaves nothing to ask; write a number between 0 and 1, such as 0.5")
-        decide_at = number(entries.get("decide_at", 0.5), "decide_at", 0, 1)
-        photo, clip = (read_steps(entries[kind], kind, decide_at) for kind in ("photo", "clip"))
-        gears, promised = read_gears(entries.get("gears", [])), entries.get("certificate")
+        decision_threshold = number(entries.get("decision_threshold", 0.5), "decision_threshold", 0, 1)
+        photo, clip = (read_steps(entries[kind], kind, decision_threshold) for kind in ("photo", "clip"))
+        degradation_levels, promised = read_gears(entries.get("degradation_levels", [])), entries.get("certificate")
         certificate = None if promised is None else RiskCertificate.from_mapping(promised)
-        return cls(version, photo, clip, prior, decide_at, gears, certificate)
+        return cls(version, photo, clip, prior, decision_threshold, degradation_levels, certificate)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain data that `from_mapping` reads back into an equal policy."""
         mapping: dict[str, Any] = {
             "version": self.version,
             "prior": self.prior,
-            "decide_at": self.decide_at,
+            "decision_threshold": self.decision_threshold,
             "photo": [step_mapping(step) for step in self.photo],
             "clip": [step_mapping(step) for step in self.clip],
         }
-        if self.gears:
-            mapping["gears"] = [asdict(gear) for gear in self.gears]
+        if self.degradation_levels:
+            mapping["degradation_levels"] = [asdict(degradation_level) for degradation_level in self.degradation_levels]
         if self.certificate is not None:
             mapping["certificate"] = self.certificate.to_mapping()
         return mapping

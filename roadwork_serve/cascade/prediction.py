@@ -78,7 +78,7 @@ class StagePrediction:
     logit: float | None
     model: str
     miniature: bool = False
-    saw: Evidence = field(default_factory=Evidence)
+    evidence: Evidence = field(default_factory=Evidence)
     preprocess_ms: float = 0.0
     compute_ms: float = 0.0
     tokens: int = 0

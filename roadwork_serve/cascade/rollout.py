@@ -33,7 +33,7 @@ class ShadowPolicy:
     policy: Policy
     share: float
     second_head: bool = False
-    at_once: int = 1
+    max_concurrent: int = 1
 
     def takes(self, request_id: str) -> bool:
         """Whether the item is of its share; of the same request always the same."""
@@ -45,11 +45,11 @@ class Audit:
     """A share of the items, above 0 up to 1, that every stage judges; how many at the same time at most, a replica."""
 
     share: float
-    at_once: int = DEFAULT_CONCURRENT_AUDITS
+    max_concurrent: int = DEFAULT_CONCURRENT_AUDITS
 
     def takes(self, request_id: str) -> bool:
         """Whether the item is of the share; of the same request always the same."""
-        return stable_uniform("survey", request_id) < self.share
+        return stable_uniform("audit", request_id) < self.share
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Rollout:
     policy: Policy
     split: TrafficSplit | None = None
     shadow: ShadowPolicy | None = None
-    survey: Audit | None = None
+    audit: Audit | None = None
 
     @property
     def policies(self) -> tuple[Policy, ...]:
@@ -78,14 +78,14 @@ class Rollout:
     @classmethod
     def from_mapping(cls, mapping: object, read: Read = Policy.from_mapping) -> "Rollout":
         """Rules from what YAML or JSON holds. read: makes a policy of an entry. Raises ConfigError."""
-        entries = entries_of(mapping, "rules", {"policy"}, {"split", "shadow", "survey"})
+        entries = entries_of(mapping, "rules", {"policy"}, {"split", "shadow", "audit"})
         policy = _policy(entries["policy"], "policy", read)
-        split, shadow, survey = (entries.get(name) for name in ("split", "shadow", "survey"))
+        split, shadow, audit = (entries.get(name) for name in ("split", "shadow", "audit"))
         rules = cls(
             policy,
             None if split is None else _split(split, read),
             None if shadow is None else _shadow(shadow, policy, read),
-            None if survey is None else _survey(survey),
+            None if audit is None else _survey(audit),
         )
         versions = [each.version for each in rules.policies]
         for version in versions:
@@ -103,10 +103,10 @@ class Rollout:
                 "policy": self.shadow.policy.to_mapping(),
                 "share": self.shadow.share,
                 "second_head": self.shadow.second_head,
-                "at_once": self.shadow.at_once,
+                "max_concurrent": self.shadow.max_concurrent,
             }
-        if self.survey is not None:
-            mapping["survey"] = {"share": self.survey.share, "at_once": self.survey.at_once}
+        if self.audit is not None:
+            mapping["audit"] = {"share": self.audit.share, "max_concurrent": self.audit.max_concurrent}
         return mapping
 
 
@@ -116,8 +116,11 @@ def _split(value: object, read: Read) -> TrafficSplit:
 
 
 def _shadow(value: object, answering: Policy, read: Read) -> ShadowPolicy:
-    entries = entries_of(value, "shadow", {"share"}, {"policy", "second_head", "at_once"})
-    second_head, at_once = entries.get("second_head", False), _at_once(entries.get("at_once", 1), "shadow")
+    entries = entries_of(value, "shadow", {"share"}, {"policy", "second_head", "max_concurrent"})
+    second_head, max_concurrent = (
+        entries.get("second_head", False),
+        _at_once(entries.get("max_concurrent", 1), "shadow"),
+    )
     if not isinstance(second_head, bool):
         raise ConfigError(f"shadow.second_head: {second_head!r} should be true or false")
     if "policy" in entries:
@@ -126,15 +129,15 @@ def _shadow(value: object, answering: Policy, read: Read) -> ShadowPolicy:
         policy = answering.named(f"{answering.version}+second-head")
     else:
         raise ConfigError("shadow.policy: it is missing; add it, or second_head: true to try a second head")
-    return ShadowPolicy(policy, number(entries["share"], "shadow.share", 0, 1), second_head, at_once)
+    return ShadowPolicy(policy, number(entries["share"], "shadow.share", 0, 1), second_head, max_concurrent)
 
 
 def _survey(value: object) -> Audit:
-    entries = entries_of(value, "survey", {"share"}, {"at_once"})
+    entries = entries_of(value, "audit", {"share"}, {"max_concurrent"})
     share = number(entries["share"], "survey.share", 0, 1)
     if share == 0:
         raise ConfigError("survey.share: 0 asks nobody; write the share of the traffic that every stage is to judge")
-    return Audit(share, _at_once(entries.get("at_once", DEFAULT_CONCURRENT_AUDITS), "survey"))
+    return Audit(share, _at_once(entries.get("max_concurrent", DEFAULT_CONCURRENT_AUDITS), "audit"))
 
 
 def _at_once(value: object, where: str) -> int:

@@ -62,7 +62,7 @@ class Router:
         self._stages = stages
         self._profile_name = profile_name
         self.shadows = ShadowRunner(on_shadow)
-        self.surveys = AuditRunner(on_survey)
+        self.audits = AuditRunner(on_survey)
 
     @property
     def rules(self) -> Rollout:
@@ -74,9 +74,9 @@ class Router:
         self._in_force = _InForce(rules)
 
     @property
-    def gear(self) -> int:
+    def degradation_level(self) -> int:
         """Of the policy in force; 0 while it is calm."""
-        return self._in_force.boxes["a"].gear
+        return self._in_force.boxes["a"].degradation_level
 
     def wait_s(self) -> float:
         """The longest that an item would wait for some stage if it came now, seconds."""
@@ -114,7 +114,7 @@ class Router:
         force = self._in_force
         arm = force.rules.arm(key or item.request_id)
         box = force.boxes[arm or "a"]
-        policy = box.shift(self.wait_s() if box.gears else 0.0)
+        policy = box.shift(self.wait_s() if box.degradation_levels else 0.0)
         known: dict[tuple[str, str | None], StageAnswer] = {}
 
         async def ask(step: Step) -> StageAnswer:
@@ -124,24 +124,24 @@ class Router:
             known[step.stage, step.head] = answer = await self._stages[step.stage].submit(asked, booked=counted)
             return answer
 
-        verdict = await self._walk(item, policy, ask, gear=box.gear, arm=arm)
+        verdict = await self._walk(item, policy, ask, degradation_level=box.degradation_level, arm=arm)
         features = next((a.opinion.features for a in known.values() if a.opinion.features is not None), None)
-        shadow, survey = force.rules.shadow, force.rules.survey
+        shadow, audit = force.rules.shadow, force.rules.audit
         if shadow is not None and self.shadows.takes(shadow, item.request_id):
             verdict = verdict.model_copy(update={"shadow": shadow.policy.version})
             late = replace(item, deadline_s=self.shadows.deadline_s())
             watching = self.shadows.asking(shadow, self._stages, late, known)
             self.shadows.start(verdict, self._walk(late, shadow.policy, watching))
-        if survey is not None and self.surveys.takes(survey, item.request_id):
-            verdict = verdict.model_copy(update={"survey": survey.share})
+        if audit is not None and self.audits.takes(audit, item.request_id):
+            verdict = verdict.model_copy(update={"audit": audit.share})
             told = {stage: answer for (stage, _), answer in known.items()}
-            self.surveys.start(verdict, item, policy.steps(item.kind), self._stages, told)
+            self.audits.start(verdict, item, policy.steps(item.kind), self._stages, told)
         return RoutedVerdict(verdict, features)
 
     async def aclose(self) -> None:
         """End what shadows and surveys still do."""
         await self.shadows.aclose()
-        await self.surveys.aclose()
+        await self.audits.aclose()
 
     async def _walk(self, item: Item, policy: Policy, ask: QueryStage, **marks: Any) -> Verdict:
         began = time.monotonic()
@@ -165,7 +165,7 @@ class Router:
                 try:
                     answer = await ask(move.step)
                     opinion = answer.opinion
-                    progress = progress.after(move.step, opinion.logit, opinion.saw.text_probability)
+                    progress = progress.after(move.step, opinion.logit, opinion.evidence.text_probability)
                     reports.append(report_of(move.step, answer, progress.posterior))
                 except DeadlineExceeded as error:  # late, not broken: the answer is marked `deadline`, not `degraded`
                     reports.append(failure_report(move.step.stage, "skipped", error, asked))
@@ -187,7 +187,7 @@ class Router:
             answer_id=uuid.uuid4().hex,
             request_id=item.request_id,
             media=item.kind,
-            label="roadwork" if progress.posterior >= policy.decide_at else "none",
+            label="roadwork" if progress.posterior >= policy.decision_threshold else "none",
             probability=progress.posterior,
             exit=Exit(stage=progress.spoken.stage, reason=reason),
             degraded=any(report.outcome == "failed" for report in reports),

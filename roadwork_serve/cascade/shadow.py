@@ -37,7 +37,7 @@ class ShadowCounts:
 
     judged: int = 0
     agreed: int = 0
-    given_up: int = 0
+    abandoned: int = 0
     difference: float = 0.0
 
 
@@ -61,8 +61,8 @@ class ShadowRunner:
         """Whether an item is to be judged now: it is of the share, and there is room."""
         if not shadow.takes(request_id):
             return False
-        if self._beside.count >= shadow.at_once:
-            self.tally(shadow.policy.version).given_up += 1
+        if self._beside.count >= shadow.max_concurrent:
+            self.tally(shadow.policy.version).abandoned += 1
             return False
         return True
 
@@ -102,10 +102,10 @@ class ShadowRunner:
         try:
             said = await judging
         except RoadworkError:
-            tally.given_up += 1
+            tally.abandoned += 1
             return
         if said.degraded:  # a stage failed: it would be compared with what it is not
-            tally.given_up += 1
+            tally.abandoned += 1
             return
         tally.judged += 1
         tally.agreed += said.label == answered.label

@@ -21,12 +21,12 @@ def report_of(step: Step, answer: StageAnswer, posterior: float | None = None) -
         second_probability=None if opinion.second_logit is None else sigmoid(opinion.second_logit),
         posterior=posterior,
         queue_ms=answer.queue_ms,
-        batch_ms=opinion.preprocess_ms,
+        preprocess_ms=opinion.preprocess_ms,
         compute_ms=opinion.compute_ms,
         rpc_ms=answer.rpc_ms,
         batch_size=answer.batch_size,
         tokens=opinion.tokens,
-        saw=opinion.saw,
+        evidence=opinion.evidence,
     )
 
 

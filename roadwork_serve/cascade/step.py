@@ -28,7 +28,7 @@ class Step:
     high: float
     calibrate: Calibrator = field(default_factory=Calibrator)
     min_text_probability: float | None = None
-    needs_ms: float = 0.0
+    min_time_left_ms: float = 0.0
     head: str | None = None
 
 
@@ -39,7 +39,7 @@ class DegradationLevel:
     wait_ms: the wait for some stage from which on it is used. keep: share of every exit band that is kept, 0 to 1.
     """
 
-    wait_ms: float
+    queue_wait_ms: float
     keep: float
 
 
@@ -49,8 +49,8 @@ def step_mapping(step: Step) -> dict[str, Any]:
     mapping: dict[str, Any] = {
         "stage": step.stage,
         "exit": [step.low, step.high],
-        "calibrate": {"scale": worth.scale, "carry": worth.carry, "bias": worth.bias},
-        "needs_ms": step.needs_ms,
+        "calibrate": {"scale": worth.scale, "prior_weight": worth.prior_weight, "bias": worth.bias},
+        "min_time_left_ms": step.min_time_left_ms,
     }
     if worth.curve is not None:
         mapping["calibrate"]["curve"] = curve_mapping(worth.curve)
@@ -61,20 +61,22 @@ def step_mapping(step: Step) -> dict[str, Any]:
     return mapping
 
 
-def read_steps(value: object, where: str, decide_at: float) -> tuple[Step, ...]:
+def read_steps(value: object, where: str, decision_threshold: float) -> tuple[Step, ...]:
     """The steps of a kind of media. Raises ConfigError naming the entry to mend."""
     entries = items_of(value, where, "the stages in the order in which they are asked")
     if not entries:
         raise ConfigError(f"{where}: no stage is listed; list at least one of {', '.join(STAGES)}")
-    steps = tuple(_step(entry, f"{where}[{index}]", decide_at) for index, entry in enumerate(entries))
+    steps = tuple(_step(entry, f"{where}[{index}]", decision_threshold) for index, entry in enumerate(entries))
     for index, step in enumerate(steps):
         if step.stage in [earlier.stage for earlier in steps[:index]]:
             raise ConfigError(f"{where}[{index}].stage: {step.stage} is listed twice; remove one of its entries")
     return steps
 
 
-def _step(value: object, where: str, decide_at: float) -> Step:
-    entries = entries_of(value, where, {"stage", "exit"}, {"calibrate", "min_text_probability", "needs_ms", "head"})
+def _step(value: object, where: str, decision_threshold: float) -> Step:
+    entries = entries_of(
+        value, where, {"stage", "exit"}, {"calibrate", "min_text_probability", "min_time_left_ms", "head"}
+    )
     stage = entries["stage"]
     if not isinstance(stage, str) or stage not in STAGES:
         raise ConfigError(f"{where}.stage: {stage!r} is no stage; write one of {', '.join(STAGES)}")
@@ -84,9 +86,9 @@ def _step(value: object, where: str, decide_at: float) -> Step:
     low, high = (number(bound, f"{where}.exit[{index}]", 0, 1) for index, bound in enumerate(band))
     if low > high:
         raise ConfigError(f"{where}.exit: low {low:g} is above high {high:g}; write [{high:g}, {low:g}]?")
-    if not low <= decide_at <= high:
+    if not low <= decision_threshold <= high:
         raise ConfigError(
-            f"{where}.exit: the band [{low:g}, {high:g}] leaves out decide_at, {decide_at:g}: items would leave "
+            f"{where}.exit: the band [{low:g}, {high:g}] leaves out decide_at, {decision_threshold:g}: items would leave "
             "above the band labelled none, or below it labelled roadwork; widen the band or move decide_at"
         )
     wanted, head = entries.get("min_text_probability"), entries.get("head")
@@ -98,30 +100,36 @@ def _step(value: object, where: str, decide_at: float) -> Step:
         high=high,
         calibrate=_calibrator(entries.get("calibrate", {}), f"{where}.calibrate"),
         min_text_probability=None if wanted is None else number(wanted, f"{where}.min_text_probability", 0, 1),
-        needs_ms=number(entries.get("needs_ms", 0.0), f"{where}.needs_ms", 0),
+        min_time_left_ms=number(entries.get("min_time_left_ms", 0.0), f"{where}.needs_ms", 0),
         head=head,
     )
 
 
 def read_gears(value: object) -> tuple[DegradationLevel, ...]:
     """The gears. Raises ConfigError naming the entry to mend."""
-    gears: list[DegradationLevel] = []
-    for index, item in enumerate(items_of(value, "gears", "the gears, from the least wait to the longest")):
+    degradation_levels: list[DegradationLevel] = []
+    for index, item in enumerate(
+        items_of(value, "degradation_levels", "the gears, from the least wait to the longest")
+    ):
         where = f"gears[{index}]"
-        entries = entries_of(item, where, {"wait_ms", "keep"}, set())
-        gear = DegradationLevel(
-            number(entries["wait_ms"], f"{where}.wait_ms", 1), number(entries["keep"], f"{where}.keep", 0, 1)
+        entries = entries_of(item, where, {"queue_wait_ms", "keep"}, set())
+        degradation_level = DegradationLevel(
+            number(entries["queue_wait_ms"], f"{where}.wait_ms", 1), number(entries["keep"], f"{where}.keep", 0, 1)
         )
-        if gears and gear.wait_ms <= gears[-1].wait_ms:
-            raise ConfigError(f"{where}.wait_ms: write more than the {gears[-1].wait_ms:g} of the gear before it")
-        if gear.keep >= (gears[-1].keep if gears else 1):
-            raise ConfigError(f"{where}.keep: write less than the {gears[-1].keep if gears else 1:g} before it")
-        gears.append(gear)
-    return tuple(gears)
+        if degradation_levels and degradation_level.queue_wait_ms <= degradation_levels[-1].queue_wait_ms:
+            raise ConfigError(
+                f"{where}.wait_ms: write more than the {degradation_levels[-1].queue_wait_ms:g} of the gear before it"
+            )
+        if degradation_level.keep >= (degradation_levels[-1].keep if degradation_levels else 1):
+            raise ConfigError(
+                f"{where}.keep: write less than the {degradation_levels[-1].keep if degradation_levels else 1:g} before it"
+            )
+        degradation_levels.append(degradation_level)
+    return tuple(degradation_levels)
 
 
 def _calibrator(value: object, where: str) -> Calibrator:
-    entries = dict(entries_of(value, where, set(), {"scale", "carry", "bias", "curve"}))
+    entries = dict(entries_of(value, where, set(), {"scale", "prior_weight", "bias", "curve"}))
     curve = entries.pop("curve", None)
     worth = {name: number(value, f"{where}.{name}") for name, value in entries.items()}
     try:

@@ -99,7 +99,7 @@ def tune(
     rows: RowsFile = None,
     from_journal: FromJournal = None,
     head: HeadFolder = None,
-    max_loss: Annotated[float, typer.Option(help="Share of the traffic that exits may spoil, at most.")] = 0.01,
+    risk_limit: Annotated[float, typer.Option(help="Share of the traffic that exits may spoil, at most.")] = 0.01,
     confidence: Annotated[float, typer.Option(help="That the bound holds.")] = 0.95,
     flops: Annotated[bool, typer.Option("--flops", help="Save compute, at production prices; the default.")] = False,
     latency_ms: Annotated[bool, typer.Option("--latency-ms", help="Save the models' time, as measured.")] = False,
@@ -138,7 +138,7 @@ def tune(
         drawn = frozenset(row.about.name for row in seen)
         given = [*seen, *(row for row in given if row.about.name not in drawn)]
     price, unit, per = _price(latency_ms, cost)
-    settings = TuningSettings(max_loss, confidence, TEST_SHARE, drawn, version, price)
+    settings = TuningSettings(risk_limit, confidence, TEST_SHARE, drawn, version, price)
     found = tuned(given, base, settings)
     if latency_ms and not any(part.full_cost for part in found.parts):
         raise ConfigError("these rows carry no times; write them anew with `roadwork evaluate --rows`")
@@ -146,7 +146,7 @@ def tune(
     promised = found.policy.certificate is not None
     dear = [part for part in found.parts if limit is not None and part.cost / per > limit]
     if promised:
-        bound = f"With confidence {confidence:g} exits spoil no more than {max_loss:.2%} of traffic like these rows."
+        bound = f"With confidence {confidence:g} exits spoil no more than {risk_limit:.2%} of traffic like these rows."
         write_policy(out, found.policy, "\n".join([bound, *lines]))
     cases = trade_offs(given, base, settings)
     _print_cases(Console(), cases, [[step.stage for step in base.steps(kind)] for kind in KINDS])
@@ -265,7 +265,7 @@ def _print_cases(console: Any, cases: "list[TradeOff]", stages: list[list[str]])
             tested = f"{case.n:,}" if case.holds else f"of {case.least:,}"
             more = "" if case.holds else ("none would do" if case.more is None else f"{case.more:,}")
             table.add_row(
-                f"{case.max_loss:.1%}", f"{case.confidence:g}", "yes" if case.holds else "no", f"{share:.1%}",
+                f"{case.risk_limit:.1%}", f"{case.confidence:g}", "yes" if case.holds else "no", f"{share:.1%}",
                 f"{case.accuracy:.4f}", *(f"{left:.1%}" for left in case.exits), tested, more,
             )  # fmt: skip
         console.print(table)

@@ -69,7 +69,7 @@ def list_answers(
     high: High = None,
     degraded: Degraded = None,
     marked: Marked = None,
-    surveyed: Surveyed = None,
+    audited: Surveyed = None,
     limit: Limit = 20,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
 ) -> None:
@@ -82,7 +82,7 @@ def list_answers(
 
     asked = wanted(
         since, until, label=label, exit_stage=exit_stage, reason=reason, policy=policy, arm=arm, media=media, key=key,
-        caller=caller, low=low, high=high, degraded=degraded, marked=marked, surveyed=surveyed,
+        caller=caller, low=low, high=high, degraded=degraded, marked=marked, audited=audited,
     )  # fmt: skip
     table = Table("at", "id", "media", "label", "P", "left at", "policy", "said by people", box=None)
     with closing(opened(url)) as store:
@@ -119,14 +119,14 @@ def show(
         "origin": entry.origin,
         "caller": entry.caller,
         "key": entry.key,
-        "policy_number": entry.policy_number,
+        "policy_revision": entry.policy_revision,
         "sha256": entry.sha256,
         "size": entry.size,
         "file": file,
         "features": None if entry.features is None else {"shape": entry.features.shape, "of": entry.features_model},
-        "survey": entry.survey,
+        "audit": entry.audit,
         "verdict": _plain(entry.verdict),
-        "said_beside": None if case.survey is None else [_plain(report) for report in case.survey],
+        "said_beside": None if case.audit is None else [_plain(report) for report in case.audit],
         "shadows": [_plain(verdict) for verdict in case.shadows],
         "mark": None
         if mark is None
@@ -224,7 +224,7 @@ def export(
     high: High = None,
     degraded: Degraded = None,
     marked: Marked = None,
-    surveyed: Surveyed = None,
+    audited: Surveyed = None,
     limit: Limit = None,
     name: Annotated[str, typer.Option(help="Of the FiftyOne data set.")] = "roadwork",
     push: Annotated[
@@ -234,7 +234,7 @@ def export(
     """Write answers as a table, or as a data set that FiftyOne imports."""
     asked = wanted(
         since, until, label=label, exit_stage=exit_stage, reason=reason, policy=policy, arm=arm, media=media, key=key,
-        caller=caller, low=low, high=high, degraded=degraded, marked=marked, surveyed=surveyed,
+        caller=caller, low=low, high=high, degraded=degraded, marked=marked, audited=audited,
     )  # fmt: skip
     if push and to is not Format.fiftyone:
         raise typer.BadParameter("--push goes with --to fiftyone")

@@ -172,8 +172,8 @@ def _print_photos(console: Console, photos: PhotoReport) -> None:
 
 def _seen(verdict: Verdict) -> str:
     """The words that mean something, else what a thinking model wrote."""
-    words = [word.text for stage in verdict.stages for word in stage.saw.words if word.meaning]
-    thoughts = [stage.saw.thought for stage in verdict.stages if stage.saw.thought]
+    words = [word.text for stage in verdict.stages for word in stage.evidence.words if word.meaning]
+    thoughts = [stage.evidence.thought for stage in verdict.stages if stage.evidence.thought]
     return " / ".join([f'"{word}"' for word in words] + thoughts)
 
 

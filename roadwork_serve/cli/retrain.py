@@ -21,7 +21,7 @@ def retrain(
     days: Annotated[
         float | None, typer.Option(min=0.001, help="Learn from the last so many days; from all by default.")
     ] = None,
-    max_loss: Annotated[float, typer.Option(help="Share of the traffic that exits may spoil, at most.")] = 0.01,
+    risk_limit: Annotated[float, typer.Option(help="Share of the traffic that exits may spoil, at most.")] = 0.01,
     confidence: Annotated[float, typer.Option(help="That the bound holds.")] = 0.95,
     margin: Annotated[
         float, typer.Option(help="Accuracy that the new policy may lose against the old, at most.")
@@ -48,7 +48,7 @@ def retrain(
         cases = list(store.find(Filter(since_s=since_s)))
     version = f"retrained-{now:%Y%m%d-%H%M%S}"
     settings = RetrainingSettings(
-        max_loss, confidence, margins=PromotionCriteria(accuracy=margin, confidence=confidence)
+        risk_limit, confidence, margins=PromotionCriteria(accuracy=margin, confidence=confidence)
     )
     done = turned(cases, rules.policy, out / version, version, settings)
     typer.echo(
@@ -60,8 +60,8 @@ def retrain(
         raise typer.Exit(1)
     if promote:
         new = {"policy": done.policy.to_mapping()}
-        if rules.survey is not None:  # the next turn lives on it
-            new["survey"] = {"share": rules.survey.share, "at_once": rules.survey.at_once}
+        if rules.audit is not None:  # the next turn lives on it
+            new["audit"] = {"share": rules.audit.share, "max_concurrent": rules.audit.max_concurrent}
         tell(asked(url, "PUT", "/v1/policy", new))
     else:
         typer.echo(f"`roadwork policy put {done.folder / 'policy.yaml'}` brings it into force.")

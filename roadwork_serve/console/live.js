@@ -50,7 +50,7 @@ function facts(replicas) {
   const versions = [...new Set(replicas.map((replica) => replica.policy_version))];
   const told = {
     "Answers": `${answers.toLocaleString("en")} (${(answers / seconds).toFixed(2)} a second)`,
-    "In work": sum(replicas, (replica) => replica.in_work),
+    "In work": sum(replicas, (replica) => replica.in_flight),
     "Refused": refused.toLocaleString("en"),
     "Late": sum(replicas, (replica) => replica.answered?.late),
     "A stage missed": sum(replicas, (replica) => replica.answered?.degraded),

@@ -2,7 +2,7 @@
 
 import { make, ms, percent, REASONS, stageName, barWidth } from "./page.js";
 
-const TIMES = [["queue_ms", "queue"], ["batch_ms", "batch"], ["compute_ms", "compute"], ["rpc_ms", "hop"]];
+const TIMES = [["queue_ms", "queue"], ["preprocess_ms", "batch"], ["compute_ms", "compute"], ["rpc_ms", "hop"]];
 
 export function inWords(verdict) {
   const p = verdict.probability;
@@ -71,7 +71,7 @@ function times(stage, most) {
 }
 
 function seen(stage) {
-  const { words, thought } = stage.saw;
+  const { words, thought } = stage.evidence;
   const inside = [];
   if (words.length) {
     inside.push(make("p", {}, "Read: ", ...words.flatMap((word, index) => [index ? ", " : "",
@@ -85,7 +85,7 @@ function seen(stage) {
 // The picture with the boxes of signs, or the clip with its frames' scores on a time line.
 function shown(verdict, media) {
   if (media.clip) return clip(verdict, media.url);
-  const boxes = verdict.stages.flatMap((stage) => stage.saw.words.filter((word) => word.frame === 0)).map((word) => {
+  const boxes = verdict.stages.flatMap((stage) => stage.evidence.words.filter((word) => word.frame === 0)).map((word) => {
     const box = make("div", { class: "box" }, make("span", {}, word.text));
     const { x0, y0, x1, y1 } = word.box;
     for (const [side, value] of Object.entries({ left: x0, top: y0, width: x1 - x0, height: y1 - y0 })) box.style[side] = `${100 * value}%`;
@@ -97,7 +97,7 @@ function shown(verdict, media) {
 
 function clip(verdict, url) {
   const video = make("video", { src: url, controls: true, muted: true, playsinline: true, "aria-label": "the clip that was sent" });
-  const scores = verdict.stages.map((stage) => stage.saw.frames).find((frames) => frames.length) ?? [];
+  const scores = verdict.stages.map((stage) => stage.evidence.frames).find((frames) => frames.length) ?? [];
   const frames = scores.map((score, index) => {
     const at = scores.length < 2 ? 0 : index / (scores.length - 1);
     const jump = () => { if (Number.isFinite(video.duration)) video.currentTime = at * video.duration; };

@@ -101,7 +101,7 @@ class OpenAiEngine:
             raise ModelError(f"no server answers at {self.url}: start it, or mend server.url") from error
         except APIStatusError as error:
             raise ModelError(f"{self.url} refuses to answer with {self.model}: {error.message}") from error
-        return replace(answer, batch_ms=1000 * (ready - began), compute_ms=1000 * (time.perf_counter() - ready))
+        return replace(answer, preprocess_ms=1000 * (ready - began), compute_ms=1000 * (time.perf_counter() - ready))
 
     async def _answer(self, messages: Messages, **body: Any) -> VlmAnswer:
         if not self.gives_logprobs:
@@ -134,7 +134,7 @@ class OpenAiEngine:
         said = (choice.message.content or "").strip().strip('"')
         if said not in (YES[0], NO[0]):
             raise ModelError(f"{self.url} answers {said[:40]!r} where YES or NO is asked: name another model or server")
-        return VlmAnswer(COARSE_LOGIT if said == YES[0] else -COARSE_LOGIT, other_token_mass=0.0, coarse=True)
+        return VlmAnswer(COARSE_LOGIT if said == YES[0] else -COARSE_LOGIT, other_token_mass=0.0, from_choice=True)
 
     async def _think(self, messages: Messages, most: int) -> VlmAnswer:
         """Let it write, then lead it to its answer. A server that cannot go on with a text is asked in a new turn."""

@@ -84,7 +84,7 @@ class VisionLanguageEngine:
         encoded = time.perf_counter()
         stop_if_cancelled()
         answers = self.think(inputs, thought_tokens) if thought_tokens else self.answer(inputs)
-        times = {"batch_ms": 1000 * (encoded - began), "compute_ms": 1000 * (time.perf_counter() - encoded)}
+        times = {"preprocess_ms": 1000 * (encoded - began), "compute_ms": 1000 * (time.perf_counter() - encoded)}
         return [replace(answer, **times) for answer in answers]
 
     async def check(self) -> None:

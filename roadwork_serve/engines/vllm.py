@@ -104,13 +104,13 @@ class VllmEngine:
         if not thought_tokens:
             return await self._answer(tokens, media)
         end = encoder(self.tokenizer)(end_of_turn(text))
-        thought, batch_ms, compute_ms = await self._think(tokens, media, thought_tokens, len(end) + 1)
+        thought, preprocess_ms, compute_ms = await self._think(tokens, media, thought_tokens, len(end) + 1)
         answer = await self._answer([*tokens, *thought, *end], media)
         return replace(
             answer,
             thought=self.tokenizer.decode(thought, skip_special_tokens=True).strip(),
             tokens=len(thought) + len(end) + 1,
-            batch_ms=answer.batch_ms + batch_ms,
+            preprocess_ms=answer.preprocess_ms + preprocess_ms,
             compute_ms=answer.compute_ms + compute_ms,
         )
 
@@ -123,11 +123,11 @@ class VllmEngine:
             max_tokens=1, logprob_token_ids=asked, temperature=0.0, detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )  # fmt: skip
-        prompt, batch_ms = await self._render(tokens, media)
+        prompt, preprocess_ms = await self._render(tokens, media)
         output, compute_ms = await self._generate(prompt, params)
         found = output.logprobs[0]
         yes, no = ([found[token].logprob for token in part] for part in (self.yes, self.no))
-        return replace(from_logprobs(yes, no), batch_ms=batch_ms, compute_ms=compute_ms)
+        return replace(from_logprobs(yes, no), preprocess_ms=preprocess_ms, compute_ms=compute_ms)
 
     async def _think(
         self, tokens: list[int], media: dict[str, Any], most: int, after: int
@@ -135,7 +135,7 @@ class VllmEngine:
         """A thought, and the milliseconds it took. after: tokens that must still fit the context behind it."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-        prompt, batch_ms = await self._render(tokens, media)
+        prompt, preprocess_ms = await self._render(tokens, media)
         room = self._context_tokens - len(prompt["prompt_token_ids"]) - after
         if room < 1:
             raise ModelError(
@@ -150,7 +150,7 @@ class VllmEngine:
         thought = list(output.token_ids)
         if thought and thought[-1] in self._ends:
             thought.pop()
-        return thought, batch_ms, compute_ms
+        return thought, preprocess_ms, compute_ms
 
     async def _render(self, tokens: list[int], media: dict[str, Any]) -> tuple[Any, float]:
         """The prompt with its pictures as the engine takes it, and the milliseconds it took. Raises ModelError."""
@@ -232,7 +232,7 @@ def _arguments(engine: EngineSpec, processor: Any, photos: bool, clips: bool, co
         "trust_remote_code": engine.trust_remote_code,
         "dtype": engine.dtype,
         # A checkpoint that is quantised says so itself; fp8 of one that is not is made on load.
-        "quantization": "fp8" if engine.quantised == "fp8" and not _is_quantised(engine) else None,
+        "quantization": "fp8" if engine.quantization == "fp8" and not _is_quantised(engine) else None,
         "max_model_len": engine.language.context_tokens,
         "max_num_seqs": concurrency,
         "limit_mm_per_prompt": {"image": int(photos), "video": int(clips)},

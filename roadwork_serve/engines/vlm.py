@@ -36,9 +36,9 @@ class VlmAnswer:
     other_token_mass: float
     thought: str | None = None
     tokens: int = 1
-    batch_ms: float = 0.0
+    preprocess_ms: float = 0.0
     compute_ms: float = 0.0
-    coarse: bool = False
+    from_choice: bool = False
 
 
 class LanguageEngine(Protocol):

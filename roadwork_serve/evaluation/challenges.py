@@ -191,8 +191,8 @@ def _augmented(image: Image.Image, chance: random.Random) -> Image.Image:
     image = ImageEnhance.Color(image).enhance(_SATURATION[chance.randint(0, most)])
     image = ImageEnhance.Brightness(image).enhance(_BRIGHTNESS[chance.randint(0, most)])
     if (times := _COARSER[chance.randint(0, most)]) > 1:
-        coarse = image.resize((SIDE // times, SIDE // times), Image.Resampling.BILINEAR)
-        image = coarse.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        from_choice = image.resize((SIDE // times, SIDE // times), Image.Resampling.BILINEAR)
+        image = from_choice.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     if strength == 2:
         return image
     if variance := _NOISE[chance.randint(0, most)]:

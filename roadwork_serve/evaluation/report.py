@@ -97,7 +97,7 @@ def evaluate(
     stills, clips = ([row for row in scored if row.about.kind == kind] for kind in ("photo", "clip"))
     truth, p, said = _truth(stills), np.array([row.probability for row in stills]), _said(stills)
     first = policy.photo[0].stage
-    stage1 = np.array([_posterior(row, first, policy.prior) >= policy.decide_at for row in stills], dtype=bool)
+    stage1 = np.array([_posterior(row, first, policy.prior) >= policy.decision_threshold for row in stills], dtype=bool)
     heard, vlm = _logits(stills, "vlm")
     spent, spent_clips = _spent(stills), _spent(clips)
     return EvaluationReport(

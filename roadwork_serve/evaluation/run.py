@@ -94,7 +94,7 @@ def _routed(reports: list[StageReport]) -> Iterator[StageRecord]:
                 report.posterior,
                 report.model or "",
                 report.miniature,
-                report.saw.text_probability,
+                report.evidence.text_probability,
                 report.tokens,
                 report.compute_ms / max(1, report.batch_size),
             )
@@ -103,4 +103,6 @@ def _routed(reports: list[StageReport]) -> Iterator[StageRecord]:
 def _aside(stage: str, answer: StageAnswer) -> StageRecord:
     said = answer.opinion
     ms = said.compute_ms / answer.batch_size
-    return StageRecord(stage, said.logit, None, said.model, said.miniature, said.saw.text_probability, said.tokens, ms)
+    return StageRecord(
+        stage, said.logit, None, said.model, said.miniature, said.evidence.text_probability, said.tokens, ms
+    )

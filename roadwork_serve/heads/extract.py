@@ -150,7 +150,7 @@ class Extractor:
             recipe=self.recipe,
             x=np.concatenate([x for _, _, x in rows]),
             target=each_row(each.about.label for _, each, _ in rows),
-            by_people=~each_row(each.about.taught for _, each, _ in rows).astype(bool),
+            human_labeled=~each_row(each.about.taught for _, each, _ in rows).astype(bool),
             weight=each_row(1 / counts),
             words=each_row(each.words for _, each, _ in rows),
             group=tuple(each.about.group for _, each, x in rows for _ in x),

@@ -14,7 +14,7 @@ from roadwork_serve.engines.features import Recipe
 from roadwork_serve.errors import ConfigError
 
 RECIPES: tuple[Recipe, ...] = ("cls", "cls+mean", "cls+mean+max")  # each begins as the shorter ones do
-_ARRAYS = ("x", "target", "by_people", "weight", "words")
+_ARRAYS = ("x", "target", "human_labeled", "weight", "words")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +34,7 @@ class FeatureSet:
     recipe: Recipe
     x: NDArray[np.float32]
     target: NDArray[np.float32]
-    by_people: NDArray[np.bool_]
+    human_labeled: NDArray[np.bool_]
     weight: NDArray[np.float32]
     words: NDArray[np.float32]
     group: tuple[str, ...]
@@ -112,8 +112,10 @@ def concatenate(parts: Sequence[FeatureSet]) -> FeatureSet:
 
 def drop_teacher_duplicates(features: FeatureSet) -> FeatureSet:
     """Without what a teacher said of items that people spoke of."""
-    told = {name for name, people in zip(features.name, features.by_people, strict=True) if people}
-    keep = [bool(people) or name not in told for name, people in zip(features.name, features.by_people, strict=True)]
+    told = {name for name, people in zip(features.name, features.human_labeled, strict=True) if people}
+    keep = [
+        bool(people) or name not in told for name, people in zip(features.name, features.human_labeled, strict=True)
+    ]
     return features if all(keep) else features.rows(np.flatnonzero(keep))
 
 

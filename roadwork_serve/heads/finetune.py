@@ -97,7 +97,7 @@ def load_images(datasets: Sequence[Dataset], limits: MediaLimits, may_skip: int 
         recipe="cls",
         x=np.zeros((len(rows), 0), np.float32),
         target=np.array([each.about.label for each, _ in rows], np.float32),
-        by_people=np.array([not each.about.taught for each, _ in rows], bool),
+        human_labeled=np.array([not each.about.taught for each, _ in rows], bool),
         weight=np.array([1 / count for _, count in rows], np.float32),
         words=np.array([each.words for each, _ in rows], np.float32),
         group=tuple(each.about.group for each, _ in rows),
@@ -229,7 +229,7 @@ def _loader(
     unfreezing: FinetuneSettings,
 ) -> "DataLoader[Any]":
     words = torch.from_numpy(taught.words)
-    smooth = torch.from_numpy(taught.by_people).float() * settings.smoothing
+    smooth = torch.from_numpy(taught.human_labeled).float() * settings.smoothing
     rows = TensorDataset(
         torch.from_numpy(shown.thumbs[which]),
         torch.from_numpy(taught.target) * (1 - smooth) + 0.5 * smooth,

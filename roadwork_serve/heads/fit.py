@@ -157,7 +157,7 @@ class HeadModule(lightning.LightningModule):
         self.head, self.settings = head, settings
         self.held = held
         target = torch.from_numpy(taught.target)
-        smooth = torch.from_numpy(taught.by_people).float() * settings.smoothing
+        smooth = torch.from_numpy(taught.human_labeled).float() * settings.smoothing
         words = torch.from_numpy(taught.words)
         self.rows = (
             torch.from_numpy(np.ascontiguousarray(taught.x)),

@@ -46,7 +46,7 @@ def features_from_journal(cases: Iterable[JournalRow], policy: Policy) -> Featur
         recipe="cls",
         x=np.concatenate([np.asarray(case.entry.features, np.float32) for case, *_ in kept]),
         target=np.array([target for _, target, _, _ in kept], np.float32),
-        by_people=np.array([people for _, _, people, _ in kept], dtype=bool),
+        human_labeled=np.array([people for _, _, people, _ in kept], dtype=bool),
         weight=np.ones(len(kept), np.float32),
         words=np.array([words for *_, words in kept], np.float32),
         group=tuple(case.entry.key or case.entry.sha256 for case, *_ in kept),
@@ -60,4 +60,4 @@ def _words(case: JournalRow) -> float:
     report = case.report("signs")
     if report is None:
         return np.nan
-    return float(any(words.meaning not in _MEANS_NOTHING for words in report.saw.words))
+    return float(any(words.meaning not in _MEANS_NOTHING for words in report.evidence.words))

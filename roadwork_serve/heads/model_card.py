@@ -97,7 +97,7 @@ Groups that were kept to stop by, {fit.held.groups} of them, which flatters it a
 
 def _counts(features: FeatureSet) -> str:
     items: dict[str, tuple[float, bool]] = {}
-    for name, target, people in zip(features.name, features.target, features.by_people, strict=True):
+    for name, target, people in zip(features.name, features.target, features.human_labeled, strict=True):
         items[name] = float(target), bool(people)
     people = sum(said for _, said in items.values())
     positive = sum(target >= 0.5 for target, _ in items.values())

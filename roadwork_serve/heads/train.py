@@ -26,7 +26,7 @@ class HeadReport:
     held: HeadMetrics
     taught: HeadMetrics
     items: int
-    by_people: int
+    human_labeled: int
     epochs: int
     best_epoch: int
     seconds: float
@@ -62,14 +62,14 @@ def train_head(
 
 
 def _report(features: FeatureSet, fit: HeadFit, settings: HeadTraining, out: Path, command: str) -> HeadReport:
-    items = dict(zip(features.name, features.by_people, strict=True))
+    items = dict(zip(features.name, features.human_labeled, strict=True))
     return HeadReport(
         folder=out,
         outputs=fit.head.settings.outputs,
         held=fit.held,
         taught=fit.taught,
         items=len(items),
-        by_people=sum(bool(people) for people in items.values()),
+        human_labeled=sum(bool(people) for people in items.values()),
         epochs=fit.epochs,
         best_epoch=fit.best_epoch,
         seconds=fit.seconds,

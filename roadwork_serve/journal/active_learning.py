@@ -66,17 +66,17 @@ class RankedRow:
 
 
 def informativeness(
-    case: JournalRow, novelty: float = math.nan, weights: ScoreWeights = WEIGHTS, decide_at: float = 0.5
+    case: JournalRow, novelty: float = math.nan, weights: ScoreWeights = WEIGHTS, decision_threshold: float = 0.5
 ) -> ActiveLearningScore:
     """How hard a case was. novelty: 0 to 1, NaN where it is not known. decide_at: of the policy it was answered by."""
     verdict, mark = case.entry.verdict, case.mark
     strengths = (
         float(mark is not None and mark.label is not None and mark.label != verdict.label),
         _beside(case),
-        _margin(verdict.probability, decide_at),
+        _margin(verdict.probability, decision_threshold),
         _contested(verdict),
         0.0 if math.isnan(novelty) else float(novelty),
-        max((report.saw.other_token_mass or 0.0 for report in verdict.stages), default=0.0),
+        max((report.evidence.other_token_mass or 0.0 for report in verdict.stages), default=0.0),
         float(verdict.exit.reason in ("deadline", "failed")),
         float(verdict.degraded),
     )
@@ -93,7 +93,7 @@ def scored_rows(
     cases: Iterable[JournalRow],
     reference: ReferenceSet | None = None,
     weights: ScoreWeights = WEIGHTS,
-    decide_at: float = 0.5,
+    decision_threshold: float = 0.5,
 ) -> Iterator[tuple[JournalRow, ActiveLearningScore]]:
     """Each case with its hardness, in the order in which they come; a few hundred are held at a time."""
     left = iter(cases)
@@ -102,7 +102,7 @@ def scored_rows(
         if reference is not None:
             novelties = reference.novelty([case.entry for case in some]).tolist()
         for case, novelty in zip(some, novelties, strict=True):
-            yield case, informativeness(case, novelty, weights, decide_at)
+            yield case, informativeness(case, novelty, weights, decision_threshold)
 
 
 def most_informative(
@@ -110,7 +110,7 @@ def most_informative(
     count: int,
     reference: ReferenceSet | None = None,
     weights: ScoreWeights = WEIGHTS,
-    decide_at: float = 0.5,
+    decision_threshold: float = 0.5,
     likeness: DuplicateRule | None = None,
 ) -> list[RankedRow]:
     """The hardest, at most `count` of them, the hardest first; of those that show the same only the hardest.
@@ -119,7 +119,7 @@ def most_informative(
     fewer than asked for.
     """
     candidates: BottomK[tuple[JournalRow, ActiveLearningScore]] = BottomK(count * _SPARE)
-    for case, how in scored_rows(cases, reference, weights, decide_at):
+    for case, how in scored_rows(cases, reference, weights, decision_threshold):
         candidates.add((case, how), -how.value, stable_uniform("0", case.entry.id))
     seen, shown, repeats = (
         DuplicateFinder(likeness, window=count * _SPARE),
@@ -135,9 +135,9 @@ def most_informative(
     return [RankedRow(case, how, repeats.get(name, 0)) for name, (case, how) in islice(shown.items(), count)]
 
 
-def _margin(probability: float, decide_at: float) -> float:
-    room = 1 - decide_at if probability >= decide_at else decide_at
-    return 1 - abs(probability - decide_at) / room if room else 0.0
+def _margin(probability: float, decision_threshold: float) -> float:
+    room = 1 - decision_threshold if probability >= decision_threshold else decision_threshold
+    return 1 - abs(probability - decision_threshold) / room if room else 0.0
 
 
 def _contested(verdict: Verdict) -> float:
@@ -149,7 +149,7 @@ def _contested(verdict: Verdict) -> float:
 
 def _beside(case: JournalRow) -> float:
     verdict = case.entry.verdict
-    said = [_opposed(report.probability, verdict) for report in case.survey or () if _spoke(report)]
+    said = [_opposed(report.probability, verdict) for report in case.audit or () if _spoke(report)]
     apart = [abs(shadow.probability - verdict.probability) for shadow in case.shadows if shadow.label != verdict.label]
     return max((*said, *apart), default=0.0)
 

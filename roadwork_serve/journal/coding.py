@@ -28,11 +28,11 @@ def encode(record: PredictionRecord | DeferredResult) -> bytes:
             "origin": record.origin,
             "caller": record.caller,
             "key": record.key,
-            "policy_number": record.policy_number,
+            "policy_revision": record.policy_revision,
             "sha256": record.sha256,
             "size": record.size,
             "features_model": record.features_model,
-            "survey": record.survey,
+            "audit": record.audit,
             "features": None if features is None else features.shape,
             "media": None if record.media is None else len(record.media),
         }

@@ -30,7 +30,7 @@ _SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"\x1a\
 _STRING, _FLOAT, _FLAG, _WHEN, _ID = "String", "Float", "Boolean", "DateTime", "ObjectId"
 _BASE = {"filepath": _STRING, "_media_type": _STRING, "_rand": _FLOAT, "created_at": _WHEN, "last_modified_at": _WHEN}
 _OWN = {
-    "hardness": _FLOAT, "novelty": _FLOAT, "probability": _FLOAT, "at": _WHEN, "degraded": _FLAG, "survey": _FLOAT,
+    "hardness": _FLOAT, "novelty": _FLOAT, "probability": _FLOAT, "at": _WHEN, "degraded": _FLAG, "audit": _FLOAT,
     "answer_id": _STRING, "request_id": _STRING, "key": _STRING, "caller": _STRING, "sha256": _STRING,
     "policy_version": _STRING, "exit_stage": _STRING, "exit_reason": _STRING, "arm": _STRING, "marked_by": _STRING,
     "note": _STRING,
@@ -144,7 +144,7 @@ class _Draft:
         if not path.exists():
             path.write_bytes(data)
         sample = _sample(case, how, _MEDIA[self.kind]) | {"filepath": f"data/{path.name}"}
-        reports = {report.stage: report for report in (*case.entry.verdict.stages, *(case.survey or ()))}
+        reports = {report.stage: report for report in (*case.entry.verdict.stages, *(case.audit or ()))}
         for stage in reports:
             if (report := case.report(stage)) is not None and report.probability is not None:
                 if stage not in self.stages:
@@ -187,7 +187,7 @@ def _sample(case: JournalRow, how: ActiveLearningScore, media: str) -> dict[str,
         "probability": verdict.probability,
         "at": {"$date": datetime.fromtimestamp(entry.at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"},
         "degraded": verdict.degraded,
-        "survey": entry.survey,
+        "audit": entry.audit,
         "answer_id": entry.id,
         "request_id": verdict.request_id,
         "key": entry.key,
@@ -206,7 +206,7 @@ def _tags(case: JournalRow, how: ActiveLearningScore) -> dict[str, bool]:
     return {
         "degraded": case.entry.verdict.degraded,
         "hard": how.value >= HARD,
-        "surveyed": case.survey is not None,
+        "audited": case.audit is not None,
         "marked": case.mark is not None,
     }
 

@@ -29,7 +29,7 @@ class Filter:
     low: float | None = None
     high: float | None = None
     marked: bool | None = None
-    surveyed: bool | None = None
+    audited: bool | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """For a query over `answers`."""
@@ -59,7 +59,7 @@ class Filter:
         if self.marked is not None:
             some = exists(select(marks.c.of).where(marks.c.of == columns.id))
             found.append(some if self.marked else ~some)
-        if self.surveyed is not None:
-            some = exists(select(asides.c.of).where(asides.c.of == columns.id, asides.c.kind == "survey"))
-            found.append(some if self.surveyed else ~some)
+        if self.audited is not None:
+            some = exists(select(asides.c.of).where(asides.c.of == columns.id, asides.c.kind == "audit"))
+            found.append(some if self.audited else ~some)
         return found

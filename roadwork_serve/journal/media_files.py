@@ -92,7 +92,7 @@ def usefulness(entry: PredictionRecord) -> float:
     asked = sum(report.outcome == "answered" for report in verdict.stages)
     return (
         0.4 * doubt
-        + 0.3 * (entry.survey is not None)
+        + 0.3 * (entry.audit is not None)
         + 0.2 * (verdict.degraded or verdict.exit.reason in ("deadline", "failed"))
         + 0.1 * (asked > 1)
     )

@@ -32,13 +32,13 @@ class PredictionRecord:
     origin: Origin
     caller: str
     key: str
-    policy_number: int
+    policy_revision: int
     sha256: str
     size: int
     media: bytes | None = None
     features: NDArray[np.float16] | None = None
     features_model: str = ""
-    survey: float | None = None
+    audit: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +51,7 @@ class DeferredResult:
 
     of: str
     at_s: float
-    kind: Literal["survey", "shadow"]
+    kind: Literal["audit", "shadow"]
     stages: tuple[StageReport, ...] = ()
     verdict: Verdict | None = None
 
@@ -75,14 +75,14 @@ class JournalRow:
     """
 
     entry: PredictionRecord
-    survey: tuple[StageReport, ...] | None = None
+    audit: tuple[StageReport, ...] | None = None
     shadows: tuple[Verdict, ...] = ()
     mark: Annotation | None = None
     kept: bool = False
 
     def report(self, stage: str) -> StageReport | None:
         """What the stage said of it, for the answer or beside it; None where it was not asked or failed."""
-        for report in (*self.entry.verdict.stages, *(self.survey or ())):
+        for report in (*self.entry.verdict.stages, *(self.audit or ())):
             if report.stage == stage and report.outcome in ("answered", "abstained"):
                 return report
         return None

@@ -230,7 +230,7 @@ def _answer(entry: PredictionRecord) -> dict[str, Any]:
         "exit_reason": verdict.exit.reason,
         "degraded": verdict.degraded,
         "policy_version": verdict.policy_version,
-        "policy_number": entry.policy_number,
+        "policy_revision": entry.policy_revision,
         "profile": _fit(verdict.profile, answers.c.profile),
         "arm": verdict.arm,
         "origin": entry.origin,
@@ -238,7 +238,7 @@ def _answer(entry: PredictionRecord) -> dict[str, Any]:
         "key": _fit(entry.key, answers.c.key),
         "sha256": entry.sha256,
         "size": entry.size,
-        "survey": entry.survey,
+        "audit": entry.audit,
         "frames": None if features is None else len(features),
         "features": None if features is None else features.tobytes(),
         "features_model": entry.features_model,
@@ -279,13 +279,13 @@ def _case(row: Row[Any], beside: Sequence[Row[Any]], mark: Annotation | None, ke
         origin=row.origin,
         caller=row.caller,
         key=row.key,
-        policy_number=row.policy_number,
+        policy_revision=row.policy_revision,
         sha256=row.sha256,
         size=row.size,
         features=features,
         features_model=row.features_model,
-        survey=row.survey,
+        audit=row.audit,
     )
-    surveys = [_REPORTS.validate_json(each.body) for each in beside if each.kind == "survey"]
+    audits = [_REPORTS.validate_json(each.body) for each in beside if each.kind == "audit"]
     shadows = tuple(Verdict.model_validate_json(each.body) for each in beside if each.kind == "shadow")
-    return JournalRow(entry, surveys[0] if surveys else None, shadows, mark, kept)
+    return JournalRow(entry, audits[0] if audits else None, shadows, mark, kept)

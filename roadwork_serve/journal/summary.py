@@ -24,7 +24,7 @@ class Summary:
     degraded: int = 0
     marked: int = 0
     right: int = 0
-    surveyed: int = 0
+    audited: int = 0
     kept: int = 0
     probability: float = 0.0
     spent: float = 0.0
@@ -39,7 +39,7 @@ class Summary:
         self.labels[verdict.label] += 1
         self.policies[verdict.policy_version] += 1
         self.degraded += verdict.degraded
-        self.surveyed += case.survey is not None
+        self.audited += case.audit is not None
         self.kept += case.kept
         self.probability += verdict.probability
         if case.mark is not None and case.mark.label is not None:
@@ -49,7 +49,7 @@ class Summary:
         self.spent += flops([report.stage for report in spoke], verdict.media)
         for report in spoke:
             times = self.ms.setdefault(report.stage, deque(maxlen=_KEPT))
-            times.append(report.queue_ms + report.rpc_ms + report.batch_ms + report.compute_ms)
+            times.append(report.queue_ms + report.rpc_ms + report.preprocess_ms + report.compute_ms)
 
     def told(self) -> dict[str, object]:
         """The figures, as plain data; None where there is nothing to tell of."""
@@ -67,7 +67,7 @@ class Summary:
             "degraded": self.degraded / n if n else None,
             "mean_probability": self.probability / n if n else None,
             "tflop_an_item": self.spent / n / 1e12 if n else None,
-            "surveyed": self.surveyed,
+            "audited": self.audited,
             "marked": self.marked,
             "accuracy_where_marked": self.right / self.marked if self.marked else None,
             "files_kept": self.kept,

@@ -30,7 +30,7 @@ answers = Table(
     Column("exit_reason", String(32), nullable=False),
     Column("degraded", Boolean, nullable=False),
     Column("policy_version", String(160), nullable=False),
-    Column("policy_number", Integer, nullable=False),
+    Column("policy_revision", Integer, nullable=False),
     Column("profile", String(160), nullable=False),
     Column("arm", String(8)),
     Column("origin", String(16), nullable=False),
@@ -38,7 +38,7 @@ answers = Table(
     Column("key", String(256), nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("size", Integer, nullable=False),
-    Column("survey", Float),
+    Column("audit", Float),
     Column("frames", Integer),  # of the features, whose bytes are float16 [frames, width]
     Column("features", LargeBinary),
     Column("features_model", String(1024), nullable=False),

@@ -47,7 +47,7 @@ class Limits:
     """
 
     max_body: int = 16 * 2**20
-    in_work: int = 256 * 2**20
+    in_flight: int = 256 * 2**20
     margin_s: float = 0.5
 
 
@@ -166,7 +166,7 @@ class Axon:
                 self._held += len(chunk)
                 if len(body) > self._limits.max_body:
                     raise Refused(413, "size", f"a body may have {self._limits.max_body} bytes")
-                if self._held > self._limits.in_work:
+                if self._held > self._limits.in_flight:
                     raise Refused(503, "busy", "too many large calls are being read; come back in a second")
             return parse(bytes(body)) if len(body) <= _INLINE else await asyncio.to_thread(parse, bytes(body))
         finally:

@@ -25,7 +25,7 @@ class BlacklistConfig:
     validator_permit: bool = True
     min_stake: float = 0.0
     per_minute: float = 120.0
-    at_once: int = 8
+    max_concurrent: int = 8
     offline: bool = False
 
 
@@ -72,8 +72,8 @@ class Blacklist:
         left = min(most, left + (now - since) * most / 60)
         if left < 1:
             raise Refused(429, "rate", f"more than {most:g} calls a minute; try in {(1 - left) * 60 / most:.1f} s")
-        if self._busy[hotkey] >= self.terms.at_once:
-            raise Refused(429, "at-once", f"{self.terms.at_once} calls of this hotkey are in work; wait for one")
+        if self._busy[hotkey] >= self.terms.max_concurrent:
+            raise Refused(429, "at-once", f"{self.terms.max_concurrent} calls of this hotkey are in work; wait for one")
         self._spent[hotkey] = left - 1, now
         self._busy[hotkey] += 1
         try:
@@ -87,8 +87,8 @@ class Blacklist:
 class PrioritySemaphore:
     """So many at once; who waits goes in the order of stake, then of arrival. queue: how many may wait."""
 
-    def __init__(self, at_once: int, queue: int) -> None:
-        self._free = at_once
+    def __init__(self, max_concurrent: int, queue: int) -> None:
+        self._free = max_concurrent
         self._queue = queue
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._number = itertools.count()

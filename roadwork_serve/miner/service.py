@@ -50,7 +50,7 @@ async def run_miner(
         Nonces(told.state / f"nonces-{hotkey}"),
         answers,
         counts,
-        Limits(largest, in_work=16 * largest, margin_s=told.margin_s),
+        Limits(largest, in_flight=16 * largest, margin_s=told.margin_s),
     )
     servers = [(listen.server(axon.app(), told.host, told.port, _DRAIN_S), bind_socket(told.host, told.port))]
     if told.metrics_port:
@@ -107,7 +107,7 @@ def blacklist_config(told: MinerSettings) -> BlacklistConfig:
         validator_permit=told.force_validator_permit,
         min_stake=told.min_stake,
         per_minute=told.per_minute,
-        at_once=told.at_once,
+        max_concurrent=told.max_concurrent,
         offline=told.offline,
     )
 

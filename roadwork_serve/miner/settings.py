@@ -61,7 +61,7 @@ class MinerSettings(BaseSettings):
     force_validator_permit: bool = Field(True, description="Others need a validator permit.")
     min_stake: float = Field(0.0, ge=0, description="Others need this stake, in alpha.")
     per_minute: float = Field(120.0, ge=1, description="Calls of a hotkey a minute.")
-    at_once: int = Field(4, ge=1, description="Calls of a hotkey at once.")
+    max_concurrent: int = Field(4, ge=1, description="Calls of a hotkey at once.")
     workers: int = Field(16, ge=1, description="Calls in work at once; those with the highest stake go first.")
     queue: int = Field(64, ge=0, description="Calls that may wait for that.")
     max_body_mib: float = Field(16.0, gt=0, le=256, description="Size of a call, MiB.")

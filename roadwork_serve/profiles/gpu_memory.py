@@ -151,17 +151,17 @@ def _picture_gib(text: Any, vision: Any) -> float:
 
 def _weights_gib(name: str, engine: EngineSpec, sizes: Sizes) -> float:
     wide = BYTES[engine.dtype]
-    quantised = engine.quantised
+    quantization = engine.quantization
     if engine.runs == "vllm":
         stored = stored_as(engine.model)
-        if stored is not None and stored != quantised:
+        if stored is not None and stored != quantization:
             raise ConfigError(f"engines.{name}.quantised: {engine.model} holds {stored} weights; set it to {stored}")
-        if quantised == "awq" and stored is None:
+        if quantization == "awq" and stored is None:
             raise ConfigError(
                 f"engines.{name}.quantised is awq, and {engine.model} is no AWQ checkpoint by its name or config.json; "
                 "name one that is, or set fp8, which vLLM makes on load"
             )
-    narrow = QUANTISED[quantised] if quantised else wide
+    narrow = QUANTISED[quantization] if quantization else wide
     return ((sizes.parameters - sizes.decoder) * wide + sizes.decoder * narrow) / GIB
 
 

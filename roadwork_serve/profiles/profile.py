@@ -96,7 +96,7 @@ class EngineSpec(_Settings):
     trust_remote_code: bool = Field(
         default=False, description="run Python that a checkpoint brings along, with all rights of the server"
     )
-    quantised: Quantization | None = Field(
+    quantization: Quantization | None = Field(
         default=None, description="what the decoder's weights are, or are made into on load (fp8); vllm alone"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -109,7 +109,7 @@ class EngineSpec(_Settings):
     )
     replicas: int = Field(default=1, ge=1, description="processes, at the start and at least")
     max_replicas: int | None = Field(default=None, ge=1, description="processes at most under load; as many by default")
-    may_sleep: bool = Field(
+    scale_to_zero: bool = Field(
         default=False,
         description="none is kept after a quarter of an hour in which nobody asked; the next item is answered without "
         "it and wakes it",
@@ -133,7 +133,7 @@ class EngineSpec(_Settings):
     @property
     def scales(self) -> bool:
         """Whether the number of its processes follows the load."""
-        return self.may_sleep or (self.max_replicas or self.replicas) > self.replicas
+        return self.scale_to_zero or (self.max_replicas or self.replicas) > self.replicas
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -166,14 +166,14 @@ class EngineSpec(_Settings):
             self.turns is not None and (self.max_replicas or self.replicas) > 1,
             "replicas: engines that take turns have one; take it out",
         )
-        yield self.turns is not None and self.may_sleep, "may_sleep: engines that take turns stay; take it out"
+        yield self.turns is not None and self.scale_to_zero, "may_sleep: engines that take turns stay; take it out"
         if self.runs in ("onnx", "tensorrt", "openai", "rapidocr"):
             yield self.gpu_memory_gib is not None, f"gpu_memory_gib: {self.runs} cannot be held to it; take it out"
             yield self.trust_remote_code, f"trust_remote_code: {self.runs} loads no checkpoint's code; take it out"
             yield self.revision is not None, f"revision: {self.runs} loads nothing from the hub; take it out"
             yield self.turns is not None, f"turns: {self.runs} cannot sleep; take it out"
         if self.runs != "vllm":
-            yield self.quantised is not None, f"quantised is vllm's, and {self.runs} runs it; take it out"
+            yield self.quantization is not None, f"quantised is vllm's, and {self.runs} runs it; take it out"
             yield self.vllm != VllmSettings(), f"vllm is set and {self.runs} runs it; set runs: vllm, or take vllm out"
             return
         yield self.turns is not None and not on_gpu, "turns: vllm can sleep on a GPU alone; set device: cuda"
@@ -229,7 +229,7 @@ class IngressSpec(_Settings):
     decode_processes: int = Field(default=2, ge=1, description="processes that read files, a replica")
     default_deadline_ms: int = Field(default=30_000, ge=1)
     max_batch_files: int = Field(default=32, ge=1, description="files in one batch request")
-    max_bytes_in_work: int = Field(
+    max_in_flight_bytes: int = Field(
         default=512 * 2**20, ge=2**20, description="bytes of media in all requests in work, a replica; more are refused"
     )
     max_batch_bytes: int = Field(default=128 * 2**20, ge=1, description="bytes of one batch request")

@@ -96,17 +96,17 @@ class Backbone:
         self,
         logits: Mapping[str, NDArray[np.float32]],
         features: NDArray[np.float16] | None,
-        batch_ms: float,
+        preprocess_ms: float,
         compute_ms: float,
     ) -> StagePrediction:
         """logits: of the frames of one item, by what they are of."""
         frames, words = logits.get(ROADWORK, _NONE), logits.get("words", _NONE)
-        saw = Evidence(
+        evidence = Evidence(
             text_probability=float(_sigmoid(words).max()) if len(words) else None,
             frames=[float(p) for p in _sigmoid(frames)] if len(frames) > 1 else [],
         )
         return StagePrediction(
-            _together(frames), self.model.model, self.model.miniature, saw, batch_ms, compute_ms,
+            _together(frames), self.model.model, self.model.miniature, evidence, preprocess_ms, compute_ms,
             second_logit=_together(logits.get(SECOND, _NONE)), features=features,
         )  # fmt: skip
 

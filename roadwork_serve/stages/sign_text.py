@@ -100,8 +100,8 @@ def _said_from(tokens: list[str], start: int) -> list[Meaning]:
         ended += [letters[: -len(end)] for end in _ENDS_AFTER if letters.endswith(end)]
         if any(_match(rest, bare) for rest in ended):
             said.append("end")
-        elif at_once := _match(letters, bare):
-            said.append(at_once)
+        elif max_concurrent := _match(letters, bare):
+            said.append(max_concurrent)
     return said
 
 

@@ -68,7 +68,7 @@ class Signs:
         stop_if_cancelled()
         pages = iter(self.reader.read([picture for some in pictures for _, picture in some]))
         read = [[(frame, next(pages), picture.size) for frame, picture in some] for some in pictures]
-        batch_ms, compute_ms = 1000 * (opened - began), 1000 * (time.perf_counter() - opened)
+        preprocess_ms, compute_ms = 1000 * (opened - began), 1000 * (time.perf_counter() - opened)
         opinions = []
         for frames in read:
             found = [(frame, size, phrases(lines)) for frame, lines, size in frames]
@@ -76,7 +76,7 @@ class Signs:
             logit = weigh([phrase for _, _, some in found for phrase in some])
             opinions.append(
                 StagePrediction(
-                    logit, self.model.model, self.model.miniature, Evidence(words=words), batch_ms, compute_ms
+                    logit, self.model.model, self.model.miniature, Evidence(words=words), preprocess_ms, compute_ms
                 )
             )
         return opinions

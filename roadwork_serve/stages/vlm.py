@@ -78,9 +78,13 @@ class Vlm:
 
 def prediction_of(answer: VlmAnswer, model: EngineSpec, opened_ms: float) -> StagePrediction:
     """An engine's answer as a stage's word. opened_ms: decoding, on top of what the engine says it took."""
-    saw = Evidence(thought=answer.thought, other_token_mass=answer.other_token_mass, coarse=answer.coarse)
-    batch_ms = opened_ms + answer.batch_ms
-    return StagePrediction(answer.logit, model.model, model.miniature, saw, batch_ms, answer.compute_ms, answer.tokens)
+    evidence = Evidence(
+        thought=answer.thought, other_token_mass=answer.other_token_mass, from_choice=answer.from_choice
+    )
+    preprocess_ms = opened_ms + answer.preprocess_ms
+    return StagePrediction(
+        answer.logit, model.model, model.miniature, evidence, preprocess_ms, answer.compute_ms, answer.tokens
+    )
 
 
 def _open(item: Item, max_side: int) -> Image.Image | None:

@@ -101,7 +101,7 @@ class FakeService:
             max_deadline_ms=1,
             default_deadline_ms=1,
         )
-        return Info(version="1", profile="test", policy={"version": "test-1"}, stages=[], in_work=0, limits=limits)
+        return Info(version="1", profile="test", policy={"version": "test-1"}, stages=[], in_flight=0, limits=limits)
 
 
 @pytest.fixture

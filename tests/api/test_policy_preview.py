@@ -22,10 +22,10 @@ def asked(stage: str, probability: float | None, **fields: object) -> StageRepor
     return report(stage, probability, batch_size=1, **fields)
 
 
-def case(name: str, *stages: StageReport, label: str = "", survey: tuple[StageReport, ...] | None = None) -> JournalRow:
+def case(name: str, *stages: StageReport, label: str = "", audit: tuple[StageReport, ...] | None = None) -> JournalRow:
     given = entry(name, 0.9, verdict={"stages": list(stages), "exit": Exit(stage="backbone", reason="above_band")})
     mark = Annotation(None if label == "unclear" else label, "ann", 1.0) if label else None  # type: ignore[arg-type]
-    return JournalRow(given, survey, (), mark)
+    return JournalRow(given, audit, (), mark)
 
 
 def test_an_answer_goes_the_way_that_the_policy_says():
@@ -40,7 +40,7 @@ def test_what_a_stage_never_judged_is_not_known():
     seen = case("a", asked("backbone", 0.8))
     assert replay_stages(seen, policy(NARROW, NARROW)).stage == "backbone"
     assert replay_stages(seen, policy(WIDE, NARROW)).stage is None
-    beside = case("a", asked("backbone", 0.8), survey=(asked("vlm", 0.99),))
+    beside = case("a", asked("backbone", 0.8), audit=(asked("vlm", 0.99),))
     assert replay_stages(beside, policy(WIDE, NARROW)).stage == "vlm"
 
 
@@ -58,9 +58,9 @@ def test_a_stage_that_abstains_or_is_not_wanted_is_passed():
         {"stage": "vlm", "exit": [0.5, 0.5]},
     ]
     asks = Policy.from_mapping({"version": "p", "photo": steps, "clip": steps})
-    unlikely = case("a", asked("backbone", 0.8, saw=Evidence(text_probability=0.1)), asked("vlm", 0.99))
+    unlikely = case("a", asked("backbone", 0.8, evidence=Evidence(text_probability=0.1)), asked("vlm", 0.99))
     silent = case(
-        "a", asked("backbone", 0.8, saw=Evidence(text_probability=0.9)), asked("signs", None), asked("vlm", 0.99)
+        "a", asked("backbone", 0.8, evidence=Evidence(text_probability=0.9)), asked("signs", None), asked("vlm", 0.99)
     )
     assert replay_stages(unlikely, asks).stage == replay_stages(silent, asks).stage == "vlm"
     assert replay_stages(silent, asks).gflops > replay_stages(unlikely, asks).gflops

@@ -40,7 +40,9 @@ class Service:
         return PolicyState(number=1, version="a", rules={}, history=[])
 
     async def stats(self) -> Stats:
-        load = ReplicaStats(replica="r", in_work=0, reading=0, policy_version="a", policy_number=1, gear=0, stages=[])
+        load = ReplicaStats(
+            replica="r", in_flight=0, reading=0, policy_version="a", policy_revision=1, degradation_level=0, stages=[]
+        )
         return Stats(replicas=[load])
 
 

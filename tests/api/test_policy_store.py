@@ -92,7 +92,7 @@ async def test_the_same_again_changes_nothing(shelf: InMemoryRevisionLog):
         ("mini", "not a mapping"),
         ({"policy": "mini"}, "not a mapping"),
         ({"policy": policy("a"), "shadow": {"second_head": True, "share": 1}}, "second_head: stage 1 has none"),
-        (policy("a", gears=[{"wait_ms": 5, "keep": 7}]), "keep"),
+        (policy("a", degradation_levels=[{"queue_wait_ms": 5, "keep": 7}]), "keep"),
         (policy("x" * 200), "at most 128"),
     ],
 )

@@ -34,7 +34,7 @@ def ledger(clock: Clock) -> RequestStatsCollector:
 
 
 def looked(stage: str, compute_ms: float = 100.0, batch: int = 4, tokens: int = 0, **fields: Any) -> StageReport:
-    given = {"outcome": "answered", "probability": 0.5, "queue_ms": 1.0, "batch_ms": 2.0, "rpc_ms": 3.0}
+    given = {"outcome": "answered", "probability": 0.5, "queue_ms": 1.0, "preprocess_ms": 2.0, "rpc_ms": 3.0}
     return StageReport(
         stage=stage, compute_ms=compute_ms, batch_size=batch, tokens=tokens, **(given | fields)  # type: ignore[arg-type]
     )  # fmt: skip

@@ -38,7 +38,7 @@ def test_few_servers_are_kept_freer_than_many():
 
 def test_only_what_may_sleep_sleeps_and_only_when_nothing_waits():
     quiet = DEFAULT_SCALING.sleep_s
-    sleeper = ScalableEngine(0.65, 16, 0, 2, may_sleep=True)
+    sleeper = ScalableEngine(0.65, 16, 0, 2, scale_to_zero=True)
     assert desired_replicas(VLM, Demand(0.0, 0.0, quiet)) == 1
     assert desired_replicas(sleeper, Demand(0.0, 0.0, quiet)) == 0
     assert desired_replicas(sleeper, Demand(0.0, 0.0, quiet - 1)) == 1

@@ -37,25 +37,25 @@ def test_weights_make_a_skewed_draw_the_traffic_again() -> None:
 
 @pytest.mark.parametrize("world", ["weighed", "grouped"])
 def test_promises_hold_of_unequal_weights_and_of_groups(world: str) -> None:
-    found = covered(world, runs=40, rows=coverage.ROWS[world], max_loss=0.02, confidence=0.9, items=100_000)
+    found = covered(world, runs=40, rows=coverage.ROWS[world], risk_limit=0.02, confidence=0.9, items=100_000)
     assert found.promised == 40
     assert found.broken <= found.allowed
     assert 0 < found.lost < 0.02 and found.saved > 0.3
 
 
 def test_a_choice_without_a_proof_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unproven(design: Trajectories, test: Trajectories, max_loss: float, confidence: float) -> SequenceTestResult:
-        few = [bands for bands in threshold_path(design) if test.losses(test.cut(*bands)[0]).mean() <= max_loss]
+    def unproven(design: Trajectories, test: Trajectories, risk_limit: float, confidence: float) -> SequenceTestResult:
+        few = [bands for bands in threshold_path(design) if test.losses(test.cut(*bands)[0]).mean() <= risk_limit]
         return SequenceTestResult(few[-1] if few else None, 0, 0.0, ())
 
     monkeypatch.setattr(thresholds, "certify", unproven)
-    found = covered("smooth", runs=40, rows=1000, max_loss=0.01, confidence=0.9, items=100_000)
+    found = covered("smooth", runs=40, rows=1000, risk_limit=0.01, confidence=0.9, items=100_000)
     assert found.broken > found.allowed
     assert found.p_value < 0.001
 
 
 def test_the_results_are_written_and_a_broken_promise_fails_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = covered("smooth", runs=1, rows=600, max_loss=0.05, confidence=0.9, items=10_000)
+    kept = covered("smooth", runs=1, rows=600, risk_limit=0.05, confidence=0.9, items=10_000)
     monkeypatch.setattr(coverage, "covered", lambda world, *_, **__: replace(kept, world=world, naive_broken=99))
     out = tmp_path / "coverage.json"
     assert coverage.main(["--out", str(out)]) == 0

@@ -141,7 +141,7 @@ def test_a_stage_that_was_always_right_or_never_gives_nothing_to_fit(right: bool
 def test_the_policy_is_judged_as_the_router_would() -> None:
     judged = under(POLICY)(ROWS)
     ways = [replay(each, POLICY) for each in ROWS]
-    assert judged.said.tolist() == [way.progress.posterior >= POLICY.decide_at for way in ways]
+    assert judged.said.tolist() == [way.progress.posterior >= POLICY.decision_threshold for way in ways]
     left_first = np.array([way.left_at == "backbone" and way.done for way in ways])
     assert 0 < left_first.sum() < len(ROWS)
     assert (judged.flop[left_first] == STAGE1).all() and (judged.flop[~left_first] > STAGE1).all()

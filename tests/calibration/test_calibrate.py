@@ -69,7 +69,7 @@ def test_what_two_stages_see_alike_is_not_counted_twice(fitted: tuple[Policy, Ca
     policy, told = fitted
     vlm = policy.photo[1].calibrate
     assert told.fits[1].stage == "vlm" and told.fits[1].stacked
-    assert 0.7 < vlm.carry + vlm.scale < 1.3
+    assert 0.7 < vlm.prior_weight + vlm.scale < 1.3
 
 
 def test_a_stage_is_fitted_to_what_reaches_it() -> None:

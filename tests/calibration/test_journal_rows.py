@@ -22,27 +22,27 @@ POLICY = Policy("p", STEPS, (Step("backbone", 0.2, 0.8), Step("video", 0.5, 0.5)
 def case(
     name: str,
     *reports: StageReport,
-    survey: tuple[StageReport, ...] | None = None,
+    audit: tuple[StageReport, ...] | None = None,
     mark: Annotation | None = None,
     **fields,
 ) -> JournalRow:
     verdict = fields.pop("verdict", {}) | {"stages": list(reports)}
-    return JournalRow(entry(name, fields.pop("probability", 0.9), verdict=verdict, **fields), survey, mark=mark)
+    return JournalRow(entry(name, fields.pop("probability", 0.9), verdict=verdict, **fields), audit, mark=mark)
 
 
 def words(meaning: str | None) -> StageReport:
     box = Box(x0=0, y0=0, x1=1, y1=1)
-    return report("signs", 0.9, saw=Evidence(words=[TextLine(text="X", confidence=1, meaning=meaning, box=box)]))
+    return report("signs", 0.9, evidence=Evidence(words=[TextLine(text="X", confidence=1, meaning=meaning, box=box)]))
 
 
 def test_rows_are_what_was_drawn_and_judged_by_all() -> None:
     sure, vlm, signs = report("backbone", 0.9), report("vlm", 0.2, compute_ms=80, batch_size=4), report("signs", None)
     cases = [
-        case("a", sure, survey=(vlm, signs)),
+        case("a", sure, audit=(vlm, signs)),
         case("early", sure),
-        case("given up", sure, survey=None),
+        case("given up", sure, audit=None),
     ]
-    drawn = replace(cases[0], entry=replace(cases[0].entry, survey=0.25, key="camera"))
+    drawn = replace(cases[0], entry=replace(cases[0].entry, audit=0.25, key="camera"))
     (row,) = journal_rows([drawn, *cases[1:]], POLICY)
     assert (row.about.name, row.about.group, row.weight) == ("a", "camera", 4.0)
     assert {look.stage: look.logit for look in row.looks} == {
@@ -55,7 +55,7 @@ def test_rows_are_what_was_drawn_and_judged_by_all() -> None:
 
 def test_an_answer_that_was_not_drawn_is_no_row_even_if_all_have_judged_it() -> None:
     everybody = (report("backbone", 0.5), report("signs", None), report("vlm", 0.7))
-    assert journal_rows([case("a", *everybody), case("b", *everybody, survey=())], POLICY) == []
+    assert journal_rows([case("a", *everybody), case("b", *everybody, audit=())], POLICY) == []
 
 
 def test_people_are_right_and_where_nobody_looked_all_stages_together_are() -> None:
@@ -69,7 +69,7 @@ def test_people_are_right_and_where_nobody_looked_all_stages_together_are() -> N
 
 
 def test_what_the_answer_itself_needed_is_told_from_what_was_asked_beside() -> None:
-    row = journal_row(case("a", report("backbone", 0.9, posterior=0.9), survey=(report("vlm", 0.2),)), POLICY)
+    row = journal_row(case("a", report("backbone", 0.9, posterior=0.9), audit=(report("vlm", 0.2),)), POLICY)
     assert row.entered == ("backbone",)
 
 
@@ -87,7 +87,7 @@ def test_features_come_with_what_others_said_and_never_with_stage_1s_own_word() 
     found = features_from_journal(cases, POLICY)
     assert found.name == ("vlm", "marked", "read", "neutral")
     assert found.target[:2] == pytest.approx([0.3, 0.0], abs=1e-6)
-    assert found.by_people.tolist() == [False, True, False, False]
+    assert found.human_labeled.tolist() == [False, True, False, False]
     assert np.isnan(found.words[:2]).all() and found.words[2:].tolist() == [1.0, 0.0]
     assert found.group[2] == "trip" and found.group[0] == cases[0].entry.sha256
     assert (found.model, found.recipe, found.x.dtype) == ("made", "cls", np.float32)

@@ -58,7 +58,7 @@ def test_tighter_bounds_and_more_confidence_cost_more_and_take_more_rows() -> No
     cases = [
         case for case in trade_offs(ROWS, POLICY, TuningSettings(), (0.02, 0.05), (0.9, 0.95)) if case.media == "photo"
     ]
-    assert [(case.max_loss, case.confidence) for case in cases] == [
+    assert [(case.risk_limit, case.confidence) for case in cases] == [
         (0.02, 0.9),
         (0.02, 0.95),
         (0.05, 0.9),

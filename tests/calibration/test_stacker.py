@@ -9,7 +9,7 @@ def test_logistic_regression_finds_what_made_the_data() -> None:
     prior, said = rng.normal(0, 2, 40_000), rng.normal(0, 3, 40_000)
     truth = rng.random(40_000) < 1 / (1 + np.exp(-(0.7 * prior + 0.4 * said - 0.5)))
     fitted = fit_calibrator(prior, said, truth)
-    assert (fitted.scale, fitted.carry, fitted.bias) == pytest.approx((0.4, 0.7, -0.5), abs=0.05)
+    assert (fitted.scale, fitted.prior_weight, fitted.bias) == pytest.approx((0.4, 0.7, -0.5), abs=0.05)
 
 
 def test_evidence_is_never_turned_round() -> None:
@@ -18,7 +18,7 @@ def test_evidence_is_never_turned_round() -> None:
     truth = rng.random(5000) < 1 / (1 + np.exp(-(0.8 * prior - 0.6 * said)))
     fitted = fit_calibrator(prior, said, truth)
     assert fitted.scale == 0
-    assert fitted.carry == pytest.approx(0.6, abs=0.1)
+    assert fitted.prior_weight == pytest.approx(0.6, abs=0.1)
 
 
 def test_a_separable_sample_and_a_tiny_one_stay_finite() -> None:

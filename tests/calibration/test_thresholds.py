@@ -87,7 +87,7 @@ def test_a_cut_course_is_what_the_cascade_would_do(edges: list[tuple[float, floa
     said, cost, _ = trajectories(photos, POLICY, "photo").cut(low, high)
     for row, label, spent in zip(photos, said, cost, strict=True):
         way = replay(row, policy)
-        assert label == (way.progress.posterior >= policy.decide_at)
+        assert label == (way.progress.posterior >= policy.decision_threshold)
         assert spent == pytest.approx(_asked(row, policy), rel=1e-12)
 
 
@@ -109,12 +109,12 @@ def _asked(row: EvaluationRow, policy: Policy) -> float:
 
 def test_what_is_tuned_leaves_early_within_the_bound_and_says_on_what_grounds() -> None:
     rows = synthetic_rows(3000, seed=3)
-    tuned = tune(rows, POLICY, TuningSettings(max_loss=0.03, confidence=0.9, version="tuned-1"))
+    tuned = tune(rows, POLICY, TuningSettings(risk_limit=0.03, confidence=0.9, version="tuned-1"))
     assert (tuned.why_not, tuned.policy.version) == ("", "tuned-1")
     certificate = tuned.policy.certificate
     assert certificate is not None and {p.media for p in certificate.promises} == {"photo", "clip"}
     assert all(p.confidence == pytest.approx(0.95) and p.p_value <= 0.05 for p in certificate.promises)
-    assert certificate.by_people == sum(p.n for p in certificate.promises)
+    assert certificate.human_labeled == sum(p.n for p in certificate.promises)
     for part in tuned.parts:
         assert part.cost < part.full_cost / 1.5
         assert part.accuracy >= part.full_accuracy - 0.03
@@ -130,7 +130,7 @@ def test_what_is_tuned_leaves_early_within_the_bound_and_says_on_what_grounds() 
 
 def test_a_sample_that_is_too_small_promises_nothing_and_says_how_many_more_it_takes() -> None:
     photos = [row for row in ROWS if row.about.kind == "photo"][:100]
-    tuned = tune(photos, POLICY, TuningSettings(max_loss=0.01))
+    tuned = tune(photos, POLICY, TuningSettings(risk_limit=0.01))
     assert tuned.policy.certificate is None
     (part,) = tuned.parts
     assert part.more is not None and 350 < part.more < 700
@@ -179,19 +179,19 @@ def test_within_a_group_what_stands_for_more_is_drawn_more_often() -> None:
 
 def test_rows_named_for_the_design_are_not_tested() -> None:
     names = frozenset(row.about.name for row in ROWS[:200])
-    tuned = tune(ROWS, POLICY, TuningSettings(max_loss=0.2, rows_to_design=names))
+    tuned = tune(ROWS, POLICY, TuningSettings(risk_limit=0.2, rows_to_design=names))
     assert sum(p.n for p in (tuned.policy.certificate or pytest.fail("nothing is promised")).promises) == 400
 
 
 def test_where_nobody_looked_all_stages_together_are_right_and_the_certificate_says_so() -> None:
     taught = [replace(row, about=replace(row.about, taught=True)) for row in ROWS]
-    tuned = tune(taught, POLICY, TuningSettings(max_loss=0.2))
-    assert tuned.policy.certificate is not None and tuned.policy.certificate.by_people == 0
+    tuned = tune(taught, POLICY, TuningSettings(risk_limit=0.2))
+    assert tuned.policy.certificate is not None and tuned.policy.certificate.human_labeled == 0
 
 
 def test_time_is_a_price_too() -> None:
     rows = [replace(r, looks=tuple(replace(look, ms=5.0) for look in r.looks)) for r in ROWS if r.about.kind == "photo"]
-    tuned = tune(rows, POLICY, TuningSettings(max_loss=0.2, price=latency_cost))
+    tuned = tune(rows, POLICY, TuningSettings(risk_limit=0.2, price=latency_cost))
     assert tuned.parts[0].full_cost == pytest.approx(np.mean([5.0 * _looks(row) for row in rows]))
 
 
@@ -204,7 +204,7 @@ def test_nothing_to_tune_with_and_bounds_that_make_no_sense_are_refused() -> Non
     with pytest.raises(ConfigError, match="no rows to tune with"):
         tune([], POLICY, TuningSettings())
     with pytest.raises(ConfigError, match="max_loss is 0"):
-        TuningSettings(max_loss=0)
+        TuningSettings(risk_limit=0)
     with pytest.raises(ConfigError, match="confidence is 1"):
         TuningSettings(confidence=1)
     assert sigmoid(0) == 0.5

@@ -24,7 +24,7 @@ def item(request_id: str = "r1", left_s: float = 60.0, kind: Literal["photo", "c
 def opinion(logit: float | None = 0.0, *, text_probability: float | None = None, **fields: Any) -> StagePrediction:
     """An opinion by a model called fake."""
     fields.setdefault("model", "fake")
-    return StagePrediction(logit, saw=Evidence(text_probability=text_probability), **fields)
+    return StagePrediction(logit, evidence=Evidence(text_probability=text_probability), **fields)
 
 
 def batcher(client: StageClient, **settings: Any) -> Batcher:

@@ -27,22 +27,22 @@ def curves() -> st.SearchStrategy[Curve]:
 
 
 calibrators = st.builds(
-    Calibrator, scale=worths, carry=worths, bias=st.floats(-1e6, 1e6), curve=st.none() | curves()
+    Calibrator, scale=worths, prior_weight=worths, bias=st.floats(-1e6, 1e6), curve=st.none() | curves()
 ) | st.just(Calibrator())
 
 
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
     """Any policy that `Policy.from_mapping` accepts."""
-    decide_at = draw(shares)
+    decision_threshold = draw(shares)
 
     def steps() -> tuple[Step, ...]:
         stages = draw(st.lists(st.sampled_from(STAGES), min_size=1, unique=True))
         return tuple(
             Step(
                 stage,
-                draw(st.floats(0, decide_at)),
-                draw(st.floats(decide_at, 1)),
+                draw(st.floats(0, decision_threshold)),
+                draw(st.floats(decision_threshold, 1)),
                 draw(calibrators),
                 draw(st.none() | shares),
                 draw(st.just(0.0) | st.floats(0, 1e4)),
@@ -52,4 +52,4 @@ def policies(draw: st.DrawFn) -> Policy:
 
     version = draw(st.text(min_size=1).filter(str.strip))
     prior = draw(st.floats(0, 1, exclude_min=True, exclude_max=True))
-    return Policy(version, steps(), steps(), prior, decide_at)
+    return Policy(version, steps(), steps(), prior, decision_threshold)

@@ -21,16 +21,16 @@ EAGER = Policy(
 class Surveyed:
     """A router whose rules have a survey, and what was told of it."""
 
-    def __init__(self, survey: Audit, policy: Policy = EAGER, **clients: object) -> None:
+    def __init__(self, audit: Audit, policy: Policy = EAGER, **clients: object) -> None:
         self.told: list[tuple[Verdict, tuple[StageReport, ...]]] = []
         self.clients = clients
         stages = {name: batcher(client, name=name) for name, client in clients.items()}
-        rules = Rollout(policy, survey=survey)
+        rules = Rollout(policy, audit=audit)
         self.router = Router(stages, rules, "mini", on_survey=lambda *told: self.told.append(told))
 
     @property
     def tally(self) -> tuple[int, int]:
-        return self.router.surveys.tally.judged, self.router.surveys.tally.given_up
+        return self.router.audits.tally.judged, self.router.audits.tally.abandoned
 
 
 def saying(logit: float | None, **fields: object) -> InstantClient:
@@ -40,7 +40,7 @@ def saying(logit: float | None, **fields: object) -> InstantClient:
 async def test_what_left_early_is_shown_to_everyone_once_it_has_been_answered():
     asked = Surveyed(Audit(1.0), backbone=saying(3.0), signs=saying(None), vlm=saying(-5.0))
     verdict = await asked.router.judge(item("r1"))
-    assert ([report.stage for report in verdict.stages], verdict.survey) == (["backbone"], 1.0)
+    assert ([report.stage for report in verdict.stages], verdict.audit) == (["backbone"], 1.0)
     assert asked.told == []
     await settle()
     ((answered, reports),) = asked.told
@@ -72,18 +72,16 @@ async def test_an_item_that_all_have_seen_is_surveyed_at_no_cost():
 async def test_it_takes_its_share_and_says_which():
     asked = Surveyed(Audit(0.2), backbone=saying(3.0), signs=saying(0.0), vlm=saying(0.0))
     verdicts = [await asked.router.judge(item(f"r{number}")) for number in range(300)]
-    drawn = [verdict.survey for verdict in verdicts if verdict.survey is not None]
+    drawn = [verdict.audit for verdict in verdicts if verdict.audit is not None]
     assert set(drawn) == {0.2} and len(drawn) == pytest.approx(60, abs=25)
 
 
 async def test_the_share_does_not_depend_on_the_answer():
-    survey = Audit(0.3)
-    sure, unsure = (
-        Surveyed(survey, backbone=saying(logit), signs=saying(0.0), vlm=saying(0.0)) for logit in (9.0, 0.0)
-    )
+    audit = Audit(0.3)
+    sure, unsure = (Surveyed(audit, backbone=saying(logit), signs=saying(0.0), vlm=saying(0.0)) for logit in (9.0, 0.0))
     for number in range(100):
         one, other = [await each.router.judge(item(f"r{number}")) for each in (sure, unsure)]
-        assert one.survey == other.survey
+        assert one.audit == other.audit
         await settle()
 
 
@@ -97,8 +95,8 @@ async def test_an_item_that_some_stage_cannot_judge_is_given_up(vlm: InstantClie
 
 
 async def test_no_more_than_so_many_at_once():
-    asked = Surveyed(Audit(1.0, at_once=2), backbone=saying(3.0), signs=saying(0.0), vlm=(slow := GatedClient()))
-    marks = [(await asked.router.judge(item(f"r{number}"))).survey for number in range(3)]
+    asked = Surveyed(Audit(1.0, max_concurrent=2), backbone=saying(3.0), signs=saying(0.0), vlm=(slow := GatedClient()))
+    marks = [(await asked.router.judge(item(f"r{number}"))).audit for number in range(3)]
     await settle()
     assert marks == [1.0, 1.0, None]
     assert asked.tally == (0, 1)

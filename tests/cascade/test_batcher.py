@@ -731,7 +731,7 @@ def test_times_are_measured_and_add_up():
         class Slow:
             async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
                 await asyncio.sleep(1.0)
-                return [opinion(batch_ms=100.0, compute_ms=700.0) for _ in items]
+                return [opinion(preprocess_ms=100.0, compute_ms=700.0) for _ in items]
 
         stage = batcher(Slow())
         first = waiting_for(stage, "a")

@@ -43,7 +43,7 @@ def test_a_policy_file_holds_its_certificate_for_people_and_for_the_server() -> 
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("max_loss",), 2, r"certificate\.max_loss: 2 is out of range"),
+        (("risk_limit",), 2, r"certificate\.max_loss: 2 is out of range"),
         (("confidence",), "high", r"certificate\.confidence: 'high' is not a number"),
         (("sworn",), True, r"certificate: unknown entry 'sworn'"),
         (("data",), 7, r"certificate\.data: 7 should be a text"),

@@ -32,7 +32,7 @@ def test_after_its_rest_one_call_passes_and_decides():
         assert breaker.lets_pass()
         breaker.began()
         assert not breaker.lets_pass()
-        breaker.given_up()  # whoever asked hung up: the next may try
+        breaker.abandoned()  # whoever asked hung up: the next may try
         assert breaker.lets_pass()
         breaker.began()
         breaker.answered()
@@ -65,7 +65,7 @@ def test_calls_that_were_in_flight_when_it_opened_do_not_lengthen_its_rest():
     clock.run(main)
 
 
-@given(st.lists(st.sampled_from(["began", "answered", "failed", "given_up", "wait"])))
+@given(st.lists(st.sampled_from(["began", "answered", "failed", "abandoned", "wait"])))
 def test_whatever_happens_it_lets_a_call_pass_again_within_its_longest_rest(events):
     async def main(time: Clock) -> None:
         breaker = CircuitBreaker()
@@ -74,7 +74,7 @@ def test_whatever_happens_it_lets_a_call_pass_again_within_its_longest_rest(even
                 time.now += 5.0
             else:
                 getattr(breaker, event)()
-        breaker.given_up()  # no call is in flight any more
+        breaker.abandoned()  # no call is in flight any more
         time.now += MAX_COOLDOWN_S
         assert breaker.lets_pass()
         breaker.answered()

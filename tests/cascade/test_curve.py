@@ -65,7 +65,7 @@ def test_knots_are_joined_by_straight_lines_and_level_beyond() -> None:
 
 
 def test_what_a_stage_says_goes_through_its_curve_before_it_is_weighed() -> None:
-    calibrate = Calibrator(scale=0.5, carry=0.25, bias=0.1, curve=Linear(3.0, 1.0))
+    calibrate = Calibrator(scale=0.5, prior_weight=0.25, bias=0.1, curve=Linear(3.0, 1.0))
     assert calibrate.update(2.0, 4.0) == pytest.approx(0.25 * 2 + 0.5 * 13 + 0.1)
 
 

@@ -49,7 +49,7 @@ def test_a_calibrator_that_changes_nothing_adds_the_evidence():
 
 
 def test_scale_carry_and_bias_each_do_their_part():
-    assert Calibrator(scale=2.0, carry=0.5, bias=-1.0).update(prior=4.0, logit=3.0) == 2 * 3 + 0.5 * 4 - 1
+    assert Calibrator(scale=2.0, prior_weight=0.5, bias=-1.0).update(prior=4.0, logit=3.0) == 2 * 3 + 0.5 * 4 - 1
 
 
 @given(calibrators, believable, logits)
@@ -74,14 +74,14 @@ def test_nan_is_a_failure_of_the_stage_and_no_evidence():
         Calibrator().update(0.0, math.nan)
 
 
-@pytest.mark.parametrize("name", ["scale", "carry", "bias"])
+@pytest.mark.parametrize("name", ["scale", "prior_weight", "bias"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
 def test_calibration_must_be_finite(name, value):
     with pytest.raises(ConfigError, match=f"{name} is .* finite"):
         Calibrator(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["scale", "carry"])
+@pytest.mark.parametrize("name", ["scale", "prior_weight"])
 def test_calibration_cannot_turn_evidence_round(name):
     with pytest.raises(ConfigError, match=f"{name} is -1"):
         Calibrator(**{name: -1.0})

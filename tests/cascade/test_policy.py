@@ -19,12 +19,12 @@ version: "test-1"
 prior: 0.4
 decide_at: 0.5
 photo:
-  - {stage: backbone, exit: [0.03, 0.97], calibrate: {scale: 1.5, carry: 0.9, bias: -0.1}}
-  - {stage: signs, min_text_probability: 0.4, exit: [0.05, 0.95], needs_ms: 100}
-  - {stage: vlm, exit: [0.1, 0.9], needs_ms: 50}
+  - {stage: backbone, exit: [0.03, 0.97], calibrate: {scale: 1.5, prior_weight: 0.9, bias: -0.1}}
+  - {stage: signs, min_text_probability: 0.4, exit: [0.05, 0.95], min_time_left_ms: 100}
+  - {stage: vlm, exit: [0.1, 0.9], min_time_left_ms: 50}
 clip:
   - {stage: backbone, exit: [0.03, 0.97]}
-  - {stage: video, exit: [0.5, 0.5], needs_ms: 100}
+  - {stage: video, exit: [0.5, 0.5], min_time_left_ms: 100}
 """)
 POLICY = Policy.from_mapping(MAPPING)
 BACKBONE, SIGNS, VLM = POLICY.photo
@@ -36,15 +36,15 @@ def after_backbone(logit: float | None, text_probability: float | None = None) -
 
 def test_a_policy_is_read_from_yaml():
     assert POLICY.version == "test-1"
-    assert (POLICY.prior, POLICY.decide_at) == (0.4, 0.5)
+    assert (POLICY.prior, POLICY.decision_threshold) == (0.4, 0.5)
     assert Step("backbone", 0.03, 0.97, Calibrator(1.5, 0.9, -0.1)) == BACKBONE
-    assert Step("signs", 0.05, 0.95, min_text_probability=0.4, needs_ms=100.0) == SIGNS
+    assert Step("signs", 0.05, 0.95, min_text_probability=0.4, min_time_left_ms=100.0) == SIGNS
     assert [step.stage for step in POLICY.steps("clip")] == ["backbone", "video"]
 
 
 def test_prior_and_threshold_default_to_one_half():
-    mapping = {key: value for key, value in MAPPING.items() if key not in ("prior", "decide_at")}
-    assert (Policy.from_mapping(mapping).prior, Policy.from_mapping(mapping).decide_at) == (0.5, 0.5)
+    mapping = {key: value for key, value in MAPPING.items() if key not in ("prior", "decision_threshold")}
+    assert (Policy.from_mapping(mapping).prior, Policy.from_mapping(mapping).decision_threshold) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize("name", bundled("policies"))
@@ -74,8 +74,8 @@ REMOVE = object()
         (["prior"], 1, r"prior: 1 leaves nothing to ask"),
         (["prior"], math.nan, r"prior: nan is not a finite number"),
         (["prior"], 10**400, r"prior: 1000+ is not a finite number"),
-        (["decide_at"], "half", r"decide_at: 'half' is not a number"),
-        (["decide_at"], 1.5, r"decide_at: 1\.5 is out of range; write 0 to 1"),
+        (["decision_threshold"], "half", r"decide_at: 'half' is not a number"),
+        (["decision_threshold"], 1.5, r"decide_at: 1\.5 is out of range; write 0 to 1"),
         (["photo"], [], r"photo: no stage is listed; list at least one of backbone, signs"),
         (["photo"], {"stage": "backbone"}, r"photo: .* is not a list"),
         (["photo", 1], "signs", r"photo\[1\]: 'signs' is not a mapping"),
@@ -83,7 +83,7 @@ REMOVE = object()
         (["photo", 1, "stage"], "sings", r"photo\[1\]\.stage: 'sings' is no stage; write one of backbone, signs, vlm"),
         (["photo", 1, "stage"], ["signs"], r"photo\[1\]\.stage: \['signs'\] is no stage"),
         (["photo", 2, "stage"], "backbone", r"photo\[2\]\.stage: backbone is listed twice"),
-        (["photo", 1, "wait_ms"], 5, r"photo\[1\]: unknown entry 'wait_ms'; known are calibrate, exit, head, needs_ms"),
+        (["photo", 1, "queue_wait_ms"], 5, r"photo\[1\]: unknown entry 'wait_ms'; known are calibrate, exit, head, needs_ms"),
         (["photo", 1, "exit"], REMOVE, r"photo\[1\]: exit is missing"),
         (["photo", 1, "exit"], 0.5, r"photo\[1\]\.exit: 0\.5 is not a list; write \[low, high\]"),
         (["photo", 1, "exit"], [0.1, 0.5, 0.9], r"photo\[1\]\.exit: 3 numbers; write two"),
@@ -91,8 +91,8 @@ REMOVE = object()
         (["photo", 1, "exit"], [0.6, 0.9], r"photo\[1\]\.exit: the band \[0\.6, 0\.9\] leaves out decide_at, 0\.5"),
         (["photo", 1, "exit", 0], True, r"photo\[1\]\.exit\[0\]: True is not a number"),
         (["photo", 1, "exit", 1], 97, r"photo\[1\]\.exit\[1\]: 97 is out of range; write 0 to 1"),
-        (["clip", 1, "needs_ms"], -1, r"clip\[1\]\.needs_ms: -1 is out of range; write 0 or more"),
-        (["clip", 1, "needs_ms"], math.inf, r"clip\[1\]\.needs_ms: inf is not a finite number"),
+        (["clip", 1, "min_time_left_ms"], -1, r"clip\[1\]\.needs_ms: -1 is out of range; write 0 or more"),
+        (["clip", 1, "min_time_left_ms"], math.inf, r"clip\[1\]\.needs_ms: inf is not a finite number"),
         (["clip", 1, "min_text_probability"], 2, r"clip\[1\]\.min_text_probability: 2 is out of range"),
         (["photo", 0, "calibrate"], 1.5, r"photo\[0\]\.calibrate: 1\.5 is not a mapping"),
         (["photo", 0, "calibrate", "slope"], 1, r"photo\[0\]\.calibrate: unknown entry 'slope'; known are bias, carry"),
@@ -125,7 +125,10 @@ json_like = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["version", "prior", "decide_at", "photo", "clip", "x"]), json_like) | json_like)
+@given(
+    st.dictionaries(st.sampled_from(["version", "prior", "decision_threshold", "photo", "clip", "x"]), json_like)
+    | json_like
+)
 def test_nothing_but_a_config_error_comes_of_nonsense(mapping):
     try:
         Policy.from_mapping(mapping)
@@ -227,6 +230,6 @@ def test_the_band_and_the_label_never_contradict_each_other(policy, said):
     move = policy.next_step("photo", progress, 1e9)
     assert progress.posterior == sigmoid(progress.logodds)
     if move == ExitCascade("above_band"):
-        assert progress.posterior >= policy.decide_at
+        assert progress.posterior >= policy.decision_threshold
     if move == ExitCascade("below_band"):
-        assert progress.posterior < policy.decide_at
+        assert progress.posterior < policy.decision_threshold

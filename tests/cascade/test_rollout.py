@@ -45,7 +45,7 @@ def test_a_shadow_takes_its_share_of_the_requests():
 def test_a_second_head_needs_no_policy_of_its_own():
     shadow = rules(shadow={"second_head": True, "share": 1}).shadow
     assert shadow
-    assert (shadow.second_head, shadow.policy.version, shadow.at_once) == (True, "a+second-head", 1)
+    assert (shadow.second_head, shadow.policy.version, shadow.max_concurrent) == (True, "a+second-head", 1)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_a_second_head_needs_no_policy_of_its_own():
         ({"split": {"policy": {"version": "b"}, "share": 0.5}}, "split.policy: policy: clip is missing"),
         ({"split": {"policy": policy("b"), "share": 1.5}}, "split.share: 1.5 is out of range"),
         ({"shadow": {"share": 0.5}}, "shadow.policy: it is missing"),
-        ({"shadow": {"policy": policy("s"), "share": 0.5, "at_once": 0}}, "whole number from 1 to 16"),
-        ({"shadow": {"policy": policy("s"), "share": 0.5, "at_once": True}}, "whole number"),
-        ({"survey": {}}, "survey: share is missing"),
-        ({"survey": {"share": 0}}, "survey.share: 0 asks nobody"),
-        ({"survey": {"share": 2}}, "survey.share: 2 is out of range"),
-        ({"survey": {"share": 0.1, "at_once": 17}}, "survey.at_once: 17 should be a whole number from 1 to 16"),
+        ({"shadow": {"policy": policy("s"), "share": 0.5, "max_concurrent": 0}}, "whole number from 1 to 16"),
+        ({"shadow": {"policy": policy("s"), "share": 0.5, "max_concurrent": True}}, "whole number"),
+        ({"audit": {}}, "survey: share is missing"),
+        ({"audit": {"share": 0}}, "survey.share: 0 asks nobody"),
+        ({"audit": {"share": 2}}, "survey.share: 2 is out of range"),
+        ({"audit": {"share": 0.1, "max_concurrent": 17}}, "survey.at_once: 17 should be a whole number from 1 to 16"),
         ({"shadow": {"second_head": "yes", "share": 0.5}}, "true or false"),
         ({"shadows": {}}, "unknown entry 'shadows'"),
         ({"policy": 3}, "policy: policy: 3 is not a mapping"),
@@ -77,12 +77,12 @@ def test_rules_that_make_no_sense_are_refused(fields, told):
     st.none()
     | st.fixed_dictionaries(
         {"policy": st.just(policy("s")), "share": st.floats(0, 1), "second_head": st.booleans()},
-        optional={"at_once": st.integers(1, 16)},
+        optional={"max_concurrent": st.integers(1, 16)},
     ),
-    st.none() | st.fixed_dictionaries({"share": st.floats(0.001, 1)}, optional={"at_once": st.integers(1, 16)}),
+    st.none() | st.fixed_dictionaries({"share": st.floats(0.001, 1)}, optional={"max_concurrent": st.integers(1, 16)}),
 )
-def test_rules_survive_being_written_down(split, shadow, survey):
-    given_rules = rules(split=split, shadow=shadow, survey=survey)
+def test_rules_survive_being_written_down(split, shadow, audit):
+    given_rules = rules(split=split, shadow=shadow, audit=audit)
     assert Rollout.from_mapping(given_rules.to_mapping()) == given_rules
 
 

@@ -20,8 +20,8 @@ from tests.cascade.strategies import logits, policies, shares
 PHOTO = (
     Step("backbone", 0.03, 0.97),
     Step("signs", 0.05, 0.95, min_text_probability=0.4),
-    Step("vlm", 0.1, 0.9, Calibrator(scale=2.0, carry=0.5, bias=0.25), needs_ms=50),
-    Step("reasoner", 0.5, 0.5, needs_ms=100),
+    Step("vlm", 0.1, 0.9, Calibrator(scale=2.0, prior_weight=0.5, bias=0.25), min_time_left_ms=50),
+    Step("reasoner", 0.5, 0.5, min_time_left_ms=100),
 )
 CLIP = (Step("backbone", 0.03, 0.97), Step("video", 0.5, 0.5))
 POLICY = Policy("test-1", PHOTO, CLIP)
@@ -81,12 +81,14 @@ async def test_doubt_at_the_last_stage_is_said_to_be_doubt():
 
 
 async def test_a_report_tells_what_the_stage_saw_and_took():
-    saw = Evidence(thought="cones, a worker", other_token_mass=0.01)
-    said = StagePrediction(4.0, "mini:vlm", miniature=True, saw=saw, preprocess_ms=3.0, compute_ms=40.0, tokens=12)
+    evidence = Evidence(thought="cones, a worker", other_token_mass=0.01)
+    said = StagePrediction(
+        4.0, "mini:vlm", miniature=True, evidence=evidence, preprocess_ms=3.0, compute_ms=40.0, tokens=12
+    )
     report = (await router(backbone=said).judge(item())).stages[0]
     assert (report.model, report.miniature, report.tokens) == ("mini:vlm", True, 12)
-    assert (report.batch_ms, report.compute_ms, report.batch_size) == (3.0, 40.0, 1)
-    assert report.saw == saw
+    assert (report.preprocess_ms, report.compute_ms, report.batch_size) == (3.0, 40.0, 1)
+    assert report.evidence == evidence
 
 
 @pytest.mark.parametrize(("text_probability", "outcome"), [(0.1, "skipped"), (0.9, "answered"), (None, "answered")])
@@ -290,7 +292,7 @@ def test_whatever_stages_do_the_verdict_tells_it_truly(policy, stages):
         assert verdict.exit.stage == spoke[-1].stage
         assert verdict.probability == spoke[-1].posterior
         assert verdict.degraded == any(report.outcome == "failed" for report in verdict.stages)
-        assert verdict.label == ("roadwork" if verdict.probability >= policy.decide_at else "none")
+        assert verdict.label == ("roadwork" if verdict.probability >= policy.decision_threshold else "none")
         last = steps[verdict.exit.stage]
         match verdict.exit.reason:
             case "above_band":
@@ -311,7 +313,7 @@ def test_whatever_stages_do_the_verdict_tells_it_truly(policy, stages):
 
 
 def test_under_load_bands_narrow_and_the_verdict_says_so():
-    geared = Policy("geared", PHOTO, CLIP, gears=(DegradationLevel(500, 0.1),))
+    geared = Policy("geared", PHOTO, CLIP, degradation_levels=(DegradationLevel(500, 0.1),))
 
     async def main(time: Clock) -> None:
         video = batcher(client := GatedClient(), name="video", max_batch=1)
@@ -325,12 +327,12 @@ def test_under_load_bands_narrow_and_the_verdict_says_so():
             await asyncio.sleep(1.0)
             client.calls[-1].answer(1.0)
             await settle()
-        assert {task.result().gear for task in tasks} == {0}
+        assert {task.result().degradation_level for task in tasks} == {0}
         held = asyncio.create_task(asked.judge(item(kind="clip")))
         await settle()
         verdict = await asked.judge(item(kind="clip"))
-        assert (verdict.gear, verdict.exit.stage, verdict.policy_version) == (1, "backbone", "geared")
-        assert asked.gear == 1
+        assert (verdict.degradation_level, verdict.exit.stage, verdict.policy_version) == (1, "backbone", "geared")
+        assert asked.degradation_level == 1
         client.calls[-1].answer(1.0)
         assert (await held).exit.stage == "video"
 

@@ -31,7 +31,7 @@ class Watched:
     @property
     def tally(self) -> tuple[int, int, int]:
         tally = self.router.shadows.tally(self.router.rules.shadow.policy.version)  # type: ignore[union-attr]
-        return tally.judged, tally.agreed, tally.given_up
+        return tally.judged, tally.agreed, tally.abandoned
 
 
 def saying(logit: float | None, **fields: object) -> InstantClient:

@@ -18,7 +18,7 @@ from roadwork_serve.journal.record import Annotation
 from roadwork_serve.journal.store import Store
 from tests.calibration.synthetic_rows import synthetic_rows
 from tests.evaluation.fakes import POLICY
-from tests.journal.made import entry, report, survey
+from tests.journal.made import audit, entry, report
 
 app = typer.Typer()
 for command in (calibrate, tune, compare):
@@ -79,11 +79,11 @@ def test_tuning_writes_a_promise_a_picture_and_what_else_could_be_had(folder: Pa
                "--max-loss", 0.05, "--confidence", 0.9, "--report", report_folder)  # fmt: skip
     assert done.exit_code == 0, done.output
     policy = load(out)
-    assert policy.certificate is not None and policy.certificate.max_loss == 0.05
+    assert policy.certificate is not None and policy.certificate.risk_limit == 0.05
     assert policy.photo[0].high < 1 and "no more than 5.00% of traffic" in out.read_text()
     assert "x less than with all stages asked" in done.output and "what other bounds would cost" in done.output
     figures = json.loads((report_folder / "tuning.json").read_text())
-    assert {case["max_loss"] for case in figures["what_if"]} == {0.005, 0.01, 0.02, 0.05}
+    assert {case["risk_limit"] for case in figures["what_if"]} == {0.005, 0.01, 0.02, 0.05}
     names = {place["name"] for place in figures["places"]["photo"]}
     assert names == {"all stages", "today", "tuned", "stage 1 alone", "vlm on all"}
     assert (report_folder / "pareto.png").stat().st_size > 10_000
@@ -146,7 +146,7 @@ def _wild(row: EvaluationRow) -> EvaluationRow:
     return replace(row, looks=looks)
 
 
-def surveyed(path: Path, count: int) -> str:
+def audited(path: Path, count: int) -> str:
     """A journal with answers of two arms that every stage has judged and people, too; URL."""
     url = f"sqlite:///{path}"
     records, marks = [], []
@@ -155,9 +155,9 @@ def surveyed(path: Path, count: int) -> str:
         wrong = arm == "a" and at % 3 == 0
         p, good = (0.97 if label != wrong else 0.03), (0.98 if label else 0.02)
         said = {"stages": (report("backbone", p, posterior=p),), "arm": arm}
-        records.append(entry(f"e{at}", p, at_s=1000.0 + at, survey=0.5, verdict=said))
+        records.append(entry(f"e{at}", p, at_s=1000.0 + at, audit=0.5, verdict=said))
         beside = (report("signs", None), report("vlm", good), report("reasoner", good))
-        records.append(survey(f"e{at}", *beside))
+        records.append(audit(f"e{at}", *beside))
         marks.append((f"e{at}", Annotation("roadwork" if label else "none", "ann", 2000.0)))
     store = Store.open(url)
     store.commit(records)
@@ -167,7 +167,7 @@ def surveyed(path: Path, count: int) -> str:
 
 
 def test_a_journal_is_a_source_of_rows_and_of_arms(folder: Path) -> None:
-    url = surveyed(folder / "journal.db", 300)
+    url = audited(folder / "journal.db", 300)
     done = run("calibrate", "--policy", folder / "base.yaml", "--from-journal", url, "--leave", 0, "--out",
                folder / "journal.yaml")  # fmt: skip
     assert done.exit_code == 0, done.output

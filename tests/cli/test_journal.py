@@ -21,7 +21,7 @@ from roadwork_serve.journal.record import Annotation, JournalRow
 from roadwork_serve.journal.store import Store
 from roadwork_serve.profiles.profile import StageName
 from roadwork_serve.schema import Exit
-from tests.journal.made import entry, report, survey
+from tests.journal.made import audit, entry, report
 
 NOW = time.time()
 PHOTO = b"\xff\xd8\xff photo"
@@ -38,7 +38,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             entry("a", 0.95, NOW - 7200, media=PHOTO),
             entry("b", 0.2, NOW - 60, verdict=late, key="=camera"),
             entry("c", 0.6, NOW - 30, verdict={"degraded": True}),
-            survey("b", report("signs", None)),
+            audit("b", report("signs", None)),
         ]
     )
     store.mark([("a", Annotation("none", "ann", 1.0))])
@@ -109,7 +109,7 @@ def test_a_file_of_labels_counts_whole_or_not_at_all(url: str, tmp_path: Path, t
 
 def test_stats_say_what_the_answers_come_to(url: str) -> None:
     told = json.loads(run("stats", "--json").stdout)
-    assert (told["answers"], told["marked"], told["accuracy_where_marked"], told["surveyed"]) == (3, 1, 0.0, 1)
+    assert (told["answers"], told["marked"], told["accuracy_where_marked"], told["audited"]) == (3, 1, 0.0, 1)
     assert told["exit_mix"] == {"backbone": pytest.approx(2 / 3), "vlm": pytest.approx(1 / 3)}
     assert told["tflop_an_item"] == pytest.approx((3 * 126e9 + 5600e9) / 3 / 1e12)
     assert told["stage_ms"]["backbone"]["n"] == 3

@@ -19,7 +19,7 @@ def url(tmp_path: Path) -> str:
     store = Store.open(where)
     cases = traffic(900)
     store.commit([case.entry for case in cases])
-    store.commit([DeferredResult(case.entry.id, 1.0, "survey") for case in cases if case.survey is not None])
+    store.commit([DeferredResult(case.entry.id, 1.0, "audit") for case in cases if case.audit is not None])
     store.mark([(case.entry.id, case.mark) for case in cases if case.mark is not None])
     store.close()
     return where
@@ -32,7 +32,7 @@ def test_what_is_better_is_put_into_force_and_the_survey_goes_on(
 
     def server(where: str, method: str, path: str, body: object = None) -> dict[str, object]:
         asked.append((f"{method} {path}", body))
-        rules = {"policy": COLD.to_mapping(), "survey": {"share": 0.1, "at_once": 2}}
+        rules = {"policy": COLD.to_mapping(), "audit": {"share": 0.1, "max_concurrent": 2}}
         return {"rules": rules} if method == "GET" else {"version": "new", "number": 2, "replicas": 1}
 
     monkeypatch.setattr(governing, "asked", server)
@@ -41,7 +41,7 @@ def test_what_is_better_is_put_into_force_and_the_survey_goes_on(
     assert result.exit_code == 0, result.output
     assert [what for what, _ in asked] == ["GET /v1/policy", "PUT /v1/policy"]
     put = asked[1][1]
-    assert isinstance(put, dict) and put["survey"] == {"share": 0.1, "at_once": 2}
+    assert isinstance(put, dict) and put["audit"] == {"share": 0.1, "max_concurrent": 2}
     (folder,) = (tmp_path / "out").iterdir()
     assert yaml.safe_load((folder / "policy.yaml").read_text())["version"] == put["policy"]["version"] == folder.name
     assert put["policy"]["photo"][0]["head"] == str(folder / "head")

@@ -92,7 +92,7 @@ def test_a_lull_takes_nothing_away_before_its_time():
 
 
 def test_an_engine_that_may_sleep_goes_to_none():
-    asleep = metrics_of("FastVLM", ScalableEngine(0.65, 16, 0, 2, may_sleep=True), Demand(0.0, 0.0, 5000.0))
+    asleep = metrics_of("FastVLM", ScalableEngine(0.65, 16, 0, 2, scale_to_zero=True), Demand(0.0, 0.0, 5000.0))
     sleeper = Context(1, 0, 2)
     ingress = Context(raw_metrics=told(asleep))
     assert decide(policy(), {"Ingress": ingress, "FastVLM": sleeper})["FastVLM"] == 0
@@ -126,7 +126,7 @@ def test_an_answer_counts_for_the_stages_it_needed():
     asked: Any = {name: Batcher(6) for name in profile.stages}
     metrics = replica_demand(profile, flow, asked)
     assert set(metrics) == {
-        f"FastVLM.{word}" for word in ("load", "backlog_s", "quiet_s", "gpus", "slots", "may_sleep")
+        f"FastVLM.{word}" for word in ("load", "backlog_s", "quiet_s", "gpus", "slots", "scale_to_zero")
     }
     assert metrics["FastVLM.backlog_s"] == pytest.approx(3.0)
     assert metrics["FastVLM.load"] > 0
@@ -146,7 +146,7 @@ def test_a_profile_with_ranges_lets_serve_ask_the_ingress_and_keeps_its_number()
 
 
 def test_an_engine_that_may_sleep_starts_awake():
-    vlm = built({"may_sleep": True})["FastVLM"]
+    vlm = built({"scale_to_zero": True})["FastVLM"]
     assert (vlm.min_replicas, vlm.initial_replicas, vlm.max_replicas) == (0, 1, 1)
 
 

@@ -113,7 +113,7 @@ async def test_a_deadline_that_passes_before_the_file_is_read_is_told(ingress: I
 async def test_more_than_it_has_places_for_is_refused_and_places_are_given_back(ingress: Ingress):
     await ready(ingress)
     with ingress.admission(), ingress.admission():
-        assert ingress.info().in_work == 2
+        assert ingress.info().in_flight == 2
         with pytest.raises(Overloaded, match="2 requests"):
             await ingress.classify(PHOTO)
     assert (await ingress.classify(PHOTO)).label == "roadwork"
@@ -121,7 +121,7 @@ async def test_more_than_it_has_places_for_is_refused_and_places_are_given_back(
 
 async def test_more_bytes_than_it_may_hold_are_refused_and_given_back(ingress: Ingress):
     await ready(ingress)
-    most = ingress.profile.ingress.max_bytes_in_work
+    most = ingress.profile.ingress.max_in_flight_bytes
     with ingress.admission() as place:
         place.take(most)
         with pytest.raises(Overloaded, match="hold 536,870,912 of 536,870,912 bytes"):
@@ -230,10 +230,10 @@ async def test_what_a_caller_names_itself_must_be_a_text(ingress: Ingress, wrong
 
 async def test_surveys_are_told_with_the_load(ingress: Ingress):
     await ready(ingress)
-    await ingress.put_policy({"policy": policy("main"), "survey": {"share": 1.0}}, "ann")
+    await ingress.put_policy({"policy": policy("main"), "audit": {"share": 1.0}}, "ann")
     verdict = await ingress.classify(PHOTO)
-    assert verdict.survey == 1.0 and verdict.answer_id
-    await until(lambda: ingress.load().survey.judged == 1)  # type: ignore[union-attr]
+    assert verdict.audit == 1.0 and verdict.answer_id
+    await until(lambda: ingress.load().audit.judged == 1)  # type: ignore[union-attr]
     assert ingress.load().journal is None
 
 

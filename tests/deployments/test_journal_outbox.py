@@ -86,17 +86,17 @@ def written(spec: JournalSpec) -> dict[str, PredictionRecord]:
 async def test_an_answer_reaches_the_journal_with_all_that_is_known_of_it(
     post: JournalOutbox, spec: JournalSpec
 ) -> None:
-    await post.keep(judged("a", survey=0.5), PHOTO, RequestContext("batch", "ann", "camera 7"), 3)
-    post.surveyed(verdict("a"), (report("vlm", 0.2),))
+    await post.keep(judged("a", audit=0.5), PHOTO, RequestContext("batch", "ann", "camera 7"), 3)
+    post.audited(verdict("a"), (report("vlm", 0.2),))
     post.shadowed(verdict("a"), verdict("a", 0.1))
     await until(lambda: post.committed == 3)
     entry = written(spec)["a"]
-    assert (entry.origin, entry.caller, entry.key, entry.policy_number) == ("batch", "ann", "camera 7", 3)
-    assert (entry.features_model, entry.survey, entry.size) == ("fake", 0.5, len(PHOTO))
+    assert (entry.origin, entry.caller, entry.key, entry.policy_revision) == ("batch", "ann", "camera 7", 3)
+    assert (entry.features_model, entry.audit, entry.size) == ("fake", 0.5, len(PHOTO))
     assert len(entry.sha256) == 64
     store = Store.open(spec.url)
     case = store.case("a")
-    assert [each.stage for each in case.survey or ()] == ["vlm"] and len(case.shadows) == 1
+    assert [each.stage for each in case.audit or ()] == ["vlm"] and len(case.shadows) == 1
     store.close()
     assert post.load() is not None and post.load().waiting == 0
 

@@ -54,7 +54,7 @@ class FakeStage:
         if item.left_s() > 60:
             raise AssertionError(f"{item.left_s()} s left cannot be")
         logit = (float(item.thumbs.mean()) - 127.5) / 20 if self.sees == "thumbs" else 1.0
-        return StagePrediction(logit, self._model, miniature=True, saw=Evidence(thought=f"pid {os.getpid()}"))
+        return StagePrediction(logit, self._model, miniature=True, evidence=Evidence(thought=f"pid {os.getpid()}"))
 
 
 def wait_for(file: Path) -> None:

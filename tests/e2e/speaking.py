@@ -18,7 +18,7 @@ def every_stage_speaks(url: str) -> set[str]:
         assert signs.outcome in ("answered", "abstained")  # noise may read as nothing
         assert not verdict.degraded and verdict.exit.stage == stages[-1] and 0 < verdict.probability < 1
     (reasoner,) = (report for report in photo.stages if report.stage == "reasoner")
-    assert reasoner.saw.thought is not None
+    assert reasoner.evidence.thought is not None
     assert 1 < reasoner.tokens <= 48 + 8  # the budget, what ends the thought, and the answer
     return {report.stage for report in photo.stages + clip.stages}
 

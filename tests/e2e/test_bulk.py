@@ -86,8 +86,8 @@ def test_the_verdicts_are_those_of_the_server(server: str, order: JobSpec, photo
             asked = Verdict.model_validate_json(answer.content)
             mine = Verdict.model_validate_json(rows[name]["verdict"])
             assert (mine.label, mine.probability, mine.exit) == (asked.label, asked.probability, asked.exit)
-            assert [(report.stage, report.outcome, report.posterior, report.saw) for report in mine.stages] == [
-                (report.stage, report.outcome, report.posterior, report.saw) for report in asked.stages
+            assert [(report.stage, report.outcome, report.posterior, report.evidence) for report in mine.stages] == [
+                (report.stage, report.outcome, report.posterior, report.evidence) for report in asked.stages
             ]
             left_at.add(mine.exit.stage)
     assert len(left_at) > 2, "they left at several stages"

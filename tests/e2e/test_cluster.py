@@ -224,7 +224,7 @@ def test_who_hangs_up_costs_nothing_more(cluster: Cluster):
     with busy_reasoner(cluster, "hang-up") as held:
         with pytest.raises(httpx.ReadTimeout):
             post(cluster, GREY, request_id="left", wait_s=2)
-        eventually(lambda: info(cluster).in_work == 1, 30, "the hang-up is known")
+        eventually(lambda: info(cluster).in_flight == 1, 30, "the hang-up is known")
     assert asked(verdict(held.result()))[-1] == "reasoner"
     verdict(post(cluster, GREY, request_id="stayed"))
     assert "stayed" in judged(cluster)

@@ -109,11 +109,11 @@ async def test_a_photo_larger_than_grpc_takes_by_default_reaches_every_stage(cli
 
 
 async def test_who_hangs_up_leaves_no_work_behind(client: httpx.AsyncClient) -> None:
-    async def in_work() -> int:
-        return Info.model_validate_json((await client.get("/v1/info")).content).in_work
+    async def in_flight() -> int:
+        return Info.model_validate_json((await client.get("/v1/info")).content).in_flight
 
     async def until(wanted: int) -> None:
-        while await in_work() != wanted:
+        while await in_flight() != wanted:
             pass
 
     asking = [asyncio.create_task(client.post("/v1/classify", content=JPEG)) for _ in range(20)]
@@ -125,4 +125,4 @@ async def test_who_hangs_up_leaves_no_work_behind(client: httpx.AsyncClient) -> 
         await until(0)
     ended = await asyncio.gather(*asking, return_exceptions=True)
     assert all(isinstance(each, asyncio.CancelledError) for each in ended)
-    assert await in_work() == 0
+    assert await in_flight() == 0

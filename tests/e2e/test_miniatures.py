@@ -50,7 +50,7 @@ def test_a_scene_made_for_each_stage_is_answered(url: str, needs: str) -> None:
 
 def test_a_clip_is_answered_from_its_frames(url: str) -> None:
     verdict = check_verdict(classify(url, scenes.clip(9_000_000_000).mp4(), "video/mp4"), "clip")
-    assert len(verdict.stages[0].saw.frames) == 8
+    assert len(verdict.stages[0].evidence.frames) == 8
 
 
 def test_real_footage_is_answered(url: str) -> None:

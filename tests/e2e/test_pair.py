@@ -162,7 +162,7 @@ async def test_a_bad_policy_is_refused_and_the_old_one_stays(pair: Pair):
         ):
             assert (await client.put("/v1/policy", json=bad)).status_code == status
         stats = replicas(pair)
-        assert {(each.policy_version, each.policy_number) for each in stats} == {("good", change.number)}
+        assert {(each.policy_version, each.policy_revision) for each in stats} == {("good", change.number)}
         assert (await client.put("/v1/policy", json=policy("x"), headers={"X-API-Key": "rw_no"})).status_code == 401
 
 
@@ -181,7 +181,9 @@ async def test_a_shadow_is_counted_and_changes_no_answer(pair: Pair):
     steps = [{"stage": stage, "exit": [0.0, 1.0]} for stage in ("backbone", "signs")]
     async with pair.client() as client:
         trial = {"version": "trial-1", "photo": steps, "clip": steps[:1]}
-        await put(client, {"policy": policy("shadowed"), "shadow": {"policy": trial, "share": 1.0, "at_once": 4}})
+        await put(
+            client, {"policy": policy("shadowed"), "shadow": {"policy": trial, "share": 1.0, "max_concurrent": 4}}
+        )
         for _ in range(10):
             reply = await client.post("/v1/classify", content=WHITE, headers={"content-type": "image/jpeg"})
             verdict = Verdict.model_validate_json(reply.content)
@@ -201,7 +203,7 @@ def all_in(pair: Pair, of: Callable[[ReplicaStats], int]) -> int | None:
 
 
 def at_work(stats: ReplicaStats) -> int:
-    return stats.in_work + stats.reading + sum(stage.waiting + stage.in_flight for stage in stats.stages)
+    return stats.in_flight + stats.reading + sum(stage.waiting + stage.in_flight for stage in stats.stages)
 
 
 def at_the_vlm(load: ReplicaStats) -> int:
@@ -239,20 +241,20 @@ async def hang_up_on(pair: Pair, count: int) -> float:
 
 async def test_what_is_surveyed_is_in_the_journal_with_the_word_of_every_stage(pair: Pair):
     async with pair.client() as client:
-        await put(client, {"policy": policy("surveyed"), "survey": {"share": 1.0}})
+        await put(client, {"policy": policy("audited"), "audit": {"share": 1.0}})
         reply = await client.post("/v1/classify", content=WHITE, headers={"X-Request-Key": "camera"})
         verdict = Verdict.model_validate_json(reply.content)
-        assert (verdict.survey, verdict.exit.stage) == (1.0, "backbone")
+        assert (verdict.audit, verdict.exit.stage) == (1.0, "backbone")
         store = Store.open(pair.journal)
 
         def found() -> JournalRow | None:
-            cases = [case for case in store.find(Filter(policy="surveyed")) if case.entry.id == verdict.answer_id]
-            return cases[0] if cases and cases[0].survey is not None else None
+            cases = [case for case in store.find(Filter(policy="audited")) if case.entry.id == verdict.answer_id]
+            return cases[0] if cases and cases[0].audit is not None else None
 
         case = eventually(found, 20, "the survey is in the journal")
         store.close()
         await put(client, policy("after the survey"))
-    assert {report.stage for report in case.survey or ()} == {"signs", "vlm", "reasoner"}
+    assert {report.stage for report in case.audit or ()} == {"signs", "vlm", "reasoner"}
     assert (case.entry.caller, case.entry.key, case.entry.origin) == ("ann", "camera", "http")
     assert case.entry.verdict == verdict
 

@@ -104,8 +104,8 @@ def test_stage_1_says_the_same_from_the_file(exported: Exported) -> None:
     items = [photo(1), clip(2)]
     for wanted, told in zip(of_torch.judge(items), of_file.judge(items), strict=True):
         assert told.logit == pytest.approx(wanted.logit, abs=1e-3)
-        assert told.saw.text_probability == pytest.approx(wanted.saw.text_probability, abs=1e-3)
-        assert told.saw.frames == pytest.approx(wanted.saw.frames, abs=1e-3)
+        assert told.evidence.text_probability == pytest.approx(wanted.evidence.text_probability, abs=1e-3)
+        assert told.evidence.frames == pytest.approx(wanted.evidence.frames, abs=1e-3)
 
 
 def test_thumbs_of_another_size_are_refused_with_what_to_set(exported: Exported) -> None:

@@ -63,7 +63,7 @@ async def test_p_yes_is_summed_over_the_spellings() -> None:
     (answer,) = await engine(server).ask([PHOTO])
     assert answer.logit == pytest.approx(math.log(0.6 / 0.2))
     assert answer.other_token_mass == pytest.approx(0.2)
-    assert not answer.coarse and answer.compute_ms > 0
+    assert not answer.from_choice and answer.compute_ms > 0
     assert (server.asked[0]["max_tokens"], server.asked[0]["top_logprobs"]) == (1, 20)
     image, question = server.asked[0]["messages"][0]["content"]
     assert question == {"type": "text", "text": "Is there?"}  # the picture first, so that the server can reuse it
@@ -90,7 +90,7 @@ async def test_without_log_probabilities_a_choice_is_asked_and_marked_coarse(rep
     asking = engine(server)
     for _ in range(2):
         (answer,) = await asking.ask([PHOTO])
-        assert answer.coarse and answer.logit == pytest.approx(COARSE_LOGIT)
+        assert answer.from_choice and answer.logit == pytest.approx(COARSE_LOGIT)
     assert len(server.asked) == asked  # it asks for log-probabilities again only of a server that gives them
     assert server.asked[-1]["response_format"]["json_schema"]["schema"]["enum"] == ["YES", "NO"]
 
@@ -120,7 +120,7 @@ async def test_a_server_that_cannot_go_on_with_a_text_is_asked_in_a_new_turn() -
 
     server = Server(reply)
     (answer,) = await engine(server).ask([PHOTO], thought_tokens=64)
-    assert answer.logit == pytest.approx(math.log(0.05 / 0.9)) and not answer.coarse
+    assert answer.logit == pytest.approx(math.log(0.05 / 0.9)) and not answer.from_choice
     assert [message["role"] for message in server.asked[-1]["messages"]] == ["user", "assistant", "user"]
 
 

@@ -60,9 +60,11 @@ class ByColour:
             word = TextLine(
                 text="[FESTIVAL]", confidence=0.9, meaning="neutral", box={"x0": 0, "y0": 0, "x1": 1, "y1": 1}
             )  # type: ignore[arg-type]
-            return StagePrediction(None, self._model.model, saw=Evidence(words=[word]))
-        saw = Evidence(text_probability=0.9 if abs(redness) < 0.05 else 0.1) if self.name == "backbone" else Evidence()
-        return StagePrediction(STRENGTH[self.name] * redness, self._model.model, self._model.miniature, saw)
+            return StagePrediction(None, self._model.model, evidence=Evidence(words=[word]))
+        evidence = (
+            Evidence(text_probability=0.9 if abs(redness) < 0.05 else 0.1) if self.name == "backbone" else Evidence()
+        )
+        return StagePrediction(STRENGTH[self.name] * redness, self._model.model, self._model.miniature, evidence)
 
 
 def open_by_colour(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:

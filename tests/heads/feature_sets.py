@@ -23,7 +23,7 @@ def clouds(
         recipe="cls",
         x=x,
         target=target,
-        by_people=np.ones(n, bool),
+        human_labeled=np.ones(n, bool),
         weight=np.ones(n, np.float32),
         words=heard,
         group=tuple(f"site-{each}" for each in group),

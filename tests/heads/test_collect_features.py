@@ -16,7 +16,7 @@ from roadwork_serve.profiles.profile import Profile
 from tests.engines.tiny import tiny_dino
 from tests.evaluation.fakes import BLUE, RED, write_jpeg
 from tests.heads.feature_sets import clouds
-from tests.journal.made import entry, report, survey
+from tests.journal.made import audit, entry, report
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def journal(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path / 'journal.db'}"
     seen = {"features": np.full((1, 24), 0.5, np.float16), "features_model": str(tmp_path / "tiny")}
     with closing(Store.open(url)) as store:
-        store.commit([entry("a", 0.9, **seen), entry("b", 0.9, **seen), survey("b", report("vlm", 0.02))])
+        store.commit([entry("a", 0.9, **seen), entry("b", 0.9, **seen), audit("b", report("vlm", 0.02))])
         store.mark([("a", Annotation("none", "ann", 1001.0))])
     return url
 
@@ -49,7 +49,7 @@ def test_a_journal_and_files_go_together(journal: str, profile: Profile, tmp_pat
     features = found.features
     assert (features.recipe, features.x.shape) == ("cls", (4, 24))
     assert features.backbone == fingerprint(str(tmp_path / "tiny"))
-    said = dict(zip(features.name, zip(features.target, features.by_people, strict=True), strict=True))
+    said = dict(zip(features.name, zip(features.target, features.human_labeled, strict=True), strict=True))
     assert said["a"] == (0.0, True)
     assert said["b"][0] < 0.5 and not said["b"][1]
     assert said["roadwork/c.jpg"] == (1.0, True)

@@ -57,7 +57,7 @@ def test_a_head_is_trained_on_what_serving_sees(engine: FeatureEngine, data: Pat
     assert found.target.tolist() == [1, 1, 0, 0, 0, 0, 0]
     assert found.weight.tolist() == [1, 1, 1, 0.25, 0.25, 0.25, 0.25]
     assert found.group == ("", "trip", "", "", "", "", "")
-    assert found.by_people.all() and np.isnan(found.words).all()
+    assert found.human_labeled.all() and np.isnan(found.words).all()
     assert found.backbone == engine.fingerprint
 
 

@@ -45,7 +45,7 @@ def test_a_recipe_that_is_not_there_is_refused() -> None:
 
 def test_people_overrule_a_teacher_on_the_same_item() -> None:
     people = clouds(groups=2, each=2)
-    teacher = replace(people, by_people=np.zeros(4, bool), target=1 - people.target).rows(np.array([0, 1]))
+    teacher = replace(people, human_labeled=np.zeros(4, bool), target=1 - people.target).rows(np.array([0, 1]))
     alone = replace(teacher, name=("other-0", "other-1"))
     kept = drop_teacher_duplicates(concatenate([teacher, people, alone]))
     assert kept.name == (*people.name, "other-0", "other-1")

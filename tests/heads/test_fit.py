@@ -70,14 +70,16 @@ def test_rows_without_words_do_not_disturb_those_with() -> None:
 
 def test_people_overrule_the_teacher() -> None:
     people = clouds()
-    wrong = replace(people, by_people=np.zeros(len(people), bool), target=1 - people.target)
+    wrong = replace(people, human_labeled=np.zeros(len(people), bool), target=1 - people.target)
     both = concatenate([people, replace(wrong, weight=wrong.weight * 10)])
     assert _same(fit_head(both, QUICK).head, fit_head(people, QUICK).head)
 
 
 def test_a_teachers_doubt_is_learned() -> None:
     sure = clouds(apart=5.0)
-    doubt = replace(sure, target=np.where(sure.target > 0, 0.7, 0.1).astype(np.float32), by_people=~sure.by_people)
+    doubt = replace(
+        sure, target=np.where(sure.target > 0, 0.7, 0.1).astype(np.float32), human_labeled=~sure.human_labeled
+    )
     p = 1 / (1 + np.exp(-predict_logits(fit_head(doubt, replace(QUICK, balance=None)).head, doubt)))
     assert p[sure.target > 0].mean() == pytest.approx(0.7, abs=0.1)
     assert p[sure.target < 1].mean() == pytest.approx(0.1, abs=0.1)

@@ -40,7 +40,7 @@ def entry(name: str, probability: float = 0.9, at_s: float = 1000.0, **fields: A
         "origin": "http",
         "caller": "ann",
         "key": "",
-        "policy_number": 1,
+        "policy_revision": 1,
         "sha256": hashlib.sha256(media or name.encode()).hexdigest(),
         "size": len(media) if media else 3,
         "media": media,
@@ -50,5 +50,5 @@ def entry(name: str, probability: float = 0.9, at_s: float = 1000.0, **fields: A
     return PredictionRecord(**given | fields)
 
 
-def survey(of: str, *stages: StageReport) -> DeferredResult:
-    return DeferredResult(of, 1001.0, "survey", stages=stages)
+def audit(of: str, *stages: StageReport) -> DeferredResult:
+    return DeferredResult(of, 1001.0, "audit", stages=stages)

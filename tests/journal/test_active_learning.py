@@ -32,13 +32,15 @@ def test_an_answer_that_all_agree_on_is_not_hard() -> None:
         (JournalRow(entry("a", 1.0, verdict={"exit": Exit(stage="vlm", reason="deadline")})), "deadline", 1.0),
         (JournalRow(entry("a", 1.0, verdict={"exit": Exit(stage="vlm", reason="failed")})), "deadline", 1.0),
         (
-            JournalRow(entry("a", 1.0, verdict={"stages": (report("vlm", 1.0, saw=Evidence(other_token_mass=0.4)),)})),
+            JournalRow(
+                entry("a", 1.0, verdict={"stages": (report("vlm", 1.0, evidence=Evidence(other_token_mass=0.4)),)})
+            ),
             "other_token_mass",
             0.4,
         ),
         (JournalRow(entry("a", 1.0, verdict={"stages": (report("backbone", 0.3), report("vlm", 0.9))})), "stages", 0.6),
         (JournalRow(entry("a", 1.0, verdict={"stages": (report("backbone", 0.1),)})), "stages", 0.8),
-        (JournalRow(entry("a", 1.0), survey=(report("vlm", 0.2), report("signs", None))), "beside", 0.6),
+        (JournalRow(entry("a", 1.0), audit=(report("vlm", 0.2), report("signs", None))), "beside", 0.6),
         (JournalRow(entry("a", 1.0), shadows=(verdict("a", 0.3),)), "beside", 0.7),
         (JournalRow(entry("a", 1.0), mark=Annotation("none", "ann", 1.0)), "wrong", 1.0),
     ],
@@ -53,7 +55,7 @@ def test_each_reason_alone_makes_an_answer_as_hard_as_its_weight_says(
 @pytest.mark.parametrize(
     "case",
     [
-        JournalRow(entry("a", 1.0), survey=(report("vlm", 0.6),)),
+        JournalRow(entry("a", 1.0), audit=(report("vlm", 0.6),)),
         JournalRow(entry("a", 1.0), shadows=(verdict("a", 0.6),)),
         JournalRow(entry("a", 1.0), mark=Annotation("roadwork", "ann", 1.0)),
         JournalRow(entry("a", 1.0), mark=Annotation(None, "ann", 1.0)),
@@ -66,9 +68,9 @@ def test_who_agrees_or_cannot_tell_makes_nothing_harder(case: JournalRow) -> Non
 def test_novelty_counts_where_it_is_known_and_the_margin_is_to_the_policy_s_decision() -> None:
     assert reasons(SURE, novelty=0.5) == {"novelty": 0.5}
     assert reasons(SURE, novelty=math.nan) == {}
-    assert reasons(JournalRow(entry("a", 0.2)), decide_at=0.2)["margin"] == 1
-    assert reasons(JournalRow(entry("a", 0.1)), decide_at=0.2)["margin"] == pytest.approx(0.5)
-    assert "margin" not in reasons(JournalRow(entry("a", 0.0)), decide_at=0.2)
+    assert reasons(JournalRow(entry("a", 0.2)), decision_threshold=0.2)["margin"] == 1
+    assert reasons(JournalRow(entry("a", 0.1)), decision_threshold=0.2)["margin"] == pytest.approx(0.5)
+    assert "margin" not in reasons(JournalRow(entry("a", 0.0)), decision_threshold=0.2)
 
 
 @given(

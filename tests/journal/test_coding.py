@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from roadwork_serve.journal.coding import VERSION, decode, encode
 from roadwork_serve.journal.record import DeferredResult, PredictionRecord
-from tests.journal.made import entry, report, survey, verdict
+from tests.journal.made import audit, entry, report, verdict
 
 
 def same(one: PredictionRecord | DeferredResult, other: PredictionRecord | DeferredResult) -> bool:
@@ -23,10 +23,10 @@ def same(one: PredictionRecord | DeferredResult, other: PredictionRecord | Defer
 @pytest.mark.parametrize(
     "record",
     [
-        entry("a", media=b"\xff\xd8\xff photo", survey=0.25, key="camera 7"),
-        entry("b", features=None, verdict={"arm": "b", "shadow": "other", "survey": 0.5}),
+        entry("a", media=b"\xff\xd8\xff photo", audit=0.25, key="camera 7"),
+        entry("b", features=None, verdict={"arm": "b", "shadow": "other", "audit": 0.5}),
         entry("c", features=np.arange(12, dtype=np.float16).reshape(3, 4), media=b""),
-        survey("a", report("vlm", 0.25), report("signs", None)),
+        audit("a", report("vlm", 0.25), report("signs", None)),
         DeferredResult("a", 5.0, "shadow", verdict=verdict("a", 0.1)),
     ],
 )
@@ -51,7 +51,7 @@ def test_garbage_is_a_value_error(garbage: bytes) -> None:
 
 
 def test_numbers_keep_all_their_digits() -> None:
-    one = replace(entry("a"), at_s=1763871234.123456789, survey=1 / 3)
+    one = replace(entry("a"), at_s=1763871234.123456789, audit=1 / 3)
     told = decode(encode(one))
     assert isinstance(told, PredictionRecord)
-    assert (told.at_s, told.survey) == (one.at_s, one.survey)
+    assert (told.at_s, told.audit) == (one.at_s, one.audit)

@@ -27,7 +27,7 @@ def cases() -> list[JournalRow]:
     cone = Annotation("none", "ann", 1.0, "a cone")
     return [
         JournalRow(entry("close", 0.45, media=PICTURES[0], verdict=close), kept=True),
-        JournalRow(entry("marked", 1.0, media=PICTURES[1]), survey=(report("vlm", 0.6),), mark=cone),
+        JournalRow(entry("marked", 1.0, media=PICTURES[1]), audit=(report("vlm", 0.6),), mark=cone),
         JournalRow(entry("unclear", 0.9, media=PICTURES[2], at_s=1.5), mark=Annotation(None, "bob", 1.0)),
         JournalRow(entry("clip", 0.9, media=CLIP, verdict={"media": "clip"})),
         JournalRow(entry("again", 0.9, media=PICTURES[0])),
@@ -58,7 +58,7 @@ def test_each_answer_with_its_file_becomes_a_sample(cases: list, media_of: Calla
     assert close["signs"]["label"] == "roadwork" and "vlm" not in close
     assert (close["answer"]["label"], close["answer"]["confidence"]) == ("none", 0.55)
     assert close["tags"] == ["backbone", "degraded", "hard", "arm a"]
-    assert marked["tags"] == ["backbone", "hard", "surveyed", "marked"]
+    assert marked["tags"] == ["backbone", "hard", "audited", "marked"]
     assert (marked["vlm"]["beside"], marked["vlm"]["confidence"]) == (True, 0.6)
     assert (marked["ground_truth"]["label"], marked["marked_by"], marked["note"]) == ("none", "ann", "a cone")
     assert marked["reasons"][0] == "wrong" and marked["hardness"] >= 0.9
@@ -149,7 +149,7 @@ def test_fiftyone_imports_it(cases: list, media_of: Callable, tmp_path: Path) ->
     assert json.loads(told.stdout.splitlines()[-1]) == {
         "pushed": {f"road-{os.getpid()}": 4, f"road-{os.getpid()}-clips": 1},
         "hardest": "marked",
-        "tags": {"backbone": 4, "arm a": 1, "degraded": 1, "hard": 2, "surveyed": 1, "marked": 2},
+        "tags": {"backbone": 4, "arm a": 1, "degraded": 1, "hard": 2, "audited": 1, "marked": 2},
         "truths": [None, "none", None, None],
         "read": 4,
         "again": "FiftyOne has a dataset",

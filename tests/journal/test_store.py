@@ -13,7 +13,7 @@ from roadwork_serve.journal.record import Annotation, DeferredResult, JournalRow
 from roadwork_serve.journal.store import RejectedRecords, Store
 from roadwork_serve.journal.tables import metadata
 from roadwork_serve.schema import Exit
-from tests.journal.made import entry, report, survey, verdict
+from tests.journal.made import audit, entry, report, verdict
 
 
 def ids(cases: object) -> list[str]:
@@ -22,32 +22,30 @@ def ids(cases: object) -> list[str]:
 
 def test_what_is_committed_is_found_as_it_was(store: Store) -> None:
     features = np.array([[0.5, -2.0], [3.0, 1e-3]], np.float16)
-    given = entry("a", 0.7, features=features, survey=0.1, key="camera", verdict={"survey": 0.1, "arm": "a"})
-    store.commit(
-        [given, survey("a", report("vlm", 0.2)), DeferredResult("a", 2.0, "shadow", verdict=verdict("a", 0.3))]
-    )
+    given = entry("a", 0.7, features=features, audit=0.1, key="camera", verdict={"audit": 0.1, "arm": "a"})
+    store.commit([given, audit("a", report("vlm", 0.2)), DeferredResult("a", 2.0, "shadow", verdict=verdict("a", 0.3))])
     (case,) = store.find()
     assert case.entry.verdict == given.verdict
     assert np.array_equal(case.entry.features, features)
-    assert (case.entry.survey, case.entry.key, case.entry.at_s, case.entry.sha256) == (
+    assert (case.entry.audit, case.entry.key, case.entry.at_s, case.entry.sha256) == (
         0.1,
         "camera",
         1000.0,
         given.sha256,
     )
-    assert [each.stage for each in case.survey or ()] == ["vlm"]
+    assert [each.stage for each in case.audit or ()] == ["vlm"]
     assert [each.probability for each in case.shadows] == [0.3]
     assert (case.mark, case.kept) == (None, False)
     assert case.report("vlm") and case.report("backbone") and case.report("signs") is None
 
 
 def test_a_record_is_there_once_however_often_it_is_sent(store: Store) -> None:
-    records = [entry("a"), survey("a", report("vlm")), entry("b", 0.1)]
+    records = [entry("a"), audit("a", report("vlm")), entry("b", 0.1)]
     store.commit(records)
     store.commit(records[::-1])
     store.commit([*records, *records])
     assert ids(store.find()) == ["a", "b"]
-    assert len(store.case("a").survey or ()) == 1
+    assert len(store.case("a").audit or ()) == 1
 
 
 def test_two_answers_to_one_request_are_two(store: Store) -> None:
@@ -57,10 +55,10 @@ def test_two_answers_to_one_request_are_two(store: Store) -> None:
 
 
 def test_an_aside_may_come_first(store: Store) -> None:
-    store.commit([survey("late", report("vlm"))])
+    store.commit([audit("late", report("vlm"))])
     assert list(store.find()) == []
     store.commit([entry("late")])
-    assert [each.stage for each in store.case("late").survey or ()] == ["vlm"]
+    assert [each.stage for each in store.case("late").audit or ()] == ["vlm"]
 
 
 def test_several_senders_at_once_write_each_record_once(opened: Callable[..., Store]) -> None:
@@ -110,15 +108,15 @@ def test_pages_leave_nothing_out_where_times_are_equal(store: Store, monkeypatch
         (Filter(high=0.2), ["b"]),
         (Filter(marked=True), ["a"]),
         (Filter(marked=False), ["b", "c"]),
-        (Filter(surveyed=True), ["b"]),
-        (Filter(surveyed=False), ["a", "c"]),
+        (Filter(audited=True), ["b"]),
+        (Filter(audited=False), ["a", "c"]),
         (Filter(low=0.5, degraded=False), ["a"]),
     ],
 )
 def test_filters(store: Store, wanted: Filter, found: list[str]) -> None:
     left = {"exit": Exit(stage="vlm", reason="deadline")}
     odd = {"degraded": True, "policy_version": "other", "arm": "b", "media": "clip"}
-    store.commit([entry("a", 0.9), entry("b", 0.1, verdict=left, caller="bob", key="camera"), survey("b")])
+    store.commit([entry("a", 0.9), entry("b", 0.1, verdict=left, caller="bob", key="camera"), audit("b")])
     store.commit([entry("c", 0.8, verdict=odd)])
     store.mark([("a", Annotation("none", "ann", 1.0))])
     assert ids(store.find(wanted)) == found
@@ -192,12 +190,12 @@ def test_an_older_journal_is_brought_up_to_date_with_all_that_is_in_it(url: str,
             "id": "'old'",
             "at_s": "1",
             "probability": "0.5",
-            "policy_number": "1",
+            "policy_revision": "1",
             "size": "1",
             "degraded": "false",
         }
         filled |= {"verdict": "'" + verdict("old").model_dump_json().replace(":", r"\:") + "'"}
-        filled |= {"survey": "NULL", "frames": "NULL", "features": "NULL", "arm": "NULL"}
+        filled |= {"audit": "NULL", "frames": "NULL", "features": "NULL", "arm": "NULL"}
         quoted = ", ".join(f'"{name}"' for name in filled)
         connection.execute(text(f"INSERT INTO answers ({quoted}) VALUES ({', '.join(filled.values())})"))
         connection.execute(text("INSERT INTO marks (\"of\", label, \"by\", at_s) VALUES ('old', 'none', 'ann', 1)"))

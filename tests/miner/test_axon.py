@@ -268,7 +268,7 @@ async def test_what_the_cascade_can_say_by_its_deadline_is_sent() -> None:
 async def test_large_bodies_are_bounded_together() -> None:
     cascade = Said()
     cascade.gate = asyncio.Event()
-    to = axon(cascade, limits=Limits(max_body=2**20, in_work=2**20))
+    to = axon(cascade, limits=Limits(max_body=2**20, in_flight=2**20))
     reading = asyncio.Event()
 
     async def slowly() -> AsyncIterator[bytes]:
@@ -336,7 +336,7 @@ async def test_a_deadline_that_passes_is_told_so() -> None:
 
 async def test_no_hotkey_has_more_calls_a_minute_or_at_once_than_it_may() -> None:
     cascade = Said()
-    terms = BlacklistConfig(min_stake=1.0, per_minute=3, at_once=1)
+    terms = BlacklistConfig(min_stake=1.0, per_minute=3, max_concurrent=1)
     async with client(axon(cascade, terms)) as to:
         cascade.gate = asyncio.Event()
         first = asyncio.create_task(post(to))

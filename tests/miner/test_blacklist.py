@@ -70,7 +70,7 @@ async def test_a_minute_gives_back_what_a_minute_takes() -> None:
 
 
 async def test_a_call_that_fails_frees_its_place() -> None:
-    guard = Blacklist(BlacklistConfig(at_once=1), Metagraph)
+    guard = Blacklist(BlacklistConfig(max_concurrent=1), Metagraph)
     with pytest.raises(ZeroDivisionError):
         async with guard.call("v"):
             raise ZeroDivisionError

@@ -86,7 +86,7 @@ def test_four_bits_make_room_for_molmo() -> None:
     """As the comment of gpu-24gb says."""
     molmo = load_profile("gpu-2x24gb").engines["molmo2"].model_dump(exclude_defaults=True)
     smaller: dict[str, Any] = {"vllm": {"kv_cache_gib": 2}, "num_gpus": 0.55, "max_replicas": None}
-    of_four_bits = {"model": "somebody/Qwen3-VL-8B-Instruct-AWQ", "quantised": "awq"}
+    of_four_bits = {"model": "somebody/Qwen3-VL-8B-Instruct-AWQ", "quantization": "awq"}
     video = {"stages": {"video": {"engine": "molmo2", "options": None}}}
     four_bits = load_profile("gpu-24gb", {"engines": {"qwen3-vl": smaller | of_four_bits, "molmo2": molmo}} | video)
     assert plan_placement(four_bits, [WHOLE_24_GIB]).fullest[0].left > 0

@@ -48,7 +48,7 @@ def test_sizes_are_those_published(model: str, millions: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "quantised", "gib"),
+    ("model", "quantization", "gib"),
     [
         (QWEN, None, 16.3),
         (f"{QWEN}-FP8", "fp8", 9.9),
@@ -56,15 +56,15 @@ def test_sizes_are_those_published(model: str, millions: float) -> None:
         ("somebody/Qwen3-VL-8B-Instruct-AWQ-4bit", "awq", 6.8),
     ],
 )
-def test_weights_are_those_of_the_published_checkpoints(model: str, quantised: str | None, gib: float) -> None:
-    assert need(vllm(model, quantised=quantised)).weights == pytest.approx(gib, rel=0.01)
+def test_weights_are_those_of_the_published_checkpoints(model: str, quantization: str | None, gib: float) -> None:
+    assert need(vllm(model, quantization=quantization)).weights == pytest.approx(gib, rel=0.01)
 
 
 def test_a_checkpoint_must_be_what_the_profile_says_of_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"engines\.it\.quantised: .*-FP8 holds fp8 weights; set it to fp8"):
         need(vllm(f"{QWEN}-FP8"))
     with pytest.raises(ConfigError, match=r"engines\.it\.quantised is awq, and .* is no AWQ checkpoint .* set fp8"):
-        need(vllm(quantised="awq"))
+        need(vllm(quantization="awq"))
     for method in ("awq", "fp8"):
         (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": method}}))
         assert stored_as(str(tmp_path)) == method

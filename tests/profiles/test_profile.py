@@ -19,7 +19,7 @@ ON_CARD = {"device": "cuda", "num_gpus": 0.5, "vllm": {"kv_cache_gib": 2}}
         ("dinov3", {"num_gpus": 0.25}, "num_gpus is booked and device is cpu; set device: cuda"),
         ("dinov3", {"device": "cuda", "num_gpus": 1.5}, "num_gpus above 1 must be whole cards"),
         ("dinov3", {"runs": "tensorrt"}, "device: tensorrt runs on a GPU"),
-        ("dinov3", {"quantised": "fp8"}, "quantised is vllm's, and transformers runs it"),
+        ("dinov3", {"quantization": "fp8"}, "quantised is vllm's, and transformers runs it"),
         ("dinov3", {"replicas": 3, "max_replicas": 2}, "max_replicas is below replicas; raise it"),
         ("dinov3", {"server": {"url": "http://127.0.0.1:1/v1"}}, "server is set and transformers runs it"),
         ("ocr", {"features": {"second_head": "a"}}, "features.second_head: rapidocr runs no head but its own"),

@@ -26,12 +26,12 @@ def backbone(folder: Path, **features: object) -> Backbone:
 def test_every_frame_of_a_clip_is_judged() -> None:
     stage = backbone(untrained.backbone())
     still, moving = stage.judge([photo(1).slim("thumbs"), clip(2).slim("thumbs")])
-    assert still.saw.frames == []
-    assert len(moving.saw.frames) == 8
-    logits = sorted(np.log(p / (1 - p)) for p in moving.saw.frames)
+    assert still.evidence.frames == []
+    assert len(moving.evidence.frames) == 8
+    logits = sorted(np.log(p / (1 - p)) for p in moving.evidence.frames)
     assert moving.logit == pytest.approx((logits[-1] + logits[-2]) / 2, abs=1e-4)
     assert still.miniature and still.compute_ms > 0
-    assert still.saw.text_probability is not None
+    assert still.evidence.text_probability is not None
 
 
 def test_batched_items_are_judged_as_alone() -> None:
@@ -56,14 +56,14 @@ def test_a_head_on_trial_judges_the_same_and_is_kept_apart() -> None:
     on_trial, without = stage.judge(items), plain.judge(items)
     assert [o.logit for o in on_trial] == pytest.approx([o.logit for o in without], abs=1e-5)
     assert [o.second_logit for o in on_trial] == pytest.approx([o.logit for o in without], abs=1e-5)
-    assert [o.saw for o in on_trial] == [o.saw for o in without]
+    assert [o.evidence for o in on_trial] == [o.evidence for o in without]
     assert [o.second_logit for o in without] == [None, None]
 
 
 def test_a_head_on_trial_says_nothing_aloud() -> None:
     stage = backbone(untrained.backbone(head=False), second_head=str(untrained.backbone()))
     (opinion,) = stage.judge([clip(2)])
-    assert opinion.logit is None and opinion.saw.frames == []
+    assert opinion.logit is None and opinion.evidence.frames == []
     assert opinion.second_logit is not None
 
 
@@ -143,8 +143,8 @@ def test_items_of_one_batch_may_ask_for_different_heads(tmp_path: Path) -> None:
     for item, opinion, own in zip(items, together, alone, strict=True):
         wanted = own.judge([replace(item, head=None)])[0]
         assert opinion.logit == pytest.approx(wanted.logit, abs=1e-5)
-        assert opinion.saw.text_probability == pytest.approx(wanted.saw.text_probability, abs=1e-5)
-    assert together[1].saw.text_probability is None
+        assert opinion.evidence.text_probability == pytest.approx(wanted.evidence.text_probability, abs=1e-5)
+    assert together[1].evidence.text_probability is None
 
 
 def test_a_policy_may_bring_the_first_head(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_lines_of_a_diamond_are_read_as_one_phrase() -> None:
     reader = FakeReader([line("AHEAD", y=42), line("ROAD", y=20, x=25, width=40), line("WORK", y=31, x=25, width=40)])
     opinion = Signs(spec(), ocr(), reader).judge([item(page(0))])[0]
     assert opinion.logit == pytest.approx(4.0)
-    assert [(word.text, word.meaning) for word in opinion.saw.words] == [
+    assert [(word.text, word.meaning) for word in opinion.evidence.words] == [
         ("ROAD", "begin"), ("WORK", "begin"), ("AHEAD", "begin"),
     ]  # fmt: skip
 
@@ -132,7 +132,7 @@ def test_one_sign_seen_on_many_frames_counts_once() -> None:
     reader = FakeReader([], [line("ROAD WORK", sure=0.8)], [line("ROAD WORK", sure=0.9)], [])
     opinion = Signs(spec(), ocr(), reader).judge([item(page(0), page(1), page(2))])[0]
     assert opinion.logit == pytest.approx(3.6)
-    assert [word.frame for word in opinion.saw.words] == [1, 2]
+    assert [word.frame for word in opinion.evidence.words] == [1, 2]
 
 
 def test_a_few_frames_of_a_clip_are_read() -> None:
@@ -152,7 +152,7 @@ def test_frames_are_evenly_spread(frames: int, wanted: int, read: list[int]) -> 
 def test_what_cannot_be_decoded_abstains_alone() -> None:
     stage = Signs(spec(), ocr(), FakeReader([line("DETOUR")]))
     broken, fine = stage.judge([item(page(0)[:80]), item(page(0))])
-    assert broken.logit is None and broken.saw.words == []
+    assert broken.logit is None and broken.evidence.words == []
     assert fine.logit == pytest.approx(3.0)
     assert stage.judge([item(b"no picture", page(0))])[0].logit == pytest.approx(3.0)
 
@@ -160,7 +160,7 @@ def test_what_cannot_be_decoded_abstains_alone() -> None:
 def test_words_carry_where_they_stand() -> None:
     reader = FakeReader([line("DETOUR", x=50, y=20, width=100, height=30, sure=0.9)])
     opinion = Signs(spec(), ocr(), reader).judge([item(page(0))])[0]
-    (word,) = opinion.saw.words
+    (word,) = opinion.evidence.words
     assert (word.box.x0, word.box.y0, word.box.x1, word.box.y1) == pytest.approx((0.25, 0.2, 0.75, 0.5))
     assert (word.confidence, word.meaning, word.frame) == (0.9, "detour", 0)
     assert opinion.model == "PP-OCRv6-small" and not opinion.miniature
@@ -170,7 +170,7 @@ def test_words_at_the_rim_stay_on_the_picture() -> None:
     opinion = Signs(spec(), ocr(), FakeReader([line("DETOUR", x=150, width=60, sure=1.0000001)])).judge(
         [item(page(0))]
     )[0]
-    assert opinion.saw.words[0].box.x1 == 1.0
+    assert opinion.evidence.words[0].box.x1 == 1.0
 
 
 @pytest.mark.parametrize(

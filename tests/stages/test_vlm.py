@@ -27,8 +27,8 @@ async def test_answers_with_the_mass_left_over(fast: Stage) -> None:
     (opinion,) = await fast.judge([photo(1)])
     assert fast.name == "vlm"
     assert opinion.logit is not None
-    assert opinion.saw.other_token_mass is not None and 0 <= opinion.saw.other_token_mass <= 1
-    assert opinion.saw.thought is None
+    assert opinion.evidence.other_token_mass is not None and 0 <= opinion.evidence.other_token_mass <= 1
+    assert opinion.evidence.thought is None
     assert opinion.tokens == 1
     assert opinion.preprocess_ms > 0 and opinion.compute_ms > 0
 
@@ -51,7 +51,7 @@ async def test_thinks_first_when_told_to() -> None:
     stage = opened("reasoner", untrained.vlm(), thinking=True, thought_tokens=6)
     (opinion,) = await stage.judge([photo(1)])
     assert stage.name == "reasoner"
-    assert opinion.saw.thought is not None
+    assert opinion.evidence.thought is not None
     assert 1 < opinion.tokens <= 6 + 3
     assert opinion.logit is not None
 
@@ -75,12 +75,12 @@ async def test_a_model_that_was_not_made_to_think_thinks_aloud_and_is_led_to_its
 async def test_says_when_a_server_told_only_its_choice() -> None:
     class Chooser:
         async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[VlmAnswer]:
-            return [VlmAnswer(2.0, 0.0, coarse=True) for _ in prompts]
+            return [VlmAnswer(2.0, 0.0, from_choice=True) for _ in prompts]
 
     spec, engine = StageSpec(engine="e"), EngineSpec(runs="transformers", model="m")
     stage = Vlm("vlm", spec, engine, Chooser())  # type: ignore[arg-type]
     (opinion,) = await stage.judge([photo(1)])
-    assert opinion.saw.coarse
+    assert opinion.evidence.from_choice
 
 
 @pytest.mark.parametrize("name", ["vlm", "video"])

@@ -40,7 +40,7 @@ async def test_photos_get_the_probability_that_transformers_gives(
     assert logits(ours) == pytest.approx(logits(theirs), abs=EQUAL)
     assert [a.other_token_mass for a in ours] == pytest.approx([a.other_token_mass for a in theirs], abs=EQUAL)
     assert len({round(logit, 4) for logit in logits(ours)}) == len(PHOTOS)  # they do differ
-    assert all(answer.tokens == 1 and answer.compute_ms > 0 and not answer.coarse for answer in ours)
+    assert all(answer.tokens == 1 and answer.compute_ms > 0 and not answer.from_choice for answer in ours)
 
 
 async def test_clips_get_the_probability_that_transformers_gives(

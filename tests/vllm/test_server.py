@@ -85,7 +85,7 @@ def scene(seed: int, question: str = QUESTION) -> Prompt:
 async def test_photos_get_the_probability_that_transformers_gives(engine: OpenAiEngine) -> None:
     prompts = [scene(seed) for seed in (11, 12, 13, 14)]
     ours, theirs = await engine.ask(prompts), await VisionLanguageEngine(MODEL).ask(prompts)
-    assert not any(answer.coarse for answer in ours)
+    assert not any(answer.from_choice for answer in ours)
     assert [sigmoid(answer.logit) for answer in ours] == pytest.approx(
         [sigmoid(answer.logit) for answer in theirs], abs=0.03
     )  # pictures travel as JPEG

@@ -35,7 +35,7 @@ async def main(asked: dict[str, Any]) -> None:
     axon = AxonInfo(
         version=1, ip="127.0.0.1", port=asked["port"], ip_type=4, hotkey=asked["hotkey"], coldkey=asked["hotkey"]
     )
-    gate = asyncio.Semaphore(asked["at_once"])
+    gate = asyncio.Semaphore(asked["max_concurrent"])
 
     async def one(name: str, picture: bytes) -> dict[str, object]:
         kind = {"ImageSynapse": ImageSynapse, "ExtendedImageSynapse": ExtendedImageSynapse}[name]

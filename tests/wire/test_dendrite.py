@@ -74,7 +74,7 @@ def asked(folder: Path, port: int, hotkey: str, files: list[Path]) -> list[dict[
     names = ("ImageSynapse", "ExtendedImageSynapse")
     calls = [(names[at % 2], str(file)) for at, file in enumerate(files)]
     (told := folder / "calls.json").write_text(
-        json.dumps({"port": port, "hotkey": hotkey, "at_once": AT_ONCE, "calls": calls})
+        json.dumps({"port": port, "hotkey": hotkey, "max_concurrent": AT_ONCE, "calls": calls})
     )
     done = subprocess.run(
         [str(PYTHON), str(ROOT / "tests/wire/dendrite.py"), str(told)],

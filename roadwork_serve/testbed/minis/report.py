@@ -109,8 +109,8 @@ def _measure(
 ) -> tuple[str, dict[str, tuple[float, int]], float]:
     opinions, ms = asyncio.run(_judged(name, items))
     for opinion, truth in random.Random(1).sample(list(zip(opinions, truths, strict=True)), 3):  # noqa: S311
-        if opinion.saw.thought is not None:
-            print(f"{truth.activity}, {truth.label}: {opinion.saw.thought} -> {opinion.logit:.2f}")
+        if opinion.evidence.thought is not None:
+            print(f"{truth.activity}, {truth.label}: {opinion.evidence.thought} -> {opinion.logit:.2f}")
     logits = np.array([0.0 if o.logit is None else o.logit for o in opinions])
     return name, accuracies(1 / (1 + np.exp(-logits)), truths), ms
 
