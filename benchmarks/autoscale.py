@@ -49,11 +49,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """The cascade as it ships beside a curve of Ray's: what it misses less at equal GPU-hours, and holds less at equal
-    misses, as shares. Where Ray's never gets by with so little, its least is taken."""
+    """The cascade as it ships, compared with a curve of Ray's."""
 
     curve: str
+    #: Share of missed deadlines saved at equal GPU-hours, or at Ray's minimum if that is higher.
     fewer_missed: float
+    #: Share of GPU-hours saved at equal misses.
     fewer_hours: float
 
 
@@ -90,13 +91,13 @@ def measured(world: World, seeds: Sequence[int], length_s: float) -> tuple[list[
     points = [
         _point(name, setting, [days[seed, length_s, name, setting] for seed in seeds]) for name, setting in settings
     ]
-    return points, days[seeds[0], length_s, OURS, DEFAULT_SCALING.utilisation]
+    return points, days[seeds[0], length_s, OURS, DEFAULT_SCALING.target_utilization]
 
 
 def _day(run: tuple[World, int, float, str, float]) -> Day:
     world, seed, length_s, name, setting = run
     if name == OURS:
-        policy = Cascade(world, replace(DEFAULT_SCALING, utilisation=setting))
+        policy = Cascade(world, replace(DEFAULT_SCALING, target_utilization=setting))
     else:
         policy = Default(world, RaySettings(setting, *DELAYS[name]))
     return Simulation(world, policy).run(traffic(world, seed, length_s))
@@ -115,8 +116,8 @@ def _point(name: str, setting: float, days: Sequence[Day]) -> Point:
 
 
 def against(points: Sequence[Point], curve: str, settings: ScalingSettings = DEFAULT_SCALING) -> Against:
-    """The cascade's point as it ships, held against a curve."""
-    ours = next(point for point in points if point.policy == OURS and point.setting == settings.utilisation)
+    """Return the cascade's point as it ships, held against a curve."""
+    ours = next(point for point in points if point.policy == OURS and point.setting == settings.target_utilization)
     theirs = [(point.gpu_hours, point.missed_share) for point in points if point.policy == curve]
     missed = between(best(theirs), ours.gpu_hours)
     hours = between(best([(miss, hours) for hours, miss in theirs]), ours.missed_share)
@@ -133,7 +134,7 @@ def best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def between(curve: Sequence[tuple[float, float]], x: float) -> float:
-    """The value of a curve at x on a straight line between its nearest points, and beyond its ends that of the end."""
+    """Return the linear interpolation of a curve at x; beyond its ends, the value of the end."""
     if x <= curve[0][0]:
         return curve[0][1]
     for (x0, y0), (x1, y1) in pairwise(curve):
@@ -160,7 +161,7 @@ def show(points: Sequence[Point], told: Sequence[Against]) -> None:
 
 
 def plot(points: Sequence[Point], day: Day, path: Path) -> None:
-    """The curves, and one day under the cascade's policy."""
+    """Plot the curves, and one day under the cascade's policy."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.5), layout="constrained", dpi=110)

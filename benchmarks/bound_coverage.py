@@ -35,8 +35,8 @@ from roadwork_serve.profiles.flops import flops
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 STAGES = ("backbone", "vlm", "reasoner")
-_STEPS = [{"stage": stage, "exit": [0, 1], "calibrate": {"prior_weight": 0}} for stage in STAGES]
-POLICY = Policy.from_mapping({"version": "world", "photo": _STEPS, "clip": [_STEPS[0]]})
+_STEPS = [{"stage": stage, "exit": [0, 1], "calibration": {"prior_weight": 0}} for stage in STAGES]
+POLICY = Policy.parse({"version": "world", "photo": _STEPS, "clip": [_STEPS[0]]})
 WORLD = 500_000  # items that the truth is read off
 
 
@@ -92,9 +92,12 @@ TRAFFIC = {"smooth": smooth, "tied": tied, "weighed": smooth, "grouped": grouped
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """promised: runs in which anything was promised; broken: of all runs, those whose bands lose more than the bound,
-    which may be `allowed`. naive_broken: of the choice without a proof. p_value: of so many broken, were the promise
-    true. lost: mean share that is really lost by bands that were promised. saved: mean share of the FLOPs they save.
+    """The results of repeated tuning in one world.
+
+    `promised` counts runs with a certificate, `broken` runs whose bands exceed the limit, of which `allowed` are
+    expected at most. `naive_broken` counts bands chosen without a test. `p_value` is the probability of so many
+    violations if the bound were true. `lost` and `saved` are the mean true error and the mean share of
+    FLOPs saved by certified bands.
     """
 
     world: str
@@ -118,16 +121,16 @@ def as_rows(items: Items, run: int) -> list[EvaluationRow]:
     for at, (logits, truth, weight, group) in enumerate(
         zip(items.logits.tolist(), items.truth.tolist(), items.weight.tolist(), items.group.tolist(), strict=True)
     ):
-        looks = [
+        records = [
             StageRecord(s, None if math.isnan(x) else x, None, "m", True) for s, x in zip(STAGES, logits, strict=True)
         ]
-        about = SampleMetadata(f"{run}-{at}", "photo", truth, group="" if group < 0 else f"{run}-group-{group}")
-        rows.append(EvaluationRow(about, 0.5, True, "reasoner", "last_stage", False, tuple(looks), weight))
+        metadata = SampleMetadata(f"{run}-{at}", "photo", truth, group="" if group < 0 else f"{run}-group-{group}")
+        rows.append(EvaluationRow(metadata, 0.5, True, "reasoner", "last_stage", False, tuple(records), weight))
     return rows
 
 
 def as_courses(items: Items) -> Trajectories:
-    """The same as `courses` of the rows, all at once."""
+    """Return the same as `courses` of the rows, all at once."""
     said = ~np.isnan(items.logits)
     logodds = items.logits.copy()
     for step in range(len(STAGES)):  # who abstains leaves the belief as it was
@@ -152,26 +155,28 @@ def covered(
         tuned = tune(as_rows(drawn, run), POLICY, TuningSettings(risk_limit, confidence))
         if tuned.policy.certificate is not None:
             steps = tuned.policy.photo
-            said, cost, _ = traffic.cut(np.array([s.low for s in steps]), np.array([s.high for s in steps]))
-            lost.append(float(traffic.losses(said).mean()))
+            predictions, cost, _ = traffic.apply_bands(
+                np.array([s.low for s in steps]), np.array([s.high for s in steps])
+            )
+            lost.append(float(traffic.early_exit_errors(predictions).mean()))
             saved.append(1 - float(cost.mean() / traffic.cost[:, -1].mean()))
             promised += 1
             broken += lost[-1] > risk_limit
         naive += _naive(as_courses(drawn), drawn.weight, traffic, risk_limit)
     allowed = int(binom.ppf(0.999, runs, 1 - confidence))
     p_value = float(binomtest(broken, runs, 1 - confidence, alternative="greater").pvalue)
-    told = (float(np.mean(each)) if each else math.nan for each in (lost, saved))
+    means = (float(np.mean(each)) if each else math.nan for each in (lost, saved))
     seconds = round(time.monotonic() - began, 1)
     return Coverage(
-        world, rows, runs, risk_limit, confidence, promised, broken, allowed, p_value, naive, *told, seconds
+        world, rows, runs, risk_limit, confidence, promised, broken, allowed, p_value, naive, *means, seconds
     )
 
 
 def _naive(whole: Trajectories, weight: Floats, traffic: Trajectories, risk_limit: float) -> bool:
     """Whether the most eager bands with few enough losses on the rows lose too many of the traffic."""
     for bands in reversed(threshold_path(whole)):
-        if np.average(whole.losses(whole.cut(*bands)[0]), weights=weight) <= risk_limit:
-            return bool(traffic.losses(traffic.cut(*bands)[0]).mean() > risk_limit)
+        if np.average(whole.early_exit_errors(whole.apply_bands(*bands)[0]), weights=weight) <= risk_limit:
+            return bool(traffic.early_exit_errors(traffic.apply_bands(*bands)[0]).mean() > risk_limit)
     return False
 
 
@@ -190,14 +195,13 @@ def table(found: Sequence[Coverage]) -> Table:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when no promise was broken more often than allowed, while the choice without a proof failed more often in every
-    world, and in some more often than allowed."""
+    """Return 0 if no bound was violated more often than allowed, and bands without a test were worse in every world."""
     parser = argparse.ArgumentParser("python -m benchmarks.bound_coverage", description=__doc__)
-    parser.add_argument("--runs", type=int, default=500, help="of tune, in each world")
-    parser.add_argument("--max-loss", type=float, default=0.01)
+    parser.add_argument("--runs", type=int, default=500, help="number of `tune` runs in each world")
+    parser.add_argument("--risk-limit", type=float, default=0.01)
     parser.add_argument("--confidence", type=float, default=0.9)
     parser.add_argument("--items", type=int, default=WORLD, help="that the truth is read off")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/coverage.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/bound_coverage.json")
     chosen = parser.parse_args(arguments)
     command = " ".join(["python -m benchmarks.bound_coverage", *(sys.argv[1:] if arguments is None else arguments)])
     environment, console = Environment.here(command), Console(width=110)

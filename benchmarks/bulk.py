@@ -83,7 +83,7 @@ class Result:
 
 
 def bare(files: Sequence[Path], threads: int) -> Timed:
-    """The loop itself, in this process."""
+    """Return the loop itself, in this process."""
     from roadwork_serve import media
     from roadwork_serve.cascade.prediction import Item
     from roadwork_serve.profiles.profile import StageSpec
@@ -97,7 +97,7 @@ def bare(files: Sequence[Path], threads: int) -> Timed:
     opened = time.monotonic()
     for start in range(0, len(files), BATCH):
         read = [media.read(path.read_bytes(), profile.media) for path in files[start : start + BATCH]]
-        stage.judge([Item.of(each, "bare", 0.0) for each in read])
+        stage.predict([Item.of(each, "bare", 0.0) for each in read])
     return _timed(began, opened, time.monotonic(), len(files))
 
 
@@ -146,7 +146,7 @@ def _broken_off(folder: Path, out: Path, policy: Path, scenes: int) -> BrokenOff
 
 
 def _drawn(count: int) -> list[Path]:
-    """The scenes, drawn where they are not there yet."""
+    """Return the scenes, drawn where they are not there yet."""
     SCENES.mkdir(parents=True, exist_ok=True)
     paths = [SCENES / f"{scene_seed(SEED, index)}.jpg" for index in range(count)]
     missing = [(int(path.stem), "photo") for path in paths if not path.is_file()]
@@ -154,7 +154,7 @@ def _drawn(count: int) -> list[Path]:
         for sample in bar.track(draw_scenes(missing, drawing_workers()), total=len(missing), description="Drawing"):  # type: ignore[arg-type]
             draft = SCENES / "draft"
             draft.write_bytes(sample.data)
-            draft.replace(SCENES / f"{sample.about.seed}.jpg")
+            draft.replace(SCENES / f"{sample.metadata.seed}.jpg")
     return paths
 
 

@@ -81,7 +81,7 @@ def ways(side: int) -> Mapping[str, Way]:
 
 
 def picture(index: int) -> bytes:
-    """A JPEG of SIZE."""
+    """Return a JPEG of SIZE."""
     drawn = Image.open(io.BytesIO(draw_scene(SEED + index, "photo").data)).convert("RGB")
     large = np.asarray(drawn.resize(SIZE, Image.Resampling.BICUBIC), np.float32)
     noise = np.random.default_rng(index).normal(0, NOISE, (*large.shape[:2], 1))

@@ -47,7 +47,7 @@ class Sample:
 
 
 def samples() -> list[Sample]:
-    """The files that are sent."""
+    """Return the files that are sent."""
     found: list[Sample] = []
     for seed in STILLS:
         photo = scenes.photo(seed)
@@ -59,14 +59,14 @@ def samples() -> list[Sample]:
 
 
 def ask(url: str, sample: Sample) -> dict[str, Any]:
-    """The verdict on a sample."""
+    """Return the verdict on a sample."""
     reply = httpx.post(f"{url}/v1/classify", content=sample.data, headers={"Content-Type": sample.mime}, timeout=120)
     reply.raise_for_status()
     return reply.json()
 
 
 def row(sample: Sample, verdict: dict[str, Any]) -> dict[str, Any]:
-    """What build/demo.json says of a sample."""
+    """Return the entry of a sample in build/demo.json."""
     spent = {
         stage["stage"]: {part: round(stage[part], 1) for part in ("queue_ms", "preprocess_ms", "compute_ms", "rpc_ms")}
         for stage in verdict["stages"]

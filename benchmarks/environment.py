@@ -15,25 +15,27 @@ _TOLD = ("transformers", "onnxruntime", "rapidocr", "numpy", "pillow", "fastapi"
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """date: in UTC, when the run began. cores: this process may use. commit: with a plus where files had changed since;
-    empty outside of a checkout. packages: versions of what else a figure may depend on.
-    """
+    """The machine, the libraries and the code of a measurement."""
 
+    #: Start of the run, UTC.
     date: str
     command: str
     cpu: str
+    #: Cores that this process may use.
     cores: int
     memory_gib: float
     system: str
     python: str
     ray: str
     torch: str
+    #: Commit, with a plus if files had changed since; empty outside of a checkout.
     commit: str
+    #: Versions of other packages that the result may depend on.
     packages: dict[str, str]
 
     @classmethod
     def here(cls, command: str) -> "Environment":
-        """This machine, now."""
+        """Return this machine, now."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return cls(
             date=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -19,7 +19,7 @@ from roadwork_serve.schema import Evidence
 BUILDER = "benchmarks.fake_models:build"
 
 
-class StandIn:
+class FakeStage:
     """A stage that is sure of most items and in doubt about the others, always the same ones.
 
     options: item_ms, what an item takes; sure, the share of items it is sure of, by default 0.7; doubt, the most
@@ -35,9 +35,9 @@ class StandIn:
         self._doubt = float(spec.options.get("doubt", 1.2))
 
     def warm(self) -> None:
-        """It is."""
+        """Do nothing: a fake model is warm."""
 
-    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+    def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         """One opinion an item, in order."""
         began = time.perf_counter()
         if self._item_s:
@@ -54,7 +54,7 @@ class StandIn:
 
 
 def overrides(item_ms: Mapping[str, float], ingress_replicas: int = 1, **options: float) -> dict[str, Any]:
-    """What to change in profile mini for stand-ins that take so long an item; stages not named take no time."""
+    """Return overrides of profile mini for fake models with these times per item; others take no time."""
     stages = {stage: {"options": options | {"item_ms": item_ms.get(stage, 0.0)}} for stage in STAGES}
     return {
         "policy": str(Path(__file__).with_suffix(".yaml")),
@@ -64,11 +64,11 @@ def overrides(item_ms: Mapping[str, float], ingress_replicas: int = 1, **options
     }
 
 
-def open_standins(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
-    """Opens an engine as `open_stages` does."""
-    return {name: ThreadedStage(StandIn(name, spec, engine)) for name, spec in users.items()}
+def open_fake_stages(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
+    """Open an engine as `open_stages` does."""
+    return {name: ThreadedStage(FakeStage(name, spec, engine)) for name, spec in users.items()}
 
 
 def build(args: Args) -> Application:
-    """The application of a profile over stand-ins."""
-    return build_app(load_profile(args.profile, args.overrides), opener=open_standins)
+    """Return the application of a profile over stand-ins."""
+    return build_app(load_profile(args.profile, args.overrides), opener=open_fake_stages)

@@ -55,7 +55,7 @@ class Session:
         gc.collect()
 
     def estimate(self, report: Path) -> None:
-        """The cascade from what is known by now."""
+        """Estimate the cascade from the measurements so far."""
         try:
             self.results = self.results.with_cascade(cascade(self.results, report, self.plan))
             self._write()
@@ -96,12 +96,12 @@ class Session:
 
 
 def told(error: BaseException) -> str:
-    """An error's kind and the beginning of what it says."""
+    """Return an error's kind and the beginning of what it says."""
     return f"{type(error).__name__}: {error}"[:MOST_TOLD]
 
 
 def draw(path: Path) -> None:
-    """The picture beside the file, where matplotlib is."""
+    """Plot the results beside the file, if matplotlib is installed."""
     if find_spec("matplotlib") is None:
         print(f"matplotlib is not installed: draw with `python -m benchmarks.gpu --plot {path}` where it is")
         return

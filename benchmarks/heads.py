@@ -54,10 +54,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """ratio_same_accuracy, ratio_same_log_loss: processor time that end to end needs until it does as well on the test
-    stills as the head on frozen features, over all that the frozen path takes; None where it did not get there.
-    ratio_all: of all its epochs. ratio_again: of all its epochs over another head on features that are there.
-    at_same_cost: end to end when it had spent what the frozen path takes in all.
+    """Frozen features compared with end-to-end training.
+
+    `ratio_same_accuracy` and `ratio_same_log_loss` are the processor time of end-to-end training until it equals the
+    head on frozen features, divided by that of the frozen path; None if it never does. `ratio_all` is that of all
+    epochs, and `ratio_again` the same against another head on existing features. `at_same_cost` is
+    end-to-end training when it had spent as much as the frozen path.
     """
 
     setup: str
@@ -74,16 +76,16 @@ class Result:
     ratio_again: float
     at_same_cost: HeadMetrics | None
     settings: HeadTraining
-    unfreezing: FinetuneSettings
+    finetuning: FinetuneSettings
     environment: Environment
 
 
 class Stills(SceneDataset):
     """The stills of a run, without its clips."""
 
-    def listed(self) -> list[DatasetItem]:
+    def items(self) -> list[DatasetItem]:
         """See `Dataset`."""
-        return [each for each in super().listed() if each.about.kind == "photo"]
+        return [each for each in super().items() if each.metadata.kind == "photo"]
 
 
 class Watch(lightning.Callback):
@@ -118,7 +120,7 @@ def measure(stills: int, tried: int, epochs: int, every: int, say: Callable[[str
         load_images([Stills(count, seed)], media) for count, seed in zip((stills, tried), SEEDS, strict=True)
     )
     settings = HeadTraining(recipe="cls+mean+max")
-    unfreezing = FinetuneSettings(epochs=epochs, batch=32, lr=1e-4)
+    finetuning = FinetuneSettings(epochs=epochs, batch=32, lr=1e-4)
     torch.set_num_threads(1)
     engine = FeatureEngine(weights_folder(MODEL), compile=False)
     engine.features(learn.thumbs[:_LOOK], "cls+mean+max")
@@ -136,7 +138,7 @@ def measure(stills: int, tried: int, epochs: int, every: int, say: Callable[[str
     watch = Watch(other, every)
     with tempfile.TemporaryDirectory() as out:
         finetune(
-            weights_folder(MODEL), learn, settings, unfreezing, Path(out) / "tuned", device="cpu", callbacks=[watch]
+            weights_folder(MODEL), learn, settings, finetuning, Path(out) / "tuned", device="cpu", callbacks=[watch]
         )
     points, cost = tuple(watch.points), features_s + head_s
     spent = points[-1].cpu_s
@@ -155,7 +157,7 @@ def measure(stills: int, tried: int, epochs: int, every: int, say: Callable[[str
         ratio_again=spent / head_s,
         at_same_cost=next((point.tried for point in reversed(points) if point.cpu_s <= cost), None),
         settings=settings,
-        unfreezing=unfreezing,
+        finetuning=finetuning,
         environment=Environment.here(shlex.join(["python", "-m", "benchmarks.heads", *sys.argv[1:]])),
     )
 

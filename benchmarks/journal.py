@@ -30,7 +30,7 @@ BATCHES = (1, 32, 256)
 
 
 def record(name: str, chance: np.random.Generator) -> PredictionRecord:
-    """An answer of three stages."""
+    """Return an answer of three stages."""
     stages = [
         StageReport(stage=stage, outcome="answered", model="m", probability=0.4, posterior=0.4, compute_ms=20.0)
         for stage in ("backbone", "signs", "vlm")
@@ -56,7 +56,7 @@ def per_record_us(work: Callable[[int], object]) -> float:
 
 
 def commits_a_second(folder: Path, records: list[PredictionRecord], size: int) -> float:
-    """Records a second, sent so many at a time to journals of their own that are open already."""
+    """Return the records per second of journals that receive this many at a time."""
     stores = [Store.open(f"sqlite:///{folder}/{size}-{run}.db") for run in range(RUNS)]
 
     def commit(run: int) -> None:

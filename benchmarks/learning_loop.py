@@ -1,4 +1,4 @@
-"""`make flywheel`: a server that begins without a head, and what it makes of its own traffic.
+"""`make bench-loop`: a server that starts without a head and learns from its own traffic.
 
 Round by round stills of the test track go through a server of its own. Every stage judges a share of them, drawn by
 lot; people, for whom the renderer's truth stands in, label those. Then one turn of the wheel: a head is trained on the
@@ -30,7 +30,7 @@ from roadwork_serve.calibration.comparison import PromotionCriteria
 from roadwork_serve.calibration.journal_rows import journal_rows
 from roadwork_serve.calibration.trajectories import trajectories
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.engines.weights import weights_folder as weights_folder
+from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.journal.filter import Filter
 from roadwork_serve.journal.record import Annotation, JournalRow
 from roadwork_serve.journal.store import Store
@@ -44,7 +44,7 @@ COLD: dict[str, Any] = {
     "version": "cold",
     "photo": [
         {"stage": "backbone", "exit": [0.0, 1.0]},
-        {"stage": "signs", "exit": [0.0, 1.0], "calibrate": {"scale": 1.0}, "min_text_probability": 0.4},
+        {"stage": "signs", "exit": [0.0, 1.0], "calibration": {"scale": 1.0}, "min_text_probability": 0.4},
         {"stage": "vlm", "exit": [0.05, 0.95]},
         {"stage": "reasoner", "exit": [0.5, 0.5]},
     ],
@@ -80,7 +80,7 @@ class Round:
 
 
 async def send(server: Server, key: str, photos: Sequence[tuple[str, bytes]]) -> list[Verdict]:
-    """The answers to photos, by request id, so many at once."""
+    """Return the answers to photos, by request id, so many at once."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "image/jpeg"}
     waiting = iter(photos)
     verdicts: list[Verdict] = []
@@ -99,13 +99,13 @@ async def send(server: Server, key: str, photos: Sequence[tuple[str, bytes]]) ->
 
 
 async def settled(server: Server, key: str, drawn: int) -> None:
-    """Returns when every survey has been judged or given up, and the journal has all of it."""
+    """Return when every survey has been judged or given up, and the journal has all of it."""
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session, asyncio.timeout(120):
         while True:
             async with session.get(f"{server.url}/v1/stats") as reply:
                 (load,) = Stats.model_validate_json(await reply.read()).replicas
             tally, journal = load.audit, load.journal
-            if tally and journal and tally.judged + tally.abandoned >= drawn and not journal.waiting:
+            if tally and journal and tally.completed + tally.abandoned >= drawn and not journal.pending:
                 return
             await asyncio.sleep(0.2)
 
@@ -120,21 +120,24 @@ async def put(server: Server, key: str, policy: dict[str, Any], share: float) ->
 
 
 def drawn_scenes(number: int, count: int) -> tuple[list[tuple[str, bytes]], dict[str, bool]]:
-    """A round's photos, and what is true of each; no round shares a scene with another, or with any training."""
+    """Return a round's photos, and what is true of each; no round shares a scene with another, or with any training."""
     seeds = [scene_seed(SEED, 100_000 * number + at) for at in range(count)]
     samples = list(draw_scenes([(seed, "photo") for seed in seeds], drawing_workers()))
-    return [(s.about.name, s.data) for s in samples], {s.about.name: s.about.label for s in samples}
+    return [(s.metadata.name, s.data) for s in samples], {s.metadata.name: s.metadata.label for s in samples}
 
 
 def label(store: Store, cases: Sequence[JournalRow], truth: dict[str, bool]) -> None:
     """People label what every stage has judged."""
-    asked = [case for case in cases if case.audit is not None and case.mark is None]
+    asked = [case for case in cases if case.audit is not None and case.annotation is None]
     now = time.time()
-    store.mark(
+    store.annotate(
         [
-            (case.entry.id, Annotation("roadwork" if truth[case.entry.verdict.request_id] else "none", "renderer", now))
+            (
+                case.prediction.id,
+                Annotation("roadwork" if truth[case.prediction.verdict.request_id] else "none", "renderer", now),
+            )
             for case in asked
-            if case.entry.verdict.request_id in truth
+            if case.prediction.verdict.request_id in truth
         ]
     )
 
@@ -142,16 +145,16 @@ def label(store: Store, cases: Sequence[JournalRow], truth: dict[str, bool]) -> 
 def told(
     verdicts: Sequence[Verdict], cases: Sequence[JournalRow], truth: dict[str, bool], policy: Policy, seconds: float
 ) -> Round:
-    """The figures of a round, before it is learned from."""
+    """Return the figures of a round, before it is learned from."""
     asked = [[r.stage for r in v.stages if r.outcome in ("answered", "abstained")] for v in verdicts]
     beside = [[r.stage for r in case.audit] for case in cases if case.audit]
     spent = sum(flops(stages, "photo") for stages in asked)
     more = sum(flops(stages, "photo") for stages in beside)
     exits = Counter(v.exit.stage for v in verdicts)
-    rows = [row for row in journal_rows(cases, policy) if not row.about.taught]
+    rows = [row for row in journal_rows(cases, policy) if not row.metadata.pseudo_labeled]
     whole = trajectories(rows, policy, "photo")
     low, high = (np.array([getattr(step, edge) for step in policy.photo]) for edge in ("low", "high"))
-    said, n = whole.cut(low, high)[0], len(verdicts)
+    said, n = whole.apply_bands(low, high)[0], len(verdicts)
     return Round(
         policy=policy.version,
         n=n,
@@ -163,18 +166,18 @@ def told(
         audited=len(rows),
         surveyed_accuracy=float(np.mean(said == whole.truth)),
         full_accuracy=float(np.mean((whole.posterior[:, -1] >= whole.decision_threshold) == whole.truth)),
-        loss=float(whole.losses(said).mean()),
+        loss=float(whole.early_exit_errors(said).mean()),
         seconds=seconds,
         promoted=False,
-        why="",
+        reason="",
     )
 
 
 async def turn_round(
     server: Server, key: str, rounds: int, stills: int, share: float, out: Path, console: Console
 ) -> tuple[list[Round], list[RetrainingResult]]:
-    """The rounds, and what was learned after each but the last."""
-    policy = Policy.from_mapping(COLD)
+    """Return the rounds, and what was learned after each but the last."""
+    policy = Policy.parse(COLD)
     await put(server, key, policy.to_mapping(), share)
     found, learned, drawn, truth = list[Round](), list[RetrainingResult](), 0, dict[str, bool]()
     scenes = asyncio.create_task(asyncio.to_thread(drawn_scenes, 0, stills))
@@ -185,20 +188,22 @@ async def turn_round(
             scenes = asyncio.create_task(asyncio.to_thread(drawn_scenes, number + 1, stills))
         began, at_s = time.monotonic(), time.time()
         verdicts = await send(server, key, photos)
-        drawn += sum(verdict.audit is not None for verdict in verdicts)
+        drawn += sum(verdict.audit_rate is not None for verdict in verdicts)
         await settled(server, key, drawn)
         seconds = time.monotonic() - began
         store = Store.open(server.journal)
         label(store, list(store.find(Filter(since_s=at_s, audited=True))), true)
         cases = list(store.find())
         store.close()
-        fresh = [case for case in cases if case.entry.at_s >= at_s]
+        fresh = [case for case in cases if case.prediction.created_at_s >= at_s]
         this = told(verdicts, fresh, true, policy, seconds)
         if number < rounds:
-            settings = RetrainingSettings(MAX_LOSS, CONFIDENCE, margins=PromotionCriteria(accuracy=2 * MAX_LOSS))
+            settings = RetrainingSettings(
+                MAX_LOSS, CONFIDENCE, criteria=PromotionCriteria(max_accuracy_loss=2 * MAX_LOSS)
+            )
             turned = await asyncio.to_thread(retrain, cases, policy, out / f"{number}", f"round-{number + 1}", settings)
             learned.append(turned)
-            this = Round(**{**asdict(this), "promoted": turned.promoted, "why": turned.why})
+            this = Round(**{**asdict(this), "promoted": turned.promoted, "why": turned.reason})
             if turned.promoted:
                 policy = turned.policy
                 await put(server, key, policy.to_mapping(), share)
@@ -213,7 +218,7 @@ async def turn_round(
 
 
 def checks(rounds: Sequence[Round]) -> dict[str, bool]:
-    """What must hold. Accuracy is compared on the same items: those that all stages have judged as well."""
+    """Return the checks. Accuracy is compared on the same items, those with an audit."""
     first, last = rounds[0], rounds[-1]
     certified = [each for each in rounds if each.policy != "cold"]
     n = max(1, sum(each.audited for each in certified))
@@ -236,20 +241,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=4, help="turns of the wheel")
     parser.add_argument("--stills", type=int, default=400, help="a round")
     parser.add_argument("--share", type=float, default=0.6, help="of the stills that every stage judges")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/flywheel.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/learning_loop.json")
     chosen = parser.parse_args(arguments)
     console, began = Console(width=200), time.monotonic()
     command = " ".join(["python -m benchmarks.learning_loop", *(sys.argv[1:] if arguments is None else arguments)])
     environment = Environment.here(command)
-    folder = ROOT / "build/flywheel"
+    folder = ROOT / "build/learning_loop"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(weights_folder("mini:backbone"), folder / "backbone", ignore=shutil.ignore_patterns("head.*"))
-    secret, key = new_key("flywheel", "admin")
+    secret, key = new_key("learning-loop", "admin")
     engines = {"dinov3": {"model": str(folder / "backbone"), "num_cpus": 0.25}}
     args = {"profile": "mini", "overrides": {"engines": engines, "stages": {"vlm": {"slots": 1}}}}
-    with started(weights_folder / "server.log", args, {TEXT_VARIABLE: key.entry()}) as server:
+    with started(folder / "server.log", args, {TEXT_VARIABLE: key.entry()}) as server:
         rounds, _ = asyncio.run(
-            turn_round(server, secret, chosen.rounds, chosen.stills, chosen.share, weights_folder / "rounds", console)
+            turn_round(server, secret, chosen.rounds, chosen.stills, chosen.share, folder / "rounds", console)
         )
     held = checks(rounds)
     table = Table("round", "policy", "at stage 1", "TFLOP", "with survey", "accuracy", "all stages", "loss", box=None)

@@ -37,13 +37,13 @@ from benchmarks.peers.servers import Running, running
 from benchmarks.server import ROOT, end_in_order
 from roadwork_serve.atomic_write import write_json
 
-OUT = ROOT / "benchmarks/results/limit.json"
-DRAFT = ROOT / "build/limit.json"  # what is known so far; a run that is broken off leaves no half a result
+OUT = ROOT / "benchmarks/results/overhead.json"
+DRAFT = ROOT / "build/overhead.json"  # what is known so far; a run that is broken off leaves no half a result
 SERVER = "roadwork-serve, fast"
 # What a process is for, by its title: the first that matches.
 ROLES = {
     "model": r"ServeReplica:\w+:(?!Ingress|Journal)",
-    "decoding": r"roadwork_serve\.media\.reader",
+    "decoding": r"roadwork_serve\.media\.decode_worker",
     "ingress": r"ServeReplica:\w+:Ingress",
     "HAProxy": r"haproxy|HAProxyManager|ProxyActor",
     "Ray, Serve's controller": r"",
@@ -52,14 +52,18 @@ ROLES = {
 DOINGS = {
     "to the decoding processes and back": r"roadwork_serve/media/",
     "hop to the stages: handle, serialisation, gRPC": (
-        r"deployments/client|serve/handle|serve/_private/(router|request_router|replica_result|serialization|tracing)"
+        r"deployments/(stage|cascade)_client|serve/handle|serve/_private/(router|request_router|replica_result|serialization|tracing)"
         r"|cloudpickle|grpc/"
     ),
     "metrics, journal, log": (
-        r"ray/util/metrics|serve/metrics|deployments/(metrics|ledger|post|flow)|logging/|/journal/"
+        r"ray/util/metrics|serve/metrics|deployments/(metrics|journal_outbox)|roadwork_serve/api/(stats|demand_report|observers)|logging/|/journal/"
+        r"|profiles/flops"
     ),
-    "cascade": r"roadwork_serve/cascade|deployments/(ingress|reading|admission|everyone)|roadwork_serve/schema",
-    "HTTP": r"uvicorn|starlette|fastapi|pydantic|deployments/|serve/_private/(http_util|replica|proxy)",
+    "cascade": r"roadwork_serve/cascade|deployments/(ingress|replica_group)"
+    r"|roadwork_serve/(api/(media_decoder|admission)|schema|validation)",
+    "HTTP": (
+        r"uvicorn|starlette|fastapi|pydantic|deployments/|roadwork_serve/api/|serve/_private/(http_util|replica|proxy)"
+    ),
     "event loop, Ray's core": r"asyncio/|threading|ray/|selectors|concurrent/",
 }
 _WARM_S = 6.0
@@ -143,7 +147,7 @@ def by_role(server: Running) -> dict[str, float]:
 
 
 def at_rest(server: Running, seconds: float) -> dict[str, float]:
-    """What it takes of a core while nothing is asked, milliseconds a second."""
+    """Return the core time used while idle, in milliseconds per second."""
     taken, began = by_role(server), time.monotonic()
     time.sleep(seconds)
     took_s = time.monotonic() - began
@@ -151,7 +155,7 @@ def at_rest(server: Running, seconds: float) -> dict[str, float]:
 
 
 async def verdicts(server: Running, size: str, clients: int, seconds: float) -> Times:
-    """What verdicts say of their times while the server never rests."""
+    """Return the times in verdicts at saturation."""
     told: list[tuple[float, Mapping[str, Any]]] = []
     bodies = itertools.cycle(pictures(size))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -177,7 +181,7 @@ async def verdicts(server: Running, size: str, clients: int, seconds: float) -> 
 
 
 def sampled(server: Running, load: Load, clients: int, seconds: float) -> Counter[str]:
-    """What the ingress is at: how many stacks; none where py-spy may not look into processes."""
+    """Return stack samples of the ingress by activity; empty if py-spy may not read processes."""
     ingress = next(each for each in server.processes() if re.search(ROLES["ingress"], each.title))
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
         spy = [str(Path(sys.executable).with_name("py-spy")), "record", "--nonblocking", "--format", "raw"]

@@ -82,7 +82,7 @@ def started(
 def write_config(
     file: Path, args: Mapping[str, Any], builder: str | None = None, scaling: Mapping[str, float] | None = None
 ) -> tuple[int, str]:
-    """What serve_config.yaml describes, on a port of its own, its journal beside the file: the port, its URL."""
+    """Write serve_config.yaml with a free port and its own journal. Return the port and the URL."""
     port = free_port()
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     config["http_options"]["port"] = port
@@ -113,7 +113,7 @@ def journal_in(folder: Path) -> dict[str, str]:
 
 
 def _ready(config: Path, environment: dict[str, str], log: Path, url: str, start_s: float) -> subprocess.Popen[bytes]:
-    """A server that is. Ray gives its own processes 15 and 30 s to start, too little for a busy machine: try again."""
+    """Start a server and wait for it; try again if Ray gives up after 15 or 30 s on a busy machine."""
     serve = Path(sys.executable).with_name("serve")
     for tries_left in range(RAY_TRIES - 1, -1, -1):
         with log.open("wb") as output:
@@ -183,7 +183,7 @@ def _lives(pid: int, began: str) -> bool:
 
 
 def session(leader: int) -> dict[int, str]:
-    """The processes of its session that live, and those that they started in one of their own: when each began."""
+    """Return the live processes of a session and of those that it started, with start times."""
     stats: dict[int, list[str]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -196,7 +196,7 @@ def session(leader: int) -> dict[int, str]:
 
 
 def status(pid: int) -> list[str]:
-    """What stands behind its name in /proc/PID/stat: state, parent, group, session, ..., when it began."""
+    """Return the fields behind the name in /proc/PID/stat: state, parent, group, session, ..., start time."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def written(page: str, results: Path = RESULTS) -> str:
-    """The page with its tables as the results have them. Raises KeyError for a table that nobody makes."""
+    """Return the page with its tables as the results have them. Raises KeyError for a table that nobody makes."""
     return _BLOCK.sub(lambda found: found[1] + TABLES[found[2]](results) + found[3], page)
 
 
@@ -44,7 +44,7 @@ def shares(results: Path) -> str:
 
 
 def costs(results: Path) -> str:
-    """What an answer costs every server, with JPEGs of the first size."""
+    """Return processor time, memory and start-up time of every server, with JPEGs of the first size."""
     rows = _rows(results)
     return _table(
         ["model", "server", "processor ms an answer", "memory, MiB", "ready after, s"],
@@ -85,7 +85,7 @@ def curves(results: Path) -> str:
 
 def limit(results: Path) -> str:
     """Where the time of a core goes, a column a model."""
-    rows: list[Result] = _read(results, "limit")["rows"]
+    rows: list[Result] = _read(results, "overhead")["rows"]
     times = {
         "answers a second, of the bare loop": [f"{row['share']:.2f}" for row in rows],
         "bare loop: ms of a core an image": [f"{row['bare_cpu_ms']:.1f}" for row in rows],
@@ -130,14 +130,14 @@ def batching(results: Path) -> str:
 def worth(results: Path) -> str:
     """Accuracy over compute of every way to judge rendered scenes. Of photographs no pooled figure is quoted."""
     lines: list[list[str]] = []
-    for place in _read(results, "worth")["judged"]["rendered scenes"]["places"]:
+    for place in _read(results, "cost_accuracy")["judged"]["rendered scenes"]["places"]:
         interval = f"{place['low']:.3f} to {place['high']:.3f}"
         lines.append([place["name"], f"{place['tflop']:.2f}", f"{place['accuracy']:.3f}", interval])
     return _table(["way", "TFLOP an item", "accuracy", "95 %"], lines)
 
 
 def cards(results: Path) -> str:
-    """What was measured on GPUs, marked with the card."""
+    """Return the measurements on GPUs, with the name of the GPU."""
     lines: list[list[str]] = []
     for file in sorted(results.glob("gpu-*.json")):
         told = json.loads(file.read_text())
@@ -151,7 +151,7 @@ def cards(results: Path) -> str:
 
 
 def summary(results: Path) -> str:
-    """The few lines that the README has: this server beside the best of the others."""
+    """Return the few lines that the README has: this server beside the best of the others."""
     rows = _rows(results)
     lines: list[list[str]] = []
     most = 0
@@ -165,8 +165,28 @@ def summary(results: Path) -> str:
     return _table(["model, JPEG", "of a bare loop (a second)", f"the best of {most} other servers"], lines)
 
 
+def headline(results: Path) -> str:
+    """Return the README's few rows: the cascade beside single models, on rendered stills."""
+    scenes = _read(results, "scenes")
+    cascade, saved, early = scenes["gflops_per_still"], scenes["flops_ratio"], scenes["exit_mix"]["backbone"]
+    places = _read(results, "cost_accuracy")["judged"]["rendered scenes"]["places"]
+    (stage1,) = (place["tflop"] for place in places if place["name"] == "stage 1 alone")
+    return _table(
+        ["", "accuracy", "compute per image"],
+        [
+            ["stage 1 alone", f"{scenes['accuracy_stage1']:.3f}", f"{stage1:.2f} TFLOP"],
+            ["fast VLM on every image", f"{scenes['accuracy_vlm_all']:.3f}", f"{cascade * saved / 1000:.2f} TFLOP"],
+            [
+                "**cascade**",
+                f"**{scenes['accuracy']:.3f}**",
+                f"**{cascade / 1000:.2f} TFLOP, {saved:.1f}x less**; {early:.0%} exit at stage 1",
+            ],
+        ],
+    )
+
+
 def goals(results: Path) -> str:
-    """What was aimed at, and what came of it, in the results and, where there are such, in those of an earlier run."""
+    """Return the goals and the results, with those of an earlier run if there are any."""
     now, earlier = _aims(results), _aims(results / EARLIER) if (results / EARLIER).is_dir() else {}
     return _table(
         ["what", "wanted", "measured", "", "earlier", ""],
@@ -190,10 +210,10 @@ class _Aim:
 
 
 def _aims(results: Path) -> dict[str, _Aim]:
-    """What was aimed at, by what it is."""
+    """Return the goals by name."""
     aims = {
         f"share of the bare loop, {row['model']}": _Aim(WANTED_OF_LOOP[row["model"]], row["share"])
-        for row in _read(results, "limit")["rows"]
+        for row in _read(results, "overhead")["rows"]
     }
     for what, wanted, ours, (server, best) in _beside(results):
         aims[f"{what}, over the best of the others"] = _Aim(wanted, ours / best, server)
@@ -206,7 +226,8 @@ def _aims(results: Path) -> dict[str, _Aim]:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
-    each.__name__: each for each in (shares, costs, curves, limit, decode, batching, worth, cards, summary, goals)
+    each.__name__: each
+    for each in (shares, costs, curves, limit, decode, batching, worth, cards, summary, headline, goals)
 }
 
 
@@ -242,9 +263,9 @@ def _of(results: Path, kind: str) -> list[Result]:
 
 
 def _beside(results: Path) -> Iterator[tuple[str, float, float, tuple[str, float]]]:
-    """This server beside the best of the others: what, at the least how much of it, its own figure, and the best one.
+    """Yield comparisons with the best other server: name, wanted ratio, own figure, the best one.
 
-    Rates are shares of the bare loop, which ran before and after each server, for the machine is not always as fast.
+    Rates are shares of the bare loop, which ran before and after each server, because the speed of the machine varies.
     """
     size = _rows(results)[0]["size"]
     for model, wanted in (("bundled", 0.9), ("cascade", 1.0)):

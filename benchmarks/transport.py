@@ -61,7 +61,7 @@ class Row:
 
 
 def bodies() -> dict[str, bytes]:
-    """A JPEG of some 10 kB and one of some 300 kB, larger and more detailed."""
+    """Return a JPEG of some 10 kB and one of some 300 kB, larger and more detailed."""
     return {"small": _jpeg(320, 240, 8, 80), "300 kB": _jpeg(1280, 960, 13, 80)}
 
 
@@ -74,7 +74,7 @@ def _jpeg(width: int, height: int, grain: float, quality: int) -> bytes:
 
 
 def fast(folder: Path) -> dict[str, str]:
-    """What `roadwork serve --fast` sets, on ports that nobody else has."""
+    """Return the environment of `roadwork serve --fast`, with free ports."""
     ports = ("HAPROXY_METRICS_PORT", "HAPROXY_STATS_PORT", "FALLBACK_PROXY_HTTP_PORT")
     return fast_environment(folder, ROOT / "ops/haproxy/haproxy.sh") | {
         f"RAY_SERVE_{name}": str(free_port()) for name in ports

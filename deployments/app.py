@@ -1,4 +1,4 @@
-"""The Serve application: a profile in, deployments out."""
+"""The Serve application: builds the deployments of a profile."""
 
 import logging
 import os
@@ -27,42 +27,43 @@ _LOG = logging.getLogger("ray.serve.roadwork.app")
 
 
 class Args(BaseModel):
-    """The `args` of the application in serve_config.yaml."""
+    """The arguments (`args`) of the application in serve_config.yaml."""
 
     model_config = ConfigDict(extra="forbid")
 
     profile: str = Field(
-        default="auto", description="auto, the name of a profile that ships with the project, or a path"
+        default="auto",
+        description="Profile to run: auto, the name of a profile that ships with the project, or a path.",
     )
     overrides: dict[str, Any] = Field(
-        default_factory=dict, description="fields of the profile to replace, merged in; null takes a field away"
+        default_factory=dict, description="Fields of the profile to override, merged in; null removes a field."
     )
 
 
 def build(args: Args) -> Application:
-    """The application of a profile, as `serve run` and the Serve configuration call it.
+    """Return the application of a profile. `serve run` and the Serve configuration call it.
 
-    Raises ConfigError when the profile does not make sense.
+    Raises ConfigError if the profile is invalid.
     """
-    cards = gpu_memory_gib()
-    found = _resources(cards)
+    gpus = gpu_memory_gib()
+    available = _resources(gpus)
     profile = (
-        profile_for_gpus(cards, args.overrides)
-        if args.profile == "auto"
-        else load_profile(args.profile, args.overrides)
+        profile_for_gpus(gpus, args.overrides) if args.profile == "auto" else load_profile(args.profile, args.overrides)
     )
     models = {stage: profile.engine_of(stage) for stage in profile.stages}
     stages = ", ".join(f"{stage} ({engine.model} on {engine.device})" for stage, engine in models.items())
     _LOG.info("Profile %s: %s. Stages: %s.", profile.name, profile.description, stages)
-    _warn_of_shortage(profile, found)
-    profile = _with_journal(_with_keys(profile))
-    return build_app(_with_room(profile, cards))
+    _warn_of_shortage(profile, available)
+    profile = _resolve_journal_paths(_resolve_keys(profile))
+    return build_app(_limit_to_gpus(profile, gpus))
 
 
 def build_app(profile: Profile, opener: Opener = open_stages) -> Application:
-    """The ingress over one deployment an engine, or group of engines that take turns.
+    """Return the ingress over a deployment for each engine, or group of engines that share a GPU by time slicing.
 
-    opener: opens an engine and makes the stages that ask it, inside their replica; must pickle.
+    Args:
+        profile: The profile.
+        opener: Opens an engine and makes the stages that use it, inside their replica; must pickle.
     """
     stages: dict[StageName, Application] = {}
     users = profile.users()
@@ -73,73 +74,73 @@ def build_app(profile: Profile, opener: Opener = open_stages) -> Application:
     return ingress_app(profile, stages, journal_app(profile.journal) if profile.journal.enabled else None)
 
 
-def _with_keys(profile: Profile) -> Profile:
-    """The profile with the file of keys that the environment here names: that of a Ray which runs already may not.
+def _resolve_keys(profile: Profile) -> Profile:
+    """Return the profile with the file of keys from this environment, which a running Ray may not have.
 
-    Raises ConfigError for a mistake in the keys, before anything starts.
+    Raises ConfigError for invalid keys, before anything starts.
     """
     file = os.environ.get(FILE_VARIABLE)
     if profile.ingress.keys_file is None and file:
         ingress = profile.ingress.model_copy(update={"keys_file": str(Path(file).absolute())})
         profile = profile.model_copy(update={"ingress": ingress})
     if profile.ingress.keys_file is None and os.environ.get(TEXT_VARIABLE) and ray.is_initialized():
-        _LOG.warning("%s counts only if Ray was started with it; a file of keys is sure to be found.", TEXT_VARIABLE)
+        _LOG.warning("%s has an effect only if Ray was started with it; use a file of keys instead.", TEXT_VARIABLE)
     Authenticator.of(profile.ingress)
     return profile
 
 
-def _with_journal(profile: Profile) -> Profile:
-    """The profile with the journal's folders seen from here: replicas may start elsewhere."""
+def _resolve_journal_paths(profile: Profile) -> Profile:
+    """Return the profile with absolute paths of the journal's folders: replicas may start in another directory."""
     spec = profile.journal
-    told = {name: str(Path(getattr(spec, name)).absolute()) for name in ("media_folder", "spool_folder")}
-    return profile.model_copy(update={"journal": spec.model_copy(update=told | {"url": absolute(spec.url)})})
+    paths = {name: str(Path(getattr(spec, name)).absolute()) for name in ("media_folder", "spool_folder")}
+    return profile.model_copy(update={"journal": spec.model_copy(update=paths | {"url": absolute(spec.url)})})
 
 
-def _resources(cards: Sequence[float]) -> dict[str, float]:
-    """What there is to run on, in Ray's terms; told in the log."""
+def _resources(gpus: Sequence[float]) -> dict[str, float]:
+    """Return the resources in Ray's terms, and log them."""
     if ray.is_initialized():
-        found, whose = {name: float(amount) for name, amount in ray.cluster_resources().items()}, "Ray reports"
+        found, source = {name: float(amount) for name, amount in ray.cluster_resources().items()}, "Ray reports"
     else:  # `serve run deployments.app:build` builds before it starts Ray
-        found, whose = (
-            {"CPU": float(os.cpu_count() or 1), "GPU": float(len(cards))},
-            "Ray does not run yet; this machine has",
+        found, source = (
+            {"CPU": float(os.cpu_count() or 1), "GPU": float(len(gpus))},
+            "Ray is not running yet; this machine has",
         )
     memory = f"{found['memory'] / 2**30:.1f} GiB" if "memory" in found else "unknown"
     _LOG.info(
-        "%s CPUs: %g, GPUs: %s, memory for models: %s.", whose, found.get("CPU", 0), f"{found.get('GPU', 0):g}", memory
+        "%s CPUs: %g, GPUs: %s, memory for models: %s.", source, found.get("CPU", 0), f"{found.get('GPU', 0):g}", memory
     )
     return found
 
 
-def _with_room(profile: Profile, cards: Sequence[float]) -> Profile:
-    """The profile with replicas under load only where the cards have room: Serve would wait for ever for the others.
+def _limit_to_gpus(profile: Profile, gpus: Sequence[float]) -> Profile:
+    """Return the profile with no more replicas than fit on the GPUs: Serve would wait forever for the others.
 
-    A profile that was asked for by name and does not fit is tried nevertheless, for the plan rests on estimates.
+    A profile that was requested by name is tried even if it does not fit, because the plan rests on estimates.
     """
-    on_cards = {name: profile.engines[name] for name in profile.users() if profile.engines[name].device == "cuda"}
-    most = {name: engine.replicas for name, engine in on_cards.items()}
-    if on_cards and cards:
+    on_gpu = {name: profile.engines[name] for name in profile.users() if profile.engines[name].device == "cuda"}
+    limits = {name: engine.replicas for name, engine in on_gpu.items()}
+    if on_gpu and gpus:
         try:
-            most |= plan_placement(profile, cards).most
+            limits |= plan_placement(profile, gpus).max_replicas
         except ConfigError as error:
             _LOG.warning("Profile %s may not run here: %s.", profile.name, error)
-    for name, engine in on_cards.items():
-        if (engine.max_replicas or engine.replicas) > most[name]:
-            _LOG.info("%s has room for %d of %d replicas under load.", name, most[name], engine.max_replicas)
-    return limit_replicas(profile, most)
+    for name, engine in on_gpu.items():
+        if (engine.max_replicas or engine.replicas) > limits[name]:
+            _LOG.info("Engine %s: %d of up to %d replicas fit on the GPUs.", name, limits[name], engine.max_replicas)
+    return limit_replicas(profile, limits)
 
 
-def _warn_of_shortage(profile: Profile, found: dict[str, float]) -> None:
-    """Say when the profile books more than there is: Ray would let the stages that go short wait, without a word."""
+def _warn_of_shortage(profile: Profile, available: dict[str, float]) -> None:
+    """Log a warning if the profile reserves more than there is: Ray would let stages wait without a message."""
     engines = [profile.engines[name] for name in profile.users()]
     cpus = profile.ingress.replicas * profile.ingress.num_cpus + sum(e.replicas * e.num_cpus for e in engines)
     cpus += profile.journal.num_cpus * profile.journal.enabled
     gpus = sum(engine.replicas * engine.num_gpus for engine in engines)
-    for resource, booked in (("CPU", cpus), ("GPU", gpus)):
-        there = found.get(resource, 0.0)
-        if booked > there:
+    for resource, reserved in (("CPU", cpus), ("GPU", gpus)):
+        amount = available.get(resource, 0.0)
+        if reserved > amount:
             _LOG.warning(
-                "Profile %s books %g %ss and there are %g: what goes short will not start. "
+                "Profile %s reserves %g %ss and there are %g: some deployments will not start. "
                 "Lower num_%ss of its engines in the overrides, or add machines.",
-                profile.name, booked, resource, there, resource.lower(),
+                profile.name, reserved, resource, amount, resource.lower(),
             )  # fmt: skip

@@ -1,7 +1,7 @@
-"""`python -m deployments.batch_job ORDER`, which is what `roadwork score` becomes: the router over Ray Data.
+"""The batch job behind `roadwork score`: the cascade over Ray Data. Run as `python -m deployments.batch_job JOB`.
 
-Each worker is a process with a cascade of its own. Ray Data hands it lots of files, and another when one dies; what
-comes back is kept lot by lot, here, so workers may be on other machines and nothing is written twice.
+Each worker is a process with a cascade of its own. Ray Data gives it batches of files, and gives them to another worker
+if it dies. Results are stored here, batch by batch, so workers may be on other machines and nothing is written twice.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any, cast
 import ray
 import ray.data
 import typer
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from ray.data import ActorPoolStrategy, DataContext
 
 from deployments.gpus import gpu_memory_gib
@@ -33,121 +33,142 @@ from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.progress import progress
 from roadwork_serve.stages.load import Opener
 
-_WORKER_GIB = 2.0  # of memory for a worker on a CPU: with all miniatures open it has 1.2
-_LOTS_AT_ONCE = 2  # in a worker, so that the next is read while the last files of one are judged
-_BLOCKS = 4096  # of the data set at most; a block may be several lots
+_WORKER_GIB = 2.0  # of memory for a worker on a CPU: with all miniatures loaded it uses 1.2
+_BATCHES_IN_FLIGHT = 2  # per worker, so that the next batch is read while the last files of one are classified
+_MAX_BLOCKS = 4096  # of the dataset; a block may hold several batches
 
 
 class JobSpec(BaseModel):
-    """What `roadwork score` was told. workers: None for as many as the cores or cards suggest."""
+    """The arguments of `roadwork score`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    source: str
-    out: Path
-    match: tuple[str, ...] = ()
-    column: str | None = None
-    profile: str = "mini"
-    policy: str | None = None
-    workers: int | None = None
+    source: str = Field(description="Folder, archive or table of files.")
+    out: Path = Field(description="Folder for the results.")
+    match: tuple[str, ...] = Field(default=(), description="Patterns of file names; empty for all.")
+    column: str | None = Field(default=None, description="Column of a table that holds the file names.")
+    profile: str = Field(default="mini", description="Profile of the models.")
+    policy: str | None = Field(default=None, description="Policy; by default the profile's.")
+    workers: int | None = Field(default=None, description="Number of workers; by default one for each core or GPU.")
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """Workers, and what each is given."""
+    """The number of workers, and the resources of each."""
 
     workers: int
+    #: CPU threads of each worker.
     threads: int
+    #: GPUs of each worker.
     num_gpus: int
 
 
 @dataclass(frozen=True, slots=True)
 class BatchDone:
-    """A lot that is done: how many files it has, and when its worker began and ended it, Unix seconds."""
+    """A completed batch."""
 
+    #: Number of files.
     files: int
+    #: Start and end, Unix seconds.
     began_s: float
     ended_s: float
 
 
 class Worker:
-    """A process with a cascade. Takes a lot of files and gives back what is to be kept of it."""
+    """A process with a cascade that scores batches of files."""
 
-    def __init__(self, of: InputSource, profile: Profile, policy: Policy, readers: int, opener: Opener | None) -> None:
-        self._scorer = Scorer(of, profile, policy, readers, opener)
+    def __init__(
+        self, source: InputSource, profile: Profile, policy: Policy, decoders: int, opener: Opener | None
+    ) -> None:
+        self._scorer = Scorer(source, profile, policy, decoders, opener)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Score a batch; return its encoded results, with times."""
         began_s = time.time()
         files = [InputFile(*each) for each in json.loads(row["files"])]
         scored = encode_part(self._scorer.score(files))
         times = {"began_s": began_s, "ended_s": time.time()}
-        return {"lot": row["lot"], "part": scored, "files": len(files)} | times
+        return {"batch": row["batch"], "part": scored, "files": len(files)} | times
 
 
 def score(
-    order: JobSpec,
+    job: JobSpec,
     on_start: Callable[[int, int], None] = lambda total, done: None,
-    on_done: Callable[[BatchDone], None] = lambda kept: None,
+    on_done: Callable[[BatchDone], None] = lambda done: None,
     opener: Opener | None = None,
 ) -> BatchTotals:
-    """Score what the order names, going on where an earlier run of the same was broken off. Ray must run.
+    """Score the files of a job, continuing where an earlier run of the same job was interrupted. Ray must run.
 
-    on_start: told how many files there are, and of how many a verdict is kept already; on_done: after every lot.
-    Raises ConfigError when the order makes no sense, ModelError where a model cannot be loaded.
+    Raises ConfigError for an invalid job, and ModelError if a model cannot be loaded.
+
+    Args:
+        job: The job.
+        on_start: Called with the number of files, and the number of those that are scored already.
+        on_done: Called after every batch.
+        opener: Opens engines; by default as the server does.
     """
-    profile = load_profile(order.profile)
-    policy = load_policy(order.policy or profile.policy)
-    of = open_source(order.source, order.match, order.column)
-    recipe = RunSpec(
-        source=of.named if "://" in of.named else of.path,
-        match=of.match,
-        column=of.column,
+    profile = load_profile(job.profile)
+    policy = load_policy(job.policy or profile.policy)
+    source = open_source(job.source, job.match, job.column)
+    spec = RunSpec(
+        source=source.uri if "://" in source.uri else source.path,
+        match=source.match,
+        column=source.column,
         profile=profile.model_dump(mode="json"),
         policy=policy.to_mapping(),
         version=version("roadwork-serve"),
     )
-    run = BatchRun(order.out)
-    run.check(recipe)
-    free = ray.available_resources()  # others may run on the cluster, such as the server
+    run = BatchRun(job.out)
+    run.check(spec)
+    free = ray.available_resources()  # the cluster may run other work, such as the server
     cpus, memory_gib = int(free.get("CPU", 0)), free.get("memory", 0) / 2**30
-    crew = plan_workers(profile, policy, order.workers, cpus, memory_gib, gpu_memory_gib())
-    files = [] if run.begun else of.listed()
-    with run.alone():
+    plan = plan_workers(profile, policy, job.workers, cpus, memory_gib, gpu_memory_gib())
+    files = [] if run.started else source.list_files()
+    with run.locked():
         if files:
-            run.begin(recipe, files)
-        total, left = run.left()
-        on_start(total, total - sum(len(lot) for _, lot in left))
+            run.start(spec, files)
+        total, left = run.remaining()
+        on_start(total, total - sum(len(batch) for _, batch in left))
         if left:
-            given = of, _with_threads(profile, crew.threads), policy, crew.threads, opener
-            for row in _scored(left, crew, given).iter_rows():
-                run.keep(row["lot"], row["part"])
+            arguments = source, _with_threads(profile, plan.threads), policy, plan.threads, opener
+            for row in _scored(left, plan, arguments).iter_rows():
+                run.save_part(row["batch"], row["part"])
                 on_done(BatchDone(row["files"], row["began_s"], row["ended_s"]))
         return run.finish()
 
 
-def _scored(left: Sequence[tuple[int, list[InputFile]]], crew: WorkerPlan, given: tuple[Any, ...]) -> ray.data.Dataset:
-    """A row for each lot, as `Worker` gives it back. given: what workers are made with."""
-    rows = [{"lot": number, "files": json.dumps([astuple(file) for file in lot])} for number, lot in left]
-    return ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map(
-        cast(Any, Worker),  # Ray takes classes, and its types know of functions only
-        fn_constructor_args=given,
+def _scored(
+    left: Sequence[tuple[int, list[InputFile]]], plan: WorkerPlan, arguments: tuple[Any, ...]
+) -> ray.data.Dataset:
+    """Return a row for each batch, as `Worker` returns it. `arguments` are those of the constructor of `Worker`."""
+    rows = [{"batch": number, "files": json.dumps([astuple(file) for file in files])} for number, files in left]
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS)).map(
+        cast(Any, Worker),  # Ray accepts classes; its types do not
+        fn_constructor_args=arguments,
         compute=ActorPoolStrategy(
-            size=min(crew.workers, len(left)),
-            max_tasks_in_flight_per_actor=_LOTS_AT_ONCE,
-            max_concurrent_calls_per_actor=_LOTS_AT_ONCE,
+            size=min(plan.workers, len(left)),
+            max_tasks_in_flight_per_actor=_BATCHES_IN_FLIGHT,
+            max_concurrent_calls_per_actor=_BATCHES_IN_FLIGHT,
         ),
-        num_cpus=crew.threads,
-        num_gpus=crew.num_gpus,
+        num_cpus=plan.threads,
+        num_gpus=plan.num_gpus,
     )
 
 
 def plan_workers(
-    profile: Profile, policy: Policy, workers: int | None, cpus: int, memory_gib: float, cards: Sequence[float]
+    profile: Profile, policy: Policy, workers: int | None, cpus: int, memory_gib: float, gpus: Sequence[float]
 ) -> WorkerPlan:
-    """A worker a card, or a core: two that compute with a thread each do more than one with two.
+    """Return one worker for each GPU, or core: two workers with a thread each are faster than one with two threads.
 
-    cpus, memory_gib: that are free. Raises ConfigError where there is no CPU, or where the engines do not fit one card
-    together: a worker has one.
+    Raises ConfigError if there is no free CPU, or if the engines do not fit one GPU together: a worker has one.
+
+    Args:
+        profile: The profile.
+        policy: The policy.
+        workers: Requested number of workers; None for as many as make sense.
+        cpus: Free CPUs.
+        memory_gib: Free memory.
+        gpus: Memory of each GPU in GiB.
     """
     if cpus < (workers or 1):
         raise ConfigError(f"{workers or 1} workers need a CPU each, and Ray has {cpus} free; wait, or add machines")
@@ -156,16 +177,18 @@ def plan_workers(
     if not any(engine.device == "cuda" for engine in used):
         count = workers or max(1, min(cpus, int(memory_gib / _WORKER_GIB)))
         return WorkerPlan(count, cpus // count, 0)
-    instead = "take a profile whose engines fit one card, or ask a server: roadwork classify --url"
-    if not cards:
-        raise ConfigError(f"profile {profile.name} needs a GPU, and there is none; take --profile mini")
-    if any(engine.turns for engine in used):
-        raise ConfigError(f"engines of profile {profile.name} take turns, which workers cannot; {instead}")
+    instead = "use a profile whose engines fit one GPU, or a server: roadwork classify --server URL"
+    if not gpus:
+        raise ConfigError(f"profile {profile.name} needs a GPU, and there is none; use --profile mini")
+    if any(engine.time_slice_group for engine in used):
+        raise ConfigError(
+            f"engines of profile {profile.name} share a GPU by time slicing, which workers cannot; {instead}"
+        )
     try:
-        plan_placement(profile, [min(cards)])
+        plan_placement(profile, [min(gpus)])
     except ConfigError as error:
-        raise ConfigError(f"a worker has one card, and {error}; {instead}") from None
-    return WorkerPlan(min(workers or len(cards), len(cards)), 1, 1)
+        raise ConfigError(f"a worker has one GPU, and {error}; {instead}") from None
+    return WorkerPlan(min(workers or len(gpus), len(gpus)), 1, 1)
 
 
 def _with_threads(profile: Profile, threads: int) -> Profile:
@@ -177,29 +200,29 @@ def _with_threads(profile: Profile, threads: int) -> Profile:
 
 
 def main() -> None:
-    """Score what the order on the command line says, with a bar on stderr. Exit code 2 where that cannot be."""
-    order, began_s = JobSpec.model_validate_json(sys.argv[1]), time.monotonic()
+    """Run the job on the command line, with a progress bar on stderr. Exit with code 2 if it cannot run."""
+    job, began_s = JobSpec.model_validate_json(sys.argv[1]), time.monotonic()
     ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it has a file of its own
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs to a file of its own
     DataContext.get_current().enable_progress_bars = False
     try:
         with progress() as bar:
-            task = bar.add_task("Opening the models", total=None)
+            task = bar.add_task("Loading models", total=None)
 
             def start(total: int, done: int) -> None:
                 bar.update(task, total=total, completed=done)
 
-            def advance(kept: BatchDone) -> None:
-                bar.update(task, description="Scoring", advance=kept.files)
+            def advance(done: BatchDone) -> None:
+                bar.update(task, description="Scoring", advance=done.files)
 
-            total = score(order, start, advance)
+            total = score(job, start, advance)
     except RoadworkError as error:
         typer.secho(f"{error.title}: {error}", fg="red", err=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        typer.echo("Stopped. The same command goes on where this one was.", err=True)
+        typer.echo("Stopped. Run the same command to continue.", err=True)
         raise SystemExit(130) from None
-    run = BatchRun(order.out)
+    run = BatchRun(job.out)
     degraded = f", {total.degraded:,} of them degraded" if total.degraded else ""
     typer.echo(f"{run.out}: {total.verdicts:,} verdicts{degraded}, in {time.monotonic() - began_s:.0f} s")
     typer.echo(f"{run.rejects}: {total.rejects:,} files without one")

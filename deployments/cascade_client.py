@@ -1,4 +1,4 @@
-"""The cascade behind its Ray Serve handle, as the miner calls it."""
+"""A client of the cascade over its Ray Serve handle, for the miner."""
 
 import asyncio
 import logging
@@ -17,19 +17,22 @@ from deployments.stage_client import first_line
 from roadwork_serve.errors import DeadlineExceeded, RoadworkError, StageFailed, StageLost
 from roadwork_serve.schema import Verdict
 
-_LOG = logging.getLogger("roadwork.app")  # of a process that is no replica
-_LATE_S = 0.5  # after its deadline an answer of the ingress may come so late
-_DOUBT_AFTER_S = 10.0  # a handle that was got this recently is not got anew: the cascade is only busy
-_PATIENCE_S = 2.0  # for the address of the cluster, on this machine
+_LOG = logging.getLogger("roadwork.cascade_client")  # this process is not a Serve replica
+_GRACE_S = 0.5  # time after the deadline in which an answer of the ingress is accepted
+_MIN_HANDLE_AGE_S = 10.0  # a younger handle is not replaced after a lost call: the cascade is only busy
+_CONNECT_TIMEOUT_S = 2.0  # to the address of the cluster
 
 
 class CascadeClient:
-    """The ingress of an application by its handle, for a process beside Serve on a node of its cluster.
+    """The ingress of an application, for a process beside Serve on a node of its cluster.
 
-    A watcher notices when Serve, or all of Ray, has gone, and connects anew once it has come back. Ray must be left
-    in time: it ends the process of a driver whose cluster has been gone for a minute.
+    A watcher notices when Serve, or all of Ray, has gone, and connects again when it is back. Ray must be left in time:
+    it ends a driver process whose cluster has been gone for a minute.
 
-    watch_s: between looks at the cluster.
+    Args:
+        app: Name of the application.
+        cluster: The cluster; by default the one on this machine.
+        watch_s: Interval of checks in seconds.
     """
 
     def __init__(self, app: str, cluster: "Cluster | None" = None, watch_s: float = 2.0) -> None:
@@ -38,39 +41,39 @@ class CascadeClient:
         self._watch_s = watch_s
         self._handle: DeploymentHandle | None = None
         self._since_s = 0.0
-        self._doubted = False  # a call got lost or took too long, which the handle may be to blame for
+        self._suspect = False  # a call was lost or too slow, possibly because of the handle
         self._watcher: asyncio.Task[None] | None = None
 
     async def ready(self) -> None:
-        """Connect, before the first call. Raises StageLost where there is no such application."""
-        self._have(await asyncio.to_thread(self._cluster.connect))
+        """Connect, before the first call. Raises StageLost if there is no such application."""
+        self._set_handle(await asyncio.to_thread(self._cluster.connect))
         self._watcher = asyncio.create_task(self._watch(), name=f"watch {self._app}")
 
     async def classify(self, data: bytes, deadline_ms: int, request_id: str, key: str) -> Verdict:
-        """The verdict on a file. Raises any error of the tree; StageLost while there is no application."""
+        """Return the verdict on a file. Raises any error of the tree, and StageLost while there is no application."""
         if self._handle is None:
-            raise StageLost(f"{self._app} is gone; it is asked again once it is back")
+            raise StageLost(f"{self._app} is gone; calls resume when it is back")
         try:
-            async with asyncio.timeout(deadline_ms / 1000 + _LATE_S):
+            async with asyncio.timeout(deadline_ms / 1000 + _GRACE_S):
                 return await self._handle.classify.remote(data, deadline_ms, request_id, key)
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is None or task.cancelling():
                 raise
-            self._doubted = True
-            raise StageLost(f"{self._app} let go of the call") from None
+            self._suspect = True
+            raise StageLost(f"{self._app} dropped the call") from None
         except TimeoutError:
-            self._doubted = True
+            self._suspect = True
             raise DeadlineExceeded(f"{self._app} did not answer in time") from None
         except RayTaskError as error:
             if isinstance(error.cause, RoadworkError):
                 raise error.cause from None
             raise StageFailed(f"{self._app} failed: {first_line(error.cause)}") from None
-        except Exception as error:  # Ray has many for a process that is gone
-            self._doubted = True
+        except Exception as error:  # Ray raises many kinds for a process that is gone
+            self._suspect = True
             raise StageLost(f"{self._app} is lost: {first_line(error)}") from None
 
     async def aclose(self) -> None:
-        """Leave the cluster."""
+        """Disconnect from the cluster."""
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
@@ -80,37 +83,37 @@ class CascadeClient:
         while True:
             await asyncio.sleep(self._watch_s)
             if self._handle is not None and not await asyncio.to_thread(self._cluster.up):
-                self._have(None)
-                _LOG.warning("Application %s is gone: its Serve has stopped.", self._app)
-            if self._handle is None or (self._doubted and time.monotonic() - self._since_s > _DOUBT_AFTER_S):
+                self._set_handle(None)
+                _LOG.warning("Application %s is gone: Serve has stopped.", self._app)
+            if self._handle is None or (self._suspect and time.monotonic() - self._since_s > _MIN_HANDLE_AGE_S):
                 try:
-                    self._have(await asyncio.to_thread(self._cluster.connect))
+                    self._set_handle(await asyncio.to_thread(self._cluster.connect))
                 except StageLost as error:
                     if self._handle is not None:
                         _LOG.warning("%s", error)
-                    self._have(None)
+                    self._set_handle(None)
 
-    def _have(self, handle: DeploymentHandle | None) -> None:
+    def _set_handle(self, handle: DeploymentHandle | None) -> None:
         if handle is not None and self._watcher is not None and self._handle is None:
             _LOG.info("Application %s is back.", self._app)
-        self._handle, self._since_s, self._doubted = handle, time.monotonic(), False
+        self._handle, self._since_s, self._suspect = handle, time.monotonic(), False
 
 
 class Cluster:
-    """Ray on this machine, and an application of its Serve. All of it blocks."""
+    """Ray on this machine, and an application of its Serve. Every method blocks."""
 
     def __init__(self, app: str) -> None:
         self._app = app
         self._controller: Any = None
-        logging.getLogger("ray._private.worker").setLevel(logging.ERROR)  # it minds being started by a thread
+        logging.getLogger("ray._private.worker").setLevel(logging.ERROR)  # it warns when a thread starts Ray
 
     def connect(self) -> DeploymentHandle:
-        """Raises StageLost where there is no Ray, no Serve, or no such application.
+        """Return the handle. Raises StageLost if there is no Ray, no Serve, or no such application.
 
-        A Ray that is there is stayed in while Serve starts or starts again: to join one is the dear part.
+        The connection to Ray is kept open while Serve starts or restarts, because connecting is expensive.
         """
         try:
-            if ray.is_initialized() and not self._there():
+            if ray.is_initialized() and not self._reachable():
                 self.leave()
             if not ray.is_initialized():
                 ray.init(address="auto", namespace="serve", log_to_driver=False, configure_logging=False)
@@ -122,25 +125,25 @@ class Cluster:
                 self.leave()
             raise StageLost(
                 f"there is no application {self._app} of Ray Serve on this machine "
-                f"({first_line(error).partition('. ')[0]}); start one with `make serve`, or name a server with --url"
+                f"({first_line(error).partition('. ')[0]}); start one with `make serve`, or name a server with --server"
             ) from None
 
     def up(self) -> bool:
-        """Whether Ray and the same Serve are still there."""
+        """Return whether Ray and the same Serve are still running."""
         try:
-            return self._there() and _controller() == self._controller
-        except Exception:  # Ray has many for what is gone
+            return self._reachable() and _controller() == self._controller
+        except Exception:  # Ray raises many kinds for what is gone
             return False
 
     def leave(self) -> None:
-        """Forget the cluster, and what was in flight."""
+        """Disconnect, and drop the calls in flight."""
         ray.shutdown()
 
-    def _there(self) -> bool:
-        """Whether anybody listens where Ray did."""
+    def _reachable(self) -> bool:
+        """Return whether Ray's address accepts connections."""
         try:
             host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
+            socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
             return True
         except OSError:
             return False

@@ -1,4 +1,4 @@
-"""What an ingress replica sends to the journal, and keeps until the journal has it."""
+"""The outbox of the journal: records of an ingress replica, on disk until the journal has acknowledged them."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ray.serve.handle import DeploymentHandle
 
-from roadwork_serve.api.request_context import RequestContext
+from roadwork_serve.api.observers import VerdictEvent, VerdictObserver
 from roadwork_serve.cascade.router import RoutedVerdict
 from roadwork_serve.journal.coding import encode
 from roadwork_serve.journal.record import DeferredResult, PredictionRecord
@@ -20,145 +20,142 @@ from roadwork_serve.journal.spool import Spool
 from roadwork_serve.profiles.journal import JournalSpec
 from roadwork_serve.schema import JournalLoad, StageReport, Verdict
 
-_LOG = logging.getLogger("ray.serve.roadwork.post")
-_GATHER_S = 0.2  # what comes within it goes together
-_MOST, _MOST_BYTES = 256, 8 * 2**20  # of one call
-_COMMIT_S = 60.0  # that a call may take
-_AGAIN_S, _LONGEST_S = 0.5, 10.0  # until the next try after a failed one, doubling
-_ORPHANS_EVERY_S = 10.0
-_LAST_S = 2.0  # for what is left when the replica ends; another one sends the rest
+_LOG = logging.getLogger("ray.serve.roadwork.journal_outbox")
+_GATHER_S = 0.2  # records that arrive within this time are sent together
+_MAX_RECORDS, _MAX_CALL_BYTES = 256, 8 * 2**20  # of one call
+_COMMIT_TIMEOUT_S = 60.0
+_RETRY_S, _MAX_RETRY_S = 0.5, 10.0  # delay after a failed call, doubling
+_ORPHANS_INTERVAL_S = 10.0
+_FLUSH_S = 2.0  # for pending records when the replica ends; another replica sends the rest
 _HASH_INLINE = 512 * 1024  # bytes; more are hashed in a thread
 
 
-class NullOutbox:
-    """Where there is no journal."""
+class NullOutbox(VerdictObserver):
+    """The outbox of a server without a journal."""
 
     tasks: tuple[asyncio.Task[None], ...] = ()
 
-    async def keep(self, judged: RoutedVerdict, data: bytes, asked: RequestContext, number: int) -> None:
-        """Nothing is kept."""
-
-    def audited(self, answered: Verdict, reports: tuple[StageReport, ...]) -> None:
-        """Nothing is kept."""
-
-    def shadowed(self, answered: Verdict, said: Verdict) -> None:
-        """Nothing is kept."""
-
     def load(self) -> JournalLoad | None:
-        """None: there is none."""
+        """Return None: there is no journal."""
         return None
 
     async def aclose(self) -> None:
-        """Nothing is to be done."""
+        """Do nothing."""
 
 
-class JournalOutbox:
-    """A spool on this machine's disk, and a task that empties it into the journal. Needs a running event loop.
+class JournalOutbox(VerdictObserver):
+    """A spool on the local disk, and a task that empties it into the journal. Needs a running event loop.
 
-    A record is in the spool before its answer is given, so it survives the process; it is sent until the journal has
-    said that it is written, and the journal takes each once. name: of this replica.
+    A record is in the spool before its verdict is returned, so it survives the process. It is sent until the journal
+    acknowledges it, and the journal stores each record once.
+
+    Args:
+        spec: Configuration of the journal.
+        journal: The journal's deployment.
+        name: Id of this replica.
     """
 
     def __init__(self, spec: JournalSpec, journal: DeploymentHandle, name: str) -> None:
         self._journal = journal
-        self._media = spec.media_cap_gib > 0
-        self._room = spec.spool_mib * 2**20
-        self._spool = Spool(Path(spec.spool_folder) / f"{name}-{os.getpid()}", self._room)
-        self._something = asyncio.Event()
+        self._media = spec.max_media_gib > 0
+        self._max_spool_bytes = spec.max_spool_mib * 2**20
+        self._spool = Spool(Path(spec.spool_folder) / f"{name}-{os.getpid()}", self._max_spool_bytes)
+        self._wake = asyncio.Event()
         self._up = True
         self.committed = 0
         self.without_media = 0
         self._context = contextvars.copy_context()  # calls belong to no request, see RayStageClient
-        self._sending = asyncio.create_task(self._send(), name="post")
+        self._sending = asyncio.create_task(self._send(), name="journal outbox")
         self.tasks = (self._sending,)
 
-    async def keep(self, judged: RoutedVerdict, data: bytes, asked: RequestContext, number: int) -> None:
-        """Write an answer down, before it is given. number: of the policy's edition."""
-        entry = PredictionRecord(
-            id=judged.verdict.answer_id,
-            at_s=time.time(),
-            verdict=judged.verdict,
-            origin=asked.origin,
-            caller=asked.caller,
-            key=asked.key or "",
-            policy_revision=number,
+    async def on_verdict(self, event: VerdictEvent) -> None:
+        """Write a record of the verdict to the spool."""
+        verdict, data = event.verdict, event.data
+        record = PredictionRecord(
+            id=verdict.answer_id,
+            created_at_s=time.time(),
+            verdict=verdict,
+            origin=event.context.origin,
+            caller=event.context.caller,
+            key=event.context.key or "",
+            policy_revision=event.policy_revision,
             sha256=await _digest(data),
             size=len(data),
             media=data if self._media else None,
-            features=judged.features,
-            features_model=_first_model(judged),
-            audit=judged.verdict.audit,
+            features=event.routed.features,
+            features_model=_features_model(event.routed),
+            audit_rate=verdict.audit_rate,
         )
-        if entry.media is not None and self._spool.waiting_bytes + len(data) > self._room // 2:
-            self.without_media += 1  # verdicts go before pictures
-            entry = replace(entry, media=None)
-        self._append(encode(entry))
+        if record.media is not None and self._spool.pending_bytes + len(data) > self._max_spool_bytes // 2:
+            self.without_media += 1  # verdicts matter more than files
+            record = replace(record, media=None)
+        self._append(encode(record))
 
-    def audited(self, answered: Verdict, reports: tuple[StageReport, ...]) -> None:
-        """Write down what the stages said that the answer had not needed."""
-        self._append(encode(DeferredResult(answered.answer_id, time.time(), "audit", stages=reports)))
+    def on_audit(self, verdict: Verdict, reports: tuple[StageReport, ...]) -> None:
+        """Write the reports of an audit to the spool."""
+        self._append(encode(DeferredResult(verdict.answer_id, time.time(), "audit", stages=reports)))
 
-    def shadowed(self, answered: Verdict, said: Verdict) -> None:
-        """Write down what a shadow would have answered."""
-        self._append(encode(DeferredResult(answered.answer_id, time.time(), "shadow", verdict=said)))
+    def on_shadow(self, verdict: Verdict, shadow: Verdict) -> None:
+        """Write the verdict of the shadow policy to the spool."""
+        self._append(encode(DeferredResult(verdict.answer_id, time.time(), "shadow", verdict=shadow)))
 
     def load(self) -> JournalLoad:
-        """What it holds, and what it had to let go."""
+        """Return the state of the outbox."""
         return JournalLoad(
             up=self._up,
-            waiting=self._spool.waiting,
-            waiting_bytes=self._spool.waiting_bytes,
+            pending=self._spool.pending,
+            pending_bytes=self._spool.pending_bytes,
             committed=self.committed,
             dropped=self._spool.dropped,
             without_media=self.without_media,
         )
 
     async def aclose(self) -> None:
-        """Send what can be sent quickly. What is left stays in the spool, for the next replica on this machine."""
+        """Send what can be sent quickly. The rest stays in the spool, for the next replica on this machine."""
         self._sending.cancel()
         await asyncio.wait([self._sending])
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(_LAST_S):
+            async with asyncio.timeout(_FLUSH_S):
                 while await self._send_some():
                     pass
         self._spool.close()
 
     def _append(self, record: bytes) -> None:
         if not self._spool.append(record) and self._spool.dropped.bit_count() == 1:  # 1, 2, 4, 8 ... of them
-            _LOG.error("The journal's spool is full: %d records are lost so far.", self._spool.dropped)
-        self._something.set()
+            _LOG.error("The journal's spool is full: %d records have been dropped.", self._spool.dropped)
+        self._wake.set()
 
     async def _send(self) -> None:
-        wait_s, orphans_s = _AGAIN_S, 0.0
+        wait_s, orphans_s = _RETRY_S, 0.0
         while True:
             if time.monotonic() >= orphans_s:
-                orphans_s = time.monotonic() + _ORPHANS_EVERY_S
+                orphans_s = time.monotonic() + _ORPHANS_INTERVAL_S
                 if found := await asyncio.to_thread(self._spool.adopt_orphans):
-                    _LOG.info("%d records of a process that has ended are sent on.", found)
+                    _LOG.info("Adopted %d records of a process that has ended.", found)
             try:
                 while await self._send_some():
-                    wait_s = _AGAIN_S
+                    wait_s = _RETRY_S
             except Exception as error:
                 if self._up:
-                    _LOG.warning("The journal takes nothing at the moment; records wait on disk: %s", error)
+                    _LOG.warning("The journal accepts no records; they are buffered on disk: %s", error)
                 self._up = False
                 await asyncio.sleep(wait_s)
-                wait_s = min(_LONGEST_S, 2 * wait_s)
+                wait_s = min(_MAX_RETRY_S, 2 * wait_s)
                 continue
             self._up = True
-            self._something.clear()
+            self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ORPHANS_EVERY_S):
-                    await self._something.wait()
+                async with asyncio.timeout(_ORPHANS_INTERVAL_S):
+                    await self._wake.wait()
             await asyncio.sleep(_GATHER_S)
 
     async def _send_some(self) -> int:
-        """The oldest records. Returns how many, 0 when there are none."""
-        records = self._spool.peek(_MOST, _MOST_BYTES)
+        """Send the oldest records. Return their number, 0 if there are none."""
+        records = self._spool.peek(_MAX_RECORDS, _MAX_CALL_BYTES)
         if records:
             response = self._context.copy().run(self._journal.commit.remote, records)
             try:
-                async with asyncio.timeout(_COMMIT_S):
+                async with asyncio.timeout(_COMMIT_TIMEOUT_S):
                     await response
             except BaseException:
                 response.cancel()
@@ -169,14 +166,14 @@ class JournalOutbox:
 
 
 async def _digest(data: bytes) -> str:
-    """SHA-256 of a file, hex; a large one does not hold up the loop."""
+    """Return the SHA-256 of a file in hex; a large one does not block the loop."""
     if len(data) <= _HASH_INLINE:
         return hashlib.sha256(data).hexdigest()
     return await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
 
 
-def _first_model(judged: RoutedVerdict) -> str:
-    """The backbone that the features are of."""
-    if judged.features is None:
+def _features_model(routed: RoutedVerdict) -> str:
+    """Return the name of the backbone that computed the features; empty without features."""
+    if routed.features is None:
         return ""
-    return next((report.model or "" for report in judged.verdict.stages if report.stage == "backbone"), "")
+    return next((report.model or "" for report in routed.verdict.stages if report.stage == "backbone"), "")

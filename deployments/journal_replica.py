@@ -1,65 +1,87 @@
-"""The journal as a Serve deployment: the one process that writes to the database."""
+"""The journal as a Serve deployment: the only process that writes to the database."""
 
 import asyncio
 import logging
 import math
 import os
 import time
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from ray import serve
 from ray.serve import Application
 
 from deployments.loopback import stay_on_loopback
 from deployments.metrics import JournalMetrics
-from deployments.stage_replica import give_way
+from deployments.stage_replica import lower_priority
 from roadwork_serve.api.journal_reader import JournalReader
-from roadwork_serve.errors import JournalDown
+from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.errors import JournalDown, RoadworkError
 from roadwork_serve.journal.coding import decode, encode
 from roadwork_serve.journal.drift_monitor import REFERENCE, DriftMonitor
 from roadwork_serve.journal.record import DeferredResult, PredictionRecord
 from roadwork_serve.journal.store import RejectedRecords, Store
 from roadwork_serve.profiles.journal import JournalSpec
+from roadwork_serve.schema import HumanLabel, JournalEntry, JournalPage, PolicyPreview
 
 _LOG = logging.getLogger("ray.serve.roadwork.journal")
-_LEAST = 500  # answers, to compare those that come with
-_TELL_EVERY_S = 5.0
-_NICENESS = 10  # as stages have: where cores are short answers go first
-_CALLERS = 64  # ingress replicas that send at the same time at most; more wait in Serve
+_MIN_REFERENCE = 500  # predictions, as the reference of drift
+_DRIFT_INTERVAL_S = 5.0
+_NICENESS = 10  # like stages: where cores are short, the ingress goes first
+_CALLERS = 64  # concurrent calls; more are queued by Serve
+
+
+T = TypeVar("T")
 
 
 class JournalReplica:
-    """Writes down what ingress replicas send. The database is looked for when there is something to write."""
+    """Writes the records that ingress replicas send, and answers queries. The first record opens the database."""
 
     def __init__(self, spec: JournalSpec) -> None:
         stay_on_loopback()
-        give_way(_NICENESS)
+        lower_priority(_NICENESS)
         self._spec = spec
         self._store: Store | None = None
         self._metrics = JournalMetrics()
         self._drift = DriftMonitor()
-        self._told_s = -math.inf
-        self.archive = JournalReader(lambda: open_store(spec))
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")  # SQLite takes one at a time anyway
+        self._drift_s = -math.inf
+        self._queries = JournalReader(lambda: open_store(spec))
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")  # SQLite allows one writer anyway
 
     async def commit(self, records: list[bytes]) -> int:
-        """Write encoded records, all in one transaction. Returns how many; they are safe then.
+        """Write encoded records in one transaction and return their number. They are safe then.
 
-        What cannot be read, or is refused by the database, is put aside, in the file `damaged` beside the spool, and
-        counts as written: it would come again for ever. Raises JournalDown while the database is away; nothing of it is
-        written then.
+        A record that cannot be decoded, or that the database rejects, is appended to the file `damaged` beside the
+        spool and counts as written: it would be sent again for ever. Raises JournalDown while the database is
+        unavailable; nothing is written then.
         """
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, records)
 
-    async def ask(self, question: str, *args: Any) -> object:
-        """What a method of the `JournalReader` answers; an error of the tree comes as a value."""
-        return await getattr(self.archive, question)(*args)
+    async def recent(self, limit: int) -> JournalPage | RoadworkError:
+        """See `JournalQueries`; an error is returned."""
+        return await _as_value(self._queries.recent(limit))
+
+    async def informative(self, limit: int, decision_threshold: float) -> JournalPage | RoadworkError:
+        """See `JournalQueries`; an error is returned."""
+        return await _as_value(self._queries.informative(limit, decision_threshold))
+
+    async def media(self, answer_id: str) -> bytes | RoadworkError:
+        """See `JournalQueries`; an error is returned."""
+        return await _as_value(self._queries.media(answer_id))
+
+    async def label(self, answer_id: str, label: HumanLabel, author: str) -> JournalEntry | RoadworkError:
+        """See `JournalQueries`; an error is returned."""
+        return await _as_value(self._queries.label(answer_id, label, author))
+
+    async def preview(self, current: Policy, proposed: Policy, last: int) -> PolicyPreview | RoadworkError:
+        """See `JournalQueries`; an error is returned."""
+        return await _as_value(self._queries.preview(current, proposed, last))
 
     def close(self) -> None:
-        """Let go of the database."""
-        self.archive.close()
+        """Close the database."""
+        self._queries.close()
         self._writer.shutdown()
         if self._store is not None:
             self._store.close()
@@ -70,33 +92,37 @@ class JournalReplica:
             try:
                 sound.append(decode(record))
             except ValueError as error:
-                _LOG.error("A record of %d bytes cannot be read and is put aside: %s", len(record), error)
+                _LOG.error(
+                    "A record of %d bytes cannot be decoded and is moved to the file of damaged ones: %s",
+                    len(record),
+                    error,
+                )
                 self._put_aside(record)
         if self._store is None:
             self._store = open_store(self._spec)
-            self._drift = _gauge(self._store)
+            self._drift = _drift_monitor(self._store)
         try:
             self._write(self._store, sound)
         except JournalDown:
             self._store.close()
-            self._store = None  # it is opened anew, with whatever has changed about it
+            self._store = None  # the next call opens it again
             raise
-        self._metrics.committed(sound)
+        self._metrics.count_records(sound)
         for record in sound:
             if isinstance(record, PredictionRecord):
                 self._drift.add(record)
-        if (now := time.monotonic()) >= self._told_s + _TELL_EVERY_S:
-            self._told_s = now
-            self._metrics.drifted(self._drift.numbers())
+        if (now := time.monotonic()) >= self._drift_s + _DRIFT_INTERVAL_S:
+            self._drift_s = now
+            self._metrics.report_drift(self._drift.values())
         return len(records)
 
     def _write(self, store: Store, records: list[PredictionRecord | DeferredResult]) -> None:
-        """All at once; where one is refused one by one, so that it holds up no other."""
+        """Write all at once; if one is rejected, one by one, so that it does not block the others."""
         try:
             store.commit(records)
             return
         except RejectedRecords as error:
-            _LOG.error("One of %d records is refused: %s", len(records), error)
+            _LOG.error("One of %d records is rejected: %s", len(records), error)
         for record in records:
             try:
                 store.commit([record])
@@ -111,24 +137,32 @@ class JournalReplica:
         os.chmod(folder / "damaged", 0o600)
 
 
-def _gauge(store: Store) -> DriftMonitor:
-    """Against the last answers there are; where those are few, against the first that come."""
-    if store.count() < _LEAST:
+def _drift_monitor(store: Store) -> DriftMonitor:
+    """Return a monitor whose reference is the latest predictions, or, if they are few, the first to arrive."""
+    if store.count() < _MIN_REFERENCE:
         return DriftMonitor()
-    return DriftMonitor.against(store.find(limit=REFERENCE, newest_first=True))
+    return DriftMonitor.with_reference(store.find(limit=REFERENCE, newest_first=True))
+
+
+async def _as_value(result: Awaitable[T]) -> T | RoadworkError:
+    """Return the result, or the error that it raises: Serve would wrap an error raised across a handle."""
+    try:
+        return await result
+    except RoadworkError as error:
+        return error
 
 
 def open_store(spec: JournalSpec) -> Store:
-    """The journal that a profile names. Raises JournalDown while it cannot be reached."""
-    cap = int(spec.media_cap_gib * 2**30)
+    """Open the journal of a profile. Raises JournalDown while it is unavailable."""
+    cap = int(spec.max_media_gib * 2**30)
     password = os.environ.get(spec.password_env, "") if spec.password_env else None
     return Store.open(
-        spec.url, password=password, media_folder=Path(spec.media_folder) if cap else None, media_cap_bytes=cap or None
+        spec.url, password=password, media_folder=Path(spec.media_folder) if cap else None, max_media_bytes=cap or None
     )
 
 
 def journal_app(spec: JournalSpec) -> Application:
-    """The deployment. One replica: several would only wait for each other."""
+    """Return the deployment. It has one replica: several would only wait for each other."""
     deployed = serve.deployment(
         name="Journal",
         num_replicas=1,

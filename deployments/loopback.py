@@ -1,4 +1,4 @@
-"""Keeps Serve's own server in each replica on the loopback address."""
+"""Binds Serve's own gRPC server in each replica to the loopback address."""
 
 import logging
 
@@ -9,17 +9,17 @@ _LOG = logging.getLogger("ray.serve.roadwork.loopback")
 
 
 def stay_on_loopback() -> None:
-    """On a node at 127.0.0.1, make the replica's gRPC server listen there and nowhere else.
+    """Bind the replica's gRPC server to 127.0.0.1 if the node has that address; otherwise log a warning.
 
-    Serve 2.60 binds it to all interfaces wherever the node is; unless Ray's own authentication is on it asks for no
-    credentials, and it unpickles what it is sent. It starts when the constructor of the deployment has returned, so
-    call this there. On any other node it warns.
+    Serve 2.60 binds it to all interfaces on any node. Unless Ray's own authentication is on, the server requires no
+    credentials, and it unpickles what it receives. It starts when the constructor of the deployment has returned, so
+    call this there.
     """
     node = ray.util.get_node_ip_address()
     if node != "127.0.0.1":
         _LOG.warning(
             "Ray's node is %s, not 127.0.0.1: Ray and each replica listen on the network. Start with `make serve` or "
-            "`roadwork serve`, or let nobody but the cluster reach this machine's ports.", node
+            "`roadwork serve`, or make this machine's ports reachable by the cluster only.", node
         )  # fmt: skip
     else:
         bind = replica.add_port_to_grpc_server  # pyright: ignore[reportPrivateImportUsage]

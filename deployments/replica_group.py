@@ -10,42 +10,45 @@ from ray.serve.exceptions import RayServeException
 from roadwork_serve.api.deployment_names import INGRESS
 from roadwork_serve.schema import ReplicaStats
 
-_SWAP_S = 5.0  # that all may take to go by new rules
-_LOOK_S = 1.0  # that all may take to tell their load
-_TOLD_FOR_S = 0.1  # others are not asked for it again: anybody may ask, and it costs every replica a call
+_REFRESH_TIMEOUT_S = 5.0  # for all replicas to activate a policy
+_LOAD_TIMEOUT_S = 1.0  # for all replicas to report their load
+_CACHE_S = 0.1  # anybody may ask for the loads, and it costs every replica a call
 
 
 class ReplicaGroup:
-    """The replicas of this one's deployment. replica, app: names; of the latter none outside Serve."""
+    """Implements `api.peers.Peers` with broadcasts to this replica's deployment."""
 
     def __init__(self) -> None:
-        self.replica, self.app = _whereabouts()
+        #: Id of this replica, and name of its application; the latter is empty outside Serve.
+        self.replica, self.app = _names()
         self._others: list[ReplicaStats] = []
-        self._told_s = -math.inf
+        self._fetched_s = -math.inf
 
-    async def look(self) -> list[int]:
-        """Let all go by the newest rules. Returns the numbers of their editions, of those that told them in time."""
-        return [number for number in await self._ask("look", _SWAP_S) if isinstance(number, int)]
+    async def refresh_policies(self) -> list[int]:
+        """Ask every replica to load the newest policy. Return the revision of each replica that answered in time."""
+        answers = await self._broadcast("refresh_policy", _REFRESH_TIMEOUT_S)
+        return [answer for answer in answers if isinstance(answer, int)]
 
     async def loads(self) -> list[ReplicaStats]:
-        """Of the others."""
-        asked_s = time.monotonic()
-        if asked_s >= self._told_s + _TOLD_FOR_S:
-            self._told_s = asked_s
-            loads = [load for load in await self._ask("load", _LOOK_S) if isinstance(load, ReplicaStats)]
+        """Return the load of each other replica that answered in time."""
+        now_s = time.monotonic()
+        if now_s >= self._fetched_s + _CACHE_S:
+            self._fetched_s = now_s
+            answers = await self._broadcast("load", _LOAD_TIMEOUT_S)
+            loads = [answer for answer in answers if isinstance(answer, ReplicaStats)]
             self._others = [load for load in loads if load.replica != self.replica]
         return self._others
 
-    async def _ask(self, method: str, within_s: float) -> list[object]:
-        """What every replica, this one too, answers or raises; nothing when that takes too long."""
+    async def _broadcast(self, method: str, timeout_s: float) -> list[object]:
+        """Return what every replica, this one included, returns or raises; an empty list after a timeout."""
         if self.app:
-            asked = serve.get_deployment_handle(INGRESS, self.app).broadcast(method)
+            responses = serve.get_deployment_handle(INGRESS, self.app).broadcast(method)
             with contextlib.suppress(TimeoutError):
-                return await asked.results_async(timeout_s=within_s, return_exceptions=True)
+                return await responses.results_async(timeout_s=timeout_s, return_exceptions=True)
         return []
 
 
-def _whereabouts() -> tuple[str, str]:
+def _names() -> tuple[str, str]:
     try:
         context = serve.get_replica_context()
     except RayServeException:

@@ -1,4 +1,4 @@
-"""Where numbered pages are kept so that every replica finds them: in Ray itself, or in this process."""
+"""The log of policy revisions that all ingress replicas share: in Ray itself, or in this process."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ _NAMESPACE = b"roadwork"
 
 
 class RayRevisionLog:
-    """Kept by Ray's head (its Global Control Store): for as long as the cluster lives, whatever becomes of replicas."""
+    """A log in Ray's Global Control Store: it lives as long as the cluster, whatever happens to replicas."""
 
     def __init__(self, name: str) -> None:
         self._prefix = f"{name}/".encode()
@@ -25,9 +25,9 @@ class RayRevisionLog:
         """See `RevisionLog`."""
         return await asyncio.to_thread(_internal_kv_get, self._key(number), namespace=_NAMESPACE)
 
-    async def add(self, number: int, page: bytes) -> bool:
+    async def add(self, number: int, record: bytes) -> bool:
         """See `RevisionLog`."""
-        return not await asyncio.to_thread(_internal_kv_put, self._key(number), page, False, namespace=_NAMESPACE)
+        return not await asyncio.to_thread(_internal_kv_put, self._key(number), record, False, namespace=_NAMESPACE)
 
     async def drop(self, number: int) -> None:
         """See `RevisionLog`."""
@@ -38,5 +38,5 @@ class RayRevisionLog:
 
 
 def open_revision_log(name: str) -> RevisionLog:
-    """Ray's where it runs, else one in this process."""
+    """Return Ray's log if Ray runs, else one in this process."""
     return RayRevisionLog(name) if ray.is_initialized() else InMemoryRevisionLog()

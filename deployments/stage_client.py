@@ -15,26 +15,30 @@ from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
 from roadwork_serve.errors import StageDown, StageFailed, StageLost
 from roadwork_serve.profiles.profile import StageName
 
-_LOG = logging.getLogger("ray.serve.roadwork.client")
-_BENEFIT_OF_DOUBT_S = 0.5  # a stage that went down this recently may only have been slow: the probe will tell
+_LOG = logging.getLogger("ray.serve.roadwork.stage_client")
+_RECOVERY_WAIT_S = 0.5  # a stage that went down this recently may only be slow: a call waits for the next probe
 
 
 class _Unreachable(Exception):
-    """No answer came, for a reason that is not the stage's own word."""
+    """A call got no answer, for another reason than an error that the stage itself reported."""
 
 
 class RayStageClient:
-    """A StageClient over a deployment of `deployments.stage_replica.StageReplica`.
+    """A StageClient over a deployment of `deployments.stage_replica.StageReplica`. Needs a running event loop.
 
-    Serve holds a call until some replica can take it, so a call to a stage whose process has died would
-    wait for the new one to load its model. Here a stage is down until a probe has come back, and down
-    again when a call or a probe gets lost: calls then fail at once, and probing goes on until an answer
-    brings it up. A lost probe also fails the calls in flight; a lost call does not, for the stage may
-    have other processes. Needs a running event loop.
+    Serve queues a call until a replica can take it, so a call to a stage whose process has died would wait for the new
+    one to load its model. Here a stage is down until a probe has returned, and down again when a call or a probe is
+    lost: calls then fail at once, and probing continues until an answer brings the stage up. A lost probe also fails
+    the calls in flight; a lost call does not, because the stage may have other processes.
 
-    timeout_s: a call that takes longer is lost. probe_s: between probes; one that takes twice as long brings the stage
-    down, for new calls, and one that takes five times as long is lost. rests_after_s: without a call no more probes are
-    sent until there is one, for a probe would wake a stage that sleeps.
+    Args:
+        name: Name of the stage.
+        handle: The stage's deployment.
+        timeout_s: Timeout of a call, in seconds; a slower one is lost.
+        probe_s: Interval of probes. A probe that takes twice as long brings the stage down for new calls; one that
+            takes five times as long is lost.
+        idle_after_s: Time without a call after which probing pauses until the next call, because a probe would wake a
+            stage that has scaled to zero. None for never.
     """
 
     def __init__(
@@ -43,10 +47,10 @@ class RayStageClient:
         handle: DeploymentHandle,
         timeout_s: float,
         probe_s: float = 1.0,
-        rests_after_s: float | None = None,
+        idle_after_s: float | None = None,
     ) -> None:
         self.name = name
-        self._rests_after_s = rests_after_s
+        self._idle_after_s = idle_after_s
         self._used_s = time.monotonic()
         self._handle = handle
         self._timeout_s = timeout_s
@@ -65,31 +69,30 @@ class RayStageClient:
 
     @property
     def up(self) -> bool:
-        """Whether the stage answered when it was last asked."""
+        """True if the stage answered its last probe or call."""
         return self._up
 
     async def warm(self) -> None:
-        """Returns once the stage has answered for the first time."""
+        """Wait until the stage has answered for the first time."""
         await self._warm.wait()
 
-    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
-        """One opinion an item, in order. Raises StageFailed for what the stage itself says, StageLost when no answer
-        came, StageDown at once while the stage is down.
+    async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
+        """Return one prediction for each item, in order.
 
-        Within moments of going down a call waits for the probe instead: one call that took too long must not
-        throw away all that waits behind it.
-
-        A cancelled call ends when the stage has let go of it, so whoever counts calls in flight counts right.
+        Raises StageFailed for an error that the stage reports, StageLost if no answer came, and StageDown at once while
+        the stage is down. Just after it went down, a call waits for the next probe instead, so that one slow call does
+        not fail all that are queued behind it. On cancellation, waits until the stage has released the call, so that
+        the in-flight count stays accurate.
         """
-        if self._resting:
+        if self._idle:
             self._probe_now.set()
         self._used_s = time.monotonic()
         if not await self._is_up(min((item.left_s() for item in items), default=0.0)):
-            raise StageDown(f"{self.name} is down; it is skipped until it answers again")
+            raise StageDown(f"{self.name} is down and skipped until it answers again")
         slim = [item.slim(self._sees) for item in items]
         left_s = [item.left_s() for item in items]  # monotonic clocks of two machines share no zero
         try:
-            return await self._call("judge", self.name, slim, left_s, within_s=self._timeout_s, lost=self._lost)
+            return await self._call("predict", self.name, slim, left_s, within_s=self._timeout_s, lost=self._lost)
         except _Unreachable as error:
             self._mark_down(error)
             raise StageLost(f"{self.name} is lost: {error}") from error
@@ -104,7 +107,7 @@ class RayStageClient:
     async def _watch(self) -> None:
         while True:
             self._probe_now.clear()
-            probe = asyncio.create_task(self._call("introduce", self.name, within_s=5 * self._probe_s))
+            probe = asyncio.create_task(self._call("describe", self.name, within_s=5 * self._probe_s))
             try:
                 if not (await asyncio.wait([probe], timeout=2 * self._probe_s))[0]:
                     self._mark_down(_Unreachable(f"no answer in {2 * self._probe_s:g} s"))
@@ -117,7 +120,7 @@ class RayStageClient:
                 self._mark_up()
             finally:
                 probe.cancel()
-            if self._resting:
+            if self._idle:
                 await self._probe_now.wait()
                 continue
             try:
@@ -127,16 +130,16 @@ class RayStageClient:
                 pass
 
     @property
-    def _resting(self) -> bool:
-        """Whether it has been up, and nobody has asked for so long that it is left alone."""
-        quiet_s = time.monotonic() - self._used_s
-        return self._rests_after_s is not None and self._warm.is_set() and quiet_s > self._rests_after_s
+    def _idle(self) -> bool:
+        """True if the stage has been up, and without a call for so long that probing pauses."""
+        idle_s = time.monotonic() - self._used_s
+        return self._idle_after_s is not None and self._warm.is_set() and idle_s > self._idle_after_s
 
     async def _is_up(self, left_s: float) -> bool:
-        doubt_s = min(left_s, self._down_since_s + _BENEFIT_OF_DOUBT_S - time.monotonic())
-        if not self._up and self._warm.is_set() and doubt_s > 0:
+        wait_s = min(left_s, self._down_since_s + _RECOVERY_WAIT_S - time.monotonic())
+        if not self._up and self._warm.is_set() and wait_s > 0:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(doubt_s):
+                async with asyncio.timeout(wait_s):
                     await self._back.wait()
         return self._up
 
@@ -171,20 +174,22 @@ class RayStageClient:
         if not answer.done():
             response.cancel()
             _forget(answer)
-            raise _Unreachable("it went down" if lost is not None and lost.done() else f"no answer in {within_s:g} s")
+            raise _Unreachable(
+                "the stage went down" if lost is not None and lost.done() else f"no answer in {within_s:g} s"
+            )
         if answer.cancelled():
-            raise _Unreachable("its process let go of the call")
+            raise _Unreachable("its process dropped the call")
         match answer.exception():
             case None:
                 return answer.result()
-            case RayTaskError() as error:  # the stage's own word: it lives
+            case RayTaskError() as error:  # reported by the stage, so its process is alive
                 raise StageFailed(f"{self.name} failed: {error.cause}") from None
             case error:
                 raise _Unreachable(f"{type(error).__name__}: {first_line(error)}") from None
 
 
 def _forget(answer: "asyncio.Future[Any]") -> None:
-    """Nobody waits for it any more; its error, if any, concerns nobody."""
+    """Cancel a call whose caller has gone, and ignore its error."""
     answer.cancel()
     answer.add_done_callback(lambda done: done.cancelled() or done.exception())
 

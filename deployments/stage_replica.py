@@ -1,4 +1,4 @@
-"""The stages as Ray Serve deployments: one class, one deployment an engine, which most stages have to themselves."""
+"""The stages as Ray Serve deployments: one deployment for each engine, which most stages do not share."""
 
 import contextlib
 import logging
@@ -24,88 +24,94 @@ from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.stages.health import HealthMonitor
 from roadwork_serve.stages.load import Opener
 
-_LOG = logging.getLogger("ray.serve.roadwork.stages")
-_SIDE = 224  # of thumbs, where no profile has told the engine, pixels
-_LOADING, _SERVING = 5, 10  # niceness: one that is missed goes before those at work, and the ingress before all
-_SPARE_CALLS = 4  # beside the slots: calls in flight must not keep probes out
-# A replica that is to go may finish what it is at. Most calls take less; one that hangs must not hold the card longer.
-_FINISH_S = 15.0
+_LOG = logging.getLogger("ray.serve.roadwork.stage_replica")
+_SIDE = 224  # of thumbnails in pixels, unless the profile sets it
+_LOADING, _SERVING = 5, 10  # niceness: loading takes precedence over serving, and the ingress over both
+_SPARE_CALLS = 4  # beside the slots, so that calls in flight do not block probes
+_SHUTDOWN_S = 15.0  # for the calls in flight. Most take less; one that hangs must not block the GPU longer.
 
 
 class StageReplica:
-    """One process of an engine: loads its model, then judges batches for the stages that ask it."""
+    """One process of an engine: loads its model, then runs batches for the stages that use it."""
 
     async def __init__(
         self, engines: Mapping[str, EngineSpec], users: Mapping[str, Mapping[StageName, StageSpec]], opener: Opener
     ) -> None:
-        """Ready when this returns: the models are loaded and every stage has run once. Serve awaits it.
+        """Load the models and run every stage once. Serve awaits this before it sends calls.
 
-        engines: one, or several that take turns on one card. users: the stages that ask each.
+        Args:
+            engines: One engine, or several that share a GPU by time slicing.
+            users: The stages that use each engine.
+            opener: Opens an engine and makes the stages that use it.
         """
         stay_on_loopback()
-        give_way(_LOADING)
-        _compute_with(max(engine.threads for engine in engines.values()))
-        logging.getLogger("ray.serve").addFilter(_is_no_call)
+        lower_priority(_LOADING)
+        _set_threads(max(engine.threads for engine in engines.values()))
+        logging.getLogger("ray.serve").addFilter(_no_access_log)
         began = time.monotonic()
         opened: dict[str, Mapping[StageName, Stage]] = {}
         for name, engine in engines.items():
             if opened:
-                await _sleeper(opened[list(opened)[-1]]).sleep()
+                await _sleepable(opened[list(opened)[-1]]).sleep()
             with exclusive_gpu_load(engine.device):
                 opened[name] = opener(engine, users[name])
                 for stage in opened[name].values():
                     await stage.warm()
         specs: dict[StageName, StageSpec] = {name: spec for using in users.values() for name, spec in using.items()}
         self._stages: dict[StageName, Stage] = {}
-        turns = await _turns(opened) if len(opened) > 1 else None
+        slicer = await _time_slicer(opened) if len(opened) > 1 else None
         for name, stages in opened.items():
             self._stages |= {
-                at: TimeSlicedStage(stage, name, turns, specs[at].timeout_s) if turns else stage
+                at: TimeSlicedStage(stage, name, slicer, specs[at].timeout_s) if slicer else stage
                 for at, stage in stages.items()
             }
         side = max(engine.features.side or _SIDE for engine in engines.values())
         self._health = HealthMonitor(self._stages, {name: spec.timeout_s for name, spec in specs.items()}, side)
-        # Serve calls this when the calls in flight have ended. Not the class's own: Python would call it, not await it.
+        # Serve awaits it when the calls in flight have ended. As a method of the class, Python would call it too.
         self.__del__ = self.aclose
-        give_way(_SERVING)
-        told = ", ".join(f"{', '.join(stages)} with {engines[name].model}" for name, stages in opened.items())
-        _LOG.info("Warm after %.1f s: %s.", time.monotonic() - began, told)
+        lower_priority(_SERVING)
+        loaded = ", ".join(f"{', '.join(stages)} with {engines[name].model}" for name, stages in opened.items())
+        _LOG.info("Warm after %.1f s: %s.", time.monotonic() - began, loaded)
 
-    async def introduce(self, name: StageName) -> StageInput:
-        """What the stage looks at. That it answers says that it lives."""
+    async def describe(self, name: StageName) -> StageInput:
+        """Return the input that the stage needs. Clients call it to probe whether the stage is alive."""
         return self._stages[name].sees
 
-    async def judge(self, name: StageName, items: list[Item], left_s: list[float]) -> list[StagePrediction]:
-        """The stage's opinions, one an item, in order.
+    async def predict(self, name: StageName, items: list[Item], left_s: list[float]) -> list[StagePrediction]:
+        """Return one prediction for each item, in order.
 
-        left_s: seconds each item had left when it was sent; its own deadline is on the sender's clock.
-        Raises StageFailed when the model raises, or answers with what is no number.
+        Raises StageFailed if the model raises an error, or returns something that is not a number.
+
+        Args:
+            name: Name of the stage.
+            items: The items.
+            left_s: Seconds that each item had left when it was sent; its deadline is on the sender's clock.
         """
         now = time.monotonic()
         timed = [replace(item, deadline_s=now + left) for item, left in zip(items, left_s, strict=True)]
-        with self._health.counted(name):
+        with self._health.track(name):
             try:
-                return self._health.sound(name, await self._stages[name].judge(timed))
+                return self._health.validate(name, await self._stages[name].predict(timed))
             except Exception as error:  # only text leaves: the caller need not be able to import what raised it
                 _LOG.exception("Stage %s failed on %d items.", name, len(items))
-                told = str(error) if isinstance(error, RoadworkError) else f"{type(error).__name__}; its log has more"
-                raise StageFailed(told) from None
+                message = str(error) if isinstance(error, RoadworkError) else f"{type(error).__name__}; see its log"
+                raise StageFailed(message) from None
 
     async def check_health(self) -> None:
-        """Raises when the engine has died, hangs, or no longer judges: see `HealthMonitor`.
+        """Raise an error if the engine has died, hangs, or returns no predictions: see `HealthMonitor`.
 
-        Serve asks every two seconds, and after three failures replaces the process.
+        Serve calls it every two seconds, and replaces the process after three failures.
         """
         await self._health.check()
 
     async def aclose(self) -> None:
-        """Let go of the models, once what they are at is done."""
+        """Finish the running batches and unload the models."""
         await self._health.aclose()
         for name, stage in self._stages.items():
             try:
                 await stage.aclose()
             except Exception:
-                _LOG.exception("Stage %s does not close.", name)
+                _LOG.exception("Stage %s could not be closed.", name)
 
 
 def process_app(
@@ -114,9 +120,13 @@ def process_app(
     opener: Opener,
     callers: int = 1,
 ) -> Application:
-    """The deployment of a process, named after the stages that ask its engines.
+    """Return the deployment of a process, named after the stages that use its engines.
 
-    engines: one, or several that take turns. callers: ingress replicas, each of which keeps its own slots.
+    Args:
+        engines: One engine, or several that share a GPU by time slicing.
+        users: The stages that use each engine.
+        opener: Opens an engine inside the replica; must pickle.
+        callers: Ingress replicas, each of which has its own slots.
     """
     every = list(engines.values())
     resources = {"num_cpus": sum(engine.num_cpus for engine in every), "num_gpus": every[0].num_gpus}
@@ -129,29 +139,31 @@ def process_app(
         name=deployment_of(specs),
         **_replicas(every[0], slots * callers),
         ray_actor_options=resources,
-        # As many as all callers may send when there are more replicas: what waits in Serve's handle keeps probes out.
+        # As many as all callers may send at the most replicas: calls queued in Serve's handle would block probes.
         max_ongoing_requests=slots * callers * most + _SPARE_CALLS,
-        # Of each caller, while no replica takes calls. An ingress never sends more than its slots, for its own queues,
-        # which know deadlines, hold the rest; whoever else has a handle is told to come back.
+        # Of each caller, while no replica accepts calls. An ingress never sends more than its slots, because its own
+        # queues, which know deadlines, hold the rest; other callers with a handle get an error.
         max_queued_requests=slots * most + _SPARE_CALLS,
         max_surge_percent=100 * _surges(every[0]),
         health_check_period_s=2,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
-        graceful_shutdown_timeout_s=_FINISH_S,
+        graceful_shutdown_timeout_s=_SHUTDOWN_S,
     )(StageReplica)
     return deployed.bind(dict(engines), {name: dict(using) for name, using in users.items()}, opener)
 
 
 def _surges(engine: EngineSpec) -> bool:
-    """Whether a replica of another version starts before the one it replaces ends. On a card there may be no room."""
-    return engine.device == "cpu" if engine.surge is None else engine.surge
+    """Return whether a new replica starts before the one it replaces ends. A GPU may have no room for both."""
+    return engine.device == "cpu" if engine.rolling_surge is None else engine.rolling_surge
 
 
 def _replicas(engine: EngineSpec, calls: int) -> dict[str, Any]:
-    """How many, as Serve takes it: a fixed number, or a range that the application's policy decides in.
+    """Return the number of replicas as Serve takes it: fixed, or a range for the application's autoscaling policy.
 
-    calls: that one replica is meant to have in flight, which Serve goes by where no such policy is named.
+    Args:
+        engine: The engine.
+        calls: Target of calls in flight per replica; Serve uses it without such a policy.
     """
     if not engine.scales:
         return {"num_replicas": engine.replicas}
@@ -167,39 +179,39 @@ def _replicas(engine: EngineSpec, calls: int) -> dict[str, Any]:
     }
 
 
-async def _turns(opened: Mapping[str, Mapping[StageName, Stage]]) -> GpuTimeSlicer:
-    """Turns of engines of which all but the last opened sleep. What each turn costs goes to Serve's metrics."""
+async def _time_slicer(opened: Mapping[str, Mapping[StageName, Stage]]) -> GpuTimeSlicer:
+    """Return the time slicer of engines, all of which but the last opened are asleep. Switches are measured."""
     seconds = Histogram(
-        "roadwork_turn_seconds",
-        description="What it took to let one engine sleep and wake another on the same card.",
+        "roadwork_gpu_switch_seconds",
+        description="Time to put one engine to sleep and wake another one on the same GPU, in seconds.",
         boundaries=[0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32],
         tag_keys=("engine",),
     )
 
-    def told(name: str, cost_s: float) -> None:
+    def on_switch(name: str, cost_s: float) -> None:
         seconds.observe(cost_s, {"engine": name})
-        _LOG.info("%s has the card after a turn of %.2f s.", name, cost_s)
+        _LOG.info("Engine %s has the GPU after a switch of %.2f s.", name, cost_s)
 
-    sleepers = {name: _sleeper(stages) for name, stages in opened.items()}
+    sleepables = {name: _sleepable(stages) for name, stages in opened.items()}
     first, last = next(iter(opened)), list(opened)[-1]
     began = time.monotonic()
-    await sleepers[last].sleep()
-    await sleepers[first].wake()
+    await sleepables[last].sleep()
+    await sleepables[first].wake()
     cost_s = time.monotonic() - began
-    told(first, cost_s)
-    return GpuTimeSlicer(sleepers, first, told, cost_s)
+    on_switch(first, cost_s)
+    return GpuTimeSlicer(sleepables, first, on_switch, cost_s)
 
 
-def _sleeper(stages: Mapping[StageName, Stage]) -> Sleepable:
-    """What lets the engine sleep that these stages share."""
-    return cast(Sleepable, next(iter(stages.values())))  # the profile lets language models alone take turns
+def _sleepable(stages: Mapping[StageName, Stage]) -> Sleepable:
+    """Return the sleep control of the engine that these stages share."""
+    return cast(Sleepable, next(iter(stages.values())))  # a profile allows time slicing for language models only
 
 
-def give_way(niceness: int) -> None:
-    """Where cores are short let those go first that take requests and answer them.
+def lower_priority(niceness: int) -> None:
+    """Lower the CPU priority of this process, so that the ingress goes first where cores are short.
 
-    Of this thread, those it starts from now on, and those it started when it gave way last. Linux counts by thread:
-    Ray's own stay as they are.
+    This affects the current thread, threads that it starts from now on, and those it started after an earlier call.
+    Linux sets priorities by thread: Ray's own threads are not affected.
     """
     before = os.getpriority(os.PRIO_PROCESS, 0)
     for thread in {0} | ({int(name) for name in os.listdir("/proc/self/task")} if before else set()):
@@ -208,15 +220,15 @@ def give_way(niceness: int) -> None:
                 os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
-def _compute_with(threads: int) -> None:
-    """Tell the libraries that the models bring in how many threads to compute with.
+def _set_threads(threads: int) -> None:
+    """Set the number of threads of the numerical libraries, which the models import later.
 
-    Ray has set OMP_NUM_THREADS to the CPUs it books, which may be a fraction.
+    Ray has set OMP_NUM_THREADS to the CPUs it reserves, which may be a fraction.
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(threads)
 
 
-def _is_no_call(record: logging.LogRecord) -> bool:
-    """Keeps the access log to the ingress: a line a batch says less than the verdicts, and each ingress probes too."""
+def _no_access_log(record: logging.LogRecord) -> bool:
+    """Filter out access logs, which only the ingress needs: here they would be a line for each batch and probe."""
     return not getattr(record, "serve_access_log", False)

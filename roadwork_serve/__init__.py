@@ -1,3 +1,3 @@
-"""roadwork-serve: an adaptive cascade that says whether a road photo or clip shows active road work."""
+"""roadwork-serve: an inference server that detects active road work in photos and clips with a cascade of models."""
 
 __version__ = "0.1.0"

@@ -1,8 +1,9 @@
-"""Files that are replaced whole or not at all."""
+"""Files and folders that are replaced in one step, or not at all."""
 
 import json
 import math
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -10,49 +11,66 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from roadwork_serve.errors import ConfigError
 
 
 @contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a draft to write to; it takes the name of `path` when the block ends well, and is deleted otherwise.
+def replace_file(path: Path, *, mode: int = 0o666, os_errors: bool = False) -> Iterator[Path]:
+    """Yield an empty draft to write to; it takes the name of `path` when the block ends, and is deleted if it raises.
 
-    Two processes that write the same path each have a draft of their own; the last to finish wins.
-    Raises ConfigError when the disk refuses.
+    Readers of `path` see the old content or all of the new. Two writers of one path each have a draft of their own; the
+    last to finish wins.
+
+    Args:
+        path: the file to replace; folders above it are created.
+        mode: permissions of a new file, less the umask.
+        os_errors: raise OSError as it is, for callers that handle it, instead of ConfigError.
+
+    Raises:
+        ConfigError: if the disk refuses, with the path and the reason.
     """
     draft = None
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-            os.close(descriptor)
-            draft = Path(name)
-            draft.chmod(0o666 & ~_umask())
+            draft = _empty_draft(path, mode)
             yield draft
             draft.replace(path)
         finally:
             if draft is not None:
                 draft.unlink(missing_ok=True)
     except OSError as error:
+        if os_errors:
+            raise
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}; name another file") from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text to a file atomically. Raises ConfigError when the disk refuses."""
+    """Write text to a file atomically. Raises ConfigError if the disk refuses."""
     with replace_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write plain data as JSON atomically; numbers that are not finite become null."""
+    """Write plain data and pydantic models as JSON atomically; NaN and infinity become null.
+
+    Raises ConfigError if the disk refuses.
+    """
     write_text(path, json.dumps(_finite(value), indent=2) + "\n")
 
 
 @contextmanager
 def replace_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a draft folder; it takes the name of `path` when the block ends well, and is deleted otherwise.
+    """Yield a draft folder; it takes the name of `path` when the block ends, and is deleted if it raises.
 
-    overwrite: whether a folder that exists may be replaced. Raises ConfigError when it may not, or the disk refuses.
+    Args:
+        path: the folder to create or replace.
+        overwrite: whether a folder with content may be replaced.
+
+    Raises:
+        ConfigError: if the folder may not be replaced, or the disk refuses.
     """
     check_vacant(path, overwrite)
     try:
@@ -79,6 +97,17 @@ def check_vacant(path: Path, overwrite: bool) -> None:
         raise ConfigError(f"{path} already exists; give another --out, or pass --replace")
 
 
+def _empty_draft(path: Path, mode: int) -> Path:
+    """Create a file beside `path`, hidden, with its suffix and a name of its own."""
+    while True:
+        draft = path.with_name(f".{path.stem[:100]}-{secrets.token_hex(6)}{path.suffix}")
+        try:
+            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode))
+        except FileExistsError:
+            continue
+        return draft
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -88,6 +117,8 @@ def _umask() -> int:
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

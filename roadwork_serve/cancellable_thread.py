@@ -1,4 +1,4 @@
-"""Threads for work that blocks: models and readers that know nothing of asyncio, but stop when nobody waits."""
+"""Threads for blocking work, such as inference and decoding, that stop soon after their caller is cancelled."""
 
 import asyncio
 import threading
@@ -10,42 +10,48 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_given_up: ContextVar[threading.Event | None] = ContextVar("abandoned", default=None)
+_cancelled: ContextVar[threading.Event | None] = ContextVar("cancelled", default=None)
 
 
-class GivenUp(Exception):
-    """Raised in a call that nobody waits for any more."""
+class CallCancelledError(Exception):
+    """Raised inside a call whose caller has been cancelled."""
 
 
 def stop_if_cancelled() -> None:
-    """Raises GivenUp when the caller of `CancellableThread.run` has been cancelled. Call it between passes, pictures, tokens.
+    """Raise CallCancelledError if the caller of `CancellableThread.run` has been cancelled.
 
-    In a call that no worker runs it does nothing.
+    Call it between forward passes, images and tokens. Outside a `CancellableThread` it does nothing.
     """
-    if (abandoned := _given_up.get()) and abandoned.is_set():
-        raise GivenUp
+    if (cancelled := _cancelled.get()) and cancelled.is_set():
+        raise CallCancelledError
 
 
 class CancellableThread:
-    """Runs calls in threads of its own: in one, one after the other, unless it is given more."""
+    """Runs blocking calls on threads of its own, one at a time by default."""
 
     def __init__(self, name: str, threads: int = 1) -> None:
+        """Create the executor.
+
+        Args:
+            name: Prefix of the threads' names.
+            threads: Largest number of concurrent calls.
+        """
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the call returns or raises.
+        """Run the call on a thread and return its result.
 
-        A thread cannot be interrupted. So a cancelled call ends at its next `stop_if_cancelled`, or when it is done,
-        and not before: whoever counts calls in flight counts right. One that has not begun is dropped.
+        A thread cannot be interrupted, so a cancelled call ends at its next `stop_if_cancelled` or when it is done.
+        `run` waits for that, so that counts of calls in flight stay accurate. A queued call is dropped.
         """
-        abandoned = threading.Event()
+        cancelled = threading.Event()
 
         def work() -> T:
-            token = _given_up.set(abandoned)
+            token = _cancelled.set(cancelled)
             try:
                 return call(*args, **kwargs)
             finally:
-                _given_up.reset(token)
+                _cancelled.reset(token)
 
         job = self._threads.submit(work)
         done = asyncio.wrap_future(job)
@@ -53,10 +59,10 @@ class CancellableThread:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
             if not job.cancel():
-                abandoned.set()
+                cancelled.set()
                 await asyncio.gather(done, return_exceptions=True)
             raise
 
     async def aclose(self) -> None:
-        """Wait for the calls that run and end the threads."""
+        """Wait for running calls and end the threads. Queued calls are dropped."""
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)

@@ -1,12 +1,12 @@
-"""The tree of errors. Each says what was wrong and what to do about it.
+"""The errors of this project. Each message states the problem and the cure.
 
-At the HTTP edge an error becomes an RFC 9457 problem document: `status` and `slug`
-belong to the class, the message to the case.
+The HTTP API turns an error into an RFC 9457 problem document: `status`, `slug` and `title` come from the class, and
+`detail` is the message.
 """
 
 
 class RoadworkError(Exception):
-    """Base of every error this project raises on purpose."""
+    """The base of every error that this project raises on purpose."""
 
     status = 500
     slug = "internal"
@@ -14,7 +14,7 @@ class RoadworkError(Exception):
 
 
 class BadRequest(RoadworkError):
-    """The request cannot be read: wrong base64, a field missing, a deadline that makes no sense."""
+    """The request is malformed: invalid base64, a missing field, an invalid deadline."""
 
     status = 400
     slug = "bad-request"
@@ -22,7 +22,7 @@ class BadRequest(RoadworkError):
 
 
 class MediaError(RoadworkError):
-    """Base of what can be wrong with a photo or a clip."""
+    """The base of errors in a photo or a clip."""
 
     status = 422
     slug = "media"
@@ -30,17 +30,17 @@ class MediaError(RoadworkError):
 
 
 class UnsupportedMedia(MediaError):
-    """The bytes are none of the formats that are read, whatever the name or header says."""
+    """The bytes are in no supported format, whatever the name or header states."""
 
     status = 415
     slug = "unsupported-media"
-    title = "The file is of no supported format"
+    title = "The format of the file is not supported"
 
 
 class MediaTooLarge(MediaError):
-    """A limit on bytes, pixels, frames or seconds is passed.
+    """The file exceeds a limit on bytes, pixels, frames or seconds.
 
-    Of a photo nothing was decoded; of a clip a few frames may have been, when they are larger than its header says.
+    Nothing of a photo was decoded. A few frames of a clip may have been, if they are larger than its header states.
     """
 
     status = 413
@@ -49,7 +49,7 @@ class MediaTooLarge(MediaError):
 
 
 class BrokenMedia(MediaError):
-    """Empty, truncated or damaged media, or a clip with no frames."""
+    """The media is empty, truncated or damaged, or a clip has no frames."""
 
     status = 422
     slug = "broken-media"
@@ -57,7 +57,7 @@ class BrokenMedia(MediaError):
 
 
 class Overloaded(RoadworkError):
-    """The queues are full. `retry_after_s` says when to come back."""
+    """The queues are full. `retry_after_s` is the time to wait before a retry."""
 
     status = 503
     slug = "overloaded"
@@ -65,11 +65,12 @@ class Overloaded(RoadworkError):
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
+        #: Seconds to wait before a retry.
         self.retry_after_s = retry_after_s
 
 
 class NotReady(RoadworkError):
-    """The stages are still loading their models; no request is accepted before all are warm."""
+    """The stages are still loading their models. No request is accepted before all required ones are warm."""
 
     status = 503
     slug = "not-ready"
@@ -77,15 +78,15 @@ class NotReady(RoadworkError):
 
 
 class DeadlineExceeded(RoadworkError):
-    """The deadline passed before any stage could speak."""
+    """The deadline passed before any stage returned a prediction."""
 
     status = 504
     slug = "deadline"
-    title = "The deadline passed before an answer was found"
+    title = "The deadline passed before there was a verdict"
 
 
 class StageFailed(RoadworkError):
-    """A stage could not judge: its process died, its model raised, or it is not there."""
+    """A stage returned no prediction: its process died, its model raised, or it is not deployed."""
 
     status = 503
     slug = "stage-failed"
@@ -93,60 +94,60 @@ class StageFailed(RoadworkError):
 
 
 class StageLost(StageFailed):
-    """A call got no answer: the process that had it died or fell silent. Another may do better."""
+    """A call got no response: its process died or hangs. Another replica may answer."""
 
 
 class StageDown(StageFailed):
-    """The stage is not asked at the moment: it is being restarted, or rests after repeated failures."""
+    """The stage is unavailable: it is restarting, or its circuit breaker is open."""
 
 
 class NoOpinion(StageFailed):
-    """Every stage that was asked failed or abstained, so there is nothing to answer with."""
+    """Every stage that ran failed or abstained, so there is no prediction."""
 
     slug = "no-opinion"
-    title = "No stage could answer"
+    title = "No stage returned a prediction"
 
 
 class PolicyRefused(RoadworkError):
-    """A policy that was sent makes no sense, or not here. The one in force stays."""
+    """A policy is invalid, or cannot run on this server. The active policy stays."""
 
     status = 422
     slug = "policy-refused"
-    title = "The policy is refused"
+    title = "The policy is rejected"
 
 
 class PolicyConflict(RoadworkError):
-    """A version that stands for another policy already, or nothing to go back to. The one in force stays."""
+    """The version names a different policy already, or there is no earlier revision. The active policy stays."""
 
     status = 409
     slug = "policy-conflict"
-    title = "The policy cannot come into force"
+    title = "The policy cannot be activated"
 
 
 class ConfigError(RoadworkError):
-    """A profile, policy or setting does not make sense; the message names the line to mend."""
+    """A profile, policy or setting is invalid; the message names the entry to correct."""
 
     slug = "config"
-    title = "The configuration does not make sense"
+    title = "The configuration is invalid"
 
 
 class ModelError(RoadworkError):
-    """A checkpoint is missing, gated, of another architecture, or does not fit."""
+    """A checkpoint is missing, gated, of another architecture, or too large."""
 
     slug = "model"
     title = "A model cannot be loaded"
 
 
 class Unauthorised(RoadworkError):
-    """Keys are in use and the request brought none, or one that is not known."""
+    """API keys are required, and the request has none or an unknown one."""
 
     status = 401
     slug = "unauthorised"
-    title = "A key is needed"
+    title = "An API key is required"
 
 
 class Forbidden(RoadworkError):
-    """The key is known and may not do this, or nobody may as the server is set up."""
+    """The API key has no permission for this, or the server is configured so that nobody has."""
 
     status = 403
     slug = "forbidden"
@@ -154,15 +155,15 @@ class Forbidden(RoadworkError):
 
 
 class NotFound(RoadworkError):
-    """What is asked for by its name is not there, or no longer."""
+    """There is nothing with this name, or no longer."""
 
     status = 404
     slug = "not-found"
-    title = "This is not there"
+    title = "Not found"
 
 
 class RateLimited(RoadworkError):
-    """The key has sent more requests than it may. `retry_after_s` says when to come back."""
+    """The API key exceeds its rate limit. `retry_after_s` is the time to wait before a retry."""
 
     status = 429
     slug = "rate-limited"
@@ -170,11 +171,12 @@ class RateLimited(RoadworkError):
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
+        #: Seconds to wait before a retry.
         self.retry_after_s = retry_after_s
 
 
 class HeadersTooLarge(RoadworkError):
-    """The headers of the request are too many or too long."""
+    """The request has too many or too long headers."""
 
     status = 431
     slug = "headers-too-large"
@@ -182,8 +184,24 @@ class HeadersTooLarge(RoadworkError):
 
 
 class JournalDown(RoadworkError):
-    """The journal's database cannot be reached, or takes nothing. What was to be written is to be sent again."""
+    """The journal's database is unreachable or rejects writes. The records must be sent again."""
 
     status = 503
     slug = "journal-down"
-    title = "The journal cannot be used"
+    title = "The journal is unavailable"
+
+
+class ServerUnreachable(RoadworkError):
+    """A client got no response: nothing listens at the URL, or the connection broke or fell silent."""
+
+    status = 503
+    slug = "unreachable"
+    title = "The server cannot be reached"
+
+
+class NotARoadworkServer(RoadworkError):
+    """A client got a response that no roadwork server sends; the URL may name another server, or a proxy answered."""
+
+    status = 502
+    slug = "not-roadwork"
+    title = "The server does not speak this protocol"

@@ -1,40 +1,62 @@
-"""The whole cascade in this process: the same router, over stages opened here instead of in Ray."""
+"""The whole cascade in one process: the router of the server, with stages opened here instead of in Ray."""
 
 import asyncio
+import time
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from roadwork_serve import media
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.engines.gpu_lock import exclusive_gpu_load
 from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.schema import Verdict
 from roadwork_serve.stages.load import Opener, open_stages
 
-_CALL_TIMEOUT_S = 3600.0  # nothing here is restarted, so a slow call is waited for
+_CALL_TIMEOUT_S = 3600.0  # nothing here restarts a stage, so a slow call may take its time
 
 
 @dataclass(frozen=True, slots=True)
 class LocalCascade:
-    """A router and, by name, the batchers of its stages, for whoever wants to ask one directly."""
+    """A router and its stages."""
 
     router: Router
+    #: By name, for direct access to a stage.
     stages: Mapping[str, Batcher]
     profile: Profile
 
     @property
     def policy(self) -> Policy:
-        return self.router.rules.policy
+        """The active policy."""
+        return self.router.rollout.policy
+
+    async def classify(self, data: bytes, deadline_ms: int | None = None) -> Verdict:
+        """Classify an encoded photo or clip. Without a deadline the profile's default applies.
+
+        Raises:
+            RoadworkError: The file is invalid, no stage returned a prediction, or the deadline passed.
+        """
+        deadline_s = time.monotonic() + (deadline_ms or self.profile.ingress.default_deadline_ms) / 1000
+        decoded = await asyncio.to_thread(media.read, data, self.profile.media)
+        return await self.router.classify_item(Item.of(decoded, uuid.uuid4().hex, deadline_s))
 
 
 @asynccontextmanager
 async def local_cascade(profile: Profile, policy: Policy, opener: Opener | None = None) -> AsyncIterator[LocalCascade]:
-    """Open and warm every stage that the policy names; close them at the end.
+    """Open and warm up every stage that the policy names; close them at the end.
 
-    opener: opens an engine and makes the stages that ask it; by default `stages.load.open_stages`.
-    Raises ModelError where a model cannot be loaded.
+    Args:
+        profile: The models and their settings.
+        policy: The policy to follow.
+        opener: Opens an engine and returns the stages that use it; by default `stages.load.open_stages`.
+
+    Raises:
+        ModelError: A model cannot be loaded.
     """
     named = {step.stage for step in (*policy.photo, *policy.clip)}
     async with AsyncExitStack() as closing:
@@ -58,4 +80,4 @@ async def local_cascade(profile: Profile, policy: Policy, opener: Opener | None 
                     name=name,
                 )
                 closing.push_async_callback(batchers[name].aclose)
-        yield LocalCascade(Router(batchers, Rollout(policy), profile.name), batchers, profile)
+        yield LocalCascade(Router(batchers, Rollout(policy=policy), profile.name), batchers, profile)

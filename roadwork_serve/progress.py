@@ -1,4 +1,4 @@
-"""A bar on stderr, so that stdout can be piped."""
+"""A progress bar on stderr, so that stdout can be piped."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def progress() -> "Progress":
-    """It goes when done, and shows nothing where nobody looks."""
+    """Return a progress bar that disappears at the end, and is hidden if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,9 +1,9 @@
-"""One turn of the wheel: from the journal to a head, a calibrated policy with a promise, and whether to go by it.
+"""One retraining cycle: from a journal to a new head, a tuned policy with a certificate, and a promotion decision.
 
-What heads learn from is never what they are judged by: of the answers that every stage has judged, drawn by lot, a part
-is held back by group. Of that part some is for calibration and the line of exit bands, the rest tests the bound and
-compares with the policy in force. Stages are calibrated as if nobody left early: what the bound measures exits against
-is all of them together, and that must not get worse as the exits get more eager.
+Heads are never evaluated on their training data: of the audited predictions, a share of the groups is held out. One
+part of the holdout is for calibration and for the path of exit bands; the rest tests the bound and compares the new
+policy with the current one. Stages are calibrated without early exits: early-exit errors are counted
+against the full cascade, whose accuracy must not drop as exit bands get narrower.
 """
 
 from collections.abc import Sequence
@@ -37,74 +37,83 @@ _KINDS: tuple[MediaKind, ...] = ("photo", "clip")
 
 @dataclass(frozen=True, slots=True)
 class RetrainingSettings:
-    """held: share of the surveyed answers that no head learns from; design: share of these that bands are drawn on."""
+    """Settings of a retraining cycle."""
 
+    #: Upper bound on the share of items with an early-exit error.
     risk_limit: float = 0.01
     confidence: float = 0.95
-    held: float = 0.7
-    design: float = 0.4
-    margins: PromotionCriteria = field(default_factory=PromotionCriteria)
+    #: Share of the audited groups that is held out from head training.
+    holdout: float = 0.7
+    #: Share of the holdout that calibration and exit bands are fitted to; the rest is the test.
+    calibration_share: float = 0.4
+    criteria: PromotionCriteria = field(default_factory=PromotionCriteria)
     head: HeadTraining = field(default_factory=HeadTraining)
 
 
 @dataclass(frozen=True, slots=True)
 class RetrainingResult:
-    """folder: with head/, policy.yaml. learned, tested: answers that the head learned from, and that tested the policy.
+    """The outcome of a retraining cycle."""
 
-    promoted: the policy should come into force; why, or why not.
-    """
-
+    #: Holds head/ and policy.yaml.
     folder: Path
     policy: Policy
-    calibrated: CalibrationResult
-    tuned: TuningResult
+    calibration: CalibrationResult
+    tuning: TuningResult
     comparisons: tuple[Comparison, ...]
-    learned: int
-    tested: int
+    #: Number of predictions that the head was trained on.
+    trained_on: int
+    #: Number of predictions that the policy was tested on.
+    tested_on: int
+    #: Whether the policy should be deployed.
     promoted: bool
-    why: str
+    #: Reason for or against promotion.
+    reason: str
 
 
 def retrain(
     cases: Sequence[JournalRow], champion: Policy, folder: Path, version: str, settings: RetrainingSettings
 ) -> RetrainingResult:
-    """Train, calibrate, tune and compare with the policy in force. Writes into the folder, which must not be there yet.
+    """Train, calibrate, tune, and compare with the current policy. Writes to the folder, which must not exist.
 
-    Raises ConfigError where the journal holds too little to learn from, or to judge by.
+    Raises ConfigError when the journal holds too little to train on, or to test with.
     """
     if folder.exists():
-        raise ConfigError(f"{folder} is there already; name a new folder, so that no head is changed while it serves")
-    held = _held(cases, settings.held)
-    lesson = [case for case in cases if _group(case) not in held]
-    features = _fingerprinted(features_from_journal(lesson, champion))
+        raise ConfigError(f"{folder} already exists; give a new folder, so that no head changes while it is served")
+    holdout = _holdout_groups(cases, settings.holdout)
+    features = _with_fingerprint(
+        features_from_journal([case for case in cases if _group(case) not in holdout], champion)
+    )
     train_head(features, settings.head, folder / "head", command=f"retraining of {version}")
-    base = with_head(replace(champion, certificate=None), folder / "head")
-    mine = [case for case in cases if _group(case) in held]
-    before = {row.about.name: row for row in journal_rows(mine, champion)}
-    kept = {case.entry.id: case.entry.features for case in mine if case.entry.features is not None}
-    rows = rescore(list(before.values()), kept, Head.load(folder / "head"))
+    base = with_head(champion.model_copy(update={"certificate": None}), folder / "head")
+    held_out = [case for case in cases if _group(case) in holdout]
+    champion_rows = {row.metadata.name: row for row in journal_rows(held_out, champion)}
+    stored = {case.prediction.id: case.prediction.features for case in held_out if case.prediction.features is not None}
+    rows = rescore(list(champion_rows.values()), stored, Head.load(folder / "head"))
     if not rows:
         raise ConfigError(
-            "no answer that every stage has judged is left to judge by; put rules with `survey: {share: 0.05}`"
+            "the journal holds no audited prediction to test with; collect some with `audit: {share: 0.05}` in the "
+            "rollout"
         )
-    drawn = stable_uniforms([row.about.group for row in rows], "design") < settings.design
-    design = [row for row, mine in zip(rows, drawn, strict=True) if mine]
-    test = [row for row, mine in zip(rows, drawn, strict=True) if not mine]
+    for_calibration = stable_uniforms([row.metadata.group for row in rows], "design") < settings.calibration_share
+    calibration_rows = [row for row, chosen in zip(rows, for_calibration, strict=True) if chosen]
+    test_rows = [row for row, chosen in zip(rows, for_calibration, strict=True) if not chosen]
     for kind in _KINDS:
-        if any(row.about.kind == kind for row in rows):
+        if any(row.metadata.kind == kind for row in rows):
             base = without_early_exits(base, kind)
-    made, told = calibrate(design, base, version)
-    names = frozenset(row.about.name for row in design)
-    bound = TuningSettings(settings.risk_limit, settings.confidence, rows_to_design=names, version=version)
-    tuned = tune(rows, made, bound)
-    comparisons = _compare(test, before, champion, tuned.policy, settings.margins)
-    promoted, why = _decide(tuned, comparisons)
-    write_policy(folder / "policy.yaml", tuned.policy, f"{'Promoted' if promoted else 'Kept back'}: {why}")
-    return RetrainingResult(folder, tuned.policy, told, tuned, comparisons, len(features), len(test), promoted, why)
+    calibrated, calibration = calibrate(calibration_rows, base, version)
+    names = frozenset(row.metadata.name for row in calibration_rows)
+    bound = TuningSettings(settings.risk_limit, settings.confidence, calibration_rows=names, version=version)
+    tuning = tune(rows, calibrated, bound)
+    comparisons = _compare(test_rows, champion_rows, champion, tuning.policy, settings.criteria)
+    promoted, reason = _decide(tuning, comparisons)
+    write_policy(folder / "policy.yaml", tuning.policy, f"{'Promoted' if promoted else 'Not promoted'}: {reason}")
+    return RetrainingResult(
+        folder, tuning.policy, calibration, tuning, comparisons, len(features), len(test_rows), promoted, reason
+    )
 
 
-def _fingerprinted(features: FeatureSet) -> FeatureSet:
-    """With the fingerprint of the backbone, where its weights are at hand."""
+def _with_fingerprint(features: FeatureSet) -> FeatureSet:
+    """Add the fingerprint of the backbone, if its weights are installed."""
     try:
         return replace(features, backbone=fingerprint(weights_folder(features.model)))
     except RoadworkError:
@@ -112,34 +121,37 @@ def _fingerprinted(features: FeatureSet) -> FeatureSet:
 
 
 def _compare(
-    test: Sequence[EvaluationRow],
-    before: dict[str, EvaluationRow],
+    test_rows: Sequence[EvaluationRow],
+    champion_rows: dict[str, EvaluationRow],
     champion: Policy,
     challenger: Policy,
-    margins: PromotionCriteria,
+    criteria: PromotionCriteria,
 ) -> tuple[Comparison, ...]:
     found: list[Comparison] = []
     for kind in _KINDS:
-        mine = [row for row in test if row.about.kind == kind and row.about.scored]
-        if mine:
-            old = predictions_under([before[row.about.name] for row in mine], champion, kind)
-            found.append(compare(old, predictions_under(mine, challenger, kind), kind, paired=True, margins=margins))
+        rows = [row for row in test_rows if row.metadata.kind == kind and not row.metadata.ignore]
+        if rows:
+            old = predictions_under([champion_rows[row.metadata.name] for row in rows], champion, kind)
+            new = predictions_under(rows, challenger, kind)
+            found.append(compare(old, new, kind, paired=True, criteria=criteria))
     return tuple(found)
 
 
-def _decide(tuned: TuningResult, comparisons: Sequence[Comparison]) -> tuple[bool, str]:
-    if tuned.policy.certificate is None:
-        return False, tuned.why_not
-    told = "; ".join(f"{each.media}s: {each.why}" for each in comparisons)
+def _decide(tuning: TuningResult, comparisons: Sequence[Comparison]) -> tuple[bool, str]:
+    if tuning.policy.certificate is None:
+        return False, tuning.shortfall
+    summary = "; ".join(f"{each.media}s: {each.reason}" for each in comparisons)
     promoted = all(each.verdict == "promote" for each in comparisons) and bool(comparisons)
-    return promoted, "; ".join(part for part in (told, tuned.why_not) if part)
+    return promoted, "; ".join(part for part in (summary, tuning.shortfall) if part)
 
 
-def _held(cases: Sequence[JournalRow], share: float) -> set[str]:
-    """Groups of surveyed answers that no head learns from; of the same group always the same."""
-    groups = sorted({_group(case) for case in cases if case.entry.audit is not None and case.audit is not None})
-    return {group for group, lot in zip(groups, stable_uniforms(groups, "held"), strict=True) if lot < share}
+def _holdout_groups(cases: Sequence[JournalRow], share: float) -> set[str]:
+    """Return the groups of audited predictions that are held out; the choice depends on the group alone."""
+    groups = sorted(
+        {_group(case) for case in cases if case.prediction.audit_rate is not None and case.audit is not None}
+    )
+    return {group for group, draw in zip(groups, stable_uniforms(groups, "held"), strict=True) if draw < share}
 
 
 def _group(case: JournalRow) -> str:
-    return case.entry.key or case.entry.sha256
+    return case.prediction.key or case.prediction.sha256

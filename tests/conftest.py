@@ -15,8 +15,9 @@ with warnings.catch_warnings(action="ignore"):  # of pydantic's
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Two things that Python would tell of in whichever test comes then: Ray forgets a helper process that is slow to
-    start, and pytest-asyncio an event loop that Python makes when it is asked for one before there was any.
+    """Suppress two warnings that would hit arbitrary tests.
+
+    Ray forgets a helper process that is slow to start, and pytest-asyncio an event loop that Python creates implicitly.
     """
     asyncio.set_event_loop(None)
     config.addinivalue_line("filterwarnings", "ignore:subprocess .* is still running:ResourceWarning")

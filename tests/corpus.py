@@ -31,14 +31,14 @@ def picture(width: int = 64, height: int = 48) -> Image.Image:
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    """The bytes of an image in a format Pillow writes."""
+    """Return the bytes of an image in a format Pillow writes."""
     file = BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def exif(orientation: int, order: str = ">") -> bytes:
-    """The least EXIF that says which way up the camera was held."""
+    """Return the least EXIF that says which way up the camera was held."""
     mark = b"MM\0*" if order == ">" else b"II*\0"
     return b"Exif\0\0" + mark + struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
 
@@ -55,7 +55,7 @@ def clip(
     movflags: str = "",
     sound: bool = False,
 ) -> bytes:
-    """A clip whose frame number n has the grey level 10 * n, dimmed to black and back past 250."""
+    """Return a clip whose frame number n has the grey level 10 * n, dimmed to black and back past 250."""
     file = BytesIO()
     with av.open(file, "w", format=kind, options={"movflags": movflags} if movflags else {}) as container:
         stream = container.add_stream(codec, rate=fps)
@@ -77,13 +77,13 @@ def clip(
 
 
 def grey_of(number: int) -> int:
-    """The grey level of a frame of `clip`."""
+    """Return the grey level of a frame of `clip`."""
     return abs((10 * number + 250) % 500 - 250)
 
 
 @cache
 def sound() -> bytes:
-    """An MP4 with sound and no picture."""
+    """Return an MP4 with sound and no picture."""
     file = BytesIO()
     with av.open(file, "w", format="mp4") as container:
         _hum(container, container.add_stream("aac", rate=8000, layout="mono"))
@@ -91,13 +91,13 @@ def sound() -> bytes:
 
 
 def patched(data: bytes, box: bytes, form: str, *values: int, skip: int = 4) -> bytes:
-    """An MP4 with numbers written into its first box of that name, `skip` bytes behind the name."""
+    """Return an MP4 with numbers written into its first box of that name, `skip` bytes behind the name."""
     at = data.index(box) + len(box) + skip
     return data[:at] + struct.pack(form, *values) + data[at + struct.calcsize(form) :]
 
 
 def edited(mp4: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
-    """An MP4 that shows what is named in its edit list (ISO/IEC 14496-12, 8.6.6).
+    """Return an MP4 that shows what is named in its edit list (ISO/IEC 14496-12, 8.6.6).
 
     edits: for how many milliseconds, and from where in the track's own time; -1 shows nothing meanwhile.
     """
@@ -106,7 +106,7 @@ def edited(mp4: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
 
 
 def raw_png(width: int, height: int, depth: int, colour: int, rows: Iterable[bytes]) -> bytes:
-    """A PNG from raw rows, for the kinds that Pillow does not write."""
+    """Return a PNG from raw rows, for the kinds that Pillow does not write."""
     packer = zlib.compressobj(1)
     packed = b"".join(packer.compress(b"\0" + row) for row in rows) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
@@ -115,27 +115,27 @@ def raw_png(width: int, height: int, depth: int, colour: int, rows: Iterable[byt
 
 
 def png_with(*chunks: tuple[bytes, bytes]) -> bytes:
-    """A good PNG with further chunks, of a name and what they hold, ahead of its picture."""
+    """Return a good PNG with further chunks, of a name and what they hold, ahead of its picture."""
     data = encoded(picture(), "PNG")
     return data[:33] + b"".join(_chunk(name, body) for name, body in chunks) + data[33:]
 
 
 def jpeg_resized(width: int, height: int) -> bytes:
-    """A JPEG whose header claims another size."""
+    """Return a JPEG whose header claims another size."""
     data = encoded(picture())
     at = data.index(b"\xff\xc0") + 5
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 
 
 def jpeg_of_scans(repeats: int) -> bytes:
-    """A progressive JPEG that refines the same coefficients again and again."""
+    """Return a progressive JPEG that refines the same coefficients again and again."""
     data = encoded(picture(), progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * repeats + data[-2:]
 
 
 def webp_canvas(side: int) -> bytes:
-    """An extended WebP whose canvas claims a size its picture does not have."""
+    """Return an extended WebP whose canvas claims a size its picture does not have."""
     image = encoded(picture(), "WEBP")[12:]
     coded = (side - 1).to_bytes(3, "little")
     body = b"WEBPVP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + coded + coded + image
@@ -143,7 +143,7 @@ def webp_canvas(side: int) -> bytes:
 
 
 def mp4_reading_itself() -> bytes:
-    """An MP4 whose frames are each all of its picture data."""
+    """Return an MP4 whose frames are each all of its picture data."""
     frames = 40
     data = clip(frames, gop=1)
     pictures = data.index(b"mdat") + 4
@@ -154,13 +154,13 @@ def mp4_reading_itself() -> bytes:
 
 
 def mp4_of_edits(samples: int = 30_000, edits: int = 600) -> bytes:
-    """An MP4 of 30 kB whose edit list shows all its samples again and again."""
+    """Return an MP4 of 30 kB whose edit list shows all its samples again and again."""
     data = edited(_of_tiny_samples(samples), [(2_000, 0)] * edits)
     return data + _box(b"free", bytes(max(0, samples - len(data))))
 
 
 def mp4_of_a_compressed_header(samples: int = 16_000_000) -> bytes:
-    """An MP4 that hides the table of its samples in a packed header (QuickTime file format, compressed movies)."""
+    """Return an MP4 whose table of samples is in a compressed header (QuickTime file format)."""
     data = _of_tiny_samples(samples)
     start = data.index(b"moov") - 4
     end = start + int.from_bytes(data[start : start + 4], "big")
@@ -169,7 +169,7 @@ def mp4_of_a_compressed_header(samples: int = 16_000_000) -> bytes:
 
 
 def exif_bomb(entries: int = 2_000, size: int = 300_000) -> bytes:
-    """A good JPEG whose EXIF has thousands of tags that all claim to be the same long data."""
+    """Return a good JPEG whose EXIF has thousands of tags that all claim to be the same long data."""
     tiff = tags_of_the_same(entries, size)
     room = 65_535 - 2 - 6
     parts = [b"Exif\0\0" + tiff[at : at + room] for at in range(0, len(tiff), room)]
@@ -186,21 +186,21 @@ def tags_of_the_same(entries: int = 2_000, size: int = 300_000) -> bytes:
 
 
 def jpeg_with(marker: int, *segments: bytes) -> bytes:
-    """A good JPEG with further segments of a marker, 0xE0 to 0xEF or 0xFE, ahead of its picture."""
+    """Return a good JPEG with further segments of a marker, 0xE0 to 0xEF or 0xFE, ahead of its picture."""
     data = encoded(picture())
     more = (bytes((0xFF, marker)) + struct.pack(">H", len(each) + 2) + each for each in segments)
     return data[:2] + b"".join(more) + data[2:]
 
 
 def mp4_pointing_at(url: str, form: bytes = b"url ") -> bytes:
-    """An MP4 that says its pictures lie elsewhere (ISO/IEC 14496-12, 8.7.2), and has them all the same."""
+    """Return an MP4 that says its pictures lie elsewhere (ISO/IEC 14496-12, 8.7.2), and has them all the same."""
     entry = _box(form, b"\0\0\0\0" + (b"pictures\0" if form == b"urn " else b"") + url.encode() + b"\0")
     path = (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref")
     return _refilled(clip(), path, struct.pack(">II", 0, 1) + entry)
 
 
 def mov_of_references(url: str) -> bytes:
-    """A QuickTime movie that is nothing but the address of another (QuickTime file format, reference movies)."""
+    """Return a QuickTime movie that is nothing but the address of another (QuickTime file format, reference movies)."""
     data = b"\0\0\0\0url " + struct.pack(">I", len(url) + 1) + url.encode() + b"\0"
     reference = _box(b"rmra", _box(b"rmda", _box(b"rdrf", data)))
     return _box(b"ftyp", b"qt  \0\0\2\0qt  ") + _box(b"moov", reference)
@@ -350,7 +350,7 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
 
 
 def _of_tiny_samples(count: int) -> bytes:
-    """An MP4 that declares this many samples of a byte, all in one chunk."""
+    """Return an MP4 that declares this many samples of a byte, all in one chunk."""
     data = patched(patched(clip(), b"stsz", ">II", 1, count), b"stts", ">III", 1, count, 1)
     return patched(data, b"stsc", ">IIII", 1, 1, count, 1)
 
@@ -364,7 +364,7 @@ def _box(kind: bytes, content: bytes) -> bytes:
 
 
 def _refilled(mp4: bytes, path: tuple[bytes, ...], content: bytes) -> bytes:
-    """An MP4 with other content in the box at the end of the path, each the first of its name."""
+    """Return an MP4 with other content in the box at the end of the path, each the first of its name."""
     at = mp4.index(path[-1])
     end = at - 4 + int.from_bytes(mp4[at - 4 : at], "big")
     more = at + 4 + len(content) - end
@@ -383,7 +383,7 @@ def _zip() -> bytes:
 
 
 def _noise(mp4: bytes) -> bytes:
-    """An MP4 with an intact index of pictures that are none."""
+    """Return an MP4 with an intact index of pictures that are none."""
     at = mp4.index(b"mdat")
     size = int.from_bytes(mp4[at - 4 : at], "big") - 8
     return mp4[: at + 4] + np.random.default_rng(0).bytes(size) + mp4[at + 4 + size :]

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from roadwork_serve.cancellable_thread import CancellableThread, GivenUp, stop_if_cancelled
+from roadwork_serve.cancellable_thread import CallCancelledError, CancellableThread, stop_if_cancelled
 from tests.recording_lock import Held
 
 
@@ -22,7 +22,7 @@ async def test_a_cancelled_call_stops_at_the_next_chance_and_the_one_after_it_ru
             raise
 
     await held.cancelled_there(worker.run(work))
-    assert held.steps == 3 and told == [GivenUp]
+    assert held.steps == 3 and told == [CallCancelledError]
     await worker.run(stop_if_cancelled)
     await worker.aclose()
 

@@ -83,7 +83,7 @@ def test_without_haproxy_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_serve_sets_it_when_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
     seen: dict[str, str] = {}
     shutil.copy(ROOT / "serve_config.yaml", tmp_path)
-    monkeypatch.setattr("roadwork_serve.cli.main._PROJECT", tmp_path)
+    monkeypatch.setattr("roadwork_serve.cli.serve._PROJECT", tmp_path)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr(os, "chdir", lambda path: None)
     monkeypatch.setattr(os, "execv", lambda program, arguments: seen.update(os.environ))

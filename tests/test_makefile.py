@@ -13,7 +13,7 @@ CPU, GPU = "--constraints constraints.txt", "--requirements ops/gpu/requirements
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """What the Makefile looks at, with a .venv that is set up."""
+    """Return a folder with the files that the Makefile reads, and a complete .venv."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "ops/gpu/requirements.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -29,7 +29,7 @@ def touch(path: Path, at: float) -> None:
 
 
 def installs(project: Path, target: str) -> list[str]:
-    """The installations that a target would make."""
+    """Return the installations that a target would make."""
     dry = ["make", "--dry-run", "--directory", str(project), target]
     done = subprocess.run(dry, capture_output=True, text=True, check=True)
     return [line for line in done.stdout.splitlines() if " pip install " in line and "uv==" not in line]

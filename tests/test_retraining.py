@@ -19,14 +19,14 @@ from roadwork_serve.retraining import RetrainingSettings, retrain
 from tests.journal.made import entry, report
 
 COLD = Policy(
-    "cold",
-    (Step("backbone", 0.0, 1.0), Step("vlm", 0.5, 0.5)),
-    (Step("backbone", 0.0, 1.0), Step("video", 0.5, 0.5)),
+    version="cold",
+    photo=(Step(stage="backbone", exit=(0.0, 1.0)), Step(stage="vlm", exit=(0.5, 0.5))),
+    clip=(Step(stage="backbone", exit=(0.0, 1.0)), Step(stage="video", exit=(0.5, 0.5))),
 )
 SETTINGS = RetrainingSettings(
     risk_limit=0.03,
     confidence=0.9,
-    margins=PromotionCriteria(accuracy=0.06),
+    criteria=PromotionCriteria(max_accuracy_loss=0.06),
     head=HeadTraining(hidden=16, epochs=40, patience=5),
 )
 
@@ -47,47 +47,49 @@ def traffic(n: int, seed: int = 0, learnable: bool = True) -> list[JournalRow]:
             f"{seed}-{at}",
             vlm,
             verdict={"stages": reports},
-            audit=0.7 if drawn else None,
+            audit_rate=0.7 if drawn else None,
             features=x[None].astype(np.float16),
         )
         mark = Annotation("roadwork" if truth else "none", "ann", 1.0) if drawn else None
-        cases.append(JournalRow(made, () if drawn else None, mark=mark))
+        cases.append(JournalRow(made, () if drawn else None, annotation=mark))
     return cases
 
 
 def test_a_journal_becomes_a_head_and_a_policy_with_a_promise_that_is_better(tmp_path: Path) -> None:
     done = retrain(traffic(1200), COLD, tmp_path / "one", "round-1", SETTINGS)
-    assert done.promoted, done.why
+    assert done.promoted, done.reason
     assert done.policy.certificate is not None
-    assert done.learned + done.tested <= 1200
-    (photos,) = done.tuned.parts
+    assert done.trained_on + done.tested_on <= 1200
+    (photos,) = done.tuning.parts
     assert photos.exits[0] > 0.5 and photos.cost < photos.full_cost / 1.5
     assert Head.load(tmp_path / "one/head").settings.width == 16
     written = load_policy(tmp_path / "one/policy.yaml")
     assert written == done.policy
     assert written.photo[0].head == str(tmp_path / "one/head")
-    assert "cheaper" in done.why
+    assert "cheaper" in done.reason
 
 
 def test_late_stages_are_weighed_on_all_that_was_surveyed_however_eager_the_exits_in_force(tmp_path: Path) -> None:
-    early = Step("backbone", 0.4, 0.6)
-    eager = replace(COLD, version="eager", photo=(early, COLD.photo[1]), clip=(early, COLD.clip[1]))
+    early = Step(stage="backbone", exit=(0.4, 0.6))
+    eager = COLD.named("eager")
+    for kind in ("photo", "clip"):
+        eager = eager.with_steps(kind, (early, *COLD.steps(kind)[1:]))
     cold, other = (retrain(traffic(600), by, tmp_path / by.version, "new", SETTINGS).policy for by in (COLD, eager))
-    assert cold.photo[1].calibrate == other.photo[1].calibrate
+    assert cold.photo[1].calibration == other.photo[1].calibration
     assert cold.photo[0].low == other.photo[0].low > 0
     assert (other.clip[0].low, other.clip[0].high) == (0.4, 0.6), "of clips there are no rows"
 
 
 def test_what_cannot_be_learned_is_not_promoted(tmp_path: Path) -> None:
     done = retrain(traffic(900, seed=1, learnable=False), COLD, tmp_path / "one", "round-1", SETTINGS)
-    (photos,) = done.tuned.parts
+    (photos,) = done.tuning.parts
     assert not done.promoted or photos.exits[0] < 0.1
 
 
 def test_too_little_to_promise_anything_is_told_with_what_is_missing(tmp_path: Path) -> None:
     done = retrain(traffic(150), COLD, tmp_path / "one", "round-1", replace(SETTINGS, risk_limit=0.005))
     assert not done.promoted
-    assert "more rows of photos are needed" in done.why
+    assert "more rows of photos are needed" in done.reason
     assert done.policy.certificate is None
 
 
@@ -102,18 +104,21 @@ def test_no_head_learns_from_what_it_is_judged_by(tmp_path: Path, monkeypatch: p
         return really_train(features, *rest, **more)
 
     def calibrate(rows, *rest):  # type: ignore[no-untyped-def]
-        seen["calibrate"] = {row.about.name for row in rows}
+        seen["calibrate"] = {row.metadata.name for row in rows}
         return really_calibrate(rows, *rest)
 
     def tune(rows, base, settings):  # type: ignore[no-untyped-def]
-        seen["test"] = {row.about.name for row in rows} - settings.rows_to_design
+        seen["test"] = {row.metadata.name for row in rows} - settings.calibration_rows
         return really_tune(rows, base, settings)
 
     for name, spy in (("train_head", train), ("calibrate", calibrate), ("tune", tune)):
         monkeypatch.setattr(retraining, name, spy)
-    cases = [replace(case, entry=replace(case.entry, key=f"trip {at // 3}")) for at, case in enumerate(traffic(600))]
+    cases = [
+        replace(case, prediction=replace(case.prediction, key=f"trip {at // 3}"))
+        for at, case in enumerate(traffic(600))
+    ]
     retrain(cases, COLD, tmp_path / "one", "round-1", SETTINGS)
-    trips = {case.entry.id: case.entry.key for case in cases}
+    trips = {case.prediction.id: case.prediction.key for case in cases}
     groups = {part: {trips[name] for name in names} for part, names in seen.items()}
     assert all(groups.values())
     assert not groups["head"] & (groups["calibrate"] | groups["test"])
@@ -121,5 +126,5 @@ def test_no_head_learns_from_what_it_is_judged_by(tmp_path: Path, monkeypatch: p
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         retrain([], COLD, tmp_path, "round-1", SETTINGS)

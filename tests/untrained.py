@@ -14,27 +14,27 @@ def _root() -> Path:
 
 @cache
 def backbone(head: bool = True) -> Path:
-    """A folder with a DINOv3 and, if wanted, a head."""
+    """Return a folder with a DINOv3 and, if wanted, a head."""
     write_backbone(_root() / f"backbone-{head}", head)
     return _root() / f"backbone-{head}"
 
 
 @cache
 def vlm() -> Path:
-    """A folder with a Qwen3-VL."""
+    """Return a folder with a Qwen3-VL."""
     write_vlm(_root() / "vlm")
     return _root() / "vlm"
 
 
 @cache
 def florence() -> Path:
-    """A folder with a Florence-2 that sees 64 pixels."""
+    """Return a folder with a Florence-2 that sees 64 pixels."""
     write_reader(_root() / "florence")
     return _root() / "florence"
 
 
 @cache
 def video() -> Path:
-    """A folder with a Molmo 2."""
+    """Return a folder with a Molmo 2."""
     write_video(_root() / "video")
     return _root() / "video"

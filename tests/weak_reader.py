@@ -12,7 +12,7 @@ from roadwork_serve.media import decode_worker as reader
 JPEG = b"\xff\xd8\xff"
 HANGS, DIES, EATS, LIES = (JPEG + word for word in (b"hang ", b"die", b"eat", b"lie "))
 
-read, told, decoded = reader.read, reader._told, photo._decoded
+read, told, decoded = reader.read, reader._decode, photo._decoded
 
 
 def weak_read(data: bytes, limits: Any) -> Photo | Clip:
@@ -23,7 +23,7 @@ def weak_read(data: bytes, limits: Any) -> Photo | Clip:
         case _ if data == DIES:
             os.kill(os.getpid(), signal.SIGKILL)
         case _ if data == EATS:
-            photo._reader = lambda *_: bytearray(2**30)  # type: ignore[assignment,return-value]
+            photo._open = lambda *_: bytearray(2**30)  # type: ignore[assignment,return-value]
     return read(data, limits)
 
 
@@ -35,5 +35,5 @@ def lying(data: bytes, limits: Any) -> tuple[dict[str, Any], bytes]:
 
 
 if __name__ == "__main__":
-    reader.read, reader._told = weak_read, lying
+    reader.read, reader._decode = weak_read, lying
     reader.main()

@@ -37,22 +37,22 @@ class Cascade:
         self._cards = [1.0] * world.cards
         self._peaks: dict[str, list[tuple[float, int]]] = {}
 
-    def came(self, now_s: float) -> None:
+    def record_arrival(self, now_s: float) -> None:
         self._now_s = now_s
-        self._flow.came()
+        self._flow.record_arrival()
 
-    def judged(self, stage: str, took_s: float, batch: int) -> None:
-        self._flow.judged(stage, took_s, batch)
+    def record_inference(self, stage: str, took_s: float, batch: int) -> None:
+        self._flow.record_inference(stage, took_s, batch)
 
-    def left(self, stages: list[str]) -> None:
-        self._flow.left(stages)
+    def record_exit(self, stages: list[str]) -> None:
+        self._flow.record_exit(stages)
 
     def targets(self, now_s: float, lines: dict[str, Line]) -> dict[str, int]:
         self._now_s = now_s
         wants = {}
         for name, engine in self._engines.items():
             backlog_s = len(lines[name].waiting) * self._flow.item_s(name)
-            demand = Demand(self._flow.load(name), backlog_s, self._flow.quiet_s(name))
+            demand = Demand(self._flow.load(name), backlog_s, self._flow.idle_s(name))
             wants[name] = desired_replicas(engine, demand, self._settings)
         most, self._peaks = apply_downscale_delay(wants, self._peaks, now_s, self._settings)
         running = {name: lines[name].target for name in lines}
@@ -98,14 +98,14 @@ class Default:
         self._state: dict[str, dict[str, Any]] = {name: {} for name in self._configs}
         self._policy = rays._apply_autoscaling_config(rays.replica_queue_length_autoscaling_policy)
 
-    def came(self, now_s: float) -> None:
-        """It goes by queues alone."""
+    def record_arrival(self, now_s: float) -> None:
+        """Do nothing: this policy uses queue lengths only."""
 
-    def judged(self, stage: str, took_s: float, batch: int) -> None:
-        """It goes by queues alone."""
+    def record_inference(self, stage: str, took_s: float, batch: int) -> None:
+        """Do nothing: this policy uses queue lengths only."""
 
-    def left(self, stages: list[str]) -> None:
-        """It goes by queues alone."""
+    def record_exit(self, stages: list[str]) -> None:
+        """Do nothing: this policy uses queue lengths only."""
 
     def targets(self, now_s: float, lines: dict[str, Line]) -> dict[str, int]:
         self._clock.now_s = now_s

@@ -63,14 +63,14 @@ class Line:
 class Policy(Protocol):
     """What scales. It is told of what a server knows, and of nothing else."""
 
-    def came(self, now_s: float) -> None:
-        """An item came to the front."""
+    def record_arrival(self, now_s: float) -> None:
+        """Record the arrival of an item."""
 
-    def judged(self, stage: str, took_s: float, batch: int) -> None:
-        """A stage judged an item of a batch."""
+    def record_inference(self, stage: str, took_s: float, batch: int) -> None:
+        """Record a call of a stage."""
 
-    def left(self, stages: list[str]) -> None:
-        """An item left, answered or not, after it was shown to these, or was to be."""
+    def record_exit(self, stages: list[str]) -> None:
+        """Record the exit of an item, with the stages that it reached."""
 
     def targets(self, now_s: float, lines: dict[str, Line]) -> dict[str, int]:
         """Replicas that every stage is to have from now on. Called every TICK_S."""
@@ -79,16 +79,19 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """What came of it. missed: items without all the stages they needed by their deadline. gpu_hours: shares of cards
-    that replicas held, from the moment they were placed. card_hours: of cards with a replica on them. starts: of
-    replicas after the first. waits_s: the 50th and 99th percentile of the answers in time."""
+    """The results of a simulated day."""
 
     items: int
     in_time: int
+    #: Items without all the stages they needed by their deadline.
     missed: int
+    #: GPU shares reserved by replicas, from their placement on.
     gpu_hours: float
+    #: Hours of GPUs with at least one replica.
     card_hours: float
+    #: Starts of replicas after the first.
     starts: int
+    #: 50th and 99th percentile of the latency of items in time.
     waits_s: tuple[float, float]
     hours: tuple[tuple[float, float, float], ...]  # by quarter of an hour: items a second, cards' shares held, missed
 
@@ -114,7 +117,7 @@ class Simulation:
         self._quarters: list[list[float]] = []
 
     def run(self, items: Iterable[Item]) -> Day:
-        """The day's items, one after the other, until all have left."""
+        """Return the day's items, one after the other, until all have left."""
         for line in self._order:
             self._place(line, ready=True)
         coming = iter(items)
@@ -143,7 +146,7 @@ class Simulation:
         self._next(coming)
         self._items += 1
         self._quarter()[0] += 1
-        self._policy.came(self.now_s)
+        self._policy.record_arrival(self.now_s)
         self._order[0].waiting.append(Job(item, item.at_s + self._world.deadline_s))
         self._go(self._order[0])
 
@@ -169,7 +172,7 @@ class Simulation:
         if replica.going and not replica.busy:
             self._remove(line, replica)
         for job in jobs:
-            self._policy.judged(line.name, took_s, len(jobs))
+            self._policy.record_inference(line.name, took_s, len(jobs))
             job.at += 1
             if job.at == job.item.stages or job.deadline_s <= self.now_s:
                 self._leave(job, line, missed=job.deadline_s < self.now_s or job.at < job.item.stages)
@@ -179,7 +182,7 @@ class Simulation:
         self._go(line)
 
     def _leave(self, job: Job, line: Line, missed: bool) -> None:
-        self._policy.left([each.name for each in self._order[: max(job.at, self._order.index(line) + 1)]])
+        self._policy.record_exit([each.name for each in self._order[: max(job.at, self._order.index(line) + 1)]])
         if missed:
             self._missed += 1
             self._quarter()[2] += 1

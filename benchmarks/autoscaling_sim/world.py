@@ -11,16 +11,18 @@ STAGES = ("backbone", "signs", "vlm", "reasoner")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """gpus: of a replica. A call takes fixed_s and item_s for each of its items, of which there are max_batch at most;
-    slots calls run at once and do not slow each other. start_s: until a new replica answers. most: replicas.
-    """
+    """A stage: a call takes fixed_s plus item_s for each item."""
 
+    #: GPU share of a replica.
     gpus: float
     fixed_s: float
     item_s: float
     max_batch: int
+    #: Concurrent calls of a replica, which do not slow each other.
     slots: int
+    #: Time until a new replica answers.
     start_s: float
+    #: Largest number of replicas.
     most: int
 
     def call_s(self, items: int) -> float:
@@ -30,17 +32,20 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """cards: there are so many. base, peak: items a second at night and at rush hour. burst: by how much bursts
-    multiply that. shift_at: share of the day after which stage 1 leaves more open. open: the share that each stage
-    leaves to the next, before that and after. deadline_s: of every item.
-    """
+    """A simulated cluster and its traffic."""
 
+    #: Number of GPUs.
     cards: int = 8
+    #: Items per second at night.
     base: float = 1.5
+    #: Items per second at rush hour.
     peak: float = 14.0
     bursts: int = 8
+    #: Factor of a burst on the rate.
     burst: float = 2.5
+    #: Share of the day after which stage 1 settles fewer items.
     shift_at: float = 0.55
+    #: Share of items that each stage passes on, before the shift and after.
     open: tuple[tuple[float, float, float], tuple[float, float, float]] = ((0.3, 0.8, 0.25), (0.55, 0.8, 0.3))
     deadline_s: float = 20.0
     stages: tuple[tuple[str, Stage], ...] = (

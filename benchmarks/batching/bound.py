@@ -24,7 +24,7 @@ def latencies_us(due_us: Sequence[int], sizes: Sequence[int], model: Model) -> l
 
 
 def best(due_us: Sequence[int], model: Model) -> tuple[int, ...]:
-    """A schedule of the least mean latency there is, for somebody who knows all arrivals beforehand.
+    """Return a schedule of the least mean latency there is, for somebody who knows all arrivals beforehand.
 
     No rule does better on these arrivals with one call at a time that is never broken off, batches of `max_batch` at
     most and this model: items are alike, so serving them out of order gains nothing, and once the items of a batch are
@@ -67,8 +67,9 @@ def best(due_us: Sequence[int], model: Model) -> tuple[int, ...]:
 
 
 def eager(due_us: Sequence[int], model: Model, least: int = 1, most: int | None = None) -> tuple[int, ...]:
-    """The schedule of a rule that knows only what has come: a free model takes what waits, once `least` items do, and
-    no more than `most`, which is max_batch unless it is told.
+    """Return the schedule of a rule without knowledge of the future.
+
+    A free model takes the items that wait once there are `least` of them, at most `most` (default max_batch).
 
     With 1 for least it never rests while something waits. Rules of this form have the least mean cost of waiting and
     serving (Deb and Serfozo, Optimal control of batch service queues, 1973, on their assumptions, without `most`). At

@@ -44,10 +44,10 @@ Contender = Callable[[Server, Model], Submit]
 
 
 def ours(server: Server, model: Model) -> Submit:
-    """This project's."""
+    """Return this project's."""
 
     class Client:
-        async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+        async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
             await server.call(len(items))
             return [StagePrediction(0.0, model="stand-in") for _ in items]
 
@@ -63,28 +63,29 @@ def rays(wait_s: float) -> Contender:
 
     def contender(server: Server, model: Model) -> Submit:
         @serve.batch(max_batch_size=model.max_batch, batch_wait_timeout_s=wait_s, max_concurrent_batches=1)
-        async def judge(items: list[None]) -> list[None]:
+        async def predict(items: list[None]) -> list[None]:
             await server.call(len(items))
             return items
 
-        return lambda: judge(None)
+        return lambda: predict(None)
 
     return contender
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """latencies_s: of each item, from when it was due. sizes: of the batches, in order. own_us: processor time an
-    item, the loop's and the batcher's; None where neither ran.
-    """
+    """The results of a run."""
 
+    #: Latency of each item, from when it was due.
     latencies_s: tuple[float, ...]
+    #: Batch sizes, in order.
     sizes: tuple[int, ...]
+    #: Processor time of the event loop and the batcher per item; None if neither ran.
     own_us: float | None = None
 
 
 def served(contender: Contender, model: Model, due_us: Sequence[int], warm_us: Sequence[int] = ()) -> Served:
-    """A run in virtual time. warm_us: what comes before and is not counted; then the model comes to rest."""
+    """Return a run in virtual time. warm_us: what comes before and is not counted; then the model comes to rest."""
     room = SimpleNamespace(_deployment_config=SimpleNamespace(max_ongoing_requests=ROOM))
     with patch.object(serve, "get_replica_context", lambda: room):
         return virtual.run(_served(contender, model, due_us, warm_us))

@@ -74,11 +74,11 @@ class Cell:
         return cls(model, share, tuple(dues), tuple(warms))
 
     def planned(self, due_us: Sequence[int], sizes: tuple[int, ...]) -> Served:
-        """A schedule, as arithmetic has it."""
+        """Return a schedule, as arithmetic has it."""
         return Served(tuple(took / 1e6 for took in latencies_us(due_us, sizes, self.model)), sizes)
 
     def rule(self) -> tuple[str, list[Served]]:
-        """The simple rule of the least mean latency over all seeds."""
+        """Return the simple rule of the least mean latency over all seeds."""
         most = self.model.max_batch
         rules = [(1, most), *((least, most) for least in range(2, most + 1)), *((1, cap) for cap in range(1, most))]
         runs = [[self.planned(due, eager(due, self.model, *rule)) for due in self.dues] for rule in rules]
@@ -86,7 +86,7 @@ class Cell:
         return f"of {least} or more, at most {cap}", chosen
 
     def tuned_s(self) -> float:
-        """The wait with which `@serve.batch` has the least mean latency on the first seeds."""
+        """Return the wait with which `@serve.batch` has the least mean latency on the first seeds."""
         waits = (0.0, DEFAULT_S, *(part * self.model.full_s for part in PARTS))
         return min(waits, key=lambda wait_s: _mean_s(self.served(rays(wait_s), SWEEP_SEEDS)))
 

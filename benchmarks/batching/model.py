@@ -15,7 +15,7 @@ class Model:
     max_batch: int = 16
 
     def call_us(self, items: int) -> int:
-        """What a call with so many items takes."""
+        """Return the duration of a call with this many items."""
         return self.fixed_us + self.item_us * items
 
     @property

@@ -1,5 +1,6 @@
-"""Virtual time: an event loop whose clock jumps to the next timer when nothing is ready, so that no load of the machine
-shows in what it measures.
+"""An event loop in virtual time.
+
+Its clock jumps to the next timer when nothing is ready, so that the load of the machine does not affect measurements.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ class Clock(selectors.DefaultSelector):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """What `main` returns. Inside it `time.monotonic` and `time.time` tell the loop's time."""
+    """Run `main` and return its result. Inside it `time.monotonic` and `time.time` return the loop's time."""
     clock = Clock()
     with (
         patch("time.monotonic", lambda: clock.now_s),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import fake_models as standins
+from benchmarks import fake_models
 from benchmarks.chaos.checks import checks
 from benchmarks.chaos.drive import Driver
 from benchmarks.chaos.files import files
@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     console.print("Drawing scenes, starting a server ...")
     sent = files(plan)
     driver = Driver(plan, chosen.seed, sent, lambda line: console.print(line, highlight=False))
-    overrides = standins.overrides(ITEM_MS, REPLICAS) if chosen.short else {"ingress": {"replicas": REPLICAS}}
-    args, builder = {"profile": "mini", "overrides": overrides}, standins.BUILDER if chosen.short else None
+    overrides = fake_models.overrides(ITEM_MS, REPLICAS) if chosen.short else {"ingress": {"replicas": REPLICAS}}
+    args, builder = {"profile": "mini", "overrides": overrides}, fake_models.BUILDER if chosen.short else None
     with started(ROOT / "build/chaos-server.log", args, {TEXT_VARIABLE: key.entry()}, builder) as server:
         storm = asyncio.run(driver.run(server, secret, REPLICAS))
     found = checks(storm.told)

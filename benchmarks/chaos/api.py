@@ -5,7 +5,8 @@ from typing import Any
 
 import httpx
 
-from roadwork_serve.schema import PolicyChange, PolicyState, ReplicaStats, Stats
+from roadwork_serve.schema import PolicyChange, ReplicaStats, Stats
+from roadwork_serve.server_state import PolicyState
 
 _PATIENCE_S = 10.0
 
@@ -26,7 +27,7 @@ class Api:
         await self._client.aclose()
 
     async def up(self, replicas: int) -> set[str]:
-        """The stages that are up as every replica of the ingress sees it; none while not all of them answer."""
+        """Return the stages that are up as every replica of the ingress sees it; none while not all of them answer."""
         told = await self._loads()
         if len(told) < replicas:
             return set()
@@ -37,10 +38,10 @@ class Api:
         return bool(await self._loads())
 
     async def policy(self) -> dict[str, Any]:
-        """The policy in force. Raises httpx.HTTPError."""
+        """Return the policy in force. Raises httpx.HTTPError."""
         response = await self._client.get("/v1/policy")
         response.raise_for_status()
-        return PolicyState.model_validate_json(response.content).rules["policy"]
+        return PolicyState.model_validate_json(response.content).rollout.policy.to_mapping()
 
     async def put_policy(self, policy: dict[str, Any]) -> PolicyChange:
         """Put a policy in force on every replica. The same again changes nothing. Raises httpx.HTTPError."""
@@ -51,7 +52,7 @@ class Api:
         return _change(await self._client.post("/v1/policy/rollback"))
 
     async def held(self, replicas: int, within_s: float) -> dict[str, dict[str, int]]:
-        """What each ingress replica holds, by name: nothing, or what was left of it when the time was over."""
+        """Return the requests left in each ingress replica, by name, when they are done or the time is over."""
         found: dict[str, dict[str, int]] = {}
         give_up_at = time.monotonic() + within_s
         while len(found) < replicas or any(any(each.values()) for each in found.values()):
@@ -74,7 +75,7 @@ def _change(response: httpx.Response) -> PolicyChange:
 
 
 def _held(load: ReplicaStats) -> dict[str, int]:
-    held = {"in work": load.in_flight, "reading": load.reading}
+    held = {"in flight": load.in_flight, "decoding": load.decoding}
     for stage in load.stages:
-        held |= {f"{stage.stage} waiting": stage.waiting, f"{stage.stage} in flight": stage.in_flight}
+        held |= {f"{stage.stage} queued": stage.queued, f"{stage.stage} in flight": stage.in_flight}
     return held

@@ -85,7 +85,7 @@ def _nothing(claim: str, records: Sequence[Record], outcome: str) -> Check:
 
 
 def _once(records: Sequence[Record]) -> Check:
-    """That a reply carries the id of its own request is part of reading it: else its outcome is `wrong`."""
+    """Check that every request has one reply. A reply with another request's id has the outcome `wrong`."""
     requests = Counter(record.request_id for record in records)
     verdicts = Counter(record.verdict.request_id for record in records if record.verdict is not None)
     twice = [each for each, count in (*requests.items(), *verdicts.items()) if count > 1]

@@ -23,7 +23,7 @@ class Clock:
         return time.monotonic() - self._began
 
     async def watch(self) -> None:
-        """Notes, a hundred times a second, how much later than asked for the loop comes round. Never returns."""
+        """Record the lag of the event loop a hundred times a second. Never returns."""
         while True:
             due_s = self.now_s() + _TICK_S
             await asyncio.sleep(_TICK_S)
@@ -32,6 +32,6 @@ class Clock:
             self._late_s.append(at_s - due_s)
 
     def lag_s(self, since_s: float, until_s: float) -> float:
-        """The most by which the loop was late between two moments."""
+        """Return the most by which the loop was late between two moments."""
         first, last = bisect_left(self._at_s, since_s), bisect_left(self._at_s, until_s + _TICK_S)
         return max(self._late_s[first:last], default=0.0)

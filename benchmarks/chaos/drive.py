@@ -89,7 +89,7 @@ class Driver:
             self._records.append(await client.follow(next(files), CAPACITY))
 
     async def _load(self, client: Client, faults: Faults, load: Load, coming: Iterator[Shot]) -> None:
-        """A calm phase and one with faults, without a break between them; ends when every request has."""
+        """Run a calm phase and one with faults, without a pause, until every request has ended."""
         self._phase = load.calm
         pouring = asyncio.create_task(self._pour(client, coming))
         with self._span(load.calm, load.times, self._plan.ramp_s):
@@ -120,7 +120,7 @@ class Driver:
 
     @contextmanager
     def _span(self, name: str, times: float = 0.0, ramp_s: float = 0.0) -> Iterator[None]:
-        """A phase, with what the load generator took of a core and how late it was meanwhile."""
+        """Yield a phase, with what the load generator took of a core and how late it was meanwhile."""
         began_s, cpu_s = self._clock.now_s(), time.process_time()
         self._say(name)
         yield

@@ -39,7 +39,7 @@ class Faults:
         self._recovering: set[asyncio.Task[None]] = set()
         self._calm_from_s = 0.0
         self.kills: list[Kill] = []
-        self.reigns = [Reign(Policy.from_mapping(policy), 0.0, 0.0)]
+        self.reigns = [Reign(Policy.parse(policy), 0.0, 0.0)]
         self.changes = 0
 
     def disturbed(self) -> bool:
@@ -61,13 +61,13 @@ class Faults:
                 raise ValueError(f"step {step!r}: write kill TARGET, recover, swap or rollback")
 
     async def whole(self) -> None:
-        """Returns when every ingress replica sees every stage. Raises TimeoutError when that takes too long."""
+        """Return when every ingress replica sees every stage. Raises TimeoutError when that takes too long."""
         async with asyncio.timeout(self._recover_s):
             while not await self._works(INGRESS):
                 pass
 
     async def recovered(self) -> None:
-        """Returns when all that was killed is back, or was given up."""
+        """Return when all that was killed is back, or was given up."""
         if self._recovering:
             await asyncio.gather(*self._recovering)
 
@@ -112,7 +112,7 @@ class Faults:
         """Put a policy under a version of its own: in turn one that can be told from the first, and the first again."""
         kind = altered if self.changes % 2 == 0 else renamed
         policy = kind(self._base, f"chaos-{next(self._numbers)}")
-        self.reigns.append(Reign(Policy.from_mapping(policy), self._clock.now_s()))
+        self.reigns.append(Reign(Policy.parse(policy), self._clock.now_s()))
         await self._change(lambda: self._api.put_policy(policy))
 
     async def _roll_back(self) -> None:

@@ -65,7 +65,7 @@ class PhaseFigures:
 
 
 def phase_figures(span: Span, records: Sequence[Record], slack_s: float) -> PhaseFigures:
-    """The figures of one phase out of the records of all. slack_s: an answer this much beyond its deadline is late."""
+    """Return the figures of one phase. A verdict more than `slack_s` beyond its deadline is late."""
     sent = [record for record in records if record.phase == span.name]
     verdicts = [record.verdict for record in sent if record.verdict is not None]
     took = sorted(1000 * record.took_s for record in sent if record.outcome == "answered")
@@ -98,7 +98,7 @@ def outcomes(records: Iterable[Record]) -> dict[str, int]:
 
 
 def quantile(ascending: Sequence[float], part: float) -> float | None:
-    """The nearest-rank quantile of sorted numbers; None of none."""
+    """Return the nearest-rank quantile of sorted numbers; None of none."""
     return ascending[max(0, math.ceil(part * len(ascending)) - 1)] if ascending else None
 
 

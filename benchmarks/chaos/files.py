@@ -14,9 +14,9 @@ def files(plan: Plan) -> list[File]:
     kinds: list[MediaKind] = ["photo" if index < plan.stills else "clip" for index in range(len(seeds))]
     wanted = list(zip(seeds, kinds, strict=True))
     found = [
-        File(sample.about.name, "image/jpeg", sample.data, "still")
-        if sample.about.kind == "photo"
-        else File(sample.about.name, "video/mp4", sample.data, "clip")
+        File(sample.metadata.name, "image/jpeg", sample.data, "still")
+        if sample.metadata.kind == "photo"
+        else File(sample.metadata.name, "video/mp4", sample.data, "clip")
         for sample in draw_scenes(wanted, drawing_workers())
     ]
     found += [

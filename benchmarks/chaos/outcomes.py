@@ -78,7 +78,7 @@ class Record:
 
 
 def read(reply: Reply, file: File, request_id: str) -> Reading:
-    """What a reply to this file is."""
+    """Return the outcome of a reply to this file."""
     if reply.status == 200:
         return _verdict(reply, file, request_id)
     if reply.kind != "application/problem+json":

@@ -129,7 +129,7 @@ def shots(seed: int, per_s: float, files: Sequence[File]) -> Iterator[Shot]:
 
 
 def good_files(seed: int, files: Sequence[File]) -> Iterator[File]:
-    """What the closed loop sends, without end: 9 stills, a clip."""
+    """Yield the files of the closed loop, without end: 9 stills, then a clip."""
     decks = _decks(random.Random(seed), files, ("still", "clip"))
     while True:
         for _ in range(round(1 / CLIP_SHARE) - 1):

@@ -11,7 +11,7 @@ from benchmarks.server import Server
 
 
 def pids(server: Server, target: str) -> list[int]:
-    """The live processes of a deployment's replicas, or of the HTTP proxy."""
+    """Return the live processes of a deployment's replicas, or of the HTTP proxy."""
     wanted = "ray::ProxyActor" if target == PROXY else f"ray::ServeReplica:roadwork:{target}"
     return [pid for pid, title in processes(server) if title == wanted or title.startswith(f"{wanted}.")]
 

@@ -30,7 +30,7 @@ class Reign:
 
 
 def permitted(reigns: Sequence[Reign], sent_s: float, ended_s: float) -> set[str]:
-    """The versions that a verdict may carry whose request was sent and answered at these times.
+    """Return the versions that a verdict may carry whose request was sent and answered at these times.
 
     A policy may be in force from when it was asked for until another one is said to be. A request that was sent after
     a PUT had returned and answered before the next one was sent has exactly one.
@@ -44,7 +44,7 @@ def permitted(reigns: Sequence[Reign], sent_s: float, ended_s: float) -> set[str
 
 
 def breach(verdict: Verdict, policy: Policy) -> str | None:
-    """What in a verdict cannot be if this policy alone has made it; None when all agrees.
+    """Return the first contradiction between a verdict and its policy; None if there is none.
 
     Every stage must be the policy's, in its order; those before the exit must have left the posterior inside their
     band, and the exit's must be on the side of its own that the reason names.
@@ -69,12 +69,12 @@ def breach(verdict: Verdict, policy: Policy) -> str | None:
 
 
 def renamed(policy: Mapping[str, Any], version: str) -> dict[str, Any]:
-    """The same policy under another version."""
+    """Return the same policy under another version."""
     return {**copy.deepcopy(dict(policy)), "version": version}
 
 
 def altered(policy: Mapping[str, Any], version: str) -> dict[str, Any]:
-    """A policy that can be told apart by its verdicts and costs about the same: narrower bands, clips without signs."""
+    """Return a policy of about the same cost with different verdicts: narrower bands, clips without signs."""
     other = renamed(policy, version)
     decision_threshold = other.get("decision_threshold", 0.5)
     for step in (*other["photo"], *other["clip"]):

@@ -41,7 +41,7 @@ from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.testbed.minis.data import photos_folder
 
-OUT = ROOT / "benchmarks/results/worth.json"
+OUT = ROOT / "benchmarks/results/cost_accuracy.json"
 FIT_SEED, SEED = 5001, 9003
 QUICK_FIT, QUICK = 40, 20
 SCENES, PHOTOS, TAUGHT = "rendered scenes", "real photographs", "real photographs the miniatures learned from"
@@ -65,7 +65,7 @@ def table(name: str, found: Found) -> Table:
 
 def models(rows: Sequence[EvaluationRow]) -> dict[str, str]:
     """By stage, the model that spoke."""
-    return {look.stage: look.model + " (miniature)" * look.miniature for row in rows for look in row.looks}
+    return {record.stage: record.model + " (miniature)" * record.miniature for row in rows for record in row.records}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,8 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
         console.print("No photographs" + ("." if chosen.quick else ": name a folder with a manifest.csv by --photos."))
     else:
         shown = of_photos(photos)
-        sets[PHOTOS] = [row for row in shown if not taught(row.about)]
-        sets[TAUGHT] = [row for row in shown if taught(row.about)]
+        sets[PHOTOS] = [row for row in shown if not taught(row.metadata)]
+        sets[TAUGHT] = [row for row in shown if taught(row.metadata)]
     field = Field(fitted_to, load_policy(load_profile("mini").policy))
     judged = {name: field.on(rows) for name, rows in sets.items() if rows}
     for name, found in judged.items():

@@ -40,7 +40,7 @@ class Frugal:
     """
 
     def __init__(self, rows: Sequence[EvaluationRow]) -> None:
-        truth = np.array([row.about.label for row in rows], dtype=bool)
+        truth = np.array([row.metadata.label for row in rows], dtype=bool)
         self._scorers = {stage: _scorer(logits(rows, stage), truth) for stage in STAGES[:-1]}
         answers = self._answers(rows)
         levels = np.linspace(0, 1, _THRESHOLDS)
@@ -55,11 +55,11 @@ class Frugal:
                 self.line.append(each)
 
     def within(self, flop: float) -> Tried:
-        """The most accurate for a mean item of this budget, on the rows it is fitted to."""
+        """Return the most accurate for a mean item of this budget, on the rows it is fitted to."""
         return [each for each in self.line if each.flop <= flop or each is self.line[0]][-1]
 
     def judge(self, thresholds: Sequence[float]) -> Way:
-        """The cascade with these thresholds."""
+        """Return the cascade with these thresholds."""
         return lambda rows: _walk(self._answers(rows), thresholds)
 
     def _answers(self, rows: Sequence[EvaluationRow]) -> list[_Answers]:

@@ -31,12 +31,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """The policy that ships against another way, item by item. gained: right where the other is wrong; lost: the other
-    way round. low, high: a 95 % interval of the difference of accuracies, NaN where items come in groups."""
+    """The shipped policy compared with another method, item by item."""
 
     name: str
+    #: Items on which only the shipped policy is correct.
     gained: int
+    #: Items on which only the other method is correct.
     lost: int
+    #: 95 % interval of the difference of accuracies, low to high; NaN if items come in groups.
     low: float
     high: float
 
@@ -91,13 +93,13 @@ class Field:
 
     def on(self, rows: Sequence[EvaluationRow]) -> Found:
         """Where they stand on these rows."""
-        truth = np.array([row.about.label for row in rows], dtype=bool)
+        truth = np.array([row.metadata.label for row in rows], dtype=bool)
         judged = {name: way(rows) for name, way in self.ways.items()}
         right = {name: each.said == truth for name, each in judged.items()}
         whole, parts = trajectories(rows, self.base, "photo"), defaultdict[str, list[int]](list)
         for at, row in enumerate(rows):
-            parts[row.about.needs or row.about.group].append(at)
-            if row.about.hard_negative:
+            parts[row.metadata.needs or row.metadata.group].append(at)
+            if row.metadata.hard_negative:
                 parts["hard negatives"].append(at)
         return Found(
             len(rows),
@@ -105,7 +107,7 @@ class Field:
             tuple(place(name, rows, each) for name, each in judged.items()),
             tuple(versus(name, rows, right[self.ours], each) for name, each in right.items() if name != self.ours),
             tuple(place("FrugalGPT", rows, self.frugal.judge(each.thresholds)(rows)) for each in self.frugal.line),
-            tuple(place("bands", rows, Judged(*whole.cut(*bands)[:2])) for bands in self.bands),
+            tuple(place("bands", rows, Judged(*whole.apply_bands(*bands)[:2])) for bands in self.bands),
             {
                 part: Part(len(at), int(truth[at].sum()), {name: int(each[at].sum()) for name, each in right.items()})
                 for part, at in sorted(parts.items())
@@ -115,7 +117,7 @@ class Field:
 
 def place(name: str, rows: Sequence[EvaluationRow], judged: Judged) -> Place:
     """Where a way stands that judged these rows so."""
-    right = int(sum(said == row.about.label for said, row in zip(judged.said.tolist(), rows, strict=True)))
+    right = int(sum(said == row.metadata.label for said, row in zip(judged.said.tolist(), rows, strict=True)))
     low, high = (math.nan, math.nan) if _grouped(rows) else wilson(right, len(rows), _SURE)
     tflop = float(judged.flop.mean()) / 1e12
     return Place(name, round(tflop, 3), round(right / len(rows), 4), round(low, 4), round(high, 4))
@@ -132,4 +134,4 @@ def versus(name: str, rows: Sequence[EvaluationRow], ours: Bools, other: Bools) 
 
 def _grouped(rows: Sequence[EvaluationRow]) -> bool:
     """Frames of one drive are alike, so that there is less to go by than their number says."""
-    return any(row.about.group for row in rows)
+    return any(row.metadata.group for row in rows)

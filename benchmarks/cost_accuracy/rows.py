@@ -1,4 +1,4 @@
-"""Rows in which every stage spoke, as `roadwork evaluate --ask-everyone --rows` makes them, of stills alone.
+"""Rows in which every stage spoke, as `roadwork evaluate --all-stages --rows` makes them, of stills alone.
 
 They are kept under names that say what they are of, and of what models and profile: another count, seed or weight makes
 others. After a change to the code of stages or of scenes remove the folder.
@@ -17,7 +17,7 @@ from roadwork_serve.datasets.samples import Sample, SampleMetadata
 from roadwork_serve.engines.weights import WEIGHTS as WEIGHTS
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.rows import EvaluationRow, read_rows, write_rows
-from roadwork_serve.evaluation.run import judge_samples
+from roadwork_serve.evaluation.run import evaluate_samples
 from roadwork_serve.local_cascade import local_cascade
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import STAGES
@@ -29,14 +29,14 @@ FOLDER = ROOT / "build/worth"
 
 
 def of_scenes(count: int, seed: int, folder: Path = FOLDER) -> list[EvaluationRow]:
-    """The stills of a run of rendered scenes: nine in ten of them."""
+    """Return the stills of a run of rendered scenes: nine in ten of them."""
     stills = [scene for scene in scene_track(count, seed) if scene[1] == "photo"]
     return _kept(folder / f"scenes-{seed}-{count}.jsonl", draw_scenes(stills, drawing_workers()), len(stills))
 
 
 def of_photos(photos: Path, folder: Path = FOLDER) -> list[EvaluationRow]:
-    """The stills that people could tell of a folder with a manifest.csv."""
-    abouts = [about for about in photo_metadata(photos) if about.kind == "photo" and about.scored]
+    """Return the stills that people could tell of a folder with a manifest.csv."""
+    abouts = [about for about in photo_metadata(photos) if about.kind == "photo" and not about.ignore]
     manifest = hashlib.sha256((photos / "manifest.csv").read_bytes()).hexdigest()[:12]
     return _kept(folder / f"photos-{manifest}.jsonl", photo_samples(photos, abouts), len(abouts))
 
@@ -60,7 +60,7 @@ def _kept(path: Path, samples: Generator[Sample], total: int) -> list[Evaluation
 
 
 def judges() -> str:
-    """A name for the weights, the profile and the policy that rows are made by."""
+    """Return a name for the weights, the profile and the policy that rows are made by."""
     profile = load_profile("mini")
     found = hashlib.sha256(profile.model_dump_json().encode())
     found.update(repr(load_policy(profile.policy)).encode())
@@ -74,7 +74,7 @@ async def _made(samples: Generator[Sample], total: int, name: str) -> list[Evalu
     with progress() as bar:
         task = bar.add_task(f"Making {name}", total=total)
         async with local_cascade(profile, load_policy(profile.policy)) as cascade:
-            rows, failed = await judge_samples(samples, cascade, STAGES, lambda: bar.advance(task))
+            rows, failed = await evaluate_samples(samples, cascade, STAGES, lambda: bar.advance(task))
     if failed:
         raise ConfigError(f"{failed[0].name} got no verdict: {failed[0].message}; mend or remove it")
     return rows

@@ -37,20 +37,20 @@ def price(stage: str) -> float:
 
 def logits(rows: Sequence[EvaluationRow], stage: str) -> Floats:
     """Of the stage's own word, [n]; 0 where it abstained. Raises ConfigError where it was not asked."""
-    looks = [row.look(stage) for row in rows]
-    for row, look in zip(rows, looks, strict=True):
-        if look is None:
-            raise ConfigError(f"{stage} did not speak on {row.about.name}; make the rows with --ask-everyone")
-    return np.array([0.0 if look is None or look.logit is None else look.logit for look in looks])
+    records = [row.record(stage) for row in rows]
+    for row, record in zip(rows, records, strict=True):
+        if record is None:
+            raise ConfigError(f"{stage} did not speak on {row.metadata.name}; make the rows with --all-stages")
+    return np.array([0.0 if record is None or record.logit is None else record.logit for record in records])
 
 
 def alone(stage: str) -> Way:
-    """A stage by its own word, from a probability of 0.5 up."""
+    """Return a stage by its own word, from a probability of 0.5 up."""
     return lambda rows: Judged(logits(rows, stage) >= 0, np.full(len(rows), price(stage)))
 
 
 def by_hand(rows: Sequence[EvaluationRow]) -> Judged:
-    """The usual cascade, with thresholds that somebody thought of."""
+    """Return the usual cascade, with thresholds that somebody thought of."""
     first, words, fast, slow = (logits(rows, stage) for stage in ("backbone", "signs", "vlm", "reasoner"))
     score = 1 / (1 + np.exp(-first))
     early = (score < LEAVE[0]) | (score > LEAVE[1])
@@ -65,15 +65,14 @@ def under(policy: Policy) -> Way:
     low, high = (np.array([getattr(step, edge) for step in policy.photo]) for edge in ("low", "high"))
 
     def judged(rows: Sequence[EvaluationRow]) -> Judged:
-        said, flop, _ = trajectories(rows, policy, "photo").cut(low, high)
+        said, flop, _ = trajectories(rows, policy, "photo").apply_bands(low, high)
         return Judged(said, flop)
 
     return judged
 
 
 def tuned(rows: Sequence[EvaluationRow], base: Policy) -> Policy | None:
-    """The policy that `roadwork calibrate` and `roadwork tune` make of these rows by default; None where `tune` cannot
-    promise anything."""
+    """Return the policy that `calibrate` and `tune` fit to these rows by default; None without a certificate."""
     settings = TuningSettings()
     kept = [row for row, held in zip(rows, holdout_mask(rows, settings.test_share), strict=True) if not held]
     made = tune(rows, calibrate(kept, base, "calibrated")[0], settings).policy

@@ -36,10 +36,10 @@ class Step:
 
 
 def cascade(results: Results, report: Path, plan: Plan) -> Cascade:
-    """Raises ValueError when a stage was not measured or the report is not of the policy that ships."""
+    """Raise ValueError if a stage was not measured or the report is not of the policy that ships."""
     told = json.loads(report.read_text(encoding="utf-8"))
     policy = _policy(told, report)
-    prices = yaml.safe_load((PROFILES / "prices.yaml").read_text(encoding="utf-8"))
+    prices = yaml.safe_load((PROFILES / "flops.yaml").read_text(encoding="utf-8"))
     used: dict[str, str] = {}
 
     def of(kind: Kind, mix: Mapping[str, float], mean_gflop: float | None) -> Estimate:
@@ -64,7 +64,7 @@ def estimate(
     alone: str,
     mean_gflop: float | None = None,
 ) -> Estimate:
-    """The latency of items that leave at each stage with these shares.
+    """Return the latency of items that leave at each stage with these shares.
 
     mean_gflop: of an item, at the steps' prices; tells how many items visited the conditional stage.
     """
@@ -127,7 +127,7 @@ def _policy(told: Mapping[str, Any], report: Path) -> dict[str, Any]:
 
 
 def _row(results: Results, stage: str, kind: Kind, plan: Plan) -> Row:
-    """What the stage's latency is taken from. Stage 1 is compiled where that was measured, as on a GPU by default."""
+    """Return the row for a stage's latency; for stage 1 the compiled one if it was measured."""
     images = plan.frames if kind == "clip" else 1
     usual = {"side": plan.usual_side, "batch": 1}
     found: Row | None = None

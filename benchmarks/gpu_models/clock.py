@@ -49,7 +49,7 @@ def timed(call: Call, machine: Machine, effort: Effort) -> Timing:
 
 
 def p90(values: list[float]) -> float:
-    """The smallest value that nine in ten do not pass."""
+    """Return the smallest value that nine in ten do not pass."""
     return sorted(values)[math.ceil(len(values) * 9 / 10) - 1]
 
 

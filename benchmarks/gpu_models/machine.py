@@ -26,7 +26,7 @@ class Machine:
 
     @classmethod
     def here(cls, tiny: bool) -> "Machine":
-        """The first CUDA card, or with `tiny` the CPU. Raises RuntimeError when there is no card."""
+        """Return the first CUDA card, or with `tiny` the CPU. Raises RuntimeError when there is no card."""
         if tiny:
             torch.set_num_threads(1)  # two would wait for each other on a busy machine, far longer than they compute
             return cls(TINY_CARD, torch.device("cpu"), torch.float32, True)
@@ -46,7 +46,7 @@ class Machine:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def memory_gib(self) -> float:
-        """The most that was allocated since; 0 on a CPU."""
+        """Return the most that was allocated since; 0 on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) / 2**30 if self.device.type == "cuda" else 0.0
 
     def driver(self) -> str:
@@ -58,7 +58,7 @@ class Machine:
         return subprocess.run(asked, capture_output=True, text=True, timeout=30).stdout.strip() or "unknown"
 
     def run(self, command: str, peak_side: int) -> Run:
-        """What a command is recorded with, its peak measured now."""
+        """Return the record of a command, with the peak throughput measured now."""
         return Run(
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             command=command,

@@ -38,7 +38,7 @@ _TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def build(model: str, machine: Machine) -> Any:
-    """The model of that hub id, or on the tiny machine one of its class that is a few thousand times smaller."""
+    """Return the model of that hub id, or on the tiny machine one of its class that is a few thousand times smaller."""
     if machine.tiny:
         config_class, name, sizes = _TINY[model]
         config = _named(config_class)(**sizes)
@@ -53,12 +53,12 @@ def build(model: str, machine: Machine) -> Any:
 
 
 def title(model: str, machine: Machine) -> str:
-    """What the file calls it."""
+    """Return the name of the model in the results."""
     return f"tiny {model.split('/')[1]}" if machine.tiny else model
 
 
 def noise(machine: Machine, *shape: int) -> Tensor:
-    """Normal random numbers: zeros would be multiplied faster than a picture."""
+    """Return normal random numbers: zeros would be multiplied faster than a picture."""
     return torch.randn(*shape, device=machine.device, dtype=machine.dtype)
 
 

@@ -29,7 +29,7 @@ def jobs(machine: Machine, plan: Plan) -> Iterator[Job]:
 
 
 def _inputs(model: Any, machine: Machine, frames: int) -> dict[str, Tensor]:
-    """What the processor makes of a clip and a question."""
+    """Return the processor's output for a clip and a question."""
     vision = model.config.vision_config
     across = vision.image_size[0] // vision.patch_size
     grid = torch.arange(frames * across**2, device=machine.device).view(frames, across, across)

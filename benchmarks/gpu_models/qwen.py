@@ -17,7 +17,7 @@ from benchmarks.gpu_models.plan import QWEN, Plan
 from benchmarks.gpu_models.results import Case
 from roadwork_serve.engines.transformers import embed_patches_by_matmul
 
-PROMPT_TOKENS = 65  # of the question in its chat template, as profiles/prices.yaml counts them
+PROMPT_TOKENS = 65  # of the question in its chat template, as profiles/flops.yaml counts them
 
 
 def jobs(machine: Machine, plan: Plan) -> Iterator[Job]:
@@ -45,7 +45,7 @@ def answer(model: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def _inputs(model: Any, machine: Machine, batch: int, side: int) -> dict[str, Tensor]:
-    """What the processor makes of a square image and a question: image first, one token for 2 x 2 patches."""
+    """Return the processor's output for a square image and a question: one token for 2 x 2 patches."""
     config, vision = model.config, model.config.vision_config
     patches = side // vision.patch_size
     seen = (patches // vision.spatial_merge_size) ** 2

@@ -151,7 +151,7 @@ class Results:
     cascade: Cascade | None = field(default=None)
 
     def with_row(self, row: Row) -> "Results":
-        """The row in place of what an earlier run said of the same case."""
+        """Return the row in place of what an earlier run said of the same case."""
         return replace(
             self,
             rows=(*(r for r in self.rows if r.case != row.case), row),
@@ -159,12 +159,12 @@ class Results:
         )
 
     def with_failure(self, failure: Failure) -> "Results":
-        """The failure noted. What an earlier run measured of the case stays."""
+        """Return the failure noted. What an earlier run measured of the case stays."""
         kept = [f for f in self.failures if (f.part, f.case) != (failure.part, failure.case)]
         return replace(self, failures=(*kept, failure))
 
     def with_cascade(self, cascade: Cascade) -> "Results":
-        """The estimate in place of an earlier one."""
+        """Return the estimate in place of an earlier one."""
         return replace(self, cascade=cascade).without_failure("cascade")
 
     def without_failure(self, part: Part) -> "Results":
@@ -172,7 +172,7 @@ class Results:
         return replace(self, failures=tuple(f for f in self.failures if f.part != part or f.case is not None))
 
     def find(self, part: Part, **wanted: object) -> Row | None:
-        """The first row of the part whose case has these fields."""
+        """Return the first row of the part whose case has these fields."""
         for row in self.rows:
             case = asdict(row.case)
             if row.case.part == part and all(case[name] == value for name, value in wanted.items()):
@@ -188,7 +188,7 @@ class Results:
 
 
 def read(path: Path) -> Results:
-    """What `Results.write` wrote. Raises ValueError for another file."""
+    """Return the results in a file that `Results.write` wrote. Raises ValueError for another file."""
     try:
         return _results(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, KeyError, ValueError, AttributeError) as e:

@@ -30,8 +30,9 @@ class Arguments:
 
     @property
     def first(self) -> int:
-        """Workers of the first stage, where every stage has processes of its own: in the cascade more would share the
-        cores with those of the second, and have smaller batches.
+        """Workers of the first stage, if stages are separate processes.
+
+        In the cascade more of them would compete with those of the second stage, and have smaller batches.
         """
         return max(1, self.workers // 2) if self.model == CASCADE else self.workers
 
@@ -46,5 +47,5 @@ class Arguments:
 
     @classmethod
     def given(cls) -> "Arguments":
-        """What this process was told."""
+        """Return the arguments of this process."""
         return cls(**json.loads(os.environ[VARIABLE]))

@@ -67,7 +67,7 @@ class Apart:
 
 @contextmanager
 def apart(model: str, threads: int) -> Iterator[Apart]:
-    """A process of its own for the loop, until the block ends."""
+    """Yield a process of its own for the loop, until the block ends."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.peers.bare", model, str(threads)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -48,7 +48,7 @@ class First:
         return await asyncio.to_thread(work)
 
     async def __call__(self, request: Request) -> dict[str, Any]:
-        """An answer to a photo."""
+        """Return an answer to a photo."""
         data = await request.body()
         said = await self._answers(data)
         if self._second is not None and unsure(said):

@@ -28,7 +28,7 @@ class First:
 
         @bentoml.api(batchable=True, max_batch_size=told.work.batch, max_latency_ms=LATEST_MS)
         def judge(self, bodies: list[bytes]) -> list[float]:
-            """The probability of road work of each."""
+            """Return the probability of road work of each."""
             return self._judge.judge([self._judge.thumb(data) for data in bodies])
 
     @bentoml.api
@@ -60,7 +60,7 @@ class Front:
 
     @bentoml.api
     async def predict(self, photo: Annotated[Path, ContentType("image/jpeg")], /) -> dict[str, float]:
-        """An answer to a photo."""
+        """Return an answer to a photo."""
         data = await asyncio.to_thread(photo.read_bytes)
         if BATCHES:
             (said,) = await self.first.to_async.judge([data])

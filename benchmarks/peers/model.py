@@ -12,6 +12,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from roadwork_serve import media
 from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
+from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.media import Photo
 from roadwork_serve.profiles.load import load_profile
@@ -45,7 +46,7 @@ WORKS = {BUNDLED: Work(8, 0.5), SMALL: Work(1, 0.5), LARGE: Work(1, 10.0), CASCA
 
 
 def weights(name: str) -> str:
-    """A folder with the checkpoint: the miniature that ships, or random weights of a size, written when missing."""
+    """Return the folder of the checkpoint: the shipped miniature, or random weights, written if missing."""
     if name not in SIZES:
         return weights_folder("mini:backbone")
     path = _WHERE / name
@@ -67,19 +68,20 @@ class Judge:
     def __init__(self, name: str, threads: int) -> None:
         self._limits = load_profile("mini").media
         batch = WORKS[name].batch
-        self._engine = FeatureEngine(weights(name), threads=threads, max_thumbs=batch, side=self._limits.thumb_side)
+        options, side = LoadOptions(threads=threads), self._limits.thumb_side
+        self._engine = FeatureEngine(weights(name), options, max_thumbs=batch, side=side)
         self._engine.warm()
 
     def thumb(self, data: bytes) -> NDArray[np.uint8]:
-        """An encoded photo as the backbone sees it, uint8 [side, side, 3]."""
+        """Return an encoded photo as the backbone sees it, uint8 [side, side, 3]."""
         read = media.read(data, self._limits)
         if not isinstance(read, Photo):
             raise TypeError("it is a clip")
         return read.thumb
 
     def judge(self, thumbs: Sequence[NDArray[np.uint8]]) -> list[float]:
-        """The probability of road work of each."""
-        logits = self._engine.say(self._engine.look(np.stack(thumbs)))["roadwork"]
+        """Return the probability of road work of each."""
+        logits = self._engine.apply_heads(self._engine.extract(np.stack(thumbs)))["roadwork"]
         return [_probability(logit) for logit in logits]
 
 
@@ -93,9 +95,9 @@ class SignReader:
         self._stage.warm()
 
     def read(self, data: bytes, before: float) -> float:
-        """The probability of road work, before being what stage 1 said, which stays where there are no words."""
+        """Return the probability of road work, before being what stage 1 said, which stays where there are no words."""
         item = Item("", "photo", (data,), np.empty((0, 0, 0, 3), np.uint8), (0.0,), float("inf"))
-        logit = self._stage.judge([item])[0].logit
+        logit = self._stage.predict([item])[0].logit
         return before if logit is None else _probability(logit)
 
 
@@ -107,7 +109,7 @@ class Whole:
         self._reader = SignReader(threads) if name == CASCADE else None
 
     def answers(self, bodies: Sequence[bytes], thumbs: Sequence[NDArray[np.uint8]]) -> list[float]:
-        """The probability of road work of each photo, given with what stage 1 sees of it."""
+        """Return the probability of road work of each photo, given with what stage 1 sees of it."""
         said = self.judge.judge(thumbs)
         if self._reader is None:
             return said

@@ -24,7 +24,7 @@ _CASCADE = {
 
 
 def settings(folder: Path, told: Arguments, fast: bool) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment of a server, all of whose files lie in a folder."""
+    """Return the command and the environment of a server, all of whose files lie in a folder."""
     policy = folder / "policy.yaml"
     policy.write_text(yaml.safe_dump(_CASCADE if told.model == CASCADE else POLICY))
     config = folder / "serve.yaml"

@@ -20,7 +20,7 @@ in_flight = 0
 
 @app.post("/predict")
 async def predict(request: Request) -> dict[str, float]:
-    """An answer to a photo."""
+    """Return an answer to a photo."""
     global in_flight
     if in_flight >= most:
         raise HTTPException(503)
@@ -32,5 +32,5 @@ async def predict(request: Request) -> dict[str, float]:
 
 
 def answer(data: bytes) -> float:
-    """The work itself."""
+    """Return the work itself."""
     return whole.answers([data], [whole.judge.thumb(data)])[0]

@@ -77,6 +77,6 @@ class Run:
 
 
 def joined(path: Path, run: Run, models: Sequence[str]) -> list[Run]:
-    """This one, and those that a file has of other models, in the order of the models."""
+    """Return this one, and those that a file has of other models, in the order of the models."""
     old = TypeAdapter(list[Run]).validate_python(json.loads(path.read_text())["runs"]) if path.is_file() else []
     return sorted([run, *(each for each in old if each.model != run.model)], key=lambda each: models.index(each.model))

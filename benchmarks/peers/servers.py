@@ -92,7 +92,7 @@ class Running:
     start_s: float = 0.0
 
     def request(self, photo: bytes) -> tuple[bytes, dict[str, str]]:
-        """A body and its headers."""
+        """Return a body and its headers."""
         if not self.url.endswith(TRITON_PATH):
             return photo, {"Content-Type": "image/jpeg"}
         # https://github.com/kserve/open-inference-protocol, with its extension for binary tensors
@@ -109,8 +109,9 @@ class Running:
         return head + tensor, kind
 
     def whole(self, answer: bytes) -> bool:
-        """Whether an answer had all the work done that it should have: this server alone may leave some out, when
-        time or a stage is short, and says so in its verdict.
+        """Return whether all the work was done for an answer.
+
+        Only this server may skip a stage under load, and its verdict then reports it.
         """
         if self.name not in OURS:
             return True
@@ -145,7 +146,7 @@ class Running:
 
 @contextmanager
 def running(name: str, model: str, workers: int, photo: bytes, per_s: float | None = None) -> Iterator[Running]:
-    """A server of this name over this model, asked until it answers. Raises RuntimeError with the end of its log.
+    """Yield a server of this name over this model, asked until it answers. Raises RuntimeError with the end of its log.
 
     workers: that it has, each with its share of the cores. per_s: what it answers a second, which its bounds are taken
     from; without it none is reached by clients that wait for their answers.
@@ -173,7 +174,7 @@ def running(name: str, model: str, workers: int, photo: bytes, per_s: float | No
 
 
 def _started(name: str, told: Arguments, folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], Running, float]:
-    """A server that starts, and when it began to."""
+    """Return a server that starts, and when it began to."""
     if name in OURS:
         command, environment = ours.settings(folder, told, fast=OURS[name])
         path = "/v1/classify"
@@ -193,7 +194,7 @@ def _started(name: str, told: Arguments, folder: Path, log: Path) -> tuple[subpr
 
 
 def made(name: str, peer: Peer) -> Path:
-    """The interpreter of its environment, which is made when it is missing; without more to install, this one.
+    """Return the interpreter of its environment, which is made when it is missing; without more to install, this one.
 
     Raises RuntimeError when it cannot be made.
     """

@@ -1,72 +1,80 @@
-"""How much is let in at once: requests, and the bytes they hold."""
+"""Admission control: limits on concurrent requests and on the bytes of media that they hold."""
 
 import time
 from collections import deque
 
 from roadwork_serve.errors import Overloaded
 
-_KEPT = 64  # requests that left last
-_FRESH_S = 10.0
-_LEAST_S, _LONGEST_S = 1.0, 60.0
+_WINDOW = 64  # requests that ended last
+_WINDOW_S = 10.0
+_MIN_WAIT_S, _MAX_WAIT_S = 1.0, 60.0
 
 
 class Admission:
-    """places: for requests. max_bytes: of media in all of them."""
+    """Counts requests in flight and the bytes they hold.
 
-    def __init__(self, places: int, max_bytes: int) -> None:
-        self.admitted = 0
-        self.held_bytes = 0
-        self._places = places
+    Args:
+        max_requests: Limit on requests in flight.
+        max_bytes: Limit on the bytes of media of all requests in flight.
+    """
+
+    def __init__(self, max_requests: int, max_bytes: int) -> None:
+        self.in_flight = 0
+        self.reserved_bytes = 0
+        self._max_requests = max_requests
         self._max_bytes = max_bytes
-        self._left: deque[float] = deque(maxlen=_KEPT)
+        self._ended: deque[float] = deque(maxlen=_WINDOW)
 
     def enter(self) -> "Permit":
-        """Hold one of the places until it is left. Raises Overloaded."""
-        if self.admitted >= self._places:
+        """Admit a request until its permit is released. Raises Overloaded."""
+        if self.in_flight >= self._max_requests:
             wait_s = self.drain_s()
-            raise Overloaded(f"{self._places} requests are in work; come back in {wait_s:.0f} s", wait_s)
-        self.admitted += 1
+            raise Overloaded(f"{self._max_requests} requests are in flight; come back in {wait_s:.0f} s", wait_s)
+        self.in_flight += 1
         return Permit(self)
 
-    def leave(self, size: int) -> None:
-        """Give back a place and the bytes it held."""
-        self.admitted -= 1
-        self.held_bytes -= size
-        self._left.append(time.monotonic())
+    def release(self, size: int) -> None:
+        """End a request that has reserved so many bytes."""
+        self.in_flight -= 1
+        self.reserved_bytes -= size
+        self._ended.append(time.monotonic())
 
-    def hold(self, size: int) -> None:
-        """Count so many bytes more. Raises Overloaded when that are too many."""
-        if self.held_bytes + size > self._max_bytes:
+    def reserve_bytes(self, size: int) -> None:
+        """Reserve more bytes. Raises Overloaded if that exceeds the limit."""
+        if self.reserved_bytes + size > self._max_bytes:
             wait_s = self.drain_s()
             raise Overloaded(
-                f"requests in work hold {self.held_bytes:,} of {self._max_bytes:,} bytes of media; come back in "
+                f"requests in flight hold {self.reserved_bytes:,} of {self._max_bytes:,} bytes of media; come back in "
                 f"{wait_s:.0f} s",
                 wait_s,
             )
-        self.held_bytes += size
+        self.reserved_bytes += size
 
     def drain_s(self) -> float:
-        """How long what is in work takes to leave, at the pace of the last ten seconds; at least one second."""
+        """Return the estimated time until the requests in flight have ended, from the rate of the last ten seconds.
+
+        It is between one second and one minute.
+        """
         now = time.monotonic()
-        while self._left and self._left[0] < now - _FRESH_S:
-            self._left.popleft()
-        if not self._left or now == self._left[0]:
-            return _LEAST_S
-        return min(_LONGEST_S, max(_LEAST_S, self.admitted * (now - self._left[0]) / len(self._left)))
+        while self._ended and self._ended[0] < now - _WINDOW_S:
+            self._ended.popleft()
+        if not self._ended or now == self._ended[0]:
+            return _MIN_WAIT_S
+        return min(_MAX_WAIT_S, max(_MIN_WAIT_S, self.in_flight * (now - self._ended[0]) / len(self._ended)))
 
 
 class Permit:
-    """What a request in work holds: one place, and the bytes it has sent."""
+    """An admitted request and the bytes it has reserved."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self.bytes = 0
 
-    def take(self, size: int) -> None:
-        """Hold so many bytes more until the request is done. Raises Overloaded when all together hold too many."""
-        self._admission.hold(size)
+    def reserve_bytes(self, size: int) -> None:
+        """Reserve more bytes until the request ends. Raises Overloaded if all requests together exceed the limit."""
+        self._admission.reserve_bytes(size)
         self.bytes += size
 
-    def leave(self) -> None:
-        """Give it back."""
-        self._admission.leave(self.bytes)
+    def release(self) -> None:
+        """End the request."""
+        self._admission.release(self.bytes)

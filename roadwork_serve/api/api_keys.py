@@ -1,4 +1,4 @@
-"""API keys: who may ask, as what, and how often. Of a key itself only its SHA-256 digest is kept."""
+"""API keys with roles and rates. Only the SHA-256 digest of a key is stored."""
 
 import hashlib
 import hmac
@@ -20,40 +20,42 @@ Role = Literal["client", "admin"]
 FILE_VARIABLE = "ROADWORK_KEYS_FILE"
 TEXT_VARIABLE = "ROADWORK_KEYS"
 
-_LOG = logging.getLogger("ray.serve.roadwork.keys")
-_PREFIX = "rw_"  # lets scanners for leaked secrets know one
+_LOG = logging.getLogger("ray.serve.roadwork.api_keys")
+_PREFIX = "rw_"  # by which scanners for leaked secrets recognise a key
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _MAX_KEYS = 1_000  # each request is compared with all of them: a tenth of a millisecond
 _MAX_BYTES = 2**20
 _ENTRIES = ("name", "role", "sha256", "per_minute")
-_MAKE = "make one with `roadwork key NAME --role client`"
+_MAKE = "make one with `roadwork keys create NAME --role client`"
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What is known of a key. digest: SHA-256 of it, 32 bytes. per_minute: requests, None for any number."""
+    """A stored key."""
 
     name: str
     role: Role
+    #: SHA-256 of the key, 32 bytes.
     digest: bytes
+    #: Limit on requests a minute; None for no limit.
     per_minute: int | None = None
 
     def entry(self) -> str:
-        """The line of a file of keys."""
+        """Return the line for a file of keys."""
         rate = "" if self.per_minute is None else f", per_minute: {self.per_minute}"
         return f'- {{name: "{self.name}", role: {self.role}, sha256: "{self.digest.hex()}"{rate}}}'
 
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The keys that are let in. An empty ring lets in nobody."""
+    """The valid keys. An empty ring admits nobody."""
 
     keys: tuple[ApiKey, ...] = ()
 
-    def find(self, presented: str) -> ApiKey | None:
-        """The key that was presented, if it is on the ring. All are compared, so the time taken tells nothing."""
-        digest, found = _digest(presented), None
+    def find(self, secret: str) -> ApiKey | None:
+        """Return the stored key of a secret, or None. All are compared, so that the time taken reveals nothing."""
+        digest, found = _digest(secret), None
         for key in self.keys:
             if hmac.compare_digest(key.digest, digest):
                 found = key
@@ -61,43 +63,48 @@ class Keyring:
 
     @classmethod
     def from_text(cls, text: str) -> "Keyring":
-        """The ring that a YAML or JSON list of entries describes.
+        """Return the keys of a YAML or JSON list of entries.
 
-        Raises ConfigError naming the entry to mend. It quotes no value, for that may be a key in the wrong place.
+        Raises ConfigError naming the entry to fix. It quotes no value, which may be a key in the wrong place.
         """
         try:
             entries = yaml.safe_load(text)
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             mark = getattr(error, "problem_mark", None)
             where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            raise ConfigError(f"this is no YAML{where}; write a list, an entry a key; {_MAKE}") from None
+            raise ConfigError(f"this is not YAML{where}; write a list with an entry for each key; {_MAKE}") from None
         if not isinstance(entries, list):
-            raise ConfigError(f"this is no list; write one, an entry a key, or [] to let in nobody; {_MAKE}")
+            raise ConfigError(
+                f"this is not a list; write one, with an entry for each key, or [] to admit nobody; {_MAKE}"
+            )
         if len(entries) > _MAX_KEYS:
-            raise ConfigError(f"there are {len(entries):,} keys; at most {_MAX_KEYS:,} are looked through")
+            raise ConfigError(f"there are {len(entries):,} keys; the limit is {_MAX_KEYS:,}")
         keys = tuple(_key(entry, f"entry {at}") for at, entry in enumerate(entries, 1))
         names: dict[str, int] = {}
         digests: dict[bytes, int] = {}
         for at, key in enumerate(keys, 1):
-            for what, before in (("name", names.setdefault(key.name, at)), ("key", digests.setdefault(key.digest, at))):
-                if before != at:
-                    raise ConfigError(f"entry {at} ({key.name}) has the {what} of entry {before}; remove one of them")
+            for field, earlier in (
+                ("name", names.setdefault(key.name, at)),
+                ("key", digests.setdefault(key.digest, at)),
+            ):
+                if earlier != at:
+                    raise ConfigError(f"entry {at} ({key.name}) has the {field} of entry {earlier}; remove one of them")
         return cls(keys)
 
 
 class ApiKeyStore:
-    """The ring in force, which follows the file it came from."""
+    """The current keys, which follow the file they came from."""
 
-    def __init__(self, ring: Keyring, file: Path | None = None, seen: object = None) -> None:
+    def __init__(self, ring: Keyring, file: Path | None = None, signature: object = None) -> None:
         self.ring = ring
         self._file = file
-        self._seen = seen
+        self._signature = signature
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ApiKeyStore | None":
-        """The keys of the file that ROADWORK_KEYS_FILE names or of the text in ROADWORK_KEYS; None without either.
+        """Return the keys of the file in ROADWORK_KEYS_FILE or of the text in ROADWORK_KEYS; None without either.
 
-        Raises ConfigError when they cannot be read or make no sense.
+        Raises ConfigError if they cannot be read or are invalid.
         """
         file, text = environment.get(FILE_VARIABLE, ""), environment.get(TEXT_VARIABLE, "")
         if file and text:
@@ -108,28 +115,28 @@ class ApiKeyStore:
 
     @classmethod
     def from_file(cls, file: Path) -> "ApiKeyStore":
-        """The keys of a file. Raises ConfigError when it cannot be read or makes no sense."""
-        seen = _signature(file)
-        return cls(_ring(_text(file), str(file)), file, seen)
+        """Return the keys of a file. Raises ConfigError if it cannot be read or is invalid."""
+        signature = _signature(file)
+        return cls(_ring(_text(file), str(file)), file, signature)
 
-    def look(self) -> None:
-        """Take the keys of the file if it has changed. Blocks for as long as that takes.
+    def refresh(self) -> None:
+        """Load the file again if it has changed. Blocks until it is read.
 
-        A file that is gone or makes no sense leaves the ring as it was, and the log says why, once.
+        If the file is missing or invalid, the keys stay as they are, and the reason is logged once.
         """
-        if self._file is None or (seen := _signature(self._file)) == self._seen:
+        if self._file is None or (signature := _signature(self._file)) == self._signature:
             return
-        self._seen = seen
+        self._signature = signature
         try:
             self.ring = _ring(_text(self._file), str(self._file))
         except ConfigError as error:
-            _LOG.error("The keys stay as they were: %s", error)
+            _LOG.error("The keys are unchanged: %s", error)
         else:
-            _LOG.info("The keys in %s are in force: %d.", self._file, len(self.ring.keys))
+            _LOG.info("Loaded %d keys from %s.", len(self.ring.keys), self._file)
 
 
 def new_key(name: str, role: Role, per_minute: int | None = None) -> tuple[str, ApiKey]:
-    """A new random key of 256 bits, and what to keep of it. Raises ConfigError for a name that cannot be one."""
+    """Return a new random key of 256 bits, and its entry to store. Raises ConfigError for an invalid name."""
     secret = _PREFIX + secrets.token_urlsafe(32)
     return secret, ApiKey(_name(name, "the key"), role, _digest(secret), per_minute)
 
@@ -151,12 +158,14 @@ def _text(file: Path) -> str:
         with file.open("rb") as opened:
             data = opened.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
-            raise ConfigError(f"keys in {file}: the file has more than {_MAX_BYTES:,} bytes; it is read up to there")
+            raise ConfigError(f"keys in {file}: the file has more than {_MAX_BYTES:,} bytes, the limit; remove entries")
         return data.decode("utf-8")
     except OSError as error:
-        raise ConfigError(f"keys in {file}: {error.strerror}; mend {FILE_VARIABLE} or the file") from None
+        raise ConfigError(f"keys in {file}: {error.strerror}; correct {FILE_VARIABLE} or the file") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"keys in {file}: this is no text in UTF-8; write a YAML list, an entry a key") from None
+        raise ConfigError(
+            f"keys in {file}: this is not UTF-8 text; write a YAML list with an entry for each key"
+        ) from None
 
 
 def _ring(text: str, source: str) -> Keyring:
@@ -168,7 +177,7 @@ def _ring(text: str, source: str) -> Keyring:
 
 def _key(value: object, where: str) -> ApiKey:
     if not isinstance(value, dict):
-        raise ConfigError(f"{where} is no mapping; write {{{', '.join(_ENTRIES[:3])}}}; {_MAKE}")
+        raise ConfigError(f"{where} is not a mapping; write {{{', '.join(_ENTRIES[:3])}}}; {_MAKE}")
     entry = cast("dict[object, object]", value)
     name = _name(entry.get("name"), where)
     where = f"{where} ({name})"
@@ -176,7 +185,7 @@ def _key(value: object, where: str) -> ApiKey:
         if wanted not in entry:
             raise ConfigError(f"{where}: {wanted} is missing; {_MAKE}")
     if set(entry) - set(_ENTRIES):
-        raise ConfigError(f"{where} holds something unknown; known are {', '.join(_ENTRIES)}")
+        raise ConfigError(f"{where} has an unknown field; the fields are {', '.join(_ENTRIES)}")
     role, digest, per_minute = entry["role"], entry["sha256"], entry.get("per_minute")
     if role not in get_args(Role):
         raise ConfigError(f"{where}: role is neither {' nor '.join(get_args(Role))}; write one of them")
@@ -185,7 +194,7 @@ def _key(value: object, where: str) -> ApiKey:
             f"{where}: sha256 is not 64 hexadecimal digits; write the key's SHA-256 in quotes, never the key itself"
         )
     if per_minute is not None and (type(per_minute) is not int or not 1 <= per_minute <= 1_000_000):
-        raise ConfigError(f"{where}: per_minute is no whole number from 1 to 1000000; mend it or leave it out")
+        raise ConfigError(f"{where}: per_minute is not an integer from 1 to 1000000; correct it or leave it out")
     return ApiKey(name, cast("Role", role), bytes.fromhex(digest), cast("int | None", per_minute))
 
 

@@ -1,4 +1,4 @@
-"""Who may ask: keys, roles and rates, held against a request before its body is read."""
+"""Authentication, roles and rate limits, checked before the body of a request is read."""
 
 import asyncio
 import os
@@ -18,98 +18,83 @@ from roadwork_serve.api.api_keys import FILE_VARIABLE, ApiKey, ApiKeyStore, Role
 from roadwork_serve.api.problem_details import documented, response_of
 from roadwork_serve.errors import Forbidden, HeadersTooLarge, RateLimited, Unauthorised
 from roadwork_serve.profiles.profile import IngressSpec
+from roadwork_serve.token_bucket import TokenBucket
 
 MAX_HEADERS = 64  # browsers send about 20, proxies add 10
 MAX_HEADER_BYTES = 32 * 1024  # names and values, of all headers together
 MAX_TARGET_BYTES = 8 * 1024  # path and query
 
-_LOOK_EVERY_S = 1.0
-_BEARER = HTTPBearer(scheme_name="bearer", description="a key of `roadwork key`", auto_error=False)
-_HEADER = APIKeyHeader(name="X-API-Key", scheme_name="header", description="the same", auto_error=False)
+_REFRESH_INTERVAL_S = 1.0  # of the keys
+_BEARER = HTTPBearer(
+    scheme_name="bearer", description="An API key; `roadwork keys create` makes one.", auto_error=False
+)
+_HEADER = APIKeyHeader(
+    name="X-API-Key", scheme_name="header", description="The same key in another header.", auto_error=False
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request. key: as the ring had it then; None where no keys are in use."""
+    """The sender of a request."""
 
+    #: Name of the key; anyone on a server without keys.
     name: str
     role: Role
+    #: The key; None on a server without keys.
     key: ApiKey | None = None
 
 
 @dataclass(slots=True)
-class _Spent:
-    """What a key has sent of late, in requests: a bucket that leaks at the key's rate and holds a minute's worth."""
-
-    requests: float = 0.0
-    at_s: float = 0.0
-
-    def take(self, requests: int, per_minute: float, now_s: float) -> float:
-        """Seconds after which so many requests more would fit; at 0 they have been taken."""
-        room = max(1.0, per_minute)
-        self.requests = max(0.0, self.requests - (now_s - self.at_s) * per_minute / 60)
-        self.at_s = now_s
-        too_many = self.requests + requests - room
-        if too_many > 1e-9:  # what rounding leaves over
-            return too_many * 60 / per_minute
-        self.requests += requests
-        return 0.0
-
-
-@dataclass(slots=True)
 class Authenticator:
-    """Lets requests in by their keys.
+    """Authenticates requests by API key."""
 
-    keys: None lets everyone do what a client may, and nobody what an admin may.
-    replicas: of the ingress; each grants its part of a key's rate.
-    clock: seconds, rising.
-    """
-
+    #: The keys; None lets everyone do what a client may, and nobody what an admin may.
     keys: ApiKeyStore | None
+    #: Ingress replicas; each grants its share of a key's rate.
     replicas: int = 1
+    #: Returns seconds.
     clock: Callable[[], float] = time.monotonic
-    _spent: dict[str, _Spent] = field(default_factory=dict)
-    _look_at_s: float = 0.0
-    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _buckets: dict[str, TokenBucket] = field(default_factory=dict)
+    _refresh_at_s: float = 0.0
+    _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
     def from_environment(cls, replicas: int, environment: Mapping[str, str] = os.environ) -> "Authenticator":
-        """A guard with the keys that the environment names. Raises ConfigError when they make no sense."""
-        keys = ApiKeyStore.from_environment(environment)
-        guard = cls(keys, replicas)
-        guard._look_at_s = guard.clock() + _LOOK_EVERY_S
-        return guard
+        """Return an authenticator with the keys that the environment names. Raises ConfigError."""
+        auth = cls(ApiKeyStore.from_environment(environment), replicas)
+        auth._refresh_at_s = auth.clock() + _REFRESH_INTERVAL_S
+        return auth
 
     @classmethod
     def of(cls, ingress: IngressSpec) -> "Authenticator":
-        """A guard with the keys that the profile names, else those of the environment. Raises ConfigError."""
+        """Return an authenticator with the keys of the profile, or else of the environment. Raises ConfigError."""
         if ingress.keys_file is None:
             return cls.from_environment(ingress.replicas)
         return cls(ApiKeyStore.from_file(Path(ingress.keys_file)), ingress.replicas)
 
-    async def admit(self, request: Request, role: Role) -> Caller:
-        """Who sent the request, which may do what the role may, and counts as one. Its body is not read.
+    async def authenticate(self, request: Request, role: Role) -> Caller:
+        """Return the caller if it has the role, and count one request. The body is not read.
 
         Raises Unauthorised, Forbidden and RateLimited.
         """
         if self.keys is None:
             if role == "admin":
                 raise Forbidden(
-                    "this server has no keys, so nobody may do this; make one with `roadwork key NAME --role admin` "
-                    f"and start the server with {FILE_VARIABLE}"
+                    "this server has no keys, so nobody may do this; make one with `roadwork keys create NAME --role "
+                    f"admin` and start the server with {FILE_VARIABLE}"
                 )
             return Caller("anyone", "client")
-        key = await self._known(self.keys, request)
+        key = await self._find_key(self.keys, request)
         if role == "admin" and key.role != "admin":
-            raise Forbidden(f"the key {key.name} has the role {key.role}; this takes an admin's key")
+            raise Forbidden(f"the key {key.name} has the role {key.role}; this needs an admin's key")
         caller = Caller(key.name, key.role, key)
         self.charge(caller, 1)
         return caller
 
     def charge(self, caller: Caller, requests: int, counted: int = 0) -> None:
-        """Count one request as so many, of which some have been counted.
+        """Count one request as several, some of which have been counted already.
 
-        Raises RateLimited, and then counts no more, where that is over the caller's rate.
+        Raises RateLimited, without counting more, if that exceeds the caller's rate.
         """
         if caller.key is None or caller.key.per_minute is None:
             return
@@ -117,9 +102,9 @@ class Authenticator:
         allowed = f"the key {caller.name} may send {caller.key.per_minute:,} requests a minute"
         if requests > max(1.0, rate):
             share = f" shared by {self.replicas} replicas" if self.replicas > 1 else ""
-            raise RateLimited(f"{allowed}{share}, and this batch counts as {requests}; send smaller ones", 60)
-        wait_s = self._spent.setdefault(caller.name, _Spent()).take(requests - counted, rate, self.clock())
-        if wait_s > 0:
+            raise RateLimited(f"{allowed}{share}, and this batch counts as {requests}; send smaller batches", 60)
+        bucket = self._buckets.setdefault(caller.name, TokenBucket())
+        if wait_s := bucket.take(requests - counted, rate, self.clock()):
             raise RateLimited(f"{allowed}; come back in {wait_s:.1f} s", wait_s)
 
     async def client(
@@ -128,8 +113,8 @@ class Authenticator:
         bearer: Annotated[object, Security(_BEARER)],
         header: Annotated[object, Security(_HEADER)],
     ) -> Caller:
-        """Dependency of routes for clients. FastAPI awaits it once a request."""
-        return await self.admit(request, "client")
+        """Authenticate a client. A dependency of routes, which FastAPI awaits once a request."""
+        return await self.authenticate(request, "client")
 
     async def admin(
         self,
@@ -137,75 +122,80 @@ class Authenticator:
         bearer: Annotated[object, Security(_BEARER)],
         header: Annotated[object, Security(_HEADER)],
     ) -> Caller:
-        """Dependency of routes for admins."""
-        return await self.admit(request, "admin")
+        """Authenticate an admin. A dependency of routes."""
+        return await self.authenticate(request, "admin")
 
-    async def keeper(
+    async def journal_reader(
         self,
         request: Request,
         bearer: Annotated[object, Security(_BEARER)],
         header: Annotated[object, Security(_HEADER)],
     ) -> Caller:
-        """Dependency of routes over what others sent: for admins; on a server without keys for whoever may use it.
+        """Authenticate a reader of the journal: an admin, or anyone on a server without keys. A dependency of routes.
 
-        Such a server is known by its address. A name in the Host header may be one that a foreign page has let point
-        here, to read through a visitor's browser what the server has seen: it is refused with Forbidden.
+        A server without keys must be addressed by its IP address or as localhost. A host name is rejected with
+        Forbidden: a foreign page could have pointed its own name here (DNS rebinding), to read the journal through the
+        browser of a visitor.
         """
         if self.keys is None and not _is_address(request.url.hostname or ""):
             raise Forbidden(
-                "this server has no keys, so it shows what it has seen only at its address, such as 127.0.0.1 or "
-                "localhost; give it keys to use it by a name"
+                "this server has no keys, so it shows its journal only at its address, such as 127.0.0.1 or localhost; "
+                "start it with keys to use a host name"
             )
-        return await self.admit(request, "client" if self.keys is None else "admin")
+        return await self.authenticate(request, "client" if self.keys is None else "admin")
 
     @property
     def openapi(self) -> dict[str, Any]:
-        """What a client's route adds to its account in OpenAPI: on a server without keys, that none is needed."""
+        """The addition to a client route's OpenAPI operation: on a server without keys, that no key is needed."""
         return {"security": [{}]} if self.keys is None else {}
 
-    def router(self, role: Role | Literal["keeper"]) -> APIRouter:
-        """A router whose routes are for a role. FastAPI reads a body that is a parameter first, so take the Request."""
+    def router(self, role: Role | Literal["journal_reader"]) -> APIRouter:
+        """Return a router whose routes need the role.
+
+        FastAPI would read a body that is a parameter before authentication, so routes take the Request instead.
+        """
         name = "dashcams" if role == "client" else "admin"
-        allowed = {"admin": self.admin, "client": self.client, "keeper": self.keeper}
+        allowed = {"admin": self.admin, "client": self.client, "journal_reader": self.journal_reader}
         return APIRouter(
             dependencies=[Depends(allowed[role])],
             responses=documented(
-                Unauthorised("the key is not known; ask for one"),
-                Forbidden(f"the key {name} has the role client; this takes an admin's key"),
+                Unauthorised("the key is unknown; ask for one"),
+                Forbidden(f"the key {name} has the role client; this needs an admin's key"),
                 RateLimited(f"the key {name} may send 600 requests a minute; come back in 0.4 s"),
             ),
         )
 
-    async def _known(self, keys: ApiKeyStore, request: Request) -> ApiKey:
-        async with self._looking:
-            if (now_s := self.clock()) >= self._look_at_s:
-                self._look_at_s = now_s + _LOOK_EVERY_S
-                await asyncio.to_thread(keys.look)
+    async def _find_key(self, keys: ApiKeyStore, request: Request) -> ApiKey:
+        async with self._refreshing:
+            if (now_s := self.clock()) >= self._refresh_at_s:
+                self._refresh_at_s = now_s + _REFRESH_INTERVAL_S
+                await asyncio.to_thread(keys.refresh)
                 names = {key.name for key in keys.ring.keys}
-                self._spent = {name: spent for name, spent in self._spent.items() if name in names}
-        presented = _presented(request)
-        if not presented:
+                self._buckets = {name: bucket for name, bucket in self._buckets.items() if name in names}
+        secret = _secret(request)
+        if not secret:
             raise Unauthorised("send a key as `Authorization: Bearer KEY` or `X-API-Key: KEY`")
-        key = keys.ring.find(presented)
+        key = keys.ring.find(secret)
         if key is None:
-            raise Unauthorised("the key is not known; check that all of it was sent, or ask for a new one")
+            raise Unauthorised("the key is unknown; check that all of it was sent, or ask for a new one")
         return key
 
 
 class HeaderLimits:
-    """Refuses requests with an absurd target or headers. What they cost by then is the proxy's: see ops/proxy."""
+    """Middleware that rejects requests whose target or headers are too large. For the cost until then see ops/proxy."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (error := _absurd(scope)) is not None:
+        """Reject an oversized request, or pass it on."""
+        if scope["type"] == "http" and (error := _oversized(scope)) is not None:
             return await response_of(error, scope["state"]["request_id"])(scope, receive, send)
         await self._app(scope, receive, send)
 
 
-def _absurd(scope: Scope) -> Exception | None:
-    """What is too much about the head of a request."""
+def _oversized(scope: Scope) -> Exception | None:
+    """Return the error of a request whose target or headers are too large, else None."""
     headers, target = scope["headers"], len(scope["path"]) + len(scope["query_string"])
     size = sum(len(name) + len(value) for name, value in headers)
     if target > MAX_TARGET_BYTES:
@@ -219,7 +209,7 @@ def _absurd(scope: Scope) -> Exception | None:
 
 
 def _is_address(host: str) -> bool:
-    """Whether a host is given by number, or is this machine's own name for itself."""
+    """Return whether a host is an IP address or localhost."""
     if host == "localhost":
         return True
     try:
@@ -229,7 +219,7 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _presented(request: Request) -> str:
-    """The key of a request as it was sent; empty when there is none."""
+def _secret(request: Request) -> str:
+    """Return the key that a request carries; empty if there is none."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "").strip()

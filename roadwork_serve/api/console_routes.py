@@ -1,4 +1,4 @@
-"""The web page: static files that come with the package, and pictures to try it with."""
+"""The web console: static files that come with the package, and sample images."""
 
 from importlib import resources
 from pathlib import Path
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 FOLDER = Path(str(resources.files("roadwork_serve").joinpath("console")))
 
-# The page talks to this server alone, runs no script but its own, and is shown in no other page.
+# The console connects to this server only, runs only its own scripts, and cannot be framed.
 _SAFE = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -24,7 +24,7 @@ _ROOT = {"name": "roadwork-serve", "classify": "POST /v1/classify", "docs": "/do
 
 
 def console_routes() -> APIRouter:
-    """`/` for browsers and for programs, and the files of the page at `/console/`."""
+    """Return the routes: `/` for browsers and for programs, and the console's files at `/console/`."""
     routes = APIRouter()
 
     @routes.get("/", include_in_schema=False)
@@ -38,7 +38,7 @@ def console_routes() -> APIRouter:
 
 
 class _Safe:
-    """Adds the headers that keep a page to itself."""
+    """Middleware that adds the security headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What the deployments are called."""
+"""Names of the deployments."""
 
 from collections.abc import Iterable
 
@@ -15,5 +15,5 @@ DEPLOYMENTS: dict[StageName, str] = {
 
 
 def deployment_of(stages: Iterable[StageName]) -> str:
-    """The name of the deployment that these stages ask."""
+    """Return the name of the deployment that these stages use."""
     return "-".join(DEPLOYMENTS[name] for name in stages)

@@ -1,4 +1,4 @@
-"""Heads that a policy names, tried before it comes into force."""
+"""Validation of the heads that a policy names, before it becomes active."""
 
 import time
 import uuid
@@ -11,16 +11,16 @@ from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.errors import PolicyRefused, StageFailed
 from roadwork_serve.profiles.profile import MediaLimits
 
-_WITHIN_S = 20.0
+_TIMEOUT_S = 20.0
 
 
-async def validate_heads(rules: Rollout, clients: Mapping[str, StageClient], media: MediaLimits) -> None:
-    """Let stage 1 judge a made-up picture with each head that the rules name. Raises PolicyRefused where it cannot."""
-    steps = (step for policy in rules.policies for step in policy.photo + policy.clip)
+async def validate_heads(rollout: Rollout, clients: Mapping[str, StageClient], media: MediaLimits) -> None:
+    """Run stage 1 on a grey image with each head that the rollout names. Raises PolicyRefused if one fails."""
+    steps = (step for policy in rollout.policies for step in policy.photo + policy.clip)
     for head in {step.head for step in steps if step.head is not None}:
         thumb = np.full((1, media.thumb_side, media.thumb_side, 3), 127, np.uint8)
-        item = Item(f"trial-{uuid.uuid4().hex}", "photo", (), thumb, (0.0,), time.monotonic() + _WITHIN_S, head)
+        item = Item(f"head-{uuid.uuid4().hex}", "photo", (), thumb, (0.0,), time.monotonic() + _TIMEOUT_S, head)
         try:
-            await clients["backbone"].judge([item])
+            await clients["backbone"].predict([item])
         except StageFailed as error:
             raise PolicyRefused(f"the head {head} cannot be used: {error}") from None

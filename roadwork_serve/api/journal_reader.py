@@ -1,115 +1,110 @@
-"""What the journal holds, for people to look at: read and labelled in a thread beside the one that writes."""
+"""The reading side of the journal, in a thread beside the one that writes."""
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from roadwork_serve.api.policy_preview import preview_policy
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.errors import BadRequest, NotFound, RoadworkError
+from roadwork_serve.errors import BadRequest, NotFound
 from roadwork_serve.journal.active_learning import ActiveLearningScore, most_informative
 from roadwork_serve.journal.filter import Filter
 from roadwork_serve.journal.record import Annotation, JournalRow
 from roadwork_serve.journal.store import LABELS, Store
 from roadwork_serve.schema import HumanLabel, JournalEntry, JournalPage, PolicyPreview
 
-LOOKED_AT = 1000  # of the latest answers without a label, for hard ones
+CANDIDATES = 1000  # latest unlabeled entries, to choose the informative ones from
 
 T = TypeVar("T")
 
 
 class JournalReader:
-    """The journal's reading side.
+    """Implements `JournalQueries` over a store.
 
-    opened: opens the store, when somebody asks first. Errors of the tree come back as values, for they are raised on
-    the other side of a handle, where Serve would wrap them.
+    Args:
+        open_store: Opens the store; called by the first query.
     """
 
-    def __init__(self, opened: Callable[[], Store]) -> None:
-        self._opened = opened
+    def __init__(self, open_store: Callable[[], Store]) -> None:
+        self._open_store = open_store
         self._store: Store | None = None
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="archive")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
 
-    async def recent(self, limit: int) -> JournalPage | RoadworkError:
-        """The latest answers, the newest first."""
-        return await self._read(lambda store: _page(store.find(limit=limit, newest_first=True)))
+    async def recent(self, limit: int) -> JournalPage:
+        """See `JournalQueries`."""
+        return await self._query(lambda store: _page(store.find(limit=limit, newest_first=True)))
 
-    async def hard(self, limit: int, decision_threshold: float) -> JournalPage | RoadworkError:
-        """Of the latest that nobody has labelled those that teach most, the hardest first."""
+    async def informative(self, limit: int, decision_threshold: float) -> JournalPage:
+        """See `JournalQueries`."""
 
-        def read(store: Store) -> JournalPage:
-            cases = store.find(Filter(marked=False), limit=LOOKED_AT, newest_first=True)
-            found = most_informative(cases, limit, decision_threshold=decision_threshold)
-            return JournalPage(answers=[_answer(each.case, each.score) for each in found])
+        def query(store: Store) -> JournalPage:
+            rows = store.find(Filter(labeled=False), limit=CANDIDATES, newest_first=True)
+            ranked = most_informative(rows, limit, decision_threshold=decision_threshold)
+            return JournalPage(entries=[_entry(each.row, each.score) for each in ranked])
 
-        return await self._read(read)
+        return await self._query(query)
 
-    async def media(self, name: str) -> bytes | RoadworkError:
-        """The encoded file of an answer, by its id."""
+    async def media(self, answer_id: str) -> bytes:
+        """See `JournalQueries`."""
 
-        def read(store: Store) -> bytes:
-            data = store.media(store.case(name))
+        def query(store: Store) -> bytes:
+            data = store.read_media(store.get(answer_id))
             if data is None:
                 raise NotFound(
-                    f"the file of {name} is not kept; set journal.media_cap_gib in the profile to keep files"
+                    f"the file of {answer_id} is not stored; set journal.max_media_gib in the profile to store files"
                 )
             return data
 
-        return await self._read(read)
+        return await self._query(query)
 
-    async def say(self, name: str, said: HumanLabel, by: str) -> JournalEntry | RoadworkError:
-        """Write down what a person says of an answer, by its id. The last word counts."""
+    async def label(self, answer_id: str, label: HumanLabel, author: str) -> JournalEntry:
+        """See `JournalQueries`."""
 
-        def write(store: Store) -> JournalEntry:
-            store.mark([(name, Annotation(LABELS[said.label], by, time.time(), said.note))])
-            return _answer(store.case(name))
+        def query(store: Store) -> JournalEntry:
+            store.annotate([(answer_id, Annotation(LABELS[label.label], author, time.time(), label.note))])
+            return _entry(store.get(answer_id))
 
-        return await self._read(write)
+        return await self._query(query)
 
-    async def preview(self, now: dict[str, Any], then: dict[str, Any], last: int) -> PolicyPreview | RoadworkError:
-        """What a policy would have made of the latest answers, beside the one in force."""
-
-        def read(store: Store) -> PolicyPreview:
-            cases = store.find(limit=last, newest_first=True)
-            return preview_policy(cases, Policy.from_mapping(now), Policy.from_mapping(then))
-
-        return await self._read(read)
+    async def preview(self, current: Policy, proposed: Policy, last: int) -> PolicyPreview:
+        """See `JournalQueries`."""
+        return await self._query(
+            lambda store: preview_policy(store.find(limit=last, newest_first=True), current, proposed)
+        )
 
     def close(self) -> None:
-        """Let go of the database."""
-        self._reader.shutdown()
+        """Close the database."""
+        self._thread.shutdown()
         if self._store is not None:
             self._store.close()
 
-    async def _read(self, ask: Callable[[Store], T]) -> T | RoadworkError:
-        def run() -> T | RoadworkError:
+    async def _query(self, query: Callable[[Store], T]) -> T:
+        def run() -> T:
+            if self._store is None:
+                self._store = self._open_store()
             try:
-                if self._store is None:
-                    self._store = self._opened()
-                return ask(self._store)
-            except BadRequest as error:  # so the store tells a name that it does not know
-                return NotFound(str(error))
-            except RoadworkError as error:
-                return error
+                return query(self._store)
+            except BadRequest as error:  # the store raises it for an unknown id
+                raise NotFound(str(error)) from None
 
-        return await asyncio.get_running_loop().run_in_executor(self._reader, run)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
 
-def _page(cases: Iterable[JournalRow]) -> JournalPage:
-    return JournalPage(answers=[_answer(case) for case in cases])
+def _page(rows: Iterable[JournalRow]) -> JournalPage:
+    return JournalPage(entries=[_entry(row) for row in rows])
 
 
-def _answer(case: JournalRow, hardness: ActiveLearningScore | None = None) -> JournalEntry:
-    entry, mark = case.entry, case.mark
+def _entry(row: JournalRow, score: ActiveLearningScore | None = None) -> JournalEntry:
+    prediction, annotation = row.prediction, row.annotation
     return JournalEntry(
-        id=entry.id,
-        at=datetime.fromtimestamp(entry.at_s, UTC).isoformat(timespec="milliseconds"),
-        verdict=entry.verdict,
-        said=None if mark is None else mark.label or "unclear",
-        kept=case.kept,
-        hardness=None if hardness is None else hardness.value,
-        why={} if hardness is None else dict(hardness.reasons),
+        id=prediction.id,
+        created_at=datetime.fromtimestamp(prediction.created_at_s, UTC).isoformat(timespec="milliseconds"),
+        verdict=prediction.verdict,
+        human_label=None if annotation is None else annotation.label or "unclear",
+        media_available=row.media_available,
+        informativeness=None if score is None else score.value,
+        reasons={} if score is None else dict(score.reasons),
     )

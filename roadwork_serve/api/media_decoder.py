@@ -1,4 +1,4 @@
-"""Files to photos and clips, for requests with deadlines."""
+"""Decoding of files to photos and clips, for requests with deadlines."""
 
 import asyncio
 import time
@@ -14,64 +14,65 @@ _MARGIN = 1.1
 
 
 class MediaDecoder:
-    """The processes that read files, and who waits for them. Needs a running event loop."""
+    """A pool of decoder processes with a queue. Needs a running event loop."""
 
     def __init__(self, profile: Profile) -> None:
-        self.count = 0  # files that are read or wait to be
+        #: Files being decoded or waiting for it.
+        self.count = 0
         self._limits = profile.media
         self._processes = profile.ingress.decode_processes
-        self._pace = LatencyEstimator()
-        self._readers = DecodePool(self._processes, timed=partial(self._pace.record, 1))
-        self._turn = asyncio.Semaphore(self._processes)
+        self._latency = LatencyEstimator()
+        self._pool = DecodePool(self._processes, timed=partial(self._latency.record, 1))
+        self._slots = asyncio.Semaphore(self._processes)
 
     async def ready(self) -> None:
         """Wait until the processes are up."""
-        await self._readers.ready()
+        await self._pool.ready()
 
     async def read(self, data: bytes, deadline_s: float) -> Photo | Clip:
-        """The photo or clip in these bytes, by a deadline on the clock of `time.monotonic()`.
+        """Return the photo or clip in these bytes, by a deadline on the clock of `time.monotonic()`.
 
-        Raises the errors of `media.read`, Overloaded when too many wait already, and DeadlineExceeded.
+        Raises the errors of `media.read`, Overloaded if the queue is too long, and DeadlineExceeded.
         """
-        self.admit(deadline_s)
+        self.check_feasible(deadline_s)
         self.count += 1
         try:
-            async with asyncio.timeout(deadline_s - time.monotonic()), self._turn:
+            async with asyncio.timeout(deadline_s - time.monotonic()), self._slots:
                 return await self._read(data, deadline_s)
         except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the file was read; allow more time") from None
+            raise DeadlineExceeded("the deadline passed before the file was decoded; allow more time") from None
         finally:
             self.count -= 1
 
-    def admit(self, deadline_s: float) -> None:
-        """Raises what `read` would raise at once: Overloaded when too many wait already, and DeadlineExceeded."""
+    def check_feasible(self, deadline_s: float) -> None:
+        """Raise what `read` would raise at once: Overloaded if the queue is too long, or DeadlineExceeded."""
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
-            raise DeadlineExceeded("the deadline had passed before the file was read; allow more time")
+            raise DeadlineExceeded("the deadline had passed before the file was decoded; allow more time")
         if (needs_s := self._needs_s()) > left_s and not self.wait_s():
             raise DeadlineExceeded(
-                f"reading takes up to {needs_s * 1000:.0f} ms and {left_s * 1000:.0f} ms are left; allow more time"
+                f"decoding takes up to {needs_s * 1000:.0f} ms and {left_s * 1000:.0f} ms are left; allow more time"
             )
         if self.wait_s() + needs_s > left_s:
             raise self._too_busy()
 
     def wait_s(self) -> float:
-        """How long a file would wait for a process if it came now, seconds: reckoned high."""
+        """Return the estimated queueing delay of a new file in seconds. Deliberately pessimistic."""
         return self._needs_s() * max(0, self.count - self._processes + 1) / self._processes
 
     async def aclose(self) -> None:
         """End the processes."""
-        await self._readers.aclose()
+        await self._pool.aclose()
 
     async def _read(self, data: bytes, deadline_s: float) -> Photo | Clip:
-        """With a process free for it. What could not be in time is not begun: to stop it would cost the process."""
+        """Decode in a free process. A file that would be late is not started: stopping it would cost the process."""
         if self.count > self._processes and self._needs_s() > deadline_s - time.monotonic():
             raise self._too_busy()
-        return await self._readers.read(data, self._limits)
+        return await self._pool.read(data, self._limits)
 
     def _needs_s(self) -> float:
-        return _MARGIN * (self._pace.p90_s(1) or 0.0)
+        return _MARGIN * (self._latency.p90_s(1) or 0.0)
 
     def _too_busy(self) -> Overloaded:
         wait_s = self._needs_s() * self.count / self._processes
-        return Overloaded(f"{self.count} files are to be read first; come back in {wait_s:.1f} s", wait_s)
+        return Overloaded(f"{self.count} files are in the decoding queue; come back in {wait_s:.1f} s", wait_s)

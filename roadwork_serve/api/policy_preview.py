@@ -1,84 +1,87 @@
-"""What another policy would have made of answers that were given."""
+"""Replay of recorded predictions under another policy."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from roadwork_serve.api.stats import gflops
 from roadwork_serve.cascade.log_odds import logit
-from roadwork_serve.cascade.policy import ExitCascade, Policy, Skip
+from roadwork_serve.cascade.policy import Policy, Skip, Walk
 from roadwork_serve.journal.record import JournalRow
+from roadwork_serve.profiles.flops import stage_cost
 from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.schema import ExitPreview, Label, PolicyPreview
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayedExit:
-    """Where an answer would have left, None where it would have gone on to a stage that never judged it."""
+    """The exit of a journal row under a policy."""
 
+    #: The exit stage; None if the policy needs a stage without a recorded prediction.
     stage: str | None
+    #: The label, by the predictions that are recorded.
     label: Label
+    #: GFLOP of the stages that ran, at the size of the production models.
     gflops: float
 
 
-def preview_policy(cases: Iterable[JournalRow], now: Policy, then: Policy) -> PolicyPreview:
-    """The answers under the policy in force and under another, side by side."""
-    exits_now, exits_then = Counter[str](), Counter[str]()
-    count = unknown = unknown_now = known = turned = marked = right_now = right_then = 0
-    gflops_now = gflops_then = 0.0
-    for case in cases:
-        before, after = replay_stages(case, now), replay_stages(case, then)
-        count += 1
-        unknown += after.stage is None
-        unknown_now += before.stage is None
+def preview_policy(rows: Iterable[JournalRow], current: Policy, proposed: Policy) -> PolicyPreview:
+    """Return a comparison of the two policies on recorded predictions."""
+    exits_current, exits_proposed = Counter[str](), Counter[str]()
+    entries = unknown_current = unknown_proposed = known = flipped = labeled = correct_current = correct_proposed = 0
+    gflops_current = gflops_proposed = 0.0
+    for row in rows:
+        before, after = replay_stages(row, current), replay_stages(row, proposed)
+        entries += 1
+        unknown_current += before.stage is None
+        unknown_proposed += after.stage is None
         if before.stage is not None:
-            exits_now[before.stage] += 1
+            exits_current[before.stage] += 1
         if after.stage is not None:
-            exits_then[after.stage] += 1
+            exits_proposed[after.stage] += 1
         if before.stage is None or after.stage is None:
             continue
         known += 1
-        turned += before.label != after.label
-        gflops_now += before.gflops
-        gflops_then += after.gflops
-        if case.mark is not None and case.mark.label is not None:
-            marked += 1
-            right_now += before.label == case.mark.label
-            right_then += after.label == case.mark.label
+        flipped += before.label != after.label
+        gflops_current += before.gflops
+        gflops_proposed += after.gflops
+        if row.annotation is not None and row.annotation.label is not None:
+            labeled += 1
+            correct_current += before.label == row.annotation.label
+            correct_proposed += after.label == row.annotation.label
     return PolicyPreview(
-        version=then.version,
-        answers=count,
+        version=proposed.version,
+        entries=entries,
         exits=[
-            ExitPreview(stage=stage, now=exits_now[stage], then=exits_then[stage])
+            ExitPreview(stage=stage, current=exits_current[stage], proposed=exits_proposed[stage])
             for stage in STAGES
-            if stage in exits_now or stage in exits_then
+            if stage in exits_current or stage in exits_proposed
         ],
-        unknown=unknown,
-        unknown_now=unknown_now,
-        turned=turned,
-        marked=marked,
-        right_now=right_now,
-        right_then=right_then,
-        gflops_now=gflops_now / max(1, known),
-        gflops_then=gflops_then / max(1, known),
+        unknown_proposed=unknown_proposed,
+        unknown_current=unknown_current,
+        flipped=flipped,
+        labeled=labeled,
+        correct_current=correct_current,
+        correct_proposed=correct_proposed,
+        gflops_current=gflops_current / max(1, known),
+        gflops_proposed=gflops_proposed / max(1, known),
     )
 
 
-def replay_stages(case: JournalRow, policy: Policy) -> ReplayedExit:
-    """Where a policy would have let an answer leave, from what the stages said of it, then or beside it."""
-    kind, progress, spent = case.entry.verdict.media, policy.start(), 0.0
-    while True:
-        move = policy.next_step(kind, progress, math.inf)
-        label: Label = "roadwork" if progress.posterior >= policy.decision_threshold else "none"
-        if isinstance(move, ExitCascade):
-            return ReplayedExit(None if progress.spoken is None else progress.spoken.stage, label, spent)
+def replay_stages(row: JournalRow, policy: Policy) -> ReplayedExit:
+    """Return the exit of a row under a policy, by the predictions recorded for it, those of an audit included."""
+    kind, gflops, known = row.prediction.verdict.media, 0.0, True
+    walk = Walk(policy, kind)
+    for move in walk:
         if isinstance(move, Skip):
-            progress = progress.past()
             continue
-        report = case.report(move.step.stage)
-        if report is None or report.head != move.step.head:  # another head's word is another word
-            return ReplayedExit(None, label, spent)
-        spent += gflops(report, kind)
-        said = None if report.probability is None else logit(report.probability)
-        progress = progress.after(move.step, said, report.evidence.text_probability)
+        report = row.report(move.step.stage)
+        if report is None or report.head != move.step.head:  # the prediction of another head is another prediction
+            known = False
+            break
+        gflops += stage_cost(report, kind).gflops
+        recorded = None if report.probability is None else logit(report.probability)
+        walk.record(move.step, recorded, report.evidence.text_probability)
+    progress = walk.progress
+    label: Label = "roadwork" if progress.posterior >= policy.decision_threshold else "none"
+    answered = progress.last_answered if known else None
+    return ReplayedExit(None if answered is None else answered.stage, label, gflops)

@@ -1,4 +1,4 @@
-"""The routes of whoever runs the server: the policy, and the load."""
+"""The routes that change and show the policy."""
 
 import json
 from typing import Annotated, Any, Protocol
@@ -6,87 +6,87 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Depends, Request
 
 from roadwork_serve.api.auth import Authenticator, Caller
+from roadwork_serve.api.policy_store import parse_rollout
 from roadwork_serve.api.problem_details import documented
 from roadwork_serve.api.request_body import read_whole
+from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.errors import BadRequest, MediaTooLarge, PolicyConflict, PolicyRefused
-from roadwork_serve.schema import PolicyChange, PolicyState, Stats
+from roadwork_serve.schema import PolicyChange
+from roadwork_serve.server_state import PolicyState
 
 MAX_POLICY_BYTES = 256 * 1024
 
 
 class PolicyService(Protocol):
-    """What the routes need of the ingress."""
+    """Policy administration as the routes need it; see `policy_admin.PolicyAdmin`."""
 
-    async def put_policy(self, rules: object, by: str) -> PolicyChange:
-        """Bring rules into force on every replica. Raises PolicyRefused and PolicyConflict."""
+    async def put_policy(self, rollout: Rollout, author: str) -> PolicyChange:
+        """Activate a rollout on every replica. Raises PolicyRefused and PolicyConflict."""
         ...
 
-    async def roll_back(self, by: str) -> PolicyChange:
-        """Bring back what was in force before. Raises PolicyConflict."""
+    async def roll_back(self, author: str) -> PolicyChange:
+        """Activate the previous rollout on every replica. Raises PolicyConflict."""
         ...
 
     async def policy(self) -> PolicyState:
-        """What is in force."""
-        ...
-
-    async def stats(self) -> Stats:
-        """The load of every replica."""
+        """Return the active policy and the history."""
         ...
 
 
-def policy_routes(service: PolicyService, guard: Authenticator) -> tuple[APIRouter, ...]:
-    """The routes, by who may use them."""
-    admins, clients = guard.router("admin"), guard.router("client")
+def policy_routes(service: PolicyService, auth: Authenticator) -> tuple[APIRouter, ...]:
+    """Return the routes, one router for each role."""
+    admins, clients = auth.router("admin"), auth.router("client")
 
     @admins.put(
         "/v1/policy",
-        summary="Bring a policy into force on every replica, at once",
+        summary="Activate a policy on every replica",
         responses=documented(
-            BadRequest("the body is no JSON: Expecting value"),
+            BadRequest("the body is not JSON: Expecting value"),
             MediaTooLarge(f"the request is larger than {MAX_POLICY_BYTES:,} bytes; send less"),
-            PolicyConflict("version 'mini-2' has been in force with other content; give this one a version of its own"),
-            PolicyRefused("policy: photo[0].exit: low 0.9 is above high 0.1; write [0.1, 0.9]?"),
+            PolicyConflict(
+                "version 'mini-2' has been used for a different policy; give this policy a version of its own"
+            ),
+            PolicyRefused("policy.photo[0].exit: low 0.9 is above high 0.1; write [0.1, 0.9]?"),
         ),
         openapi_extra=policy_body(
-            "A policy; or rules: `policy`, with `split` {policy, share} and `shadow` {policy, share, second_head, "
-            "at_once} where wanted."
+            "A policy, or a rollout: a policy with an optional A/B split, shadow policy and audit."
         ),
     )
-    async def put_policy(request: Request, caller: Annotated[Caller, Depends(guard.admin)]) -> PolicyChange:
+    async def put_policy(request: Request, caller: Annotated[Caller, Depends(auth.admin)]) -> PolicyChange:
         body = await read_whole(request, MAX_POLICY_BYTES)
         try:
-            rules = json.loads(body)
+            value = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise BadRequest(f"the body is no JSON: {error}") from None
-        return await service.put_policy(rules, caller.name)
+            raise BadRequest(f"the body is not JSON: {error}") from None
+        return await service.put_policy(parse_rollout(value), caller.name)
 
     @admins.post(
         "/v1/policy/rollback",
-        summary="Bring back the policy that was in force before",
-        responses=documented(PolicyConflict("nothing was in force before this; put the policy you want")),
+        summary="Activate the previous policy again",
+        responses=documented(PolicyConflict("no earlier revision is stored; put the policy you want")),
     )
-    async def roll_back(caller: Annotated[Caller, Depends(guard.admin)]) -> PolicyChange:
+    async def roll_back(caller: Annotated[Caller, Depends(auth.admin)]) -> PolicyChange:
         return await service.roll_back(caller.name)
 
-    @clients.get("/v1/policy", summary="The policy in force, and those before it", openapi_extra=guard.openapi)
+    @clients.get("/v1/policy", summary="Show the active policy and its history", openapi_extra=auth.openapi)
     async def policy() -> PolicyState:
         return await service.policy()
-
-    @clients.get("/v1/stats", summary="The load of every ingress replica", openapi_extra=guard.openapi)
-    async def stats() -> Stats:
-        return await service.stats()
 
     return admins, clients
 
 
-_POLICY: dict[str, Any] = {
+_EXAMPLE: dict[str, Any] = {
     "version": "mine-1",
     "photo": [{"stage": "backbone", "exit": [0.05, 0.95]}, {"stage": "vlm", "exit": [0.5, 0.5]}],
     "clip": [{"stage": "backbone", "exit": [0.05, 0.95]}, {"stage": "video", "exit": [0.5, 0.5]}],
 }
+_SCHEMA = {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Policy", "Rollout")]}
 
 
 def policy_body(description: str) -> dict[str, Any]:
-    """OpenAPI's account of a body that holds a policy, or rules with one."""
-    content = {"application/json": {"schema": {"type": "object"}, "example": _POLICY}}
+    """Return the OpenAPI description of a request body with a policy or a rollout.
+
+    The schemas are those of `Info.policy` and `PolicyState.rollout`.
+    """
+    content = {"application/json": {"schema": _SCHEMA, "example": _EXAMPLE}}
     return {"requestBody": {"required": True, "description": description, "content": content}}

@@ -1,189 +1,193 @@
-"""The rules in force, the same on every ingress replica, with their history."""
+"""The active rollout, the same on every ingress replica, with the history of its revisions."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+from pydantic import Field
 
 from roadwork_serve.api.revision_log import RevisionLog
 from roadwork_serve.cascade.policy_file import load_rollout
 from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.errors import ConfigError, PolicyConflict, PolicyRefused
 from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.validation import ConfigModel
 
-_LOG = logging.getLogger("ray.serve.roadwork.rulebook")
-KEPT = 100  # editions
-_MAX_TOLD = 1000  # characters of an error
+_LOG = logging.getLogger("ray.serve.roadwork.policy_store")
+MAX_REVISIONS = 100
+_MAX_MESSAGE = 1000  # characters of an error
 
 Origin = Literal["config", "put", "rollback"]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRevision:
-    """Rules as they came into force.
+class StoredRevision(ConfigModel):
+    """A rollout as it became active."""
 
-    by: who wanted it, the name of a key. at: when, UTC, ISO 8601. restores: the number of the edition whose rules a
-    rollback brought back.
-    """
-
-    number: int
-    origin: Origin
-    by: str
-    at: str
-    rules: dict[str, Any]
-    restores: int | None = None
+    revision: int = Field(description="Number of the revision, from 1.")
+    origin: Origin = Field(description="What created the revision.")
+    author: str = Field(description="Name of the API key that made the change, or serve_config.")
+    created_at: str = Field(description="Time of the change, UTC, ISO 8601.")
+    rollout: Rollout = Field(description="The rollout.")
+    rollback_of: int | None = Field(default=None, description="Number of the revision that a rollback restored.")
 
     @property
     def version(self) -> str:
-        """Of the policy that answers."""
-        return self.rules["policy"]["version"]
+        """Version of the policy that answers."""
+        return self.rollout.policy.version
+
+
+def parse_rollout(value: object) -> Rollout:
+    """Return the rollout in plain data, which may be a policy alone. Raises PolicyRefused."""
+    if isinstance(value, Mapping) and "version" in value:
+        value = {"policy": value}
+    try:
+        return Rollout.parse(value)
+    except ConfigError as error:
+        raise PolicyRefused(str(error)[:_MAX_MESSAGE]) from None
 
 
 class PolicyStore:
-    """Editions of the rules on a shelf that all ingress replicas share. The newest is in force.
+    """Revisions of the rollout in a log that all ingress replicas share. The newest is active.
 
-    adopt: told of the rules whenever others come into force here.
+    Args:
+        log: The shared log.
+        profile: The profile of the server.
+        on_change: Called with the rollout whenever another one becomes active on this replica.
     """
 
-    def __init__(self, shelf: RevisionLog, profile: Profile, adopt: Callable[[Rollout], None]) -> None:
-        self._shelf = shelf
+    def __init__(self, log: RevisionLog, profile: Profile, on_change: Callable[[Rollout], None]) -> None:
+        self._log = log
         self._profile = profile
-        self._adopt = adopt
-        self.number = 0  # of the edition in force here
-        self._known: dict[int, StoredRevision] = {}  # they never change
+        self._on_change = on_change
+        #: Number of the revision that is active on this replica; 0 before the first.
+        self.revision = 0
+        self._parsed: dict[int, StoredRevision] = {}  # records never change
 
-    async def look(self) -> int:
-        """Adopt the newest edition, if it is not in force here yet. Returns its number, 0 while there is none."""
-        if await self._shelf.read(self.number + 1) is None and self.number:
-            return self.number
-        editions = await self.editions()
-        if editions and editions[-1].number > self.number:
-            self._take(editions[-1])
-        return self.number
+    async def refresh(self) -> int:
+        """Activate the newest revision, if it is not active here yet. Return its number, 0 if there is none."""
+        if await self._log.read(self.revision + 1) is None and self.revision:
+            return self.revision
+        revisions = await self.revisions()
+        if revisions:
+            self._apply(revisions[-1])
+        return self.revision
 
-    async def editions(self) -> list[StoredRevision]:
-        """Those that are kept, the newest last."""
-        numbers = await self._shelf.numbers()
+    async def revisions(self) -> list[StoredRevision]:
+        """Return the stored revisions, the newest last."""
+        numbers = await self._log.numbers()
         for number in numbers:
-            if number not in self._known and (page := await self._shelf.read(number)) is not None:
-                self._known[number] = StoredRevision(**json.loads(page))
-        self._known = {number: self._known[number] for number in numbers if number in self._known}
-        return list(self._known.values())
+            if number not in self._parsed and (record := await self._log.read(number)) is not None:
+                self._parsed[number] = StoredRevision.model_validate_json(record)
+        self._parsed = {number: self._parsed[number] for number in numbers if number in self._parsed}
+        return list(self._parsed.values())
 
     async def configure(self, config: Mapping[str, Any]) -> None:
-        """Take the rules of a `user_config`. Raises ConfigError, and PolicyConflict as `put` does.
+        """Apply the rollout of a `user_config`. Raises ConfigError, and PolicyConflict as `put` does.
 
-        A replica that starts brings the configuration of all the others along: that is no news, and what was put since
-        stays in force.
+        A new replica starts with the deployed config. If that config is already in the history, it is ignored, so that
+        policies put later stay active.
         """
-        rules = load_rollout(config, self._profile.policy)
+        rollout = load_rollout(config, self._profile.policy)
         while True:
-            editions = await self.editions()
-            if editions:
-                self._take(editions[-1])
-            earlier = [edition for edition in editions if edition.origin == "config"]
-            if earlier and earlier[-1].rules == rules.to_mapping():
+            revisions = await self.revisions()
+            if revisions:
+                self._apply(revisions[-1])
+            earlier = [revision for revision in revisions if revision.origin == "config"]
+            if earlier and earlier[-1].rollout == rollout:
                 return
-            _check_versions(rules, editions)
-            if edition := await self._add(editions, "config", "serve_config", rules.to_mapping()):
-                self._take(edition)
+            _check_versions(rollout, revisions)
+            if revision := await self._add(revisions, "config", "serve_config", rollout):
+                self._apply(revision)
                 return
 
-    async def put(self, mapping: object, by: str) -> StoredRevision:
-        """Bring rules into force, or a policy alone. The same again changes nothing.
+    async def put(self, rollout: Rollout, author: str) -> StoredRevision:
+        """Activate a rollout that has passed `check`. The active one again changes nothing.
 
-        Raises PolicyRefused when they make no sense here, PolicyConflict when a version has been used for another
-        policy.
+        Raises PolicyConflict if a version has been used for another policy.
         """
-        rules = self.checked(mapping)
         while True:
-            editions = await self.editions()
-            if editions and editions[-1].rules == rules.to_mapping():
-                self._take(editions[-1])
-                return editions[-1]
-            if not editions:  # no configuration has brought any: what a rollback goes back to
-                begun = load_rollout({}, self._profile.policy)
-                await self._add(editions, "config", "profile", begun.to_mapping())
+            revisions = await self.revisions()
+            if revisions and revisions[-1].rollout == rollout:
+                self._apply(revisions[-1])
+                return revisions[-1]
+            if not revisions:  # without a configuration: the revision that a rollback restores
+                await self._add(revisions, "config", "profile", load_rollout({}, self._profile.policy))
                 continue
-            _check_versions(rules, editions)
-            if edition := await self._add(editions, "put", by, rules.to_mapping()):
-                self._take(edition)
-                return edition
+            _check_versions(rollout, revisions)
+            if revision := await self._add(revisions, "put", author, rollout):
+                self._apply(revision)
+                return revision
 
-    def checked(self, mapping: object) -> Rollout:
-        """The rules, or the policy alone, in plain data. Raises PolicyRefused when they make no sense here."""
-        if isinstance(mapping, Mapping) and "version" in mapping:
-            mapping = {"policy": mapping}
-        try:
-            rules = Rollout.from_mapping(mapping)
-            self._check(rules)
-        except ConfigError as error:
-            raise PolicyRefused(str(error)[:_MAX_TOLD]) from None
-        return rules
-
-    async def roll_back(self, by: str) -> StoredRevision:
-        """Bring back what was in force before. Once more goes back further. Raises PolicyConflict at the beginning."""
-        while True:
-            editions = await self.editions()
-            kept = {edition.number: edition for edition in editions}
-            now = editions[-1] if editions else None
-            before = None if now is None else kept.get((now.restores or now.number) - 1)
-            if before is not None and before.restores is not None:
-                before = kept.get(before.restores)
-            if before is None:
-                raise PolicyConflict("nothing was in force before this, as far as is kept; put the policy you want")
-            if edition := await self._add(editions, "rollback", by, before.rules, before.number):
-                self._take(edition)
-                return edition
-
-    def _take(self, edition: StoredRevision) -> None:
-        if edition.number > self.number:  # an older one was read before another brought this into force
-            self.number = edition.number
-            self._adopt(Rollout.from_mapping(edition.rules))
-            _LOG.info("Policy %s is in force: edition %d, %s.", edition.version, edition.number, edition.origin)
-
-    async def _add(
-        self,
-        editions: list[StoredRevision],
-        origin: Origin,
-        by: str,
-        rules: dict[str, Any],
-        restores: int | None = None,
-    ) -> StoredRevision | None:
-        """The next edition; None when somebody else was first."""
-        number = editions[-1].number + 1 if editions else 1
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        edition = StoredRevision(number, origin, by, at, rules, restores)
-        if not await self._shelf.add(number, json.dumps(asdict(edition)).encode()):
-            return None
-        for old in editions[: -(KEPT - 1)]:
-            await self._shelf.drop(old.number)
-        return edition
-
-    def _check(self, rules: Rollout) -> None:
-        """Raises ConfigError for rules that ask for what this profile lacks."""
-        for policy in rules.policies:
+    def check(self, rollout: Rollout) -> None:
+        """Raise PolicyRefused for a rollout that needs what this profile lacks."""
+        for policy in rollout.policies:
             if missing := {step.stage for step in policy.photo + policy.clip} - set(self._profile.stages):
-                raise ConfigError(
-                    f"policy {policy.version} asks {', '.join(sorted(missing))}, which profile {self._profile.name} "
+                raise PolicyRefused(
+                    f"policy {policy.version} uses {', '.join(sorted(missing))}, which profile {self._profile.name} "
                     f"lacks; it has {', '.join(self._profile.stages)}"
                 )
-        if rules.shadow and rules.shadow.second_head:
+        if rollout.shadow and rollout.shadow.second_head:
             backbone = self._profile.stages.get("backbone")
             if backbone is None or self._profile.engines[backbone.engine].features.second_head is None:
-                raise ConfigError(
+                raise PolicyRefused(
                     "shadow.second_head: stage 1 has none; set features.second_head of its engine in the profile"
                 )
 
+    async def roll_back(self, author: str) -> StoredRevision:
+        """Activate the revision before the active one; a second rollback goes back further.
 
-def _check_versions(rules: Rollout, editions: list[StoredRevision]) -> None:
-    """Raises PolicyConflict when one of the versions stands for another policy already."""
-    known = {policy.version: policy for edition in editions for policy in Rollout.from_mapping(edition.rules).policies}
-    for policy in rules.policies:
+        Raises PolicyConflict if there is none.
+        """
+        while True:
+            revisions = await self.revisions()
+            by_number = {revision.revision: revision for revision in revisions}
+            current = revisions[-1] if revisions else None
+            target = None if current is None else by_number.get((current.rollback_of or current.revision) - 1)
+            if target is not None and target.rollback_of is not None:
+                target = by_number.get(target.rollback_of)
+            if target is None:
+                raise PolicyConflict("no earlier revision is stored; put the policy you want")
+            if revision := await self._add(revisions, "rollback", author, target.rollout, target.revision):
+                self._apply(revision)
+                return revision
+
+    def _apply(self, revision: StoredRevision) -> None:
+        if revision.revision > self.revision:  # it may have been read before a newer one became active
+            self.revision = revision.revision
+            self._on_change(revision.rollout)
+            _LOG.info("Policy %s is active: revision %d, %s.", revision.version, revision.revision, revision.origin)
+
+    async def _add(
+        self,
+        revisions: list[StoredRevision],
+        origin: Origin,
+        author: str,
+        rollout: Rollout,
+        rollback_of: int | None = None,
+    ) -> StoredRevision | None:
+        """Add the next revision and return it; return None if another replica added one first."""
+        revision = StoredRevision(
+            revision=revisions[-1].revision + 1 if revisions else 1,
+            origin=origin,
+            author=author,
+            created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            rollout=rollout,
+            rollback_of=rollback_of,
+        )
+        if not await self._log.add(revision.revision, revision.model_dump_json(exclude_none=True).encode()):
+            return None
+        for old in revisions[: -(MAX_REVISIONS - 1)]:
+            await self._log.drop(old.revision)
+        return revision
+
+
+def _check_versions(rollout: Rollout, revisions: list[StoredRevision]) -> None:
+    """Raise PolicyConflict if one of the versions has been used for another policy."""
+    known = {policy.version: policy for revision in revisions for policy in revision.rollout.policies}
+    for policy in rollout.policies:
         if known.get(policy.version, policy) != policy:
             raise PolicyConflict(
-                f"version {policy.version!r} has been in force with other content; verdicts could not tell the two "
-                "apart: give this one a version of its own"
+                f"version {policy.version!r} has been used for a different policy; verdicts of the two could not be "
+                "told apart: give this policy a version of its own"
             )

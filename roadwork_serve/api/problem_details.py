@@ -16,10 +16,10 @@ from roadwork_serve.errors import BadRequest, RoadworkError, Unauthorised
 from roadwork_serve.schema import Problem
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_S = 5.0  # where the error itself does not know better
+RETRY_AFTER_S = 5.0  # for errors without a time of their own
 MAX_DETAIL = 1_000  # characters
 
-_COME_BACK = (429, 503)
+_RETRYABLE = (429, 503)
 _ECHO = reprlib.Repr()
 _ECHO.maxstring = _ECHO.maxother = 80  # characters
 
@@ -27,7 +27,7 @@ _LOG = logging.getLogger("ray.serve.roadwork.http")
 
 
 def problem_of(error: Exception, request_id: str | None = None) -> Problem:
-    """The problem document of an error; what nobody foresaw is told without its message."""
+    """Return the problem document of an error. An unexpected error is reported without its message."""
     match error:
         case RoadworkError():
             return _problem(error.slug, error.title, error.status, str(error), request_id)
@@ -36,19 +36,19 @@ def problem_of(error: Exception, request_id: str | None = None) -> Problem:
             slug = status.phrase.lower().replace(" ", "-")
             return _problem(slug, status.phrase, error.status_code, str(error.detail), request_id)
         case RequestValidationError():
-            told = "; ".join(f"{each['loc'][-1]} is {echo(each['input'])}: {each['msg']}" for each in error.errors())
-            return problem_of(BadRequest(told), request_id)
+            detail = "; ".join(f"{each['loc'][-1]} is {echo(each['input'])}: {each['msg']}" for each in error.errors())
+            return problem_of(BadRequest(detail), request_id)
         case ClientDisconnect():
-            return problem_of(BadRequest("the connection closed before the whole request was there"), request_id)
+            return problem_of(BadRequest("the connection closed before the request was complete"), request_id)
         case _:
-            return problem_of(RoadworkError("an error nobody foresaw; the server's log has it"), request_id)
+            return problem_of(RoadworkError("unexpected error; the server's log has the details"), request_id)
 
 
 def response_of(error: Exception, request_id: str | None = None) -> Response:
-    """The problem document as a response, with Retry-After where coming back makes sense."""
+    """Return the problem document as a response, with Retry-After if a retry can help."""
     problem = problem_of(error, request_id)
     headers = dict(getattr(error, "headers", None) or {})
-    if problem.status in _COME_BACK:
+    if problem.status in _RETRYABLE:
         headers["Retry-After"] = str(max(1, math.ceil(getattr(error, "retry_after_s", RETRY_AFTER_S))))
     if isinstance(error, Unauthorised):
         headers["WWW-Authenticate"] = "Bearer"
@@ -56,32 +56,32 @@ def response_of(error: Exception, request_id: str | None = None) -> Response:
 
 
 def echo(value: object) -> str:
-    """What a client sent, as a message may repeat it: in quotes, short, and in one line."""
+    """Return what a client sent in a form that is safe to repeat: quoted, short, on one line."""
     return _ECHO.repr(value)
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Make every error of the app a problem document."""
+    """Register handlers that turn every error of the app into a problem document."""
 
     async def expected(request: Request, error: Exception) -> Response:
         response = response_of(error, request.state.request_id)
-        if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette names the methods of one route alone
+        if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette lists the methods of a single route
             path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
             methods = app.openapi()["paths"].get(path, {})
             response.headers["Allow"] = ", ".join(sorted(methods)).upper() or response.headers["Allow"]
         return response
 
-    async def unforeseen(request: Request, error: Exception) -> Response:
+    async def unexpected(request: Request, error: Exception) -> Response:
         _LOG.error("request %s failed", request.state.request_id, exc_info=error)
         return response_of(error, request.state.request_id)
 
     for kind in (RoadworkError, HTTPException, RequestValidationError, ClientDisconnect):
         app.add_exception_handler(kind, expected)
-    app.add_exception_handler(Exception, unforeseen)
+    app.add_exception_handler(Exception, unexpected)
 
 
 def documented(*errors: RoadworkError) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's account of the problems an operation may answer with, an example of each."""
+    """Return the OpenAPI responses for the problems of an operation, with an example of each."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         error.status: {
@@ -96,14 +96,16 @@ def documented(*errors: RoadworkError) -> dict[int | str, dict[str, Any]]:
 def _headers(status: int) -> dict[str, Any]:
     if status == Unauthorised.status:
         return {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
-    if status in _COME_BACK:
-        told = "seconds after which it is worth coming back"
-        return {"Retry-After": {"required": True, "description": told, "schema": {"type": "integer", "minimum": 1}}}
+    if status in _RETRYABLE:
+        description = "Seconds to wait before a retry."
+        return {
+            "Retry-After": {"required": True, "description": description, "schema": {"type": "integer", "minimum": 1}}
+        }
     return {}
 
 
 def _problem(slug: str, title: str, status: int, detail: str, request_id: str | None) -> Problem:
-    detail = detail.encode("utf-8", "replace").decode()  # half a surrogate pair is no JSON
+    detail = detail.encode("utf-8", "replace").decode()  # half a surrogate pair is not valid JSON
     if len(detail) > MAX_DETAIL:
         detail = detail[: MAX_DETAIL - 1] + "…"
     return Problem(type=f"urn:roadwork:problem:{slug}", title=title, status=status, detail=detail, instance=request_id)

@@ -1,4 +1,4 @@
-"""Request bodies: raw media, a multipart form or JSON with base64, with limits kept while they are read."""
+"""Request bodies: raw media, a multipart form or JSON with base64, with limits enforced during the upload."""
 
 import asyncio
 import base64
@@ -17,61 +17,68 @@ from roadwork_serve.api.problem_details import echo
 from roadwork_serve.errors import BadRequest, MediaTooLarge, UnsupportedMedia
 from roadwork_serve.schema import MAX_DEADLINE_MS, ClassifyRequest
 
-OnBytes = Callable[[int], None]
+OnBytes = Callable[[int], None]  # called with the size of each chunk before it is stored
 
 ACCEPTED = "image/*, video/*, application/octet-stream, multipart/form-data or application/json"
 
-_ENVELOPE_BYTES = 64 * 1024  # what a form or JSON may add around the media
-_SPOOL_BYTES = 8 * 2**20  # a larger file of a form waits on disk until the form is complete
-_MAX_FILENAME = 255  # characters; what is beyond is cut off
+_ENVELOPE_BYTES = 64 * 1024  # that a form or JSON may add around the media
+_SPOOL_BYTES = 8 * 2**20  # a larger file of a form is on disk until the form is complete
+_MAX_FILENAME = 255  # characters; longer names are truncated
 _CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
 _MAX_MARKS = 64  # of each kind in a JSON body, which needs no more than six
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One file as the client sent it. Empty filename: it had none."""
+    """One uploaded file."""
 
     data: bytes
+    #: Name as the client sent it; empty if it sent none.
     filename: str = ""
 
 
 def body_may_set_deadline(request: Request) -> bool:
-    """Whether the body has a place for a deadline beside the media: what is allowed is not known before it is read."""
+    """Return whether the body may contain a deadline, so that it is unknown before the body has been read."""
     return _content_type(request) in ("application/json", "multipart/form-data")
 
 
-async def read_one(request: Request, max_bytes: int, take: OnBytes) -> tuple[Upload, int | None]:
-    """The file of a request in any of the accepted forms, and the deadline in milliseconds its body named.
+async def read_one(request: Request, max_bytes: int, on_bytes: OnBytes) -> tuple[Upload, int | None]:
+    """Return the file of a request in any of the accepted forms, and the deadline in milliseconds from its body.
 
-    take: told of every chunk before it is kept; what it raises ends the reading.
-    Raises BadRequest, MediaTooLarge as soon as more than `max_bytes` of media have arrived, UnsupportedMedia.
+    Raises BadRequest, UnsupportedMedia, and MediaTooLarge as soon as more than `max_bytes` of media have arrived.
+
+    Args:
+        request: The request.
+        max_bytes: Limit on the media.
+        on_bytes: Called with the size of every chunk before it is stored; an error that it raises ends the upload.
     """
     kind = _content_type(request)
     if kind in ("", "application/octet-stream") or kind.startswith(("image/", "video/")):
-        return Upload(await _read(request, max_bytes, 0, take)), None
+        return Upload(await _read(request, max_bytes, 0, on_bytes)), None
     if kind == "application/json":
-        body = await _read(request, max_bytes, max_bytes // 3 + _ENVELOPE_BYTES, take)
+        body = await _read(request, max_bytes, max_bytes // 3 + _ENVELOPE_BYTES, on_bytes)
         return await asyncio.to_thread(_from_json, body)
     if kind == "multipart/form-data":
-        files, deadline_ms = await _read_form(request, max_bytes, 1, take)
+        files, deadline_ms = await _read_form(request, max_bytes, 1, on_bytes)
         return files[0], deadline_ms
     raise UnsupportedMedia(f"Content-Type is {echo(kind)}; send {ACCEPTED}")
 
 
-async def read_many(request: Request, max_files: int, max_bytes: int, take: OnBytes) -> tuple[list[Upload], int | None]:
-    """The files of a multipart form in their order, and the deadline in milliseconds it named.
+async def read_many(
+    request: Request, max_files: int, max_bytes: int, on_bytes: OnBytes
+) -> tuple[list[Upload], int | None]:
+    """Return the files of a multipart form in their order, and its deadline in milliseconds.
 
-    Raises BadRequest, MediaTooLarge as soon as more than `max_bytes` in all have arrived, UnsupportedMedia.
+    Raises BadRequest, UnsupportedMedia, and MediaTooLarge as soon as more than `max_bytes` in all have arrived.
     """
     kind = _content_type(request)
     if kind != "multipart/form-data":
         raise UnsupportedMedia(f"Content-Type is {echo(kind) if kind else 'missing'}; a batch is multipart/form-data")
-    return await _read_form(request, max_bytes, max_files, take)
+    return await _read_form(request, max_bytes, max_files, on_bytes)
 
 
 async def read_whole(request: Request, max_bytes: int) -> bytes:
-    """The body as it was sent. Raises MediaTooLarge as soon as more has arrived, or is announced."""
+    """Return the body. Raises MediaTooLarge as soon as more has arrived, or is declared."""
     return await _read(request, max_bytes, 0, lambda _: None)
 
 
@@ -79,14 +86,18 @@ def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _read(request: Request, max_bytes: int, envelope: int, take: OnBytes) -> bytes:
-    return b"".join([chunk async for chunk in _limited(request, max_bytes, envelope, take)])
+async def _read(request: Request, max_bytes: int, envelope: int, on_bytes: OnBytes) -> bytes:
+    return b"".join([chunk async for chunk in _limited(request, max_bytes, envelope, on_bytes)])
 
 
-async def _limited(request: Request, max_bytes: int, envelope: int, take: OnBytes) -> AsyncGenerator[bytes]:
-    """The body chunk by chunk, up to its limit; a body that declares more is not read at all.
+async def _limited(request: Request, max_bytes: int, envelope: int, on_bytes: OnBytes) -> AsyncGenerator[bytes]:
+    """Yield the chunks of the body up to its limit. A body that declares more is not read at all.
 
-    max_bytes: of media. envelope: bytes of what may be around them.
+    Args:
+        request: The request.
+        max_bytes: Limit on the media.
+        envelope: Bytes allowed around the media.
+        on_bytes: Called with the size of every chunk.
     """
     limit = max_bytes + envelope
     too_large = MediaTooLarge(f"the request is larger than {max_bytes:,} bytes of media; send less")
@@ -98,17 +109,17 @@ async def _limited(request: Request, max_bytes: int, envelope: int, take: OnByte
         size += len(chunk)
         if size > limit:
             raise too_large
-        take(len(chunk))
+        on_bytes(len(chunk))
         yield chunk
 
 
 async def _read_form(
-    request: Request, max_bytes: int, max_files: int, take: OnBytes
+    request: Request, max_bytes: int, max_files: int, on_bytes: OnBytes
 ) -> tuple[list[Upload], int | None]:
     charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", _CHARSETS[0])
-    if charset.lower() not in _CHARSETS:  # Python has codecs that fail in ways of their own, or leave half characters
+    if charset.lower() not in _CHARSETS:  # other codecs fail in unexpected ways, or return half characters
         raise BadRequest(f"the form's charset is {echo(charset.decode('latin-1'))}; send names in UTF-8")
-    body = _limited(request, max_bytes, _ENVELOPE_BYTES, take)
+    body = _limited(request, max_bytes, _ENVELOPE_BYTES, on_bytes)
     parser = MultiPartParser(request.headers, body, max_files=max_files, max_fields=8, max_part_size=1024)
     parser.spool_max_size = _SPOOL_BYTES
     try:
@@ -123,44 +134,46 @@ async def _read_form(
             if isinstance(part, UploadFile)
         ]
         if not files:
-            raise BadRequest("the form holds no complete file; send it as field `file`, as `curl -F file=@FILE` does")
+            raise BadRequest(
+                "the form contains no complete file; send it as field `file`, as `curl -F file=@FILE` does"
+            )
         return [Upload(await part.read(), name) for part, name in files], deadline_ms
     finally:
-        for file in parser._files_to_close_on_error:  # the form's own close leaves out a file whose part never ended
+        for file in parser._files_to_close_on_error:  # closing the form misses a file whose part never ended
             file.close()
 
 
 def _fields(form: FormData) -> int | None:
-    """The deadline among the fields that are no files; any other field is an error."""
+    """Return the deadline from the fields that are not files. Raises BadRequest for any other field."""
     deadline_ms = None
     for name, value in form.multi_items():
         if isinstance(value, str):
             if name != "deadline_ms":
                 raise BadRequest(f"unknown field {echo(name)}; a form has files and `deadline_ms`")
             if not value.isdecimal() or not 1 <= int(value) <= MAX_DEADLINE_MS:
-                raise BadRequest(f"deadline_ms is {echo(value)}; write whole milliseconds from 1 to {MAX_DEADLINE_MS}")
+                raise BadRequest(f"deadline_ms is {echo(value)}; write an integer from 1 to {MAX_DEADLINE_MS}")
             deadline_ms = int(value)
     return deadline_ms
 
 
 def _from_json(body: bytes) -> tuple[Upload, int | None]:
     if any(body.count(mark) > _MAX_MARKS for mark in (b'"', b",", b"[", b"{")):  # base64 has none of them
-        raise BadRequest("the JSON holds far more than `image` or `video` and `deadline_ms`; send these alone")
+        raise BadRequest("the JSON contains more than `image` or `video` and `deadline_ms`; send only these")
     try:
-        asked = ClassifyRequest.model_validate_json(body)
+        body_fields = ClassifyRequest.model_validate_json(body)
     except ValidationError as error:
-        told = error.errors(include_url=False, include_context=False, include_input=False)
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
         raise BadRequest(
-            "the JSON cannot be used: " + "; ".join(f"{_where(each['loc'])}: {each['msg']}" for each in told)
+            "the JSON cannot be used: " + "; ".join(f"{_where(each['loc'])}: {each['msg']}" for each in errors)
         ) from None
-    text = asked.video if asked.image is None else asked.image
-    if text is None or (asked.image is not None and asked.video is not None):
-        raise BadRequest("the JSON must hold one of `image` and `video`, as standard base64")
+    text = body_fields.video if body_fields.image is None else body_fields.image
+    if text is None or (body_fields.image is not None and body_fields.video is not None):
+        raise BadRequest("the JSON must contain either `image` or `video`, in standard base64")
     try:
-        return Upload(base64.b64decode(text, validate=True)), asked.deadline_ms
+        return Upload(base64.b64decode(text, validate=True)), body_fields.deadline_ms
     except (binascii.Error, ValueError) as error:
         raise BadRequest(
-            f"{'video' if asked.image is None else 'image'} is no standard base64 ({error}); "
+            f"{'video' if body_fields.image is None else 'image'} is not standard base64 ({error}); "
             "send it without line breaks and without a data: prefix"
         ) from None
 

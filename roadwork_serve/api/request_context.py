@@ -1,4 +1,4 @@
-"""Who asked, and how."""
+"""The origin of a request."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from roadwork_serve.journal.record import Origin
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """What is known of a request beside its file.
+    """Metadata of a request beside its file."""
 
-    caller: name of the API key, empty without one. key: what an A/B test keeps on one side, and learning in one piece:
-    a camera, a trip; None where each request is on its own.
-    """
-
+    #: Interface through which the request came.
     origin: Origin = "handle"
+    #: Name of the API key; empty without one.
     caller: str = ""
+    #: Group of the request, such as a camera or a trip: an A/B test assigns it to one arm, and training keeps it in one
+    #: split. None if the request is a group of its own.
     key: str | None = None

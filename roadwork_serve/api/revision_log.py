@@ -1,46 +1,46 @@
-"""A log of numbered revisions that all replicas share, as the policy store needs it."""
+"""A log of numbered records that all replicas share; the policy store keeps its revisions there."""
 
 from typing import Protocol
 
 
 class RevisionLog(Protocol):
-    """Pages that are numbered from 1, never changed, and thrown away from the front."""
+    """Records that are numbered from 1, never change, and are removed from the front."""
 
     async def numbers(self) -> list[int]:
-        """Of the pages that are kept, rising."""
+        """Return the numbers of the records, ascending."""
         ...
 
     async def read(self, number: int) -> bytes | None:
-        """A page, None where there is none."""
+        """Return a record, or None if there is none with this number."""
         ...
 
-    async def add(self, number: int, page: bytes) -> bool:
-        """Put a page there. False when somebody else was first: then theirs stays."""
+    async def add(self, number: int, record: bytes) -> bool:
+        """Add a record. Return False if another one has this number; then nothing changes."""
         ...
 
     async def drop(self, number: int) -> None:
-        """Throw a page away."""
+        """Remove a record."""
         ...
 
 
 class InMemoryRevisionLog:
-    """For one process without Ray."""
+    """A log for a single process without Ray."""
 
     def __init__(self) -> None:
-        self.pages: dict[int, bytes] = {}
+        self.records: dict[int, bytes] = {}
 
     async def numbers(self) -> list[int]:
         """See `RevisionLog`."""
-        return sorted(self.pages)
+        return sorted(self.records)
 
     async def read(self, number: int) -> bytes | None:
         """See `RevisionLog`."""
-        return self.pages.get(number)
+        return self.records.get(number)
 
-    async def add(self, number: int, page: bytes) -> bool:
+    async def add(self, number: int, record: bytes) -> bool:
         """See `RevisionLog`."""
-        return self.pages.setdefault(number, page) is page
+        return self.records.setdefault(number, record) is record
 
     async def drop(self, number: int) -> None:
         """See `RevisionLog`."""
-        self.pages.pop(number, None)
+        self.records.pop(number, None)

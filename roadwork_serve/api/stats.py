@@ -1,113 +1,119 @@
-"""What an ingress replica has answered and what that took, in numbers that need no Prometheus."""
+"""In-process request statistics for /v1/stats; they need no Prometheus."""
 
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
-from roadwork_serve.profiles.flops import stage_flops
+from roadwork_serve.api.observers import VerdictEvent, VerdictObserver
+from roadwork_serve.profiles.flops import StageCost
 from roadwork_serve.profiles.profile import STAGES, Profile
-from roadwork_serve.schema import Distribution, ExitCount, Outcome, RequestStats, StageReport, StageStats, Verdict
+from roadwork_serve.schema import Distribution, ExitCount, Outcome, RequestStats, StageReport, StageStats
 
-_LAST = 1000  # values that a spread is of
+_WINDOW = 1000  # values that a distribution covers
 _TIMES = ("queue_ms", "preprocess_ms", "compute_ms", "rpc_ms")
-_FRESH_S = 1.0
+_CACHE_S = 1.0
 _HOUR_S = 3600.0
 
 
-class RequestStatsCollector:
-    """Counts since the replica began, and spreads over the last thousand. clock: seconds."""
+class RequestStatsCollector(VerdictObserver):
+    """Counts since the replica started, and distributions over the last thousand values.
+
+    Args:
+        profile: The profile of the server.
+        clock: Returns seconds.
+    """
 
     def __init__(self, profile: Profile, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._began_s = clock()
+        self._started_s = clock()
         self._price = profile.ingress.gpu_hour_price
-        self._work = {name: _Work(name, profile.engine_of(name).num_gpus) for name in profile.stages}
+        self._stages = {name: _StageCollector(name) for name in profile.stages}
         self._exits: Counter[tuple[str, str]] = Counter()
         self._media: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
+        self._rejected: Counter[str] = Counter()
         self._roadwork = self._degraded = 0
-        self._elapsed = _Last()
-        self._probability = _Last()
-        self._told: RequestStats | None = None
-        self._told_s = 0.0
+        self._elapsed = _Window()
+        self._probability = _Window()
+        self._cached: RequestStats | None = None
+        self._cached_s = 0.0
 
-    def answered(self, verdict: Verdict) -> None:
-        """Count a verdict, and what each stage did for it."""
+    async def on_verdict(self, event: VerdictEvent) -> None:
+        """Count a verdict, and the cost of each stage."""
+        verdict = event.verdict
         self._exits[verdict.exit.stage, verdict.exit.reason] += 1
         self._media[verdict.media] += 1
         self._roadwork += verdict.label == "roadwork"
         self._degraded += verdict.degraded
         self._elapsed.add(verdict.elapsed_ms)
         self._probability.add(verdict.probability)
-        for report in verdict.stages:
-            if report.stage in self._work:
-                self._work[report.stage].add(report, gflops(report, verdict.media))
+        for report, cost in zip(verdict.stages, event.costs, strict=True):
+            if report.stage in self._stages:
+                self._stages[report.stage].add(report, cost)
 
-    def refused(self, problem: str) -> None:
-        """Count what got no verdict, by the slug of its problem."""
-        self._refused[problem] += 1
+    def on_rejected(self, slug: str) -> None:
+        """Count a file or request without a verdict."""
+        self._rejected[slug] += 1
 
-    def told(self) -> RequestStats:
-        """All of it, as of at most a second ago: anybody may ask, and spreads take a millisecond."""
-        if self._told is None or self._clock() - self._told_s > _FRESH_S:
-            self._told, self._told_s = self._now(), self._clock()
-        return self._told
+    def snapshot(self) -> RequestStats:
+        """Return the statistics, at most a second old: anybody may ask, and the distributions take a millisecond."""
+        if self._cached is None or self._clock() - self._cached_s > _CACHE_S:
+            self._cached, self._cached_s = self._compute(), self._clock()
+        return self._cached
 
-    def _now(self) -> RequestStats:
-        answers = self._exits.total()
-        gpu_seconds = sum(work.gpu_seconds for work in self._work.values())
+    def _compute(self) -> RequestStats:
+        verdicts = self._exits.total()
+        gpu_seconds = sum(stage.gpu_seconds for stage in self._stages.values())
         return RequestStats(
-            seconds=self._clock() - self._began_s,
-            answers=answers,
+            uptime_s=self._clock() - self._started_s,
+            verdicts=verdicts,
             photos=self._media["photo"],
             clips=self._media["clip"],
             roadwork=self._roadwork,
             degraded=self._degraded,
-            late=sum(count for (_, reason), count in self._exits.items() if reason == "deadline"),
-            refused=dict(self._refused),
+            deadline_exits=sum(count for (_, reason), count in self._exits.items() if reason == "deadline"),
+            rejected=dict(self._rejected),
             exits=[
-                ExitCount(stage=stage, reason=reason, answers=count)  # type: ignore[arg-type]
-                for (stage, reason), count in sorted(self._exits.items(), key=lambda each: _place(each[0][0]))
+                ExitCount(stage=stage, reason=reason, verdicts=count)  # type: ignore[arg-type]
+                for (stage, reason), count in sorted(self._exits.items(), key=lambda each: _position(each[0][0]))
             ],
-            elapsed_ms=self._elapsed.spread(),
-            probability=self._probability.spread(),
-            gflops=sum(work.gflops for work in self._work.values()),
+            elapsed_ms=self._elapsed.distribution(),
+            probability=self._probability.distribution(),
+            gflops=sum(stage.gflops for stage in self._stages.values()),
             gpu_seconds=gpu_seconds,
-            cost_per_1000=1000 * gpu_seconds / _HOUR_S * self._price / answers if self._price and answers else None,
-            stages=[work.told() for work in self._work.values()],
+            cost_per_1000=1000 * gpu_seconds / _HOUR_S * self._price / verdicts if self._price and verdicts else None,
+            stages=[stage.snapshot() for stage in self._stages.values()],
         )
 
 
-class _Work:
-    """Of one stage. gpus: the share of a card that one of its replicas holds."""
+class _StageCollector:
+    """The statistics of one stage."""
 
-    def __init__(self, name: str, gpus: float) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._gpus = gpus
         self._outcomes: Counter[Outcome] = Counter()
-        self._times = {time: _Last() for time in _TIMES}
-        self._batches = _Last()
+        self._times = {time: _Window() for time in _TIMES}
+        self._batches = _Window()
         self._tokens = 0
         self.gflops = 0.0
         self.gpu_seconds = 0.0
 
-    def add(self, report: StageReport, spent: float) -> None:
+    def add(self, report: StageReport, cost: StageCost) -> None:
         self._outcomes[report.outcome] += 1
         if not report.batch_size:
             return
-        for time, last in self._times.items():
-            last.add(getattr(report, time))
+        for time, window in self._times.items():
+            window.add(getattr(report, time))
         self._batches.add(report.batch_size)
         self._tokens += report.tokens
-        self.gflops += spent
-        self.gpu_seconds += gpu_seconds(report, self._gpus)
+        self.gflops += cost.gflops
+        self.gpu_seconds += cost.gpu_seconds
 
-    def told(self) -> StageStats:
-        times = {time: last.spread() for time, last in self._times.items()}
+    def snapshot(self) -> StageStats:
+        times = {time: window.distribution() for time, window in self._times.items()}
         return StageStats(
             stage=self._name,
             outcomes=dict(self._outcomes),
-            batch_size=self._batches.spread(),
+            batch_size=self._batches.distribution(),
             tokens=self._tokens,
             gflops=self.gflops,
             gpu_seconds=self.gpu_seconds,
@@ -115,21 +121,21 @@ class _Work:
         )
 
 
-class _Last:
-    """The last values of something."""
+class _Window:
+    """The last values of a quantity."""
 
     def __init__(self) -> None:
-        self._values: deque[float] = deque(maxlen=_LAST)
+        self._values: deque[float] = deque(maxlen=_WINDOW)
 
     def add(self, value: float) -> None:
         self._values.append(value)
 
-    def spread(self) -> Distribution | None:
+    def distribution(self) -> Distribution | None:
         return distribution(self._values)
 
 
 def distribution(values: Iterable[float]) -> Distribution | None:
-    """Their mean, median and 95th percentile (nearest rank); None of nothing."""
+    """Return mean, median and 95th percentile (nearest rank) of the values; None if there are none."""
     ordered = sorted(values)
     if not ordered:
         return None
@@ -140,17 +146,5 @@ def distribution(values: Iterable[float]) -> Distribution | None:
     return Distribution(n=len(ordered), mean=sum(ordered) / len(ordered), p50=at(0.5), p95=at(0.95))
 
 
-def gflops(report: StageReport, media: str) -> float:
-    """What a look costs at the size of the production model, see `profiles/prices.yaml`; 0 for one without a price."""
-    price = stage_flops().get(report.stage)
-    look = None if price is None else (price.photo if media == "photo" else price.clip)
-    return (look or 0.0) / 1e9 if report.batch_size else 0.0
-
-
-def gpu_seconds(report: StageReport, gpus: float) -> float:
-    """Its share of what the batch took, times the share of a card that the stage holds."""
-    return gpus * report.compute_ms / 1000 / max(1, report.batch_size)
-
-
-def _place(stage: str) -> int:
+def _position(stage: str) -> int:
     return STAGES.index(stage) if stage in STAGES else len(STAGES)  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
-"""How many replicas each engine is worth: the cascade scaled as one, from what arrives at its front.
+"""Replica counts: all engines of the cascade are scaled together, by the arrival rate at its front.
 
-Every rate behind stage 1 is the rate at the front times the share of items that get that far, so all engines learn of
-a change when the first item of it arrives, and none waits until its own queue has grown. Work is counted in erlangs:
-seconds of one replica a second. Standard library alone: Ray's controller runs this.
+Required capacity per stage = arrival rate x share of items that reach the stage x current service time. Later stages
+therefore scale as soon as a burst reaches the front, before their own queues grow. Load is measured in erlangs: busy
+seconds of one replica per second. Uses the standard library only, because Ray's controller runs it.
 """
 
 import math
@@ -14,60 +14,61 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class ScalableEngine:
-    """What scales.
+    """The limits within which an engine scales."""
 
-    gpus: the share of a card that a replica holds, 0 to 1. slots: items a replica works on at once. least, most:
-    replicas. may_sleep: none at all are kept while nobody asks.
-    """
-
+    #: GPU share of a replica; above 1, whole GPUs.
     gpus: float
+    #: Items that a replica processes at the same time.
     slots: int = 1
-    least: int = 1
-    most: int = 1
+    min_replicas: int = 1
+    max_replicas: int = 1
+    #: All replicas stop while there are no requests.
     scale_to_zero: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is asked of an engine.
+    """The demand for an engine."""
 
-    load: erlangs. backlog_s: seconds of one replica that what waits would take. quiet_s: since anybody asked.
-    """
-
+    #: Erlangs.
     load: float
+    #: Seconds of one replica that the queued items would take.
     backlog_s: float = 0.0
-    quiet_s: float = 0.0
+    #: Seconds since the last item that needed the engine.
+    idle_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ScalingSettings:
-    """utilisation: of a replica at most, on average. surges: how many standard deviations of a Poisson load are kept
-    free beside it, the staffing rule of Halfin and Whitt (Operations Research 29, 1981). drain_s: in which what waits
-    is to be gone. hold_s: for so long the need must have been less before a replica goes. sleep_s: without a request.
-    """
+    """The settings of the autoscaling policy."""
 
-    utilisation: float = 0.7
-    surges: float = 0.5
+    #: Highest mean utilization of a replica.
+    target_utilization: float = 0.7
+    #: Spare capacity in standard deviations of a Poisson load: the square-root staffing rule of Halfin and Whitt
+    #: (Operations Research 29, 1981).
+    headroom_sigmas: float = 0.5
+    #: Time in which a backlog should be processed.
     drain_s: float = 20.0
-    hold_s: float = 180.0
-    sleep_s: float = 900.0
+    #: Time for which fewer replicas must have sufficed before one is stopped.
+    downscale_delay_s: float = 180.0
+    #: Time without requests after which an engine scales to zero.
+    scale_to_zero_after_s: float = 900.0
 
 
 DEFAULT_SCALING = ScalingSettings()
 
 
 def scaling_settings(settings: Mapping[str, object]) -> ScalingSettings:
-    """ScalingSettings from plain data, what is not named as it ships. Raises ValueError naming the one to mend."""
+    """Return the settings, with defaults for those that are missing. Raises ValueError naming the setting to mend."""
     for name, value in settings.items():
         if name not in ScalingSettings.__dataclass_fields__:
-            raise ValueError(
-                f"{name} is no setting of scaling; there are {', '.join(ScalingSettings.__dataclass_fields__)}"
-            )
+            known = ", ".join(ScalingSettings.__dataclass_fields__)
+            raise ValueError(f"{name} is not a scaling setting; use one of {known}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise ValueError(f"{name} is {value!r}; write a number from 0 up")
+            raise ValueError(f"{name} is {value!r}; write a number of 0 or more")
     made = replace(DEFAULT_SCALING, **settings)  # type: ignore[arg-type]
-    if not 0 < made.utilisation <= 1 or made.drain_s <= 0:
-        raise ValueError("utilisation must be above 0 and at most 1, and drain_s above 0 seconds")
+    if not 0 < made.target_utilization <= 1 or made.drain_s <= 0:
+        raise ValueError("target_utilization must be above 0 and at most 1, and drain_s above 0 seconds")
     return made
 
 
@@ -75,83 +76,98 @@ Peaks = Mapping[str, Sequence[tuple[float, int]]]
 
 
 def desired_replicas(engine: ScalableEngine, demand: Demand, settings: ScalingSettings = DEFAULT_SCALING) -> int:
-    """Replicas that an engine is worth at the moment, whatever there is room for; within its least and most."""
-    if engine.scale_to_zero and demand.quiet_s >= settings.sleep_s and not demand.backlog_s:
+    """Return the replicas that the demand requires, within the engine's limits but regardless of free GPUs."""
+    if engine.scale_to_zero and demand.idle_s >= settings.scale_to_zero_after_s and not demand.backlog_s:
         return 0
     load = demand.load + demand.backlog_s / settings.drain_s
-    free = settings.surges * math.sqrt(demand.load / engine.slots)
-    need = max(load / settings.utilisation, load + free)
-    return min(engine.most, max(engine.least, 1, math.ceil(need - _ROUNDING)))
+    headroom = settings.headroom_sigmas * math.sqrt(demand.load / engine.slots)
+    required = max(load / settings.target_utilization, load + headroom)
+    return min(engine.max_replicas, max(engine.min_replicas, 1, math.ceil(required - _ROUNDING)))
 
 
 def apply_downscale_delay(
-    wants: Mapping[str, int], peaks: Peaks, now_s: float, settings: ScalingSettings = DEFAULT_SCALING
+    desired: Mapping[str, int], peaks: Peaks, now_s: float, settings: ScalingSettings = DEFAULT_SCALING
 ) -> tuple[dict[str, int], dict[str, list[tuple[float, int]]]]:
-    """The most that each engine was worth of late, so that none goes down and comes up again, and what to remember.
+    """Return the highest recent replica count of each engine, so that none stops and restarts, and the new peaks.
 
-    peaks: by engine when it was worth how many, as the last call returned it. now_s: on a clock that rises. An engine
-    that sleeps has waited long enough and is not held.
+    An engine that scales to zero has been idle long enough and is not delayed.
+
+    Args:
+        desired: replicas by engine.
+        peaks: times and replica counts by engine, as the last call returned them.
+        now_s: monotonic seconds.
+        settings: for the delay.
     """
-    most: dict[str, int] = {}
-    kept: dict[str, list[tuple[float, int]]] = {}
-    for name, want in wants.items():
-        # What is no more than a later one can never count again.
-        left = [(at, n) for at, n in peaks.get(name, ()) if n > want and now_s - at < settings.hold_s] if want else []
-        kept[name] = [*left, (now_s, want)]
-        most[name] = kept[name][0][1]
-    return most, kept
+    highest: dict[str, int] = {}
+    recent: dict[str, list[tuple[float, int]]] = {}
+    for name, count in desired.items():
+        # A peak that is no higher than a later one never matters again.
+        higher = [
+            (at_s, n) for at_s, n in peaks.get(name, ()) if n > count and now_s - at_s < settings.downscale_delay_s
+        ]
+        recent[name] = [*(higher if count else []), (now_s, count)]
+        highest[name] = recent[name][0][1]
+    return highest, recent
 
 
 def place_replicas(
-    wants: Mapping[str, int], engines: Mapping[str, ScalableEngine], cards: Sequence[float], running: Mapping[str, int]
+    desired: Mapping[str, int],
+    engines: Mapping[str, ScalableEngine],
+    gpus: Sequence[float],
+    running: Mapping[str, int],
 ) -> dict[str, int]:
-    """Replicas that have a place: what was wanted, less what the cards have no room for.
+    """Return the replicas by engine that fit on the GPUs.
 
-    cards: the share of each that is free when none of these engines runs. Places go first to the least that every
-    engine has, then to replicas that run and are wanted, the largest first, then one by one to whichever engine is
-    shortest of what it wants. The same share of a card is a replica of any engine, so places are packed anew each time,
-    the largest first (best fit decreasing): what can be packed is never refused because it lies badly.
+    The minimum of every engine comes first, then running replicas that are still desired, largest first, then further
+    replicas one by one, each for the engine with the largest shortfall. Each time the replicas are packed anew, largest
+    first (best fit decreasing), so none is rejected because of fragmentation.
+
+    Args:
+        desired: replicas by engine.
+        engines: by name.
+        gpus: free share of each GPU without these engines.
+        running: replicas by engine.
     """
-    given = {name: min(wants[name], engine.least) for name, engine in engines.items()}
+    placed = {name: min(desired[name], engine.min_replicas) for name, engine in engines.items()}
     by_size = sorted(engines, key=lambda name: -engines[name].gpus)
     for name in by_size:
-        while given[name] < min(wants[name], running.get(name, 0)) and _fits(given, engines, cards, name):
-            given[name] += 1
-    short = {name for name in engines if given[name] < wants[name]}
+        while placed[name] < min(desired[name], running.get(name, 0)) and _fits(placed, engines, gpus, name):
+            placed[name] += 1
+    short = {name for name in engines if placed[name] < desired[name]}
     while short:
-        name = max(short, key=lambda each: (wants[each] / max(1, given[each]), engines[each].gpus))
-        if _fits(given, engines, cards, name):
-            given[name] += 1
+        name = max(short, key=lambda each: (desired[each] / max(1, placed[each]), engines[each].gpus))
+        if _fits(placed, engines, gpus, name):
+            placed[name] += 1
         else:
             short.discard(name)
-        if given[name] >= wants[name]:
+        if placed[name] >= desired[name]:
             short.discard(name)
-    return given
+    return placed
 
 
-def _fits(given: Mapping[str, int], engines: Mapping[str, ScalableEngine], cards: Sequence[float], more: str) -> bool:
-    """Whether all that is given and one replica more can lie on the cards."""
-    counts = dict(given)
-    counts[more] += 1
-    return not engines[more].gpus or pack_shares(
-        [engines[name].gpus for name, count in counts.items() for _ in range(count)], cards
+def _fits(placed: Mapping[str, int], engines: Mapping[str, ScalableEngine], gpus: Sequence[float], extra: str) -> bool:
+    """Return whether one more replica fits beside those already placed."""
+    counts = dict(placed)
+    counts[extra] += 1
+    return not engines[extra].gpus or pack_shares(
+        [engines[name].gpus for name, count in counts.items() for _ in range(count)], gpus
     )
 
 
-def pack_shares(shares: Sequence[float], cards: Sequence[float]) -> bool:
-    """Whether the shares find room on the cards by best fit decreasing. A share above 1 takes whole cards."""
-    room = sorted(cards)
+def pack_shares(shares: Sequence[float], gpus: Sequence[float]) -> bool:
+    """Return whether the shares fit on the GPUs by best fit decreasing. A share above 1 takes whole GPUs."""
+    free = sorted(gpus)
     for share in sorted(shares, reverse=True):
         if share > 1:
-            whole = [at for at, free in enumerate(room) if free >= 1 - _ROUNDING][: math.ceil(share)]
+            whole = [at for at, room in enumerate(free) if room >= 1 - _ROUNDING][: math.ceil(share)]
             if len(whole) < math.ceil(share):
                 return False
             for at in whole:
-                room[at] = 0.0
+                free[at] = 0.0
         elif share > 0:
-            at = next((at for at, free in enumerate(room) if free >= share - _ROUNDING), None)
+            at = next((at for at, room in enumerate(free) if room >= share - _ROUNDING), None)
             if at is None:
                 return False
-            room[at] -= share
-        room.sort()
+            free[at] -= share
+        free.sort()
     return True

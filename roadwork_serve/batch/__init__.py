@@ -1,1 +1,1 @@
-"""Many files at once, without a server: what there is, the verdict on each, and where they are kept meanwhile."""
+"""Batch scoring without a server: inputs, a cascade that scores them, and resumable runs."""

@@ -1,4 +1,4 @@
-"""What there is to score: the files of a folder or bucket, or the rows of Parquet files."""
+"""The inputs of batch scoring: files in a folder or bucket, or rows of Parquet files."""
 
 import fnmatch
 from collections.abc import Iterator, Sequence
@@ -11,60 +11,63 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 
 from roadwork_serve.errors import ConfigError
 
-COLUMNS = "image", "bytes", "file", "path"  # of a Parquet file, the first that it has
-_ROWS = 64  # of a Parquet file in memory at once, some 4 MB each at most
+COLUMNS = "image", "bytes", "file", "path"  # default columns of a Parquet file; the first that exists is used
+_ROWS = 64  # rows of a Parquet file in memory at a time, up to about 4 MB each
 _TABLE = ".parquet"
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A photo or clip that is to be scored.
+    """A photo or clip to score."""
 
-    name: what the result calls it: its path within what was named, or that of a Parquet file with the number of a row.
-    path: where it lies in the file system. row: in the Parquet file there; None for a file of its own.
-    size: bytes; None where that is not known before it is read.
-    """
-
+    #: Name in the result: the path below the source, or that of a Parquet file with the number of the row.
     name: str
+    #: Path in the file system.
     path: str
+    #: Row in the Parquet file at `path`; None for a separate file.
     row: int | None = None
+    #: Size in bytes; None if it is unknown before the file is read.
     size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class InputSource:
-    """A file system, what to look at in it, and the column that pictures or their paths are in where it is a table."""
+    """A folder, bucket or Parquet file with inputs."""
 
-    named: str
+    #: The source as the user wrote it.
+    uri: str
     files: FileSystem
     path: str
+    #: Patterns of file names to include; all by default.
     match: tuple[str, ...] = ()
+    #: Column of a Parquet file with images or paths; by default the first of `COLUMNS`.
     column: str | None = None
 
-    def listed(self) -> list[InputFile]:
-        """Every file once, in the order of the paths, or of the rows. Nothing of a picture is read.
+    def list_files(self) -> list[InputFile]:
+        """Return every input once, in the order of the paths or rows, without reading images.
 
-        Raises ConfigError where there is nothing, and where a table has no column with pictures or paths.
+        Raises:
+            ConfigError: There are no inputs, or a table has no column with images or paths.
         """
         found = [(each, self._within(each.path)) for each in self._found()]
         found = [(each, name) for each, name in found if self._wanted(name)]
         if not found:
-            asked = f" that matches {' or '.join(self.match)}" if self.match else ""
-            raise ConfigError(f"{self.named} has no file{asked}; name a folder of photos and clips, or a Parquet file")
+            pattern = f" that matches {' or '.join(self.match)}" if self.match else ""
+            raise ConfigError(f"{self.uri} has no file{pattern}; name a folder of photos and clips, or a Parquet file")
         if all(name.endswith(_TABLE) for _, name in found):
             rows = [row for each, name in found for row in self._rows(each.path, name)]
             if not rows:
-                raise ConfigError(f"{self.named} has no rows")
+                raise ConfigError(f"{self.uri} has no rows")
             return list({row.name: row for row in rows}.values())
         return [InputFile(name, each.path, size=each.size) for each, name in found]
 
-    def read(self, file: InputFile, most: int) -> bytes:
-        """The bytes of a file of its own, `most` + 1 of them at most. Raises OSError."""
+    def read(self, file: InputFile, max_bytes: int) -> bytes:
+        """Return the bytes of a separate file, at most `max_bytes` + 1 of them. Raises OSError."""
         with self.files.open_input_stream(file.path) as stream:
-            return stream.read(most + 1)
+            return stream.read(max_bytes + 1)
 
-    def pictures(self, wanted: Sequence[InputFile]) -> Iterator[tuple[InputFile, bytes]]:
-        """The bytes in rows of one Parquet file, in order; none where a row has no picture. Raises OSError."""
+    def read_rows(self, wanted: Sequence[InputFile]) -> Iterator[tuple[InputFile, bytes]]:
+        """Yield the bytes in rows of one Parquet file, in order; empty if a row has no image. Raises OSError."""
         ahead = iter(wanted)
         file = next(ahead)
         with self._opened(file.path) as table:
@@ -73,13 +76,13 @@ class InputSource:
                 end = start + table.metadata.row_group(group).num_rows
                 if file.row is not None and file.row < end:
                     for batch in table.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[column]):
-                        told = batch.column(0)
-                        while file.row is not None and file.row < start + len(told):
-                            yield file, _picture(told[file.row - start])
+                        values = batch.column(0)
+                        while file.row is not None and file.row < start + len(values):
+                            yield file, _image_bytes(values[file.row - start])
                             if (following := next(ahead, None)) is None:
                                 return
                             file = following
-                        start += len(told)
+                        start += len(values)
                 start = end
 
     def _found(self) -> list[FileInfo]:
@@ -88,10 +91,10 @@ class InputSource:
             if here.type == FileType.File:
                 return [here]
             if here.type == FileType.NotFound and isinstance(self.files, LocalFileSystem):
-                raise ConfigError(f"{self.named} is not there")
+                raise ConfigError(f"{self.uri} does not exist")
             each = self.files.get_file_info(FileSelector(self.path, recursive=True, allow_not_found=True))
         except OSError as error:
-            raise ConfigError(f"{self.named} cannot be listed: {error}") from None
+            raise ConfigError(f"{self.uri} cannot be listed: {error}") from None
         return sorted((info for info in each if info.type == FileType.File), key=lambda info: info.path)
 
     def _within(self, path: str) -> str:
@@ -108,11 +111,11 @@ class InputSource:
             if not _is_text(table.schema_arrow.field(column).type):
                 yield from (InputFile(f"{name}#{row}", path, row) for row in range(table.metadata.num_rows))
                 return
-            beside = PurePosixPath(path).parent
+            folder = PurePosixPath(path).parent
             for batch in table.iter_batches(columns=[column]):
-                for told in batch.column(0).to_pylist():
-                    if told is not None:
-                        yield InputFile(told, str(beside / told))
+                for name in batch.column(0).to_pylist():
+                    if name is not None:
+                        yield InputFile(name, str(folder / name))
 
     def _opened(self, path: str) -> pq.ParquetFile:
         try:
@@ -121,7 +124,7 @@ class InputSource:
             raise ConfigError(f"{path} cannot be read as Parquet: {error}") from None
 
     def _column(self, table: pq.ParquetFile, path: str) -> str:
-        """Raises ConfigError where there is none, or of another type."""
+        """Return the column with images or paths. Raises ConfigError if there is none, or it has another type."""
         schema = table.schema_arrow
         column = self.column or next((name for name in COLUMNS if name in schema.names), None)
         there = ", ".join(schema.names)
@@ -132,24 +135,24 @@ class InputSource:
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             kind = kind.field("bytes").type
         if not (_is_text(kind) or _is_bytes(kind)):
-            raise ConfigError(f"{path}: {column} is {kind}; pictures are bytes, or a struct with bytes, or paths")
+            raise ConfigError(f"{path}: {column} is {kind}; images must be bytes, a struct with bytes, or paths")
         return column
 
 
-def open_source(named: str, match: Sequence[str] = (), column: str | None = None) -> InputSource:
-    """What a path or a URL (s3://, gs://, file://) stands for. Raises ConfigError for a URL that makes no sense."""
-    if "://" not in named:
-        return InputSource(named, LocalFileSystem(), str(Path(named).absolute()), tuple(match), column)
+def open_source(uri: str, match: Sequence[str] = (), column: str | None = None) -> InputSource:
+    """Return the source at a path or URL (s3://, gs://, file://). Raises ConfigError for an invalid URL."""
+    if "://" not in uri:
+        return InputSource(uri, LocalFileSystem(), str(Path(uri).absolute()), tuple(match), column)
     try:
-        files, path = FileSystem.from_uri(named)
+        files, path = FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{named} is no place that files can be read from: {error}") from None
-    return InputSource(named, files, path.rstrip("/"), tuple(match), column)
+        raise ConfigError(f"{uri} is not a readable location: {error}") from None
+    return InputSource(uri, files, path.rstrip("/"), tuple(match), column)
 
 
-def _picture(value: pa.Scalar) -> bytes:
-    told = value.as_py()
-    return (told.get("bytes") if isinstance(told, dict) else told) or b""
+def _image_bytes(value: pa.Scalar) -> bytes:
+    content = value.as_py()
+    return (content.get("bytes") if isinstance(content, dict) else content) or b""
 
 
 def _is_text(kind: pa.DataType) -> bool:

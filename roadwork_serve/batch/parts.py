@@ -1,4 +1,4 @@
-"""What has been scored, part by part, until all of it is one table: a run that is broken off goes on from here."""
+"""A resumable run of batch scoring: results in parts, joined into one table at the end."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ VERDICTS = pa.schema(
         ("exit_stage", pa.string()),
         ("exit_reason", pa.string()),
         ("degraded", pa.bool_()),
-        ("policy", pa.string()),
+        ("policy_version", pa.string()),
         ("profile", pa.string()),
         ("elapsed_ms", pa.float64()),
         *((f"p_{stage}", pa.float64()) for stage in STAGES),
@@ -41,26 +41,26 @@ VERDICTS = pa.schema(
     ]
 )
 REJECTS = pa.schema([("file", pa.string()), ("problem", pa.string()), ("status", pa.int32()), ("detail", pa.string())])
-_LOT, _LOT_OF_ROWS = 128, 64
+_BATCH_FILES, _BATCH_ROWS = 128, 64
 _CODEC = "zstd"
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A file's verdict, or why there is none: never both."""
+    """The result for one file: a verdict or a problem, never both."""
 
     name: str
     verdict: Verdict | None = None
     problem: dict[str, Any] | None = None
 
     @classmethod
-    def refused(cls, name: str, error: RoadworkError) -> "Scored":
-        """A file for the table of rejects."""
+    def rejected(cls, name: str, error: RoadworkError) -> "Scored":
+        """Return the result for a rejected file."""
         return cls(name, problem={"problem": error.slug, "status": error.status, "detail": str(error)})
 
 
 class RunSpec(BaseModel):
-    """What makes two runs the same: one may go on where the other was broken off."""
+    """The parameters of a run. A run can resume one with equal parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,90 +74,91 @@ class RunSpec(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class BatchTotals:
-    """Files with a verdict, those of them that are degraded, and files without one."""
+    """The number of files by result."""
 
     verdicts: int
+    #: Verdicts that are degraded.
     degraded: int
     rejects: int
 
 
 class BatchRun:
-    """A folder beside the result: the recipe, the listing, and a file for each lot that is done."""
+    """A run in a folder beside the result: its parameters, the list of files, and a part for each finished batch."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.rejects = out.with_name(f"{out.stem}.rejects{out.suffix}")
         self.folder = out.with_name(f"{out.name}.run")
-        self._recipe, self._listing = self.folder / "recipe.json", self.folder / "files.parquet"
+        self._spec, self._listing = self.folder / "run.json", self.folder / "files.parquet"
         self._parts = self.folder / "parts"
 
     @property
-    def begun(self) -> bool:
-        """Whether there is something to go on with."""
+    def started(self) -> bool:
+        """Whether an earlier run can be resumed."""
         return self._listing.is_file()
 
-    def check(self, recipe: RunSpec) -> None:
-        """Raises ConfigError where the result is there already, or half a result of another recipe."""
+    def check(self, spec: RunSpec) -> None:
+        """Raise ConfigError if the result exists, or a run with other parameters does."""
         if self.out.exists():
-            raise ConfigError(f"{self.out} is there already; name another --out, or remove it")
-        if not self.begun:
+            raise ConfigError(f"{self.out} already exists; name another --out, or remove it")
+        if not self.started:
             return
-        before = json.loads(self._recipe.read_text(encoding="utf-8"))
-        now = json.loads(recipe.model_dump_json())
+        before = json.loads(self._spec.read_text(encoding="utf-8"))
+        now = json.loads(spec.model_dump_json())
         if other := [name for name in now if now[name] != before.get(name)]:
             raise ConfigError(
-                f"{self.folder} holds a run with another {' and '.join(other)}: finish that one as it was begun, "
-                "or remove the folder"
+                f"{self.folder} holds a run with a different {' and '.join(other)}: finish that run with its own "
+                "options, or remove the folder"
             )
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Raises ConfigError where another process is at it."""
+    def locked(self) -> Iterator[None]:
+        """Lock the run. Raises ConfigError if another process has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ConfigError(f"another run is at {self.out}; wait for it, or name another --out") from None
+            raise ConfigError(f"another run is writing {self.out}; wait for it, or name another --out") from None
         try:
             yield
         finally:
             lock.release()
 
-    def begin(self, recipe: RunSpec, files: Sequence[InputFile]) -> None:
-        """Keep what is to be done; nothing of it is read again."""
+    def start(self, spec: RunSpec, files: Sequence[InputFile]) -> None:
+        """Store the parameters and the list of files."""
         self._parts.mkdir(parents=True, exist_ok=True)
-        self._recipe.write_text(recipe.model_dump_json(indent=1), encoding="utf-8")
+        self._spec.write_text(spec.model_dump_json(indent=1), encoding="utf-8")
         columns = {name: [getattr(file, name) for file in files] for name in _FILES.names}
         with replace_file(self._listing) as draft:
             pq.write_table(pa.table(columns, schema=_FILES), draft, compression=_CODEC)
 
-    def left(self) -> tuple[int, list[tuple[int, list[InputFile]]]]:
-        """How many files there are, and the lots that are not done, each with its number."""
+    def remaining(self) -> tuple[int, list[tuple[int, list[InputFile]]]]:
+        """Return the number of files, and the batches that are not done, each with its number."""
         files = [InputFile(**row) for row in pq.read_table(self._listing).to_pylist()]
-        lots = list(_lots(files))
-        return len(files), [(number, lot) for number, lot in enumerate(lots) if not self._part(number).is_file()]
+        batches = list(_batches(files))
+        return len(files), [(number, batch) for number, batch in enumerate(batches) if not self._part(number).is_file()]
 
-    def keep(self, number: int, part: bytes) -> None:
-        """A lot that is done; all of it, or nothing."""
+    def save_part(self, number: int, part: bytes) -> None:
+        """Store the part of a finished batch, atomically."""
         with replace_file(self._part(number)) as draft:
             draft.write_bytes(part)
 
     def finish(self) -> BatchTotals:
-        """Put the parts together, in the order of the listing, and remove them."""
+        """Join the parts in the order of the files, and remove them."""
         verdicts = degraded = rejects = 0
         with (
-            replace_file(self.out) as good,  # the last to be named: with it all is there
-            replace_file(self.rejects) as bad,
-            pq.ParquetWriter(bad, REJECTS, compression=_CODEC) as refused,
-            pq.ParquetWriter(good, VERDICTS, compression=_CODEC) as answered,
+            replace_file(self.out) as verdict_file,  # renamed last: if it exists, the run is complete
+            replace_file(self.rejects) as reject_file,
+            pq.ParquetWriter(reject_file, REJECTS, compression=_CODEC) as reject_writer,
+            pq.ParquetWriter(verdict_file, VERDICTS, compression=_CODEC) as verdict_writer,
         ):
             for path in sorted(self._parts.glob("*.parquet")):
                 scored = pq.read_table(path).to_pylist()
                 rows = [_row(each["file"], each["verdict"]) for each in scored if each["verdict"] is not None]
                 wrong = [{"file": each["file"]} | json.loads(each["problem"]) for each in scored if each["problem"]]
-                answered.write_table(pa.Table.from_pylist(rows, schema=VERDICTS))
-                refused.write_table(pa.Table.from_pylist(wrong, schema=REJECTS))
+                verdict_writer.write_table(pa.Table.from_pylist(rows, schema=VERDICTS))
+                reject_writer.write_table(pa.Table.from_pylist(wrong, schema=REJECTS))
                 verdicts, rejects = verdicts + len(rows), rejects + len(wrong)
                 degraded += sum(row["degraded"] for row in rows)
         shutil.rmtree(self.folder)
@@ -168,7 +169,7 @@ class BatchRun:
 
 
 def encode_part(scored: Sequence[Scored]) -> bytes:
-    """A lot that is done, as a small Parquet file."""
+    """Return the results of a batch as a small Parquet file."""
     columns = {
         "file": [each.name for each in scored],
         "verdict": [each.verdict.model_dump_json(exclude_defaults=True) if each.verdict else None for each in scored],
@@ -179,19 +180,19 @@ def encode_part(scored: Sequence[Scored]) -> bytes:
     return into.getvalue()
 
 
-def _lots(files: Sequence[InputFile]) -> Iterator[list[InputFile]]:
-    """In order; rows of different Parquet files are never in one."""
+def _batches(files: Sequence[InputFile]) -> Iterator[list[InputFile]]:
+    """Yield batches in order. Rows of different Parquet files are never in one batch."""
     for row, group in groupby(files, key=lambda file: file.path if file.row is not None else None):
-        together, size = list(group), _LOT if row is None else _LOT_OF_ROWS
+        together, size = list(group), _BATCH_FILES if row is None else _BATCH_ROWS
         yield from (together[start : start + size] for start in range(0, len(together), size))
 
 
-def _row(name: str, told: str) -> dict[str, Any]:
-    verdict = Verdict.model_validate_json(told)
-    said = {report.stage: report.probability for report in verdict.stages}
+def _row(name: str, encoded: str) -> dict[str, Any]:
+    verdict = Verdict.model_validate_json(encoded)
+    probabilities = {report.stage: report.probability for report in verdict.stages}
     return {
         "file": name,
         **verdict_columns(verdict),
-        **{f"p_{stage}": said.get(stage) for stage in STAGES},
-        "verdict": told,
+        **{f"p_{stage}": probabilities.get(stage) for stage in STAGES},
+        "verdict": encoded,
     }

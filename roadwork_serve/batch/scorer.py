@@ -1,4 +1,4 @@
-"""Files to verdicts by a cascade of one's own, on a loop of its own."""
+"""Scores files with a cascade in this process, on an event loop in its own thread."""
 
 import asyncio
 import threading
@@ -19,38 +19,50 @@ from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.stages.load import Opener
 
 T = TypeVar("T")
-AT_ONCE = 64  # files in hand: enough to fill the batches of stage 1 while others are read
-_DEADLINE_S = 24 * 3600.0  # far enough never to bite
+MAX_CONCURRENT = 64  # files: enough to fill the batches of stage 1 while others are decoded
+_DEADLINE_S = 24 * 3600.0  # in effect none
 
 
 class Scorer:
-    """Opens the cascade of a profile; threads may call it, each with files of its own.
+    """A cascade that scores files. Threads may share it, each with its own files.
 
-    readers: processes that read files, so that none that is hostile can harm this one.
-    opener: see `local_cascade`. Raises ModelError where a model cannot be loaded.
+    Args:
+        source: Where the files are.
+        profile: The models and their settings.
+        policy: The policy to follow.
+        decode_processes: Processes that decode files, so that a hostile file cannot harm this one.
+        opener: See `local_cascade`.
+
+    Raises:
+        ModelError: A model cannot be loaded.
     """
 
     def __init__(
-        self, source: InputSource, profile: Profile, policy: Policy, readers: int = 1, opener: Opener | None = None
+        self,
+        source: InputSource,
+        profile: Profile,
+        policy: Policy,
+        decode_processes: int = 1,
+        opener: Opener | None = None,
     ) -> None:
         self._source = source
         self._profile = profile
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="scorer", daemon=True)
         self._thread.start()
-        self._opened = _open(profile, policy, readers, opener)
+        self._opened = _open(profile, policy, decode_processes, opener)
         try:
-            self._cascade, self._readers, self._gate = self._run(self._opened.__aenter__())
+            self._cascade, self._decode_pool, self._gate = self._run(self._opened.__aenter__())
         except BaseException:
             self._stop()
             raise
 
     def score(self, files: Sequence[InputFile]) -> list[Scored]:
-        """What came of each, in their order. Files are all of their own, or all rows of one Parquet file."""
+        """Return the results in the order of the files, which are all separate or all rows of one Parquet file."""
         return self._run(self._score(files))
 
     def close(self) -> None:
-        """End the processes and close the models."""
+        """Stop the processes and close the models."""
         self._run(self._opened.__aexit__(None, None, None))
         self._stop()
 
@@ -63,41 +75,41 @@ class Scorer:
         self._loop.close()
 
     async def _score(self, files: Sequence[InputFile]) -> list[Scored]:
-        inside: dict[InputFile, bytes] = {}
+        rows: dict[InputFile, bytes] = {}
         if files and files[0].row is not None:
-            inside = await asyncio.to_thread(lambda: dict(self._source.pictures(files)))
-        return await asyncio.gather(*(self._one(file, inside) for file in files))
+            rows = await asyncio.to_thread(lambda: dict(self._source.read_rows(files)))
+        return await asyncio.gather(*(self._one(file, rows) for file in files))
 
-    async def _one(self, file: InputFile, inside: dict[InputFile, bytes]) -> Scored:
+    async def _one(self, file: InputFile, rows: dict[InputFile, bytes]) -> Scored:
         async with self._gate:
             try:
-                data = inside.pop(file) if file.row is not None else await self._whole(file)
+                data = rows.pop(file) if file.row is not None else await self._read(file)
                 if not data:
-                    raise BrokenMedia("the file is empty" if file.row is None else "the row has no picture")
-                read = await self._readers.read(data, self._profile.media)
-                item = Item.of(read, uuid.uuid4().hex, time.monotonic() + _DEADLINE_S)
-                return Scored(file.name, await self._cascade.router.judge(item))
+                    raise BrokenMedia("the file is empty" if file.row is None else "the row has no image")
+                decoded = await self._decode_pool.read(data, self._profile.media)
+                item = Item.of(decoded, uuid.uuid4().hex, time.monotonic() + _DEADLINE_S)
+                return Scored(file.name, await self._cascade.router.classify_item(item))
             except OSError as error:
-                return Scored.refused(file.name, BadRequest(f"the file cannot be read: {error.strerror or error}"))
+                return Scored.rejected(file.name, BadRequest(f"the file cannot be read: {error.strerror or error}"))
             except RoadworkError as error:
-                return Scored.refused(file.name, error)
+                return Scored.rejected(file.name, error)
 
-    async def _whole(self, file: InputFile) -> bytes:
-        """Raises MediaTooLarge before anything is read, where its size is known."""
-        most = self._profile.media.max_bytes
-        if file.size is not None and file.size > most:
-            raise MediaTooLarge(f"the file has {file.size:,} bytes, and {most:,} are allowed (max_bytes)")
-        return await asyncio.to_thread(self._source.read, file, most)
+    async def _read(self, file: InputFile) -> bytes:
+        """Return the bytes of a file. Raises MediaTooLarge, if the size is known before anything is read."""
+        limit = self._profile.media.max_bytes
+        if file.size is not None and file.size > limit:
+            raise MediaTooLarge(f"the file has {file.size:,} bytes, and {limit:,} are allowed (max_bytes)")
+        return await asyncio.to_thread(self._source.read, file, limit)
 
 
 @asynccontextmanager
 async def _open(
-    profile: Profile, policy: Policy, readers: int, opener: Opener | None
+    profile: Profile, policy: Policy, decode_processes: int, opener: Opener | None
 ) -> AsyncIterator[tuple[LocalCascade, DecodePool, asyncio.Semaphore]]:
     async with local_cascade(profile, policy, opener) as cascade:
-        reading = DecodePool(readers)
+        pool = DecodePool(decode_processes)
         try:
-            await reading.ready()
-            yield cascade, reading, asyncio.Semaphore(AT_ONCE)
+            await pool.ready()
+            yield cascade, pool, asyncio.Semaphore(MAX_CONCURRENT)
         finally:
-            await reading.aclose()
+            await pool.aclose()

@@ -1,0 +1,1 @@
+"""Fitting of policies: calibration curves, exit bands with a proven error bound, comparison."""

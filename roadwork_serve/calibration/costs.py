@@ -1,35 +1,55 @@
-"""What a stage costs, by one's own account."""
+"""Inference costs of the stages, read from a file of the user's."""
 
 from pathlib import Path
 
 import yaml
+from pydantic import model_validator
 
-from roadwork_serve.calibration.trajectories import Price
-from roadwork_serve.cascade.parsing import entries_of, number
+from roadwork_serve.calibration.trajectories import CostFunction
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.rows import EvaluationRow
-from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.validation import ConfigModel, NonNegative
 
 
-def read_costs(path: Path) -> Price:
-    """A price by stage from a YAML file such as `{backbone: 0.1, vlm: 4, video: {clip: 20}}`, in whatever unit.
+class StageCost(ConfigModel):
+    """The cost of one inference of a stage, by media type. A single number holds for both."""
 
-    A look may cost the same for a photo and a clip, or be given for each. Raises ConfigError naming the entry to mend,
-    and, when it is called, for a look that has no price.
+    photo: NonNegative | None = None
+    clip: NonNegative | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _for_both(cls, value: object) -> object:
+        return value if isinstance(value, dict) else {"photo": value, "clip": value}
+
+
+class StageCosts(ConfigModel):
+    """The cost of each stage, in any unit."""
+
+    backbone: StageCost | None = None
+    signs: StageCost | None = None
+    vlm: StageCost | None = None
+    reasoner: StageCost | None = None
+    video: StageCost | None = None
+
+
+def read_costs(path: Path) -> CostFunction:
+    """Return the costs in a YAML file such as `{backbone: 0.1, vlm: 4, video: {clip: 20}}`, in any unit.
+
+    Raises ConfigError naming the entry to mend, and, when it is called, for an inference without a cost.
     """
     try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        costs = StageCosts.parse(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"the costs in {path} cannot be read ({' '.join(str(error).split())}); mend it") from None
-    prices: dict[tuple[str, str], float] = {}
-    for stage, value in entries_of(told, str(path), set(), set(STAGES)).items():
-        looks = value if isinstance(value, dict) else {"photo": value, "clip": value}
-        for kind, price in entries_of(looks, f"{path}: {stage}", set(), {"photo", "clip"}).items():
-            prices[stage, kind] = number(price, f"{path}: {stage}.{kind}", 0)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    prices = costs.model_dump(exclude_none=True)
 
-    def priced(row: EvaluationRow, stage: str) -> float:
-        if (stage, row.about.kind) not in prices:
-            raise ConfigError(f"{path}: {stage} has no price for a {row.about.kind}; add one")
-        return prices[stage, row.about.kind]
+    def price(row: EvaluationRow, stage: str) -> float:
+        kind = row.metadata.kind
+        if kind not in prices.get(stage, {}):
+            raise ConfigError(f"{path}: {stage} has no price for a {kind}; add one")
+        return prices[stage][kind]
 
-    return priced
+    return price

@@ -1,4 +1,4 @@
-"""Calibration curves, fitted: temperature, Platt, beta, isotonic; and which of them to take."""
+"""Fits calibration curves (temperature, Platt, beta, isotonic) and chooses among them."""
 
 import math
 import warnings
@@ -17,46 +17,46 @@ Floats = NDArray[np.float64]
 Truth = NDArray[np.bool_]
 Fit = Callable[[Floats, Truth, Floats], Curve]
 
-_PULL = 1.0  # as strong as one item: towards the curve that changes nothing, where all items are of one class
-_EDGE = 1e-4  # isotonic regression promises nothing surer than this, and half an item of its block
+_RIDGE = 1.0  # as strong as one item, towards the identity; needed when all items are of one class
+_MIN_PROBABILITY = 1e-4  # isotonic probabilities stay this far from 0 and 1, and at least half an item of their block
 _FOLDS = 5
-_LEAST = 20  # items, below which nothing is chosen and the stage is believed as it is
+_MIN_ITEMS = 20  # items below which the logits are left uncalibrated
 
 
 def temperature(logits: Floats, truth: Truth, weight: Floats) -> Curve:
-    """One number that the logit is multiplied with (Guo et al., 2017)."""
+    """Fit temperature scaling: a factor on the logit (Guo et al., 2017)."""
     (slope,) = _fitted(lambda w: w[0] * logits, np.array([1.0]), truth, weight, [(0, 100)])
-    return Linear(slope)
+    return Linear(slope=slope)
 
 
 def platt(logits: Floats, truth: Truth, weight: Floats) -> Curve:
-    """A line (Platt, 1999), which must not fall."""
+    """Fit Platt scaling: a non-decreasing line (Platt, 1999)."""
     slope, offset = _fitted(
         lambda w: w[0] * logits + w[1], np.array([1.0, 0.0]), truth, weight, [(0, 100), (-100, 100)]
     )
-    return Linear(slope, offset)
+    return Linear(slope=slope, offset=offset)
 
 
 def beta(logits: Floats, truth: Truth, weight: Floats) -> Curve:
-    """Beta calibration (Kull et al., 2017): logistic regression on ln p and -ln(1 - p), neither weight negative."""
+    """Fit beta calibration (Kull et al., 2017): logistic regression on ln p and -ln(1 - p), weights not negative."""
     left, right = -np.logaddexp(0, -logits), np.logaddexp(0, logits)
     bounds = [(0, 100), (0, 100), (-100, 100)]
     a, b, c = _fitted(lambda w: w[0] * left + w[1] * right + w[2], np.array([1.0, 1.0, 0.0]), truth, weight, bounds)
-    return Beta(a, b, c)
+    return Beta(a=a, b=b, c=c)
 
 
 def isotonic(logits: Floats, truth: Truth, weight: Floats) -> Curve:
-    """The best curve that does not fall; a block of items is never surer than half an item of it allows."""
+    """Fit isotonic regression; the probability of a block stays at least half an item from 0 and 1."""
     model = IsotonicRegression(out_of_bounds="clip").fit(logits, truth.astype(np.float64), sample_weight=weight)
     at, to = np.asarray(model.X_thresholds_), np.asarray(model.y_thresholds_)
     fitted = model.predict(logits)
-    held = np.array([weight[np.isclose(fitted, y)].sum() for y in to])
-    sure = np.maximum(_EDGE, 0.5 / np.maximum(held, 1))
-    clipped = np.maximum.accumulate(np.clip(to, sure, 1 - sure))
+    items = np.array([weight[np.isclose(fitted, y)].sum() for y in to])
+    floor = np.maximum(_MIN_PROBABILITY, 0.5 / np.maximum(items, 1))
+    clipped = np.maximum.accumulate(np.clip(to, floor, 1 - floor))
     x, first = np.unique(np.round(at, 4), return_index=True)
     y = np.log(clipped[first]) - np.log1p(-clipped[first])
-    keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_KNOTS)).astype(int))
-    return Isotonic(tuple(float(v) for v in x[keep]), tuple(round(float(v), 4) for v in y[keep]))
+    chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_KNOTS)).astype(int))
+    return Isotonic(x=tuple(float(v) for v in x[chosen]), y=tuple(round(float(v), 4) for v in y[chosen]))
 
 
 FITS: Mapping[str, Fit] = {
@@ -69,55 +69,55 @@ FITS: Mapping[str, Fit] = {
 
 @dataclass(frozen=True, slots=True)
 class CurveChoice:
-    """log_loss: by name, of items that the curve was not fitted to; `as it is` for none. error: its standard error.
-
-    name: of the curve chosen, the simplest within one standard error of the best.
-    """
+    """The curve chosen by cross-validation: the simplest within one standard error of the best."""
 
     name: str
+    #: None for no curve.
     curve: Curve | None
+    #: Out-of-fold log loss of each curve, by name.
     log_loss: Mapping[str, float]
-    error: float
+    #: Standard error of the best log loss.
+    standard_error: float
 
 
 def choose_curve(logits: Floats, truth: Truth, weight: Floats, groups: Sequence[str], seed: int = 0) -> CurveChoice:
-    """The curve for a stage's logits [n], by grouped cross-validation."""
-    ways: dict[str, Fit | None] = {"as it is": None, **FITS}
-    losses = {name: np.full(len(logits), math.nan) for name in ways}
-    there = len(set(groups)) if all(groups) else len(logits)
-    if len(logits) < _LEAST or truth.all() or not truth.any() or there < _FOLDS:
-        return CurveChoice("as it is", None, {}, math.nan)
+    """Choose the curve for a stage's logits [n] by grouped cross-validation."""
+    candidates: dict[str, Fit | None] = {"none": None, **FITS}
+    losses = {name: np.full(len(logits), math.nan) for name in candidates}
+    group_count = len(set(groups)) if all(groups) else len(logits)
+    if len(logits) < _MIN_ITEMS or truth.all() or not truth.any() or group_count < _FOLDS:
+        return CurveChoice("none", None, {}, math.nan)
     for train, test in folds(groups, truth, _FOLDS, seed):
-        for name, fit in ways.items():
+        for name, fit in candidates.items():
             curve = None if fit is None else fit(logits[train], truth[train], weight[train])
             losses[name][test] = log_losses(apply_curve(curve, logits[test]), truth[test])
     means = {name: float(np.average(loss, weights=weight)) for name, loss in losses.items()}
     best = min(means, key=means.__getitem__)
-    error = float(np.std(losses[best]) / math.sqrt(len(logits)))
-    name = next(name for name in ways if means[name] <= means[best] + error)
-    fit = ways[name]
-    return CurveChoice(name, None if fit is None else _rounded(fit(logits, truth, weight)), means, error)
+    standard_error = float(np.std(losses[best]) / math.sqrt(len(logits)))
+    name = next(name for name in candidates if means[name] <= means[best] + standard_error)
+    fit = candidates[name]
+    return CurveChoice(name, None if fit is None else _rounded(fit(logits, truth, weight)), means, standard_error)
 
 
 def apply_curve(curve: Curve | None, logits: Floats) -> Floats:
-    """Calibrated log-odds [n]."""
+    """Return calibrated log-odds [n]."""
     return logits if curve is None else np.array([curve(float(each)) for each in logits])
 
 
 def log_losses(logodds: Floats, truth: Truth) -> Floats:
-    """Of each item, in nats."""
+    """Return the log loss of each item, in nats."""
     return np.logaddexp(0, np.where(truth, -logodds, logodds))
 
 
 def _fitted(
     model: Callable[[Floats], Floats], rest: Floats, truth: Truth, weight: Floats, bounds: Sequence[tuple[float, float]]
 ) -> list[float]:
-    """Weights of least log loss, held a little towards those that change nothing."""
+    """Return the weights of least log loss, with a small pull towards the identity."""
 
     def loss(weights: Floats) -> float:
-        return float(np.sum(weight * log_losses(model(weights), truth)) + 0.5 * _PULL * np.sum((weights - rest) ** 2))
+        return float(np.sum(weight * log_losses(model(weights), truth)) + 0.5 * _RIDGE * np.sum((weights - rest) ** 2))
 
-    with warnings.catch_warnings(action="ignore"):  # of line searches that end early
+    with warnings.catch_warnings(action="ignore"):  # about line searches that end early
         found = minimize(loss, rest, method="L-BFGS-B", bounds=bounds)
     return [float(each) for each in found.x]
 
@@ -125,8 +125,8 @@ def _fitted(
 def _rounded(curve: Curve) -> Curve:
     match curve:
         case Linear():
-            return Linear(round(curve.slope, 4), round(curve.offset, 4))
+            return Linear(slope=round(curve.slope, 4), offset=round(curve.offset, 4))
         case Beta():
-            return Beta(round(curve.a, 4), round(curve.b, 4), round(curve.c, 4))
+            return Beta(a=round(curve.a, 4), b=round(curve.b, 4), c=round(curve.c, 4))
         case Isotonic():
             return curve

@@ -1,28 +1,26 @@
-"""A policy as a file that people read, too."""
+"""Writes policies as readable YAML files."""
 
 import math
 from pathlib import Path
 
 import yaml
 
+from roadwork_serve.atomic_write import write_text
 from roadwork_serve.cascade.policy import Policy
 
 
 def write_policy(path: Path, policy: Policy, comment: str) -> None:
-    """The policy as a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(policy_yaml(policy, comment), encoding="utf-8")
-    draft.replace(path)
+    """Write a policy to a file atomically. Raises ConfigError if the disk refuses."""
+    write_text(path, policy_yaml(policy, comment))
 
 
 def policy_yaml(policy: Policy, comment: str) -> str:
-    """The policy as a file: the comment, then one line a step."""
+    """Return the policy as YAML: the comment, then one line a step."""
     mapping = policy.to_mapping()
     lines = [f"# {line}".rstrip() for line in comment.splitlines()]
     lines += [f"{name}: {mapping[name]}" for name in ("version", "prior", "decision_threshold")]
     if policy.degradation_levels:
-        lines.append(f"gears: {_flow(mapping['degradation_levels'])}")
+        lines.append(f"degradation_levels: {_flow(mapping['degradation_levels'])}")
     for kind in ("photo", "clip"):
         lines.append(f"{kind}:")
         for step in mapping[kind]:

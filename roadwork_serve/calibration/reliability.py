@@ -1,14 +1,14 @@
-"""What became of probabilities: a stage's own and the cascade's, before and after calibration, out of fold."""
+"""Reliability of the probabilities of each stage and of the cascade, before and after calibration, out of fold."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from roadwork_serve.calibration.calibrate import CalibrationResult, Quality, quality
 from roadwork_serve.calibration.curves import FITS, apply_curve
-from roadwork_serve.cascade.log_odds import sigmoid
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.step import Step
 from roadwork_serve.evaluation.intervals import wilson
@@ -25,20 +25,23 @@ _MAX_LOGIT = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """n items whose probabilities lie together: their mean, the share that is true, and that share's 90 % interval."""
+    """A bin of a reliability diagram."""
 
     n: int
-    told: float
-    true: float
+    mean_probability: float
+    #: Share of positives.
+    positive_share: float
+    #: 90 % interval of the share of positives.
     low: float
     high: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Panel:
-    """One stage of one kind of media, or the cascade (`stage` is then "cascade"). truth, before, after: [n]."""
+    """The reliability of one stage, or of the cascade, for one media type; arrays are [n]."""
 
     media: MediaKind
+    #: Name of the stage, or "cascade".
     stage: str
     truth: Truth
     before: Floats
@@ -48,53 +51,53 @@ class Panel:
 
 
 def reliability_panels(rows: Sequence[EvaluationRow], policy: Policy, calibrated: CalibrationResult) -> list[Panel]:
-    """Every stage that was fitted and the cascade as a whole, from the rows that `policy` was calibrated on.
+    """Return a panel for every fitted stage and for the cascade, from the rows that `policy` was calibrated on.
 
-    A stage: its own word on the items that reach it under the policy, as it is, and through a curve of the kind chosen
-    for it that was fitted on other groups.
+    The panel of a stage compares its raw probabilities on the items that reach it with those through its chosen type of
+    curve, fitted on other groups.
     """
-    found: list[Panel] = []
+    panels: list[Panel] = []
     for fit in calibrated.fits:
         steps = policy.steps(fit.media)
         position = [step.stage for step in steps].index(fit.stage)
-        before_it = replace(policy, **{fit.media: steps[:position]})
+        previous_steps = policy.with_steps(fit.media, steps[:position])
         reached = [
-            (row, look.logit)
+            (row, record.logit)
             for row in rows
-            if row.about.kind == fit.media and row.about.scored
-            if _reaches(row, before_it, steps[position])
-            if (look := row.look(fit.stage)) is not None and look.logit is not None
+            if row.metadata.kind == fit.media and not row.metadata.ignore
+            if _reaches(row, previous_steps, steps[position])
+            if (record := row.record(fit.stage)) is not None and record.logit is not None
         ]
-        truth = np.array([row.about.label for row, _ in reached], dtype=bool)
+        truth = np.array([row.metadata.label for row, _ in reached], dtype=bool)
         weight = np.array([row.weight for row, _ in reached])
         raw = np.clip([logit for _, logit in reached], -_MAX_LOGIT, _MAX_LOGIT)
-        groups = [row.about.group for row, _ in reached]
+        groups = [row.metadata.group for row, _ in reached]
         if len(set(fill_group_names(groups))) < _FOLDS:
             continue
         after = _out_of_fold(raw, truth, weight, groups, fit.curve)
-        found.append(
+        panels.append(
             Panel(
                 fit.media,
                 fit.stage,
                 truth,
-                _sigmoid(raw),
-                _sigmoid(after),
+                expit(raw),
+                expit(after),
                 quality(raw, truth, weight),
                 quality(after, truth, weight),
             )
         )
     for kind, (truth, before, after) in calibrated.reliability.items():
         media: MediaKind = "clip" if kind == "clip" else "photo"
-        found.append(Panel(media, "cascade", truth, before, after, calibrated.before[kind], calibrated.after[kind]))
-    return found
+        panels.append(Panel(media, "cascade", truth, before, after, calibrated.before[kind], calibrated.after[kind]))
+    return panels
 
 
 def by_source(rows: Sequence[EvaluationRow], panel: Panel) -> Mapping[str, tuple[Quality, Quality]]:
-    """Of the cascade, before and after, by where items come from; hard negatives apart."""
-    mine = [row for row in rows if row.about.kind == panel.media and row.about.scored]
-    names = [("hard negatives of " if row.about.hard_negative else "") + row.about.source for row in mine]
-    weight = np.array([row.weight for row in mine])
-    before, after = _logodds(panel.before), _logodds(panel.after)
+    """Return the quality of the cascade before and after, by source, with hard negatives as sources of their own."""
+    kept = [row for row in rows if row.metadata.kind == panel.media and not row.metadata.ignore]
+    names = [("hard negatives of " if row.metadata.hard_negative else "") + row.metadata.source for row in kept]
+    weight = np.array([row.weight for row in kept])
+    before, after = logit(np.clip(panel.before, 1e-13, 1 - 1e-13)), logit(np.clip(panel.after, 1e-13, 1 - 1e-13))
     parts = {name: np.array([each == name for each in names]) for name in sorted(set(names))}
     return {
         name: (quality(before[at], panel.truth[at], weight[at]), quality(after[at], panel.truth[at], weight[at]))
@@ -103,20 +106,19 @@ def by_source(rows: Sequence[EvaluationRow], panel: Panel) -> Mapping[str, tuple
 
 
 def bins(truth: Truth, probability: Floats, count: int = 10) -> list[Bin]:
-    """Bins of equal width that hold anything."""
-    which = np.minimum((probability * count).astype(np.int64), count - 1)
-    found: list[Bin] = []
+    """Return the non-empty bins of equal width."""
+    bin_index = np.minimum((probability * count).astype(np.int64), count - 1)
+    panels: list[Bin] = []
     for each in range(count):
-        if n := int(np.sum(mine := which == each)):
-            low, high = wilson(float(truth[mine].sum()), n, 0.95)
-            found.append(Bin(n, float(probability[mine].mean()), float(truth[mine].mean()), low, high))
-    return found
+        if n := int(np.sum(kept := bin_index == each)):
+            low, high = wilson(float(truth[kept].sum()), n, 0.95)
+            panels.append(Bin(n, float(probability[kept].mean()), float(truth[kept].mean()), low, high))
+    return panels
 
 
-def _reaches(row: EvaluationRow, before_it: Policy, step: Step) -> bool:
-    way = replay(row, before_it)
-    wanted, likely = step.min_text_probability, way.progress.text_probability
-    return not way.done and (wanted is None or likely is None or likely >= wanted)
+def _reaches(row: EvaluationRow, previous_steps: Policy, step: Step) -> bool:
+    replayed = replay(row, previous_steps)
+    return not replayed.done and step.applies(replayed.progress.text_probability)
 
 
 def _out_of_fold(raw: Floats, truth: Truth, weight: Floats, groups: Sequence[str], curve: str) -> Floats:
@@ -125,12 +127,3 @@ def _out_of_fold(raw: Floats, truth: Truth, weight: Floats, groups: Sequence[str
         for train, test in folds(groups, truth, _FOLDS):
             after[test] = apply_curve(fit(raw[train], truth[train], weight[train]), raw[test])
     return after
-
-
-def _sigmoid(logodds: Floats) -> Floats:
-    return np.array([sigmoid(float(each)) for each in logodds])
-
-
-def _logodds(probability: Floats) -> Floats:
-    held = np.clip(probability, 1e-13, 1 - 1e-13)
-    return np.log(held) - np.log1p(-held)

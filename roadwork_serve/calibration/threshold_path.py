@@ -1,19 +1,20 @@
-"""Exit bands from never leaving early to always: one line of them, each more eager than the one before.
+"""A path of exit bands from no early exits to always exiting, each narrower than the one before.
 
-An exit is worth its saving over its risk. The risk of leaving a stage at some distance from the decision is fitted, per
-stage and side, by logistic regression; along the line the risk that is taken per unit of saving grows. Where savings
-and risks are what they seem, no other bands save more at the same risk (the condition of Lagrange).
+An exit is worth its saving divided by its risk. The risk of exiting a stage at some distance from the decision
+threshold is fitted, per stage and side, by logistic regression; along the path the accepted risk per unit of saving
+grows. If savings and risks are as estimated, no other bands save more at the same risk (the condition of Lagrange).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
+from roadwork_serve.calibration.logistic import fit_logistic
 from roadwork_serve.calibration.trajectories import Trajectories
-from roadwork_serve.cascade.log_odds import MAX_LOGODDS, sigmoid
+from roadwork_serve.cascade.log_odds import clamp, sigmoid
 from roadwork_serve.cascade.log_odds import logit as logit_of
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.schema import MediaKind
@@ -22,68 +23,62 @@ Floats = NDArray[np.float64]
 Bands = tuple[Floats, Floats]
 STEPS = 90
 _DIGITS = 6
-_RISKS = (-14.0, 4.0)  # log-odds of the risk taken where an exit saves all that can be saved
+_MIN_SLOPE = 0.05  # errors never become likelier with the distance from the threshold
+_RISKS = (-14.0, 4.0)  # log-odds of the risk accepted for an exit that saves all the cost
 
 
-def threshold_path(design: Trajectories) -> list[Bands]:
-    """Low [m] and high [m] of each, from the least eager; bands that change nothing on the design are left out."""
-    m = design.posterior.shape[1]
-    decide = logit_of(design.decision_threshold)
-    logodds = np.log(np.clip(design.posterior, 1e-13, 1)) - np.log(np.clip(1 - design.posterior, 1e-13, 1))
-    full = float(np.mean(design.cost[:, -1])) or 1.0
+def threshold_path(rows: Trajectories) -> list[Bands]:
+    """Return low [m] and high [m] of each band pair, from the widest; pairs that change nothing are left out."""
+    m = rows.posterior.shape[1]
+    threshold = logit_of(rows.decision_threshold)
+    logodds = logit(np.clip(rows.posterior, 1e-13, 1 - 1e-13))
+    full_cost = float(np.mean(rows.cost[:, -1])) or 1.0
     fits: list[tuple[int, int, float, float, float]] = []  # step, side, intercept and slope of the risk, saving
     for step in range(m - 1):
         for side in (-1, 1):
-            mine = design.spoke[:, step] & (side * (logodds[:, step] - decide) > 0)
-            if not mine.any():
+            side_rows = rows.spoke[:, step] & (side * (logodds[:, step] - threshold) > 0)
+            if not side_rows.any():
                 continue
-            wrong = design.losses(np.where(mine, side > 0, design.truth))[mine]
-            intercept, slope = _risk(np.abs(logodds[mine, step] - decide), wrong)
-            saving = float(np.mean(design.cost[mine, -1] - design.cost[mine, step])) / full
+            errors = rows.early_exit_errors(np.where(side_rows, side > 0, rows.truth))[side_rows]
+            intercept, slope = _risk(np.abs(logodds[side_rows, step] - threshold), errors)
+            saving = float(np.mean(rows.cost[side_rows, -1] - rows.cost[side_rows, step])) / full_cost
             if saving > 0:
                 fits.append((step, side, intercept, slope, saving))
     bands: list[Bands] = []
-    seen: bytes | None = None
+    previous: bytes | None = None
     for risk in np.linspace(*_RISKS, STEPS):
         low, high = np.zeros(m), np.ones(m)
         for step, side, intercept, slope, saving in fits:
-            taken = _log_odds(min(1 - 1e-9, sigmoid(float(risk)) * saving))
-            distance = (intercept - taken) / slope
-            edge = sigmoid(max(-MAX_LOGODDS, min(MAX_LOGODDS, decide + side * max(0.0, distance))))
+            risk_logit = float(logit(min(1 - 1e-9, expit(risk) * saving)))
+            distance = (intercept - risk_logit) / slope
+            edge = sigmoid(clamp(threshold + side * max(0.0, distance)))
             if side < 0:
-                low[step] = min(math.floor(edge * 10**_DIGITS) / 10**_DIGITS, design.decision_threshold)
+                low[step] = min(math.floor(edge * 10**_DIGITS) / 10**_DIGITS, rows.decision_threshold)
             else:
-                high[step] = max(math.ceil(edge * 10**_DIGITS) / 10**_DIGITS, design.decision_threshold)
-        now = design.cut(low, high)[2].tobytes()
-        if now != seen:
+                high[step] = max(math.ceil(edge * 10**_DIGITS) / 10**_DIGITS, rows.decision_threshold)
+        exit_steps = rows.apply_bands(low, high)[2].tobytes()
+        if exit_steps != previous:
             bands.append((low, high))
-        seen = now
+        previous = exit_steps
     return bands
 
 
 def with_bands(policy: Policy, kind: MediaKind, low: Sequence[float], high: Sequence[float]) -> Policy:
-    """The policy with these exit bands for one kind of media. Its last stage ends everything."""
+    """Return the policy with these exit bands for one media type. Every item exits at its last stage."""
     steps = policy.steps(kind)
     edges = [*zip(low[:-1], high[:-1], strict=True), (policy.decision_threshold, policy.decision_threshold)]
-    new = tuple(replace(s, low=float(a), high=float(b)) for s, (a, b) in zip(steps, edges, strict=True))
-    return replace(policy, photo=new) if kind == "photo" else replace(policy, clip=new)
+    new = [step.with_band(float(a), float(b)) for step, (a, b) in zip(steps, edges, strict=True)]
+    return policy.with_steps(kind, new)
 
 
-def _risk(distance: Floats, wrong: NDArray[np.bool_], rounds: int = 50) -> tuple[float, float]:
-    """Log-odds of a loss as intercept - slope x distance, by ridge regression towards 0 and 1; slope above 0."""
+def _risk(distance: Floats, errors: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return intercept and slope of the log-odds of an early-exit error: intercept - slope x distance.
+
+    Ridge logistic regression towards 0 and 1, with a slope of at least _MIN_SLOPE.
+    """
     x = np.stack([np.ones_like(distance), -distance], axis=1)
-    rest, weights = np.array([0.0, 1.0]), np.array([0.0, 1.0])
-    for _ in range(rounds):
-        p = 1 / (1 + np.exp(-np.clip(x @ weights, -40, 40)))
-        slope = x.T @ (p - wrong) + (weights - rest)
-        curve = (x * (p * (1 - p))[:, None]).T @ x + np.eye(2)
-        move = np.linalg.solve(curve, slope)
-        weights = weights - move
-        weights[1] = max(weights[1], 0.05)
-        if np.max(np.abs(move)) < 1e-9:
-            break
-    return float(weights[0]), float(weights[1])
-
-
-def _log_odds(p: float) -> float:
-    return math.log(p) - math.log1p(-p)
+    intercept, slope = fit_logistic(x, errors, np.array([0.0, 1.0]))
+    if slope < _MIN_SLOPE:
+        slope = _MIN_SLOPE
+        (intercept,) = fit_logistic(x[:, :1], errors, np.array([0.0]), offset=slope * x[:, 1])
+    return float(intercept), float(slope)

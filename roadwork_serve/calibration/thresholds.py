@@ -1,11 +1,11 @@
-"""Exit bands of least cost with a stated bound on what leaving early costs in errors: learn, then test.
+"""Finds the exit bands of least cost with a proven bound on early-exit errors (learn, then test).
 
-An item is a loss when it is labelled wrong for having left early, all stages together being right: at least as much as
-the extra error. On a part of the rows a line of bands is drawn, from never leaving early to always; on the rest, which
-had no say in that, they are tested one after the other, from the least eager on, each with an exact binomial p-value,
-until one fails. The chance that the last that passed breaks the bound is at most 1 - confidence, whatever the line is:
-fixed-sequence testing within learn-then-test (Angelopoulos et al., 2021), with a line of good trade-offs (Laufer-Goren
-et al., 2023).
+An early-exit error is an item that gets a wrong label because it exited early, while all stages together would have
+been correct; their rate is at least the extra error rate. On the calibration rows a path of bands is fitted, from no
+early exits to always exiting. On the test rows, which had no influence on the path, the bands are tested one after the
+other from the widest on, each with an exact binomial p-value, until one fails. The probability that the last band that
+passed breaks the bound is at most 1 - confidence, whatever the path: fixed-sequence testing within learn-then-test
+(Angelopoulos et al., 2021), with a path of good trade-offs (Laufer-Goren et al., 2023).
 """
 
 import hashlib
@@ -14,14 +14,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.calibration.bound import min_sample_size, p_value
 from roadwork_serve.calibration.threshold_path import Bands, threshold_path, with_bands
-from roadwork_serve.calibration.trajectories import Price, Trajectories, flops_cost, trajectories
+from roadwork_serve.calibration.trajectories import CostFunction, Trajectories, flops_cost, trajectories
 from roadwork_serve.cascade.certificate import RiskBound, RiskCertificate
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import ConfigError
@@ -35,18 +35,19 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class TuningSettings:
-    """max_loss: share of all items that may be lost, at most. test_share: of the rows, for the test.
+    """The bound to prove and the cost to minimise."""
 
-    rows_to_design: names of rows that bands and calibrators may be, or have been, fitted to; the others are the test.
-        None draws lots.
-    """
-
+    #: Upper bound on the share of items with an early-exit error.
     risk_limit: float = 0.01
     confidence: float = 0.95
+    #: Share of the rows to test with.
     test_share: float = 0.6
-    rows_to_design: frozenset[str] | None = None
+    #: Names of the rows that bands and calibration may be, or were, fitted to; the others are the test. None splits
+    #: the rows at random.
+    calibration_rows: frozenset[str] | None = None
+    #: Version of the tuned policy.
     version: str = "tuned"
-    price: Price = flops_cost
+    cost_function: CostFunction = flops_cost
 
     def __post_init__(self) -> None:
         for name in ("risk_limit", "confidence", "test_share"):
@@ -54,146 +55,153 @@ class TuningSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}; write a number between 0 and 1, both excluded")
 
 
+class BandTest(NamedTuple):
+    """The test of one pair of exit bands."""
+
+    #: Mean cost per item.
+    cost: float
+    #: Number of early-exit errors.
+    errors: int
+    passed: bool
+
+
 @dataclass(frozen=True, slots=True)
 class MediaResult:
-    """One kind of media. promise: of the bands chosen; thinned: rows that the test left out, to be fair.
-
-    cost, full_cost: a mean item's under the bands and with all stages asked. exits: share that left at each step.
-    tried: as in `SequenceTestResult`. more: rows that are missing for any promise; None where none are, or no number would do.
-    """
+    """The tuning of one media type."""
 
     media: MediaKind
-    promise: RiskBound | None
+    #: The bound that was proven for the chosen bands; None when none was.
+    bound: RiskBound | None
+    #: Mean cost per item under the chosen bands.
     cost: float
+    #: Mean cost per item without early exits.
     full_cost: float
     accuracy: float
     full_accuracy: float
+    #: Share of the items that exit at each step.
     exits: tuple[float, ...]
-    tried: tuple[tuple[float, int, bool], ...]
-    thinned: int
-    more: int | None
+    #: The bands tested, from the widest.
+    tested_bands: tuple[BandTest, ...]
+    #: Number of test rows that were left out so that the rest are independent.
+    left_out: int
+    #: Number of rows that are missing for any bound; None when none are, or when no number would be enough.
+    rows_missing: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class TuningResult:
-    """The policy: with its certificate where something could be promised; a kind that could not leaves nobody early."""
+    """The tuned policy, with a certificate if a bound was proven. Media types without one have no early exits."""
 
     policy: Policy
     parts: tuple[MediaResult, ...]
 
     @property
-    def why_not(self) -> str:
-        """What is missing, in words; empty where all was promised."""
+    def shortfall(self) -> str:
+        """What is missing for the bounds that were not proven; empty when all were."""
         lines: list[str] = []
         for part in self.parts:
-            if part.promise is None:
-                wanted = "even the least eager exits are lost too often, so no number of rows would do"
-                if part.more is not None:
-                    wanted = f"about {part.more:,} more rows of {part.media}s are needed"
-                lines.append(f"nothing can be promised of {part.media}s: {wanted}")
+            if part.bound is None:
+                wanted = "even the widest bands cause too many early-exit errors, so no number of rows is enough"
+                if part.rows_missing is not None:
+                    wanted = f"about {part.rows_missing:,} more rows of {part.media}s are needed"
+                lines.append(f"no bound was proven for {part.media}s: {wanted}")
         return "; ".join(lines)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceTestResult:
-    """bands: the most eager that keep the bound, None where none was proven to. losses, p_value: of these, on the test.
+    """The outcome of a fixed-sequence test."""
 
-    tried: of each bands of the line, the mean cost and the losses on the test, and whether it passed.
-    """
-
+    #: The narrowest bands that keep the bound; None when none do.
     bands: Bands | None
-    losses: int
+    #: Early-exit errors of these bands on the test.
+    errors: int
+    #: P-value of these bands.
     p_value: float
-    tried: tuple[tuple[float, int, bool], ...]
+    tested_bands: tuple[BandTest, ...]
 
 
 def fixed_sequence_test(
-    design: Trajectories, test: Trajectories, risk_limit: float, confidence: float
+    calibration: Trajectories, test: Trajectories, risk_limit: float, confidence: float
 ) -> SequenceTestResult:
-    """Draw the line of bands on the design and test along it, on rows that are independent and had no say in it."""
+    """Fit a path of bands to the calibration rows, and test along it on independent rows."""
     n = len(test.truth)
-    proof, tried = SequenceTestResult(None, 0, 1.0, ()), list[tuple[float, int, bool]]()
-    going = n > 0
-    for bands in threshold_path(design) if len(design.truth) else []:
-        said, cost, _ = test.cut(*bands)
-        losses = int(test.losses(said).sum())
-        p = p_value(losses, n, risk_limit)
-        going = going and p <= 1 - confidence  # one that fails ends it, whatever comes behind
-        tried.append((float(np.mean(cost)) if n else math.nan, losses, bool(going)))
-        if going:
-            proof = SequenceTestResult(bands, losses, p, ())
-    return replace(proof, tried=tuple(tried))
+    result, tested = SequenceTestResult(None, 0, 1.0, ()), list[BandTest]()
+    passed = n > 0
+    for bands in threshold_path(calibration) if len(calibration.truth) else []:
+        predicted, cost, _ = test.apply_bands(*bands)
+        errors = int(test.early_exit_errors(predicted).sum())
+        p = p_value(errors, n, risk_limit)
+        passed = passed and p <= 1 - confidence  # the first failure ends the sequence
+        tested.append(BandTest(float(np.mean(cost)) if n else math.nan, errors, bool(passed)))
+        if passed:
+            result = SequenceTestResult(bands, errors, p, ())
+    return replace(result, tested_bands=tuple(tested))
 
 
 def tune(rows: Sequence[EvaluationRow], base: Policy, settings: TuningSettings) -> TuningResult:
-    """The base policy with the exit bands of least cost that keep the bound.
+    """Return the base policy with the exit bands of least cost that keep the bound.
 
-    rows: in which every stage of the policy spoke. Where a kind of media has no rows its bands stay as they are and
-    nothing is promised of it. Raises ConfigError where there are none at all.
+    rows: must hold a prediction of every stage of the policy. A media type without rows keeps its bands and gets no
+    bound. Raises ConfigError when there are no rows at all.
     """
-    scored = [row for row in rows if row.about.scored]
-    kinds: list[MediaKind] = [kind for kind in ("photo", "clip") if any(row.about.kind == kind for row in scored)]
+    usable = [row for row in rows if not row.metadata.ignore]
+    kinds: list[MediaKind] = [kind for kind in ("photo", "clip") if any(row.metadata.kind == kind for row in usable)]
     if not kinds:
-        raise ConfigError(
-            "there are no rows to tune with; take those of `roadwork evaluate --ask-everyone --rows FILE`"
-        )
-    policy, parts = replace(base, version=settings.version, certificate=None), list[MediaResult]()
-    confidence = 1 - (1 - settings.confidence) / len(kinds)  # each kind's own, so that both hold together
+        raise ConfigError("there are no rows to tune with; take those of `roadwork evaluate --all-stages --rows FILE`")
+    policy, parts = base.model_copy(update={"version": settings.version, "certificate": None}), list[MediaResult]()
+    confidence = 1 - (1 - settings.confidence) / len(kinds)  # of each media type, so that both bounds hold together
     tested: list[EvaluationRow] = []
     for kind in kinds:
-        mine = [row for row in scored if row.about.kind == kind]
+        mine = [row for row in usable if row.metadata.kind == kind]
         policy, part, test = _tune_kind(mine, policy, kind, confidence, settings)
         parts.append(part)
-        tested += test if part.promise is not None else []
-    promises = tuple(part.promise for part in parts if part.promise is not None)
-    if promises:
-        policy = replace(
-            policy,
-            certificate=RiskCertificate(
-                settings.risk_limit,
-                settings.confidence,
-                METHOD,
-                digest(rows),
-                sum(not row.about.taught for row in tested),
-                datetime.now(UTC).date().isoformat(),
-                promises,
-            ),
+        tested += test if part.bound is not None else []
+    bounds = tuple(part.bound for part in parts if part.bound is not None)
+    if bounds:
+        certificate = RiskCertificate(
+            risk_limit=settings.risk_limit,
+            confidence=settings.confidence,
+            method=METHOD,
+            data_sha256=digest(rows),
+            human_labeled=sum(not row.metadata.pseudo_labeled for row in tested),
+            date=datetime.now(UTC).date().isoformat(),
+            bounds=bounds,
         )
+        policy = policy.model_copy(update={"certificate": certificate})
     return TuningResult(policy, tuple(parts))
 
 
 def digest(rows: Sequence[EvaluationRow]) -> str:
-    """SHA-256 of rows, hex, whatever their order."""
+    """Return the SHA-256 of rows in any order, hex."""
     each = sorted(hashlib.sha256(json.dumps(row, default=_fields, sort_keys=True).encode()).digest() for row in rows)
     return hashlib.sha256(b"".join(each)).hexdigest()
 
 
 def _fields(part: Any) -> dict[str, Any]:
-    """As `dataclasses.asdict`, several times as fast."""
+    """Return the fields of a dataclass: a fast, shallow `dataclasses.asdict`."""
     return {field.name: getattr(part, field.name) for field in fields(part)}
 
 
 def holdout_mask(rows: Sequence[EvaluationRow], share: float) -> Bools:
-    """Which rows lots by group, or where there is none by name, keep for the test: nothing may be fitted to them."""
-    return stable_uniforms([row.about.group or row.about.name for row in rows], "test") < share
+    """Return which rows are held out for the test, drawn by group, or by name without one; fit nothing to them."""
+    return stable_uniforms([row.metadata.group or row.metadata.name for row in rows], "test") < share
 
 
 def subsample_independent(rows: Sequence[EvaluationRow]) -> Bools:
-    """Which rows to test with: one of each group, drawn by lot, and of groups that stand for unequal parts of the
-    traffic as many as make them equal.
+    """Return which rows to test with: one random row a group, with groups thinned in proportion to their weight.
 
-    A group whose rows together stand for w items stays with the chance w over the largest, so those that stay are a
-    fair sample of the items, not of the groups.
+    A group whose rows stand for w items is kept with probability w / (the largest w), so the rows kept are a fair
+    sample of the items, not of the groups.
     """
-    names = [row.about.name for row in rows]
+    names = [row.metadata.name for row in rows]
     weight = np.array([row.weight for row in rows])
-    _, group = np.unique(fill_group_names([row.about.group for row in rows]), return_inverse=True)
+    _, group = np.unique(fill_group_names([row.metadata.group for row in rows]), return_inverse=True)
     total = np.bincount(group, weights=weight)
     first: dict[int, int] = {}
-    for at in map(
-        int, np.argsort(-(stable_uniforms(names, "first of group") ** (1 / weight)))
-    ):  # the heavier, the sooner
-        first.setdefault(int(group[at]), at)
+    # Heavier rows tend to come first.
+    for index in map(int, np.argsort(-(stable_uniforms(names, "first of group") ** (1 / weight)))):
+        first.setdefault(int(group[index]), index)
     chosen = np.zeros(len(rows), dtype=bool)
     chosen[list(first.values())] = True
     return chosen & (stable_uniforms(names, "thin") < total[group] / total.max())
@@ -202,46 +210,54 @@ def subsample_independent(rows: Sequence[EvaluationRow]) -> Bools:
 def _tune_kind(
     rows: Sequence[EvaluationRow], base: Policy, kind: MediaKind, confidence: float, settings: TuningSettings
 ) -> tuple[Policy, MediaResult, list[EvaluationRow]]:
-    if settings.rows_to_design is None:
+    if settings.calibration_rows is None:
         to_test = holdout_mask(rows, settings.test_share)
     else:
-        to_test = np.array([row.about.name not in settings.rows_to_design for row in rows], dtype=bool)
-    whole = trajectories(rows, base, kind, settings.price)
-    design = whole.part(~to_test)
-    at_test = np.flatnonzero(to_test)
-    fair = at_test[subsample_independent([rows[int(at)] for at in at_test])] if len(at_test) else at_test
-    test = whole.part(np.isin(np.arange(len(rows)), fair))
-    proof = fixed_sequence_test(design, test, settings.risk_limit, confidence)
-    low, high = proof.bands if proof.bands is not None else whole.never
-    said, cost, left = whole.cut(low, high)
-    promise = None
+        to_test = np.array([row.metadata.name not in settings.calibration_rows for row in rows], dtype=bool)
+    full = trajectories(rows, base, kind, settings.cost_function)
+    calibration = full.part(~to_test)
+    held_out = np.flatnonzero(to_test)
+    independent = (
+        held_out[subsample_independent([rows[int(index)] for index in held_out])] if len(held_out) else held_out
+    )
+    test = full.part(np.isin(np.arange(len(rows)), independent))
+    proof = fixed_sequence_test(calibration, test, settings.risk_limit, confidence)
+    low, high = proof.bands if proof.bands is not None else full.no_exit_bands
+    predicted, cost, exit_step = full.apply_bands(low, high)
+    bound = None
     if proof.bands is not None:
-        promise = RiskBound(kind, len(fair), proof.losses, proof.p_value, confidence)
+        bound = RiskBound(
+            media=kind, n=len(independent), errors=proof.errors, p_value=proof.p_value, confidence=confidence
+        )
     part = MediaResult(
         media=kind,
-        promise=promise,
+        bound=bound,
         cost=float(np.mean(cost)),
-        full_cost=float(np.mean(whole.cost[:, -1])),
-        accuracy=float(np.mean(said == whole.truth)),
-        full_accuracy=float(np.mean((whole.posterior[:, -1] >= whole.decision_threshold) == whole.truth)),
-        exits=tuple(float(np.mean(left == step)) for step in range(whole.posterior.shape[1])),
-        tried=proof.tried,
-        thinned=len(at_test) - len(fair),
-        more=None if promise is not None else _more(design, len(fair), len(rows), confidence, settings),
+        full_cost=float(np.mean(full.cost[:, -1])),
+        accuracy=float(np.mean(predicted == full.truth)),
+        full_accuracy=float(np.mean((full.posterior[:, -1] >= full.decision_threshold) == full.truth)),
+        exits=tuple(float(np.mean(exit_step == step)) for step in range(full.posterior.shape[1])),
+        tested_bands=proof.tested_bands,
+        left_out=len(held_out) - len(independent),
+        rows_missing=(
+            None if bound is not None else _rows_missing(calibration, len(independent), len(rows), confidence, settings)
+        ),
     )
     return (
         with_bands(base, kind, [float(v) for v in low], [float(v) for v in high]),
         part,
-        [rows[int(at)] for at in fair],
+        [rows[int(index)] for index in independent],
     )
 
 
-def _more(design: Trajectories, n: int, rows: int, confidence: float, settings: TuningSettings) -> int | None:
-    """Rows it would take beside those there are, going by what is lost on the design by the least eager bands."""
-    loss = 0.0
-    if len(design.truth) and (bands := threshold_path(design)):
-        loss = float(np.mean(design.losses(design.cut(*bands[0])[0])))
-    wanted = min_sample_size(settings.risk_limit, confidence, loss)
+def _rows_missing(
+    calibration: Trajectories, n: int, rows: int, confidence: float, settings: TuningSettings
+) -> int | None:
+    """Estimate how many more rows are needed, from the error rate of the widest bands on the calibration rows."""
+    error_rate = 0.0
+    if len(calibration.truth) and (bands := threshold_path(calibration)):
+        error_rate = float(np.mean(calibration.early_exit_errors(calibration.apply_bands(*bands[0])[0])))
+    wanted = min_sample_size(settings.risk_limit, confidence, error_rate)
     if wanted is None:
         return None
     share = n / rows if n else settings.test_share

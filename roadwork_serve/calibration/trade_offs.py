@@ -1,5 +1,7 @@
-"""What other bounds would cost. A table to choose from: each of its lines is tested, but only what is asked for first,
-before the table was seen, is promised."""
+"""The cost of alternative bounds.
+
+Every row is tested, but the guarantee holds only for a bound chosen before looking at the table.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,20 +18,26 @@ CONFIDENCES = (0.9, 0.95)
 
 @dataclass(frozen=True, slots=True)
 class TradeOff:
-    """holds: the test would be passed by bands of this cost and these exits. least: items a test takes at the least,
-    without a loss among them. n: that this test had; 0 where nothing was promised. more: rows that are missing."""
+    """One bound with one confidence, for one media type."""
 
     media: MediaKind
     risk_limit: float
     confidence: float
-    holds: bool
+    #: Whether the test passes.
+    proven: bool
+    #: Mean cost per item under the bands found.
     cost: float
+    #: Mean cost per item without early exits.
     full_cost: float
     accuracy: float
+    #: Share of the items that exit at each step.
     exits: tuple[float, ...]
-    least: int
-    n: int
-    more: int | None
+    #: Number of items that a test needs if it finds no errors.
+    min_test_size: int
+    #: Number of items in this test; 0 when nothing was proven.
+    test_size: int
+    #: Number of rows that are missing; None when none are, or when no number would be enough.
+    rows_missing: int | None
 
 
 def trade_offs(
@@ -39,27 +47,27 @@ def trade_offs(
     bounds: Sequence[float] = BOUNDS,
     confidences: Sequence[float] = CONFIDENCES,
 ) -> list[TradeOff]:
-    """Every bound with every confidence, by kind of media."""
+    """Return every bound with every confidence, by media type."""
     cases: list[TradeOff] = []
     for confidence in confidences:
         for bound in bounds:
             parts = tune(rows, base, replace(settings, risk_limit=bound, confidence=confidence)).parts
             own = 1 - (1 - confidence) / len(parts)
             for part in parts:
-                promise = part.promise
+                proven = part.bound
                 cases.append(
                     TradeOff(
                         part.media,
                         bound,
                         confidence,
-                        promise is not None,
+                        proven is not None,
                         part.cost,
                         part.full_cost,
                         part.accuracy,
                         part.exits,
                         min_sample_size(bound, own) or 0,
-                        0 if promise is None else promise.n,
-                        part.more,
+                        0 if proven is None else proven.n,
+                        part.rows_missing,
                     )
                 )
     return sorted(cases, key=lambda case: (case.media != "photo", case.risk_limit, case.confidence))

@@ -1,7 +1,7 @@
-"""Asking everyone: a share of the items is shown, once answered, to every stage that the answer did not need.
+"""Full-cascade audits: after the verdict, a share of the items is sent to every stage that the verdict did not need.
 
-What comes of it tells what earlier exits cost, and is what calibration and thresholds are fitted to. The share is drawn
-by lot, whatever the answer was, so each item so judged stands for one over the share of all.
+Audits measure the cost of early exits, and calibration and thresholds are fitted to them. Items are sampled at random,
+independently of the verdict, so each audited item represents one over the share of all items.
 """
 
 import asyncio
@@ -23,60 +23,62 @@ OnAudited = Callable[[Verdict, tuple[StageReport, ...]], None]
 
 @dataclass(slots=True)
 class AuditCounts:
-    """Items that every stage has judged, and those given up: too many at once, or a stage was busy or failed."""
+    """Results of audits."""
 
-    judged: int = 0
+    #: Items with a prediction of every stage.
+    completed: int = 0
+    #: Items without: too many at the same time, or a stage was busy or failed.
     abandoned: int = 0
 
 
 class AuditRunner:
-    """The surveys at work. told: of every answer and of what the stages said that it had not asked."""
+    """Runs audits. `on_audited` receives the verdict and the reports of the stages that it had not needed."""
 
-    def __init__(self, told: OnAudited | None = None) -> None:
-        self.tally = AuditCounts()
-        self._told = told
-        self._beside = BackgroundTasks()
+    def __init__(self, on_audited: OnAudited | None = None) -> None:
+        self.counts = AuditCounts()
+        self._on_audited = on_audited
+        self._tasks = BackgroundTasks()
 
-    def takes(self, audit: Audit, request_id: str) -> bool:
-        """Whether every stage is to judge the item now: it is of the share, and there is room."""
-        if not audit.takes(request_id):
+    def should_run(self, audit: Audit, request_id: str) -> bool:
+        """Return whether to audit the item now: it is sampled, and the limit of concurrent audits is not reached."""
+        if not audit.samples(request_id):
             return False
-        if self._beside.count >= audit.max_concurrent:
-            self.tally.abandoned += 1
+        if self._tasks.count >= audit.max_concurrent:
+            self.counts.abandoned += 1
             return False
         return True
 
     def start(
         self,
-        answered: Verdict,
+        verdict: Verdict,
         item: Item,
         steps: Sequence[Step],
         stages: Mapping[str, Batcher],
         known: Mapping[str, StageAnswer],
     ) -> None:
-        """Show the item to those of the steps' stages that have not seen it. known: what the others said."""
-        late = replace(item, deadline_s=self._beside.deadline_s())
+        """Send the item to the stages of the steps that are not among the `known` answers."""
+        late = replace(item, deadline_s=self._tasks.deadline_s())
         rest = [step for step in steps if step.stage not in known]
-        self._beside.start(self._ask(answered, late, rest, stages), f"survey of {item.request_id}")
+        self._tasks.start(self._audit(verdict, late, rest, stages), f"audit of {item.request_id}")
 
     async def aclose(self) -> None:
-        """End those at work."""
-        await self._beside.aclose()
+        """Cancel running audits."""
+        await self._tasks.aclose()
 
-    async def _ask(self, answered: Verdict, item: Item, steps: Sequence[Step], stages: Mapping[str, Batcher]) -> None:
-        """Nobody waits for it: by its late deadline every queue lets others go first."""
+    async def _audit(self, verdict: Verdict, item: Item, steps: Sequence[Step], stages: Mapping[str, Batcher]) -> None:
+        """Query the stages. The item's late deadline gives other items precedence in every queue."""
         async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(_one(step, item, stages)) for step in steps]
-        reports = [task.result() for task in asked]
+            queries = [group.create_task(_query(step, item, stages)) for step in steps]
+        reports = [query.result() for query in queries]
         if any(report is None for report in reports):
-            self.tally.abandoned += 1
+            self.counts.abandoned += 1
             return
-        self.tally.judged += 1
-        if self._told is not None:
-            self._told(answered, tuple(report for report in reports if report is not None))
+        self.counts.completed += 1
+        if self._on_audited is not None:
+            self._on_audited(verdict, tuple(report for report in reports if report is not None))
 
 
-async def _one(step: Step, item: Item, stages: Mapping[str, Batcher]) -> StageReport | None:
+async def _query(step: Step, item: Item, stages: Mapping[str, Batcher]) -> StageReport | None:
     if step.stage not in stages:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What waits for a stage and what runs in it: the entries of a batcher's queue and its calls in flight."""
+"""The queue entries of a batcher and its calls in flight."""
 
 import asyncio
 from dataclasses import dataclass
@@ -9,55 +9,57 @@ from roadwork_serve.errors import StageFailed
 
 @dataclass(frozen=True, slots=True)
 class StageAnswer:
-    """An opinion and what it took to get it.
+    """A stage's prediction and its timing."""
 
-    queue_ms: from submission until a slot took the item; where a first call failed, that call too.
-    rpc_ms: the client's round trip less what the stage reports as its own time.
-    batch_size: items in the call.
-    """
-
-    opinion: StagePrediction
+    prediction: StagePrediction
+    #: From submission until a slot took the item; includes the first call if that one failed.
     queue_ms: float
+    #: The client's round trip without the time that the stage reports as its own.
     rpc_ms: float
+    #: Items in the call.
     batch_size: int
 
 
 @dataclass(slots=True, eq=False)
 class QueuedItem:
-    """An item somebody waits for. since: when it came, on the clock of `time.monotonic()`."""
+    """An item with a caller that waits for its answer."""
 
     item: Item
-    since: float
+    #: Time of submission, on the clock of `time.monotonic()`.
+    submitted_s: float
     answer: asyncio.Future[StageAnswer]
-    call: "Call | None" = None  # None while it waits
-    again: bool = False  # its first call failed
-    alone: bool = False  # so it is not to be in a batch with others
-    spare: bool = False  # worth asking only while there is nothing else to do
+    #: None while the item is queued.
+    call: "Call | None" = None
+    #: Its first call failed.
+    retried: bool = False
+    #: It must not share a batch with other items.
+    isolated: bool = False
+    #: It runs only while the stage has nothing else to do.
+    best_effort: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A batch in flight.
-
-    began_s: when, on the clock of `time.monotonic()`. waiters: how many of its entries somebody still waits for.
-    """
+    """A batch in flight."""
 
     entries: list[QueuedItem]
     task: asyncio.Task[None]
-    began_s: float
+    #: On the clock of `time.monotonic()`.
+    started_s: float
+    #: Entries whose caller still waits.
     waiters: int
-    spare: bool = False
+    best_effort: bool = False
     stopped: bool = False
     timed_out: bool = False
 
     def stop(self) -> None:
-        """Cancel, once: a client that winds down in good order is not disturbed again."""
+        """Cancel the call once: an orderly shutdown of the client is not interrupted by a second cancellation."""
         if not self.stopped:
             self.stopped = True
             self.task.cancel()
 
     def fail(self, message: str, cause: BaseException | None = None) -> None:
-        """Raise StageFailed for whoever still waits."""
+        """Raise StageFailed for all callers that still wait."""
         for entry in self.entries:
             fail(entry, message, cause)
 
@@ -65,7 +67,7 @@ class Call:
 def fail(
     entry: QueuedItem, message: str, cause: BaseException | None = None, kind: type[StageFailed] = StageFailed
 ) -> None:
-    """Raise it for whoever waits for the entry, if it has no answer yet."""
+    """Raise an error for the caller of the entry, if it has no answer yet."""
     if not entry.answer.done():
         error = kind(message)
         error.__cause__ = cause

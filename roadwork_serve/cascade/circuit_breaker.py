@@ -1,4 +1,4 @@
-"""A circuit breaker: a stage that fails again and again is left alone for a while, then tried with one call."""
+"""A circuit breaker: after repeated failures a stage is not called during a cooldown, then tested with one call."""
 
 import time
 from typing import Literal
@@ -10,50 +10,51 @@ COOLDOWN_S, MAX_COOLDOWN_S = 1.0, 30.0
 
 
 class CircuitBreaker:
-    """Opens after FAILURES failed calls in a row. Each rest is twice the last, up to LONGEST_REST_S; the first call
-    that is answered closes it.
+    """Opens after FAILURES failed calls in a row.
+
+    Each cooldown is twice as long as the one before, up to MAX_COOLDOWN_S. The first successful call closes it.
     """
 
     def __init__(self) -> None:
         self._failures = 0
-        self._rest_s = COOLDOWN_S
-        self._until_s = 0.0  # rests until then, on the clock of time.monotonic()
-        self._trying = False
+        self._cooldown_s = COOLDOWN_S
+        self._open_until_s = 0.0  # on the clock of time.monotonic()
+        self._testing = False
 
     @property
     def state(self) -> State:
-        """closed: calls pass. open: none do. half_open: one may, to see."""
+        """`closed`: calls pass. `open`: none do. `half_open`: a single call may pass, as a test."""
         if self._failures < FAILURES:
             return "closed"
-        return "open" if self.rests_s() > 0 else "half_open"
+        return "open" if self.cooldown_left_s() > 0 else "half_open"
 
-    def rests_s(self) -> float:
-        """Seconds of rest that are left; below zero once it is over."""
-        return self._until_s - time.monotonic()
+    def cooldown_left_s(self) -> float:
+        """Return the remaining seconds of the cooldown; negative once it is over."""
+        return self._open_until_s - time.monotonic()
 
-    def lets_pass(self) -> bool:
-        """Whether a call may begin now."""
+    def allow(self) -> bool:
+        """Return whether a call may start now."""
         state = self.state
-        return state == "closed" or (state == "half_open" and not self._trying)
+        return state == "closed" or (state == "half_open" and not self._testing)
 
-    def began(self) -> None:
-        """A call began."""
-        self._trying = self.state == "half_open"
+    def on_start(self) -> None:
+        """Record the start of a call."""
+        self._testing = self.state == "half_open"
 
-    def answered(self) -> None:
-        """A call was answered."""
-        self._failures, self._rest_s, self._trying = 0, COOLDOWN_S, False
+    def on_success(self) -> None:
+        """Record a successful call."""
+        self._failures, self._cooldown_s, self._testing = 0, COOLDOWN_S, False
 
-    def failed(self) -> bool:
-        """A call failed. True when that opened it."""
-        tried, self._trying = self._trying, False
+    def on_failure(self) -> bool:
+        """Record a failed call. Returns whether it opened the breaker."""
+        tested, self._testing = self._testing, False
         self._failures += 1
-        if self._failures != FAILURES and not tried:
+        if self._failures != FAILURES and not tested:
             return False
-        self._until_s = time.monotonic() + self._rest_s
-        self._rest_s = min(MAX_COOLDOWN_S, 2 * self._rest_s)
+        self._open_until_s = time.monotonic() + self._cooldown_s
+        self._cooldown_s = min(MAX_COOLDOWN_S, 2 * self._cooldown_s)
         return True
 
-    def abandoned(self) -> None:
-        """A call was given up before it could tell."""
-        self._trying = False
+    def on_cancel(self) -> None:
+        """Record a call that was cancelled before its result was known."""
+        self._testing = False

@@ -1,116 +1,83 @@
-"""What a stage's raw log-odds are worth by themselves: the calibration curve, as data.
+"""Calibration curves: from a stage's raw log-odds to calibrated ones.
 
-Every curve rises, or at least does not fall. `Linear` is temperature scaling (Guo et al., 2017) and Platt's (1999);
-`Beta` is beta calibration (Kull et al., 2017): its logit is a ln p - b ln(1 - p) + c; `Isotonic` is isotonic regression.
+No curve decreases. `Linear` is temperature scaling (Guo et al., 2017) and Platt scaling (Platt, 1999); `Beta` is beta
+calibration (Kull et al., 2017): its logit is a ln p - b ln(1 - p) + c; `Isotonic` is isotonic regression.
 """
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Literal, Self
 
-from roadwork_serve.cascade.parsing import entries_of, items_of, number
-from roadwork_serve.errors import ConfigError
+from pydantic import Field, model_validator
 
-FAR = 1e6  # where an infinite logit is cut off
+from roadwork_serve.validation import ConfigModel, rule_error
+
+FAR = 1e6  # infinite logits are clipped to this
 MAX_KNOTS = 256
 
+Weight = Annotated[float, Field(strict=True, ge=0, le=FAR, allow_inf_nan=False)]
+Logit = Annotated[float, Field(strict=True, ge=-FAR, le=FAR, allow_inf_nan=False)]
 
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """slope x logit + offset."""
 
-    slope: float = 1.0
-    offset: float = 0.0
+class Linear(ConfigModel):
+    """A straight line: slope x logit + offset."""
+
+    kind: Literal["linear"] = Field(default="linear", description="kind of the curve")
+    slope: Weight = Field(description="factor on the raw log-odds, 0 or more")
+    offset: Logit = Field(default=0.0, description="log-odds to add")
 
     def __call__(self, logit: float) -> float:
-        """Calibrated log-odds."""
+        """Return the calibrated log-odds."""
         return self.slope * logit + self.offset
 
 
-@dataclass(frozen=True, slots=True)
-class Beta:
-    """a ln p - b ln(1 - p) + c of the probability p that the logit stands for."""
+class Beta(ConfigModel):
+    """Beta calibration: a ln p - b ln(1 - p) + c for the probability p of the logit."""
 
-    a: float
-    b: float
-    c: float
+    kind: Literal["beta"] = Field(default="beta", description="kind of the curve")
+    a: Weight = Field(description="factor on ln p, 0 or more")
+    b: Weight = Field(description="factor on -ln(1 - p), 0 or more")
+    c: Logit = Field(description="log-odds to add")
 
     def __call__(self, logit: float) -> float:
-        """Calibrated log-odds."""
+        """Return the calibrated log-odds."""
         return -self.a * _softplus(-logit) + self.b * _softplus(logit) + self.c
 
 
-@dataclass(frozen=True, slots=True)
-class Isotonic:
-    """Straight between points, level beyond them. at: rising. to: not falling, as many."""
+class Isotonic(ConfigModel):
+    """A piecewise linear curve through knots, constant outside of them."""
 
-    at: tuple[float, ...]
-    to: tuple[float, ...]
+    kind: Literal["isotonic"] = Field(default="isotonic", description="kind of the curve")
+    x: tuple[Logit, ...] = Field(description=f"raw log-odds of the knots, strictly increasing, 1 to {MAX_KNOTS}")
+    y: tuple[Logit, ...] = Field(description="calibrated log-odds of the knots, never decreasing, as many as in x")
+
+    @model_validator(mode="after")
+    def _check_knots(self) -> Self:
+        if not 1 <= len(self.x) <= MAX_KNOTS or len(self.x) != len(self.y):
+            raise rule_error(
+                f"x has {len(self.x)} and y {len(self.y)} knots; write as many in y as in x, 1 to {MAX_KNOTS}"
+            )
+        if any(left >= right for left, right in pairwise(self.x)):
+            raise rule_error("knots must increase; sort them and remove duplicates", "x")
+        if any(left > right for left, right in pairwise(self.y)):
+            raise rule_error("knots must not decrease; sort them", "y")
+        return self
 
     def __call__(self, logit: float) -> float:
-        """Calibrated log-odds."""
-        if logit <= self.at[0]:
-            return self.to[0]
-        if logit >= self.at[-1]:
-            return self.to[-1]
-        right = bisect_right(self.at, logit)
-        x0, x1, y0, y1 = self.at[right - 1], self.at[right], self.to[right - 1], self.to[right]
+        """Return the calibrated log-odds."""
+        if logit <= self.x[0]:
+            return self.y[0]
+        if logit >= self.x[-1]:
+            return self.y[-1]
+        right = bisect_right(self.x, logit)
+        x0, x1, y0, y1 = self.x[right - 1], self.x[right], self.y[right - 1], self.y[right]
         return y0 + (y1 - y0) * (logit - x0) / (x1 - x0)
 
 
-Curve = Linear | Beta | Isotonic
-
-
-def curve_mapping(curve: Curve) -> dict[str, Any]:
-    """Plain data that `read_curve` reads back into an equal curve."""
-    match curve:
-        case Linear():
-            return {"kind": "line", "slope": curve.slope, "offset": curve.offset}
-        case Beta():
-            return {"kind": "beta", "a": curve.a, "b": curve.b, "c": curve.c}
-        case Isotonic():
-            return {"kind": "knots", "at": list(curve.at), "to": list(curve.to)}
-
-
-def read_curve(value: object, where: str) -> Curve:
-    """A curve from what YAML or JSON holds. Raises ConfigError naming the entry to mend."""
-    kind = entries_of(value, where, {"kind"}, {"slope", "offset", "a", "b", "c", "at", "to"})["kind"]
-    match kind:
-        case "line":
-            entries = entries_of(value, where, {"kind", "slope"}, {"offset"})
-            return Linear(
-                _worth(entries["slope"], f"{where}.slope", 0), _worth(entries.get("offset", 0.0), f"{where}.offset")
-            )
-        case "beta":
-            entries = entries_of(value, where, {"kind", "a", "b", "c"}, set())
-            a, b = (_worth(entries[name], f"{where}.{name}", 0) for name in ("a", "b"))
-            return Beta(a, b, _worth(entries["c"], f"{where}.c"))
-        case "knots":
-            entries = entries_of(value, where, {"kind", "at", "to"}, set())
-            at, to = (_row(entries[name], f"{where}.{name}") for name in ("at", "to"))
-            return _knots(at, to, where)
-        case _:
-            raise ConfigError(f"{where}.kind: {kind!r} is no curve; write line, beta or knots")
-
-
-def _knots(at: tuple[float, ...], to: tuple[float, ...], where: str) -> Isotonic:
-    if not 1 <= len(at) <= MAX_KNOTS or len(at) != len(to):
-        raise ConfigError(f"{where}: {len(at)} and {len(to)} knots; write as many in `to` as in `at`, 1 to {MAX_KNOTS}")
-    if any(left >= right for left, right in pairwise(at)) or any(left > right for left, right in pairwise(to)):
-        raise ConfigError(f"{where}: knots must rise in `at` and not fall in `to`; sort them")
-    return Isotonic(at, to)
-
-
-def _row(value: object, where: str) -> tuple[float, ...]:
-    return tuple(_worth(each, f"{where}[{index}]") for index, each in enumerate(items_of(value, where, "numbers")))
-
-
-def _worth(value: object, where: str, low: float = -FAR) -> float:
-    return number(value, where, low, FAR)
+Curve = Annotated[Linear | Beta | Isotonic, Field(discriminator="kind")]
 
 
 def _softplus(x: float) -> float:
-    """ln(1 + e^x)."""
+    """Return ln(1 + e^x)."""
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))

@@ -1,21 +1,23 @@
-"""Log-odds: how a stage's raw word moves the belief that there is active road work."""
+"""Log-odds: how a stage's prediction updates the probability of active road work."""
 
 import math
-from dataclasses import dataclass
 
-from roadwork_serve.cascade.curve import FAR, Curve
-from roadwork_serve.errors import ConfigError, StageFailed
+from pydantic import Field
 
-MAX_LOGODDS = 30.0  # a probability within 1e-13 of 0 or 1: surer than any stage has reason to be
+from roadwork_serve.cascade.curve import FAR, Curve, Logit, Weight
+from roadwork_serve.errors import StageFailed
+from roadwork_serve.validation import ConfigModel
+
+MAX_LOGODDS = 30.0  # a probability within 1e-13 of 0 or 1: no stage has reason to be more certain
 
 
 def clamp(logodds: float) -> float:
-    """The log-odds, held within what the cascade is willing to believe."""
+    """Return the log-odds, limited to MAX_LOGODDS in both directions."""
     return max(-MAX_LOGODDS, min(MAX_LOGODDS, logodds))
 
 
 def sigmoid(logodds: float) -> float:
-    """The probability with these log-odds, with no overflow at either end."""
+    """Return the probability with these log-odds, without overflow at either end."""
     if logodds >= 0:
         return 1.0 / (1.0 + math.exp(-logodds))
     odds = math.exp(logodds)
@@ -23,7 +25,7 @@ def sigmoid(logodds: float) -> float:
 
 
 def logit(probability: float) -> float:
-    """The log-odds of a probability, clamped at 0 and 1. Raises ValueError outside [0, 1]."""
+    """Return the log-odds of a probability, clamped at 0 and 1. Raises ValueError outside [0, 1]."""
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"{probability} is not a probability")
     if probability in (0.0, 1.0):
@@ -31,36 +33,28 @@ def logit(probability: float) -> float:
     return clamp(math.log(probability) - math.log1p(-probability))
 
 
-@dataclass(frozen=True, slots=True)
-class Calibrator:
-    """Turns a stage's logit into evidence, fitted on the items that reach the stage.
+class Calibrator(ConfigModel):
+    """Combines a stage's logit with the prior, with weights fitted to the items that reach the stage."""
 
-    scale: what a unit of the stage's logit is worth; above 1 where it is too timid.
-    carry: how much of the earlier belief is kept; below 1 where the stage has seen the same cues.
-    bias: what reaching the stage says by itself.
-    curve: what the stage's logit is made into before; None leaves it as it is.
-    """
-
-    scale: float = 1.0
-    prior_weight: float = 1.0
-    bias: float = 0.0
-    curve: Curve | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in (("scale", self.scale), ("prior_weight", self.prior_weight), ("bias", self.bias)):
-            if not -FAR <= value <= FAR:  # false for NaN too
-                raise ConfigError(f"{name} is {value}; write a finite number of at most {FAR:g}")
-            if value < 0 and name != "bias":
-                raise ConfigError(f"{name} is {value}; a negative one would turn the evidence round, write 0 or more")
+    scale: Weight = Field(
+        default=1.0, description="weight of the stage's log-odds; above 1 for a stage that is underconfident"
+    )
+    prior_weight: Weight = Field(
+        default=1.0,
+        description="weight of the log-odds so far; below 1 for a stage that uses the same cues as earlier ones",
+    )
+    bias: Logit = Field(default=0.0, description="log-odds added because the item reached the stage")
+    curve: Curve | None = Field(
+        default=None, description="calibration curve, applied to the stage's log-odds first; none by default"
+    )
 
     def update(self, prior: float, logit: float) -> float:
-        """Posterior log-odds from the log-odds so far and the stage's raw logit, which may be infinite.
+        """Return the posterior log-odds, given the log-odds so far and the stage's raw logit, which may be infinite.
 
-        Raises StageFailed when the logit is NaN.
+        Raises StageFailed if the logit is NaN.
         """
         if math.isnan(logit):
-            raise StageFailed("the stage answered NaN; look at its model and precision")
-        said = max(-FAR, min(FAR, logit))
-        return clamp(
-            self.prior_weight * prior + self.scale * (said if self.curve is None else self.curve(said)) + self.bias
-        )
+            raise StageFailed("the stage returned NaN; check its model and precision")
+        raw = max(-FAR, min(FAR, logit))
+        calibrated = raw if self.curve is None else self.curve(raw)
+        return clamp(self.prior_weight * prior + self.scale * calibrated + self.bias)

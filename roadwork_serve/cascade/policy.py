@@ -1,175 +1,232 @@
-"""When to stop and whom to ask next. Immutable and versioned; swapped whole, never edited in place."""
+"""The policy of the cascade: which stage runs next, and when an item exits. Immutable, and replaced as a whole."""
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
 
 from roadwork_serve.cascade.certificate import RiskCertificate
 from roadwork_serve.cascade.log_odds import logit, sigmoid
-from roadwork_serve.cascade.parsing import entries_of, number
-from roadwork_serve.cascade.step import DegradationLevel, Step, read_gears, read_steps, step_mapping
-from roadwork_serve.errors import ConfigError
+from roadwork_serve.cascade.step import DegradationLevel, Step
+from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.schema import ExitReason, MediaKind
+from roadwork_serve.validation import ConfigModel, Probability, rule_error
 
 MAX_VERSION = 128  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an item has come.
+    """The state of an item on its way through the stages."""
 
-    logodds: the posterior so far, the prior before any stage has spoken.
-    position: index of the step to consider next.
-    spoken: the step that spoke last, None while none has. To abstain is not to speak.
-    failed: a stage that was wanted since then has failed.
-    text_probability: probability that words worth reading are there, None while no stage has said so.
-    """
-
+    #: Posterior log-odds so far; the prior's before any stage has answered.
     logodds: float
+    #: Index of the step to consider next.
     position: int = 0
-    spoken: Step | None = None
+    #: The last step whose stage returned a prediction, None so far. An abstention is not one.
+    last_answered: Step | None = None
+    #: A stage has failed since the last prediction.
     failed: bool = False
+    #: Probability that text worth reading is present; None as long as no stage has reported one.
     text_probability: float | None = None
 
     @property
     def posterior(self) -> float:
-        """Probability of active road work, as far as is known."""
+        """Probability of active road work, given the predictions so far."""
         return sigmoid(self.logodds)
 
     def after(self, step: Step, logit: float | None, text_probability: float | None = None) -> "Progress":
-        """Where the item stands once the step has said `logit`, or abstained (None).
+        """Return the state after the step's stage returned `logit`, or abstained (None).
 
-        Raises StageFailed when the logit is NaN.
+        Raises StageFailed if the logit is NaN.
         """
         known = self.text_probability if text_probability is None else text_probability
         if logit is None:
             return replace(self, position=self.position + 1, text_probability=known)
-        return Progress(step.calibrate.update(self.logodds, logit), self.position + 1, step, text_probability=known)
+        return Progress(step.calibration.update(self.logodds, logit), self.position + 1, step, text_probability=known)
 
     def past(self, failed: bool = False) -> "Progress":
-        """Where the item stands once the step was skipped or has failed."""
+        """Return the state after the step was skipped or has failed."""
         return replace(self, position=self.position + 1, failed=self.failed or failed)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Ask this step's stage."""
+    """The stage of this step runs next."""
 
     step: Step
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """This step's stage has nothing to add; go on behind it."""
+    """The stage of this step has nothing to add; the step behind it is considered next."""
 
     step: Step
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class ExitCascade:
-    """Stop here, with what is known so far."""
+    """The item exits with the posterior so far."""
 
     reason: ExitReason
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The steps for each kind of media, the belief to start from and the threshold of the label.
+def _check_version(version: str) -> str:
+    if not version.strip():
+        raise rule_error(f'{version!r} is not a name; write a text in quotes, such as "mini-1"')
+    return version
 
-    prior: probability of active road work before any look.
-    decide_at: a posterior from here up is labelled roadwork.
-    gears: from the least wait to the longest, each keeps less than the one before; none by default.
-    certificate: what is promised of the exit bands, as they are without gears; None where nothing is.
-    """
 
-    version: str
-    photo: tuple[Step, ...]
-    clip: tuple[Step, ...]
-    prior: float = 0.5
-    decision_threshold: float = 0.5
-    degradation_levels: tuple[DegradationLevel, ...] = ()
-    certificate: RiskCertificate | None = None
+def _check_prior(prior: float) -> float:
+    if prior in (0, 1):
+        raise rule_error(f"{prior:g} leaves nothing to decide; write a number between 0 and 1, such as 0.5")
+    return prior
+
+
+def _check_stages(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    if not steps:
+        raise rule_error(f"no stage is listed; list at least one of {', '.join(STAGES)}")
+    names = [step.stage for step in steps]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise rule_error(f"{name} is listed twice; remove one of its entries", f"[{index}].stage")
+    return steps
+
+
+def _check_levels(levels: tuple[DegradationLevel, ...]) -> tuple[DegradationLevel, ...]:
+    wait_ms, factor = 0.0, 1.0
+    for index, level in enumerate(levels):
+        if level.queue_wait_ms <= wait_ms:
+            raise rule_error(f"write more than the {wait_ms:g} of the level before it", f"[{index}].queue_wait_ms")
+        if level.band_factor >= factor:
+            before = "of the level before it" if index else "of no degradation"
+            raise rule_error(f"write less than the {factor:g} {before}", f"[{index}].band_factor")
+        wait_ms, factor = level.queue_wait_ms, level.band_factor
+    return levels
+
+
+Steps = Annotated[tuple[Step, ...], AfterValidator(_check_stages)]
+
+
+class Policy(ConfigModel):
+    """The steps for each media type, the prior, and the threshold of the label."""
+
+    version: Annotated[str, Field(min_length=1, max_length=MAX_VERSION), AfterValidator(_check_version)] = Field(
+        description="name of this policy; verdicts record it, so different policies need different ones"
+    )
+    photo: Steps = Field(description="steps for photos, in order; each stage at most once")
+    clip: Steps = Field(description="steps for clips, in order; each stage at most once")
+    prior: Annotated[Probability, AfterValidator(_check_prior)] = Field(
+        default=0.5, description="probability of active road work before any stage has run"
+    )
+    decision_threshold: Probability = Field(
+        default=0.5, description="a posterior of at least this is labelled roadwork; every exit band contains it"
+    )
+    degradation_levels: Annotated[tuple[DegradationLevel, ...], AfterValidator(_check_levels)] = Field(
+        default=(),
+        description="load shedding: levels of increasing queueing time and decreasing band width; none by default",
+    )
+    certificate: RiskCertificate | None = Field(
+        default=None, description="proven bound on early-exit errors, for the exit bands at full width"
+    )
+
+    @model_validator(mode="after")
+    def _check_bands(self) -> Self:
+        threshold = self.decision_threshold
+        for kind, steps in (("photo", self.photo), ("clip", self.clip)):
+            for index, step in enumerate(steps):
+                if not step.low <= threshold <= step.high:
+                    raise rule_error(
+                        f"the band [{step.low:g}, {step.high:g}] does not contain decision_threshold, {threshold:g}: "
+                        "items would exit above the band labelled none, or below it labelled roadwork; widen the band "
+                        "or change decision_threshold",
+                        f"{kind}[{index}].exit",
+                    )
+        return self
 
     def steps(self, kind: MediaKind) -> tuple[Step, ...]:
-        """The stages in the order in which they are asked; some may be skipped, none comes twice."""
+        """Return the steps in their order. Some may be skipped; no stage comes twice."""
         return self.photo if kind == "photo" else self.clip
 
+    def with_steps(self, kind: MediaKind, steps: Sequence[Step]) -> "Policy":
+        """Return the policy with other steps for a media type. They are not validated."""
+        return self.model_copy(update={kind: tuple(steps)})
+
     def start(self) -> Progress:
-        """An item that no stage has seen yet."""
+        """Return the state of an item before any stage has run."""
         return Progress(logit(self.prior))
 
     def next_step(self, kind: MediaKind, progress: Progress, left_s: float) -> Query | Skip | ExitCascade:
-        """What to do with an item that has come this far and has `left_s` seconds left.
+        """Return the next move for an item with this progress and `left_s` seconds until its deadline.
 
-        Only a stage that spoke can end an item by its band: one that abstains, fails or is skipped
-        adds nothing to what was not enough before it. Every answer but Leave moves the position on
-        by one, so an item leaves after at most as many moves as there are steps.
+        Only a stage that returned a prediction can end an item by its band: one that abstains, fails or is skipped
+        adds nothing to what was not enough before it. Every move but ExitCascade advances the position by one, so an
+        item exits after at most as many moves as there are steps.
         """
-        spoken = progress.spoken
-        if spoken is not None and progress.posterior > spoken.high:
-            return ExitCascade("above_band")
-        if spoken is not None and progress.posterior < spoken.low:
-            return ExitCascade("below_band")
+        answered = progress.last_answered
+        if answered is not None:
+            low, high = answered.exit
+            if (posterior := progress.posterior) > high:
+                return ExitCascade("above_band")
+            if posterior < low:
+                return ExitCascade("below_band")
         steps = self.steps(kind)
         if progress.position >= len(steps):
             return ExitCascade("failed" if progress.failed else "last_stage")
         step = steps[progress.position]
-        wanted, likely = step.min_text_probability, progress.text_probability
-        if wanted is not None and likely is not None and likely < wanted:
-            return Skip(step, f"words are unlikely here: {likely:.2f}, asked from {wanted:g}")
+        if not step.applies(progress.text_probability):
+            return Skip(
+                step, f"text is unlikely: {progress.text_probability:.2f} is below {step.min_text_probability:g}"
+            )
         if left_s <= 0 or left_s * 1000 < step.min_time_left_ms:
             return ExitCascade("deadline")
         return Query(step)
 
-    def narrowed(self, keep: float) -> "Policy":
-        """The policy with a share of every exit band, around `decide_at`: items leave sooner. The version stays."""
+    def narrow_bands(self, factor: float) -> "Policy":
+        """Return the policy with every exit band narrowed towards the decision threshold. The version stays."""
+        threshold = self.decision_threshold
 
         def narrow(step: Step) -> Step:
-            low, high = (
-                self.decision_threshold + keep * (edge - self.decision_threshold) for edge in (step.low, step.high)
-            )
-            return replace(step, low=min(low, self.decision_threshold), high=max(high, self.decision_threshold))
+            low, high = (threshold + factor * (edge - threshold) for edge in step.exit)
+            return step.with_band(min(low, threshold), max(high, threshold))
 
-        return replace(self, photo=tuple(map(narrow, self.photo)), clip=tuple(map(narrow, self.clip)))
+        return self.model_copy(update={"photo": tuple(map(narrow, self.photo)), "clip": tuple(map(narrow, self.clip))})
 
     def named(self, version: str) -> "Policy":
-        """The same under another version."""
-        return replace(self, version=version)
+        """Return the policy under another version."""
+        return self.model_copy(update={"version": version})
 
-    @classmethod
-    def from_mapping(cls, mapping: object) -> "Policy":
-        """A policy from what YAML or JSON holds. Raises ConfigError naming the entry to mend."""
-        entries = entries_of(
-            mapping,
-            "policy",
-            {"version", "photo", "clip"},
-            {"prior", "decision_threshold", "degradation_levels", "certificate"},
-        )
-        version = entries["version"]
-        if not isinstance(version, str) or not version.strip():
-            raise ConfigError(f'version: {version!r} is not a name; write a text in quotes, such as "mini-1"')
-        if len(version) > MAX_VERSION:
-            raise ConfigError(f"version: it has {len(version)} characters; write at most {MAX_VERSION}")
-        prior = number(entries.get("prior", 0.5), "prior", 0, 1)
-        if prior in (0, 1):
-            raise ConfigError(f"prior: {prior:g} leaves nothing to ask; write a number between 0 and 1, such as 0.5")
-        decision_threshold = number(entries.get("decision_threshold", 0.5), "decision_threshold", 0, 1)
-        photo, clip = (read_steps(entries[kind], kind, decision_threshold) for kind in ("photo", "clip"))
-        degradation_levels, promised = read_gears(entries.get("degradation_levels", [])), entries.get("certificate")
-        certificate = None if promised is None else RiskCertificate.from_mapping(promised)
-        return cls(version, photo, clip, prior, decision_threshold, degradation_levels, certificate)
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain data that `from_mapping` reads back into an equal policy."""
-        mapping: dict[str, Any] = {
-            "version": self.version,
-            "prior": self.prior,
-            "decision_threshold": self.decision_threshold,
-            "photo": [step_mapping(step) for step in self.photo],
-            "clip": [step_mapping(step) for step in self.clip],
-        }
-        if self.degradation_levels:
-            mapping["degradation_levels"] = [asdict(degradation_level) for degradation_level in self.degradation_levels]
-        if self.certificate is not None:
-            mapping["certificate"] = self.certificate.to_mapping()
-        return mapping
+class Walk:
+    """The way of one item through a policy: iterate over its moves, and `record` the answer to each Query.
+
+    A Query without an answer counts as a failed stage.
+    """
+
+    def __init__(self, policy: Policy, kind: MediaKind, left_s: Callable[[], float] = lambda: math.inf) -> None:
+        self._policy = policy
+        self._kind: MediaKind = kind
+        self._left_s = left_s
+        #: The state of the item.
+        self.progress = policy.start()
+        #: Why the item exited; None until the iteration has ended.
+        self.reason: ExitReason | None = None
+
+    def __iter__(self) -> Iterator[Query | Skip]:
+        """Yield moves until the item exits."""
+        while True:
+            move = self._policy.next_step(self._kind, self.progress, self._left_s())
+            if isinstance(move, ExitCascade):
+                self.reason = move.reason
+                return
+            position = self.progress.position
+            yield move
+            if self.progress.position == position:
+                self.progress = self.progress.past(failed=isinstance(move, Query))
+
+    def record(self, step: Step, logit: float | None, text_probability: float | None = None) -> None:
+        """Record the answer to a Query; None is an abstention. Raises StageFailed if the logit is NaN."""
+        self.progress = self.progress.after(step, logit, text_probability)

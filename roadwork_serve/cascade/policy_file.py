@@ -1,8 +1,8 @@
-"""Policies by name or path, and the rules that a server is given."""
+"""Policies by name or path, and the rollout in a server's `user_config`."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.rollout import Rollout
@@ -13,22 +13,34 @@ PROFILE_POLICY = "profile"  # in a user_config: the policy that the profile name
 
 
 def load_policy(name_or_path: str | Path) -> Policy:
-    """The policy of that name or in that file. Raises ConfigError naming the file and the line to mend."""
+    """Return the policy of that name or in that file. Raises ConfigError naming the file and the entry to mend."""
     try:
-        return Policy.from_mapping(load_policy_mapping(name_or_path))
+        return Policy.parse(load_policy_mapping(name_or_path))
     except ConfigError as error:
         raise ConfigError(f"policy {name_or_path}: {error}") from None
 
 
 def load_rollout(config: Mapping[str, Any], default: str) -> Rollout:
-    """The rules of a `user_config`: `policy`, and if wanted `split` and `shadow`.
+    """Return the rollout of a `user_config`: `policy`, and optionally `split`, `shadow` and `audit`.
 
-    Each policy may be given whole, by name or by path; without one the default is taken. Raises ConfigError.
+    Each policy may be given in full, by name or by path. `default` names the policy to use without `policy`. Raises
+    ConfigError naming the entry to mend.
     """
 
-    def read(source: object) -> Policy:
-        if not isinstance(source, str):
-            return Policy.from_mapping(source)
-        return load_policy(default if source == PROFILE_POLICY else source)
+    def loaded(entry: object, field: str) -> object:
+        """Return the entry with the policy that it names in full."""
+        if not isinstance(entry, Mapping):
+            return entry
+        fields = cast("Mapping[str, object]", entry)
+        if not isinstance(source := fields.get("policy"), str):
+            return fields
+        try:
+            return {**fields, "policy": load_policy(default if source == PROFILE_POLICY else source)}
+        except ConfigError as error:
+            raise ConfigError(f"{field}: {error}") from None
 
-    return Rollout.from_mapping({"policy": PROFILE_POLICY, **config}, read)
+    whole = cast("dict[str, object]", loaded({"policy": PROFILE_POLICY, **config}, "policy"))
+    for name in ("split", "shadow"):
+        if name in config:
+            whole = {**whole, name: loaded(config[name], f"{name}.policy")}
+    return Rollout.parse(whole)

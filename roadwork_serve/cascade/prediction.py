@@ -1,4 +1,4 @@
-"""What a stage is shown and what it says: the contract between stages and the cascade."""
+"""The contract between stages and the cascade: the input of a stage and its prediction."""
 
 import time
 from collections.abc import Sequence
@@ -14,49 +14,57 @@ StageInput = Literal["thumbs", "images", "both"]
 
 
 class Media(Protocol):
-    """What `roadwork_serve.media` makes of bytes, as far as the cascade needs to know it."""
+    """A decoded photo or clip, as far as the cascade needs it; `roadwork_serve.media` returns them."""
 
     @property
-    def kind(self) -> Literal["photo", "clip"]: ...
+    def kind(self) -> Literal["photo", "clip"]:
+        """Media type."""
+        ...
+
     @property
-    def images(self) -> tuple[bytes, ...]: ...
+    def images(self) -> tuple[bytes, ...]:
+        """Encoded photo, or sampled frames of a clip."""
+        ...
+
     @property
-    def thumbs(self) -> NDArray[np.uint8]: ...
+    def thumbs(self) -> NDArray[np.uint8]:
+        """uint8 RGB of shape [n, side, side, 3]."""
+        ...
+
     @property
-    def timestamps_s(self) -> tuple[float, ...]: ...
+    def timestamps_s(self) -> tuple[float, ...]:
+        """Position of each image in the clip, seconds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One photo or clip on its way through the cascade.
-
-    images: encoded JPEG, PNG or WebP; one for a photo, the sampled frames for a clip.
-    thumbs: uint8 RGB of shape [n, side, side, 3], one per image, squashed to a square;
-        decoded once, for stage 1.
-    timestamps_s: seconds into the clip of each frame; (0.0,) for a photo.
-    deadline_s: on the clock of `time.monotonic()`.
-    head: folder of the head that stage 1 is to speak with; None for that of its engine.
-    """
+    """A photo or clip on its way through the cascade."""
 
     request_id: str
     kind: Literal["photo", "clip"]
+    #: Encoded JPEG, PNG or WebP; one for a photo, the sampled frames for a clip.
     images: tuple[bytes, ...]
+    #: uint8 RGB of shape [n, side, side, 3], one per image, resized to a square; decoded once, for stage 1.
     thumbs: NDArray[np.uint8]
+    #: Position of each frame in the clip, seconds; (0.0,) for a photo.
     timestamps_s: tuple[float, ...]
+    #: On the clock of `time.monotonic()`.
     deadline_s: float
+    #: Folder of the head that stage 1 uses; None for that of its engine.
     head: str | None = None
 
     @classmethod
     def of(cls, media: Media, request_id: str, deadline_s: float) -> "Item":
-        """The item for a decoded photo or clip."""
+        """Return the item for a decoded photo or clip."""
         return cls(request_id, media.kind, media.images, media.thumbs, media.timestamps_s, deadline_s)
 
     def left_s(self) -> float:
-        """Seconds until the deadline; negative once it has passed."""
+        """Return the seconds until the deadline; negative once it has passed."""
         return self.deadline_s - time.monotonic()
 
     def slim(self, sees: StageInput) -> "Item":
-        """A copy without what the stage does not look at, to travel light."""
+        """Return a copy with only the input that the stage uses, to reduce the size of calls."""
         if sees == "thumbs":
             return replace(self, images=())
         if sees == "images":
@@ -66,71 +74,82 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class StagePrediction:
-    """A stage's raw word on one item.
+    """A stage's uncalibrated prediction for one item."""
 
-    logit: log-odds of active road work, uncalibrated; None when the stage abstains.
-    model: the id or folder name of the model that spoke.
-    batch_ms: decoding and collating, for the whole batch; compute_ms: the model, for the whole batch.
-    second_logit: what a second head made of the same features, where the stage has one on trial.
-    features: of stage 1, before any head, where they are kept: float16 [photos or frames, width].
-    """
-
+    #: Log-odds of active road work; None if the stage abstains.
     logit: float | None
+    #: Id or folder name of the model.
     model: str
+    #: The model is a small stand-in.
     miniature: bool = False
     evidence: Evidence = field(default_factory=Evidence)
+    #: Decoding and preprocessing of the whole batch.
     preprocess_ms: float = 0.0
+    #: Inference on the whole batch.
     compute_ms: float = 0.0
+    #: Tokens that a language model generated.
     tokens: int = 0
+    #: Log-odds of a second head on the same features, for stages that have one.
     second_logit: float | None = None
+    #: Features of stage 1 before any head, if they are kept: float16 [photos or frames, width].
     features: NDArray[np.float16] | None = field(default=None, compare=False)
 
 
 class BlockingStage(Protocol):
-    """A stage whose model runs in this process and knows nothing of asyncio; `Threaded` makes a Stage of it."""
+    """A stage whose model blocks the calling thread; `ThreadedStage` makes a Stage of it."""
 
     @property
-    def name(self) -> str: ...
-    @property
-    def sees(self) -> StageInput: ...
-
-    def warm(self) -> None:
-        """Run the model once on made-up input, so that the first request pays nothing extra."""
+    def name(self) -> str:
+        """Name of the stage."""
         ...
 
-    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
-        """One opinion an item, in order."""
+    @property
+    def sees(self) -> StageInput:
+        """Input that the stage uses."""
+        ...
+
+    def warm(self) -> None:
+        """Run the model once on synthetic input, so that the first request is not slower than others."""
+        ...
+
+    def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
+        """Return a prediction for each item, in order."""
         ...
 
 
 class Stage(Protocol):
-    """What runs inside a stage's process."""
+    """A stage in its own process."""
 
     @property
-    def name(self) -> str: ...
-    @property
-    def sees(self) -> StageInput: ...
-
-    async def warm(self) -> None:
-        """Run the model once on made-up input, so that the first request pays nothing extra."""
+    def name(self) -> str:
+        """Name of the stage."""
         ...
 
-    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
-        """One opinion an item, in order."""
+    @property
+    def sees(self) -> StageInput:
+        """Input that the stage uses."""
+        ...
+
+    async def warm(self) -> None:
+        """Run the model once on synthetic input, so that the first request is not slower than others."""
+        ...
+
+    async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
+        """Return a prediction for each item, in order."""
         ...
 
     async def check(self) -> None:
-        """Raises when an engine beside this process has died."""
+        """Raise an error if an engine in another process has died."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         ...
 
 
 class StageClient(Protocol):
-    """How the cascade reaches a stage: a Ray handle in production, a local object elsewhere."""
+    """The cascade's connection to a stage: a Ray handle in production, a local object elsewhere."""
 
-    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
-        """One opinion an item, in order. Raises StageFailed when the stage cannot be reached."""
+    async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
+        """Return a prediction for each item, in order. Raises StageFailed if the stage cannot be reached."""
         ...

@@ -1,7 +1,7 @@
-"""Judging beside: what another policy, or a second head, would have said, at a bounded cost and to nobody's delay.
+"""Shadow evaluation: another policy, or a second head, on live traffic, at a bounded cost and without delay for anyone.
 
-The answer is on its way before its shadow begins. The shadow has for nothing what the stages said of the item already;
-of any other stage it asks one that is idle, and gives up when somebody else comes.
+A shadow starts after the verdict. It reuses the predictions already made for the item. It queries further stages only
+while they are idle, and yields to live traffic.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -18,97 +18,97 @@ from roadwork_serve.errors import RoadworkError
 from roadwork_serve.schema import Verdict
 
 OnShadowed = Callable[[Verdict, Verdict], None]
-KnownAnswers = Mapping[tuple[str, str | None], StageAnswer]  # by stage, and the head it spoke with
+KnownAnswers = Mapping[tuple[str, str | None], StageAnswer]  # by stage and head
 
-_KEPT = 8  # tallies
+_MAX_VERSIONS = 8
 
 
 class _Abandoned(RoadworkError):
-    """The shadow would cost others something, or has nothing to go by."""
+    """The shadow would delay live traffic, or a prediction that it needs is missing."""
 
 
 @dataclass(slots=True)
 class ShadowCounts:
-    """What came of a shadow policy. judged: items; agreed: of these with the same label as the answer.
+    """Results of a shadow policy."""
 
-    given_up: items not judged, because too many were at once, a stage was busy or failed, or there is no second head.
-    difference: between the probabilities, summed over the items judged.
-    """
-
-    judged: int = 0
+    #: Items with a verdict of the shadow policy.
+    compared: int = 0
+    #: Of these, items with the same label as the live verdict.
     agreed: int = 0
+    #: Items without: too many at the same time, a stage was busy or failed, or there is no second head.
     abandoned: int = 0
-    difference: float = 0.0
+    #: Sum of the absolute differences between the probabilities of compared items.
+    total_difference: float = 0.0
 
 
 class ShadowRunner:
-    """The shadows at work. told: of every answer and of what its shadow made of it."""
+    """Runs shadow evaluations. `on_shadowed` receives the live verdict and the shadow's."""
 
-    def __init__(self, told: OnShadowed | None = None) -> None:
-        self._told = told
-        self._beside = BackgroundTasks()
-        self._tallies: dict[str, ShadowCounts] = {}
+    def __init__(self, on_shadowed: OnShadowed | None = None) -> None:
+        self._on_shadowed = on_shadowed
+        self._tasks = BackgroundTasks()
+        self._counts: dict[str, ShadowCounts] = {}
 
-    def tally(self, version: str) -> ShadowCounts:
-        """Of the shadow policy with this version; those of the last few are kept."""
-        if version not in self._tallies:
-            self._tallies[version] = ShadowCounts()
-            for old in list(self._tallies)[:-_KEPT]:
-                del self._tallies[old]
-        return self._tallies[version]
+    def counts(self, version: str) -> ShadowCounts:
+        """Return the results of the shadow policy with this version; those of older versions are dropped."""
+        if version not in self._counts:
+            self._counts[version] = ShadowCounts()
+            for old in list(self._counts)[:-_MAX_VERSIONS]:
+                del self._counts[old]
+        return self._counts[version]
 
-    def takes(self, shadow: ShadowPolicy, request_id: str) -> bool:
-        """Whether an item is to be judged now: it is of the share, and there is room."""
-        if not shadow.takes(request_id):
+    def should_run(self, shadow: ShadowPolicy, request_id: str) -> bool:
+        """Return whether to evaluate the item now: it is sampled, and the limit of concurrent items is not reached."""
+        if not shadow.samples(request_id):
             return False
-        if self._beside.count >= shadow.max_concurrent:
-            self.tally(shadow.policy.version).abandoned += 1
+        if self._tasks.count >= shadow.max_concurrent:
+            self.counts(shadow.policy.version).abandoned += 1
             return False
         return True
 
     def deadline_s(self) -> float:
-        """By when a shadow that begins now is to end."""
-        return self._beside.deadline_s()
+        """Return the deadline of an evaluation that starts now."""
+        return self._tasks.deadline_s()
 
-    def asking(
+    def query_with(
         self, shadow: ShadowPolicy, stages: Mapping[str, Batcher], item: Item, known: KnownAnswers
     ) -> Callable[[Step], Awaitable[StageAnswer]]:
-        """How a shadow asks a stage. known: what the stages have said of the item."""
+        """Return the function that queries a stage for the shadow policy, given the answers `known` for the item."""
 
-        async def ask(step: Step) -> StageAnswer:
+        async def query(step: Step) -> StageAnswer:
             answer = known.get((step.stage, step.head))
             if answer is None:
                 if not stages[step.stage].idle:
                     raise _Abandoned(f"{step.stage} is busy")
-                answer = await stages[step.stage].submit(replace(item, head=step.head), spare=True)
+                answer = await stages[step.stage].submit(replace(item, head=step.head), best_effort=True)
             if not shadow.second_head or step.stage != "backbone":
                 return answer
-            if answer.opinion.second_logit is None:
+            if answer.prediction.second_logit is None:
                 raise _Abandoned("stage 1 has no second head")
-            return replace(answer, opinion=replace(answer.opinion, logit=answer.opinion.second_logit))
+            return replace(answer, prediction=replace(answer.prediction, logit=answer.prediction.second_logit))
 
-        return ask
+        return query
 
-    def start(self, answered: Verdict, judging: Coroutine[Any, Any, Verdict]) -> None:
-        """Let a shadow judge what has been answered."""
-        self._beside.start(self._judge(answered, judging), f"shadow of {answered.request_id}")
+    def start(self, verdict: Verdict, evaluation: Coroutine[Any, Any, Verdict]) -> None:
+        """Start the shadow's evaluation of an item with this live verdict."""
+        self._tasks.start(self._evaluate(verdict, evaluation), f"shadow of {verdict.request_id}")
 
     async def aclose(self) -> None:
-        """End those at work."""
-        await self._beside.aclose()
+        """Cancel running evaluations."""
+        await self._tasks.aclose()
 
-    async def _judge(self, answered: Verdict, judging: Coroutine[Any, Any, Verdict]) -> None:
-        tally = self.tally(answered.shadow or "")
+    async def _evaluate(self, verdict: Verdict, evaluation: Coroutine[Any, Any, Verdict]) -> None:
+        counts = self.counts(verdict.shadow or "")
         try:
-            said = await judging
+            shadow = await evaluation
         except RoadworkError:
-            tally.abandoned += 1
+            counts.abandoned += 1
             return
-        if said.degraded:  # a stage failed: it would be compared with what it is not
-            tally.abandoned += 1
+        if shadow.degraded:  # a stage failed: the comparison would be unfair
+            counts.abandoned += 1
             return
-        tally.judged += 1
-        tally.agreed += said.label == answered.label
-        tally.difference += abs(said.probability - answered.probability)
-        if self._told is not None:
-            self._told(answered, said)
+        counts.compared += 1
+        counts.agreed += shadow.label == verdict.label
+        counts.total_difference += abs(shadow.probability - verdict.probability)
+        if self._on_shadowed is not None:
+            self._on_shadowed(verdict, shadow)

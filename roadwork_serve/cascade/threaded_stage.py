@@ -1,4 +1,4 @@
-"""A stage that blocks, in a thread of its own: what Ray replicas, offline scoring and tests run it in."""
+"""A blocking stage in a thread of its own, for Ray replicas, batch scoring and tests."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from roadwork_serve.cascade.prediction import BlockingStage, Item, StageInput, S
 
 
 class ThreadedStage:
-    """A Stage over one that blocks."""
+    """A Stage on top of a BlockingStage."""
 
     def __init__(self, stage: BlockingStage) -> None:
         self.name = stage.name
@@ -16,16 +16,19 @@ class ThreadedStage:
         self._worker = CancellableThread(stage.name)
 
     async def warm(self) -> None:
-        """See `Stage`. Raises whatever the stage raises."""
+        """Warm the stage up. Raises any error of the stage."""
         await self._worker.run(self._stage.warm)
 
-    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
-        """See `Stage`. Raises whatever the stage raises. A cancelled call ends when the stage stops: see `CancellableThread`."""
-        return await self._worker.run(self._stage.judge, items)
+    async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
+        """Return a prediction for each item. Raises any error of the stage.
+
+        On cancellation, waits until the stage has stopped: see `CancellableThread`.
+        """
+        return await self._worker.run(self._stage.predict, items)
 
     async def check(self) -> None:
-        """See `Stage`: what blocks has no engine beside it that could have died."""
+        """Do nothing: a blocking stage has no engine in another process that could have died."""
 
     async def aclose(self) -> None:
-        """Wait for the call that runs and end the thread."""
+        """Wait for the running call and end the thread."""
         await self._worker.aclose()

@@ -1,0 +1,1 @@
+"""The command line `roadwork`, one file for each group of commands. Nothing imports it."""

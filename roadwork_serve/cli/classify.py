@@ -1,113 +1,149 @@
-"""Files to verdicts, by a server or in this process."""
+"""`roadwork classify`: verdicts on files, from a server or from a cascade in this process."""
 
-import asyncio
-import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import httpx
-from pydantic import ValidationError
+import typer
 
-from roadwork_serve import media
-from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.cascade.prediction import Item
-from roadwork_serve.cli.policy import authorisation
+from roadwork_serve.cli.options import PolicyName, PrintJson, ProfileName
 from roadwork_serve.errors import BadRequest, RoadworkError
-from roadwork_serve.local_cascade import local_cascade
-from roadwork_serve.profiles.profile import Profile
-from roadwork_serve.schema import BatchEntry, BatchResult, Problem, Verdict
+from roadwork_serve.progress import progress
 
-Ask = Callable[[bytes], Awaitable[Verdict | Problem]]
+if TYPE_CHECKING:
+    import httpx
 
-AT_ONCE = 8
-_PATIENCE_S = 120.0  # for a server's answer where no deadline was given
+    from roadwork_serve.cascade.policy import Policy
+    from roadwork_serve.profiles.profile import Profile
+    from roadwork_serve.schema import BatchResult, Problem, Verdict
+
+    Classifier = Callable[[bytes], Awaitable[Verdict]]
+
+_CONCURRENT_FILES = 8
+_GRACE_S = 30.0  # a server that is loaded finishes late, and a person would rather have the verdict
 
 
-async def classify(
+def classify(
+    files: Annotated[list[Path], typer.Argument(help="Photos and clips to classify.", metavar="FILE...")],
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of a running server to use. Without it the models are loaded here. The API key is read from "
+            "ROADWORK_API_KEY.",
+            metavar="URL",
+        ),
+    ] = None,
+    as_json: PrintJson = False,
+    profile: ProfileName = "mini",
+    policy: PolicyName = None,
+    deadline_ms: Annotated[
+        int | None, typer.Option(min=1, help="Deadline for each file, in milliseconds. By default the profile's.")
+    ] = None,
+) -> None:
+    """Classify photos and clips: does each show active road work?
+
+    The exit code is 1 if any file could not be classified. With --json the output has the form of
+    /v1/classify/batch.
+    """
+    import asyncio
+
+    from rich.console import Console
+
+    from roadwork_serve.cascade.policy_file import load_policy
+    from roadwork_serve.cli.tables import print_results
+    from roadwork_serve.profiles.load import load_profile
+
+    if server is not None:
+        opening = from_server(server, deadline_ms)
+    else:
+        chosen = load_profile(profile)
+        opening = in_process(chosen, load_policy(policy or chosen.policy), deadline_ms)
+    with progress() as bar:
+        task = bar.add_task("Loading models" if server is None else "Connecting", total=None)
+
+        def start() -> None:
+            bar.update(task, description="Classifying", total=len(files))
+
+        result = asyncio.run(classify_files(files, opening, start, lambda: bar.advance(task)))
+    if as_json:
+        typer.echo(result.model_dump_json(indent=2, exclude_none=True))
+    else:
+        print_results(Console(), result)
+    if any(entry.problem for entry in result.results):
+        raise typer.Exit(1)
+
+
+async def classify_files(
     paths: Sequence[Path],
-    asking: AbstractAsyncContextManager[Ask],
+    opening: "AbstractAsyncContextManager[Classifier]",
     on_start: Callable[[], None] = lambda: None,
     on_done: Callable[[], None] = lambda: None,
-) -> BatchResult:
-    """Every file's verdict or problem, in the order of the paths.
+) -> "BatchResult":
+    """Classify files concurrently. Returns a verdict or a problem for each, in the order of the paths.
 
-    asking: `from_server(...)` or `in_process(...)`. on_start: called once it can be asked; on_done: after every file.
+    Args:
+        paths: The files.
+        opening: Opens the classifier: `from_server(...)` or `in_process(...)`.
+        on_start: Called once the classifier is open.
+        on_done: Called after each file.
+
     """
-    gate = asyncio.Semaphore(AT_ONCE)
+    import asyncio
 
-    async def one(path: Path, ask: Ask) -> BatchEntry:
+    from roadwork_serve.schema import BatchEntry, BatchResult
+
+    gate = asyncio.Semaphore(_CONCURRENT_FILES)
+
+    async def entry(path: Path, classifier: "Classifier") -> BatchEntry:
         async with gate:
             try:
-                answer = await ask(await asyncio.to_thread(path.read_bytes))
+                verdict = await classifier(await asyncio.to_thread(path.read_bytes))
+                return BatchEntry(filename=str(path), verdict=verdict)
             except OSError as error:
-                answer = _problem_of(BadRequest(f"the file cannot be read: {error.strerror or error}"))
+                problem = _problem_of(BadRequest(f"the file cannot be read: {error.strerror or error}"))
             except RoadworkError as error:
-                answer = _problem_of(error)
-        on_done()
-        if isinstance(answer, Verdict):
-            return BatchEntry(filename=str(path), verdict=answer)
-        return BatchEntry(filename=str(path), problem=answer)
+                problem = _problem_of(error)
+            finally:
+                on_done()
+        return BatchEntry(filename=str(path), problem=problem)
 
-    async with asking as ask:
+    async with opening as classifier:
         on_start()
-        return BatchResult(results=await asyncio.gather(*(one(path, ask) for path in paths)))
+        return BatchResult(results=await asyncio.gather(*(entry(path, classifier) for path in paths)))
 
 
 @asynccontextmanager
 async def from_server(
-    url: str, deadline_ms: int | None = None, transport: httpx.AsyncBaseTransport | None = None
-) -> AsyncIterator[Ask]:
-    """Ask a running server, with the key in ROADWORK_API_KEY if there is one.
+    url: str, deadline_ms: int | None = None, transport: "httpx.AsyncBaseTransport | None" = None
+) -> "AsyncIterator[Classifier]":
+    """Yield a classifier that asks a running server. Raises BadRequest when the URL is invalid."""
+    from roadwork_serve.client import AsyncClient
 
-    What it cannot be reached for, or says that is no verdict, becomes a problem.
+    async with AsyncClient(url, grace_s=_GRACE_S, transport=transport) as client:
 
-    Raises BadRequest when the URL is none.
-    """
-    params = {} if deadline_ms is None else {"deadline_ms": deadline_ms}
-    patience_s = _PATIENCE_S if deadline_ms is None else deadline_ms / 1000 + 30
-    base = url if "://" in url else f"http://{url}"
-    try:
-        client = httpx.AsyncClient(base_url=base, timeout=patience_s, transport=transport, headers=authorisation())
-    except httpx.InvalidURL as error:
-        raise BadRequest(f"{url!r} is no URL ({error}); give one such as http://127.0.0.1:8000") from None
-    async with client:
+        async def classifier(data: bytes) -> "Verdict":
+            return await client.classify(data, deadline_ms=deadline_ms)
 
-        async def ask(data: bytes) -> Verdict | Problem:
-            try:
-                answer = await client.post(
-                    "/v1/classify", content=data, params=params, headers={"Content-Type": "application/octet-stream"}
-                )
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                told = f"{base}: {str(error) or type(error).__name__}; is `roadwork serve` running there?"
-                return _problem("unreachable", "The server cannot be reached", 503, told)
-            try:
-                return (Verdict if answer.is_success else Problem).model_validate_json(answer.content)
-            except ValidationError:
-                told = f"{base} answered {answer.status_code} with {answer.text[:80]!r}; is it a roadwork server?"
-                return _problem("not-roadwork", "The server does not speak this protocol", 502, told)
-
-        yield ask
+        yield classifier
 
 
 @asynccontextmanager
-async def in_process(profile: Profile, policy: Policy, deadline_ms: int | None = None) -> AsyncIterator[Ask]:
-    """Ask the cascade of a profile, opened in this process."""
-    allowed_s = (deadline_ms or profile.ingress.default_deadline_ms) / 1000
+async def in_process(
+    profile: "Profile", policy: "Policy", deadline_ms: int | None = None
+) -> "AsyncIterator[Classifier]":
+    """Yield a classifier that runs the cascade of a profile in this process."""
+    from roadwork_serve.local_cascade import local_cascade
+
     async with local_cascade(profile, policy) as cascade:
 
-        async def ask(data: bytes) -> Verdict:
-            deadline_s = time.monotonic() + allowed_s
-            read = await asyncio.to_thread(media.read, data, profile.media)
-            return await cascade.router.judge(Item.of(read, uuid.uuid4().hex, deadline_s))
+        async def classifier(data: bytes) -> "Verdict":
+            return await cascade.classify(data, deadline_ms)
 
-        yield ask
+        yield classifier
 
 
-def _problem_of(error: RoadworkError) -> Problem:
-    return _problem(error.slug, error.title, error.status, str(error))
+def _problem_of(error: RoadworkError) -> "Problem":
+    from roadwork_serve.schema import Problem
 
-
-def _problem(slug: str, title: str, status: int, detail: str) -> Problem:
-    return Problem(type=f"urn:roadwork:problem:{slug}", title=title, status=status, detail=detail)
+    return Problem(type=f"urn:roadwork:problem:{error.slug}", title=error.title, status=error.status, detail=str(error))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from roadwork_serve.cli.options import LabeledData, PolicyName, ProfileName, ReportFile
 from roadwork_serve.progress import progress
 
 if TYPE_CHECKING:
@@ -21,52 +22,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What is to be judged. left_out: what was found to be damaged, also while the samples are drawn."""
+    """The items to evaluate."""
 
     samples: "Generator[Sample]"
+    #: Number of samples, corrupt ones included.
     total: int
+    #: Corrupt items, some of which are found only while the samples are read.
     left_out: "list[Failure]" = field(default_factory=list["Failure"])
 
 
 def evaluate(
-    scenes: Annotated[int | None, typer.Option(min=1, help="Judge this many rendered scenes, 1 in 10 a clip.")] = None,
-    photos: Annotated[Path | None, typer.Option(help="Judge the real photos of a folder with a manifest.csv.")] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Judge labelled data, as often as wanted: a folder with roadwork/ and none/ or with a manifest.csv, a "
-            "CSV file of columns file,label, natix:FILE.parquet, coco:ANNOTATIONS.json, scenes:N:SEED."
-        ),
+    scenes: Annotated[
+        int | None, typer.Option(min=1, help="Evaluate this many synthetic scenes; one in ten is a clip.")
     ] = None,
+    photos: Annotated[
+        Path | None, typer.Option(help="Evaluate the real photos of a folder with a manifest.csv.")
+    ] = None,
+    data: LabeledData = None,
     reward: Annotated[
         bool,
-        typer.Option("--reward", help="Send --data as Subnet 72's validators would, and say what it would pay."),
+        typer.Option("--reward", help="Generate Subnet 72's challenges from --data, and estimate the reward."),
     ] = False,
-    challenges: Annotated[int, typer.Option(min=1, help="With --reward, how many.")] = 500,
+    challenges: Annotated[int, typer.Option(min=1, help="Number of challenges; needs --reward.")] = 500,
     seed: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Run seed: scene i has the seed SEED x 1,000,000 + i; training used smaller ones. With --reward, of "
-            "what is drawn and how it looks.",
+            help="Seed of the run. Scene i gets SEED x 1,000,000 + i; training used smaller seeds. With --reward, the "
+            "seed of the challenges.",
         ),
     ] = 9001,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
-    rows_file: Annotated[Path | None, typer.Option("--rows", help="Write every item here, as JSON lines.")] = None,
-    ask_everyone: Annotated[
-        bool, typer.Option(help="Let every stage speak on every item, as fitting a policy needs it.")
-    ] = False,
-    profile: Annotated[
-        str, typer.Option("--profile", help="A profile that ships with the project, or a path.")
-    ] = "mini",
-    policy: Annotated[
-        str | None, typer.Option("--policy", help="A policy by name or path; the profile's by default.")
+    report_file: ReportFile = None,
+    rows_file: Annotated[
+        Path | None, typer.Option("--rows", help="Write the predictions on every item to this JSON Lines file.")
     ] = None,
-    head: Annotated[Path | None, typer.Option(help="Let stage 1 speak with the head in this folder.")] = None,
+    all_stages: Annotated[
+        bool, typer.Option("--all-stages", help="Run every stage on every item, as calibrating a policy needs it.")
+    ] = False,
+    profile: ProfileName = "mini",
+    policy: PolicyName = None,
+    head: Annotated[Path | None, typer.Option(help="Folder of a head for stage 1 to use.")] = None,
 ) -> None:
-    """Measure the cascade: accuracy, calibration, where items leave, what it saves, what it would earn.
+    """Measure accuracy, calibration, exits and compute on labeled data.
 
-    The fast VLM also judges every still that does not reach it, to compare with.
+    The fast VLM also runs on every photo that does not reach it, for comparison. The exit code is 1 if any file got no
+    verdict.
     """
     import asyncio
     import time
@@ -75,13 +75,13 @@ def evaluate(
 
     from roadwork_serve.calibration.sources import with_head
     from roadwork_serve.cascade.policy_file import load_policy
-    from roadwork_serve.cli.render import print_report
+    from roadwork_serve.cli.tables import print_report
     from roadwork_serve.evaluation.challenges import subnet_score
     from roadwork_serve.evaluation.photo_report import photo_report
-    from roadwork_serve.evaluation.report import evaluate as evaluated
+    from roadwork_serve.evaluation.report import evaluate as measure
     from roadwork_serve.evaluation.report import write_report
     from roadwork_serve.evaluation.rows import EvaluationRow, write_rows
-    from roadwork_serve.evaluation.run import judge_samples
+    from roadwork_serve.evaluation.run import evaluate_samples
     from roadwork_serve.local_cascade import local_cascade
     from roadwork_serve.profiles.load import load_profile
     from roadwork_serve.profiles.profile import STAGES
@@ -89,45 +89,45 @@ def evaluate(
     if sum((scenes is not None, photos is not None, bool(data))) != 1:
         raise typer.BadParameter("give one of --scenes N, --photos DIR and --data")
     if reward and not data:
-        raise typer.BadParameter("--reward draws its challenges from --data, such as --data scenes:2000")
+        raise typer.BadParameter("--reward makes its challenges of --data, such as --data scenes:2000")
     chosen = load_profile(profile)
-    rules = with_head(load_policy(policy or chosen.policy), head)
+    chosen_policy = with_head(load_policy(policy or chosen.policy), head)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="roadwork-") as folder, progress() as bar:
 
         async def run(source: _Source) -> "tuple[list[EvaluationRow], list[Failure]]":
-            task = bar.add_task("Opening the models", total=None)
-            async with local_cascade(chosen, rules) as cascade:
-                bar.update(task, description="Judging", total=source.total)
-                also = STAGES if ask_everyone else ("vlm",)
-                return await judge_samples(source.samples, cascade, also, lambda: bar.advance(task))
+            task = bar.add_task("Loading models", total=None)
+            async with local_cascade(chosen, chosen_policy) as cascade:
+                bar.update(task, description="Evaluating", total=source.total)
+                also = STAGES if all_stages else ("vlm",)
+                return await evaluate_samples(source.samples, cascade, also, lambda: bar.advance(task))
 
         if data and reward:
             task = bar.add_task("Making challenges", total=challenges)
             source = _challenges(data, challenges, seed, Path(folder), lambda: bar.advance(task))
             bar.remove_task(task)
         elif data:
-            source = _labelled(data)
+            source = _labeled(data)
         else:
             source = _scenes(scenes, seed) if scenes is not None else _photos(photos or Path())
         with closing(source.samples):
             rows, failed = asyncio.run(run(source))
     failed += source.left_out
-    report = evaluated(
+    report = measure(
         rows,
         failed,
-        rules,
+        chosen_policy,
         chosen.name,
         photos=None if photos is None else photo_report(rows),
-        earned=subnet_score(rows) if reward else None,
+        subnet_score=subnet_score(rows) if reward else None,
         seed=None if scenes is None and not reward else seed,
         command=shlex.join(["roadwork", *sys.argv[1:]]),
         elapsed_s=time.monotonic() - began,
     )
     if rows_file is not None:
         write_rows(rows_file, rows)
-    if json_file is not None:
-        write_report(json_file, report)
+    if report_file is not None:
+        write_report(report_file, report)
     print_report(Console(), report)
     if failed:
         raise typer.Exit(1)
@@ -146,19 +146,19 @@ def _photos(folder: Path) -> _Source:
     return _Source(photo_samples(folder, abouts), len(abouts))
 
 
-def _labelled(data: Sequence[str]) -> _Source:
-    """Every item of the data sets; those that are damaged are told of."""
+def _labeled(data: Sequence[str]) -> _Source:
+    """Return every item of the datasets; corrupt ones are listed in `left_out` as they are met."""
     from roadwork_serve.datasets.base import CorruptItem
     from roadwork_serve.evaluation.run import Failure
 
-    found = [(dataset, dataset.listed()) for dataset in _open(data)]
+    found = [(dataset, dataset.items()) for dataset in _open(data)]
     left_out: list[Failure] = []
 
     def samples() -> "Generator[Sample]":
         for dataset, listed in found:
             for each in dataset.samples(listed):
                 if isinstance(each, CorruptItem):
-                    left_out.append(Failure(each.name, each.why))
+                    left_out.append(Failure(each.name, each.reason))
                 else:
                     yield each
 
@@ -177,4 +177,4 @@ def _challenges(data: Sequence[str], count: int, seed: int, folder: Path, on_don
 def _open(data: Sequence[str]) -> "list[Dataset]":
     from roadwork_serve.datasets.registry import open_dataset
 
-    return [open_dataset(spec) for spec in data]
+    return [open_dataset(uri) for uri in data]

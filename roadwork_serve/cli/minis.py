@@ -1,4 +1,4 @@
-"""`roadwork minis`: the commands about miniatures. Each imports what it needs when it runs."""
+"""`roadwork minis`: the miniature models. Each command imports what it needs when it runs."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-minis = typer.Typer(no_args_is_help=True, help="The miniatures that ship with the project.")
+minis = typer.Typer(no_args_is_help=True, help="Train and describe the miniature models that ship with the project.")
 
 
 class Mini(StrEnum):
@@ -20,16 +20,20 @@ class Mini(StrEnum):
 
 @minis.command()
 def train(
-    names: Annotated[list[Mini] | None, typer.Argument(help="Which; all of them by default.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="Time for each; rendering its scenes comes on top.")] = 30.0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the weights; by default where mini:NAME is.")] = None,
-    photos: Annotated[
-        Path | None, typer.Option(help="Folder of real photos with a manifest.csv to learn from.")
+    names: Annotated[list[Mini] | None, typer.Argument(help="Miniatures to train; all of them by default.")] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, help="Training time of each in minutes; rendering its scenes adds to it.")
+    ] = 30.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the weights. By default the one that mini:NAME refers to.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on where an earlier run stopped.")] = True,
-    warm: Annotated[bool, typer.Option(help="Start from the weights that are there, not from random ones.")] = False,
+    photos: Annotated[
+        Path | None, typer.Option(help="Folder of real photos with a manifest.csv to train on, too.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Continue an earlier run from its checkpoint.")] = True,
+    warm: Annotated[bool, typer.Option(help="Start from the present weights instead of random ones.")] = False,
 ) -> None:
-    """Train miniatures on rendered scenes, and on real photos whose licence allows it."""
+    """Train miniatures on synthetic scenes, and on real photos whose licence permits it."""
     from roadwork_serve.testbed.minis.train import WEIGHTS, main
 
     main([name.value for name in names or Mini], minutes, out or WEIGHTS, resume, warm=warm, photos=photos)
@@ -37,7 +41,7 @@ def train(
 
 @minis.command()
 def report() -> None:
-    """Say what each miniature is and how well it does."""
+    """Describe each miniature and its accuracy."""
     from roadwork_serve.testbed.minis.report import main
 
     main()
@@ -47,7 +51,7 @@ def report() -> None:
 def untrained(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("build/untrained"),
 ) -> None:
-    """Write small checkpoints of all four architectures with random weights, and profiles that serve them."""
+    """Write small untrained checkpoints of all four architectures, and profiles that serve them."""
     from roadwork_serve.testbed.minis.untrained import write_all
 
     for profile in write_all(out):

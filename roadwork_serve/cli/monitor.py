@@ -1,4 +1,4 @@
-"""`roadwork monitor`. It imports what it needs when it runs."""
+"""`roadwork monitor`: miners on the Bittensor chain. It imports what it needs when it runs."""
 
 import json
 import time
@@ -17,25 +17,30 @@ if TYPE_CHECKING:
 
     from roadwork_serve.miner.leaderboard import Leaderboard, NeuronStanding
 
-_PATIENCE_S = 90.0
+_TIMEOUT_S = 90.0
 
 
 def monitor(
     hotkey: Annotated[
-        list[str] | None, typer.Option(help="Address, ss58, or WALLET/HOTKEY; as often as wanted.")
+        list[str] | None,
+        typer.Option(help="Hotkey to show: its ss58 address, or WALLET/HOTKEY. Repeat for more."),
     ] = None,
     network: Annotated[
-        str, typer.Option(help="finney, test, local, or the address of a node, ws:// or wss://.")
+        str, typer.Option(help="Bittensor network: finney, test, local, or the ws:// or wss:// URL of a node.")
     ] = "finney",
-    netuid: Annotated[int | None, typer.Option(min=0, help="By default 72, on the test net 323.")] = None,
+    netuid: Annotated[
+        int | None, typer.Option(min=0, help="Number of the subnet. By default 72, and 323 on the test network.")
+    ] = None,
     wallet_path: Annotated[Path, typer.Option(help="Folder of the wallets.")] = Path("~/.bittensor/wallets"),
-    top: Annotated[int, typer.Option(min=0, help="Show so many of those that earn most.")] = 5,
-    every: Annotated[float | None, typer.Option(min=12, help="Again every so many seconds, until Ctrl-C.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a reading.")] = False,
+    top: Annotated[int, typer.Option(min=0, help="Number of miners with the highest incentive to show.")] = 5,
+    every: Annotated[float | None, typer.Option(min=12, help="Repeat every so many seconds, until Ctrl-C.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a reading instead of a table.")
+    ] = False,
 ) -> None:
-    """Say how miners stand on the subnet: incentive, place, trust, emission, when last updated. Reads the chain only.
+    """Show how miners rank on the subnet: incentive, trust, emission, and last update.
 
-    Exit code 1 if a hotkey that was asked for is not registered.
+    Only the chain is read. The exit code is 1 if a hotkey is not registered.
     """
     import asyncio
 
@@ -53,7 +58,7 @@ def monitor(
     async def read() -> "Leaderboard":
         from bittensor import Client
 
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             return await leaderboard(lambda: Client(network), subnet, keys, top)
 
     while True:
@@ -66,7 +71,7 @@ def monitor(
                 _print(Console(), found)
         except ConfigError:
             raise
-        except Exception as error:  # as many as bittensor and the network have
+        except Exception as error:  # bittensor and the network raise errors of many kinds
             typer.secho(f"{network} cannot be read: {str(error) or type(error).__name__}", fg="red", err=True)
             code = 2
         if every is None:
@@ -74,17 +79,17 @@ def monitor(
         time.sleep(every)
 
 
-def _address(told: str, wallets: Path) -> str:
-    """The address of a hotkey: given as such, or that of a wallet's. Raises ConfigError."""
+def _address(hotkey: str, wallets: Path) -> str:
+    """Return the address of a hotkey that is given as an address or as WALLET/HOTKEY. Raises ConfigError."""
     from roadwork_serve.miner.hotkeys import is_hotkey
     from roadwork_serve.miner.identity import hotkey_of
     from roadwork_serve.miner.settings import MinerSettings
 
-    if told.count("/") == 1:
-        return hotkey_of(MinerSettings.model_construct(wallet=told, wallet_path=wallets))
-    if not is_hotkey(told):
-        raise ConfigError(f"{told} is no hotkey: give its address, ss58, or WALLET/HOTKEY")
-    return told
+    if hotkey.count("/") == 1:
+        return hotkey_of(MinerSettings.model_construct(wallet=hotkey, wallet_path=wallets))
+    if not is_hotkey(hotkey):
+        raise ConfigError(f"{hotkey} is no hotkey; give its ss58 address, or WALLET/HOTKEY")
+    return hotkey
 
 
 def _print(console: "Console", found: "Leaderboard") -> None:
@@ -94,9 +99,9 @@ def _print(console: "Console", found: "Leaderboard") -> None:
         f"earn incentive{price}."
     )
     if found.top:
-        console.print(_table("those that earn most", found.top))
-    if found.asked:
-        console.print(_table("asked for", found.asked))
+        console.print(_table("highest incentive", found.top))
+    if found.requested:
+        console.print(_table("requested", found.requested))
     for each in found.missing:
         console.print(f"[red]{each} is not registered on subnet {found.netuid}.[/]")
 
@@ -106,12 +111,12 @@ def _table(title: str, rows: "Sequence[NeuronStanding]") -> "Table":
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("hotkey", overflow="fold")
-    for name in ("UID", "place", "incentive", "trust", "alpha a tempo", "stake", "updated", "axon"):
+    for name in ("UID", "rank", "incentive", "trust", "alpha a tempo", "stake", "updated", "axon"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in rows:
         numbers = (f"{each.incentive:.5f}", f"{each.trust:.3f}", f"{each.emission:,.4f}", f"{each.stake:,.0f}")
         ago = f"{each.updated_s / 3600:.1f} h ago"
-        place = "none" if each.place is None else str(each.place)
-        role = " (validator)" if each.permit else ""
+        place = "none" if each.rank is None else str(each.rank)
+        role = " (validator)" if each.validator_permit else ""
         table.add_row(each.hotkey + role, str(each.uid), place, *numbers, ago, each.axon or "none")
     return table

@@ -1,10 +1,13 @@
-"""What the commands that look into the journal have in common: which journal is meant, and which of its answers.
+"""Options that several commands share, so that each means the same everywhere.
 
-Each imports what it needs when it runs.
+The functions import what they need when they run, so that `--help` stays instant.
 """
 
+import functools
+import inspect
 import os
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,46 +20,71 @@ if TYPE_CHECKING:
     from roadwork_serve.journal.filter import Filter
     from roadwork_serve.journal.store import Store
 
-VARIABLE, PASSWORD_VARIABLE = "ROADWORK_JOURNAL", "ROADWORK_JOURNAL_PASSWORD"
-DEFAULT = "sqlite:///build/journal/journal.db"
+JOURNAL_VARIABLE = "ROADWORK_JOURNAL"
+DEFAULT_JOURNAL = "sqlite:///build/journal/journal.db"
+DEFAULT_HOLDOUT = 0.6
+LOCAL_SERVER = "http://127.0.0.1:8000"
 _SQLITE = "sqlite:///"
 _UNITS_S = {"m": 60, "h": 3600, "d": 86400}
 
-Url = Annotated[
+ProfileName = Annotated[
+    str, typer.Option("--profile", help="Profile to use: the name of one that ships with the project, or a path.")
+]
+PolicyName = Annotated[
     str | None,
-    typer.Option("--journal", help=f"URL of the journal; by default what {VARIABLE} says, else {DEFAULT}."),
+    typer.Option("--policy", help="Policy to use: a name or a path. By default the one that the profile names."),
 ]
-Media = Annotated[
-    Path | None, typer.Option("--media-folder", help="Where its files are; beside a SQLite journal by default.")
+ServerUrl = Annotated[
+    str,
+    typer.Option("--server", help="URL of the server. The API key is read from ROADWORK_API_KEY.", metavar="URL"),
 ]
-Since = Annotated[str | None, typer.Option(help="From then on: ISO 8601, or 90m, 24h, 7d ago.")]
-Until = Annotated[str | None, typer.Option(help="Before then.")]
-Label = Annotated[Literal["roadwork", "none"] | None, typer.Option(help="Answered so.")]
-Stage = Annotated[
-    Literal["backbone", "signs", "vlm", "reasoner", "video"] | None, typer.Option("--exit", help="Left at this stage.")
+JournalUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--journal",
+        help=f"URL of the journal. By default the one in {JOURNAL_VARIABLE}, else {DEFAULT_JOURNAL}.",
+        metavar="URL",
+    ),
 ]
-Reason = Annotated[
-    Literal["above_band", "below_band", "last_stage", "deadline", "failed"] | None, typer.Option(help="Left so.")
+JournalSource = Annotated[
+    str | None,
+    typer.Option("--journal", help="Read the items from the journal at this URL.", metavar="URL"),
 ]
-Policy = Annotated[str | None, typer.Option(help="Under the policy of this version.")]
-Arm = Annotated[Literal["a", "b"] | None, typer.Option(help="In this arm of an A/B test.")]
-Kind = Annotated[Literal["photo", "clip"] | None, typer.Option("--media", help="Of this kind.")]
-Key = Annotated[str | None, typer.Option(help="With this X-Request-Key.")]
-Caller = Annotated[str | None, typer.Option(help="Asked with the API key of this name.")]
-Low = Annotated[float | None, typer.Option(min=0, max=1, help="Probability from here up.")]
-High = Annotated[float | None, typer.Option(min=0, max=1, help="Probability up to here.")]
-Degraded = Annotated[bool | None, typer.Option("--degraded/--whole", help="A stage was missed, or none was.")]
-Marked = Annotated[
-    bool | None, typer.Option("--labelled/--unlabelled", help="A person has said something, or nobody has.")
+MediaFolder = Annotated[
+    Path | None,
+    typer.Option("--media-folder", help="Folder of the journal's photos and clips. By default media/ beside SQLite."),
 ]
-Surveyed = Annotated[bool | None, typer.Option("--surveyed/--not-surveyed", help="Every stage has judged it, or not.")]
+PrintJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ReportFile = Annotated[Path | None, typer.Option("--report", help="Write the full results to this JSON file.")]
+ReportFolder = Annotated[
+    Path | None, typer.Option("--report-folder", help="Write the full results and diagrams to this folder.")
+]
+RowsFile = Annotated[
+    Path | None, typer.Option("--rows", help="Read the rows that `roadwork evaluate --all-stages --rows FILE` wrote.")
+]
+StageOneHead = Annotated[
+    Path | None,
+    typer.Option("--head", help="Folder of a head: use its predictions for stage 1; needs --journal."),
+]
+RiskLimit = Annotated[
+    float, typer.Option(min=0, max=1, help="Largest share of items that early exits may label wrongly.")
+]
+Confidence = Annotated[float, typer.Option(min=0, max=1, help="Confidence with which the bound must hold.")]
+LabeledData = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        help="Labeled data; repeat for more. A folder with roadwork/ and none/ or a manifest.csv, a CSV file with the "
+        "columns file and label, natix:FILE.parquet, coco:ANNOTATIONS.json, or scenes:COUNT:SEED.",
+    ),
+]
 
 
-def opened(url: str | None, folder: Path | None = None) -> "Store":
-    """The journal that is meant. Raises ConfigError where its file is not there, for reading makes none."""
-    from roadwork_serve.journal.store import Store
+def open_journal(url: str | None, folder: Path | None = None) -> "Store":
+    """Open an existing journal. Raises ConfigError when its SQLite file is missing, since reading creates none."""
+    from roadwork_serve.journal.store import PASSWORD_VARIABLE, Store
 
-    where = url or os.environ.get(VARIABLE) or DEFAULT
+    where = url or os.environ.get(JOURNAL_VARIABLE) or DEFAULT_JOURNAL
     if where.startswith(_SQLITE):
         file = Path(where.removeprefix(_SQLITE))
         if not file.is_file():
@@ -67,19 +95,85 @@ def opened(url: str | None, folder: Path | None = None) -> "Store":
     return Store.open(where, os.environ.get(PASSWORD_VARIABLE), media_folder=folder)
 
 
-def wanted(since: str | None = None, until: str | None = None, **fields: Any) -> "Filter":
-    """The answers between two times that are as the fields of Filter say."""
+def journal_filter(
+    since: Annotated[
+        str | None, typer.Option(help="Only entries from this time on: ISO 8601, or an age such as 90m, 24h or 7d.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only entries before this time; written like --since.")] = None,
+    label: Annotated[Literal["roadwork", "none"] | None, typer.Option(help="Filter by predicted label.")] = None,
+    exit_stage: Annotated[
+        Literal["backbone", "signs", "vlm", "reasoner", "video"] | None, typer.Option(help="Filter by exit stage.")
+    ] = None,
+    exit_reason: Annotated[
+        Literal["above_band", "below_band", "last_stage", "deadline", "failed"] | None,
+        typer.Option(help="Filter by exit reason."),
+    ] = None,
+    policy_version: Annotated[str | None, typer.Option(help="Filter by the version of the policy.")] = None,
+    arm: Annotated[Literal["a", "b"] | None, typer.Option(help="Filter by the arm of an A/B test.")] = None,
+    media: Annotated[Literal["photo", "clip"] | None, typer.Option(help="Filter by media type.")] = None,
+    request_key: Annotated[str | None, typer.Option(help="Filter by the X-Request-Key that the client sent.")] = None,
+    caller: Annotated[str | None, typer.Option(help="Filter by the name of the client's API key.")] = None,
+    min_probability: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Only entries with at least this probability of road work.")
+    ] = None,
+    max_probability: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Only entries with at most this probability of road work.")
+    ] = None,
+    degraded: Annotated[
+        bool | None,
+        typer.Option("--degraded/--complete", help="Only entries that lack a stage which failed, or only the others."),
+    ] = None,
+    labeled: Annotated[
+        bool | None, typer.Option("--labeled/--unlabeled", help="Only entries with a human label, or without one.")
+    ] = None,
+    audited: Annotated[
+        bool | None,
+        typer.Option("--audited/--not-audited", help="Only entries on which an audit ran every stage, or the others."),
+    ] = None,
+) -> "Filter":
+    """Return the conditions that the options describe."""
     from roadwork_serve.journal.filter import Filter
 
-    since_s, until_s = (None if text is None else seconds(text) for text in (since, until))
-    return Filter(since_s=since_s, until_s=until_s, **fields)
+    return Filter(
+        since_s=None if since is None else timestamp_s(since),
+        until_s=None if until is None else timestamp_s(until),
+        label=label,
+        exit_stage=exit_stage,
+        exit_reason=exit_reason,
+        policy_version=policy_version,
+        arm=arm,
+        media=media,
+        key=request_key,
+        caller=caller,
+        min_probability=min_probability,
+        max_probability=max_probability,
+        degraded=degraded,
+        labeled=labeled,
+        audited=audited,
+    )
 
 
-def seconds(text: str) -> float:
-    """Since 1970: of ISO 8601, in local time where it names no zone, or of so long ago. Raises ConfigError."""
+def filtered(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `journal_filter` in place of its parameter `selection`."""
+    options = inspect.signature(journal_filter).parameters
+    own = [each for name, each in inspect.signature(command).parameters.items() if name != "selection"]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        selection = journal_filter(**{name: given.pop(name) for name in options})
+        command(selection=selection, **given)
+
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *options.values())]
+    vars(run)["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def timestamp_s(text: str) -> float:
+    """Return seconds since 1970 for ISO 8601, in local time if it names no zone, or for an age such as 24h."""
     if text[-1:] in _UNITS_S and text[:-1].replace(".", "", 1).isdecimal():
         return time.time() - float(text[:-1]) * _UNITS_S[text[-1]]
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
-        raise ConfigError(f"{text!r} is no time; write 2026-11-23T08:00, or 90m, 24h, 7d for so long ago") from None
+        raise ConfigError(f"{text!r} is no time; write 2026-11-23T08:00, or an age such as 90m, 24h or 7d") from None

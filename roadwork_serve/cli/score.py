@@ -1,9 +1,11 @@
-"""`roadwork score`: replaces this process with `deployments.batch_job`, since the library imports no Ray."""
+"""`roadwork score`: replaces this process with `deployments.batch_job`, because the library does not import Ray."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from roadwork_serve.cli.options import PolicyName, ProfileName
 
 
 def score(
@@ -11,32 +13,30 @@ def score(
         str,
         typer.Argument(
             metavar="DIR|PARQUET|URL",
-            help="A folder, with all below it, a Parquet file or a folder of those, with pictures or their paths in a "
-            "column, or either of them at s3://BUCKET/PATH.",
+            help="Files to classify: a folder and everything below it, a Parquet file or a folder of those, with a "
+            "column of images or of paths, or any of these at s3://BUCKET/PATH.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Parquet file to write; rejects go into another beside it.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write. Rejected files go to a second one beside it.")],
     match: Annotated[
-        list[str] | None, typer.Option(help="Only files whose path in the folder matches, such as '*.jpg'; repeatable.")
+        list[str] | None,
+        typer.Option(help="Only files whose path in the folder matches, such as '*.jpg'. Repeat for more patterns."),
     ] = None,
     column: Annotated[
-        str | None, typer.Option(help="Of a Parquet file: by default image, bytes, file or path, whichever is there.")
+        str | None,
+        typer.Option(help="Column of a Parquet source. By default image, bytes, file or path, whichever exists."),
     ] = None,
-    profile: Annotated[
-        str, typer.Option("--profile", help="A profile that ships with the project, or a path.")
-    ] = "mini",
-    policy: Annotated[
-        str | None, typer.Option("--policy", help="A policy by name or path; the profile's by default.")
-    ] = None,
+    profile: ProfileName = "mini",
+    policy: PolicyName = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes with a cascade each; one a card, or core, by default."),
+        typer.Option(min=1, help="Number of processes, each with a cascade. By default one for each GPU, or core."),
     ] = None,
 ) -> None:
-    """Judge very many files, without a server: the same verdicts, in a Parquet file, and what got none in another.
+    """Classify large datasets offline (batch scoring), without a server.
 
-    Runs on Ray Data: on this machine, or on the cluster that RAY_ADDRESS names. What is broken off goes on when the
-    same command is given again; files that have come since are not looked at.
+    Runs on Ray Data: on this machine, or on the cluster that RAY_ADDRESS names. Run the same command again to continue
+    after an interruption; files added since then are ignored.
     """
     import json
     import os
@@ -49,7 +49,7 @@ def score(
     if missing := [name for name in ("pandas", "pyarrow") if find_spec(name) is None]:
         raise ConfigError(f"{' and '.join(missing)} not installed; pip install 'roadwork-serve[bulk]'")
 
-    order = {
+    job = {
         "source": source,
         "out": str(out.absolute()),
         "match": match or [],
@@ -60,4 +60,4 @@ def score(
     }
     for name, value in RAY.items():
         os.environ.setdefault(name, value)
-    os.execv(sys.executable, [sys.executable, "-m", "deployments.batch_job", json.dumps(order)])  # noqa: S606 - no shell
+    os.execv(sys.executable, [sys.executable, "-m", "deployments.batch_job", json.dumps(job)])  # noqa: S606 - no shell

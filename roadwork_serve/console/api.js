@@ -1,12 +1,12 @@
-// What the server is asked, and errors in words.
+// Requests to the server, and its errors.
 
-const KEY = "roadwork-key"; // for this tab alone, gone when it is closed
+const KEY = "roadwork-key"; // in session storage: for this tab only, until it is closed
 
 export function key() {
   return sessionStorage.getItem(KEY) ?? "";
 }
 
-export function keep(secret) {
+export function setKey(secret) {
   if (secret) sessionStorage.setItem(KEY, secret);
   else sessionStorage.removeItem(KEY);
 }
@@ -18,30 +18,30 @@ export class Problem extends Error {
   }
 }
 
-async function answer(path, options = {}) {
+async function request(path, options = {}) {
   const headers = new Headers(options.headers);
   if (key()) headers.set("X-API-Key", key());
   let response;
   try {
     response = await fetch(path, { ...options, headers });
   } catch {
-    throw new Problem("The server cannot be reached", "is it still running?", 0);
+    throw new Problem("The server cannot be reached", "check that it is running", 0);
   }
   if (response.ok) return response;
-  const told = await response.json().catch(() => ({}));
-  throw new Problem(told.title ?? `The server answered ${response.status}`, told.detail ?? "", response.status);
+  const problem = await response.json().catch(() => ({}));
+  throw new Problem(problem.title ?? `The server answered ${response.status}`, problem.detail ?? "", response.status);
 }
 
-export async function ask(path, options) {
-  return (await answer(path, options)).json();
+export async function getJson(path, options) {
+  return (await request(path, options)).json();
 }
 
-export async function send(path, body, method = "POST") {
-  return ask(path, { method, body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
+export async function sendJson(path, body, method = "POST") {
+  return getJson(path, { method, body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
 }
 
 // An image or a clip behind a key cannot be a plain `src`. The caller revokes the URL.
-export async function picture(path) {
-  const blob = await (await answer(path)).blob();
+export async function mediaUrl(path) {
+  const blob = await (await request(path)).blob();
   return { url: URL.createObjectURL(blob), clip: blob.type.startsWith("video/") };
 }

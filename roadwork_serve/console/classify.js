@@ -1,21 +1,21 @@
-// Drop, paste or pick a file; get the verdict.
+// The classify page: drop, paste or choose files, and get verdicts.
 
-import { ask } from "./api.js";
+import { getJson } from "./api.js";
 import { explain, header, make } from "./page.js";
-import { inWords, verdictCard } from "./way.js";
+import { inWords, verdictCard } from "./verdict.js";
 
-const AT_ONCE = 2, MOST = 24;
+const MAX_CONCURRENT = 2, MAX_FILES = 24;
 const drop = document.getElementById("drop"), results = document.getElementById("results");
-const said = document.getElementById("said"), waiting = [];
+const announcement = document.getElementById("announcement"), queue = [];
 let running = 0;
 
 header();
 
-ask("/v1/info").then((info) => {
+getJson("/v1/info").then((info) => {
   const { max_bytes: bytes, max_seconds: seconds } = info.limits;
   document.getElementById("limits").textContent =
     `JPEG, PNG, WebP, MP4, WebM or MOV, up to ${Math.round(bytes / 2 ** 20)} MiB; clips up to ${seconds} s. Profile ${info.profile}.`;
-}).catch((error) => { said.textContent = explain(error); said.className = "trouble"; });
+}).catch((error) => { announcement.textContent = explain(error); announcement.className = "trouble"; });
 
 fetch("/console/samples/samples.json").then((response) => response.json()).then((samples) => {
   document.getElementById("samples").append(...samples.map((sample) =>
@@ -46,36 +46,36 @@ document.addEventListener("drop", (event) => {
 });
 
 function take(files) {
-  if (files.length > MOST) {
-    said.textContent = `${files.length} files at once are too many here; the first ${MOST} are taken. For more use /v1/classify/batch.`;
+  if (files.length > MAX_FILES) {
+    announcement.textContent = `${files.length} files are too many for this page; only the first ${MAX_FILES} are classified. For more, use /v1/classify/batch.`;
   }
   document.getElementById("results-title").hidden = false;
-  for (const file of files.slice(0, MOST)) {
-    const place = make("div", {}, make("article", { class: "card", "aria-busy": "true" }, make("h3", {}, file.name), make("p", {}, "Looking…")));
+  for (const file of files.slice(0, MAX_FILES)) {
+    const place = make("div", {}, make("article", { class: "card", "aria-busy": "true" }, make("h3", {}, file.name), make("p", {}, "Classifying…")));
     results.prepend(place);
-    waiting.push([file, place]);
+    queue.push([file, place]);
   }
   go();
 }
 
 async function go() {
-  while (running < AT_ONCE && waiting.length) {
+  while (running < MAX_CONCURRENT && queue.length) {
     running += 1;
-    const [file, place] = waiting.shift();
+    const [file, place] = queue.shift();
     classify(file, place).finally(() => { running -= 1; go(); });
   }
 }
 
 async function classify(file, place) {
-  const name = file.name || "a pasted picture";
+  const name = file.name || "pasted image";
   try {
-    const type = /^(image|video)\//.test(file.type) ? file.type : "application/octet-stream"; // the bytes say what it is
-    const verdict = await ask("/v1/classify", { method: "POST", body: file, headers: { "Content-Type": type } });
+    const type = /^(image|video)\//.test(file.type) ? file.type : "application/octet-stream"; // the server detects the format
+    const verdict = await getJson("/v1/classify", { method: "POST", body: file, headers: { "Content-Type": type } });
     const media = { url: URL.createObjectURL(file), clip: verdict.media === "clip" };
     place.replaceChildren(verdictCard(verdict, name, media));
-    said.textContent = `${name}: ${inWords(verdict)}`;
+    announcement.textContent = `${name}: ${inWords(verdict)}`;
   } catch (error) {
     place.replaceChildren(make("article", { class: "card" }, make("h3", {}, name), make("p", { class: "trouble", role: "alert" }, explain(error)),
-      make("p", {}, make("button", { type: "button", class: "second", onclick: () => { waiting.push([file, place]); go(); } }, "Try again"))));
+      make("p", {}, make("button", { type: "button", class: "second", onclick: () => { queue.push([file, place]); go(); } }, "Try again"))));
   }
 }

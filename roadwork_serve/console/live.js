@@ -1,20 +1,20 @@
-// What the server is at, and hard cases to label with one key.
+// The live page: load and statistics of the server, and informative cases to label with one key.
 
-import { ask, picture, send } from "./api.js";
+import { getJson, mediaUrl, sendJson } from "./api.js";
 import { barWidth, explain, header, make, ms, percent, REASONS, stageName } from "./page.js";
-import { verdictCard } from "./way.js";
+import { verdictCard } from "./verdict.js";
 
-const EVERY_MS = 2000, JOURNAL_EVERY_MS = 5000;
-const WORDS = { r: ["roadwork", "Road work"], n: ["none", "None"], u: ["unclear", "Unclear"] };
+const INTERVAL_MS = 2000, JOURNAL_INTERVAL_MS = 5000;
+const LABELS = { r: ["roadwork", "Road work"], n: ["none", "None"], u: ["unclear", "Unclear"] };
 const byId = (id) => document.getElementById(id);
-let cases = [], shownCase = null, shownUrl = null, journalStops = false;
+let cases = [], shownCase = null, shownUrl = null, journalUnavailable = false;
 
 header();
-every(EVERY_MS, load);
-every(JOURNAL_EVERY_MS, recent);
-hard();
+every(INTERVAL_MS, load);
+every(JOURNAL_INTERVAL_MS, recent);
+loadCases();
 
-// Again and again while somebody looks, never two at a time.
+// Repeat while the page is visible, one call at a time.
 async function every(wait, work) {
   for (;;) {
     if (!document.hidden) await work();
@@ -29,7 +29,7 @@ function trouble(error) {
 
 async function load() {
   try {
-    const stats = await ask("/v1/stats");
+    const stats = await getJson("/v1/stats");
     facts(stats.replicas);
     exits(stats.replicas);
     stages(stats.replicas);
@@ -44,53 +44,53 @@ function sum(replicas, value) {
 }
 
 function facts(replicas) {
-  const seconds = Math.max(1, ...replicas.map((replica) => replica.answered?.seconds ?? 0));
-  const answers = sum(replicas, (replica) => replica.answered?.answers);
-  const refused = sum(replicas, (replica) => Object.values(replica.answered?.refused ?? {}).reduce((a, b) => a + b, 0));
+  const seconds = Math.max(1, ...replicas.map((replica) => replica.requests?.uptime_s ?? 0));
+  const verdicts = sum(replicas, (replica) => replica.requests?.verdicts);
+  const rejected = sum(replicas, (replica) => Object.values(replica.requests?.rejected ?? {}).reduce((a, b) => a + b, 0));
   const versions = [...new Set(replicas.map((replica) => replica.policy_version))];
-  const told = {
-    "Answers": `${answers.toLocaleString("en")} (${(answers / seconds).toFixed(2)} a second)`,
-    "In work": sum(replicas, (replica) => replica.in_flight),
-    "Refused": refused.toLocaleString("en"),
-    "Late": sum(replicas, (replica) => replica.answered?.late),
-    "A stage missed": sum(replicas, (replica) => replica.answered?.degraded),
+  const values = {
+    "Verdicts": `${verdicts.toLocaleString("en")} (${(verdicts / seconds).toFixed(2)} per second)`,
+    "In flight": sum(replicas, (replica) => replica.in_flight),
+    "Rejected": rejected.toLocaleString("en"),
+    "Deadline exits": sum(replicas, (replica) => replica.requests?.deadline_exits),
+    "Degraded": sum(replicas, (replica) => replica.requests?.degraded),
     "Policy": versions.join(", "),
-    "Load gear": Math.max(...replicas.map((replica) => replica.gear)),
+    "Degradation level": Math.max(...replicas.map((replica) => replica.degradation_level)),
     "Ingress replicas": replicas.length,
-    "Journal": journalWord(replicas),
+    "Journal": journalState(replicas),
   };
-  byId("facts").replaceChildren(...Object.entries(told).map(([name, value]) =>
+  byId("facts").replaceChildren(...Object.entries(values).map(([name, value]) =>
     make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))));
 }
 
-function journalWord(replicas) {
+function journalState(replicas) {
   const journals = replicas.map((replica) => replica.journal).filter(Boolean);
-  if (!journals.length) return "none is kept";
-  const waiting = journals.reduce((total, journal) => total + journal.waiting, 0);
+  if (!journals.length) return "disabled";
+  const pending = journals.reduce((total, journal) => total + journal.pending, 0);
   const dropped = journals.reduce((total, journal) => total + journal.dropped, 0);
-  const word = journals.every((journal) => journal.up) ? "up" : "does not answer";
-  return `${word}, ${waiting} wait${dropped ? `, ${dropped} lost` : ""}`;
+  const state = journals.every((journal) => journal.up) ? "up" : "unavailable";
+  return `${state}, ${pending} pending${dropped ? `, ${dropped} dropped` : ""}`;
 }
 
 function exits(replicas) {
   const counts = new Map();
-  for (const exit of replicas.flatMap((replica) => replica.answered?.exits ?? [])) {
+  for (const exit of replicas.flatMap((replica) => replica.requests?.exits ?? [])) {
     const name = `${stageName(exit.stage)}: ${REASONS[exit.reason]}`;
-    counts.set(name, (counts.get(name) ?? 0) + exit.answers);
+    counts.set(name, (counts.get(name) ?? 0) + exit.verdicts);
   }
   const total = [...counts.values()].reduce((a, b) => a + b, 0);
   const rows = [...counts].sort((a, b) => b[1] - a[1]).map(([name, count]) =>
     make("li", {}, make("span", {}, name), barWidth(make("span", { class: "mix" }), count / total),
       make("span", { class: "number" }, `${percent(count / total)} (${count.toLocaleString("en")})`)));
-  byId("exits").replaceChildren(rows.length ? make("ul", { class: "mixes" }, ...rows) : make("p", { class: "quiet" }, "Nothing has been answered yet."));
+  byId("exits").replaceChildren(rows.length ? make("ul", { class: "mixes" }, ...rows) : make("p", { class: "quiet" }, "No verdicts yet."));
 }
 
-// Of several replicas: the mean of their medians by how many each rests on, and the worst of their 95th percentiles.
-function spread(works, name) {
-  const spreads = works.map((work) => work[name]).filter(Boolean);
-  if (!spreads.length) return [null, null];
-  const n = spreads.reduce((total, each) => total + each.n, 0);
-  return [spreads.reduce((total, each) => total + each.p50 * each.n, 0) / n, Math.max(...spreads.map((each) => each.p95))];
+// Over several replicas: the weighted mean of their medians, and the highest of their 95th percentiles.
+function percentiles(stats, name) {
+  const distributions = stats.map((each) => each[name]).filter(Boolean);
+  if (!distributions.length) return [null, null];
+  const n = distributions.reduce((total, each) => total + each.n, 0);
+  return [distributions.reduce((total, each) => total + each.p50 * each.n, 0) / n, Math.max(...distributions.map((each) => each.p95))];
 }
 
 function stages(replicas) {
@@ -98,91 +98,91 @@ function stages(replicas) {
   const names = replicas[0].stages.map((stage) => stage.stage);
   byId("stages").tBodies[0].replaceChildren(...names.map((name) => {
     const loads = replicas.flatMap((replica) => replica.stages.filter((stage) => stage.stage === name));
-    const works = replicas.flatMap((replica) => (replica.answered?.stages ?? []).filter((work) => work.stage === name));
-    const asked = works.reduce((total, work) => total + Object.values(work.outcomes).reduce((a, b) => a + b, 0), 0);
-    const failed = works.reduce((total, work) => total + (work.outcomes.failed ?? 0), 0);
-    const [queue50, queue95] = spread(works, "queue_ms"), [compute50, compute95] = spread(works, "compute_ms");
-    const batches = works.map((work) => work.batch_size).filter(Boolean);
+    const stats = replicas.flatMap((replica) => (replica.requests?.stages ?? []).filter((each) => each.stage === name));
+    const items = stats.reduce((total, each) => total + Object.values(each.outcomes).reduce((a, b) => a + b, 0), 0);
+    const failed = stats.reduce((total, each) => total + (each.outcomes.failed ?? 0), 0);
+    const [queue50, queue95] = percentiles(stats, "queue_ms"), [compute50, compute95] = percentiles(stats, "compute_ms");
+    const batches = stats.map((each) => each.batch_size).filter(Boolean);
     const batch = batches.length ? (batches.reduce((t, b) => t + b.mean * b.n, 0) / batches.reduce((t, b) => t + b.n, 0)).toFixed(1) : "–";
-    const up = loads.every((load) => load.up), resting = loads.some((load) => load.breaker !== "closed");
+    const up = loads.every((load) => load.up), tripped = loads.some((load) => load.breaker !== "closed");
     return make("tr", { "data-stage": name }, make("th", { scope: "row" }, stageName(name)),
-      make("td", {}, make("span", { class: `mark ${up && !resting ? "good" : "warn"}` }, !up ? "down" : resting ? "rests" : "up")),
-      number(sum(loads, (load) => load.waiting)), number(sum(loads, (load) => load.in_flight)),
-      number(ms(queue50)), number(ms(queue95)), number(ms(compute50)), number(ms(compute95)), number(batch), number(asked), number(failed));
+      make("td", {}, make("span", { class: `mark ${up && !tripped ? "good" : "warn"}` }, !up ? "down" : tripped ? "paused" : "up")),
+      number(sum(loads, (load) => load.queued)), number(sum(loads, (load) => load.in_flight)),
+      number(ms(queue50)), number(ms(queue95)), number(ms(compute50)), number(ms(compute95)), number(batch), number(items), number(failed));
   }));
 }
 
 async function recent() {
-  if (journalStops) return;
+  if (journalUnavailable) return;
   try {
-    const { answers } = await ask("/v1/journal?limit=20");
-    byId("recent-said").textContent = answers.length ? "" : "The journal holds no answers yet.";
-    byId("recent").tBodies[0].replaceChildren(...answers.map((answer) => make("tr", {},
-      make("td", {}, new Date(answer.at).toLocaleTimeString()),
-      make("td", {}, answer.verdict.media, answer.kept ? "" : make("span", { class: "quiet" }, " (not kept)")),
-      make("td", {}, answer.verdict.label === "roadwork" ? "road work" : "none"),
-      make("td", { class: "number" }, percent(answer.verdict.probability, 1)),
-      make("td", {}, `${stageName(answer.verdict.exit.stage)}: ${REASONS[answer.verdict.exit.reason]}`),
-      make("td", { class: "number" }, ms(answer.verdict.elapsed_ms)),
-      make("td", {}, answer.said ?? "–"))));
+    const { entries } = await getJson("/v1/journal?limit=20");
+    byId("recent-message").textContent = entries.length ? "" : "The journal is empty.";
+    byId("recent").tBodies[0].replaceChildren(...entries.map((entry) => make("tr", {},
+      make("td", {}, new Date(entry.created_at).toLocaleTimeString()),
+      make("td", {}, entry.verdict.media, entry.media_available ? "" : make("span", { class: "quiet" }, " (not stored)")),
+      make("td", {}, entry.verdict.label === "roadwork" ? "road work" : "none"),
+      make("td", { class: "number" }, percent(entry.verdict.probability, 1)),
+      make("td", {}, `${stageName(entry.verdict.exit.stage)}: ${REASONS[entry.verdict.exit.reason]}`),
+      make("td", { class: "number" }, ms(entry.verdict.elapsed_ms)),
+      make("td", {}, entry.human_label ?? "–"))));
   } catch (error) {
-    journalStops = [401, 403, 404].includes(error.status); // it would be the same again
-    byId("recent-said").textContent = explain(error);
+    journalUnavailable = [401, 403, 404].includes(error.status); // a retry would not help
+    byId("recent-message").textContent = explain(error);
   }
 }
 
-async function hard() {
+async function loadCases() {
   try {
-    cases = (await ask("/v1/journal/hard?limit=24")).answers;
-    next(cases.length ? "" : "Nothing is left to label: every answer of late has been, or there are none yet.");
+    cases = (await getJson("/v1/journal?sort=informativeness&limit=24")).entries;
+    next(cases.length ? "" : "Nothing to label: all recent entries have labels, or there are none yet.");
   } catch (error) {
-    byId("hard-said").textContent = explain(error);
+    byId("cases-message").textContent = explain(error);
   }
 }
 
-// The next case, with its picture if it is kept. Until it is there to be seen no key counts.
-async function next(word) {
+// Show the next case, with its file if it is stored. Keys have no effect until it is shown.
+async function next(message) {
   shownCase = null;
-  const answer = cases.shift(), before = shownUrl;
-  let media = null, told = word;
-  if (answer?.kept) {
+  const entry = cases.shift(), before = shownUrl;
+  let media = null, text = message;
+  if (entry?.media_available) {
     try {
-      media = await picture(`/v1/journal/${encodeURIComponent(answer.id)}/media`);
+      media = await mediaUrl(`/v1/journal/${encodeURIComponent(entry.id)}/media`);
     } catch (error) {
-      told = explain(error);
+      text = explain(error);
     }
   }
   shownUrl = media?.url ?? null;
-  byId("hard").replaceChildren(...(answer ? hardCase(answer, media) : [make("button", { type: "button", class: "second", onclick: hard }, "Look for more")]));
-  byId("hard-said").textContent = told;
+  byId("cases").replaceChildren(...(entry ? caseCard(entry, media) : [make("button", { type: "button", class: "second", onclick: loadCases }, "Load more")]));
+  byId("cases-message").textContent = text;
   if (before) URL.revokeObjectURL(before);
-  shownCase = answer ?? null;
+  shownCase = entry ?? null;
 }
 
-function hardCase(answer, media) {
-  const why = Object.entries(answer.why).map(([name, strength]) => `${name} ${strength.toFixed(2)}`).join(", ");
-  const buttons = Object.entries(WORDS).map(([letter, [label, name]]) =>
-    make("button", { type: "button", "data-label": label, onclick: () => say(answer, label) }, name, " ", make("kbd", {}, letter.toUpperCase())));
-  const lines = [`Hardness ${answer.hardness.toFixed(2)}: ${why || "no reason"}. ${cases.length} more wait.`];
-  if (!answer.kept) lines.push("The file is not kept, so there is nothing to look at: set journal.media_cap_gib in the profile.");
+function caseCard(entry, media) {
+  const reasons = Object.entries(entry.reasons).map(([name, strength]) => `${name} ${strength.toFixed(2)}`).join(", ");
+  const buttons = Object.entries(LABELS).map(([letter, [label, name]]) =>
+    make("button", { type: "button", "data-label": label, onclick: () => setLabel(entry, label) }, name, " ", make("kbd", {}, letter.toUpperCase())));
+  const lines = [`Informativeness ${entry.informativeness.toFixed(2)}: ${reasons || "no reason"}. ${cases.length} more to label.`];
+  if (!entry.media_available) lines.push("The file is not stored; set journal.max_media_gib in the profile to store files.");
   return [
     make("p", { class: "row" }, ...buttons,
       make("button", { type: "button", class: "second", onclick: () => next("Skipped.") }, "Skip ", make("kbd", {}, "S"))),
     ...lines.map((line) => make("p", { class: "quiet" }, line)),
-    verdictCard(answer.verdict, new Date(answer.at).toLocaleString(), media),
+    verdictCard(entry.verdict, new Date(entry.created_at).toLocaleString(), media),
   ];
 }
 
-async function say(answer, label) {
-  if (answer !== shownCase) return;
-  shownCase = null; // a second key in haste is not for the next one
+async function setLabel(entry, label) {
+  if (entry !== shownCase) return;
+  shownCase = null; // a second key press must not label the next case
   try {
-    await send(`/v1/journal/${encodeURIComponent(answer.id)}/label`, { label }, "PUT");
-    await next(`Labelled: ${label}.`);
+    await sendJson(`/v1/journal/${encodeURIComponent(entry.id)}/label`, { label }, "PUT");
+    await next(`Labeled: ${label}.`);
     await recent();
   } catch (error) {
-    shownCase = answer;
-    byId("hard-said").textContent = explain(error);
+    shownCase = entry;
+    byId("cases-message").textContent = explain(error);
   }
 }
 
@@ -190,6 +190,6 @@ document.addEventListener("keydown", (event) => {
   if (!shownCase || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   if (event.target.closest("input, textarea, select, dialog")) return;
   const letter = event.key.toLowerCase();
-  if (letter in WORDS) say(shownCase, WORDS[letter][0]);
+  if (letter in LABELS) setLabel(shownCase, LABELS[letter][0]);
   else if (letter === "s") next("Skipped.");
 });

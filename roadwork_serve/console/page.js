@@ -1,6 +1,6 @@
-// What every page has: the way between them, the key, and small things to build with.
+// Shared by all pages: navigation, the API key dialog, and helpers to build elements.
 
-import { keep, key } from "./api.js";
+import { setKey, key } from "./api.js";
 
 // make("p", { class: "quiet" }, "text", otherElement)
 export function make(tag, attributes = {}, ...inside) {
@@ -37,11 +37,11 @@ export function stageName(stage) {
 }
 
 export const REASONS = {
-  above_band: "sure enough that there is",
-  below_band: "sure enough that there is none",
-  last_stage: "no stage was left to ask",
-  deadline: "the time ran out",
-  failed: "the stages behind it failed",
+  above_band: "confident of road work",
+  below_band: "confident of no road work",
+  last_stage: "no further stage",
+  deadline: "deadline reached",
+  failed: "later stages failed",
 };
 
 export function barWidth(element, share) {
@@ -51,9 +51,9 @@ export function barWidth(element, share) {
 
 const PAGES = [["/", "Classify"], ["/console/live.html", "Live"], ["/console/policy.html", "Policy"]];
 
-export function openKey(why = "") {
+export function openKey(reason = "") {
   const dialog = document.getElementById("key-dialog");
-  dialog.querySelector("#key-why").textContent = why;
+  dialog.querySelector("#key-reason").textContent = reason;
   if (!dialog.open) dialog.showModal();
 }
 
@@ -64,12 +64,12 @@ export function header(onKey = () => location.reload()) {
   const input = make("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false" });
   input.value = key();
   const dialog = make("dialog", { id: "key-dialog", "aria-labelledby": "key-title" },
-    make("form", { method: "dialog", onsubmit: () => { keep(input.value.trim()); onKey(); } },
+    make("form", { method: "dialog", onsubmit: () => { setKey(input.value.trim()); onKey(); } },
       make("h2", { id: "key-title" }, "Key"),
-      make("p", { id: "key-why" }),
+      make("p", { id: "key-reason" }),
       make("label", { for: "key" }, "API key"), input,
-      make("p", { class: "quiet" }, "It stays in this tab and is forgotten when the tab is closed."),
-      make("p", { class: "row" }, make("button", {}, "Use it"),
+      make("p", { class: "quiet" }, "The key is stored in this tab only, until you close it."),
+      make("p", { class: "row" }, make("button", {}, "Use key"),
         make("button", { type: "button", class: "second", onclick: () => dialog.close() }, "Cancel"))));
   document.getElementById("top").append(
     make("nav", { "aria-label": "Pages" },
@@ -79,9 +79,9 @@ export function header(onKey = () => location.reload()) {
     dialog);
 }
 
-// Says what went wrong; asks for a key where one is missing.
+// Returns the message of an error; opens the key dialog if a key is missing.
 export function explain(error) {
-  if (error.status === 401) openKey("This server has keys. Enter yours.");
+  if (error.status === 401) openKey("This server requires an API key.");
   else if (error.status === 403 && key()) openKey(error.message);
   return error.message;
 }

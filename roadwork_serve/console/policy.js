@@ -1,6 +1,6 @@
-// The policy's exit bands on sliders, and what moving them would have changed.
+// The policy page: exit bands as sliders, and a preview of their effect on recent journal entries.
 
-import { ask, send } from "./api.js";
+import { getJson, sendJson } from "./api.js";
 import { barWidth, explain, header, make, percent, stageName } from "./page.js";
 
 const SETTLE_MS = 350;
@@ -12,34 +12,34 @@ read();
 
 async function read() {
   try {
-    state = await ask("/v1/policy");
+    state = await getJson("/v1/policy");
     start();
   } catch (error) {
-    byId("told").textContent = explain(error);
+    byId("message").textContent = explain(error);
   }
 }
 
 function start() {
-  edited = structuredClone(state.rules.policy);
-  byId("in-force").replaceChildren("In force: ", make("strong", {}, state.version), `, edition ${state.number}.`,
-    state.rules.split ? " An A/B test runs; it stays." : "", state.rules.shadow ? " A shadow runs; it stays." : "");
-  byId("promise").textContent = edited.certificate
-    ? "Its bands carry a proven bound on the extra error of leaving early. Other bands carry none until `roadwork tune` proves one."
-    : "Its bands carry no proven bound.";
+  edited = structuredClone(state.rollout.policy);
+  byId("active").replaceChildren("Active policy: ", make("strong", {}, state.version), `, revision ${state.revision}.`,
+    state.rollout.split ? " An A/B test is running; it continues." : "", state.rollout.shadow ? " A shadow policy is running; it continues." : "");
+  byId("certificate").textContent = edited.certificate
+    ? "Its exit bands have a certified bound on early-exit errors. Other bands have none until `roadwork tune` certifies them."
+    : "Its exit bands have no certified error bound.";
   byId("version").value = fresh(state.version);
   byId("apply").disabled = true;
-  byId("effect").replaceChildren(make("p", { class: "quiet" }, "Move a slider to see."));
+  byId("effect").replaceChildren(make("p", { class: "quiet" }, "Move a slider to see the effect."));
   byId("steps").replaceChildren(...["photo", "clip"].map((kind) =>
     make("fieldset", {}, make("legend", {}, kind === "photo" ? "Photos" : "Clips"), ...edited[kind].map((step, index) => band(kind, step, index)))));
-  byId("history").tBodies[0].replaceChildren(...[...state.history].reverse().map((edition) => make("tr", {},
-    make("td", { class: "number" }, String(edition.number)), make("td", {}, edition.version),
-    make("td", {}, edition.restores ? `rollback to ${edition.restores}` : edition.origin), make("td", {}, edition.by),
-    make("td", {}, new Date(edition.at).toLocaleString()))));
+  byId("history").tBodies[0].replaceChildren(...[...state.history].reverse().map((revision) => make("tr", {},
+    make("td", { class: "number" }, String(revision.revision)), make("td", {}, revision.version),
+    make("td", {}, revision.rollback_of ? `rollback to ${revision.rollback_of}` : revision.origin), make("td", {}, revision.author),
+    make("td", {}, new Date(revision.created_at).toLocaleString()))));
 }
 
-// A version says what answered; another policy needs another one.
+// Verdicts record the version, so a different policy needs a different one.
 function fresh(version) {
-  const used = new Set(state.history.map((edition) => edition.version));
+  const used = new Set(state.history.map((revision) => revision.version));
   const base = version.replace(/\+\d+$/, "");
   let number = 1;
   while (used.has(`${base}+${number}`) || `${base}+${number}` === version) number += 1;
@@ -71,66 +71,66 @@ function rounded(value) {
   return Math.round(10_000 * value) / 10_000;
 }
 
-function rules() {
+function rollout() {
   const policy = { ...edited, version: byId("version").value.trim() };
   delete policy.certificate; // it is of other bands
-  return { ...state.rules, policy };
+  return { ...state.rollout, policy };
 }
 
 function changed() {
   byId("apply").disabled = true;
   clearTimeout(timer);
-  timer = setTimeout(look, SETTLE_MS);
+  timer = setTimeout(loadPreview, SETTLE_MS);
 }
 
-async function look() {
+async function loadPreview() {
   const number = (latest += 1);
   try {
-    const told = await send(`/v1/policy/preview?last=${byId("last").value}`, rules());
+    const preview = await sendJson(`/v1/policy/preview?last=${byId("last").value}`, rollout());
     if (number !== latest) return;
-    effect(told);
-    byId("apply").disabled = JSON.stringify([edited.photo, edited.clip]) === JSON.stringify([state.rules.policy.photo, state.rules.policy.clip]);
+    effect(preview);
+    byId("apply").disabled = JSON.stringify([edited.photo, edited.clip]) === JSON.stringify([state.rollout.policy.photo, state.rollout.policy.clip]);
   } catch (error) {
     if (number !== latest) return;
     byId("effect").replaceChildren(make("p", { class: "trouble", role: "alert" }, explain(error)));
-    // Without a journal, or its key, nothing can be shown before; a policy that makes no sense is not to be sent.
+    // Without a journal, or its key, there is no preview; an invalid policy cannot be activated.
     byId("apply").disabled = error.status === 422 || error.status === 400 || error.status === 0;
   }
 }
 
-function effect(told) {
-  if (!told.answers) {
-    byId("effect").replaceChildren(make("p", {}, "The journal holds no answers yet, so nothing can be said of the effect."));
+function effect(preview) {
+  if (!preview.entries) {
+    byId("effect").replaceChildren(make("p", {}, "The journal is empty, so there is no preview."));
     return;
   }
-  const cell = (count) => make("td", {}, barWidth(make("span", { class: "mix" }), count / told.answers), ` ${count}`);
-  const rows = told.exits.map((exit) => make("tr", { "data-stage": exit.stage }, make("th", { scope: "row" }, `leave at ${stageName(exit.stage)}`), cell(exit.now), cell(exit.then)));
-  rows.push(make("tr", {}, make("th", { scope: "row" }, "go on to a stage that did not judge them"), cell(told.unknown_now), cell(told.unknown)));
-  const lines = [`${told.turned} get the other label.`];
-  if (told.marked) lines.push(`Of ${told.marked} that people have labelled ${told.right_now} are right now, ${told.right_then} then.`);
-  if (told.gflops_now) lines.push(`Compute an answer, where the whole way is known: ${Math.round(told.gflops_now).toLocaleString("en")} GFLOP now, ${Math.round(told.gflops_then).toLocaleString("en")} then.`);
+  const cell = (count) => make("td", {}, barWidth(make("span", { class: "mix" }), count / preview.entries), ` ${count}`);
+  const rows = preview.exits.map((exit) => make("tr", { "data-stage": exit.stage }, make("th", { scope: "row" }, `exit at ${stageName(exit.stage)}`), cell(exit.current), cell(exit.proposed)));
+  rows.push(make("tr", {}, make("th", { scope: "row" }, "unknown: a stage has no recorded prediction"), cell(preview.unknown_current), cell(preview.unknown_proposed)));
+  const lines = [`${preview.flipped} labels would change.`];
+  if (preview.labeled) lines.push(`Of ${preview.labeled} entries with a human label, the current policy gets ${preview.correct_current} right, the proposed one ${preview.correct_proposed}.`);
+  if (preview.gflops_current) lines.push(`Mean compute per verdict, where both are known: ${Math.round(preview.gflops_current).toLocaleString("en")} GFLOP now, ${Math.round(preview.gflops_proposed).toLocaleString("en")} with the proposed policy.`);
   byId("effect").replaceChildren(
-    make("table", {}, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, `of the latest ${told.answers} answers`), make("th", { scope: "col" }, "now"), make("th", { scope: "col" }, "then"))),
+    make("table", {}, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, `latest ${preview.entries} entries`), make("th", { scope: "col" }, "current"), make("th", { scope: "col" }, "proposed"))),
       make("tbody", {}, ...rows)),
     make("p", {}, lines.join(" ")));
 }
 
-byId("last").addEventListener("change", () => look());
-byId("reset").addEventListener("click", () => { start(); byId("told").textContent = ""; });
+byId("last").addEventListener("change", () => loadPreview());
+byId("reset").addEventListener("click", () => { start(); byId("message").textContent = ""; });
 byId("bands").addEventListener("submit", async (event) => {
   event.preventDefault();
-  await change(() => send("/v1/policy", rules(), "PUT"));
+  await change(() => sendJson("/v1/policy", rollout(), "PUT"));
 });
-byId("back").addEventListener("click", () => change(() => ask("/v1/policy/rollback", { method: "POST" })));
+byId("back").addEventListener("click", () => change(() => getJson("/v1/policy/rollback", { method: "POST" })));
 
 async function change(act) {
   try {
     const done = await act();
     await read();
-    byId("told").textContent = `${done.version} is in force: edition ${done.number}, on ${done.replicas} ${done.replicas === 1 ? "replica" : "replicas"}.`;
-    byId("told").className = "good";
+    byId("message").textContent = `${done.version} is active: revision ${done.revision}, on ${done.replicas} ${done.replicas === 1 ? "replica" : "replicas"}.`;
+    byId("message").className = "good";
   } catch (error) {
-    byId("told").textContent = explain(error);
-    byId("told").className = "trouble";
+    byId("message").textContent = explain(error);
+    byId("message").className = "trouble";
   }
 }

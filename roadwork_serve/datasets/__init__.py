@@ -1,0 +1,1 @@
+"""Readers of labeled datasets: folders, manifests, COCO, NATIX parquet, photo collections."""

@@ -1,4 +1,4 @@
-"""What every labelled data set can do: say what is in it, and hand over the bytes of what is wanted."""
+"""The interface of a labelled dataset, and the implementation for items that are files."""
 
 import math
 from collections.abc import Generator, Sequence
@@ -9,70 +9,68 @@ from typing import Protocol
 from roadwork_serve.datasets.samples import Sample, SampleMetadata
 from roadwork_serve.schema import MediaKind
 
-_CLIPS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
+_CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetItem:
-    """An item before its bytes are read.
+    """An item of a dataset before its bytes are read."""
 
-    at: where the data set finds it. identity: stands for the bytes, so that features kept from before are found
-        without them; empty where only the bytes themselves can tell.
-    words: 1 with words worth reading on it, 0 without; NaN where nobody looked.
-    """
-
-    about: SampleMetadata
+    metadata: SampleMetadata
+    #: Where the dataset finds the bytes, such as a path relative to its folder.
     at: str
+    #: Identifies the bytes, so that cached features are found without reading them; empty when only the bytes can tell.
     identity: str = ""
-    words: float = math.nan
+    #: 1 when the picture shows readable text, 0 when it does not, NaN when unknown.
+    has_text: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class CorruptItem:
-    """A file that is listed and cannot be used, and why."""
+    """An item that the dataset lists but that cannot be used."""
 
     name: str
-    why: str
+    reason: str
 
 
 class Dataset(Protocol):
-    """Labelled photos and clips of one kind of source."""
+    """Labelled photos and clips from one source."""
 
     @property
-    def spec(self) -> str:
-        """As it is written on the command line."""
+    def uri(self) -> str:
+        """The dataset as it is written on the command line."""
         ...
 
-    def listed(self) -> list[DatasetItem]:
-        """Everything in it, in a fixed order. Raises ConfigError where that cannot be told."""
+    def items(self) -> list[DatasetItem]:
+        """Return every item, in a fixed order. Raises ConfigError when the source cannot be read."""
         ...
 
     def samples(self, wanted: Sequence[DatasetItem]) -> Generator[Sample | CorruptItem]:
-        """The bytes of these, one for one and in their order, which must be that of `listed`."""
+        """Yield the bytes of these items, one for one. They must be in the order of `items`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FileDataset:
-    """Items that are a file each, listed beforehand; `at` is the path from the folder."""
+    """A dataset whose items are one file each; `DatasetItem.at` is the path relative to the folder."""
 
-    spec: str
+    uri: str
     folder: Path
-    items: tuple[DatasetItem, ...]
+    entries: tuple[DatasetItem, ...]
 
-    def listed(self) -> list[DatasetItem]:
+    def items(self) -> list[DatasetItem]:
         """See `Dataset`."""
-        return list(self.items)
+        return list(self.entries)
 
     def samples(self, wanted: Sequence[DatasetItem]) -> Generator[Sample | CorruptItem]:
         """See `Dataset`."""
-        for each in wanted:
+        for item in wanted:
             try:
-                yield Sample(each.about, (self.folder / each.at).read_bytes())
+                yield Sample(item.metadata, (self.folder / item.at).read_bytes())
             except OSError as error:
-                yield CorruptItem(each.about.name, error.strerror or type(error).__name__)
+                yield CorruptItem(item.metadata.name, error.strerror or type(error).__name__)
 
 
 def kind_of(name: str) -> MediaKind:
-    """A clip by its suffix, else a photo; what it really is the bytes decide, later."""
-    return "clip" if Path(name).suffix.lower() in _CLIPS else "photo"
+    """Guess the media kind from the suffix: clip for video files, photo otherwise. The decoder checks it later."""
+    return "clip" if Path(name).suffix.lower() in _CLIP_SUFFIXES else "photo"

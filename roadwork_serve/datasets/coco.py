@@ -1,7 +1,7 @@
-"""CMU's ROADWork, or any other set of annotations in the layout of COCO: images, annotations, categories.
+"""CMU's ROADWork dataset, or any other COCO annotation file (images, annotations, categories).
 
-ROADWork marks nothing but what belongs to a work zone (github.com/anuragxel/roadwork-dataset, arXiv 2406.07661), so a
-barrier or fence that is marked is one of the works.
+ROADWork annotates only objects that belong to a work zone (github.com/anuragxel/roadwork-dataset, arXiv 2406.07661),
+so every annotated barrier or fence is part of road work.
 """
 
 import json
@@ -15,14 +15,14 @@ from roadwork_serve.errors import ConfigError
 
 SOURCE = "CMU ROADWork"
 LICENCE = "ODC-By-1.0"
-# What makes works active as this project has it: workers, machines, or an area closed off with cones, barriers and the
-# like; a single one of them is enough.
+# Categories that make road work active by the definition of this project: workers, machines, or an area closed off with
+# cones, barriers and the like. One of them is enough.
 ACTIVE = frozenset({
     "cone", "fence", "drum", "barricade", "barrier", "vertical panel", "tubular marker", "arrow board",
     "work vehicle", "work equipment", "worker",
 })  # fmt: skip
-# Found ahead of works, behind them and without any: a picture with nothing else is not scored, since what the signs
-# announce may be out of sight or over.
+# Categories also found before and after a work zone, or without one. A picture with nothing else is ignored, because
+# the road work that a sign announces may be out of sight or over.
 DOUBTFUL = frozenset({
     "police officer", "police vehicle", "bike lane", "other roadwork objects", "ttc message board", "ttc sign",
     "temporary traffic control message board", "temporary traffic control sign",
@@ -31,36 +31,38 @@ _PITTSBURGH = re.compile(r"pgh(?P<sequence>[^_]+)_[^_]+$")  # pgh<sequence>_<fra
 _CITY = re.compile(r"(?P<city>.+)_(?P<sequence>[^_]+)_[^_]+_[^_]+$")  # <city>_<sequence>_<video>_<frame>
 
 
-def coco_dataset(path: Path, spec: str) -> FileDataset:
-    """Every image of an annotation file; those without annotations show no road work.
+def coco_dataset(path: Path, uri: str) -> FileDataset:
+    """Return every image of an annotation file as a dataset; images without annotations show no road work.
 
-    The group is the city and the sequence driven, from the name of the file. Images are looked for beside the file, in
+    The group is the city and the drive sequence, taken from the file name. Images are searched for beside the file, in
     images/ beside it, and in images/ beside its folder. Raises ConfigError.
     """
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        images, marks, kinds = told["images"], told["annotations"], told["categories"]
-        names = {kind["id"]: str(kind["name"]).replace("_", " ").lower() for kind in kinds}
-        seen: dict[Any, set[str]] = {image["id"]: set() for image in images}
-        for mark in marks:
-            if mark["image_id"] in seen:
-                seen[mark["image_id"]].add(names[mark["category_id"]])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        images, annotations, categories = content["images"], content["annotations"], content["categories"]
+        names = {category["id"]: str(category["name"]).replace("_", " ").lower() for category in categories}
+        found: dict[Any, set[str]] = {image["id"]: set() for image in images}
+        for annotation in annotations:
+            if annotation["image_id"] in found:
+                found[annotation["image_id"]].add(names[annotation["category_id"]])
         files = [(image["id"], str(image["file_name"])) for image in images]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no COCO annotation file ({type(error).__name__}: {error})") from None
+        raise ConfigError(f"{path} is not a COCO annotation file ({type(error).__name__}: {error})") from None
     if not files:
         raise ConfigError(f"{path} lists no images")
     if not ACTIVE & set(names.values()):
         raise ConfigError(
-            f"{path} has the categories {', '.join(sorted(names.values()))}: none of ROADWork's, so nobody knows which "
-            "are active road work. Write a manifest.csv instead"
+            f"{path} has the categories {', '.join(sorted(names.values()))}: none of ROADWork's, so it is unknown "
+            "which are active road work. Write a manifest.csv instead"
         )
     folder = _folder_of(path, files[0][1])
-    return FileDataset(spec, folder, tuple(DatasetItem(_about(name, seen[number]), name) for number, name in files))
+    return FileDataset(
+        uri, folder, tuple(DatasetItem(_metadata(name, found[image_id]), name) for image_id, name in files)
+    )
 
 
 def group_of(name: str) -> str:
-    """City and sequence of an image, without video and frame; empty for a name of another kind."""
+    """Return the city and drive sequence of an image, without video and frame; empty for other file names."""
     stem = Path(name).stem
     if found := _PITTSBURGH.match(stem):
         return f"pittsburgh {found['sequence']}"
@@ -69,16 +71,18 @@ def group_of(name: str) -> str:
     return ""
 
 
-def _about(name: str, seen: set[str]) -> SampleMetadata:
+def _metadata(name: str, categories: set[str]) -> SampleMetadata:
     return SampleMetadata(
-        name, kind_of(name), bool(seen & ACTIVE), scored=not seen or bool(seen & ACTIVE),
-        tags=tuple(sorted(seen)), group=group_of(name), source=SOURCE, licence=LICENCE,
+        name, kind_of(name), bool(categories & ACTIVE), ignore=bool(categories) and not categories & ACTIVE,
+        tags=tuple(sorted(categories)), group=group_of(name), source=SOURCE, licence=LICENCE,
     )  # fmt: skip
 
 
 def _folder_of(path: Path, first: str) -> Path:
-    places = (path.parent, path.parent / "images", path.parent.parent / "images")
-    for place in places:
-        if (place / first).is_file():
-            return place
-    raise ConfigError(f"{first} of {path} is in none of {', '.join(map(str, places))}; put the images into one of them")
+    folders = (path.parent, path.parent / "images", path.parent.parent / "images")
+    for folder in folders:
+        if (folder / first).is_file():
+            return folder
+    raise ConfigError(
+        f"{first} of {path} is in none of {', '.join(map(str, folders))}; put the images into one of them"
+    )

@@ -1,14 +1,14 @@
-"""A CSV file that lists photos and clips.
+"""A dataset described by a CSV file.
 
-Either the columns of `photos`, or file and label (roadwork, none, unclear), and as far as known group, licence, source,
-hard_negative (yes or empty), words (yes or no: worth reading; empty where nobody looked) and tags, parted by
-semicolons. Paths are from the manifest's folder; other columns are left alone.
+The file has the columns of `photos`, or at least file and label (roadwork, none, unclear). Optional columns: group,
+licence, source, hard_negative (yes or empty), has_text (yes, no or empty: whether the picture shows text worth
+reading) and tags (separated by semicolons). Paths are relative to the folder of the file; other columns are ignored.
 """
 
-import csv
 import math
 from pathlib import Path
 
+from roadwork_serve.csv_files import CsvRow, read_csv
 from roadwork_serve.datasets.base import DatasetItem, FileDataset, kind_of
 from roadwork_serve.datasets.photos import photo_metadata
 from roadwork_serve.datasets.samples import SampleMetadata
@@ -16,48 +16,33 @@ from roadwork_serve.errors import ConfigError
 
 NAME = "manifest.csv"
 _LABELS = ("roadwork", "none", "unclear")
-_WORDS = {"yes": 1.0, "no": 0.0, "": math.nan}
+_HAS_TEXT = {"yes": 1.0, "no": 0.0, "": math.nan}
 
 
-def manifest_dataset(path: Path, spec: str) -> FileDataset:
-    """What a manifest lists. Raises ConfigError, with the line to mend."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            columns, lines = tuple(reader.fieldnames or ()), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read as CSV: {error}") from None
-    if path.name == NAME and {"licence", "notes"} <= set(columns):
-        items = [DatasetItem(about, about.name) for about in photo_metadata(path.parent)]
+def manifest_dataset(path: Path, uri: str) -> FileDataset:
+    """Open the dataset of a manifest. Raises ConfigError, naming the line to correct."""
+    table = read_csv(path, required=("file", "label"))
+    if path.name == NAME and {"licence", "notes"} <= set(table.columns):
+        items = [DatasetItem(metadata, metadata.name) for metadata in photo_metadata(path.parent)]
     else:
-        for column in ("file", "label"):
-            if column not in columns:
-                raise ConfigError(f"{path} has no column {column!r}; its first line must name file and label")
-        items = [_listed(path, number, line) for number, line in enumerate(lines, 2)]
+        items = [_item(row) for row in table.rows]
     if not items:
-        raise ConfigError(f"{path} lists nothing")
-    return FileDataset(spec, path.parent, tuple(items))
+        raise ConfigError(f"{path} lists no files; add a line for each")
+    return FileDataset(uri, path.parent, tuple(items))
 
 
-def _listed(path: Path, number: int, line: dict[str, str | None]) -> DatasetItem:
-    def said(column: str) -> str:
-        return (line.get(column) or "").strip()
-
-    if said("label") not in _LABELS:
-        raise ConfigError(f"{path}, line {number}: label {said('label')!r}; write one of {', '.join(_LABELS)}")
-    if not said("file"):
-        raise ConfigError(f"{path}, line {number}: no file is named; write its path from {path.parent}")
-    if said("words") not in _WORDS:
-        raise ConfigError(f"{path}, line {number}: words {said('words')!r}; write yes, no or nothing")
-    about = SampleMetadata(
-        name=said("file"),
-        kind=kind_of(said("file")),
-        label=said("label") == "roadwork",
-        scored=said("label") != "unclear",
-        tags=tuple(tag.strip() for tag in said("tags").split(";") if tag.strip()),
-        group=said("group"),
-        source=said("source"),
-        licence=said("licence"),
-        hard_negative=said("hard_negative").lower() in ("yes", "true", "1"),
+def _item(row: CsvRow) -> DatasetItem:
+    label = row.choice("label", _LABELS)
+    file = row.required("file", f"write its path from {row.path.parent}")
+    metadata = SampleMetadata(
+        name=file,
+        kind=kind_of(file),
+        label=label == "roadwork",
+        ignore=label == "unclear",
+        tags=tuple(tag.strip() for tag in row["tags"].split(";") if tag.strip()),
+        group=row["group"],
+        source=row["source"],
+        licence=row["licence"],
+        hard_negative=row["hard_negative"].lower() in ("yes", "true", "1"),
     )
-    return DatasetItem(about, about.name, words=_WORDS[said("words")])
+    return DatasetItem(metadata, metadata.name, has_text=_HAS_TEXT[row.choice("has_text", _HAS_TEXT)])

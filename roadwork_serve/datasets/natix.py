@@ -1,8 +1,8 @@
-"""NATIX's road photos, natix-network-org/roadwork on the hub, as Parquet.
+"""NATIX's road photos (natix-network-org/roadwork on the Hugging Face Hub) as Parquet.
 
-Columns: image (a struct of bytes and path, or bytes), label (0 none, 1 road work), scene_description, and tags of the
-scene, which are whatever other columns of text there are. The set is gated, so it is read from a local file or folder.
-Nothing in it says which photos are of one trip: each counts as a place of its own, and a score may flatter.
+Columns: image (a struct of bytes and path, or bytes), label (0 none, 1 road work), scene_description, and any further
+text columns, which become tags. The dataset is gated, so it is read from a local file or folder. It does not record
+which photos belong to one trip, so every photo is a group of its own and metrics may be optimistic.
 """
 
 import json
@@ -21,19 +21,19 @@ from roadwork_serve.errors import ConfigError
 SOURCE = "natix-network-org/roadwork"
 LICENCE = "as agreed with NATIX on the hub"
 _ROWS = 64  # pictures in memory at once, some 4 MB each at most
-_TELL = ("image", "label", "scene_description")
+_FIXED = ("image", "label", "scene_description")
 
 
 @dataclass(frozen=True, slots=True)
 class NatixDataset:
-    """The rows of some Parquet files; `at` is the file and the row in it."""
+    """The rows of Parquet files; `DatasetItem.at` is FILE#ROW."""
 
-    spec: str
+    uri: str
     files: tuple[Path, ...]
 
-    def listed(self) -> list[DatasetItem]:
-        """See `Dataset`. No picture is read for it."""
-        return [each for path in self.files for each in self._of(path)]
+    def items(self) -> list[DatasetItem]:
+        """See `Dataset`. Reads no pictures."""
+        return [item for path in self.files for item in self._items_in(path)]
 
     def samples(self, wanted: Sequence[DatasetItem]) -> Generator[Sample | CorruptItem]:
         """See `Dataset`."""
@@ -44,38 +44,42 @@ class NatixDataset:
                 continue
             for row, image in enumerate(_pictures(path)):
                 if each is not None and each.at == f"{path}#{row}":
-                    yield Sample(each.about, image) if image else CorruptItem(each.about.name, "the row has no picture")
+                    yield (
+                        Sample(each.metadata, image)
+                        if image
+                        else CorruptItem(each.metadata.name, "the row has no picture")
+                    )
                     each = next(ahead, None)
 
-    def _of(self, path: Path) -> Iterator[DatasetItem]:
+    def _items_in(self, path: Path) -> Iterator[DatasetItem]:
         with _opened(path) as file:
             schema = file.schema_arrow
-            tags = [field.name for field in schema if field.name not in _TELL and _is_text(field.type)]
+            tags = [field.name for field in schema if field.name not in _FIXED and _is_text(field.type)]
             row = 0
             for batch in file.iter_batches(columns=["label", *tags]):
                 for line in batch.to_pylist():
                     label = line.pop("label")
                     if label not in (0, 1, None):
                         raise ConfigError(f"{path}, row {row}: label {label!r}; 0 is none, 1 is road work")
-                    about = SampleMetadata(
-                        f"{path.stem}-{row:06}", "photo", bool(label), scored=label is not None,
+                    metadata = SampleMetadata(
+                        f"{path.stem}-{row:06}", "photo", bool(label), ignore=label is None,
                         tags=tuple(_tags(line)), source=SOURCE, licence=LICENCE,
                     )  # fmt: skip
-                    yield DatasetItem(about, f"{path}#{row}")
+                    yield DatasetItem(metadata, f"{path}#{row}")
                     row += 1
 
 
-def natix_dataset(path: Path, spec: str) -> NatixDataset:
-    """A Parquet file, or all of a folder. Raises ConfigError where there is none, or without image and label."""
+def natix_dataset(path: Path, uri: str) -> NatixDataset:
+    """Open a Parquet file, or all those in a folder. Raises ConfigError for missing files or columns."""
     files = (path,) if path.is_file() else tuple(sorted(path.rglob("*.parquet")))
     if not files:
-        raise ConfigError(f"{path} is no Parquet file and no folder with any; write natix:FILE.parquet")
+        raise ConfigError(f"{path} is neither a Parquet file nor a folder that holds one; write natix:FILE.parquet")
     for each in files:
         with _opened(each) as file:
             for column in ("image", "label"):
                 if column not in file.schema_arrow.names:
                     raise ConfigError(f"{each} has no column {column!r}: it has {', '.join(file.schema_arrow.names)}")
-    return NatixDataset(spec, files)
+    return NatixDataset(uri, files)
 
 
 def _opened(path: Path) -> pq.ParquetFile:
@@ -98,7 +102,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _tags(line: dict[str, Any]) -> Iterator[str]:
-    """Each text as a tag; a text that is a JSON list as its members."""
+    """Yield each text as a tag, and each member of a text that is a JSON list."""
     for value in line.values():
         if isinstance(value, str) and value.startswith("["):
             try:

@@ -1,4 +1,4 @@
-"""Labelled photos and clips to be judged: what is known of each, and those of the test track."""
+"""Labelled photos and clips."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,34 +8,36 @@ from roadwork_serve.schema import MediaKind
 
 @dataclass(frozen=True, slots=True)
 class SampleMetadata:
-    """What is known of a labelled file beforehand.
-
-    label: active road work. scored: False where people could not tell; judged, but left out of every number.
-    seed, needs, activity, tags: of a rendered scene, see `scenes.truth.Truth`.
-    group: files that must never be parted, such as the frames of one drive.
-    hard_negative: looks like road work and is none.
-    taught: nobody has looked: the label is what all stages together said.
-    """
+    """The label of a file and everything else known about it before it is classified."""
 
     name: str
     kind: MediaKind
+    #: Whether the file shows active road work.
     label: bool
-    scored: bool = True
+    #: True when annotators could not decide; the item is classified but left out of every metric.
+    ignore: bool = False
+    #: Seed of a rendered scene; None for other files.
     seed: int | None = None
+    #: Rendered scenes only: the cheapest stage that can know the label.
     needs: str | None = None
+    #: Rendered scenes only: the kind of activity shown, such as "working" or "parked".
     activity: str | None = None
     tags: tuple[str, ...] = ()
+    #: Files of one group, such as the frames of one drive, are never split between training and validation.
     group: str = ""
     source: str = ""
     licence: str = ""
+    #: Looks like road work and is none.
     hard_negative: bool = False
-    taught: bool = False
+    #: True when no person labelled the file and `label` is the decision of the full cascade.
+    pseudo_labeled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A labelled file, its encoded bytes, and of a rendered scene everything that is true of it."""
+    """A labelled file with its encoded bytes."""
 
-    about: SampleMetadata
+    metadata: SampleMetadata
     data: bytes
+    #: Ground truth of a rendered scene (`testbed.scenes.truth.Truth`); None for other files.
     truth: Any = None

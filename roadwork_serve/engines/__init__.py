@@ -1,0 +1,1 @@
+"""Engines: one class for each model family and backend, and the code that loads weights."""

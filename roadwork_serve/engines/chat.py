@@ -1,18 +1,18 @@
-"""A prompt as the text a model's own chat template makes of it, and how a thought is ended in that text."""
+"""Chat templates: a prompt as text, and the text that ends the reasoning before an answer."""
 
 from collections.abc import Callable
 from typing import Any
 
 from roadwork_serve.engines.vlm import Prompt
 
-THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
-ANSWER = "\n\nAnswer:"  # what a model that was not made to think is led to after thinking aloud
+THINK, END_OF_THINKING = "<think>", "</think>"
+ANSWER = "\n\nAnswer:"  # leads a model without thinking tags to its answer
 
 
 def chat_text(processor: Any, prompt: Prompt, thinking: bool) -> str:
-    """The prompt as text, ready to be answered: picture or clip first, question last.
+    """Return the prompt as text: image or clip first, question last.
 
-    What comes first is the same for all the questions about a picture, so an engine can reuse what it made of it.
+    Different questions about an image share a prefix, so that an engine with prefix caching can reuse it.
     """
     kind = "video" if prompt.timestamps_s else "image"
     wants = {"enable_thinking": True} if thinking and "enable_thinking" in processor.chat_template else {}
@@ -24,34 +24,38 @@ def chat_text(processor: Any, prompt: Prompt, thinking: bool) -> str:
     )
 
 
-def end_of_turn(text: str) -> str:
-    """What ends a thought that follows this text, up to the answer.
+def end_of_reasoning(text: str) -> str:
+    """Return the text that ends the reasoning after this prompt and leads to the answer.
 
-    A template that opens a thought has it closed as the family writes it; a model whose template opens none thinks
-    aloud, and is led to its answer.
+    It is the closing tag if the chat template opens one, else a line that asks for the answer.
     """
-    return f"{END_OF_THOUGHT}\n\n" if text.rstrip().endswith(THOUGHT) else ANSWER
+    return f"{END_OF_THINKING}\n\n" if text.rstrip().endswith(THINK) else ANSWER
 
 
-def ends_of_thought(tokenizer: Any, eos: int | list[int] | None) -> frozenset[int]:
-    """Tokens at which a thought is over. eos: of the model's generation config."""
-    named = [*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id, token_id(tokenizer, END_OF_THOUGHT)]
+def reasoning_stop_tokens(tokenizer: Any, eos: int | list[int] | None) -> frozenset[int]:
+    """Return the tokens that end the reasoning.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        eos: End-of-sequence tokens of the generation config.
+    """
+    named = [*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id, token_id(tokenizer, END_OF_THINKING)]
     return frozenset(token for token in named if token is not None)
 
 
 def token_id(tokenizer: Any, token: str) -> int | None:
-    """The id of a token that the vocabulary has whole, else None."""
+    """Return the id of a token of the vocabulary; None if it has no such token."""
     found = tokenizer.convert_tokens_to_ids(token)
     return None if found is None or found == tokenizer.unk_token_id else int(found)
 
 
 def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    """Text to token ids, with nothing added."""
+    """Return a function from text to token ids, without special tokens."""
     return lambda text: tokenizer.encode(text, add_special_tokens=False)
 
 
 def metadata(prompt: Prompt) -> dict[str, Any]:
-    """Timestamps as milliseconds in a make-believe video of 1000 frames a second, which keeps them exact."""
+    """Return video metadata with exact timestamps: frame numbers in a nominal video of 1000 frames per second."""
     stamps = [round(1000 * t) for t in prompt.timestamps_s]
     total = stamps[-1] + 1
     return {"fps": 1000.0, "frames_indices": stamps, "total_num_frames": total, "duration": total / 1000}

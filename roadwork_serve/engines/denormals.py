@@ -1,9 +1,9 @@
-"""Denormal floats taken for zero while a model runs.
+"""Flushing of denormal floats to zero during inference.
 
-Some trained weights make products below 1e-38, which x86 computes up to a hundred times slower than others;
-PP-OCRv6's text detection takes 2.6 times as long with them as without, for the very same answer. ONNX Runtime
-can be told to flush them, but obeys in its own threads and the one that made the process's first session only
-(github.com/microsoft/onnxruntime/pull/5391); so the calling thread is set here.
+Some trained weights give products below 1e-38, which x86 computes up to a hundred times slower. PP-OCRv6's text
+detection takes 2.6 times as long with them, for the same result. ONNX Runtime has an option to flush them, but applies
+it only to its own threads and to the thread that created the first session of the process
+(github.com/microsoft/onnxruntime/pull/5391), so the calling thread is set here.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ _WORDS, _MXCSR, _FLUSH = 8, 7, 1 << 15 | 1 << 6
 
 @contextmanager
 def flush_denormals() -> Iterator[None]:
-    """Denormals are zero in this thread until the block ends; elsewhere than on x86-64 Linux nothing changes."""
+    """Flush denormals to zero in this thread inside the block. Does nothing except on x86-64 Linux."""
     libm = _libm()
     if libm is None:
         yield

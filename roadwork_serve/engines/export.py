@@ -1,4 +1,4 @@
-"""`roadwork export`: stage 1, backbone and head, as one ONNX file, checked by running it."""
+"""Export of stage 1, backbone and head, to an ONNX file, which is then run and compared with PyTorch."""
 
 import tempfile
 import warnings
@@ -11,27 +11,28 @@ import torch
 from torch import Tensor
 
 from roadwork_serve.engines.features import BackboneWithHeads, FeatureEngine
+from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.onnx import INPUT, OUTPUT, ExportMetadata, OnnxBackbone, data_of
 from roadwork_serve.engines.thumbnails import reference_thumbs
 from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.errors import ConfigError, ModelError
 
 Precision = Literal["fp32", "fp16"]
-CHECKED = (1, 5)  # batch sizes the file is run at: neither is the one it was traced with
-MOST_DIFFERENT = {"fp32": 1e-3, "fp16": 0.05}  # logits of the file against torch in fp32
-LARGEST_FILE = 1536 * 2**20  # bytes of weights in the file itself; protobuf ends at 2 GiB, graph and all
+CHECKED = (1, 5)  # batch sizes the file is tested with; neither is the one it was traced with
+MAX_DIFFERENCE = {"fp32": 1e-3, "fp16": 0.05}  # between logits of the file and of PyTorch in fp32
+MAX_EMBEDDED_BYTES = 1536 * 2**20  # of weights in the file itself; protobuf allows 2 GiB with the graph
 
 
 @dataclass(frozen=True)
 class Exported:
-    """difference: the largest between a logit of the file, run by onnxruntime, and of torch in fp32.
-
-    data: where the weights are that are too large for the file; it must stay beside it.
-    """
+    """An exported file."""
 
     file: Path
+    #: File with the weights, if they are too large for `file`. It must stay beside it.
     data: Path | None
+    #: Size of both files in MB.
     megabytes: float
+    #: Largest difference between a logit under onnxruntime and under PyTorch in fp32.
     difference: float
 
 
@@ -44,41 +45,54 @@ def export_onnx(
     head: Path | None = None,
     revision: str | None = None,
 ) -> Exported:
-    """Write the ONNX file of a backbone and its head, for batches of any size, and run it to check it.
+    """Export a backbone and its head for batches of any size, and check the file under onnxruntime.
 
-    Weights beyond LARGEST_FILE go into a second file, `data_of(out)`. model: mini:NAME, a folder or a hub id.
-    side: of the square thumbs, pixels. Raises ModelError when onnxruntime's logits are further from torch's than
-    MOST_DIFFERENT, and leaves no file.
+    Weights beyond MAX_EMBEDDED_BYTES are written to a second file, `data_of(out)`.
+
+    Args:
+        model: mini:NAME, a folder or a hub id.
+        out: File to write.
+        precision: Precision of the backbone.
+        side: Side of the thumbnails in pixels.
+        head: Folder of the head; by default the folder of the weights.
+        revision: Commit, tag or branch of a hub id.
+
+    Raises:
+        ConfigError: The side is not a multiple of the patch size.
+        ModelError: There is no head, or the logits differ from PyTorch's by more than MAX_DIFFERENCE. Nothing is
+            written then.
     """
-    engine = FeatureEngine(weights_folder(model), head_folder=head, revision=revision)
+    engine = FeatureEngine(weights_folder(model), LoadOptions(revision=revision), head_folder=head)
     if engine.head is None:
-        raise ModelError(f"{model} has no head, so it cannot answer: name a folder with head.json (--head FOLDER)")
+        raise ModelError(
+            f"{model} has no head, so there is nothing to export: name a folder with head.json (--head FOLDER)"
+        )
     if side % engine.patch:
-        raise ConfigError(f"--side {side} is no multiple of the model's patches of {engine.patch} pixels")
+        raise ConfigError(f"--side {side} is not a multiple of the model's patch size of {engine.patch} pixels")
     thumbs = reference_thumbs(side, max(CHECKED))
-    wanted = np.stack(list(engine.logits(thumbs).values()), axis=1)
-    about = ExportMetadata(model, precision, side, engine.head.settings.outputs, wanted)
-    glance = engine.glance
+    expected = np.stack(list(engine.logits(thumbs).values()), axis=1)
+    metadata = ExportMetadata(model, precision, side, engine.head.settings.outputs, expected)
+    module = engine.module
     if precision == "fp16":
-        glance.backbone.half()  # the head and the pixels' normalisation stay in fp32
+        module.backbone.half()  # the head and the pixel normalization stay in fp32
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent) as drafts:
-        draft = Path(drafts) / out.name  # of the same name: it says what its data file is called
-        _write(glance, torch.from_numpy(thumbs[:2].copy()), draft, about)
+        draft = Path(drafts) / out.name  # of the same name, since it refers to its data file by name
+        _write(module, torch.from_numpy(thumbs[:2].copy()), draft, metadata)
         run = OnnxBackbone(draft, max_thumbs=max(CHECKED)).logits
-        answers = ((np.stack(list(run(thumbs[:n]).values()), axis=1), wanted[:n]) for n in CHECKED)
-        difference = max(float(np.abs(told - expected).max()) for told, expected in answers)
-        if not difference <= MOST_DIFFERENT[precision]:
+        pairs = ((np.stack(list(run(thumbs[:n]).values()), axis=1), expected[:n]) for n in CHECKED)
+        difference = max(float(np.abs(logits - reference).max()) for logits, reference in pairs)
+        if not difference <= MAX_DIFFERENCE[precision]:
             raise ModelError(
-                f"{model} in {precision} gives logits {difference:.3g} off those of torch, more than "
-                f"{MOST_DIFFERENT[precision]:g}: nothing was written; export it in fp32."
+                f"{model} in {precision} gives logits that differ from PyTorch's by {difference:.3g}, more than "
+                f"{MAX_DIFFERENCE[precision]:g}: nothing was written; export it in fp32."
             )
         data = _put(draft, out)
     return Exported(out, data, sum(f.stat().st_size for f in (out, data) if f) / 1e6, difference)
 
 
 def _put(draft: Path, out: Path) -> Path | None:
-    """Move the file, and the data file where there is one, to where they are wanted."""
+    """Move the file, and its data file if there is one, to the destination."""
     data = data_of(out)
     if data_of(draft).exists():
         data_of(draft).replace(data)
@@ -88,17 +102,17 @@ def _put(draft: Path, out: Path) -> Path | None:
     return data if data.exists() else None
 
 
-def _write(glance: BackboneWithHeads, thumbs: Tensor, file: Path, about: ExportMetadata) -> None:
+def _write(module: BackboneWithHeads, thumbs: Tensor, file: Path, metadata: ExportMetadata) -> None:
     try:
-        import onnx  # noqa: F401 - or torch tells of it in its own words
+        import onnx  # noqa: F401 - else torch reports it less clearly
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError("`roadwork export` needs onnx and onnxscript: pip install 'roadwork-serve[export]'") from error
     batch = torch.export.Dim("batch", min=1, max=4096)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about its own parts
+        warnings.simplefilter("ignore")  # warnings of the exporter about itself
         program: Any = torch.onnx.export(
-            glance,
+            module,
             (thumbs,),
             input_names=[INPUT],
             output_names=[OUTPUT],
@@ -107,15 +121,15 @@ def _write(glance: BackboneWithHeads, thumbs: Tensor, file: Path, about: ExportM
             verbose=False,
         )
     _cast_first(program.model.graph)
-    program.model.metadata_props.update(about.metadata())
+    program.model.metadata_props.update(metadata.metadata())
     weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
-    program.save(file, external_data=weights > LARGEST_FILE)
+    program.save(file, external_data=weights > MAX_EMBEDDED_BYTES)
 
 
 def _cast_first(graph: Any) -> None:
-    """Let nothing but a cast read the uint8 input: TensorRT takes such an input, and can do nothing else with it.
+    """Let only a cast read the uint8 input, since TensorRT supports nothing else on uint8.
 
-    Its operator reference names no uint8 for Shape, by which the exporter asks for the size of the batch.
+    The exporter reads the batch size with Shape, for which TensorRT's operator reference lists no uint8.
     """
     thumbs = graph.inputs[0]
     (cast,) = (node for node, _ in thumbs.uses() if node.op_type == "Cast")

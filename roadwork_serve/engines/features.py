@@ -1,4 +1,4 @@
-"""A frozen DINOv3 backbone and the small head that is trained on its features."""
+"""A frozen DINOv3 backbone and the small heads trained on its features."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -15,14 +15,15 @@ from transformers import DINOv3ViTModel
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from roadwork_serve.engines.fingerprint import fingerprint
+from roadwork_serve.engines.load_options import DEFAULTS, LoadOptions
 from roadwork_serve.engines.loading import load_pretrained
 from roadwork_serve.engines.thumbnails import ROADWORK, SECOND, batch_sizes, batches, reference_thumbs, to_device
 from roadwork_serve.errors import ModelError
 
-Recipe = Literal["cls", "cls+mean", "cls+mean+max"]  # each begins as the shorter ones do
+Recipe = Literal["cls", "cls+mean", "cls+mean+max"]  # each starts with the shorter ones
 _WHOLE: Recipe = "cls+mean+max"
-_HELD = 8  # heads that policies name
-# Of the DINOv3 image processor: what the released checkpoints were trained with (the ImageNet statistics).
+_CACHED_HEADS = 8  # heads that policies name
+# The ImageNet statistics, with which the DINOv3 checkpoints were trained (from their image processor).
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 _TRAIN = (
@@ -33,21 +34,23 @@ _TRAIN = (
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """recipe: which features of the backbone. outputs: what the logits are of, in order.
+    """Architecture of a head, stored in head.json."""
 
-    backbone: fingerprint of the weights it was trained on, empty where that is not known.
-    """
-
+    #: Width of the backbone's features.
     width: int
+    #: Features of the backbone that are pooled.
     recipe: Recipe = "cls"
+    #: Width of the hidden layer.
     hidden: int = 256
     dropout: float = 0.1
+    #: Names of the logits in order.
     outputs: tuple[str, ...] = field(default=(ROADWORK, "words"))
+    #: Fingerprint of the backbone it was trained on; empty if unknown.
     backbone: str = ""
 
 
 class Head(nn.Sequential):
-    """Features [n, width * parts of the recipe] -> logits [n, outputs]; no sigmoid inside."""
+    """A small MLP: features [n, width * parts of the recipe] -> logits [n, outputs], without a sigmoid."""
 
     def __init__(self, settings: HeadSettings) -> None:
         features = settings.width * len(settings.recipe.split("+"))
@@ -66,11 +69,15 @@ class Head(nn.Sequential):
         (folder / "head.json").write_text(json.dumps(asdict(self.settings), indent=2) + "\n")
         weights = {name: w.detach().to(dtype).contiguous() for name, w in self.state_dict().items()}
         save_file(weights, folder / "head.safetensors")
-        (folder / "head.safetensors").chmod(0o644)  # safetensors lets its owner alone read it
+        (folder / "head.safetensors").chmod(0o644)  # safetensors makes the file readable only by its owner
 
     @classmethod
     def load(cls, folder: Path) -> "Head":
-        """Read what `save` wrote. Raises ModelError when it does not fit together."""
+        """Load a head that `save` wrote.
+
+        Raises:
+            ModelError: A file is missing, damaged, or does not match the other.
+        """
         try:
             settings = json.loads((folder / "head.json").read_text())
             head = cls(HeadSettings(**{**settings, "outputs": tuple(settings["outputs"])}))
@@ -82,7 +89,16 @@ class Head(nn.Sequential):
 
 
 def pool_features(tokens: Tensor, registers: int, recipe: Recipe) -> Tensor:
-    """Last hidden state [n, 1 + registers + patches, width] -> [n, width * parts], after the model's final norm."""
+    """Pool the last hidden state after the final norm.
+
+    Args:
+        tokens: float [n, 1 + registers + patches, width].
+        registers: Number of register tokens.
+        recipe: The features to pool.
+
+    Returns:
+        float [n, width * parts of the recipe].
+    """
     patches = tokens[:, 1 + registers :]
     parts = {"cls": lambda: tokens[:, 0], "mean": lambda: patches.mean(1), "max": lambda: patches.amax(1)}
     return torch.cat([parts[part]() for part in recipe.split("+")], dim=1)
@@ -102,78 +118,74 @@ class BackboneWithHeads(nn.Module):
         self.to(backbone.device)
 
     def features(self, thumbs: Tensor, recipe: Recipe) -> Tensor:
-        """float32 [n, width * parts of the recipe]."""
-        return self._of(self._tokens(thumbs), recipe)
+        """Return the pooled features, float32 [n, width * parts of the recipe]."""
+        return self._pool(self._tokens(thumbs), recipe)
 
     def forward(self, thumbs: Tensor) -> Tensor:
-        """See the class."""
+        """Return the logits of all heads side by side, float32 [n, outputs]."""
         tokens = self._tokens(thumbs)
-        told = [head(self._of(tokens, recipe)) for head, recipe in zip(self.heads, self.recipes, strict=True)]
-        return told[0] if len(told) == 1 else torch.cat(told, dim=1)
+        logits = [head(self._pool(tokens, recipe)) for head, recipe in zip(self.heads, self.recipes, strict=True)]
+        return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
     def pooled(self, thumbs: Tensor) -> Tensor:
-        """What every recipe is made of: float32 [n, 3 * width], as the recipe that has all parts."""
-        return self._of(self._tokens(thumbs), _WHOLE)
+        """Return the features of the longest recipe, float32 [n, 3 * width]; every other recipe is a prefix of it."""
+        return self._pool(self._tokens(thumbs), _WHOLE)
 
     def _tokens(self, thumbs: Tensor) -> Tensor:
         pixels = (thumbs.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
         return self.backbone(pixels.to(self.backbone.dtype)).last_hidden_state.float()
 
-    def _of(self, tokens: Tensor, recipe: Recipe) -> Tensor:
+    def _pool(self, tokens: Tensor, recipe: Recipe) -> Tensor:
         return pool_features(tokens, self.backbone.config.num_register_tokens, recipe)
 
 
 class FeatureEngine:
-    """DINOv3 from a folder or hub id. A head lies in head_folder, or else beside the weights, or is not there yet.
-
-    second_head_folder: of a head on trial, which sees what the first sees; its logit of road work is called SECOND.
-    side: of the thumbs, pixels; the size in the checkpoint's config by default. max_thumbs: in one pass of the model.
-    compile: run through torch.compile; by default on a GPU. Raises ModelError when the model cannot be loaded, or is
-    none for such thumbs.
-    """
+    """A DINOv3 backbone from a folder or hub id, with the heads that are loaded for it."""
 
     def __init__(
         self,
         model: str,
+        options: LoadOptions = DEFAULTS,
         *,
-        dtype: str = "float32",
-        device: str = "cpu",
-        threads: int = 1,
         head_folder: Path | None = None,
         second_head_folder: Path | None = None,
         side: int | None = None,
         max_thumbs: int = 16,
         compile: bool | None = None,
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-        gpu_memory_gib: float | None = None,
     ) -> None:
-        self.name, self.device, self.max_thumbs = model, torch.device(device), max_thumbs
+        """Load the backbone and its heads.
+
+        Args:
+            model: Folder or hub id.
+            options: Settings for loading the checkpoint.
+            head_folder: Folder of the head. By default the head is loaded from the folder of the weights, if it is
+                there.
+            second_head_folder: Folder of a candidate head, which sees the same features. Its logit is named SECOND.
+            side: Side of the thumbnails in pixels. By default that of the checkpoint's config.
+            max_thumbs: Largest number of thumbnails in one forward pass.
+            compile: Compile with torch.compile. By default only on a GPU.
+
+        Raises:
+            ModelError: The model cannot be loaded, or does not take thumbnails of this size.
+        """
+        self.name, self.device, self.max_thumbs = model, torch.device(options.device), max_thumbs
         self.model = load_pretrained(
-            DINOv3ViTModel,
-            model,
-            dtype=dtype,
-            device=device,
-            threads=threads,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            gpu_memory_gib=gpu_memory_gib,
-            attn_implementation=attention(dtype, device),
+            DINOv3ViTModel, model, options, attn_implementation=attention(options.dtype, options.device)
         )
         self.side = side or int(self.model.config.image_size)
         if self.side % self.patch:
             raise ModelError(
-                f"{model} sees patches of {self.patch} pixels, and thumbs of {self.side} are no multiple: set "
-                "media.thumb_side to one"
+                f"{model} has patches of {self.patch} pixels, and the side of the thumbnails, {self.side}, is not a "
+                "multiple of it: set media.thumb_side to one"
             )
-        self.head = self._head(head_folder)
-        self.second = self._head(second_head_folder) if second_head_folder else None
-        self.glance = BackboneWithHeads(self.model, *(head for head in (self.head, self.second) if head)).eval()
-        self.compiled = device == "cuda" if compile is None else compile
-        self._run = torch.compile(self.glance.pooled, dynamic=False) if self.compiled else self.glance.pooled
-        self._held: dict[str, Head] = {}
+        self.head = self._own_head(head_folder)
+        self.second = self._own_head(second_head_folder) if second_head_folder else None
+        self.module = BackboneWithHeads(self.model, *(head for head in (self.head, self.second) if head)).eval()
+        self.compiled = options.device == "cuda" if compile is None else compile
+        self._run = torch.compile(self.module.pooled, dynamic=False) if self.compiled else self.module.pooled
+        self._head_cache: dict[str, Head] = {}
 
-    def _head(self, folder: Path | None) -> Head | None:
+    def _own_head(self, folder: Path | None) -> Head | None:
         if folder is None:
             folder = Path(self.name)
             if not (folder / "head.json").exists():
@@ -184,33 +196,33 @@ class FeatureEngine:
         head = Head.load(folder).to(self.device).eval().requires_grad_(False)
         if head.settings.width != self.model.config.hidden_size:
             raise ModelError(
-                f"The head in {folder} was trained on features {head.settings.width} wide, the backbone {self.name} "
-                f"gives {self.model.config.hidden_size}: train a head for this backbone."
+                f"The head in {folder} was trained on features of width {head.settings.width}, and the backbone "
+                f"{self.name} has {self.model.config.hidden_size}: train a head for this backbone."
             )
         if head.settings.backbone not in ("", self.fingerprint):
             raise ModelError(
-                f"The head in {folder} was trained on another backbone than {self.name}, of the same width: train a "
-                "head for this one."
+                f"The head in {folder} was trained on another backbone of the same width than {self.name}: train a "
+                "head for this backbone."
             )
         if ROADWORK not in head.settings.outputs:
-            raise ModelError(f"The head in {folder} says nothing of {ROADWORK}: name one that does, or train it anew.")
+            raise ModelError(f"The head in {folder} has no output {ROADWORK}: name one that does, or train it again.")
         return head
 
     @property
     def has_head(self) -> bool:
-        """Whether it can answer, if only on trial."""
+        """True if a head is loaded, be it only a second one."""
         return self.head is not None or self.second is not None
 
     @property
     def outputs(self) -> tuple[str | None, ...]:
-        """What the logits are of; None for those of the second head that nobody asks for."""
+        """Names of the logits in order; None for outputs of the second head that are not used."""
         first = self.head.settings.outputs if self.head else ()
         second = self.second.settings.outputs if self.second else ()
         return (*first, *(SECOND if name == ROADWORK else None for name in second))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the backbone's weights, by which heads know theirs."""
+        """Fingerprint of the backbone's weights, which heads are trained for."""
         return fingerprint(self.name)
 
     @property
@@ -219,80 +231,103 @@ class FeatureEngine:
         return int(self.model.config.patch_size)
 
     def warm(self) -> None:
-        """Run it at every batch size that it compiles for, else at the smallest and the largest.
+        """Run every batch size the model is compiled for, or the smallest and the largest if it is not compiled.
 
-        Raises ModelError when the card is too small for it, or its precision for the model.
+        Raises:
+            ModelError: The GPU has too little memory, or the dtype overflows.
         """
         counts = batch_sizes(self.max_thumbs) if self.compiled else (1, self.max_thumbs)
         try:
-            with torch._dynamo.config.patch(recompile_limit=256):  # of 8, past which PyTorch would go on uncompiled
+            with torch._dynamo.config.patch(recompile_limit=256):  # beyond the default of 8 PyTorch stops compiling
                 for count in counts:
-                    thumbs = reference_thumbs(self.side, count)
-                    looked = self.look(thumbs)
-                    if not (self.told(looked) if self.has_head else looked).isfinite().all():
+                    features = self.extract(reference_thumbs(self.side, count))
+                    if not (self.head_logits(features) if self.has_head else features).isfinite().all():
                         raise ModelError(
                             f"{self.name} overflows in {self.model.dtype}: set dtype: bfloat16, or float32 on a CPU"
                         )
         except torch.OutOfMemoryError as error:
             raise ModelError(
-                f"{self.name} is loaded, but the card has no room for {self.max_thumbs} thumbs of {self.side} px at "
-                "once: lower features.max_thumbs, raise gpu_memory_gib, or give other engines less of the card"
+                f"{self.name} is loaded, but the GPU has no memory left for {self.max_thumbs} thumbnails of "
+                f"{self.side} px at once: lower features.max_thumbs, raise gpu_memory_gib, or give other engines less "
+                "of the GPU"
             ) from error
 
     @torch.inference_mode()
     def features(self, thumbs: NDArray[np.uint8], recipe: Recipe = "cls") -> Tensor:
-        """uint8 RGB [n, side, side, 3] -> float32 [n, width * parts of the recipe]. Of any side; never compiled."""
+        """Return the pooled features of thumbnails of any side. Never compiled.
+
+        Args:
+            thumbs: uint8 RGB [n, side, side, 3].
+            recipe: The features to pool.
+
+        Returns:
+            float32 [n, width * parts of the recipe].
+        """
         parts = (to_device(thumbs[cut], len(thumbs[cut]), self.device) for cut in batches(len(thumbs), self.max_thumbs))
-        return torch.cat([self.glance.features(part, recipe) for part in parts])
+        return torch.cat([self.module.features(part, recipe) for part in parts])
 
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """One array [n] for each output of the head, by name, and SECOND. Call only when there is a head."""
+        """Return the logits [n] of each output of the loaded heads by name.
+
+        Raises:
+            ModelError: No head is loaded.
+        """
         if not self.has_head:
             raise ModelError(f"This backbone has no head yet. {_TRAIN}.")
-        return self.say(self.look(thumbs))
+        return self.apply_heads(self.extract(thumbs))
 
     @torch.inference_mode()
-    def look(self, thumbs: NDArray[np.uint8]) -> Tensor:
-        """What heads go by, float32 [n, 3 * width]. Every pass is sent off before the first is waited for."""
+    def extract(self, thumbs: NDArray[np.uint8]) -> Tensor:
+        """Return the features all heads use, float32 [n, 3 * width].
+
+        All forward passes are queued on the GPU before the first result is waited for.
+        """
         if self.compiled and thumbs.shape[1:3] != (self.side, self.side):
-            raise ModelError(f"{self.name} was compiled for thumbs of {self.side} px, these have {thumbs.shape[1]}")
-        sent = []
+            raise ModelError(
+                f"{self.name} was compiled for thumbnails of {self.side} px, and these have {thumbs.shape[1]}"
+            )
+        queued = []
         for cut in batches(len(thumbs), self.max_thumbs):
             part = thumbs[cut]
             size = next(s for s in batch_sizes(self.max_thumbs) if s >= len(part)) if self.compiled else len(part)
-            sent.append(self._run(to_device(part, size, self.device))[: len(part)])
-        return torch.cat(sent)
+            queued.append(self._run(to_device(part, size, self.device))[: len(part)])
+        return torch.cat(queued)
 
-    def say(self, looked: Tensor, head: str | None = None) -> dict[str, NDArray[np.float32]]:
-        """Logits [n] by name, of the engine's own heads, or of the head in that folder.
+    def apply_heads(self, features: Tensor, head: str | None = None) -> dict[str, NDArray[np.float32]]:
+        """Return the logits [n] by name: of the loaded heads, or of the head in a folder.
 
-        Raises ModelError where that holds no head for this backbone.
+        Raises:
+            ModelError: The folder has no head for this backbone.
         """
-        told = self.told(looked, head).cpu().numpy()
-        names = self.outputs if head is None else self.hold(head).settings.outputs
-        return {name: told[:, at] for at, name in enumerate(names) if name}
+        logits = self.head_logits(features, head).cpu().numpy()
+        names = self.outputs if head is None else self.load_head(head).settings.outputs
+        return {name: logits[:, at] for at, name in enumerate(names) if name}
 
-    def kept(self, looked: Tensor) -> NDArray[np.float16]:
-        """What the journal keeps of it: float16 [n, width], what heads of the recipe `cls` go by."""
-        return looked[:, : self.model.config.hidden_size].half().cpu().numpy()
+    def stored_features(self, features: Tensor) -> NDArray[np.float16]:
+        """Return the part of the features that the journal stores: float16 [n, width], as the recipe `cls`."""
+        return features[:, : self.model.config.hidden_size].half().cpu().numpy()
 
-    def hold(self, folder: str) -> Head:
-        """The head in a folder; the last few that were asked for are kept. Raises ModelError."""
-        head = self._held.pop(folder, None) or self._load(Path(folder))
-        self._held[folder] = head
-        for old in list(self._held)[:-_HELD]:
-            del self._held[old]
+    def load_head(self, folder: str) -> Head:
+        """Return the head in a folder, from a small cache of recently used ones.
+
+        Raises:
+            ModelError: The folder has no head for this backbone.
+        """
+        head = self._head_cache.pop(folder, None) or self._load(Path(folder))
+        self._head_cache[folder] = head
+        for old in list(self._head_cache)[:-_CACHED_HEADS]:
+            del self._head_cache[old]
         return head
 
     @torch.inference_mode()
-    def told(self, looked: Tensor, head: str | None = None) -> Tensor:
-        """Logits [n, outputs]; see `say`."""
-        heads = [own for own in (self.head, self.second) if own] if head is None else [self.hold(head)]
+    def head_logits(self, features: Tensor, head: str | None = None) -> Tensor:
+        """Return the logits [n, outputs] of the loaded heads, or of the head in a folder."""
+        heads = [own for own in (self.head, self.second) if own] if head is None else [self.load_head(head)]
         width = self.model.config.hidden_size
-        return torch.cat([each(looked[:, : width * len(each.settings.recipe.split("+"))]) for each in heads], dim=1)
+        return torch.cat([each(features[:, : width * len(each.settings.recipe.split("+"))]) for each in heads], dim=1)
 
 
 def attention(dtype: str, device: str) -> str:
-    """What computes attention: FlashAttention 2 where it is installed and can, else PyTorch's own."""
+    """Return the attention implementation: FlashAttention 2 if it is installed and supported, else PyTorch's own."""
     flash = device == "cuda" and dtype != "float32" and DINOv3ViTModel._supports_flash_attn
     return "flash_attention_2" if flash and is_flash_attn_2_available() else "sdpa"

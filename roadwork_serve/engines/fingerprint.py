@@ -1,4 +1,4 @@
-"""Which weights a checkpoint has, in a word."""
+"""Fingerprints of checkpoints, by which heads identify their backbone."""
 
 import hashlib
 from functools import lru_cache
@@ -8,9 +8,9 @@ _CHUNK = 8 * 2**20
 
 
 def fingerprint(model: str) -> str:
-    """SHA-256 over the safetensors files of a folder, hex; of a hub id, over those in the local cache.
+    """Return the hex SHA-256 of the safetensors files in a folder, or in the local cache of a hub id.
 
-    Empty where there are none. Two folders with the same weights have the same.
+    It is empty if there are none. Folders with the same weights have the same fingerprint.
     """
     folder = Path(model)
     if not folder.is_dir():

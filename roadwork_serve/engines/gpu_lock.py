@@ -1,4 +1,7 @@
-"""One engine after the other on a card: those that measure its free memory must not do so while others load."""
+"""A lock that lets one engine at a time load onto a GPU.
+
+vLLM measures the free memory of the GPU, which must not change meanwhile. Experimental, not yet run on hardware.
+"""
 
 import logging
 import os
@@ -9,26 +12,26 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_LOG = logging.getLogger("ray.serve.roadwork.card")
+_LOG = logging.getLogger("ray.serve.roadwork.gpu")
 
 
 @contextmanager
 def exclusive_gpu_load(device: str, folder: Path | None = None) -> Iterator[None]:
-    """Wait until no other process of this user loads on the card that this process sees. A CPU needs no turns.
+    """Hold the lock of the GPU that this process sees; do nothing on a CPU.
 
-    The lock is the kernel's, so a process that is killed while it loads lets go of it.
+    The kernel releases the lock of a process that is killed.
     """
     if device != "cuda":
         yield
         return
     where = folder or Path(tempfile.gettempdir()) / f"roadwork-{os.getuid()}"
     where.mkdir(mode=0o700, exist_ok=True)
-    card = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(",", "-").replace("/", "-") or "none"
-    lock = FileLock(where / f"card-{card}.lock")
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(",", "-").replace("/", "-") or "none"
+    lock = FileLock(where / f"gpu-{gpu}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        _LOG.info("Another engine loads on card %s; this one waits for it.", card)
+        _LOG.info("Waiting for another engine to load on GPU %s.", gpu)
         lock.acquire()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits into what is free, from its headers, before gigabytes of it are read."""
+"""Memory checks before a checkpoint is loaded, from its headers, so that gigabytes are not read in vain."""
 
 import json
 import math
@@ -7,53 +7,66 @@ from pathlib import Path
 
 import torch
 
+from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.errors import ModelError
 
 GIB = 2**30
-_FLOATS = ("F64", "F32", "F16", "BF16")  # of safetensors: what loading turns into the engine's dtype
+_FLOATS = ("F64", "F32", "F16", "BF16")  # types of safetensors that loading converts to the dtype of the engine
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 _BITS = {"I64": 64, "U64": 64, "I32": 32, "U32": 32, "I16": 16, "U16": 16}  # anything else counts as a byte
 
 
-def cap_gpu_memory(gpu_memory_gib: float | None, device: str) -> None:
-    """Let PyTorch take no more of the card than this, for the whole process. Raises ModelError without a card."""
-    if device != "cuda":
+def cap_gpu_memory(options: LoadOptions) -> None:
+    """Limit the GPU memory of PyTorch in this process.
+
+    Raises:
+        ModelError: The device is cuda and there is no GPU.
+    """
+    if options.device != "cuda":
         return
     if not torch.cuda.is_available():
         raise ModelError(
-            "device is cuda and PyTorch sees no GPU: look what `nvidia-smi` says and whether this PyTorch was built "
-            "for CUDA (torch.version.cuda), or set device: cpu"
+            "device is cuda and PyTorch sees no GPU: check the output of `nvidia-smi` and whether this PyTorch was "
+            "built for CUDA (torch.version.cuda), or set device: cpu"
         )
-    if gpu_memory_gib is not None:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gpu_memory_gib * GIB / torch.cuda.mem_get_info()[1]))
+    if (limit_gib := options.gpu_memory_gib) is not None:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gib * GIB / torch.cuda.mem_get_info()[1]))
 
 
-def check_room(model: str, folder: Path | None, *, dtype: str, device: str, gpu_memory_gib: float | None) -> None:
-    """Raises ModelError when the weights in the folder, made into dtype, are larger than what is free for them.
+def check_memory(model: str, folder: Path | None, options: LoadOptions) -> None:
+    """Check that the weights fit into free memory. The weights of a model on a GPU pass through RAM.
 
-    folder: with model*.safetensors; None or one without is not judged. The weights of a GPU's model pass through RAM.
+    Args:
+        model: Name of the model for the error message.
+        folder: Folder with model*.safetensors. None, or a folder without them, is not checked.
+        options: Settings for loading.
+
+    Raises:
+        ModelError: The weights are larger than the free memory.
     """
+    dtype = options.dtype
     needed = weights_bytes(folder, dtype) if folder else 0
     spare = free_ram()
     if spare is not None and needed > spare:
         raise ModelError(
             f"{model} takes {needed / GIB:.1f} GiB of memory in {dtype} and {spare / GIB:.1f} GiB are free: free some, "
-            "book more for the replica, take a smaller checkpoint, or set dtype: bfloat16 where it is float32"
+            "raise memory_mb of the engine, use a smaller checkpoint, or set dtype: bfloat16 where it is float32"
         )
-    if device != "cuda":
+    if options.device != "cuda":
         return
+    gpu_memory_gib = options.gpu_memory_gib
     free = torch.cuda.mem_get_info()[0]
     room = min(free, gpu_memory_gib * GIB) if gpu_memory_gib is not None else free
     if needed > room:
         limit = f", gpu_memory_gib allows {gpu_memory_gib:g}" if gpu_memory_gib is not None else ""
         raise ModelError(
-            f"{model} takes {needed / GIB:.1f} GiB in {dtype} and {free / GIB:.1f} GiB of the card are free{limit}: "
-            "raise gpu_memory_gib, give other engines less of the card, or take a smaller checkpoint or dtype"
+            f"{model} takes {needed / GIB:.1f} GiB in {dtype} and {free / GIB:.1f} GiB of the GPU are free{limit}: "
+            "raise gpu_memory_gib, give other engines less of the GPU, or use a smaller checkpoint or dtype"
         )
 
 
 def weights_bytes(folder: Path, dtype: str) -> int:
-    """Of all model*.safetensors in the folder once loaded as dtype; 0 where there is none or one cannot be read."""
+    """Return the bytes of all model*.safetensors once loaded as dtype; 0 if there are none or one cannot be read."""
     width = 8 * getattr(torch, dtype).itemsize
     bits = 0
     for file in sorted(folder.glob("model*.safetensors")):
@@ -61,22 +74,22 @@ def weights_bytes(folder: Path, dtype: str) -> int:
             for kind, shape in _tensors(file):
                 bits += math.prod(shape) * (width if kind in _FLOATS else _BITS.get(kind, 8))
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            return 0  # damaged: loading says so
+            return 0  # damaged: loading reports it
     return bits // 8
 
 
 def free_ram(root: Path = Path("/")) -> int | None:
-    """Bytes this process may still take: what the kernel has, or less in a container; None off Linux."""
+    """Return the bytes this process may still allocate, in a container its limit; None if not on Linux."""
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return None
-    return max(0, min([free, *_left_in_groups(root)]))
+    return max(0, min([free, *_cgroup_memory(root)]))
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, list[int]]]:
-    """dtype and shape of every tensor, from the header: its length in 8 bytes, then JSON (safetensors' format)."""
+    """Yield dtype and shape of every tensor from the header: its length in 8 bytes, then JSON (safetensors' format)."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(min(length, _MAX_HEADER)))
@@ -85,8 +98,8 @@ def _tensors(file: Path) -> Iterator[tuple[str, list[int]]]:
             yield tensor["dtype"], tensor["shape"]
 
 
-def _left_in_groups(root: Path) -> Iterator[int]:
-    """What each memory limit of the control groups around this process leaves; file caches count as free."""
+def _cgroup_memory(root: Path) -> Iterator[int]:
+    """Yield the free bytes under each memory limit of the surrounding control groups; file caches count as free."""
     groups = root / "sys/fs/cgroup"
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

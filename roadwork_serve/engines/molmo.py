@@ -1,7 +1,8 @@
-"""Molmo 2's native configuration with the names vLLM reads.
+"""Molmo 2's configuration of transformers with the field names that vLLM reads.
 
-vLLM 0.32 and 0.33 read the fields of the configuration class that the hub's repository brings along as Python. That
-code is not run here; transformers' own class holds the same facts under other names.
+vLLM 0.32 and 0.33 read the fields of the configuration class in the hub repository, which is Python code that is not
+run here. The class of transformers has the same fields under other names. Experimental, not yet run with the published
+weights.
 """
 
 from typing import Any
@@ -10,16 +11,13 @@ from roadwork_serve.engines.chat import token_id
 
 
 class VllmNames:
-    """Adds vLLM's names to a Molmo 2 configuration; any other goes through as it is. A value, so that it pickles.
-
-    column, low: ids of the tokens at the end of a row of patches, and of low-resolution patches.
-    """
+    """Adds vLLM's field names to a Molmo 2 configuration, and returns any other unchanged. Can be pickled."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.column, self.low = token_id(tokenizer, "<im_col>"), token_id(tokenizer, "<im_low>")
 
     def __call__(self, config: Any) -> Any:
-        """The configuration, with vLLM's names added in place."""
+        """Add vLLM's field names in place and return the configuration."""
         if config.model_type != "molmo2":
             return config
         vision, adapter, text = config.vision_config, config.adapter_config, config.text_config

@@ -1,4 +1,4 @@
-"""What a sign reader says: lines of text and where they stand."""
+"""The interface of OCR engines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +11,18 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OcrLine:
-    """One line of text. quad: float32 [4, 2], its corners in pixels, clockwise from where the text begins."""
+    """One line of text."""
 
     text: str
+    #: Confidence from 0 to 1.
     confidence: float
+    #: Corners in pixels, float32 [4, 2], clockwise from the start of the text.
     quad: NDArray[np.float32]
 
 
 class OcrEngine(Protocol):
-    """What the stage asks of an engine."""
+    """The engine of stage 2A."""
 
     def read(self, images: Sequence[Image.Image]) -> list[list[OcrLine]]:
-        """The lines of text on each RGB picture."""
+        """Return the lines of text on each RGB image."""
         ...

@@ -1,4 +1,4 @@
-"""ONNX files under onnxruntime: sessions, and stage 1 as `roadwork export` writes it."""
+"""ONNX files under onnxruntime: sessions, and stage 1 from a file of `roadwork export`."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.engines.denormals import flush_denormals
-from roadwork_serve.engines.thumbnails import ExportedBackbone, batches, max_logit_difference, reference_thumbs
+from roadwork_serve.engines.thumbnails import ExportedBackbone, batches, check_side, reference_thumbs
 from roadwork_serve.errors import ModelError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -18,53 +18,61 @@ INPUT, OUTPUT = "thumbs", "logits"  # names in the graph
 
 @dataclass(frozen=True)
 class ExportMetadata:
-    """What `roadwork export` writes into the file's metadata.
-
-    outputs: what the columns of the logits are. wanted: PyTorch's logits in fp32 for `thumbs.references`,
-    float32 [n, outputs], by which whoever runs the file can check that he runs it right.
-    """
+    """Metadata that `roadwork export` stores in an ONNX file."""
 
     model: str
+    #: fp32 or fp16.
     precision: str
+    #: Side of the thumbnails in pixels.
     side: int
+    #: Names of the logits in order.
     outputs: tuple[str, ...]
-    wanted: NDArray[np.float32]
+    #: PyTorch's logits in fp32 for `reference_thumbs`, float32 [n, outputs], for checking a runtime.
+    expected: NDArray[np.float32]
 
     def metadata(self) -> dict[str, str]:
-        """As text; ONNX knows nothing else."""
+        """Return the fields as text, the only type that ONNX metadata has."""
         return {
             "model": self.model,
             "precision": self.precision,
             "side": str(self.side),
             "outputs": json.dumps(self.outputs),
-            "wanted": json.dumps(self.wanted.tolist()),
+            "expected": json.dumps(self.expected.tolist()),
         }
 
     @classmethod
     def of(cls, metadata: dict[str, str], file: Path) -> Self:
-        """Raises ModelError when the file is no export, or one of an earlier version."""
+        """Parse the metadata of a file.
+
+        Raises:
+            ModelError: The file is not an export, or is one of an earlier version.
+        """
         try:
             return cls(
                 metadata["model"],
                 metadata["precision"],
                 int(metadata["side"]),
                 tuple(json.loads(metadata["outputs"])),
-                np.array(json.loads(metadata["wanted"]), np.float32),
+                np.array(json.loads(metadata["expected"]), np.float32),
             )
         except KeyError as error:
             raise ModelError(
-                f"{file} was not written by this version of `roadwork export`, for it does not say what its {error} "
-                "is: export it again"
+                f"{file} was not written by this version of `roadwork export`, since its metadata has no {error}: "
+                "export it again"
             ) from None
 
 
 def data_of(file: Path) -> Path:
-    """Where the weights lie that are too large for the file itself."""
+    """Return the path of the weights that are too large for the file itself."""
     return file.with_name(f"{file.name}.data")
 
 
-def open_session(file: Path, threads: int, device: str = "cpu", *, optimised: bool = True) -> Any:
-    """A session whose threads flush denormals and sleep when idle. Raises ModelError."""
+def open_session(file: Path, threads: int, device: str = "cpu", *, optimized: bool = True) -> Any:
+    """Open a session whose threads flush denormals and do not spin when idle.
+
+    Raises:
+        ModelError: The file cannot be opened, or onnxruntime does not support the device.
+    """
     import onnxruntime
 
     if PROVIDERS[device] not in onnxruntime.get_available_providers():
@@ -75,16 +83,16 @@ def open_session(file: Path, threads: int, device: str = "cpu", *, optimised: bo
     options.log_severity_level = 4
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not optimised:
+    if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        with flush_denormals():  # else the thread that makes the process's first session would go on flushing
+        with flush_denormals():  # else the thread that creates the first session would keep flushing
             session = onnxruntime.InferenceSession(file, options, providers=[PROVIDERS[device]])
     except Exception as error:  # onnxruntime's errors share no base but Exception
-        told = f"{file} cannot be opened by onnxruntime: {error}."
+        message = f"{file} cannot be opened by onnxruntime: {error}."
         if data_of(file).name in str(error):
-            raise ModelError(f"{told} Put {data_of(file).name}, which was written with it, beside it.") from None
-        raise ModelError(f"{told} Export it again.") from None
+            raise ModelError(f"{message} Put {data_of(file).name}, which was written with it, beside it.") from None
+        raise ModelError(f"{message} Export it again.") from None
     if PROVIDERS[device] not in session.get_providers():  # onnxruntime only logs that, and computes on the CPU
         raise ModelError(
             f"onnxruntime could not start its {PROVIDERS[device]}: "
@@ -94,52 +102,68 @@ def open_session(file: Path, threads: int, device: str = "cpu", *, optimised: bo
 
 
 def read_metadata(file: Path) -> ExportMetadata:
-    """What the file says of itself; its weights are read and let go of. Raises ModelError."""
+    """Return the metadata of a file.
+
+    Raises:
+        ModelError: The file does not exist or is not an export.
+    """
     if not file.is_file():
         raise ModelError(f"there is no file {file}: write it with `roadwork export --to onnx --out {file}`")
-    session = open_session(file, 1, optimised=False)
+    session = open_session(file, 1, optimized=False)
     return ExportMetadata.of(session.get_modelmeta().custom_metadata_map, file)
 
 
 class OnnxBackbone(ExportedBackbone):
-    """Stage 1 from one file: backbone, head and the normalisation of pixels.
-
-    side: of the thumbs that will come, pixels; the file's own by default. max_thumbs: in one pass of the model.
-    Raises ModelError when the file cannot be run, or was exported for another side.
-    """
+    """Stage 1 from one file with backbone, head and pixel normalization."""
 
     def __init__(
         self, file: Path, *, threads: int = 1, device: str = "cpu", side: int | None = None, max_thumbs: int = 16
     ) -> None:
+        """Open the file.
+
+        Args:
+            file: File of `roadwork export`.
+            threads: CPU threads.
+            device: cpu or cuda.
+            side: Side of the thumbnails in pixels; by default that of the file.
+            max_thumbs: Largest number of thumbnails in one forward pass.
+
+        Raises:
+            ModelError: The file cannot be run, or was exported for another side.
+        """
         if not file.is_file():
             raise ModelError(f"there is no file {file}: write it with `roadwork export --to onnx --out {file}`")
         self._session = open_session(file, threads, device)
-        self.about = ExportMetadata.of(self._session.get_modelmeta().custom_metadata_map, file)
-        max_logit_difference(self.about.side, side)
+        self.metadata = ExportMetadata.of(self._session.get_modelmeta().custom_metadata_map, file)
+        check_side(self.metadata.side, side)
         self.max_thumbs = max_thumbs
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """See `ExportedBackbone`."""
-        return self.about.outputs
+        return self.metadata.outputs
 
     def warm(self) -> None:
-        """Run it at the smallest and the largest batch. Raises ModelError when there is no room for that."""
+        """Run the smallest and the largest batch.
+
+        Raises:
+            ModelError: There is too little memory.
+        """
         for count in (1, self.max_thumbs):
             try:
-                self.logits(reference_thumbs(self.about.side, count))
+                self.logits(reference_thumbs(self.metadata.side, count))
             except ModelError:
                 raise
             except Exception as error:  # onnxruntime's errors share no base but Exception
                 raise ModelError(
-                    f"{count} thumbs at once are too much for {self.about.side} px here: {error}. Lower the stage's "
-                    "max_batch or features.max_thumbs, or free memory"
+                    f"a batch of {count} thumbnails of {self.metadata.side} px fails: {error}. Lower max_batch of the "
+                    "stage or features.max_thumbs, or free memory"
                 ) from error
 
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """uint8 RGB [n, side, side, 3] -> one array [n] for each output, by name."""
-        max_logit_difference(self.about.side, thumbs.shape[1])
+        """See `ExportedBackbone`."""
+        check_side(self.metadata.side, thumbs.shape[1])
         with flush_denormals():
-            told = [self._session.run([OUTPUT], {INPUT: thumbs[c]})[0] for c in batches(len(thumbs), self.max_thumbs)]
-        logits = np.concatenate(told)
-        return {name: logits[:, i] for i, name in enumerate(self.about.outputs)}
+            parts = [self._session.run([OUTPUT], {INPUT: thumbs[c]})[0] for c in batches(len(thumbs), self.max_thumbs)]
+        logits = np.concatenate(parts)
+        return {name: logits[:, i] for i, name in enumerate(self.metadata.outputs)}

@@ -1,4 +1,7 @@
-"""Asks a server that speaks the OpenAI API: vLLM, SGLang, Modular MAX. The model runs there, not here."""
+"""Vision language models on a server with the OpenAI API: vLLM, SGLang, Modular MAX.
+
+Experimental with servers on a GPU, not yet run on hardware.
+"""
 
 import asyncio
 import base64
@@ -21,46 +24,59 @@ from openai import (
 )
 from PIL import Image
 
-from roadwork_serve.engines.chat import ANSWER, END_OF_THOUGHT
+from roadwork_serve.engines.chat import ANSWER, END_OF_THINKING
 from roadwork_serve.engines.vlm import NO, YES, Prompt, VlmAnswer, from_logprobs, gather_answers
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec
 
-TOP = 20  # log-probabilities a token that the API gives at most
-COARSE_LOGIT = math.log(0.9 / 0.1)  # what a chosen answer counts when the server gives no log-probabilities
+TOP = 20  # largest number of log-probabilities per token in the API
+CHOICE_LOGIT = math.log(0.9 / 0.1)  # logit of a chosen answer without log-probabilities
 JPEG_QUALITY = 95
 CHOICE: Any = {
     "type": "json_schema",
     "json_schema": {"name": "answer", "schema": {"type": "string", "enum": [YES[0], NO[0]]}, "strict": True},
 }
-REFUSED = (BadRequestError, UnprocessableEntityError)
+REJECTED = (BadRequestError, UnprocessableEntityError)
 
 Messages = list[Any]
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """message, logprobs: as the openai library has them. written: tokens."""
+    """The first choice of a completion."""
 
+    #: Message of the openai library.
     message: Any
+    #: Log-probabilities of the openai library.
     logprobs: Any
-    written: int
+    #: Number of generated tokens.
+    tokens: int
 
 
 class OpenAiEngine:
-    """P(YES) from the log-probabilities of the first token; from a constrained choice, and marked coarse, without.
+    """Computes P(YES) from the log-probabilities of the first token.
 
-    A clip is sent as its frames, each after its time: no server-side video format is common to all. timeout_s: of one
-    request. Raises ConfigError when the key is wanted and not there.
+    If the server returns none, it uses a constrained choice and sets `from_choice`. A clip is sent as frames with a
+    timestamp before each, since the servers have no common video format.
     """
 
     def __init__(self, engine: EngineSpec, timeout_s: float, transport: Any = None) -> None:
+        """Create the client.
+
+        Args:
+            engine: Settings of the profile.
+            timeout_s: Time limit of one request in seconds.
+            transport: Transport of httpx, for tests.
+
+        Raises:
+            ConfigError: The environment variable with the API key is not set.
+        """
         self.model = engine.model
         self.url = engine.server.url
         self.max_pixels = engine.language.max_pixels
         self.timeout_s = timeout_s
         self.gives_logprobs = True
-        self.goes_on = True  # with a text that we began
+        self.continues_text = True  # the server can continue a message of the assistant
         variable = engine.server.api_key_env
         if variable is not None and not os.environ.get(variable):
             raise ConfigError(f"the environment has no {variable}, which server.api_key_env names; set it to the key")
@@ -70,15 +86,19 @@ class OpenAiEngine:
             http_client=None if transport is None else DefaultAsyncHttpxClient(transport=transport),
         )  # fmt: skip
 
-    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[VlmAnswer]:
-        """See `LanguageEngine`. Raises ModelError when the server does not answer or refuses."""
-        return await gather_answers(self._ask(prompt, thought_tokens) for prompt in prompts)
+    async def ask(self, prompts: Sequence[Prompt], reasoning_tokens: int = 0) -> list[VlmAnswer]:
+        """See `LanguageEngine`.
+
+        Raises:
+            ModelError: The server does not answer or returns an error.
+        """
+        return await gather_answers(self._ask(prompt, reasoning_tokens) for prompt in prompts)
 
     async def check(self) -> None:
-        """See `LanguageEngine`: starting this process anew would not bring a server back."""
+        """See `LanguageEngine`. Nothing to check: a restart of this process would not help the server."""
 
     async def sleep(self) -> None:
-        """See `LanguageEngine`: nothing here holds memory."""
+        """See `LanguageEngine`. Nothing to release here."""
 
     async def wake(self) -> None:
         """See `LanguageEngine`."""
@@ -87,82 +107,89 @@ class OpenAiEngine:
         """Close the connections."""
         await self._client.close()
 
-    async def _ask(self, prompt: Prompt, thought_tokens: int) -> VlmAnswer:
+    async def _ask(self, prompt: Prompt, reasoning_tokens: int) -> VlmAnswer:
         began = time.perf_counter()
         messages = await asyncio.to_thread(self._messages, prompt)
         ready = time.perf_counter()
         try:
-            answer = await (self._think(messages, thought_tokens) if thought_tokens else self._answer(messages))
+            answer = await (self._think(messages, reasoning_tokens) if reasoning_tokens else self._answer(messages))
         except APITimeoutError as error:
             raise ModelError(
                 f"{self.url} did not answer within {self.timeout_s:g} s: give the stage more timeout_s or fewer slots"
             ) from error
         except APIConnectionError as error:
-            raise ModelError(f"no server answers at {self.url}: start it, or mend server.url") from error
+            raise ModelError(f"no server answers at {self.url}: start it, or correct server.url") from error
         except APIStatusError as error:
-            raise ModelError(f"{self.url} refuses to answer with {self.model}: {error.message}") from error
+            raise ModelError(f"{self.url} rejects the request for {self.model}: {error.message}") from error
         return replace(answer, preprocess_ms=1000 * (ready - began), compute_ms=1000 * (time.perf_counter() - ready))
 
     async def _answer(self, messages: Messages, **body: Any) -> VlmAnswer:
         if not self.gives_logprobs:
-            return await self._chosen(messages, **body)
+            return await self._from_choice(messages, **body)
         try:
-            return await self._likely(messages, **body)
-        except REFUSED:  # the log-probabilities or the question: the choice will tell
-            answer = await self._chosen(messages, **body)
+            return await self._from_logprobs(messages, **body)
+        except REJECTED:  # if it is the log-probabilities, a choice still works
+            answer = await self._from_choice(messages, **body)
             self.gives_logprobs = False
             return answer
 
-    async def _likely(self, messages: Messages, **body: Any) -> VlmAnswer:
+    async def _from_logprobs(self, messages: Messages, **body: Any) -> VlmAnswer:
         choice = await self._complete(
             messages, max_tokens=1, temperature=0, logprobs=True, top_logprobs=TOP, extra_body=body
         )
         if choice.logprobs is None:
-            answer = await self._chosen(messages, **body)
+            answer = await self._from_choice(messages, **body)
             self.gives_logprobs = False
             return answer
-        told = choice.logprobs.content
-        top = [(each.token.strip(), each.logprob) for each in told[0].top_logprobs] if told else []
+        content = choice.logprobs.content
+        top = [(each.token.strip(), each.logprob) for each in content[0].top_logprobs] if content else []
         yes, no = ([logprob for token, logprob in top if token in words] for words in (YES, NO))
         if not yes and not no:
-            return await self._chosen(messages, **body)
-        least = [min(logprob for _, logprob in top)]  # what is not among the likeliest is at most as likely as the last
-        return from_logprobs(yes or least, no or least)
+            return await self._from_choice(messages, **body)
+        bound = [min(logprob for _, logprob in top)]  # a token outside the top is at most as likely as the last of them
+        return from_logprobs(yes or bound, no or bound)
 
-    async def _chosen(self, messages: Messages, **body: Any) -> VlmAnswer:
+    async def _from_choice(self, messages: Messages, **body: Any) -> VlmAnswer:
         choice = await self._complete(messages, max_tokens=8, temperature=0, response_format=CHOICE, extra_body=body)
-        said = (choice.message.content or "").strip().strip('"')
-        if said not in (YES[0], NO[0]):
-            raise ModelError(f"{self.url} answers {said[:40]!r} where YES or NO is asked: name another model or server")
-        return VlmAnswer(COARSE_LOGIT if said == YES[0] else -COARSE_LOGIT, other_token_mass=0.0, from_choice=True)
+        text = (choice.message.content or "").strip().strip('"')
+        if text not in (YES[0], NO[0]):
+            raise ModelError(f"{self.url} answers {text[:40]!r} instead of YES or NO: use another model or server")
+        return VlmAnswer(CHOICE_LOGIT if text == YES[0] else -CHOICE_LOGIT, other_token_mass=0.0, from_choice=True)
 
     async def _think(self, messages: Messages, most: int) -> VlmAnswer:
-        """Let it write, then lead it to its answer. A server that cannot go on with a text is asked in a new turn."""
+        """Generate the reasoning, then continue it to the answer.
+
+        A server that cannot continue a message gets the question in a new message.
+        """
         choice = await self._complete(messages, max_tokens=most, temperature=0)
-        told = choice.message.model_extra or {}
-        parsed = told.get("reasoning_content") or told.get("reasoning")
-        thought = (parsed or (choice.message.content or "").split(END_OF_THOUGHT)[0]).strip()
-        leading = {"role": "assistant", "content": thought + ANSWER}
-        turns = [{"role": "assistant", "content": thought}, {"role": "user", "content": "So is it YES or NO?"}]
-        if not self.goes_on:
-            answer = await self._answer([*messages, *turns])
+        extra = choice.message.model_extra or {}
+        parsed = extra.get("reasoning_content") or extra.get("reasoning")
+        reasoning = (parsed or (choice.message.content or "").split(END_OF_THINKING)[0]).strip()
+        continued = {"role": "assistant", "content": reasoning + ANSWER}
+        dialogue = [{"role": "assistant", "content": reasoning}, {"role": "user", "content": "So is it YES or NO?"}]
+        if not self.continues_text:
+            answer = await self._answer([*messages, *dialogue])
         else:
             try:
                 answer = await self._answer(
-                    [*messages, leading], continue_final_message=True, add_generation_prompt=False
+                    [*messages, continued], continue_final_message=True, add_generation_prompt=False
                 )
-            except REFUSED:
-                answer = await self._answer([*messages, *turns])
-                self.goes_on = False
-        return replace(answer, thought=thought, tokens=choice.written + answer.tokens)
+            except REJECTED:
+                answer = await self._answer([*messages, *dialogue])
+                self.continues_text = False
+        return replace(answer, reasoning=reasoning, tokens=choice.tokens + answer.tokens)
 
     async def _complete(self, messages: Messages, **settings: Any) -> _Choice:
-        """The server's first choice. Raises ModelError when what it says is no completion, and openai's own errors."""
+        """Return the first choice of a completion.
+
+        Raises:
+            ModelError: The response is not a completion.
+        """
         reply = await self._client.chat.completions.create(model=self.model, messages=messages, **settings)
         try:
             first = reply.choices[0]
-            written = reply.usage.completion_tokens if reply.usage else 0
-            return _Choice(first.message, first.logprobs, written)
+            tokens = reply.usage.completion_tokens if reply.usage else 0
+            return _Choice(first.message, first.logprobs, tokens)
         except (AttributeError, IndexError, TypeError) as error:
             raise ModelError(f"{self.url} does not speak the OpenAI API: does server.url end with /v1?") from error
 

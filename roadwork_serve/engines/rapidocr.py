@@ -1,4 +1,4 @@
-"""RapidOCR: finds lines of text on a picture and reads them, on the CPU, with the PP-OCR weights in its wheel."""
+"""OCR with RapidOCR on the CPU, with the PP-OCR weights in its wheel."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,35 +15,40 @@ from roadwork_serve.errors import ModelError
 
 MODEL = "PP-OCRv6-small"
 SIDE = 736
-LEAST_CONFIDENCE = 0.6  # of a line that is told; RapidOCR's own default is 0.5
-LEAST_SIDE = 30  # pixels of a picture; RapidOCR would enlarge a smaller one until it has them, to gigabytes if thin
+MIN_CONFIDENCE = 0.6  # of a line that is returned; the default of RapidOCR is 0.5
+MIN_SIDE = 30  # pixels; RapidOCR enlarges smaller images up to it, and thin ones to gigabytes
 
 
 class RapidOcr:
-    """Reads pictures one at a time.
-
-    side: text is looked for on the picture shrunk to this longer side, in pixels, and read at full size.
-        Larger is not better: detection knows text of about 8 to 20 px best. A 960x720 scene takes about
-        0.16 s at 640 and 0.2 s at 736 on one thread.
-
-    Raises ModelError when the model is not the one in the wheel, or RapidOCR is not installed.
-    """
+    """OCR with RapidOCR, one image at a time."""
 
     def __init__(self, model: str = MODEL, *, threads: int = 1, side: int = SIDE) -> None:
+        """Load the models.
+
+        Args:
+            model: Name of the model in the wheel.
+            threads: CPU threads.
+            side: Longer side in pixels to which images are scaled for text detection; text is recognized at full
+                size. Larger is not better: detection works best on text of 8 to 20 px. A 960x720 scene takes about
+                0.16 s at 640 and 0.2 s at 736 on one thread.
+
+        Raises:
+            ModelError: The model is not the one in the wheel, or RapidOCR is not installed.
+        """
         if model != MODEL:
-            raise ModelError(f"engine rapidocr reads with the weights in its wheel: use model {MODEL}, not {model!r}")
+            raise ModelError(f"backend rapidocr uses the weights in its wheel: set model: {MODEL}, not {model!r}")
         try:
             self._ocr = _open(threads, side)
         except ImportError as error:
-            raise ModelError("engine rapidocr needs the packages rapidocr and onnxruntime; install them") from error
+            raise ModelError("backend rapidocr needs the packages rapidocr and onnxruntime; install them") from error
 
     def read(self, images: Sequence[Image.Image]) -> list[list[OcrLine]]:
-        """The lines on each RGB picture, from top to bottom; none on one too thin to hold any."""
+        """Return the lines of text on each RGB image, from top to bottom; none for an image that is too thin."""
         return [self._read(image) for image in images]
 
     def _read(self, image: Image.Image) -> list[OcrLine]:
         stop_if_cancelled()
-        if min(image.size) < LEAST_SIDE:
+        if min(image.size) < MIN_SIDE:
             return []
         bgr = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
         with flush_denormals():
@@ -62,12 +67,16 @@ def _open(threads: int, side: int) -> Any:
 
     ocr = rapidocr.RapidOCR(
         params={
-            "Global.log_level": "error",  # it warns of every picture without text
-            "Global.text_score": LEAST_CONFIDENCE,
-            "Global.use_cls": False,  # signs do not stand on their heads
+            "Global.log_level": "error",  # it warns about every image without text
+            "Global.text_score": MIN_CONFIDENCE,
+            "Global.use_cls": False,  # signs are not upside down
             "Det.limit_type": "max",
             "Det.limit_side_len": side,
-            "Rec.rec_img_shape": [3, 48, 96],  # the least width: the default of 320 makes STOP cost three times as much
+            "Rec.rec_img_shape": [
+                3,
+                48,
+                96,
+            ],  # the smallest width: at the default of 320 a short word costs three times as much
         }
     )
     weights = Path(rapidocr.__file__).parent / "models"

@@ -1,10 +1,9 @@
-"""What the engines of stage 1 share: names of logits, how many thumbs go through the model at once, and those that
-exports are checked on."""
+"""Parts that all engines of stage 1 share: the interface, names of logits, batching, and reference thumbnails."""
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,73 +14,111 @@ from roadwork_serve.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-ROADWORK, SECOND = "roadwork", "second"  # logits of road work, and those of a second head, on trial
-REFERENCES = 5  # thumbs an export is checked on
+ROADWORK, SECOND = "roadwork", "second"  # names of the logit of road work, and of that of a second head
+REFERENCES = 5  # thumbnails an export is checked with
+
+
+class FeatureExtractor(Protocol):
+    """The engine of stage 1."""
+
+    @property
+    def has_head(self) -> bool:
+        """True if the engine has a head of its own."""
+        ...
+
+    def warm(self) -> None:
+        """Run the model at the batch sizes that will occur.
+
+        Raises:
+            ModelError: The model cannot run at one of them.
+        """
+        ...
+
+    def extract(self, thumbs: NDArray[np.uint8]) -> Any:
+        """Return the input of `apply_heads` and `stored_features`, a row for each of uint8 RGB [n, side, side, 3]."""
+        ...
+
+    def apply_heads(self, features: Any, head: str | None = None) -> dict[str, NDArray[np.float32]]:
+        """Return the logits [n] by name: of the engine's own head, or of the head in a folder.
+
+        Raises:
+            ModelError: The folder has no head for this backbone.
+        """
+        ...
+
+    def stored_features(self, features: Any) -> NDArray[np.float16]:
+        """Return the features that the journal stores for training heads, [n, width]."""
+        ...
 
 
 class ExportedBackbone(ABC):
-    """A stage 1 of one file, head and all: it gives logits and nothing before them."""
+    """A backbone exported together with its head: it returns logits, and no features."""
 
     has_head = True
 
     @property
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
-        """What the logits are of, in order."""
+        """Names of the logits in order."""
 
     @abstractmethod
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """uint8 RGB [n, side, side, 3] -> one array [n] for each output, by name."""
+        """Return the logits [n] of each output by name, for uint8 RGB [n, side, side, 3]."""
 
-    def look(self, thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The logits, [n, outputs]."""
+    def extract(self, thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits, float32 [n, outputs]."""
         return np.stack(list(self.logits(thumbs).values()), axis=1)
 
-    def say(self, looked: NDArray[np.float32], head: str | None = None) -> dict[str, NDArray[np.float32]]:
-        """The logits by name. Raises ModelError for a head of another's."""
-        if head is not None:
-            raise ModelError(f"an exported file speaks with its own head, not that in {head}: export it with --head")
-        return {name: looked[:, at] for at, name in enumerate(self.outputs)}
+    def apply_heads(self, features: NDArray[np.float32], head: str | None = None) -> dict[str, NDArray[np.float32]]:
+        """Return the logits by name.
 
-    def kept(self, looked: NDArray[np.float32]) -> NDArray[np.float16]:
-        """Raises ModelError: there is nothing to train a head on."""
-        raise ModelError("an exported file tells no features: set runs: transformers, or journal.features: false")
+        Raises:
+            ModelError: Another head is named.
+        """
+        if head is not None:
+            raise ModelError(f"an exported file has its own head and cannot run that in {head}: export it with --head")
+        return {name: features[:, at] for at, name in enumerate(self.outputs)}
+
+    def stored_features(self, features: NDArray[np.float32]) -> NDArray[np.float16]:
+        """Raise ModelError, since an exported file returns no features."""
+        raise ModelError("an exported file returns no features: set backend: transformers, or journal.features: false")
 
 
 def batch_sizes(most: int) -> tuple[int, ...]:
-    """Powers of two below most, and most itself: the only batch sizes a compiled model is asked for."""
+    """Return the batch sizes a compiled model runs: powers of two below `most`, and `most` itself."""
     return (*(1 << n for n in range((most - 1).bit_length())), most)
 
 
 def batches(count: int, most: int) -> Iterator[slice]:
-    """Where to cut count thumbs so that no pass has more than most; one empty pass for none.
+    """Yield slices that cut `count` thumbnails into batches of at most `most`; one empty slice if there are none.
 
-    Raises GivenUp in place of a pass that nobody waits for any more.
+    Raises:
+        CallCancelledError: The call has been cancelled; raised before the next batch.
     """
     for start in range(0, max(count, 1), most):
         stop_if_cancelled()
         yield slice(start, min(start + most, count))
 
 
-def max_logit_difference(exported: int, wanted: int | None) -> None:
-    """Raises ModelError when a file was exported for another side than is wanted, in pixels; None takes any."""
+def check_side(exported: int, wanted: int | None) -> None:
+    """Raise ModelError if a file was exported for another side, in pixels; None accepts any."""
     if wanted not in (None, exported):
         raise ModelError(
-            f"this file was exported for thumbs of {exported} px, and those that come have {wanted}: set "
+            f"this file was exported for thumbnails of {exported} px, and these have {wanted}: set "
             f"media.thumb_side to {exported}, or export it with --side {wanted}"
         )
 
 
 def reference_thumbs(side: int, count: int = REFERENCES) -> NDArray[np.uint8]:
-    """Noise, uint8 [count, side, side, 3], the same on every machine and with every version of numpy."""
+    """Return noise, uint8 [count, side, side, 3], the same on every machine and with every version of numpy."""
     noise = hashlib.shake_256(b"roadwork").digest(count * side * side * 3)
     return np.frombuffer(noise, np.uint8).reshape(count, side, side, 3)
 
 
 def to_device(thumbs: NDArray[np.uint8], size: int, device: "torch.device") -> "torch.Tensor":
-    """The thumbs as uint8 [size, side, side, 3] on the device, black ones added up to size.
+    """Return the thumbnails on the device as uint8 [size, side, side, 3], padded with black ones.
 
-    On a GPU they go through pinned memory, and this returns before they are there.
+    The copy to a GPU goes through pinned memory and is asynchronous.
     """
     import torch
 

@@ -1,4 +1,7 @@
-"""Runs checkpoints with transformers, from a folder or a hub id, on CPU or GPU: P(YES) from pictures and a question."""
+"""Vision language models under transformers, on CPU or GPU.
+
+On a GPU experimental, not yet run at production size.
+"""
 
 import math
 import time
@@ -13,17 +16,18 @@ from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, StoppingCriteria
 
 from roadwork_serve.cancellable_thread import CancellableThread, stop_if_cancelled
-from roadwork_serve.engines.chat import chat_text, encoder, end_of_turn, ends_of_thought, metadata
+from roadwork_serve.engines.chat import chat_text, encoder, end_of_reasoning, metadata, reasoning_stop_tokens
+from roadwork_serve.engines.load_options import DEFAULTS, LoadOptions
 from roadwork_serve.engines.loading import load_pretrained, load_processor
 from roadwork_serve.engines.vlm import NO, YES, Prompt, VlmAnswer, from_logprobs, spellings
 from roadwork_serve.errors import ModelError
 
 
 def embed_patches_by_matmul(model: nn.Module) -> None:
-    """Run 3-D convolutions whose stride is their kernel as the matrix products they are.
+    """Replace 3-D convolutions whose stride equals their kernel by matrix products.
 
-    Qwen-VL's patch embedding is one. PyTorch's Conv3d is many times slower on a CPU (and slow on GPUs: vLLM does
-    the same); the weights and the results stay what they were.
+    The patch embedding of Qwen-VL is one. PyTorch's Conv3d is many times slower on a CPU, and slow on GPUs (vLLM does
+    the same). Weights and results do not change.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv3d) and module.kernel_size == module.stride and module.padding == (0, 0, 0):
@@ -31,41 +35,28 @@ def embed_patches_by_matmul(model: nn.Module) -> None:
 
 
 def _patch_product(conv: nn.Conv3d, patches: Tensor) -> Tensor:
-    """[n, channels, *kernel] -> [n, out, 1, 1, 1]."""
+    """Map [n, channels, *kernel] to [n, out, 1, 1, 1]."""
     return F.linear(patches.flatten(1), conv.weight.flatten(1), conv.bias)[:, :, None, None, None]
 
 
 class VisionLanguageEngine:
-    """Qwen3-VL, Molmo 2 and others of transformers' image-text-to-text classes.
+    """Qwen3-VL, Molmo 2 and other image-text-to-text models of transformers."""
 
-    max_pixels: caps what the image processor makes of an image, where it knows such a cap (Qwen3-VL does).
-    """
+    def __init__(self, model: str, options: LoadOptions = DEFAULTS, *, max_pixels: int | None = None) -> None:
+        """Load the model.
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        dtype: str = "float32",
-        device: str = "cpu",
-        threads: int = 1,
-        max_pixels: int | None = None,
-        trust_remote_code: bool = False,
-        revision: str | None = None,
-        gpu_memory_gib: float | None = None,
-    ) -> None:
-        self.device = torch.device(device)
-        self.model = load_pretrained(
-            AutoModelForImageTextToText,
-            model,
-            dtype=dtype,
-            device=device,
-            threads=threads,
-            trust_remote_code=trust_remote_code,
-            revision=revision,
-            gpu_memory_gib=gpu_memory_gib,
-        )
+        Args:
+            model: Folder or hub id.
+            options: Settings for loading the checkpoint.
+            max_pixels: Limit for the image processor, which scales larger images down.
+
+        Raises:
+            ModelError: The model cannot be loaded, or its image processor has no such limit.
+        """
+        self.device = torch.device(options.device)
+        self.model = load_pretrained(AutoModelForImageTextToText, model, options)
         embed_patches_by_matmul(self.model)
-        self.processor = load_processor(AutoProcessor, model, trust_remote_code=trust_remote_code, revision=revision)
+        self.processor = load_processor(AutoProcessor, model, options)
         self.tokenizer = self.processor.tokenizer
         self.tokenizer.padding_side = "left"
         if max_pixels is not None:
@@ -74,24 +65,24 @@ class VisionLanguageEngine:
         self.yes, self.no = spellings(encode, YES), spellings(encode, NO)
         self._worker = CancellableThread("model")
 
-    async def ask(self, prompts: Sequence[Prompt], thought_tokens: int = 0) -> list[VlmAnswer]:
+    async def ask(self, prompts: Sequence[Prompt], reasoning_tokens: int = 0) -> list[VlmAnswer]:
         """See `LanguageEngine`."""
-        return await self._worker.run(self._ask, prompts, thought_tokens)
+        return await self._worker.run(self._ask, prompts, reasoning_tokens)
 
-    def _ask(self, prompts: Sequence[Prompt], thought_tokens: int) -> list[VlmAnswer]:
+    def _ask(self, prompts: Sequence[Prompt], reasoning_tokens: int) -> list[VlmAnswer]:
         began = time.perf_counter()
-        inputs = self.encode(prompts, thinking=bool(thought_tokens))
+        inputs = self.encode(prompts, thinking=bool(reasoning_tokens))
         encoded = time.perf_counter()
         stop_if_cancelled()
-        answers = self.think(inputs, thought_tokens) if thought_tokens else self.answer(inputs)
+        answers = self.think(inputs, reasoning_tokens) if reasoning_tokens else self.answer(inputs)
         times = {"preprocess_ms": 1000 * (encoded - began), "compute_ms": 1000 * (time.perf_counter() - encoded)}
         return [replace(answer, **times) for answer in answers]
 
     async def check(self) -> None:
-        """See `LanguageEngine`: the model runs in this process."""
+        """See `LanguageEngine`. Nothing to check: the model runs in this process."""
 
     async def sleep(self) -> None:
-        """See `LanguageEngine`: the weights go to the computer's own memory."""
+        """See `LanguageEngine`. Moves the weights to main memory."""
         await self._worker.run(self._move, torch.device("cpu"))
 
     async def wake(self) -> None:
@@ -104,20 +95,20 @@ class VisionLanguageEngine:
             torch.cuda.empty_cache()
 
     async def aclose(self) -> None:
-        """Wait for the call that runs and end the thread."""
+        """Wait for the running call and end the thread."""
         await self._worker.aclose()
 
     def _cap_pixels(self, max_pixels: int) -> None:
         size = self.processor.image_processor.size
         if "longest_edge" not in dict(size):
             raise ModelError(
-                "This model's image processor has a fixed size: take language.max_pixels out of the engine."
+                "This model's image processor has a fixed size: remove language.max_pixels from the engine."
             )
-        least = min(dict(size).get("shortest_edge") or max_pixels, max_pixels)
-        self.processor.image_processor.size = type(size)(shortest_edge=least, longest_edge=max_pixels)
+        smallest = min(dict(size).get("shortest_edge") or max_pixels, max_pixels)
+        self.processor.image_processor.size = type(size)(shortest_edge=smallest, longest_edge=max_pixels)
 
     def encode(self, prompts: Sequence[Prompt], thinking: bool = False) -> dict[str, Tensor]:
-        """The prompts through the model's own chat template, image or clip first, padded on the left."""
+        """Apply the model's chat template, image or clip first, and pad on the left."""
         texts = [chat_text(self.processor, prompt, thinking) for prompt in prompts]
         clip = bool(prompts[0].timestamps_s)
         if clip:
@@ -137,35 +128,38 @@ class VisionLanguageEngine:
 
     @torch.inference_mode()
     def answer(self, inputs: dict[str, Tensor]) -> list[VlmAnswer]:
-        """One forward pass; P(YES) is read from the next token."""
+        """Compute P(YES) of the next token in one forward pass."""
         logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
         return [self._read(row) for row in logits.float()]
 
     @torch.inference_mode()
-    def think(self, inputs: dict[str, Tensor], thought_tokens: int) -> list[VlmAnswer]:
-        """Let the model think greedily, end the thought when it has spent its tokens, then read P(YES).
+    def think(self, inputs: dict[str, Tensor], reasoning_tokens: int) -> list[VlmAnswer]:
+        """Generate reasoning with greedy decoding, end it when the token budget is spent, then compute P(YES).
 
-        Raises GivenUp before the next token when nobody waits any more.
+        Raises:
+            CallCancelledError: The caller has been cancelled; raised before the next token.
         """
         start = inputs["input_ids"].shape[1]
-        ends = ends_of_thought(self.tokenizer, self.model.generation_config.eos_token_id)
-        end = end_of_turn(self.tokenizer.decode(inputs["input_ids"][0, -4:]))  # of every row: padding is on the left
-        pen = _Thinking(ends, encoder(self.tokenizer)(end), start, thought_tokens)
+        ends = reasoning_stop_tokens(self.tokenizer, self.model.generation_config.eos_token_id)
+        end = end_of_reasoning(
+            self.tokenizer.decode(inputs["input_ids"][0, -4:])
+        )  # the same in every row: padding is on the left
+        controller = _ReasoningController(ends, encoder(self.tokenizer)(end), start, reasoning_tokens)
         written = self.model.generate(
             **inputs,
-            max_new_tokens=thought_tokens + len(pen.closing) + 2,
+            max_new_tokens=reasoning_tokens + len(controller.closing) + 2,
             do_sample=False,
             num_beams=1,
-            eos_token_id=self.model.config.get_text_config().vocab_size,  # never written: the pen decides when to stop
+            eos_token_id=self.model.config.get_text_config().vocab_size,  # never generated: the controller stops
             pad_token_id=self.tokenizer.pad_token_id,
-            logits_processor=[pen],
-            stopping_criteria=[pen.stop],
+            logits_processor=[controller],
+            stopping_criteria=[controller.stop],
         )
         answers = []
-        for row, final, length in zip(written, *pen.result(), strict=True):
-            read = self._read(final)
-            thought = self.tokenizer.decode(row[start : start + length], skip_special_tokens=True).strip()
-            answers.append(replace(read, thought=thought, tokens=length + len(pen.closing) + 1))
+        for row, final, length in zip(written, *controller.result(), strict=True):
+            answer = self._read(final)
+            reasoning = self.tokenizer.decode(row[start : start + length], skip_special_tokens=True).strip()
+            answers.append(replace(answer, reasoning=reasoning, tokens=length + len(controller.closing) + 1))
         return answers
 
     def _read(self, logits: Tensor) -> VlmAnswer:
@@ -173,8 +167,8 @@ class VisionLanguageEngine:
         return from_logprobs(logprobs[self.yes].tolist(), logprobs[self.no].tolist())
 
 
-class _Thinking(LogitsProcessor):
-    """Follows a greedy generation, closes thoughts that run out of tokens, and keeps the logits of the answer."""
+class _ReasoningController(LogitsProcessor):
+    """Ends the reasoning of each row during greedy decoding, and records the logits of its answer."""
 
     def __init__(self, ends: frozenset[int], end_of_turn: list[int], start: int, budget: int) -> None:
         self.ends, self.closing, self.start, self.budget = ends, end_of_turn, start, budget
@@ -191,27 +185,27 @@ class _Thinking(LogitsProcessor):
         for i, row in enumerate(scores):
             if self.lengths[i] is None and (written >= self.budget or int(row.argmax()) in self.ends):
                 self.lengths[i] = written
-            thought = self.lengths[i]
-            if thought is None:
+            length = self.lengths[i]
+            if length is None:
                 continue
-            due = written - thought
-            if due < len(self.closing):
-                forced = self.closing[due]
+            position = written - length
+            if position < len(self.closing):
+                forced = self.closing[position]
                 row.fill_(-math.inf)
                 row[forced] = 0.0
-            elif due == len(self.closing):
+            elif position == len(self.closing):
                 self.finals[i] = row.float().clone()
         return scores
 
     def result(self) -> tuple[list[Tensor], list[int]]:
-        """Logits of every row's answer, and how many tokens its thought has."""
+        """Return the logits of each row's answer and the number of its reasoning tokens."""
         return [f for f in self.finals if f is not None], [n for n in self.lengths if n is not None]
 
 
 class _AllAnswered(StoppingCriteria):
-    def __init__(self, pen: _Thinking) -> None:
-        self.pen = pen
+    def __init__(self, controller: _ReasoningController) -> None:
+        self.controller = controller
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        done = all(final is not None for final in self.pen.finals)
+        done = all(final is not None for final in self.controller.finals)
         return torch.full((len(input_ids),), done, dtype=torch.bool, device=input_ids.device)

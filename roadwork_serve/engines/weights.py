@@ -1,4 +1,4 @@
-"""Where a model's weights lie: miniatures ship with the project, everything else has a hub id or a path."""
+"""Locations of weights: mini:NAME is in the package, everything else is a hub id or a path."""
 
 from pathlib import Path
 
@@ -9,7 +9,11 @@ PREFIX = "mini:"
 
 
 def weights_folder(model: str) -> str:
-    """`mini:NAME` -> the folder that ships with the project; hub ids and paths as they are. Raises ModelError."""
+    """Return the folder of `mini:NAME`; return hub ids and paths unchanged.
+
+    Raises:
+        ModelError: There is no miniature of that name.
+    """
     if not model.startswith(PREFIX):
         return model
     name = model.removeprefix(PREFIX)
@@ -17,7 +21,7 @@ def weights_folder(model: str) -> str:
     if not (found / "config.json").exists():
         there = sorted(p.parent.name for p in WEIGHTS.glob("*/config.json"))
         raise ModelError(
-            f"There is no miniature {name!r} in {WEIGHTS} (there: {', '.join(there) or 'none'}): train it with "
+            f"There is no miniature {name!r} in {WEIGHTS} (available: {', '.join(there) or 'none'}): train it with "
             f"`roadwork minis train {name}`."
         )
     return str(found)

@@ -1,0 +1,1 @@
+"""Evaluation: rows of predictions, replay of policies, metrics, confidence intervals, reports."""

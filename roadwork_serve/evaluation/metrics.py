@@ -1,8 +1,7 @@
-"""How good a set of answers is. Pure numpy.
+"""Classification metrics in pure numpy.
 
-Everywhere `truth` is a bool array of shape [n], `score` a float array of shape [n], P(active road
-work) where a metric reads it as a probability. What cannot be told from the sample (no items, one
-class only) is NaN, never a flattering number.
+`truth` is always a bool array of shape [n] and `score` a float array of shape [n], which is P(active road work) where
+a metric needs a probability. A metric that the sample does not define (no items, a single class) is NaN.
 """
 
 import math
@@ -30,71 +29,72 @@ class Confusion:
 
     @property
     def n(self) -> int:
+        """Number of items."""
         return self.tp + self.fp + self.fn + self.tn
 
 
-def confusion(truth: Truth, said: Truth) -> Confusion:
-    """What was said against what is true."""
+def confusion(truth: Truth, predicted: Truth) -> Confusion:
+    """Count the predicted labels against the true ones."""
     return Confusion(
-        tp=int(np.sum(truth & said)),
-        fp=int(np.sum(~truth & said)),
-        fn=int(np.sum(truth & ~said)),
-        tn=int(np.sum(~truth & ~said)),
+        tp=int(np.sum(truth & predicted)),
+        fp=int(np.sum(~truth & predicted)),
+        fn=int(np.sum(truth & ~predicted)),
+        tn=int(np.sum(~truth & ~predicted)),
     )
 
 
-def accuracy(truth: Truth, said: Truth) -> float:
-    """Share of items labelled right."""
-    return float(np.mean(truth == said)) if truth.size else math.nan
+def accuracy(truth: Truth, predicted: Truth) -> float:
+    """Return the share of correct labels."""
+    return float(np.mean(truth == predicted)) if truth.size else math.nan
 
 
-def mcc(truth: Truth, said: Truth) -> float:
-    """Matthews correlation coefficient; 0 where one class is missing in either, as scikit-learn has it."""
-    c = confusion(truth, said)
+def mcc(truth: Truth, predicted: Truth) -> float:
+    """Return the Matthews correlation coefficient; 0 when either side has a single class, as in scikit-learn."""
+    c = confusion(truth, predicted)
     if c.n == 0:
         return math.nan
-    spread = (c.tp + c.fp) * (c.tp + c.fn) * (c.tn + c.fp) * (c.tn + c.fn)
-    return (c.tp * c.tn - c.fp * c.fn) / math.sqrt(spread) if spread else 0.0
+    product = (c.tp + c.fp) * (c.tp + c.fn) * (c.tn + c.fp) * (c.tn + c.fn)
+    return (c.tp * c.tn - c.fp * c.fn) / math.sqrt(product) if product else 0.0
 
 
 def auc(truth: Truth, score: Scores) -> float:
-    """Area under the ROC curve: the chance that a positive scores above a negative, a tie counting half.
+    """Return the area under the ROC curve; ties count half.
 
-    From the rank sum (Mann-Whitney U), ties sharing their mean rank.
+    Computed from the rank sum (Mann-Whitney U), with tied scores sharing their mean rank.
     """
     positives = int(np.sum(truth))
     negatives = truth.size - positives
     if not positives or not negatives:
         return math.nan
-    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
+    _, index, count = np.unique(score, return_inverse=True, return_counts=True)
     last = np.cumsum(count)
-    rank = (last - (count - 1) / 2)[place]
+    rank = (last - (count - 1) / 2)[index]
     above = float(np.sum(rank[truth])) - positives * (positives + 1) / 2
     return above / (positives * negatives)
 
 
 def brier(truth: Truth, probability: Scores) -> float:
-    """Mean squared distance of the probability from what is true."""
+    """Return the Brier score: the mean squared error of the probability."""
     return float(np.mean((probability - truth) ** 2)) if truth.size else math.nan
 
 
 def ece(truth: Truth, probability: Scores, bins: int = ECE_BINS) -> float:
-    """Expected calibration error of P(roadwork) over bins of equal width (Guo et al., 2017; 15 bins).
+    """Return the expected calibration error over bins of equal width (Guo et al., 2017; 15 bins).
 
-    Mean distance between a bin's mean probability and its share of positives, weighted by its items.
+    The mean gap between a bin's mean probability and its share of positives, weighted by its number of items.
     """
     if not truth.size:
         return math.nan
-    which = np.minimum((probability * bins).astype(np.int64), bins - 1)
-    gap = np.bincount(which, weights=probability - truth, minlength=bins)
+    bin_index = np.minimum((probability * bins).astype(np.int64), bins - 1)
+    gap = np.bincount(bin_index, weights=probability - truth, minlength=bins)
     return float(np.sum(np.abs(gap)) / truth.size)
 
 
 def reward(truth: Truth, probability: Scores) -> float:
-    """What Subnet 72 would have paid on average for these answers, in this order; 1 at best.
+    """Return the mean reward Subnet 72 would have paid for these answers, in this order; at most 1.
 
-    The mean over all items of what is paid after each, see `subnet_reward`. The class is round(p), so that
-    exactly 0.5 is none.
+    The mean over all items of the reward after each, see `subnet_reward`. The class is round(p), so exactly 0.5 is
+    none.
     """
     if not truth.size:
         return math.nan
@@ -102,9 +102,9 @@ def reward(truth: Truth, probability: Scores) -> float:
 
 
 def best_threshold(truth: Truth, score: Scores) -> tuple[float, float]:
-    """The threshold with the highest accuracy on this very sample, and that accuracy: an upper limit, not a forecast.
+    """Return the threshold with the highest accuracy on this sample, and that accuracy.
 
-    A score from the threshold up counts as roadwork.
+    Being chosen on the sample itself, the accuracy is optimistic. Scores at or above the threshold count as roadwork.
     """
     if not truth.size:
         return math.nan, math.nan

@@ -10,56 +10,59 @@ from roadwork_serve.evaluation.metrics import Confusion, confusion
 from roadwork_serve.evaluation.rows import EvaluationRow
 
 CAVEAT = (
-    "The sources differ between the classes, so a model can score by telling the source instead of the work: "
+    "The sources differ between the classes, so a model can score by recognising the source instead of the road work: "
     "read the groups and the hard negatives, and do not quote the pooled numbers as the product's accuracy."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ClipResult:
-    """What was said of one clip. label: None where every frame is unclear."""
+    """The verdict on one clip."""
 
     name: str
+    #: None when every frame is unclear.
     label: bool | None
     probability: float
-    said: bool
+    predicted_label: bool
     exit_stage: str
 
 
 @dataclass(frozen=True, slots=True)
 class PhotoReport:
-    """Stills by group, source and licence; hard negatives and clips one by one. Unscored rows are in none of them."""
+    """Photos by group, source and licence, then hard negatives and clips one by one. Ignored rows are left out."""
 
     caveat: str
     by_group: dict[str, Confusion]
     by_source: dict[str, Confusion]
     by_licence: dict[str, Confusion]
+    #: Number of hard negatives.
     hard_negatives: int
-    hard_negatives_said_roadwork: tuple[str, ...]
+    #: Names of the hard negatives that were classified as road work.
+    hard_negative_false_positives: tuple[str, ...]
     clips: tuple[ClipResult, ...]
 
 
 def photo_report(rows: Sequence[EvaluationRow]) -> PhotoReport:
-    """What the rows of such a folder tell, in parts that can be compared."""
-    stills = [row for row in rows if row.about.kind == "photo" and row.about.scored]
-    hard = [row for row in stills if row.about.hard_negative]
+    """Break down the rows of a photo folder into comparable parts."""
+    stills = [row for row in rows if row.metadata.kind == "photo" and not row.metadata.ignore]
+    hard = [row for row in stills if row.metadata.hard_negative]
     return PhotoReport(
         caveat=CAVEAT,
-        by_group=_by(stills, lambda about: about.group),
-        by_source=_by(stills, lambda about: about.source),
-        by_licence=_by(stills, lambda about: about.licence),
+        by_group=_by(stills, lambda metadata: metadata.group),
+        by_source=_by(stills, lambda metadata: metadata.source),
+        by_licence=_by(stills, lambda metadata: metadata.licence),
         hard_negatives=len(hard),
-        hard_negatives_said_roadwork=tuple(row.about.name for row in hard if row.said),
+        hard_negative_false_positives=tuple(row.metadata.name for row in hard if row.predicted_label),
         clips=tuple(
             ClipResult(
-                row.about.name,
-                row.about.label if row.about.scored else None,
+                row.metadata.name,
+                None if row.metadata.ignore else row.metadata.label,
                 row.probability,
-                row.said,
+                row.predicted_label,
                 row.exit_stage,
             )
             for row in rows
-            if row.about.kind == "clip"
+            if row.metadata.kind == "clip"
         ),
     )
 
@@ -67,8 +70,8 @@ def photo_report(rows: Sequence[EvaluationRow]) -> PhotoReport:
 def _by(rows: Sequence[EvaluationRow], key: Callable[[SampleMetadata], str]) -> dict[str, Confusion]:
     parts: dict[str, list[EvaluationRow]] = {}
     for row in rows:
-        parts.setdefault(key(row.about), []).append(row)
+        parts.setdefault(key(row.metadata), []).append(row)
     return {
-        name: confusion(np.array([r.about.label for r in part]), np.array([r.said for r in part]))
+        name: confusion(np.array([r.metadata.label for r in part]), np.array([r.predicted_label for r in part]))
         for name, part in sorted(parts.items())
     }

@@ -1,59 +1,52 @@
-"""A judged row's way under another policy, from what every stage said of it."""
+"""Replays an evaluation row under another policy, from the predictions of every stage."""
 
-import math
 from dataclasses import dataclass
 
-from roadwork_serve.cascade.policy import ExitCascade, Policy, Progress, Skip
+from roadwork_serve.cascade.policy import Policy, Progress, Skip, Walk
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.rows import EvaluationRow
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """One row under a policy: how far it came and the step it left at, None where no stage spoke."""
+    """The outcome of one row under a policy."""
 
     row: EvaluationRow
     progress: Progress
+    #: Whether the row exited through a band.
     done: bool
 
     @property
-    def left_at(self) -> str | None:
-        return None if self.progress.spoken is None else self.progress.spoken.stage
+    def exit_stage(self) -> str | None:
+        """Last stage that did not abstain; None without one."""
+        return None if self.progress.last_answered is None else self.progress.last_answered.stage
 
 
 def replay(row: EvaluationRow, policy: Policy) -> Replay:
-    """The row's way through the policy, from what every stage said. `done` is False where no band ended it.
-
-    Raises ConfigError when a stage is asked that did not speak on this row.
-    """
-    progress = policy.start()
-    while True:
-        move = policy.next_step(row.about.kind, progress, math.inf)
-        if isinstance(move, ExitCascade):
-            return Replay(row, progress, done=move.reason in ("above_band", "below_band"))
+    """Run the policy on the recorded predictions of a row. Raises ConfigError when a stage it needs has none."""
+    walk = Walk(policy, row.metadata.kind)
+    for move in walk:
         if isinstance(move, Skip):
-            progress = progress.past()
-        elif look := row.look(move.step.stage):
-            progress = progress.after(move.step, look.logit, look.text_probability)
-        else:
+            continue
+        if (record := row.record(move.step.stage)) is None:
             raise ConfigError(
-                f"{move.step.stage} did not speak on {row.about.name}; make the rows with `roadwork evaluate "
-                "--ask-everyone --rows FILE`"
+                f"{move.step.stage} has no prediction for {row.metadata.name}; make the rows with `roadwork evaluate "
+                "--all-stages --rows FILE`"
             )
+        walk.record(move.step, record.logit, record.text_probability)
+    return Replay(row, walk.progress, done=walk.reason in ("above_band", "below_band"))
 
 
 def full_cascade_posterior(row: EvaluationRow, policy: Policy, without: str | None = None) -> Progress:
-    """What all stages of a policy together say of a row, whatever its bands: nobody leaves early.
+    """Return the progress after all stages of the policy, without early exits.
 
-    without: a stage that is not heard. A stage that did not speak on the row is passed over.
+    without: a stage to leave out. A stage without a prediction for the row is skipped.
     """
     progress = policy.start()
-    for step in policy.steps(row.about.kind):
-        look = None if step.stage == without else row.look(step.stage)
-        wanted, likely = step.min_text_probability, progress.text_probability
-        skipped = wanted is not None and likely is not None and likely < wanted
-        if look is None or skipped:
+    for step in policy.steps(row.metadata.kind):
+        record = None if step.stage == without else row.record(step.stage)
+        if record is None or not step.applies(progress.text_probability):
             progress = progress.past()
         else:
-            progress = progress.after(step, look.logit, look.text_probability)
+            progress = progress.after(step, record.logit, record.text_probability)
     return progress

@@ -1,4 +1,4 @@
-"""How good the cascade is on labelled rows, and what it saves."""
+"""Accuracy of the cascade on labelled rows, and the compute it saves."""
 
 import math
 from collections import Counter
@@ -23,58 +23,64 @@ from roadwork_serve.schema import MediaKind
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """A part of the rows. exit_mix: share of its items that left at each stage."""
+    """Metrics of a part of the rows."""
 
     n: int
     accuracy: float
+    #: Share of the items that exited at each stage.
     exit_mix: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Every number of an evaluation. Measures without a suffix are of stills; NaN where the sample cannot tell.
+    """Every metric of an evaluation.
 
-    n: scored stills and clips together, n_stills and n_clips; degraded, failed: of all items, scored or not.
-    accuracy_stage1: stage 1 alone on every still, its posterior against the policy's threshold.
-    accuracy_vlm_all: the fast VLM alone on every still, raw P(YES) from 0.5 up; `_best` at the
-        threshold that suits this very sample best, which flatters it.
-    reward: mean of what Subnet 72 would have paid, see `metrics.reward`.
-    flops_ratio: compute of the fast VLM on every still over that of the cascade, at production prices;
-        flops_ratio_clips: the video model on every clip over the cascade.
-    earned: where the items were challenges of Subnet 72.
-    needs: by the cheapest stage that can know the label, as the renderer says.
+    Metrics without a suffix are of photos, those with `_clips` of clips; NaN when the sample does not define them.
     """
 
+    #: Photos and clips together, without ignored items.
     n: int
     n_stills: int
     n_clips: int
     accuracy: float
     accuracy_clips: float
+    #: Stage 1 alone on every photo: its posterior against the policy's threshold.
     accuracy_stage1: float
+    #: The fast VLM alone on every photo, at P(YES) = 0.5.
     accuracy_vlm_all: float
+    #: The fast VLM alone at the threshold that is best on this sample, which is optimistic.
     accuracy_vlm_all_best: float
     mcc: float
     auc: float
     brier: float
     ece: float
+    #: Mean reward that Subnet 72 would have paid, see `metrics.reward`.
     reward: float
+    #: Share of the items that exited at each stage.
     exit_mix: dict[str, float]
     exit_mix_clips: dict[str, float]
+    #: FLOPs of the fast VLM on every photo divided by those of the cascade, for models of production size.
     flops_ratio: float
+    #: FLOPs of the video model on every clip divided by those of the cascade, for models of production size.
     flops_ratio_clips: float
     gflops_per_still: float
     gflops_per_clip: float
     confusion: metrics.Confusion
     confusion_clips: metrics.Confusion
+    #: By the cheapest stage that can know the label, as the renderer reports it.
     by_needs: dict[str, Subset]
     by_needs_clips: dict[str, Subset]
+    #: Number of degraded verdicts, ignored items included.
     degraded: int
+    #: Files that got no verdict, ignored items included.
     failed: tuple[Failure, ...]
     profile: str
     policy_version: str
+    #: Model of each stage.
     models: dict[str, str]
     photos: PhotoReport | None = None
-    earned: SubnetScore | None = None
+    #: Set when the items were challenges of Subnet 72.
+    subnet_score: SubnetScore | None = None
     seed: int | None = None
     command: str = ""
     elapsed_s: float = math.nan
@@ -87,41 +93,41 @@ def evaluate(
     policy: Policy,
     profile: str,
     photos: PhotoReport | None = None,
-    earned: SubnetScore | None = None,
+    subnet_score: SubnetScore | None = None,
     seed: int | None = None,
     command: str = "",
     elapsed_s: float = math.nan,
 ) -> EvaluationReport:
-    """The report on these rows; those that are not scored count for nothing."""
-    scored = [row for row in rows if row.about.scored]
-    stills, clips = ([row for row in scored if row.about.kind == kind] for kind in ("photo", "clip"))
-    truth, p, said = _truth(stills), np.array([row.probability for row in stills]), _said(stills)
+    """Compute the report of these rows; ignored items count towards no metric."""
+    kept = [row for row in rows if not row.metadata.ignore]
+    stills, clips = ([row for row in kept if row.metadata.kind == kind] for kind in ("photo", "clip"))
+    truth, p, predicted = _truth(stills), np.array([row.probability for row in stills]), _predicted(stills)
     first = policy.photo[0].stage
     stage1 = np.array([_posterior(row, first, policy.prior) >= policy.decision_threshold for row in stills], dtype=bool)
-    heard, vlm = _logits(stills, "vlm")
-    spent, spent_clips = _spent(stills), _spent(clips)
+    vlm_truth, vlm = _logits(stills, "vlm")
+    cost, cost_clips = _mean_flops(stills), _mean_flops(clips)
     return EvaluationReport(
-        n=len(scored),
+        n=len(kept),
         n_stills=len(stills),
         n_clips=len(clips),
-        accuracy=metrics.accuracy(truth, said),
-        accuracy_clips=metrics.accuracy(_truth(clips), _said(clips)),
+        accuracy=metrics.accuracy(truth, predicted),
+        accuracy_clips=metrics.accuracy(_truth(clips), _predicted(clips)),
         accuracy_stage1=metrics.accuracy(truth, stage1),
-        accuracy_vlm_all=metrics.accuracy(heard, vlm >= 0),
-        accuracy_vlm_all_best=metrics.best_threshold(heard, vlm)[1],
-        mcc=metrics.mcc(truth, said),
+        accuracy_vlm_all=metrics.accuracy(vlm_truth, vlm >= 0),
+        accuracy_vlm_all_best=metrics.best_threshold(vlm_truth, vlm)[1],
+        mcc=metrics.mcc(truth, predicted),
         auc=metrics.auc(truth, p),
         brier=metrics.brier(truth, p),
         ece=metrics.ece(truth, p),
         reward=metrics.reward(truth, p),
         exit_mix=_exit_mix(stills, policy, "photo"),
         exit_mix_clips=_exit_mix(clips, policy, "clip"),
-        flops_ratio=flops(["vlm"], "photo") / spent,
-        flops_ratio_clips=flops(["video"], "clip") / spent_clips,
-        gflops_per_still=spent / 1e9,
-        gflops_per_clip=spent_clips / 1e9,
-        confusion=metrics.confusion(truth, said),
-        confusion_clips=metrics.confusion(_truth(clips), _said(clips)),
+        flops_ratio=flops(["vlm"], "photo") / cost,
+        flops_ratio_clips=flops(["video"], "clip") / cost_clips,
+        gflops_per_still=cost / 1e9,
+        gflops_per_clip=cost_clips / 1e9,
+        confusion=metrics.confusion(truth, predicted),
+        confusion_clips=metrics.confusion(_truth(clips), _predicted(clips)),
         by_needs=_by_needs(stills, policy, "photo"),
         by_needs_clips=_by_needs(clips, policy, "clip"),
         degraded=sum(row.degraded for row in rows),
@@ -130,7 +136,7 @@ def evaluate(
         policy_version=policy.version,
         models=_models(rows),
         photos=photos,
-        earned=earned,
+        subnet_score=subnet_score,
         seed=seed,
         command=command,
         elapsed_s=elapsed_s,
@@ -139,52 +145,58 @@ def evaluate(
 
 
 def write_report(path: Path, report: EvaluationReport) -> None:
-    """The report as JSON, null where a number cannot be told."""
+    """Write the report as JSON; NaN becomes null."""
     write_json(path, asdict(report))
 
 
 def _truth(rows: Sequence[EvaluationRow]) -> metrics.Truth:
-    return np.array([row.about.label for row in rows], dtype=bool)
+    return np.array([row.metadata.label for row in rows], dtype=bool)
 
 
-def _said(rows: Sequence[EvaluationRow]) -> metrics.Truth:
-    return np.array([row.said for row in rows], dtype=bool)
+def _predicted(rows: Sequence[EvaluationRow]) -> metrics.Truth:
+    return np.array([row.predicted_label for row in rows], dtype=bool)
 
 
 def _posterior(row: EvaluationRow, stage: str, prior: float) -> float:
-    look = row.look(stage)
-    return prior if look is None or look.posterior is None else look.posterior
+    record = row.record(stage)
+    return prior if record is None or record.posterior is None else record.posterior
 
 
 def _logits(rows: Sequence[EvaluationRow], stage: str) -> tuple[metrics.Truth, metrics.Scores]:
-    """Truth and raw logit of the rows on which the stage spoke."""
-    spoken = [(row.about.label, look.logit) for row in rows if (look := row.look(stage)) and look.logit is not None]
-    return np.array([label for label, _ in spoken], dtype=bool), np.array([logit for _, logit in spoken])
+    """Return the label and raw logit of the rows on which the stage ran and did not abstain."""
+    pairs = [
+        (row.metadata.label, record.logit) for row in rows if (record := row.record(stage)) and record.logit is not None
+    ]
+    return np.array([label for label, _ in pairs], dtype=bool), np.array([logit for _, logit in pairs])
 
 
-def _spent(rows: Sequence[EvaluationRow]) -> float:
-    """Mean FLOPs an item at production prices."""
+def _mean_flops(rows: Sequence[EvaluationRow]) -> float:
+    """Return the mean FLOPs per item for models of production size."""
     if not rows:
         return math.nan
-    return sum(flops(row.entered, row.about.kind) for row in rows) / len(rows)
+    return sum(flops(row.entered, row.metadata.kind) for row in rows) / len(rows)
 
 
 def _exit_mix(rows: Sequence[EvaluationRow], policy: Policy, kind: MediaKind) -> dict[str, float]:
-    left = Counter(row.exit_stage for row in rows)
-    return {step.stage: left[step.stage] / len(rows) for step in policy.steps(kind)} if rows else {}
+    exits = Counter(row.exit_stage for row in rows)
+    return {step.stage: exits[step.stage] / len(rows) for step in policy.steps(kind)} if rows else {}
 
 
 def _by_needs(rows: Sequence[EvaluationRow], policy: Policy, kind: MediaKind) -> dict[str, Subset]:
     parts: dict[str, list[EvaluationRow]] = {}
     for row in rows:
-        if row.about.needs is not None:
-            parts.setdefault(row.about.needs, []).append(row)
+        if row.metadata.needs is not None:
+            parts.setdefault(row.metadata.needs, []).append(row)
     return {
-        needs: Subset(len(part), metrics.accuracy(_truth(part), _said(part)), _exit_mix(part, policy, kind))
+        needs: Subset(len(part), metrics.accuracy(_truth(part), _predicted(part)), _exit_mix(part, policy, kind))
         for needs, part in sorted(parts.items(), key=lambda entry: STAGES.index(entry[0]))
     }
 
 
 def _models(rows: Sequence[EvaluationRow]) -> dict[str, str]:
-    """The model that spoke for each stage, marked where it was a miniature."""
-    return {look.stage: look.model + (" (miniature)" if look.miniature else "") for row in rows for look in row.looks}
+    """Return the model of each stage; miniatures are marked."""
+    return {
+        record.stage: record.model + (" (miniature)" if record.miniature else "")
+        for row in rows
+        for record in row.records
+    }

@@ -1,4 +1,4 @@
-"""What was said of each labelled item, one row each: kept as JSON lines, because calibration is fitted on them."""
+"""Labelled items with the predictions made for them, stored as JSON lines: the data of calibration and tuning."""
 
 import json
 from collections.abc import Iterable
@@ -6,86 +6,104 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from roadwork_serve.cascade.log_odds import logit
 from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.schema import ExitReason
+from roadwork_serve.schema import ExitReason, StageReport
 
 
 @dataclass(frozen=True, slots=True)
 class StageRecord:
-    """One stage's word.
-
-    logit: None when it abstained. posterior: the cascade's belief after it; None when the stage was
-    asked for comparison only, the cascade having left before it. ms: its share of what the model took for the batch.
-    """
+    """The prediction of one stage for one item."""
 
     stage: str
+    #: None when the stage abstained.
     logit: float | None
+    #: Posterior of the cascade after this stage; None when the item had exited and the stage ran for comparison only.
     posterior: float | None
     model: str
     miniature: bool
     text_probability: float | None = None
     tokens: int = 0
+    #: The item's share of the time the model took for its batch.
     ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRow:
-    """One item: what is true, the cascade's verdict, and every stage's word.
+    """One item: its label, the verdict of the cascade, and the prediction of every stage that ran."""
 
-    weight: how many items of the traffic it stands for: one over the chance with which it was drawn.
-    """
-
-    about: SampleMetadata
+    metadata: SampleMetadata
     probability: float
-    said: bool
+    #: The label that the cascade predicted: True for roadwork.
+    predicted_label: bool
     exit_stage: str
     exit_reason: ExitReason
     degraded: bool
-    looks: tuple[StageRecord, ...]
+    records: tuple[StageRecord, ...]
+    #: Number of items of the traffic that this row stands for: 1 / sampling probability.
     weight: float = 1.0
 
     @property
     def entered(self) -> tuple[str, ...]:
-        """The stages the cascade itself asked, in order."""
-        return tuple(look.stage for look in self.looks if look.posterior is not None)
+        """The stages the cascade ran before the item exited, in order."""
+        return tuple(record.stage for record in self.records if record.posterior is not None)
 
-    def look(self, stage: str) -> StageRecord | None:
-        """What the stage said, if it was asked."""
-        return next((look for look in self.looks if look.stage == stage), None)
+    def record(self, stage: str) -> StageRecord | None:
+        """Return the prediction of a stage, or None if it did not run."""
+        return next((record for record in self.records if record.stage == stage), None)
+
+
+def stage_records(reports: Iterable[StageReport]) -> tuple[StageRecord, ...]:
+    """Convert the reports of stages that answered or abstained; the others are dropped."""
+    return tuple(
+        StageRecord(
+            stage=report.stage,
+            logit=None if report.probability is None else logit(report.probability),
+            posterior=report.posterior,
+            model=report.model or "",
+            miniature=report.miniature,
+            text_probability=report.evidence.text_probability,
+            tokens=report.tokens,
+            ms=report.compute_ms / max(1, report.batch_size),
+        )
+        for report in reports
+        if report.outcome in ("answered", "abstained")
+    )
 
 
 def write_rows(path: Path, rows: Iterable[EvaluationRow]) -> None:
-    """One JSON object a line."""
+    """Write the rows as JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
 
 
 def read_rows(path: Path) -> list[EvaluationRow]:
-    """The rows of a file. Raises ConfigError when it cannot be read, and naming the line that is none."""
+    """Read a file of rows. Raises ConfigError when it cannot be read, naming the line that is malformed."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        told = error.strerror if isinstance(error, OSError) else "it is no text"
+        cause = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(
-            f"the rows in {path} cannot be read: {told}; make them with "
-            f"`roadwork evaluate --ask-everyone --rows {path}`"
+            f"the rows in {path} cannot be read: {cause}; make them with `roadwork evaluate --all-stages --rows {path}`"
         ) from None
     rows: list[EvaluationRow] = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(_row(json.loads(line)))
+            rows.append(_parse(json.loads(line)))
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(
-                f"{path}, line {number} is no row of an evaluation ({error}); write the file with "
+                f"{path}, line {number} is not an evaluation row ({error}); write the file with "
                 "`roadwork evaluate --rows`"
             ) from None
     return rows
 
 
-def _row(fields: dict[str, Any]) -> EvaluationRow:
-    about = fields.pop("about")
-    looks = fields.pop("looks")
-    about["tags"] = tuple(about["tags"])
-    return EvaluationRow(about=SampleMetadata(**about), looks=tuple(StageRecord(**look) for look in looks), **fields)
+def _parse(fields: dict[str, Any]) -> EvaluationRow:
+    metadata = fields.pop("metadata")
+    records = fields.pop("records")
+    metadata["tags"] = tuple(metadata["tags"])
+    return EvaluationRow(
+        metadata=SampleMetadata(**metadata), records=tuple(StageRecord(**record) for record in records), **fields
+    )

@@ -1,4 +1,4 @@
-"""Parts that share no group: what is learned on one must not have been seen in another."""
+"""Grouped splits: no group is in both the training and the test part."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,19 +14,19 @@ Truth = NDArray[np.bool_]
 
 
 def fill_group_names(groups: Sequence[str]) -> tuple[str, ...]:
-    """The groups, with an item that has none as a group of its own."""
-    return tuple(group or f"alone\n{at}" for at, group in enumerate(groups))
+    """Return the groups; an item without one becomes a group of its own."""
+    return tuple(group or f"alone\n{index}" for index, group in enumerate(groups))
 
 
 def folds(groups: Sequence[str], truth: Truth, count: int, seed: int = 0) -> Iterator[tuple[Indices, Indices]]:
-    """Train and test indices, `count` times; every item is tested once, no group is on both sides.
+    """Yield train and test indices of `count` folds. Every item is tested once; no group is on both sides.
 
     The classes are spread as evenly as the groups allow. Raises ConfigError when there are fewer groups than folds.
     """
     names = np.array(fill_group_names(groups))
-    if (there := len(set(names))) < count:
-        raise ConfigError(f"{there} groups cannot be split {count} times; label more, or ask for fewer folds")
-    alone = there == len(names)  # a group each: the same, and many times as fast
+    if (group_count := len(set(names))) < count:
+        raise ConfigError(f"{group_count} groups cannot be split into {count} folds; label more, or use fewer folds")
+    alone = group_count == len(names)  # one group an item: the same folds, many times faster
     splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
     for train, test in splitter.split(np.zeros(len(names)), truth, None if alone else names):
         yield train.astype(np.int64), test.astype(np.int64)

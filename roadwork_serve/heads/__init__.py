@@ -1,0 +1,1 @@
+"""Training of stage 1 heads on features of the frozen backbone, cross-validation, model cards."""

@@ -1,4 +1,4 @@
-"""Features from wherever they are to come: labelled files, a journal, and what was written before."""
+"""Collects the features to train a head on: from labelled files, a journal, and feature files."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from roadwork_serve.calibration.sources import PASSWORD_VARIABLE
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.datasets.base import CorruptItem
 from roadwork_serve.datasets.registry import open_dataset
@@ -16,63 +15,69 @@ from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.heads.extract import CACHE, MAX_SKIPPED, extractor
 from roadwork_serve.heads.feature_set import FeatureSet, concatenate, read_features
 from roadwork_serve.heads.journal_features import features_from_journal
-from roadwork_serve.journal.store import Store
+from roadwork_serve.journal.store import PASSWORD_VARIABLE, Store
 from roadwork_serve.profiles.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureRequest:
-    """data: as `open_dataset` spells it. journal: a URL. files: of features written before.
+    """The sources of features."""
 
-    recipe: all that is there by default, cls where a journal takes part, which keeps no more. model: another backbone
-    than the profile's. policy: by which the journal's later stages are believed, the profile's by default.
-    """
-
+    #: Dataset URIs, as `open_dataset` takes them.
     data: Sequence[str] = ()
+    #: URL of a journal.
     journal: str | None = None
+    #: Files written by `write_features`.
     files: Sequence[Path] = ()
+    #: All features by default; cls when there is a journal, which stores no others.
     recipe: Recipe | None = None
+    #: Backbone to use instead of the profile's.
     model: str | None = None
+    #: Policy that computes pseudo-labels from the journal's later stages; the profile's by default.
     policy: str | None = None
+    #: Folder of the feature cache.
     cache: Path = CACHE
-    may_skip: int = MAX_SKIPPED
+    #: Number of corrupt files to tolerate.
+    max_skipped: int = MAX_SKIPPED
 
 
 @dataclass(frozen=True, slots=True)
 class CollectedFeatures:
-    """shipped: the head that lies beside the backbone, where that was opened for files. unclear: items nobody could
-    tell, left out. skipped: damaged files."""
+    """Features from all sources together."""
 
     features: FeatureSet
-    shipped: Head | None
+    #: The head stored beside the backbone's weights; None when no backbone was opened, or it has none.
+    bundled_head: Head | None
+    #: Corrupt files that were left out.
     skipped: tuple[CorruptItem, ...]
+    #: Number of ignored items (annotators could not decide), which are left out.
     unclear: int
 
 
 def collect_features(
     wanted: FeatureRequest, profile: Profile, on_done: Callable[[int, int], None] = lambda done, total: None
 ) -> CollectedFeatures:
-    """All of it, by the shortest recipe among it. on_done: called with how many items more are done, and of how many.
+    """Collect all features, reduced to the shortest recipe among them.
 
-    Raises ConfigError, ModelError.
+    on_done: called with the number of items just finished and the total. Raises ConfigError, ModelError.
     """
     parts = [read_features(file) for file in wanted.files]
-    shipped, skipped, unclear = None, (), 0
+    bundled_head, skipped, unclear = None, (), 0
     if wanted.journal is not None:
         parts.append(journal_features(wanted.journal, wanted.policy or profile.policy))
     if wanted.data:
-        datasets = [open_dataset(spec) for spec in wanted.data]
-        total = sum(len(dataset.listed()) for dataset in datasets)
+        datasets = [open_dataset(uri) for uri in wanted.data]
+        total = sum(len(dataset.items()) for dataset in datasets)
         recipe: Recipe = wanted.recipe or ("cls" if wanted.journal else "cls+mean+max")
-        maker = extractor(profile, recipe, wanted.model, wanted.cache)
-        found = maker.extract(datasets, wanted.may_skip, lambda done: on_done(done, total))
+        source = extractor(profile, recipe, wanted.model, wanted.cache)
+        found = source.extract(datasets, wanted.max_skipped, lambda done: on_done(done, total))
         parts.append(found.features)
-        shipped, skipped, unclear = maker.engine.head, found.skipped, found.unclear
-    return CollectedFeatures(concatenate(parts), shipped, skipped, unclear)
+        bundled_head, skipped, unclear = source.engine.head, found.skipped, found.unclear
+    return CollectedFeatures(concatenate(parts), bundled_head, skipped, unclear)
 
 
 def journal_features(journal: str, policy: str) -> FeatureSet:
-    """What a journal holds, its backbone known by the weights that go by that name now."""
+    """Return the features of a journal, with the fingerprint of the backbone as it is installed now."""
     with closing(Store.open(journal, password=os.environ.get(PASSWORD_VARIABLE))) as store:
         found = features_from_journal(store.find(), load_policy(policy))
     return replace(found, backbone=found.backbone or fingerprint(weights_folder(found.model)))

@@ -1,9 +1,9 @@
-"""Labelled files to features of a frozen backbone, seen exactly as serving sees them, and each file only once."""
+"""Extracts features of labelled files with a frozen backbone, preprocessed as in serving. Each file is read once."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from roadwork_serve import media
 from roadwork_serve.datasets.base import CorruptItem, Dataset, DatasetItem
 from roadwork_serve.datasets.samples import Sample
 from roadwork_serve.engines.features import FeatureEngine, Recipe
+from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.weights import weights_folder as folder_of
 from roadwork_serve.errors import ConfigError, MediaError, ModelError
 from roadwork_serve.heads.feature_cache import FeatureCache, Features, identity_of, origin_of
@@ -27,103 +28,114 @@ _READERS = 2
 
 @dataclass(frozen=True, slots=True)
 class ExtractedFeatures:
-    """features: of everything that could be used. skipped: damaged files, named.
-
-    unclear: listed items that people could not tell, which nothing is learned from. kept: items found in the cache.
-    """
+    """Features of every usable item."""
 
     features: FeatureSet
+    #: Corrupt files that were left out.
     skipped: tuple[CorruptItem, ...]
+    #: Number of ignored items (annotators could not decide), which are left out.
     unclear: int
-    kept: int
+    #: Number of items whose features were in the cache.
+    cached: int
 
 
 @dataclass(slots=True)
-class _Taken:
-    """Of one run, so far. items: what is listed and its identity, in order."""
+class _Progress:
+    """The state of one extraction."""
 
-    may_skip: int
+    max_skipped: int
+    #: Dataset URI, item and identity, in order.
     items: list[tuple[str, DatasetItem, str]] = field(default_factory=list)
     skipped: list[CorruptItem] = field(default_factory=list)
     unclear: int = 0
-    kept: int = 0
+    cached: int = 0
 
-    def skip(self, damaged: CorruptItem) -> None:
-        self.skipped.append(damaged)
-        if len(self.skipped) > self.may_skip:
-            told = "; ".join(f"{each.name}: {each.why}" for each in self.skipped[:5])
+    def skip(self, item: CorruptItem) -> None:
+        """Record a corrupt file. Raises ConfigError when there are too many."""
+        self.skipped.append(item)
+        if len(self.skipped) > self.max_skipped:
+            examples = "; ".join(f"{each.name}: {each.reason}" for each in self.skipped[:5])
             raise ConfigError(
-                f"more than {self.may_skip} files cannot be used, among them {told}. Mend the data, or allow more with "
-                "--may-skip"
+                f"more than {self.max_skipped} files cannot be used, among them {examples}. Repair the data, or allow "
+                "more with --max-skipped"
             )
 
 
 class Extractor:
-    """A backbone with what it sees. engine: whose weights are frozen. limits: as the server reads files."""
+    """Extracts features of files with a backbone, and caches them.
+
+    engine: the backbone. limits: preprocessing, as in serving. Raises ModelError without local weights.
+    """
 
     def __init__(
         self, engine: FeatureEngine, limits: MediaLimits, recipe: Recipe, cache: Path = CACHE, model: str = ""
     ) -> None:
         if not engine.fingerprint:
-            raise ModelError(f"{engine.name} has no safetensors on this machine to know it by; download it first")
+            raise ModelError(
+                f"{engine.name} has no safetensors on this machine to compute a fingerprint from; download it first"
+            )
         self.engine, self.limits, self.model = engine, limits, model or engine.name
         self.recipe: Recipe = recipe
         dtype = str(engine.model.dtype).removeprefix("torch.")
         self.cache = FeatureCache(cache, origin_of(self.model, engine.fingerprint, recipe, dtype, limits))
 
     def extract(
-        self, datasets: Sequence[Dataset], may_skip: int = MAX_SKIPPED, on_done: Callable[[int], None] = lambda _: None
+        self,
+        datasets: Sequence[Dataset],
+        max_skipped: int = MAX_SKIPPED,
+        on_done: Callable[[int], None] = lambda _: None,
     ) -> ExtractedFeatures:
-        """The features of every listed item, in order; of a clip every frame is a row, and all together weigh one.
+        """Extract the features of every item, in order. Each frame of a clip is a row; a clip's weights add up to one.
 
-        may_skip: damaged files that are left out, and said, before it is given up. on_done: called with how many items
-        more are done. Raises ConfigError where more are damaged, where files of the same bytes are labelled both ways,
-        or where nothing is left.
+        max_skipped: number of corrupt files to tolerate. on_done: called with the number of items just finished. Raises
+        ConfigError when more files are corrupt, when identical files have different labels, or when nothing is left.
         """
-        taken = _Taken(may_skip)
+        progress = _Progress(max_skipped)
         for dataset in datasets:
-            self._take(dataset, taken, on_done)
-        return ExtractedFeatures(self._set(taken, datasets), tuple(taken.skipped), taken.unclear, taken.kept)
+            self._extract_dataset(dataset, progress, on_done)
+        return ExtractedFeatures(
+            self._feature_set(progress, datasets), tuple(progress.skipped), progress.unclear, progress.cached
+        )
 
-    def _take(self, dataset: Dataset, taken: _Taken, on_done: Callable[[int], None]) -> None:
-        listed = dataset.listed()
-        wanted = [each for each in listed if each.about.scored]
-        taken.unclear += len(listed) - len(wanted)
+    def _extract_dataset(self, dataset: Dataset, progress: _Progress, on_done: Callable[[int], None]) -> None:
+        listed = dataset.items()
+        wanted = [each for each in listed if not each.metadata.ignore]
+        progress.unclear += len(listed) - len(wanted)
         on_done(len(listed) - len(wanted))
         identities = {each.at: each.identity for each in wanted if each.identity in self.cache}
-        taken.kept += len(identities)
+        progress.cached += len(identities)
         on_done(len(identities))
         missing = [each for each in wanted if each.at not in identities]
         with closing(dataset.samples(missing)) as samples:
             for part in _parts(zip(missing, samples, strict=True), _SHARD):
-                self._part(part, identities, taken)
+                self._extract_batch(part, identities, progress)
                 on_done(len(part))
-        taken.items += [(dataset.spec, each, identities[each.at]) for each in wanted if each.at in identities]
+        progress.items += [(dataset.uri, each, identities[each.at]) for each in wanted if each.at in identities]
 
-    def _part(
-        self, part: Sequence[tuple[DatasetItem, Sample | CorruptItem]], identities: dict[str, str], taken: _Taken
+    def _extract_batch(
+        self, part: Sequence[tuple[DatasetItem, Sample | CorruptItem]], identities: dict[str, str], progress: _Progress
     ) -> None:
-        """Some items: those that are new become a shard, whatever becomes of the rest."""
+        """Extract some items. New features are stored in the cache even if an error follows."""
         made: dict[str, Features] = {}
         try:
             with ThreadPoolExecutor(_READERS) as pool:
                 for (each, sample), seen in zip(part, pool.map(self._read, part), strict=True):
                     if isinstance(sample, CorruptItem) or isinstance(seen, str):
-                        taken.skip(
-                            sample if isinstance(sample, CorruptItem) else CorruptItem(each.about.name, str(seen))
+                        progress.skip(
+                            sample if isinstance(sample, CorruptItem) else CorruptItem(each.metadata.name, str(seen))
                         )
                         continue
                     identity = each.identity or identity_of(sample.data)
                     identities[each.at] = identity
                     if seen is None:
-                        taken.kept += 1
+                        progress.cached += 1
                     elif identity not in made:
                         made[identity] = self.engine.features(seen, self.recipe).cpu().numpy()
         finally:
             self.cache.put(made)
 
     def _read(self, pair: tuple[DatasetItem, Sample | CorruptItem]) -> NDArray[np.uint8] | str | None:
-        """What stage 1 sees of it, or what is wrong with it; None where its features are kept."""
+        """Return the thumbnails of an item, or what is wrong with it; None when its features are cached."""
         each, sample = pair
         if isinstance(sample, CorruptItem) or (each.identity or identity_of(sample.data)) in self.cache:
             return None
@@ -132,69 +144,65 @@ class Extractor:
         except MediaError as error:
             return str(error)
 
-    def _set(self, taken: _Taken, datasets: Sequence[Dataset]) -> FeatureSet:
-        items = list(_once(taken.items))
+    def _feature_set(self, progress: _Progress, datasets: Sequence[Dataset]) -> FeatureSet:
+        items = list(_once(progress.items))
         if not items:
-            raise ConfigError("none of the data can be used: every file is damaged, or no one could tell its label")
+            raise ConfigError("none of the data can be used: every file is corrupt or has no clear label")
         found = self.cache.get({identity for _, _, identity in items})
-        rows = [(spec, each, found[identity]) for spec, each, identity in items]
+        rows = [(uri, each, found[identity]) for uri, each, identity in items]
         counts = np.array([len(x) for _, _, x in rows])
 
         def each_row(values: Iterable[float]) -> NDArray[np.float32]:
             return np.repeat(np.array(list(values), np.float32), counts)
 
-        plain = [each.about.name for _, each, _ in rows]
-        names = plain if len(set(plain)) == len(plain) else [f"{spec} {each.about.name}" for spec, each, _ in rows]
+        plain = [each.metadata.name for _, each, _ in rows]
+        names = plain if len(set(plain)) == len(plain) else [f"{uri} {each.metadata.name}" for uri, each, _ in rows]
         return FeatureSet(
             model=self.model,
             recipe=self.recipe,
             x=np.concatenate([x for _, _, x in rows]),
-            target=each_row(each.about.label for _, each, _ in rows),
-            human_labeled=~each_row(each.about.taught for _, each, _ in rows).astype(bool),
+            target=each_row(each.metadata.label for _, each, _ in rows),
+            human_labeled=~each_row(each.metadata.pseudo_labeled for _, each, _ in rows).astype(bool),
             weight=each_row(1 / counts),
-            words=each_row(each.words for _, each, _ in rows),
-            group=tuple(each.about.group for _, each, x in rows for _ in x),
+            has_text=each_row(each.has_text for _, each, _ in rows),
+            group=tuple(each.metadata.group for _, each, x in rows for _ in x),
             name=tuple(name for name, (_, _, x) in zip(names, rows, strict=True) for _ in x),
             backbone=self.engine.fingerprint,
-            about=tuple(each.about for _, each, x in rows for _ in x),
-            origin=tuple(f"{each.spec} (features {self.cache.maker.key})" for each in datasets),
+            metadata=tuple(each.metadata for _, each, x in rows for _ in x),
+            origin=tuple(f"{each.uri} (features {self.cache.origin.key})" for each in datasets),
         )
 
 
 def extractor(profile: Profile, recipe: Recipe, model: str | None = None, cache: Path = CACHE) -> Extractor:
-    """Of the backbone that a profile serves, or of another in its place. Raises ModelError, ConfigError."""
+    """Return an extractor for the backbone of a profile, or for another model. Raises ModelError, ConfigError."""
     spec = profile.engines[profile.stages["backbone"].engine]
-    if spec.runs != "transformers" and model is None:
+    if spec.backend != "transformers" and model is None:
         raise ConfigError(
-            f"profile {profile.name} serves stage 1 by {spec.runs}, which tells no features: name the backbone it was "
-            "exported from with --model"
+            f"profile {profile.name} serves stage 1 by {spec.backend}, which returns no features: name the backbone it "
+            "was exported from with --model"
         )
     engine = FeatureEngine(
         folder_of(model or spec.model),
-        dtype=spec.dtype,
-        device=spec.device,
-        threads=spec.threads,
+        replace(LoadOptions.of(spec), revision=spec.revision if model is None else None, gpu_memory_gib=None),
         head_folder=Path(spec.features.head) if spec.features.head and model is None else None,
         side=profile.media.thumb_side,
         max_thumbs=spec.features.max_thumbs or 16,
         compile=False,
-        revision=spec.revision if model is None else None,
-        trust_remote_code=spec.trust_remote_code,
     )
     return Extractor(engine, profile.media, recipe, cache, model or spec.model)
 
 
 def _once(items: Sequence[tuple[str, DatasetItem, str]]) -> Iterator[tuple[str, DatasetItem, str]]:
-    """Each file once, however often it is listed. Raises ConfigError where its labels disagree."""
+    """Yield each file once, however often it is listed. Raises ConfigError when its labels disagree."""
     seen: dict[str, DatasetItem] = {}
-    for spec, each, identity in items:
+    for uri, each, identity in items:
         if (before := seen.get(identity)) is None:
             seen[identity] = each
-            yield spec, each, identity
-        elif before.about.label != each.about.label:
+            yield uri, each, identity
+        elif before.metadata.label != each.metadata.label:
             raise ConfigError(
-                f"{before.about.name} and {each.about.name} are the same file, one labelled road work and one none: "
-                "take one of them out"
+                f"{before.metadata.name} and {each.metadata.name} are the same file, one labelled road work and one "
+                "none: remove one of them"
             )
 
 
@@ -202,12 +210,12 @@ def _parts(
     pairs: Iterable[tuple[DatasetItem, Sample | CorruptItem]], size: int
 ) -> Generator[list[tuple[DatasetItem, Sample | CorruptItem]]]:
     part: list[tuple[DatasetItem, Sample | CorruptItem]] = []
-    held = 0
+    size_bytes = 0
     for pair in pairs:
         part.append(pair)
-        held += 0 if isinstance(pair[1], CorruptItem) else len(pair[1].data)
-        if len(part) >= size or held > 256 * 2**20:
+        size_bytes += 0 if isinstance(pair[1], CorruptItem) else len(pair[1].data)
+        if len(part) >= size or size_bytes > 256 * 2**20:
             yield part
-            part, held = [], 0
+            part, size_bytes = [], 0
     if part:
         yield part

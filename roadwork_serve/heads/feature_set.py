@@ -1,4 +1,4 @@
-"""Features of stage 1 with what is known of each item: what heads are trained on and tried with."""
+"""Features of stage 1 with targets and metadata: the training data of heads."""
 
 import hashlib
 import json
@@ -9,38 +9,40 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.engines.features import Recipe
 from roadwork_serve.errors import ConfigError
 
 RECIPES: tuple[Recipe, ...] = ("cls", "cls+mean", "cls+mean+max")  # each begins as the shorter ones do
-_ARRAYS = ("x", "target", "human_labeled", "weight", "words")
+_ARRAYS = ("x", "target", "human_labeled", "weight", "has_text")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureSet:
-    """Items of one backbone, a row each; of a clip every frame is a row of its own.
-
-    x: float32 [n, width of the recipe]. target: float32 [n], probability of active road work: 0 or 1 where people
-    said, a teacher's posterior elsewhere. by_people: bool [n]. weight: float32 [n].
-    words: float32 [n], whether words worth reading are on it; NaN where nobody looked.
-    group: of each, what must never be parted; empty where nothing is known. name: of the item each belongs to.
-    backbone: fingerprint of the weights of the model, empty where that is not known.
-    about: what is known of the item of each row; empty where that was not kept.
-    origin: what the rows were taken from, as it is written on the command line, with a hash of how they were made.
-    """
+    """Features from one backbone, one row a photo or frame."""
 
     model: str
     recipe: Recipe
+    #: float32 [n, width of the recipe].
     x: NDArray[np.float32]
+    #: float32 [n]: probability of active road work; 0 or 1 for human labels, the teacher's posterior for others.
     target: NDArray[np.float32]
+    #: bool [n].
     human_labeled: NDArray[np.bool_]
+    #: float32 [n].
     weight: NDArray[np.float32]
-    words: NDArray[np.float32]
+    #: float32 [n]: 1 when the picture shows readable text, 0 when it does not, NaN when unknown.
+    has_text: NDArray[np.float32]
+    #: Group of each row that is never split; empty when unknown.
     group: tuple[str, ...]
+    #: Name of the item of each row.
     name: tuple[str, ...]
+    #: Fingerprint of the backbone's weights; empty when unknown.
     backbone: str = ""
-    about: tuple[SampleMetadata, ...] = ()
+    #: Metadata of the item of each row; empty when unknown.
+    metadata: tuple[SampleMetadata, ...] = ()
+    #: Sources of the rows, as written on the command line, each with a hash of how they were made.
     origin: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -48,53 +50,55 @@ class FeatureSet:
 
     @property
     def width(self) -> int:
-        """Of the backbone; the recipe has so many of it as it has parts."""
+        """Feature width of the backbone; each part of the recipe contributes this many."""
         return self.x.shape[1] // len(self.recipe.split("+"))
 
     @property
     def together(self) -> tuple[str, ...]:
-        """What must not be parted: the group, where there is none the item, so that frames of a clip stay together."""
+        """Group of each row for splitting: its group, or else its item, so that frames of a clip stay together."""
         return tuple(group or f"item {name}" for group, name in zip(self.group, self.name, strict=True))
 
     def rows(self, which: NDArray[np.int64]) -> "FeatureSet":
-        """The rows with these indices, in their order."""
+        """Return the rows with these indices, in that order."""
         arrays = {name: getattr(self, name)[which] for name in _ARRAYS}
         return replace(
             self,
             **arrays,
             group=tuple(self.group[at] for at in which),
             name=tuple(self.name[at] for at in which),
-            about=tuple(self.about[at] for at in which) if self.about else (),
+            metadata=tuple(self.metadata[at] for at in which) if self.metadata else (),
         )
 
     def narrowed(self, recipe: Recipe) -> "FeatureSet":
-        """The same by a shorter recipe. Raises ConfigError for one that needs more than is there."""
+        """Return the features of a shorter recipe. Raises ConfigError for a longer one."""
         if recipe not in RECIPES or RECIPES.index(recipe) > RECIPES.index(self.recipe):
-            raise ConfigError(f"these features are {self.recipe}, and {recipe} wants more; take --recipe {self.recipe}")
+            raise ConfigError(
+                f"these features have recipe {self.recipe}, and {recipe} needs more; use --recipe {self.recipe}"
+            )
         return replace(self, recipe=recipe, x=self.x[:, : self.width * len(recipe.split("+"))])
 
     @property
     def digest(self) -> str:
-        """SHA-256, hex, of everything that a head can learn from it."""
-        told = hashlib.sha256(json.dumps([self.backbone, self.recipe, self.group, self.name]).encode())
+        """SHA-256, hex, of everything that a head is trained on."""
+        digest = hashlib.sha256(json.dumps([self.backbone, self.recipe, self.group, self.name]).encode())
         for name in _ARRAYS:
-            told.update(np.ascontiguousarray(getattr(self, name)).tobytes())
-        return told.hexdigest()
+            digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
+        return digest.hexdigest()
 
 
 def concatenate(parts: Sequence[FeatureSet]) -> FeatureSet:
-    """All rows of several sets, by the shortest recipe among them.
+    """Concatenate several sets, reduced to the shortest recipe among them.
 
-    Raises ConfigError where there is none, or where they are of different backbones.
+    Raises ConfigError when there are none, or when their backbones differ.
     """
     if not parts:
-        raise ConfigError("there is nothing to learn from; name data")
+        raise ConfigError("there is no training data; name some with --data")
     first = parts[0]
     for part in parts[1:]:
-        apart = part.backbone != first.backbone if part.backbone and first.backbone else part.width != first.width
-        if apart:
+        differ = part.backbone != first.backbone if part.backbone and first.backbone else part.width != first.width
+        if differ:
             raise ConfigError(
-                f"features of {first.model} and of {part.model} do not go together; extract all with the same backbone"
+                f"features of {first.model} and of {part.model} cannot be combined; extract all with the same backbone"
             )
     recipe = RECIPES[min(RECIPES.index(part.recipe) for part in parts)]
     parts = [part.narrowed(recipe) for part in parts]
@@ -105,35 +109,35 @@ def concatenate(parts: Sequence[FeatureSet]) -> FeatureSet:
         group=tuple(group for part in parts for group in part.group),
         name=tuple(name for part in parts for name in part.name),
         backbone=next((part.backbone for part in parts if part.backbone), ""),
-        about=tuple(about for part in parts for about in part.about) if all(part.about for part in parts) else (),
+        metadata=tuple(metadata for part in parts for metadata in part.metadata)
+        if all(part.metadata for part in parts)
+        else (),
         origin=tuple(origin for part in parts for origin in part.origin),
     )
 
 
 def drop_teacher_duplicates(features: FeatureSet) -> FeatureSet:
-    """Without what a teacher said of items that people spoke of."""
-    told = {name for name, people in zip(features.name, features.human_labeled, strict=True) if people}
+    """Drop the pseudo-labelled rows of items that also have a human label."""
+    labelled = {name for name, people in zip(features.name, features.human_labeled, strict=True) if people}
     keep = [
-        bool(people) or name not in told for name, people in zip(features.name, features.human_labeled, strict=True)
+        bool(people) or name not in labelled for name, people in zip(features.name, features.human_labeled, strict=True)
     ]
     return features if all(keep) else features.rows(np.flatnonzero(keep))
 
 
 def write_features(path: Path, features: FeatureSet) -> None:
-    """One file of safetensors, whole or not at all."""
+    """Write the set to a safetensors file atomically."""
     from safetensors.numpy import save_file
 
     rest = {name: getattr(features, name) for name in ("model", "recipe", "group", "name", "backbone", "origin")}
-    about = [asdict(about) for about in features.about]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
+    metadata = [asdict(metadata) for metadata in features.metadata]
     arrays = {name: np.ascontiguousarray(getattr(features, name)) for name in _ARRAYS}
-    save_file(arrays, draft, {"features": json.dumps(rest | {"about": about})})
-    draft.replace(path)
+    with replace_file(path) as draft:
+        save_file(arrays, draft, {"features": json.dumps(rest | {"metadata": metadata})})
 
 
 def read_features(path: Path) -> FeatureSet:
-    """What `write_features` wrote. Raises ConfigError."""
+    """Read a file written by `write_features`. Raises ConfigError."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -144,7 +148,7 @@ def read_features(path: Path) -> FeatureSet:
         raise ConfigError(
             f"{path} holds no features ({error}); make it with `roadwork train-head --save-features`"
         ) from None
-    about = tuple(SampleMetadata(**{**each, "tags": tuple(each["tags"])}) for each in rest.pop("about"))
+    metadata = tuple(SampleMetadata(**{**each, "tags": tuple(each["tags"])}) for each in rest.pop("metadata"))
     return FeatureSet(
         model=rest["model"],
         recipe=rest["recipe"],
@@ -152,6 +156,6 @@ def read_features(path: Path) -> FeatureSet:
         group=tuple(rest["group"]),
         name=tuple(rest["name"]),
         backbone=rest["backbone"],
-        about=about,
+        metadata=metadata,
         origin=tuple(rest["origin"]),
     )

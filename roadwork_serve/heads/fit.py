@@ -1,4 +1,4 @@
-"""How the head of stage 1 learns from features, in seconds."""
+"""Trains the head of stage 1 on features, in seconds."""
 
 import logging
 import math
@@ -24,31 +24,30 @@ from roadwork_serve.heads.feature_set import FeatureSet, drop_teacher_duplicates
 from roadwork_serve.heads.head_metrics import HeadMetrics, head_metrics, log_loss
 from roadwork_serve.heads.holdout import GroupSplit, group_split
 
-WORDS = "words"
-WORDS_SHARE = 0.4  # of the loss, as the miniature was taught
-_ENOUGH_WORDS = 20  # rows of either kind below which a head claims to know nothing of words
-_WATCHED = "held_log_loss"
+TEXT = "words"  # name of the output for readable text in head.json
+TEXT_LOSS_WEIGHT = 0.4  # of the loss, as in the training of the miniature
+_MIN_TEXT_ROWS = 20  # rows of each class below which a head gets no text output
+_MONITORED = "val_log_loss"
 
 
 @dataclass(frozen=True, slots=True)
 class HeadTraining:
-    """How a head is trained.
+    """Hyperparameters of head training."""
 
-    recipe: of the features; by default all that the set has. balance: share of road work that the head is trained for
-        by weighing the classes; "auto" a half, None as they come.
-    smoothing: labels of people are drawn so far towards a half. mixup: alpha of Beta(alpha, alpha), by which rows and
-        targets are blended (Zhang et al., 2018); 0 for none.
-    held: share of the groups that is kept to stop by. patience: epochs without gain after which it stops.
-    """
-
+    #: Features to use; by default all that the set has.
     recipe: Recipe | None = None
     hidden: int = 256
     dropout: float = 0.1
-    balance: float | Literal["auto"] | None = "auto"
-    smoothing: float = 0.0
+    #: Share of road work that the class weights simulate; "auto" is 0.5, None leaves the classes as they are.
+    positive_prior: float | Literal["auto"] | None = "auto"
+    #: Human labels are moved this far towards 0.5.
+    label_smoothing: float = 0.0
+    #: Alpha of the Beta(alpha, alpha) that mixes rows (Zhang et al., 2018); 0 for none.
     mixup: float = 0.0
-    held: float = 0.2
+    #: Fraction of the groups held out for early stopping.
+    val_fraction: float = 0.2
     epochs: int = 200
+    #: Epochs without improvement after which training stops.
     patience: int = 20
     batch: int = 128
     lr: float = 1e-3
@@ -57,49 +56,56 @@ class HeadTraining:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for wrong, told in (
-            (not 0 <= self.smoothing < 1, "smoothing is from 0 up to, not including, 1"),
-            (self.mixup < 0, "mixup is 0 or more"),
-            (not 0 < self.held <= 0.5, "held is above 0 and at most 0.5"),
-            (isinstance(self.balance, float) and not 0 < self.balance < 1, "balance is a share between 0 and 1"),
-            (min(self.epochs, self.patience, self.batch, self.hidden, self.threads) < 1, "counts are 1 or more"),
+        for wrong, message in (
+            (not 0 <= self.label_smoothing < 1, "label_smoothing must be from 0 up to, not including, 1"),
+            (self.mixup < 0, "mixup must be 0 or more"),
+            (not 0 < self.val_fraction <= 0.5, "val_fraction must be above 0 and at most 0.5"),
+            (
+                isinstance(self.positive_prior, float) and not 0 < self.positive_prior < 1,
+                "positive_prior must be between 0 and 1",
+            ),
+            (
+                min(self.epochs, self.patience, self.batch, self.hidden, self.threads) < 1,
+                "epochs, patience, batch, hidden and threads must be 1 or more",
+            ),
         ):
             if wrong:
-                raise ConfigError(f"head training: {told}")
+                raise ConfigError(f"head training: {message}")
 
 
 @dataclass(frozen=True, slots=True)
 class HeadFit:
-    """A trained head. held: how it does on what it was stopped by, which flatters it a little; taught: on the rest."""
+    """A trained head."""
 
     head: Head
     split: GroupSplit
-    held: HeadMetrics
-    taught: HeadMetrics
+    #: On the validation groups, which early stopping used; slightly optimistic.
+    val_metrics: HeadMetrics
+    train_metrics: HeadMetrics
     epochs: int
     best_epoch: int
     seconds: float
 
 
 def fit_head(features: FeatureSet, settings: HeadTraining) -> HeadFit:
-    """Train on groups that are not held, stop by those that are, keep the best weights.
+    """Train on the training groups, stop early on the validation groups, and keep the best weights.
 
-    The same features, settings and machine give the same weights, bit for bit. The head tells words only where enough
-    rows of either kind are known. Raises ConfigError where the groups do not allow a part to be held.
+    The same features, settings and machine give the same weights, bit for bit. The head gets a text output only when
+    enough rows of each class are known. Raises ConfigError when the groups do not allow a validation split.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     features = drop_teacher_duplicates(features)
     features = features.narrowed(settings.recipe or features.recipe)
     truth = features.target >= 0.5
-    parts = group_split(features.together, truth, settings.held, settings.seed)
-    taught, held = features.rows(parts.train), features.rows(parts.held)
+    parts = group_split(features.together, truth, settings.val_fraction, settings.seed)
+    train_set, val_set = features.rows(parts.train), features.rows(parts.val)
     with deterministic(settings):
-        lesson = HeadModule(new_head(taught, settings), taught, held, settings)
+        module = HeadModule(new_head(train_set, settings), train_set, val_set, settings)
         trainer = lightning.Trainer(
             accelerator="cpu",
             devices=1,
             max_epochs=settings.epochs,
-            callbacks=[EarlyStopping(_WATCHED, patience=settings.patience, check_on_train_epoch_end=True)],
+            callbacks=[EarlyStopping(_MONITORED, patience=settings.patience, check_on_train_epoch_end=True)],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -107,156 +113,162 @@ def fit_head(features: FeatureSet, settings: HeadTraining) -> HeadFit:
             num_sanity_val_steps=0,
             gradient_clip_val=1.0,
         )
-        trainer.fit(lesson, lesson.batches())
-        head = lesson.head
-        head.load_state_dict(lesson.best)
+        trainer.fit(module, module.batches())
+        head = module.head
+        head.load_state_dict(module.best)
         head.eval().requires_grad_(False)
         return HeadFit(
             head,
             parts,
-            head_metrics(held, predict_logits(head, held)),
-            head_metrics(taught, predict_logits(head, taught)),
+            head_metrics(val_set, predict_logits(head, val_set)),
+            head_metrics(train_set, predict_logits(head, train_set)),
             trainer.current_epoch,
-            lesson.best_epoch,
-            time.monotonic() - began,
+            module.best_epoch,
+            time.monotonic() - started,
         )
 
 
 @torch.inference_mode()
 def predict_logits(head: Head, features: FeatureSet, output: str = ROADWORK) -> np.ndarray:
-    """Logits of a head, float64 [rows]. Raises ConfigError where it has no such output or wants other features."""
+    """Return the logits of a head, float64 [rows]. Raises ConfigError for a missing output or other features."""
     if output not in head.settings.outputs:
-        raise ConfigError(f"this head says nothing of {output}")
+        raise ConfigError(f"this head has no output {output}; train it anew")
     if head.settings.width != features.width:
-        raise ConfigError(f"the head wants features {head.settings.width} wide, these are {features.width}")
+        raise ConfigError(f"the head needs features of width {head.settings.width}, these have {features.width}")
     x = torch.from_numpy(np.ascontiguousarray(features.narrowed(head.settings.recipe).x))
     return head.eval()(x)[:, head.settings.outputs.index(output)].double().numpy()
 
 
-def new_head(taught: FeatureSet, settings: HeadTraining) -> Head:
-    """Untrained, for the features of a set, with words where enough is known of them there."""
-    known = taught.words[~np.isnan(taught.words)]
-    words = min(int((known >= 0.5).sum()), int((known < 0.5).sum())) >= _ENOUGH_WORDS
+def new_head(train_set: FeatureSet, settings: HeadTraining) -> Head:
+    """Return an untrained head for the features of a set, with a text output if enough rows of each class are known."""
+    known = train_set.has_text[~np.isnan(train_set.has_text)]
+    text_target = min(int((known >= 0.5).sum()), int((known < 0.5).sum())) >= _MIN_TEXT_ROWS
     return Head(
         HeadSettings(
-            width=taught.width,
-            recipe=taught.recipe,
+            width=train_set.width,
+            recipe=train_set.recipe,
             hidden=settings.hidden,
             dropout=settings.dropout,
-            outputs=(ROADWORK, WORDS) if words else (ROADWORK,),
-            backbone=taught.backbone,
+            outputs=(ROADWORK, TEXT) if text_target else (ROADWORK,),
+            backbone=train_set.backbone,
         )
     )
 
 
 class HeadModule(lightning.LightningModule):
-    """Blends and shuffles by a generator of its own; dropout goes by the global one, which `deterministic` seeds."""
+    """The training of a head. It has its own random generator; dropout uses the global one, see `deterministic`."""
 
-    def __init__(self, head: Head, taught: FeatureSet, held: FeatureSet, settings: HeadTraining) -> None:
+    def __init__(self, head: Head, train_set: FeatureSet, val_set: FeatureSet, settings: HeadTraining) -> None:
         super().__init__()
         self.head, self.settings = head, settings
-        self.held = held
-        target = torch.from_numpy(taught.target)
-        smooth = torch.from_numpy(taught.human_labeled).float() * settings.smoothing
-        words = torch.from_numpy(taught.words)
+        self.val_set = val_set
+        target = torch.from_numpy(train_set.target)
+        smooth = torch.from_numpy(train_set.human_labeled).float() * settings.label_smoothing
+        text_target = torch.from_numpy(train_set.has_text)
         self.rows = (
-            torch.from_numpy(np.ascontiguousarray(taught.x)),
+            torch.from_numpy(np.ascontiguousarray(train_set.x)),
             target * (1 - smooth) + 0.5 * smooth,
-            torch.from_numpy(class_weights(taught, settings.balance)),
-            words.nan_to_num(0.0),
-            (~words.isnan()).float() * torch.from_numpy(taught.weight),
+            torch.from_numpy(class_weights(train_set, settings.positive_prior)),
+            text_target.nan_to_num(0.0),
+            (~text_target.isnan()).float() * torch.from_numpy(train_set.weight),
         )
-        self.chance = torch.Generator().manual_seed(settings.seed)
+        self.generator = torch.Generator().manual_seed(settings.seed)
         self.best: dict[str, Tensor] = {}
-        self.best_epoch, self.least = 0, math.inf
+        self.best_epoch, self.best_loss = 0, math.inf
 
     def batches(self) -> "_Batches":
-        return _Batches(self.rows, self.settings, self.chance)
+        """Return the batches of an epoch."""
+        return _Batches(self.rows, self.settings, self.generator)
 
     def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor:
-        x, target, weight, words, known = batch
+        """See `LightningModule`."""
+        x, target, weight, text_target, known = batch
         logits = self.head(x)
-        loss = _weighed(logits[:, 0], target, weight)
+        loss = _weighted_loss(logits[:, 0], target, weight)
         if logits.shape[1] > 1:
-            loss = loss + WORDS_SHARE * _weighed(logits[:, 1], words, known)
+            loss = loss + TEXT_LOSS_WEIGHT * _weighted_loss(logits[:, 1], text_target, known)
         return loss
 
     def on_train_epoch_end(self) -> None:
+        """See `LightningModule`."""
         now = log_loss(
-            predict_logits(self.head, self.held), self.held.target, class_weights(self.held, self.settings.balance)
+            predict_logits(self.head, self.val_set),
+            self.val_set.target,
+            class_weights(self.val_set, self.settings.positive_prior),
         )
-        if now < self.least:
-            self.least, self.best_epoch = now, self.current_epoch
+        if now < self.best_loss:
+            self.best_loss, self.best_epoch = now, self.current_epoch
             self.best = {name: weights.detach().clone() for name, weights in self.head.state_dict().items()}
         self.head.train()
-        self.log(_WATCHED, now, batch_size=1)
+        self.log(_MONITORED, now, batch_size=1)
 
     def configure_optimizers(self) -> Any:
-        stepper = torch.optim.AdamW(self.parameters(), self.settings.lr, weight_decay=self.settings.weight_decay)
-        slower = torch.optim.lr_scheduler.CosineAnnealingLR(stepper, self.settings.epochs, self.settings.lr / 20)
-        return {"optimizer": stepper, "lr_scheduler": slower}
+        """See `LightningModule`."""
+        optimizer = torch.optim.AdamW(self.parameters(), self.settings.lr, weight_decay=self.settings.weight_decay)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.settings.epochs, self.settings.lr / 20)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
 class _Batches:
-    """Whole batches, rows in a new order every epoch, blended where mixup is asked for."""
+    """The batches of an epoch, reshuffled every epoch, with mixup if configured."""
 
-    def __init__(self, rows: tuple[Tensor, ...], settings: HeadTraining, chance: torch.Generator) -> None:
-        self.rows, self.settings, self.chance = rows, settings, chance
+    def __init__(self, rows: tuple[Tensor, ...], settings: HeadTraining, generator: torch.Generator) -> None:
+        self.rows, self.settings, self.generator = rows, settings, generator
         self.mix = np.random.default_rng(settings.seed)
 
     def __len__(self) -> int:
         return math.ceil(len(self.rows[0]) / self.settings.batch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        order = torch.randperm(len(self.rows[0]), generator=self.chance)
+        order = torch.randperm(len(self.rows[0]), generator=self.generator)
         for part in order.split(self.settings.batch):
             batch = tuple(column[part] for column in self.rows)
-            yield self._mixed(batch) if self.settings.mixup else batch
+            yield self._mix(batch) if self.settings.mixup else batch
 
-    def _mixed(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Of two rows each counts by its weight, words and what is known of them as well."""
+    def _mix(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Mix pairs of rows; targets are averaged by the weights of both rows."""
         share = torch.from_numpy(
             self.mix.beta(self.settings.mixup, self.settings.mixup, len(batch[0])).astype(np.float32)
         )
-        other = torch.randperm(len(batch[0]), generator=self.chance)
-        x, target, weight, words, known = batch
+        other = torch.randperm(len(batch[0]), generator=self.generator)
+        x, target, weight, text_target, known = batch
         blend = lambda a: share * a + (1 - share) * a[other]  # noqa: E731
-        told = blend(weight).clamp(min=1e-12)
-        heard = blend(known)
+        message = blend(weight).clamp(min=1e-12)
+        text_weight = blend(known)
         return (
             share[:, None] * x + (1 - share[:, None]) * x[other],
-            blend(target * weight) / told,
-            told,
-            blend(words * known) / heard.clamp(min=1e-12),
-            heard,
+            blend(target * weight) / message,
+            message,
+            blend(text_target * known) / text_weight.clamp(min=1e-12),
+            text_weight,
         )
 
 
-def class_weights(features: FeatureSet, balance: float | Literal["auto"] | None) -> np.ndarray:
-    """Weights float32 [rows], of mean 1, under which so large a share is road work."""
+def class_weights(features: FeatureSet, positive_prior: float | Literal["auto"] | None) -> np.ndarray:
+    """Return weights, float32 [rows] with mean 1, under which the share of road work is positive_prior."""
     weight = features.weight / features.weight.mean()
-    if balance is None:
+    if positive_prior is None:
         return weight.astype(np.float32)
-    wanted = 0.5 if balance == "auto" else balance
-    there = float(np.average(features.target, weights=weight))
-    if not 0 < there < 1:
+    prior = 0.5 if positive_prior == "auto" else positive_prior
+    observed = float(np.average(features.target, weights=weight))
+    if not 0 < observed < 1:
         return weight.astype(np.float32)
-    by = features.target * (wanted / there) + (1 - features.target) * ((1 - wanted) / (1 - there))
+    by = features.target * (prior / observed) + (1 - features.target) * ((1 - prior) / (1 - observed))
     return (weight * by).astype(np.float32)
 
 
-def _weighed(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def _weighted_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return (losses * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 @contextmanager
 def deterministic(settings: HeadTraining, deterministic: bool = True) -> Iterator[None]:
-    """PyTorch seeded and on so many threads, Lightning silent; as before afterwards."""
+    """Seed PyTorch, limit its threads and silence Lightning; restore everything afterwards."""
     log = logging.getLogger("lightning.pytorch")
     threads, level, before = torch.get_num_threads(), log.level, torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", PossibleUserWarning)  # of more workers for a loader that needs none
+        warnings.simplefilter("ignore", PossibleUserWarning)  # about the number of loader workers
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)  # Lightning's own use of PyTorch
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)

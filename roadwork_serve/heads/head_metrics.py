@@ -1,27 +1,28 @@
-"""How good a head is: by row for what it is trained on, by item for what people see of it."""
+"""Metrics of a head, per item: the rows of a clip are combined first."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from roadwork_serve.evaluation import metrics
 from roadwork_serve.heads.feature_set import FeatureSet
 
 Floats = NDArray[np.float64]
-_FAR = 60.0  # log-odds past which a float64 cannot tell a probability from 0 or 1
 
 
 @dataclass(frozen=True, slots=True)
 class HeadMetrics:
-    """Of items; a clip counts once. NaN where it cannot be told. log_loss: in nats, unweighted.
+    """Metrics over items; a clip counts once. NaN when the sample does not define them."""
 
-    n, positives, groups: items, those with road work, and groups that must not be parted.
-    """
-
+    #: Number of items.
     n: int
+    #: Number of items with road work.
     positives: int
+    #: Number of groups.
     groups: int
+    #: In nats, unweighted.
     log_loss: float
     accuracy: float
     auc: float
@@ -32,15 +33,18 @@ class HeadMetrics:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Items:
-    """Rows put together again. first: index of the first row of each item; logit: float64 [items]; truth: bool."""
+    """Rows combined to items."""
 
+    #: Index of the first row of each item, [items].
     first: NDArray[np.int64]
+    #: float64 [items].
     logit: Floats
+    #: bool [items].
     truth: NDArray[np.bool_]
 
 
 def items(features: FeatureSet, logits: Floats) -> Items:
-    """One logit an item: as stage 1 has it, of a clip's frames the mean of the two highest."""
+    """Combine rows to one logit an item, as stage 1 does: for a clip the mean of its two highest frames."""
     rows: dict[str, list[int]] = {}
     for at, name in enumerate(features.name):
         rows.setdefault(name, []).append(at)
@@ -50,9 +54,9 @@ def items(features: FeatureSet, logits: Floats) -> Items:
 
 
 def head_metrics(features: FeatureSet, logits: Floats) -> HeadMetrics:
-    """What logits [rows] are worth."""
+    """Compute the metrics of logits [rows]."""
     mine = items(features, logits)
-    p = sigmoid(mine.logit)
+    p = expit(mine.logit)
     return HeadMetrics(
         n=len(mine.first),
         positives=int(mine.truth.sum()),
@@ -67,11 +71,6 @@ def head_metrics(features: FeatureSet, logits: Floats) -> HeadMetrics:
 
 
 def log_loss(logits: Floats, target: NDArray[np.float32], weight: NDArray[np.float32]) -> float:
-    """Mean cross-entropy, nats, of logits [n] against probabilities [n]."""
+    """Return the weighted mean cross-entropy, in nats, of logits [n] against target probabilities [n]."""
     losses = np.logaddexp(0.0, logits) - target * logits
     return float(np.average(losses, weights=weight))
-
-
-def sigmoid(logits: Floats) -> Floats:
-    """Probabilities of log-odds."""
-    return 1 / (1 + np.exp(-np.clip(logits, -_FAR, _FAR)))

@@ -1,4 +1,4 @@
-"""The card of a head: what it learned from, how well it does, and where all of it came from."""
+"""The model card of a head: training data, metrics and lineage."""
 
 import hashlib
 import json
@@ -15,15 +15,17 @@ from roadwork_serve.provenance import code_revision, environment
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """data: SHA-256 of all that the head learned from. origin: what that was taken from. backbone: its fingerprint.
+    """Everything that a head was made from."""
 
-    revision: of the code, as git has it; empty outside a checkout, with a plus where files had been changed.
-    """
-
+    #: SHA-256 of the training data.
     data: str
+    #: Sources of the training data.
     origin: tuple[str, ...]
+    #: Name of the backbone.
     model: str
+    #: Fingerprint of the backbone's weights.
     backbone: str
+    #: Commit of the code, with "+" when files were changed; empty outside a checkout.
     revision: str
     command: str
     settings: Mapping[str, object]
@@ -32,8 +34,8 @@ class Lineage:
 
 
 def lineage(features: FeatureSet, settings: HeadTraining, command: str) -> Lineage:
-    """Of a head that is trained here and now."""
-    told = asdict(settings)
+    """Return the lineage of a head trained in this process."""
+    settings_dict = asdict(settings)
     return Lineage(
         data=features.digest,
         origin=features.origin,
@@ -41,24 +43,24 @@ def lineage(features: FeatureSet, settings: HeadTraining, command: str) -> Linea
         backbone=features.backbone,
         revision=code_revision(),
         command=command,
-        settings=told,
-        settings_hash=hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest(),
+        settings=settings_dict,
+        settings_hash=hashlib.sha256(json.dumps(settings_dict, sort_keys=True).encode()).hexdigest(),
         environment=environment(),
     )
 
 
 def model_card(features: FeatureSet, settings: HeadTraining, fit: HeadFit, line: Lineage, name: str) -> str:
-    """The model card, Markdown."""
+    """Return the model card as Markdown."""
     head = fit.head.settings
-    words = (
-        "It also says whether words worth reading are on a picture."
+    text_output = (
+        "It also predicts whether a picture shows readable text."
         if "words" in head.outputs
-        else "It says nothing of words: too few rows said whether there are any."
+        else "It has no output for readable text: it was known for too few rows."
     )
     return f"""# {name}
 
 A head for stage 1 of roadwork-serve: is there active road work on a photo, from the features of a frozen backbone.
-{words}
+{text_output}
 
 | | |
 |---|---|
@@ -71,16 +73,16 @@ A head for stage 1 of roadwork-serve: is there active road work on a photo, from
 
 {_counts(features)}
 
-{_table("source, licence", features, lambda about: (about.source or "not named", about.licence or "not named"))}
-Origin: {"; ".join(line.origin) or "not named"}. Where a licence above does not allow it, this head may not be
-passed on.
+{_table("source, licence", features, lambda item: (item.source or "not named", item.licence or "not named"))}
+Origin: {"; ".join(line.origin) or "not named"}. If a licence above forbids it, do not
+redistribute this head.
 
-## How well it does
+## Metrics
 
-Groups that were kept to stop by, {fit.held.groups} of them, which flatters it a little. A clip counts once.
+On {fit.val_metrics.groups} validation groups, which early stopping used, so slightly optimistic. A clip counts once.
 
-{_scores({"kept": fit.held, "learned from": fit.taught})}
-{_balance(settings)} How far its probabilities are to be believed `roadwork calibrate` finds out, on other data.
+{_scores({"validation": fit.val_metrics, "training": fit.train_metrics})}
+{_balance(settings)} Calibrate its probabilities on other data with `roadwork calibrate`.
 
 ## Lineage
 
@@ -97,26 +99,26 @@ Groups that were kept to stop by, {fit.held.groups} of them, which flatters it a
 
 def _counts(features: FeatureSet) -> str:
     items: dict[str, tuple[float, bool]] = {}
-    for name, target, people in zip(features.name, features.target, features.human_labeled, strict=True):
-        items[name] = float(target), bool(people)
-    people = sum(said for _, said in items.values())
+    for name, target, human in zip(features.name, features.target, features.human_labeled, strict=True):
+        items[name] = float(target), bool(human)
+    human = sum(human for _, human in items.values())
     positive = sum(target >= 0.5 for target, _ in items.values())
-    known = len({n for n, words in zip(features.name, features.words, strict=True) if words == words})
+    known = len({n for n, words in zip(features.name, features.has_text, strict=True) if words == words})
     return (
         f"{len(items)} items ({len(features)} photos and frames) in {len(set(features.together))} groups that were "
-        f"never parted; {positive} with road work. {people} labelled by people or known, {len(items) - people} by a "
-        f"teacher. Of {known} it was known whether words are on them."
+        f"never split; {positive} with road work. {human} with a human or known label, {len(items) - human} by a "
+        f"teacher. For {known} it was known whether they show readable text."
     )
 
 
 def _table(title: str, features: FeatureSet, key: Callable[[SampleMetadata], tuple[str, str]]) -> str:
-    if not features.about:
+    if not features.metadata:
         return ""
-    items = {about.name: about for about in features.about}
-    counts = Counter((key(about), about.label) for about in items.values())
+    items = {metadata.name: metadata for metadata in features.metadata}
+    counts = Counter((key(metadata), metadata.label) for metadata in items.values())
     lines = [f"| {title} | road work | none |", "|---|---|---|"]
-    for what in sorted({what for what, _ in counts}):
-        lines.append(f"| {', '.join(what)} | {counts[what, True]} | {counts[what, False]} |")
+    for name in sorted({name for name, _ in counts}):
+        lines.append(f"| {', '.join(name)} | {counts[name, True]} | {counts[name, False]} |")
     return "\n".join(lines) + "\n"
 
 
@@ -131,7 +133,7 @@ def _scores(parts: Mapping[str, HeadMetrics]) -> str:
 
 
 def _balance(settings: HeadTraining) -> str:
-    if settings.balance is None:
-        return "Classes were taken as they came."
-    share = 0.5 if settings.balance == "auto" else settings.balance
-    return f"Classes were weighed as if {share:.0%} of all pictures showed road work."
+    if settings.positive_prior is None:
+        return "Classes were not weighted."
+    share = 0.5 if settings.positive_prior == "auto" else settings.positive_prior
+    return f"Classes were weighted as if {share:.0%} of all pictures showed road work."

@@ -1,4 +1,4 @@
-"""Heads of stage 1: from features to a folder that the server loads by its path."""
+"""Trains a head of stage 1 and writes it to a folder that the server can load."""
 
 import shlex
 import sys
@@ -16,19 +16,20 @@ __all__ = ["HeadReport", "HeadTraining", "train_head"]
 
 @dataclass(frozen=True, slots=True)
 class HeadReport:
-    """What came of it. held: on groups that were kept to stop by; taught: on the rest. Counts of items: `HeadMetrics.n`.
-
-    by_people: items that people labelled; the others a teacher did. seconds: of training alone.
-    """
+    """The outcome of training a head; written as metrics.json."""
 
     folder: Path
     outputs: tuple[str, ...]
-    held: HeadMetrics
-    taught: HeadMetrics
+    #: On the validation groups, which early stopping used; slightly optimistic.
+    val_metrics: HeadMetrics
+    train_metrics: HeadMetrics
+    #: Number of items; a clip counts once.
     items: int
+    #: Of these, items with a human label; the others have a teacher's.
     human_labeled: int
     epochs: int
     best_epoch: int
+    #: Training time alone.
     seconds: float
     lineage: Lineage
 
@@ -41,11 +42,11 @@ def train_head(
     replace: bool = False,
     command: str | None = None,
 ) -> HeadReport:
-    """Train a head and write its folder, whole or not at all: head.json, head.safetensors, README.md, metrics.json.
+    """Train a head and write its folder atomically: head.json, head.safetensors, README.md, metrics.json.
 
-    replace: take the place of a folder that is there; a server that has read it keeps what it read. command: for the
-    card; that of this process by default. Raises ConfigError where the folder is there, before anything is trained, or
-    where the groups do not allow a part to be held.
+    replace: overwrite an existing folder; a server that has loaded it is not affected. command: recorded in the model
+    card; the command line of this process by default. Raises ConfigError when the folder exists (before training), or
+    when the groups do not allow a validation split.
     """
     check_vacant(out, replace)
     fit = fit_head(features, settings)
@@ -66,8 +67,8 @@ def _report(features: FeatureSet, fit: HeadFit, settings: HeadTraining, out: Pat
     return HeadReport(
         folder=out,
         outputs=fit.head.settings.outputs,
-        held=fit.held,
-        taught=fit.taught,
+        val_metrics=fit.val_metrics,
+        train_metrics=fit.train_metrics,
         items=len(items),
         human_labeled=sum(bool(people) for people in items.values()),
         epochs=fit.epochs,

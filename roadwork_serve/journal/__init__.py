@@ -1,0 +1,1 @@
+"""The journal: tables, storage, spool, active learning, drift, exports."""

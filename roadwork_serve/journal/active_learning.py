@@ -1,4 +1,7 @@
-"""Which answers teach most: those that were close, contested, cut short, contradicted, or of something new."""
+"""Active learning: a score of how much a human label of a prediction would teach.
+
+Close decisions, disagreement, early exits under pressure, contradiction by people and novel images score high.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,32 +13,35 @@ from roadwork_serve.journal.bottom_k import BottomK
 from roadwork_serve.journal.duplicates import DuplicateFinder, DuplicateRule
 from roadwork_serve.journal.novelty import ReferenceSet
 from roadwork_serve.journal.record import JournalRow
-from roadwork_serve.schema import StageReport, Verdict
+from roadwork_serve.schema import Verdict
 
-_AT_A_TIME = 512
-_SPARE = 10  # candidates for each that is shown, since near-duplicates fall out
+_BATCH = 512
+_SPARE = 10  # candidates for each row to return, since near-duplicates are removed
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreWeights:
-    """The hardness, 0 to 1, that each reason alone gives an answer for which it holds in full.
+    """The informativeness, 0 to 1, that each reason contributes at full strength.
 
-    Reasons are taken together as 1 - prod(1 - weight x strength): each more makes an answer harder, none past 1.
-
-    wrong: a person said otherwise. beside: a shadow, or a stage that was asked later, said otherwise: how far apart,
-    or how sure of the opposite. margin: how near the posterior is to the decision, 1 at it and 0 at certainty.
-    stages: how far apart the words of the stages that were asked lie, or how sure one was of the opposite of the
-    answer. novelty: see `novelty.Reference`. other_token_mass: the most mass a VLM gave to words that are neither yes nor no.
-    deadline: it left because the time ran out, or later stages failed. degraded: a stage that was wanted was missing.
+    Reasons combine as 1 - prod(1 - weight x strength): each one raises the score, none raises it above 1.
     """
 
-    wrong: float = 0.9
-    beside: float = 0.6
+    #: A person gave another label.
+    mislabeled: float = 0.9
+    #: A shadow policy, or a stage of an audit, disagrees: the distance of the probabilities, or its confidence in the
+    #: opposite.
+    deferred: float = 0.6
+    #: The posterior is close to the decision threshold: 1 at it, 0 at certainty.
     margin: float = 0.5
+    #: The stages disagree: the range of their probabilities, or the confidence of one in the opposite of the verdict.
     stages: float = 0.4
+    #: See `novelty.ReferenceSet`.
     novelty: float = 0.4
+    #: The largest probability mass that a vision-language model gave to tokens other than yes and no.
     other_token_mass: float = 0.3
+    #: The deadline ended the cascade, or later stages failed.
     deadline: float = 0.25
+    #: A required stage was missing.
     degraded: float = 0.25
 
 
@@ -45,11 +51,13 @@ REASONS = tuple(each.name for each in fields(ScoreWeights))
 
 @dataclass(frozen=True, slots=True)
 class ActiveLearningScore:
-    """How hard an answer was, 0 to 1. reasons: the strength of each that holds at all, what weighs most first.
-    novelty: NaN where nothing is known of it."""
+    """The informativeness of a prediction, and the reasons for it."""
 
+    #: 0 to 1.
     value: float
+    #: Name and strength of each reason that applies, the largest contribution first.
     reasons: tuple[tuple[str, float], ...]
+    #: NaN if unknown.
     novelty: float = math.nan
 
     def __str__(self) -> str:
@@ -58,23 +66,32 @@ class ActiveLearningScore:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RankedRow:
-    """A hard answer. repeats: how many that showed the same were left out for it."""
+    """An informative row."""
 
-    case: JournalRow
+    row: JournalRow
     score: ActiveLearningScore
-    repeats: int = 0
+    #: Number of duplicates that were left out in its favour.
+    duplicates: int = 0
 
 
 def informativeness(
-    case: JournalRow, novelty: float = math.nan, weights: ScoreWeights = WEIGHTS, decision_threshold: float = 0.5
+    row: JournalRow, novelty: float = math.nan, weights: ScoreWeights = WEIGHTS, decision_threshold: float = 0.5
 ) -> ActiveLearningScore:
-    """How hard a case was. novelty: 0 to 1, NaN where it is not known. decide_at: of the policy it was answered by."""
-    verdict, mark = case.entry.verdict, case.mark
+    """Return the score of a row.
+
+    Args:
+        row: the prediction.
+        novelty: 0 to 1, NaN if unknown.
+        weights: contribution of each reason.
+        decision_threshold: of the policy that made the prediction.
+    """
+    verdict, annotation = row.prediction.verdict, row.annotation
+    label = None if annotation is None else annotation.label
     strengths = (
-        float(mark is not None and mark.label is not None and mark.label != verdict.label),
-        _beside(case),
+        float(label is not None and label != verdict.label),
+        _deferred_disagreement(row),
         _margin(verdict.probability, decision_threshold),
-        _contested(verdict),
+        _stage_disagreement(verdict),
         0.0 if math.isnan(novelty) else float(novelty),
         max((report.evidence.other_token_mass or 0.0 for report in verdict.stages), default=0.0),
         float(verdict.exit.reason in ("deadline", "failed")),
@@ -82,57 +99,55 @@ def informativeness(
     )
     left, reasons = 1.0, list[tuple[float, str, float]]()
     for name, strength in zip(REASONS, strengths, strict=True):
-        if (counts := getattr(weights, name) * strength) > 0:
-            left *= 1 - counts
-            reasons.append((counts, name, strength))
+        if (contribution := getattr(weights, name) * strength) > 0:
+            left *= 1 - contribution
+            reasons.append((contribution, name, strength))
     reasons.sort(reverse=True)
     return ActiveLearningScore(1 - left, tuple((name, strength) for _, name, strength in reasons), float(novelty))
 
 
 def scored_rows(
-    cases: Iterable[JournalRow],
+    rows: Iterable[JournalRow],
     reference: ReferenceSet | None = None,
     weights: ScoreWeights = WEIGHTS,
     decision_threshold: float = 0.5,
 ) -> Iterator[tuple[JournalRow, ActiveLearningScore]]:
-    """Each case with its hardness, in the order in which they come; a few hundred are held at a time."""
-    left = iter(cases)
-    while some := list(islice(left, _AT_A_TIME)):
-        novelties: Sequence[float] = [math.nan] * len(some)
+    """Yield each row with its score, in their order. A few hundred are in memory at a time."""
+    left = iter(rows)
+    while batch := list(islice(left, _BATCH)):
+        novelties: Sequence[float] = [math.nan] * len(batch)
         if reference is not None:
-            novelties = reference.novelty([case.entry for case in some]).tolist()
-        for case, novelty in zip(some, novelties, strict=True):
-            yield case, informativeness(case, novelty, weights, decision_threshold)
+            novelties = reference.novelty([row.prediction for row in batch]).tolist()
+        for row, novelty in zip(batch, novelties, strict=True):
+            yield row, informativeness(row, novelty, weights, decision_threshold)
 
 
 def most_informative(
-    cases: Iterable[JournalRow],
+    rows: Iterable[JournalRow],
     count: int,
     reference: ReferenceSet | None = None,
     weights: ScoreWeights = WEIGHTS,
     decision_threshold: float = 0.5,
-    likeness: DuplicateRule | None = None,
+    rule: DuplicateRule | None = None,
 ) -> list[RankedRow]:
-    """The hardest, at most `count` of them, the hardest first; of those that show the same only the hardest.
+    """Return the `count` most informative rows, the best first, without duplicates of better ones.
 
-    Holds ten candidates for each at most, however many cases come; where most of these repeat one another there are
-    fewer than asked for.
+    Holds ten candidates for each in memory. If most of those are duplicates, fewer rows are returned.
     """
     candidates: BottomK[tuple[JournalRow, ActiveLearningScore]] = BottomK(count * _SPARE)
-    for case, how in scored_rows(cases, reference, weights, decision_threshold):
-        candidates.add((case, how), -how.value, stable_uniform("0", case.entry.id))
-    seen, shown, repeats = (
-        DuplicateFinder(likeness, window=count * _SPARE),
-        dict[str, tuple[JournalRow, ActiveLearningScore]](),
-        dict[str, int](),
-    )
-    for case, how in candidates.ordered():
-        first = seen.repeated(case.entry)
+    for row, score in scored_rows(rows, reference, weights, decision_threshold):
+        candidates.add((row, score), -score.value, stable_uniform("0", row.prediction.id))
+    finder = DuplicateFinder(rule, window=count * _SPARE)
+    distinct: dict[str, tuple[JournalRow, ActiveLearningScore]] = {}
+    duplicates: dict[str, int] = {}
+    for row, score in candidates.ordered():
+        first = finder.duplicate_of(row.prediction)
         if first is not None:
-            repeats[first] = repeats.get(first, 0) + 1
+            duplicates[first] = duplicates.get(first, 0) + 1
         else:
-            shown[case.entry.id] = case, how
-    return [RankedRow(case, how, repeats.get(name, 0)) for name, (case, how) in islice(shown.items(), count)]
+            distinct[row.prediction.id] = row, score
+    best = islice(distinct.items(), count)
+    return [RankedRow(row, score, duplicates.get(name, 0)) for name, (row, score) in best]
 
 
 def _margin(probability: float, decision_threshold: float) -> float:
@@ -140,27 +155,21 @@ def _margin(probability: float, decision_threshold: float) -> float:
     return 1 - abs(probability - decision_threshold) / room if room else 0.0
 
 
-def _contested(verdict: Verdict) -> float:
-    words = [report.probability for report in verdict.stages if report.probability is not None]
-    if not words:
+def _stage_disagreement(verdict: Verdict) -> float:
+    found = [report.probability for report in verdict.stages if report.probability is not None]
+    if not found:
         return 0.0
-    return max(max(words) - min(words), *(_opposed(word, verdict) for word in words))
+    return max(max(found) - min(found), *(_opposition(each, verdict) for each in found))
 
 
-def _beside(case: JournalRow) -> float:
-    verdict = case.entry.verdict
-    said = [_opposed(report.probability, verdict) for report in case.audit or () if _spoke(report)]
-    apart = [abs(shadow.probability - verdict.probability) for shadow in case.shadows if shadow.label != verdict.label]
-    return max((*said, *apart), default=0.0)
+def _deferred_disagreement(row: JournalRow) -> float:
+    verdict = row.prediction.verdict
+    audit = [_opposition(each.probability, verdict) for each in row.audit or () if each.probability is not None]
+    shadows = [abs(shadow.probability - verdict.probability) for shadow in row.shadows if shadow.label != verdict.label]
+    return max((*audit, *shadows), default=0.0)
 
 
-def _spoke(report: StageReport) -> bool:
-    return report.probability is not None
-
-
-def _opposed(word: float | None, verdict: Verdict) -> float:
-    """How sure a stage was of the opposite of the answer, 0 to 1."""
-    if word is None:
-        return 0.0
-    against = 1 - word if verdict.label == "roadwork" else word
+def _opposition(probability: float, verdict: Verdict) -> float:
+    """Return a stage's confidence in the opposite of the verdict, 0 to 1."""
+    against = 1 - probability if verdict.label == "roadwork" else probability
     return max(0.0, 2 * against - 1)

@@ -1,4 +1,4 @@
-"""The k items with the lowest keys, in whatever order they come."""
+"""The k items with the lowest keys of a stream."""
 
 import heapq
 from typing import Generic, TypeVar
@@ -7,30 +7,32 @@ T = TypeVar("T")
 
 
 class BottomK(Generic[T]):
-    """The few with the lowest keys among many, whatever order they come in. By lots it is a draw without replacement.
+    """Keeps the `size` items with the lowest keys, in whatever order they arrive.
 
-    size: how many are kept. seen: how many there were.
+    With random keys this is a sample without replacement.
     """
 
     def __init__(self, size: int) -> None:
-        self.size, self.seen = size, 0
+        self.size = size
+        #: Items added so far, accepted or not.
+        self.seen = 0
         self._heap: list[tuple[float, float, int, T]] = []
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def takes(self, key: float, then: float = 0.0) -> bool:
-        """Whether this key would be kept; one that is equal to the highest is not."""
-        return len(self._heap) < self.size or (-key, -then) > self._heap[0][:2]
+    def accepts(self, key: float, tie: float = 0.0) -> bool:
+        """Return whether an item with this key would be kept; one equal to the highest kept key would not."""
+        return len(self._heap) < self.size or (-key, -tie) > self._heap[0][:2]
 
-    def add(self, what: T, key: float, then: float = 0.0) -> None:
-        """Keep it if its key is among the lowest. then: decides where keys are equal."""
+    def add(self, item: T, key: float, tie: float = 0.0) -> None:
+        """Keep the item if its key is among the lowest. `tie` decides between equal keys."""
         self.seen += 1
-        if not self.size or not self.takes(key, then):
+        if not self.size or not self.accepts(key, tie):
             return
         push = heapq.heappush if len(self._heap) < self.size else heapq.heapreplace
-        push(self._heap, (-key, -then, self.seen, what))
+        push(self._heap, (-key, -tie, self.seen, item))
 
     def ordered(self) -> list[T]:
-        """What is kept, from the lowest key up."""
-        return [what for *_, what in sorted(self._heap, key=lambda kept: (-kept[0], -kept[1], kept[2]))]
+        """Return the kept items from the lowest key up."""
+        return [item for *_, item in sorted(self._heap, key=lambda entry: (-entry[0], -entry[1], entry[2]))]

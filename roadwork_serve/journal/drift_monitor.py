@@ -1,4 +1,4 @@
-"""How far the answers that go by are from those before them, as plain numbers, at the cost of a few additions each."""
+"""Drift of live traffic against earlier traffic, at the cost of a few additions for each prediction."""
 
 from collections.abc import Iterable
 
@@ -9,47 +9,52 @@ REFERENCE, WINDOW = 5000, 1000
 
 
 class DriftMonitor:
-    """Compares the last answers with a reference: those it was given, or else the first that come.
-
-    reference: answers that become it. window: the most that are looked at as the last; at least half as many, once
-    there have been that many.
-    """
+    """Compares the latest predictions with a reference: given ones, or else the first that arrive."""
 
     def __init__(self, reference: int = REFERENCE, window: int = WINDOW) -> None:
-        self._wanted, self._half = reference, max(window // 2, 1)
+        """Start without data.
+
+        Args:
+            reference: number of predictions that become the reference.
+            window: most predictions that count as the latest; at least half as many, once that many have arrived.
+        """
+        self._reference_size, self._half = reference, max(window // 2, 1)
         self._reference, self._earlier, self._latest = TrafficStats(), TrafficStats(), TrafficStats()
 
     @classmethod
-    def against(cls, reference: Iterable[JournalRow], window: int = WINDOW) -> "DriftMonitor":
-        """A gauge that compares with these answers."""
-        gauge = cls(0, window)
-        for case in reference:
-            gauge._reference.add(case.entry)
-        return gauge
+    def with_reference(cls, reference: Iterable[JournalRow], window: int = WINDOW) -> "DriftMonitor":
+        """Return a monitor that compares with these rows."""
+        monitor = cls(0, window)
+        for row in reference:
+            monitor._reference.add(row.prediction)
+        return monitor
 
-    def add(self, entry: PredictionRecord) -> None:
-        """Count an answer."""
-        if self._reference.answers < self._wanted:
-            self._reference.add(entry)
+    def add(self, prediction: PredictionRecord) -> None:
+        """Count a prediction."""
+        if self._reference.predictions < self._reference_size:
+            self._reference.add(prediction)
             return
-        if self._latest.answers >= self._half:
+        if self._latest.predictions >= self._half:
             self._earlier, self._latest = self._latest, TrafficStats()
-        self._latest.add(entry)
+        self._latest.add(prediction)
 
-    def numbers(self) -> dict[str, float]:
-        """`reference` and `window`, how many answers; and, as soon as there are both, `exits`, `scores.STAGE` (the
-        population stability index, see `tally.stability`) and `features` (how far the means lie apart, in deviations).
+    def values(self) -> dict[str, float]:
+        """Return the drift by name.
+
+        `reference` and `window` are numbers of predictions. As soon as there are both: `exits` and `scores.STAGE`, the
+        population stability index (see `traffic_stats.psi`), and `features`, the distance of the means in standard
+        deviations.
         """
-        mine, theirs = self._reference, self._earlier.joined(self._latest)
-        numbers = {"reference": float(mine.answers), "window": float(theirs.answers)}
-        if not mine.answers or not theirs.answers:
-            return numbers
-        ways = mine.exits.keys() | theirs.exits.keys()
-        numbers["exits"] = psi((mine.exits[way] for way in ways), (theirs.exits[way] for way in ways))
-        for stage in sorted(mine.scores.keys() & theirs.scores.keys()):
-            numbers[f"scores.{stage}"] = psi(mine.scores[stage], theirs.scores[stage])
-        common = mine.moments.keys() & theirs.moments.keys()
+        reference, window = self._reference, self._earlier.merged(self._latest)
+        found = {"reference": float(reference.predictions), "window": float(window.predictions)}
+        if not reference.predictions or not window.predictions:
+            return found
+        exits = reference.exits.keys() | window.exits.keys()
+        found["exits"] = psi((reference.exits[each] for each in exits), (window.exits[each] for each in exits))
+        for stage in sorted(reference.scores.keys() & window.scores.keys()):
+            found[f"scores.{stage}"] = psi(reference.scores[stage], window.scores[stage])
+        common = reference.moments.keys() & window.moments.keys()
         if common:
-            kind = max(common, key=lambda kind: (theirs.moments[kind].count, kind))
-            numbers["features"] = mean_shift(mine.moments[kind], theirs.moments[kind])
-        return numbers
+            kind = max(common, key=lambda kind: (window.moments[kind].count, kind))
+            found["features"] = mean_shift(reference.moments[kind], window.moments[kind])
+        return found

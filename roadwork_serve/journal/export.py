@@ -1,4 +1,4 @@
-"""Answers as a table: a row each, in CSV or Parquet."""
+"""Predictions as a table, one row each, in CSV or Parquet."""
 
 import csv
 from collections.abc import Iterable
@@ -9,39 +9,30 @@ from typing import Any
 
 from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.journal.record import JournalRow
+from roadwork_serve.journal.rows import PLAIN_COLUMNS, plain_values
 from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.schema import Verdict
 
 _BATCH = 1000
+_TIME = "_at_s"  # ends the names of columns in seconds since 1970
+_EXPORTED = {
+    name: (name.removesuffix("_s"), datetime) if name.endswith(_TIME) else (name, column.type.python_type)
+    for name, column in PLAIN_COLUMNS.items()
+    if column.info["exported"]
+}
+#: Columns of an export and their types. Those of `tables.predictions` come first.
 COLUMNS: dict[str, type] = {
-    "id": str,
-    "at": datetime,
-    "request_id": str,
-    "media": str,
-    "label": str,
-    "probability": float,
-    "exit_stage": str,
-    "exit_reason": str,
-    "degraded": bool,
-    "policy": str,
-    "profile": str,
-    "arm": str,
-    "origin": str,
-    "caller": str,
-    "key": str,
-    "sha256": str,
-    "size": int,
+    **dict(_EXPORTED.values()),
     "elapsed_ms": float,
-    "audit": float,
     **{f"p_{stage}": float for stage in STAGES},
-    "mark": str,
-    "marked_by": str,
+    "human_label": str,
+    "author": str,
     "note": str,
 }
 
 
 def verdict_columns(verdict: Verdict) -> dict[str, Any]:
-    """What stands of a verdict itself in every table."""
+    """Return the values of a verdict that every table of verdicts has."""
     return {
         "media": verdict.media,
         "label": verdict.label,
@@ -49,49 +40,51 @@ def verdict_columns(verdict: Verdict) -> dict[str, Any]:
         "exit_stage": verdict.exit.stage,
         "exit_reason": verdict.exit.reason,
         "degraded": verdict.degraded,
-        "policy": verdict.policy_version,
+        "policy_version": verdict.policy_version,
         "profile": verdict.profile,
         "elapsed_ms": verdict.elapsed_ms,
     }
 
 
-def export_row(case: JournalRow) -> dict[str, Any]:
-    """Plain values by column; what the stages said of it, for the answer or beside it, is their own probability."""
-    entry, verdict, mark = case.entry, case.entry.verdict, case.mark
-    said = {stage: case.report(stage) for stage in STAGES}
+def prediction_columns(row: JournalRow) -> dict[str, Any]:
+    """Return the exported columns of `tables.predictions`, times as datetime in UTC."""
     return {
-        "id": entry.id,
-        "at": datetime.fromtimestamp(entry.at_s, UTC),
-        "request_id": verdict.request_id,
-        **verdict_columns(verdict),
-        "arm": verdict.arm,
-        "origin": entry.origin,
-        "caller": entry.caller,
-        "key": entry.key,
-        "sha256": entry.sha256,
-        "size": entry.size,
-        "audit": entry.audit,
-        **{f"p_{stage}": None if report is None else report.probability for stage, report in said.items()},
-        "mark": None if mark is None else mark.label or "unclear",
-        "marked_by": None if mark is None else mark.by,
-        "note": None if mark is None else mark.note,
+        _EXPORTED[name][0]: datetime.fromtimestamp(value, UTC) if name.endswith(_TIME) else value
+        for name, value in plain_values(row.prediction).items()
+        if name in _EXPORTED
     }
 
 
-def write_csv(path: Path, cases: Iterable[JournalRow]) -> int:
-    """A line each, and one with the names. Returns how many. What a spreadsheet would run begins with an apostrophe."""
+def export_row(row: JournalRow) -> dict[str, Any]:
+    """Return the values by column. `p_STAGE` is the uncalibrated probability of a stage, from an audit if need be."""
+    annotation = row.annotation
+    reports = {stage: row.report(stage) for stage in STAGES}
+    return prediction_columns(row) | {
+        "elapsed_ms": row.prediction.verdict.elapsed_ms,
+        **{f"p_{stage}": None if report is None else report.probability for stage, report in reports.items()},
+        "human_label": None if annotation is None else annotation.label or "unclear",
+        "author": None if annotation is None else annotation.author,
+        "note": None if annotation is None else annotation.note,
+    }
+
+
+def write_csv(path: Path, rows: Iterable[JournalRow]) -> int:
+    """Write a CSV file with a header. Returns the number of rows.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe in front.
+    """
     count = 0
     with replace_file(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        for case in cases:
-            writer.writerow({name: _harmless(value) for name, value in export_row(case).items()})
+        for row in rows:
+            writer.writerow({name: _escaped(value) for name, value in export_row(row).items()})
             count += 1
     return count
 
 
-def write_parquet(path: Path, cases: Iterable[JournalRow]) -> int:
-    """One file, written a thousand rows at a time. Returns how many."""
+def write_parquet(path: Path, rows: Iterable[JournalRow]) -> int:
+    """Write a Parquet file, a thousand rows at a time. Returns the number of rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -103,15 +96,20 @@ def write_parquet(path: Path, cases: Iterable[JournalRow]) -> int:
         datetime: pa.timestamp("ms", "UTC"),
     }
     schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
-    count, left = 0, iter(cases)
+    count, left = 0, iter(rows)
     with replace_file(path) as draft, pq.ParquetWriter(draft, schema) as writer:
-        while batch := [export_row(case) for case in islice(left, _BATCH)]:
+        while batch := [export_row(row) for row in islice(left, _BATCH)]:
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
             count += len(batch)
     return count
 
 
-def _harmless(value: object) -> object:
+def without_formula(text: str) -> str:
+    """Return a client's text with an apostrophe in front if a spreadsheet would run it as a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _escaped(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat(timespec="milliseconds")
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    return without_formula(value) if isinstance(value, str) else value

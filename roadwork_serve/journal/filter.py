@@ -1,65 +1,57 @@
-"""Which answers are meant."""
+"""Conditions on the journal's predictions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from sqlalchemy import ColumnElement, exists, select
 
-from roadwork_serve.journal.tables import answers, asides, marks
+from roadwork_serve.journal.tables import annotations, deferred_results, predictions
 from roadwork_serve.schema import ExitReason, Label, MediaKind
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What is None is not asked for. since_s, until_s: seconds since 1970, the latter excluded. low, high: of the
-    probability. marked: a person has said something of it. surveyed: every stage has judged it."""
+    """Selects predictions. A field that is None selects all; one named like a column selects equal values."""
 
+    #: Seconds since 1970, included.
     since_s: float | None = None
+    #: Seconds since 1970, excluded.
     until_s: float | None = None
     label: Label | None = None
     exit_stage: str | None = None
-    reason: ExitReason | None = None
+    exit_reason: ExitReason | None = None
     degraded: bool | None = None
-    policy: str | None = None
+    policy_version: str | None = None
     arm: str | None = None
     media: MediaKind | None = None
     caller: str | None = None
     key: str | None = None
     request_id: str | None = None
     sha256: str | None = None
-    low: float | None = None
-    high: float | None = None
-    marked: bool | None = None
+    min_probability: float | None = None
+    max_probability: float | None = None
+    #: A person has annotated the item.
+    labeled: bool | None = None
+    #: An audit ran every stage on the item.
     audited: bool | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """For a query over `answers`."""
-        columns = answers.c
-        equal = {
-            columns.label: self.label,
-            columns.exit_stage: self.exit_stage,
-            columns.exit_reason: self.reason,
-            columns.degraded: self.degraded,
-            columns.policy_version: self.policy,
-            columns.arm: self.arm,
-            columns.media: self.media,
-            columns.caller: self.caller,
-            columns.key: self.key,
-            columns.request_id: self.request_id,
-            columns.sha256: self.sha256,
-        }
-        found = [column == value for column, value in equal.items() if value is not None]
+        """Return the conditions for a query over `predictions`."""
+        columns = predictions.c
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        found = [columns[name] == value for name, value in values.items() if name in columns and value is not None]
         if self.since_s is not None:
-            found.append(columns.at_s >= self.since_s)
+            found.append(columns.created_at_s >= self.since_s)
         if self.until_s is not None:
-            found.append(columns.at_s < self.until_s)
-        if self.low is not None:
-            found.append(columns.probability >= self.low)
-        if self.high is not None:
-            found.append(columns.probability <= self.high)
-        if self.marked is not None:
-            some = exists(select(marks.c.of).where(marks.c.of == columns.id))
-            found.append(some if self.marked else ~some)
+            found.append(columns.created_at_s < self.until_s)
+        if self.min_probability is not None:
+            found.append(columns.probability >= self.min_probability)
+        if self.max_probability is not None:
+            found.append(columns.probability <= self.max_probability)
+        if self.labeled is not None:
+            some = exists(select(annotations.c.id).where(annotations.c.prediction_id == columns.id))
+            found.append(some if self.labeled else ~some)
         if self.audited is not None:
-            some = exists(select(asides.c.of).where(asides.c.of == columns.id, asides.c.kind == "audit"))
+            audits = deferred_results.c
+            some = exists(select(audits.kind).where(audits.prediction_id == columns.id, audits.kind == "audit"))
             found.append(some if self.audited else ~some)
         return found

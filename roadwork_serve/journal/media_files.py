@@ -1,107 +1,110 @@
-"""The encoded files of answers, by what they contain, up to a size."""
+"""The encoded files of predictions, stored by their digest, up to a total size."""
 
 import contextlib
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, case, delete, exists, func, select
+from sqlalchemy import ColumnElement, Connection, case, delete, exists, func, select
 
+from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.journal.record import PredictionRecord
-from roadwork_serve.journal.tables import answers, files, marks
+from roadwork_serve.journal.tables import annotations, media_files, predictions
 
 _MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"\x1a\x45\xdf\xa3": "webm"}
-_AT_A_TIME = 256
-_LEAVE = 0.95  # of the cap, once it has been passed: so that not every commit has to make room
+_PAGE = 256
+_EVICT_TO = 0.95  # of the limit, so that not every commit has to evict
 
 
 @dataclass(frozen=True, slots=True)
 class MediaFiles:
-    """A folder, and the table that says what is in it. cap_bytes: beyond it the least useful goes, the oldest first.
+    """A folder of files, and the table that lists them.
 
-    What people have labelled never goes, even if that alone is more.
+    Above the size limit the least useful files are deleted, the oldest first. Files that people have labelled are never
+    deleted, even if they alone exceed the limit.
     """
 
     folder: Path
-    cap_bytes: int
+    max_bytes: int
 
     def path(self, sha256: str, suffix: str) -> Path:
-        """Where a file lies."""
+        """Return the path of a file."""
         return self.folder / sha256[:2] / f"{sha256}.{suffix}"
 
-    def put(self, entry: PredictionRecord) -> dict[str, object] | None:
-        """Write an entry's file, whole or not at all. Returns its row for the table, None where it has none."""
-        if entry.media is None:
+    def write(self, prediction: PredictionRecord) -> dict[str, object] | None:
+        """Store a prediction's file. Returns its row for the table, None if it has none. Raises OSError."""
+        if prediction.media is None:
             return None
-        path = self.path(entry.sha256, suffix := _suffix(entry.media))
+        path = self.path(prediction.sha256, suffix := media_suffix(prediction.media))
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, draft = tempfile.mkstemp(dir=path.parent)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(entry.media)
-                os.replace(draft, path)
-            except OSError:
-                Path(draft).unlink(missing_ok=True)
-                raise
+            with replace_file(path, mode=0o600, os_errors=True) as draft:
+                draft.write_bytes(prediction.media)
         return {
-            "sha256": entry.sha256,
+            "sha256": prediction.sha256,
             "suffix": suffix,
-            "size": entry.size,
-            "at_s": entry.at_s,
-            "useful": usefulness(entry),
+            "size": prediction.size,
+            "created_at_s": prediction.created_at_s,
+            "usefulness": usefulness(prediction),
         }
 
-    def get(self, sha256: str) -> bytes | None:
-        """A file, None where it is not kept."""
-        for path in sorted((self.folder / sha256[:2]).glob(f"{sha256}.*")):
+    def find(self, sha256: str) -> Path | None:
+        """Return the path of a stored file by its digest; None if it is not stored."""
+        return next(iter(sorted((self.folder / sha256[:2]).glob(f"{sha256}.*"))), None)
+
+    def read(self, sha256: str) -> bytes | None:
+        """Return a file's content; None if it is not stored."""
+        if (path := self.find(sha256)) is not None:
             with contextlib.suppress(FileNotFoundError):
                 return path.read_bytes()
         return None
 
-    def make_room(self, connection: Connection) -> list[Path]:
-        """Forget what is too much. Returns the files to remove once that is committed."""
-        held = int(connection.execute(select(func.coalesce(func.sum(files.c.size), 0))).scalar_one())
-        if held <= self.cap_bytes:
+    def evict(self, connection: Connection) -> list[Path]:
+        """Delete rows of files above the limit. Returns the files to remove once that is committed."""
+        columns = media_files.c
+        stored = int(connection.execute(select(func.coalesce(func.sum(columns.size), 0))).scalar_one())
+        if stored <= self.max_bytes:
             return []
-        excess, found = held - int(_LEAVE * self.cap_bytes), list[Path]()
-        labelled = exists(
-            select(marks.c.of).join(answers, answers.c.id == marks.c.of).where(answers.c.sha256 == files.c.sha256)
+        excess, found = stored - int(_EVICT_TO * self.max_bytes), list[Path]()
+        labeled = exists(
+            select(annotations.c.id)
+            .join(predictions, predictions.c.id == annotations.c.prediction_id)
+            .where(predictions.c.sha256 == columns.sha256)
         )
-        columns = files.c.sha256, files.c.suffix, files.c.size
-        order = files.c.useful, files.c.at_s
+        query = select(columns.sha256, columns.suffix, columns.size).where(~labeled)
+        query = query.order_by(columns.usefulness, columns.created_at_s).limit(_PAGE)
         while excess > 0:
-            rows = connection.execute(select(*columns).where(~labelled).order_by(*order).limit(_AT_A_TIME)).all()
+            rows = connection.execute(query).all()
             if not rows:
                 break
-            gone: list[str] = []
+            evicted: list[str] = []
             for sha256, suffix, size in rows:
                 if excess > 0:
                     found.append(self.path(sha256, suffix))
-                    gone.append(sha256)
+                    evicted.append(sha256)
                     excess -= size
-            connection.execute(delete(files).where(files.c.sha256.in_(gone)))
+            connection.execute(delete(media_files).where(columns.sha256.in_(evicted)))
         return found
 
 
-def usefulness(entry: PredictionRecord) -> float:
-    """0 to 1: of two files, which to keep. What was surely answered by one stage alone teaches least."""
-    verdict = entry.verdict
-    doubt = 1 - 2 * abs(verdict.probability - 0.5)
-    asked = sum(report.outcome == "answered" for report in verdict.stages)
+def usefulness(prediction: PredictionRecord) -> float:
+    """Return, from 0 to 1, how much a file is worth storing. A confident exit at one stage is worth least."""
+    verdict = prediction.verdict
+    uncertainty = 1 - 2 * abs(verdict.probability - 0.5)
+    answered = sum(report.outcome == "answered" for report in verdict.stages)
     return (
-        0.4 * doubt
-        + 0.3 * (entry.audit is not None)
+        0.4 * uncertainty
+        + 0.3 * (prediction.audit_rate is not None)
         + 0.2 * (verdict.degraded or verdict.exit.reason in ("deadline", "failed"))
-        + 0.1 * (asked > 1)
+        + 0.1 * (answered > 1)
     )
 
 
-def is_more_useful(held: object, new: object) -> object:
-    """For the update of a row that is there: the greater of the two, in SQL that both databases know."""
-    return case((held < new, new), else_=held)  # type: ignore[operator]
+def greater_of(stored: Any, new: Any) -> ColumnElement[float]:
+    """Return the greater of two columns, in SQL that both databases know."""
+    return case((stored < new, new), else_=stored)
 
 
-def _suffix(data: bytes) -> str:
+def media_suffix(data: bytes) -> str:
+    """Return the file suffix for encoded media, by its first bytes."""
     return next((suffix for magic, suffix in _MAGIC.items() if data.startswith(magic)), "mp4")

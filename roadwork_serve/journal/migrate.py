@@ -1,4 +1,4 @@
-"""Bring a journal's tables up to what this version knows."""
+"""Migration of a journal's tables to the current revision."""
 
 from importlib import resources
 
@@ -10,16 +10,16 @@ from sqlalchemy import Connection, Engine, text
 
 from roadwork_serve.errors import ConfigError
 
-_LOCK = 7_220_915  # of PostgreSQL's advisory locks; any number, the same everywhere
+_LOCK = 7_220_915  # an advisory lock of PostgreSQL; any number, the same in every process
 
 
 def upgrade(engine: Engine, to: str = "head") -> None:
-    """Run the migrations that are missing; of several processes that begin at once one does, the others wait.
+    """Run the missing migrations in one transaction. Of several processes that start at once, one runs them.
 
-    Raises ConfigError for a journal that a later version has written.
+    Raises ConfigError if a later version wrote the journal.
     """
     with engine.connect() as connection:
-        if _at(connection) == _newest() and to == "head":
+        if _current(connection) == _newest() and to == "head":
             return
     with engine.begin() as connection:
         if connection.dialect.name == "sqlite":
@@ -27,9 +27,10 @@ def upgrade(engine: Engine, to: str = "head") -> None:
         else:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         known = {script.revision for script in _scripts().walk_revisions()}
-        if (at := _at(connection)) not in known | {None}:
+        if (current := _current(connection)) not in known | {None}:
             raise ConfigError(
-                f"the journal is of a later version ({at}); update roadwork-serve, or name another journal"
+                f"a later version wrote this journal (revision {current}); update roadwork-serve, or name another "
+                "journal"
             )
         config = _config()
         config.attributes["connection"] = connection
@@ -50,5 +51,5 @@ def _newest() -> str | None:
     return _scripts().get_current_head()
 
 
-def _at(connection: Connection) -> str | None:
+def _current(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()

@@ -1,4 +1,4 @@
-"""How unlike everything usual a picture is, by what stage 1 made of it."""
+"""Novelty of an image: its distance from typical traffic, in the features of stage 1."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,87 +16,96 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 5
 SIZE = 2000
-FEWEST = 50  # from which on distances among them say what is usual
-_AT_A_TIME = 512
-_SAME = 1e-3  # of the squared distance, a dimension: what float16 and float32 may make of nothing
-_LAST = 10_000  # answers
-_MODELS = 4  # backbones told apart while a reference is drawn: the first that come
+MIN_ROWS = 50  # for distances among them to describe typical traffic
+_BATCH = 512
+_SAME = 1e-3  # squared distance per dimension that rounding to float16 can produce
+_LATEST = 10_000  # predictions
+_MODELS = 4  # backbones sampled at a time: the first that arrive
 
 
-def embedding(entry: PredictionRecord) -> NDArray[np.float32] | None:
-    """float32 [width]: the features of a photo, of a clip the mean over its frames; None where none were kept."""
-    if entry.features is None or not len(entry.features):
+def embedding(prediction: PredictionRecord) -> NDArray[np.float32] | None:
+    """Return the features of a photo, or their mean over a clip's frames, float32 [width]; None without features."""
+    features = prediction.features
+    if features is None or not len(features):
         return None
-    return entry.features.mean(0, dtype=np.float32) if len(entry.features) > 1 else entry.features[0].astype(np.float32)
+    return features.mean(0, dtype=np.float32) if len(features) > 1 else features[0].astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReferenceSet:
-    """Pictures of one backbone that stand for what is usual.
-
-    rows: float32 [n, width], each dimension scaled to a mean of 0 and a deviation of 1 by `mean` and `spread`,
-    [width]. usual, far: the median and the 99th percentile of how far each lies from its nearest among the others.
-    """
+    """A sample of typical images, as features of one backbone."""
 
     model: str
+    #: Standardised features, float32 [n, width].
     rows: NDArray[np.float32]
+    #: Mean of each dimension, float32 [width].
     mean: NDArray[np.float32]
-    spread: NDArray[np.float32]
-    usual: float
+    #: Standard deviation of each dimension, float32 [width].
+    std: NDArray[np.float32]
+    #: Median of each row's distance from its nearest neighbours.
+    typical: float
+    #: 99th percentile of the same distances.
     far: float
 
-    def novelty(self, entries: Sequence[PredictionRecord]) -> NDArray[np.float32]:
-        """float32 [n], 0 to 1: 0 up to the usual distance, a half at the 99th percentile, 1 from twice as far beyond
-        the usual; NaN where there are no features of this backbone."""
-        found = np.full(len(entries), np.nan, np.float32)
-        at = [n for n, entry in enumerate(entries) if self._knows(entry)]
-        for start in range(0, len(at), _AT_A_TIME):
-            some = at[start : start + _AT_A_TIME]
-            vectors = np.stack([embedding(entries[n]) for n in some])  # type: ignore[arg-type]
-            distances = _nearest((vectors - self.mean) / self.spread, self.rows)
-            found[some] = ((distances - self.usual) / (2 * (self.far - self.usual))).clip(0, 1)
+    def novelty(self, predictions: Sequence[PredictionRecord]) -> NDArray[np.float32]:
+        """Return the novelty of each, float32 [n] from 0 to 1; NaN without features of this backbone.
+
+        It is 0 up to the typical distance, 0.5 at the 99th percentile, and 1 from twice as far beyond.
+        """
+        found = np.full(len(predictions), np.nan, np.float32)
+        at = [n for n, prediction in enumerate(predictions) if self._is_comparable(prediction)]
+        for start in range(0, len(at), _BATCH):
+            some = at[start : start + _BATCH]
+            vectors = np.stack([embedding(predictions[n]) for n in some])  # type: ignore[arg-type]
+            distances = _nearest((vectors - self.mean) / self.std, self.rows)
+            found[some] = ((distances - self.typical) / (2 * (self.far - self.typical))).clip(0, 1)
         return found
 
-    def _knows(self, entry: PredictionRecord) -> bool:
-        kept = entry.features
-        return kept is not None and entry.features_model == self.model and kept.shape[1:] == self.mean.shape
+    def _is_comparable(self, prediction: PredictionRecord) -> bool:
+        features = prediction.features
+        return (
+            features is not None
+            and len(features) > 0
+            and prediction.features_model == self.model
+            and features.shape[1:] == self.mean.shape
+        )
 
 
-def build_reference(cases: Iterable[JournalRow], size: int = SIZE, seed: int = 0) -> ReferenceSet | None:
-    """A reference drawn by lot among the answers, of the backbone that most of them are of.
+def build_reference(rows: Iterable[JournalRow], size: int = SIZE, seed: int = 0) -> ReferenceSet | None:
+    """Return a random sample of the rows, of the backbone that most of them have; None below 50 rows with features.
 
-    None where fewer than 50 have features. Holds `size` rows of each of a few backbones, however many answers come.
+    Holds `size` vectors of each of a few backbones in memory, however many rows there are.
     """
-    drawn: dict[tuple[str, int], BottomK[NDArray[np.float32]]] = {}
-    for case in cases:
-        vector, entry = embedding(case.entry), case.entry
+    samples: dict[tuple[str, int], BottomK[NDArray[np.float32]]] = {}
+    for row in rows:
+        vector = embedding(row.prediction)
         if vector is None:
             continue
-        kind = entry.features_model, len(vector)
-        if kind in drawn or len(drawn) < _MODELS:
-            drawn.setdefault(kind, BottomK(size)).add(vector, stable_uniform(str(seed), entry.id))
-    if not drawn:
+        kind = row.prediction.features_model, len(vector)
+        if kind in samples or len(samples) < _MODELS:
+            samples.setdefault(kind, BottomK(size)).add(vector, stable_uniform(str(seed), row.prediction.id))
+    if not samples:
         return None
-    (model, _), kept = max(drawn.items(), key=lambda item: item[1].seen)
-    return None if len(kept) < FEWEST else _reference(model, np.stack(kept.ordered()))
+    (model, _), sample = max(samples.items(), key=lambda item: item[1].seen)
+    return None if len(sample) < MIN_ROWS else _reference(model, np.stack(sample.ordered()))
 
 
 def reference_set(store: "Store") -> ReferenceSet | None:
-    """What is usual by the last 10,000 answers of a journal; None where too few of them have features."""
-    return build_reference(store.find(limit=_LAST, newest_first=True))
+    """Return a sample of the latest 10,000 predictions of a journal; None if too few of them have features."""
+    return build_reference(store.find(limit=_LATEST, newest_first=True))
 
 
 def _reference(model: str, vectors: NDArray[np.float32]) -> ReferenceSet:
-    mean, spread = vectors.mean(0), vectors.std(0)
-    spread = np.maximum(spread, max(float(spread.max()), 1e-6) * 1e-3)  # a dead dimension is not to shout
-    rows = ((vectors - mean) / spread).astype(np.float32)
-    distances = np.concatenate([_nearest(rows[n : n + _AT_A_TIME], rows) for n in range(0, len(rows), _AT_A_TIME)])
-    usual, far = (float(q) for q in np.quantile(distances, (0.5, 0.99)))
-    return ReferenceSet(model, rows, mean, spread, usual, max(far, usual + 1e-3))
+    mean, std = vectors.mean(0), vectors.std(0)
+    std = np.maximum(std, max(float(std.max()), 1e-6) * 1e-3)  # a constant dimension must not dominate
+    rows = ((vectors - mean) / std).astype(np.float32)
+    distances = np.concatenate([_nearest(rows[n : n + _BATCH], rows) for n in range(0, len(rows), _BATCH)])
+    typical, far = (float(q) for q in np.quantile(distances, (0.5, 0.99)))
+    return ReferenceSet(model, rows, mean, std, typical, max(far, typical + 1e-3))
 
 
 def _nearest(vectors: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean distance of each to its nearest rows, [n]. A row equal to it is left out once: it may be itself."""
+    """Return the mean distance of each vector from its nearest rows, [n], leaving out one equal row: maybe itself."""
     squares = (vectors**2).sum(1)[:, None] + (rows**2).sum(1) - 2 * vectors @ rows.T
     nearest = np.sort(np.partition(squares, NEIGHBOURS, axis=1)[:, : NEIGHBOURS + 1], axis=1)
     itself = nearest[:, :1] < _SAME * rows.shape[1]

@@ -1,4 +1,4 @@
-"""What the journal keeps of a request: the answer, what was said beside it, and what people said of it."""
+"""The records of the journal: a prediction, results that follow it, and a person's annotation."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,76 +13,84 @@ Origin = Literal["http", "batch", "handle"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PredictionRecord:
-    """One answer. It is in the journal once, however often it is sent there.
+    """One prediction. The journal holds it once, however often it is sent.
 
-    id: names this answer among all; two answers to one request id are two.
-    at_s: when it was given, seconds since 1970, UTC.
-    caller: name of the API key, empty without one. key: what the client says belongs together, such as a camera or a
-        trip; empty where it says nothing.
-    policy_number: of the edition in force. sha256: of the encoded file, hex. size: of it, bytes.
-    media: the encoded file, where it is to be kept.
-    features: what stage 1 made of each photo or frame before its head, float16 [frames, width]; None where it did not.
-    features_model: the backbone they are of.
-    survey: the chance with which the item was drawn to be shown to every stage; None when it was not drawn.
+    Plain fields (text, numbers, None) have a column of the same name in `tables.predictions`.
     """
 
+    #: Unique for each prediction; two predictions for one request have two ids.
     id: str
-    at_s: float
+    #: Seconds since 1970, UTC.
+    created_at_s: float
     verdict: Verdict
+    #: The entrance that the request came through.
     origin: Origin
+    #: Name of the API key; empty without one.
     caller: str
+    #: Client's name for items that belong together, such as a camera or a trip; empty if it sent none.
     key: str
+    #: Revision of the policy in force.
     policy_revision: int
+    #: Digest of the encoded file, in hex.
     sha256: str
+    #: Bytes of the encoded file.
     size: int
+    #: The encoded file, if the journal is to store it.
     media: bytes | None = None
+    #: Backbone features of each photo or frame, float16 [frames, width]; None if stage 1 returned none.
     features: NDArray[np.float16] | None = None
+    #: The backbone that the features come from.
     features_model: str = ""
-    audit: float | None = None
+    #: Probability with which the item was drawn for an audit by every stage; None if it was not drawn.
+    audit_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeferredResult:
-    """What was said of an item after its answer had been given. An answer has at most one of each kind and version.
+    """A result that arrives after its prediction. A prediction has at most one of each kind and policy version."""
 
-    of: id of the answer. stages: of a survey, the reports of the stages that had not been asked for the answer.
-    verdict: of a shadow, what it would have answered.
-    """
-
-    of: str
-    at_s: float
+    #: Id of the prediction.
+    prediction_id: str
+    #: Seconds since 1970, UTC.
+    created_at_s: float
     kind: Literal["audit", "shadow"]
+    #: For an audit: reports of the stages that the prediction itself did not need.
     stages: tuple[StageReport, ...] = ()
+    #: For a shadow policy: its verdict.
     verdict: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """What a person said of an item. label: None where they could not tell."""
+    """A person's label for an item."""
 
+    #: None if the person could not decide.
     label: Label | None
-    by: str
-    at_s: float
+    #: Name of the person or the tool.
+    author: str
+    #: Seconds since 1970, UTC.
+    created_at_s: float
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JournalRow:
-    """An answer as the journal gives it back.
+    """A prediction as read from the journal, with everything that belongs to it."""
 
-    entry: without its media. survey: reports of the stages that were asked beside; None when none was made, empty when
-    the answer itself had asked them all. kept: the encoded file is still there.
-    """
-
-    entry: PredictionRecord
+    #: Without its media.
+    prediction: PredictionRecord
+    #: Reports of the stages that an audit ran; None without an audit, empty if the prediction had used every stage.
     audit: tuple[StageReport, ...] | None = None
+    #: Verdicts of shadow policies.
     shadows: tuple[Verdict, ...] = ()
-    mark: Annotation | None = None
-    kept: bool = False
+    #: The latest annotation.
+    annotation: Annotation | None = None
+    #: The encoded file is still stored.
+    media_available: bool = False
 
     def report(self, stage: str) -> StageReport | None:
-        """What the stage said of it, for the answer or beside it; None where it was not asked or failed."""
-        for report in (*self.entry.verdict.stages, *(self.audit or ())):
+        """Return a stage's report, from the prediction or an audit; None if the stage did not run or failed."""
+        for report in (*self.prediction.verdict.stages, *(self.audit or ())):
             if report.stage == stage and report.outcome in ("answered", "abstained"):
                 return report
         return None

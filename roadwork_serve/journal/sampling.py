@@ -1,4 +1,4 @@
-"""What to have people look at, drawn so that rates can be told from what they say."""
+"""Samples of predictions for people to label, drawn so that rates can be estimated from the labels."""
 
 import csv
 import math
@@ -8,21 +8,24 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.hashing import stable_uniform
 from roadwork_serve.journal.active_learning import ActiveLearningScore
 from roadwork_serve.journal.bottom_k import BottomK
 from roadwork_serve.journal.duplicates import DuplicateFinder, DuplicateRule
+from roadwork_serve.journal.export import without_formula
 from roadwork_serve.journal.record import JournalRow, PredictionRecord
 
-BANDS = (0.05, 0.5, 0.95)  # of the probability of road work: sure of none, rather none, rather works, sure of works
-NOVEL = 0.5  # beyond the 99th percentile of what is usual
-HARD_SHARE = 0.5
-_FEWEST = 2  # drawn by chance in a stratum, where it has as many: one tells nothing of how far they are apart
-_HARD, _CHANCE = "hard", "chance"
-COLUMNS = (
-    "id", "label", "note", "request_id", "at", "key", "media", "sha256", "kept", "answer", "probability", "exit_stage",
-    "hardness", "reasons", "stratum", "drawn", "chance", "weight",
+BANDS = (0.05, 0.5, 0.95)  # edges of the probability: confidently none, rather none, rather roadwork, confidently so
+NOVEL = 0.5  # from the 99th percentile of typical distances on
+INFORMATIVE_SHARE = 0.5
+_MIN_RANDOM = 2  # random rows in a stratum, if it has as many: one alone has no variance
+_INFORMATIVE, _RANDOM = "informative", "random"
+COLUMNS: tuple[str, ...] = (
+    "id", "label", "note", "request_id", "created_at", "key", "media", "sha256", "media_available", "predicted_label",
+    "probability", "exit_stage", "informativeness", "reasons", "stratum", "selection", "inclusion_probability",
+    "weight",
 )  # fmt: skip
 
 Stratum = tuple[str, ...]
@@ -30,117 +33,125 @@ Stratum = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampledRow:
-    """An answer to look at.
+    """A prediction to label."""
 
-    chance: with which it was to be drawn, 1 for the hardest. stands_for: answers that show the same and were answered
-    the same, itself included. weight: answers of the traffic that it stands for: stands_for / chance.
-    """
-
-    entry: PredictionRecord
-    hardness: ActiveLearningScore
-    kept: bool
+    prediction: PredictionRecord
+    score: ActiveLearningScore
+    media_available: bool
     stratum: Stratum = ()
-    chance: float = 1.0
-    stands_for: int = 1
+    #: Probability of being drawn; 1 for the most informative.
+    inclusion_probability: float = 1.0
+    #: Number of duplicates with the same predicted label, this one included.
+    duplicates: int = 1
 
     @property
     def weight(self) -> float:
-        return self.stands_for / self.chance
+        """Number of predictions in the traffic that the row represents."""
+        return self.duplicates / self.inclusion_probability
 
     @property
-    def by_chance(self) -> bool:
-        """Whether lots drew it, and not its hardness."""
-        return self.chance < 1
+    def is_random(self) -> bool:
+        """True if the row was drawn at random, not for its score."""
+        return self.inclusion_probability < 1
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """drawn: the hardest first. answers: how many there were; distinct: without those that repeat one another."""
+    """The rows to label, and the traffic that they were drawn from."""
 
-    drawn: tuple[SampledRow, ...]
-    answers: int
+    #: The most informative first.
+    rows: tuple[SampledRow, ...]
+    #: Predictions in the traffic.
+    predictions: int
+    #: Predictions without duplicates.
     distinct: int
     strata: int
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A share of all answers, 0 to 1, and its standard error."""
+    """A share of all predictions, 0 to 1."""
 
     value: float
-    error: float
+    standard_error: float
 
 
 @dataclass(eq=False)
 class _Pool:
-    """What is held of a stratum while answers go by: enough of the hardest and of the luckiest."""
+    """Candidates of a stratum: enough of the most informative and of random ones."""
 
-    room: int
-    hard: BottomK[SampledRow] = field(init=False)
-    lucky: BottomK[SampledRow] = field(init=False)
+    size: int
+    informative: BottomK[SampledRow] = field(init=False)
+    random: BottomK[SampledRow] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.hard, self.lucky = BottomK(self.room), BottomK(2 * self.room)
+        self.informative, self.random = BottomK(self.size), BottomK(2 * self.size)
 
-    def offer(self, case: JournalRow, how: ActiveLearningScore, stratum: Stratum, seed: int) -> None:
-        tie, luck = stable_uniform(str(seed + 1), case.entry.id), stable_uniform(str(seed), case.entry.id)
-        if self.hard.takes(-how.value, tie) or self.lucky.takes(luck):
-            drawn = SampledRow(_light(case.entry), how, case.kept, stratum)
-            self.hard.add(drawn, -how.value, tie)
-            self.lucky.add(drawn, luck)
+    def add(self, row: JournalRow, score: ActiveLearningScore, stratum: Stratum, seed: int) -> None:
+        name = row.prediction.id
+        tie, key = stable_uniform(str(seed + 1), name), stable_uniform(str(seed), name)
+        if self.informative.accepts(-score.value, tie) or self.random.accepts(key):
+            candidate = SampledRow(_without_blobs(row.prediction), score, row.media_available, stratum)
+            self.informative.add(candidate, -score.value, tie)
+            self.random.add(candidate, key)
 
 
 def sample(
-    cases: Iterable[tuple[JournalRow, ActiveLearningScore]],
+    rows: Iterable[tuple[JournalRow, ActiveLearningScore]],
     budget: int,
-    hard_share: float = HARD_SHARE,
+    informative_share: float = INFORMATIVE_SHARE,
     seed: int = 0,
-    likeness: DuplicateRule | None = None,
+    rule: DuplicateRule | None = None,
 ) -> Sample:
-    """At most `budget` answers: spread over strata, of each a share of the hardest and the rest by lot.
+    """Draw at most `budget` rows over all strata: of each a share of the most informative, and the rest at random.
 
-    Strata are the exit stage, the band of the probability and whether it is novel; coarser ones where the budget does
-    not reach for four of each. A stratum's part grows as the root of its size (power allocation, Bankier 1988). What
-    shows the same as one of the last thousand and was answered the same stands behind it. The same answers and seed
-    draw the same, in whatever order they come but for what stands behind what. Raises ConfigError for a budget of none.
+    Strata are the exit stage, the band of the probability and novelty; coarser ones if the budget does not allow four
+    rows of each. A stratum's part grows with the root of its size (power allocation, Bankier 1988). A duplicate of one
+    of the last thousand distinct rows with the same label is counted with that row. The same rows and seed give the
+    same sample in whatever order the rows arrive, except for which duplicate represents the others.
+
+    Raises ConfigError for a budget below 1 or a share outside 0 to 1.
     """
-    if budget < 1 or not 0 <= hard_share <= 1:
-        raise ConfigError(f"{budget} answers and a hard share of {hard_share:g}; draw at least one, a share of 0 to 1")
+    if budget < 1 or not 0 <= informative_share <= 1:
+        raise ConfigError(
+            f"a budget of {budget} with an informative share of {informative_share:g}; draw at least one row, with a "
+            "share of 0 to 1"
+        )
     pools: dict[Stratum, _Pool] = {}
-    seen = {"roadwork": DuplicateFinder(likeness), "none": DuplicateFinder(likeness)}
-    stands_for: Counter[str] = Counter()
+    finders = {"roadwork": DuplicateFinder(rule), "none": DuplicateFinder(rule)}
+    duplicates: Counter[str] = Counter()
     sizes: Counter[Stratum] = Counter()
-    answers = 0
-    for case, how in cases:
-        answers += 1
-        entry = case.entry
-        first = seen[entry.verdict.label].repeated(entry)
-        stands_for[first or entry.id] += 1
+    predictions = 0
+    for row, score in rows:
+        predictions += 1
+        prediction = row.prediction
+        first = finders[prediction.verdict.label].duplicate_of(prediction)
+        duplicates[first or prediction.id] += 1
         if first is None:
-            stratum = _stratum(entry, how)
+            stratum = _stratum(prediction, score)
             sizes[stratum] += 1
             if stratum not in pools:
                 pools[stratum] = _Pool(budget)
-            pools[stratum].offer(case, how, stratum, seed)
+            pools[stratum].add(row, score, stratum, seed)
     merged, depth = _merged(pools, budget, seed)
     counts: Counter[Stratum] = Counter()
     for stratum, size in sizes.items():
         counts[stratum[:depth]] += size
     drawn = [
-        replace(each, stands_for=stands_for[each.entry.id])
+        replace(each, duplicates=duplicates[each.prediction.id])
         for stratum, size in allocation(counts, budget).items()
-        for each in _drawn(merged[stratum], stratum, counts[stratum], size, hard_share)
+        for each in _drawn(merged[stratum], stratum, counts[stratum], size, informative_share)
     ]
-    drawn.sort(key=lambda each: (-each.hardness.value, each.entry.id))
-    return Sample(tuple(drawn), answers, sum(counts.values()), len(counts))
+    drawn.sort(key=lambda each: (-each.score.value, each.prediction.id))
+    return Sample(tuple(drawn), predictions, sum(counts.values()), len(counts))
 
 
 def allocation(sizes: Mapping[Stratum, int], budget: int) -> dict[Stratum, int]:
-    """How many of each stratum: two at least, as the root of its size beyond that, no more than there are.
+    """Return the number of rows for each stratum: at least two, beyond that in proportion to the root of its size.
 
-    budget: reaches for two of each.
+    No stratum gets more than it has. The budget must allow two of each.
     """
-    parts = {stratum: min(size, _FEWEST, budget) for stratum, size in sizes.items()}
+    parts = {stratum: min(size, _MIN_RANDOM, budget) for stratum, size in sizes.items()}
     while sum(parts.values()) < budget:
         open_ones = [stratum for stratum, size in sizes.items() if parts[stratum] < size]
         if not open_ones:
@@ -150,106 +161,107 @@ def allocation(sizes: Mapping[Stratum, int], budget: int) -> dict[Stratum, int]:
     return parts
 
 
-def estimate_rate(drawn: Sequence[SampledRow], answers: int, holds: Mapping[str, bool]) -> Rate:
-    """The share of all answers for which something holds, told by what is known of those drawn, by id.
+def estimate_rate(drawn: Sequence[SampledRow], predictions: int, holds: Mapping[str, bool]) -> Rate:
+    """Estimate the share of all predictions for which something holds.
 
-    Horvitz and Thompson's estimator, unbiased where all that were drawn have been looked at. What has not been is
-    taken for like the rest of its stratum that was drawn in the same way. answers: see `Sample`.
+    Horvitz and Thompson's estimator, unbiased if every drawn row is known. Unknown rows are taken to be like the rest
+    of their stratum that was selected in the same way.
+
+    Args:
+        drawn: the sample.
+        predictions: size of the traffic, see `Sample`.
+        holds: whether it holds, by id of the prediction, for the rows that are known.
     """
     total = variance = 0.0
-    for stratum, by_chance in {(each.stratum, each.by_chance) for each in drawn}:
-        some = [each for each in drawn if (each.stratum, each.by_chance) == (stratum, by_chance)]
-        said = [each.stands_for * holds[each.entry.id] for each in some if each.entry.id in holds]
-        if not said:
+    for stratum, is_random in {(each.stratum, each.is_random) for each in drawn}:
+        some = [each for each in drawn if (each.stratum, each.is_random) == (stratum, is_random)]
+        known = [each.duplicates * holds[each.prediction.id] for each in some if each.prediction.id in holds]
+        if not known:
             continue
-        there = len(some) / some[0].chance  # distinct answers that these were drawn from
-        mean = sum(said) / len(said)
-        total += there * mean
-        if len(said) > 1:
-            spread = sum((value - mean) ** 2 for value in said) / (len(said) - 1)
-            variance += there**2 * (1 - len(said) / there) * spread / len(said)
-    return Rate(total / answers, math.sqrt(variance) / answers)
+        size = len(some) / some[0].inclusion_probability  # distinct predictions that these were drawn from
+        mean = sum(known) / len(known)
+        total += size * mean
+        if len(known) > 1:
+            squares = sum((value - mean) ** 2 for value in known) / (len(known) - 1)
+            variance += size**2 * (1 - len(known) / size) * squares / len(known)
+    return Rate(total / predictions, math.sqrt(variance) / predictions)
 
 
 def write_sample(path: Path, drawn: Iterable[SampledRow]) -> int:
-    """A CSV for people to fill in the column `label`: roadwork, none or unclear. Returns its rows."""
+    """Write a CSV file with an empty column `label`, for people to fill in. Returns the number of rows.
+
+    Labels are roadwork, none or unclear. Raises ConfigError if the disk refuses.
+    """
     rows = [_row(each) for each in drawn]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([row[name] for name in COLUMNS] for row in rows)
-    draft.replace(path)
+    with replace_file(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
     return len(rows)
 
 
 def _row(drawn: SampledRow) -> dict[str, object]:
-    entry, verdict = drawn.entry, drawn.entry.verdict
+    prediction, verdict = drawn.prediction, drawn.prediction.verdict
     return {
-        "id": entry.id,
+        "id": prediction.id,
         "label": "",
         "note": "",
-        "request_id": _plain(verdict.request_id),
-        "at": datetime.fromtimestamp(entry.at_s, UTC).isoformat(timespec="seconds"),
-        "key": _plain(entry.key),
+        "request_id": without_formula(verdict.request_id),
+        "created_at": datetime.fromtimestamp(prediction.created_at_s, UTC).isoformat(timespec="seconds"),
+        "key": without_formula(prediction.key),
         "media": verdict.media,
-        "sha256": entry.sha256,
-        "kept": str(drawn.kept).lower(),
-        "answer": verdict.label,
+        "sha256": prediction.sha256,
+        "media_available": str(drawn.media_available).lower(),
+        "predicted_label": verdict.label,
         "probability": f"{verdict.probability:.4f}",
         "exit_stage": verdict.exit.stage,
-        "hardness": f"{drawn.hardness.value:.4f}",
-        "reasons": str(drawn.hardness),
+        "informativeness": f"{drawn.score.value:.4f}",
+        "reasons": str(drawn.score),
         "stratum": " / ".join(drawn.stratum) or "all",
-        "drawn": _CHANCE if drawn.by_chance else _HARD,
-        "chance": f"{drawn.chance:.6g}",
+        "selection": _RANDOM if drawn.is_random else _INFORMATIVE,
+        "inclusion_probability": f"{drawn.inclusion_probability:.6g}",
         "weight": f"{drawn.weight:.6g}",
     }
 
 
-def _plain(text: str) -> str:
-    """What a client wrote, so that no spreadsheet takes it for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def _stratum(entry: PredictionRecord, how: ActiveLearningScore) -> Stratum:
+def _stratum(prediction: PredictionRecord, score: ActiveLearningScore) -> Stratum:
     edges = (0.0, *BANDS, 1.0)
-    band = sum(entry.verdict.probability >= edge for edge in BANDS)
-    new = "novelty unknown" if math.isnan(how.novelty) else "novel" if how.novelty >= NOVEL else "usual"
-    return entry.verdict.exit.stage, f"{edges[band]:g} to {edges[band + 1]:g}", new
+    band = sum(prediction.verdict.probability >= edge for edge in BANDS)
+    novelty = "novelty unknown" if math.isnan(score.novelty) else "novel" if score.novelty >= NOVEL else "typical"
+    return prediction.verdict.exit.stage, f"{edges[band]:g} to {edges[band + 1]:g}", novelty
 
 
-def _light(entry: PredictionRecord) -> PredictionRecord:
-    """Without what is large, for many are held."""
-    return replace(entry, features=None, media=None, verdict=entry.verdict.model_copy(update={"stages": []}))
+def _without_blobs(prediction: PredictionRecord) -> PredictionRecord:
+    """Return the prediction without large parts, since many are in memory."""
+    verdict = prediction.verdict.model_copy(update={"stages": []})
+    return replace(prediction, features=None, media=None, verdict=verdict)
 
 
 def _merged(pools: Mapping[Stratum, _Pool], budget: int, seed: int) -> tuple[dict[Stratum, _Pool], int]:
-    """Strata as fine as the budget reaches for, and by how many of their parts they are told apart."""
+    """Return strata as fine as the budget allows, and the number of parts of their names that are left."""
     for depth in (3, 2, 1, 0):
         strata = {stratum[:depth] for stratum in pools}
-        if 2 * _FEWEST * len(strata) <= budget or not depth:
+        if 2 * _MIN_RANDOM * len(strata) <= budget or not depth:
             break
     merged: dict[Stratum, _Pool] = {stratum: _Pool(budget) for stratum in strata}
     for stratum, pool in pools.items():
         into = merged[stratum[:depth]]
-        for each in pool.hard.ordered():
-            into.hard.add(each, -each.hardness.value, stable_uniform(str(seed + 1), each.entry.id))
-        for each in pool.lucky.ordered():
-            into.lucky.add(each, stable_uniform(str(seed), each.entry.id))
+        for each in pool.informative.ordered():
+            into.informative.add(each, -each.score.value, stable_uniform(str(seed + 1), each.prediction.id))
+        for each in pool.random.ordered():
+            into.random.add(each, stable_uniform(str(seed), each.prediction.id))
     return merged, depth
 
 
-def _drawn(pool: _Pool, stratum: Stratum, there: int, wanted: int, hard_share: float) -> list[SampledRow]:
-    """The hardest, and lots among all others: with a chance that is known."""
-    if wanted >= there:
-        return [replace(each, stratum=stratum) for each in pool.hard.ordered()[:wanted]]
-    by_lot = min(wanted, max(wanted - round(hard_share * wanted), _FEWEST))
-    hard = pool.hard.ordered()[: wanted - by_lot]
-    taken = {each.entry.id for each in hard}
-    lucky = [each for each in pool.lucky.ordered() if each.entry.id not in taken][:by_lot]
-    chance = by_lot / (there - len(hard))
-    return [replace(each, stratum=stratum) for each in hard] + [
-        replace(each, stratum=stratum, chance=chance) for each in lucky
+def _drawn(pool: _Pool, stratum: Stratum, size: int, count: int, informative_share: float) -> list[SampledRow]:
+    """Return `count` rows of a stratum of `size`: the most informative, then a random sample of all others."""
+    if count >= size:
+        return [replace(each, stratum=stratum) for each in pool.informative.ordered()[:count]]
+    at_random = min(count, max(count - round(informative_share * count), _MIN_RANDOM))
+    informative = pool.informative.ordered()[: count - at_random]
+    taken = {each.prediction.id for each in informative}
+    random = [each for each in pool.random.ordered() if each.prediction.id not in taken][:at_random]
+    probability = at_random / (size - len(informative))
+    return [replace(each, stratum=stratum) for each in informative] + [
+        replace(each, stratum=stratum, inclusion_probability=probability) for each in random
     ]

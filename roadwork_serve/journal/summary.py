@@ -1,4 +1,4 @@
-"""What a part of the journal comes to, gathered answer by answer."""
+"""A summary of journal rows, accumulated row by row."""
 
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -9,68 +9,73 @@ import numpy as np
 from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.profiles.flops import flops
 
-_KEPT = 20_000  # times a stage, the last ones
+_LATEST = 20_000  # times of a stage that quantiles are computed from
 
 
 @dataclass(slots=True)
 class Summary:
-    """answers: how many. exits, outcomes, labels: counts. probability, spent: summed. ms: of each stage, an item."""
+    """Counts and sums over journal rows."""
 
-    answers: int = 0
+    predictions: int = 0
     exits: Counter[str] = field(default_factory=Counter[str])
     reasons: Counter[str] = field(default_factory=Counter[str])
     labels: Counter[str] = field(default_factory=Counter[str])
     policies: Counter[str] = field(default_factory=Counter[str])
     degraded: int = 0
-    marked: int = 0
-    right: int = 0
+    #: Rows with a human label other than "unclear".
+    labeled: int = 0
+    #: Of the labelled rows, those whose verdict has the same label.
+    correct: int = 0
     audited: int = 0
-    kept: int = 0
+    media_available: int = 0
+    #: Sum over all rows.
     probability: float = 0.0
-    spent: float = 0.0
+    #: Sum over all rows, in FLOP.
+    flops: float = 0.0
+    #: Latest milliseconds of each stage, an item.
     ms: dict[str, deque[float]] = field(default_factory=dict[str, deque[float]])
 
-    def add(self, case: JournalRow) -> None:
-        """One answer more."""
-        verdict = case.entry.verdict
-        self.answers += 1
+    def add(self, row: JournalRow) -> None:
+        """Add a row."""
+        verdict, annotation = row.prediction.verdict, row.annotation
+        self.predictions += 1
         self.exits[verdict.exit.stage] += 1
         self.reasons[verdict.exit.reason] += 1
         self.labels[verdict.label] += 1
         self.policies[verdict.policy_version] += 1
         self.degraded += verdict.degraded
-        self.audited += case.audit is not None
-        self.kept += case.kept
+        self.audited += row.audit is not None
+        self.media_available += row.media_available
         self.probability += verdict.probability
-        if case.mark is not None and case.mark.label is not None:
-            self.marked += 1
-            self.right += case.mark.label == verdict.label
-        spoke = [report for report in verdict.stages if report.outcome in ("answered", "abstained")]
-        self.spent += flops([report.stage for report in spoke], verdict.media)
-        for report in spoke:
-            times = self.ms.setdefault(report.stage, deque(maxlen=_KEPT))
+        if annotation is not None and annotation.label is not None:
+            self.labeled += 1
+            self.correct += annotation.label == verdict.label
+        used = [report for report in verdict.stages if report.outcome in ("answered", "abstained")]
+        self.flops += flops([report.stage for report in used], verdict.media)
+        for report in used:
+            times = self.ms.setdefault(report.stage, deque(maxlen=_LATEST))
             times.append(report.queue_ms + report.rpc_ms + report.preprocess_ms + report.compute_ms)
 
-    def told(self) -> dict[str, object]:
-        """The figures, as plain data; None where there is nothing to tell of."""
-        n = self.answers
+    def as_dict(self) -> dict[str, object]:
+        """Return the figures as plain data; None where there are no rows to compute one from."""
+        n = self.predictions
 
         def shares(counts: Counter[str]) -> dict[str, float]:
             return {name: count / n for name, count in counts.most_common()}
 
         return {
-            "answers": n,
+            "predictions": n,
             "exit_mix": shares(self.exits),
             "reasons": shares(self.reasons),
             "labels": shares(self.labels),
             "policies": shares(self.policies),
             "degraded": self.degraded / n if n else None,
             "mean_probability": self.probability / n if n else None,
-            "tflop_an_item": self.spent / n / 1e12 if n else None,
+            "mean_tflop": self.flops / n / 1e12 if n else None,
             "audited": self.audited,
-            "marked": self.marked,
-            "accuracy_where_marked": self.right / self.marked if self.marked else None,
-            "files_kept": self.kept,
+            "labeled": self.labeled,
+            "accuracy_where_labeled": self.correct / self.labeled if self.labeled else None,
+            "media_available": self.media_available,
             "stage_ms": {
                 stage: {"n": len(times), "p50": float(np.median(times)), "p95": float(np.quantile(times, 0.95))}
                 for stage, times in self.ms.items()
@@ -78,9 +83,9 @@ class Summary:
         }
 
 
-def summary(cases: Iterable[JournalRow]) -> Summary:
-    """Of cases as they come."""
+def summarize(rows: Iterable[JournalRow]) -> Summary:
+    """Return the summary of rows."""
     found = Summary()
-    for case in cases:
-        found.add(case)
+    for row in rows:
+        found.add(row)
     return found

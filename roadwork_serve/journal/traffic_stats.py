@@ -1,4 +1,4 @@
-"""What a stretch of answers was like, counted as they go by."""
+"""Running statistics of a stretch of predictions, for drift detection."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -13,56 +13,61 @@ from roadwork_serve.journal.bottom_k import BottomK
 from roadwork_serve.journal.novelty import embedding
 from roadwork_serve.journal.record import PredictionRecord
 
-EDGES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)  # of probabilities; scores crowd at the ends
-ANSWER = "answer"  # the posterior that was answered with, among the scores of stages
-_MODELS = 4  # backbones told apart
+#: Edges of the histogram of probabilities, which crowd at both ends.
+EDGES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
+#: Name of the verdict's own probability, the posterior, among the scores of stages.
+VERDICT = "verdict"
+_MODELS = 4  # backbones with statistics of their own
 
 
 @dataclass(eq=False)
 class Moments:
-    """count: vectors. total, squares: float64 [width], the sums of them and of their squares."""
+    """Moments of feature vectors."""
 
+    #: Number of vectors.
     count: int
+    #: Sum of the vectors, float64 [width].
     total: NDArray[np.float64]
+    #: Sum of their squares, float64 [width].
     squares: NDArray[np.float64]
 
 
 @dataclass(eq=False)
 class TrafficStats:
-    """exits: answers by stage and reason. scores: int64 [12] by stage, how many probabilities lie in each bin.
+    """Counts over predictions."""
 
-    moments: of the features, by backbone and width.
-    """
-
-    answers: int = 0
+    predictions: int = 0
+    #: Predictions by exit stage and reason.
     exits: Counter[str] = field(default_factory=Counter[str])
+    #: Histogram of probabilities by stage, twelve bins each.
     scores: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    #: Moments of the features by backbone and width.
     moments: dict[tuple[str, int], Moments] = field(default_factory=dict[tuple[str, int], Moments])
 
-    def add(self, entry: PredictionRecord) -> None:
-        """Count an answer."""
-        verdict = entry.verdict
-        self.answers += 1
+    def add(self, prediction: PredictionRecord) -> None:
+        """Count a prediction."""
+        verdict = prediction.verdict
+        self.predictions += 1
         self.exits[f"{verdict.exit.stage}: {verdict.exit.reason}"] += 1
-        for stage, probability in scores_of(entry):
+        for stage, probability in probabilities(prediction):
             bins = self.scores.get(stage)
             if bins is None:
                 bins = self.scores[stage] = [0] * (len(EDGES) + 1)
             bins[bisect_right(EDGES, probability)] += 1
-        vector = embedding(entry)
+        vector = embedding(prediction)
         if vector is None:
             return
-        kind = entry.features_model, len(vector)
-        if (held := self.moments.get(kind)) is None:
+        kind = prediction.features_model, len(vector)
+        if (moments := self.moments.get(kind)) is None:
             if len(self.moments) >= _MODELS:
                 return
-            held = self.moments[kind] = Moments(0, np.zeros(len(vector)), np.zeros(len(vector)))
-        held.count += 1
-        held.total += vector
-        held.squares += vector * vector
+            moments = self.moments[kind] = Moments(0, np.zeros(len(vector)), np.zeros(len(vector)))
+        moments.count += 1
+        moments.total += vector
+        moments.squares += vector * vector
 
-    def joined(self, other: "TrafficStats") -> "TrafficStats":
-        """Both together, a new one."""
+    def merged(self, other: "TrafficStats") -> "TrafficStats":
+        """Return new statistics over the predictions of both."""
         scores = {stage: list(bins) for stage, bins in self.scores.items()}
         for stage, bins in other.scores.items():
             mine = scores.get(stage, [0] * len(bins))
@@ -72,48 +77,47 @@ class TrafficStats:
             if (mine := moments.get(kind)) is not None:
                 theirs = Moments(mine.count + theirs.count, mine.total + theirs.total, mine.squares + theirs.squares)
             moments[kind] = theirs
-        return TrafficStats(self.answers + other.answers, self.exits + other.exits, scores, moments)
+        return TrafficStats(self.predictions + other.predictions, self.exits + other.exits, scores, moments)
 
 
-def scores_of(entry: PredictionRecord) -> Iterable[tuple[str, float]]:
-    """Stages that spoke for the answer with their own probability, and the answer with its own."""
-    yield ANSWER, entry.verdict.probability
-    for report in entry.verdict.stages:
+def probabilities(prediction: PredictionRecord) -> Iterable[tuple[str, float]]:
+    """Yield the verdict's probability, then the uncalibrated probability of each stage that returned one."""
+    yield VERDICT, prediction.verdict.probability
+    for report in prediction.verdict.stages:
         if report.probability is not None:
             yield report.stage, report.probability
 
 
 @dataclass(eq=False)
-class Extract:
-    """A tally with a few of the scores and features themselves, drawn by lot.
+class TrafficSample:
+    """Statistics, with a random sample of the scores and features behind them."""
 
-    of_scores, of_features: how many are held, of each stage and of each backbone.
-    """
-
-    of_scores: int = 2000
-    of_features: int = 300
-    tally: TrafficStats = field(default_factory=TrafficStats)
+    #: Scores to keep for each stage.
+    max_scores: int = 2000
+    #: Vectors to keep for each backbone.
+    max_vectors: int = 300
+    stats: TrafficStats = field(default_factory=TrafficStats)
     scores: dict[str, BottomK[float]] = field(default_factory=dict[str, BottomK[float]])
     vectors: dict[tuple[str, int], BottomK[NDArray[np.float32]]] = field(
         default_factory=dict[tuple[str, int], BottomK[NDArray[np.float32]]]
     )
 
-    def add(self, entry: PredictionRecord) -> None:
-        """Count an answer."""
-        self.tally.add(entry)
-        at = stable_uniform("0", entry.id)
-        for stage, probability in scores_of(entry):
-            self.scores.setdefault(stage, BottomK(self.of_scores)).add(probability, at)
-        vector = embedding(entry)
-        if vector is not None and (kind := (entry.features_model, len(vector))) in self.tally.moments:
-            self.vectors.setdefault(kind, BottomK(self.of_features)).add(vector, at)
+    def add(self, prediction: PredictionRecord) -> None:
+        """Count a prediction."""
+        self.stats.add(prediction)
+        key = stable_uniform("0", prediction.id)
+        for stage, probability in probabilities(prediction):
+            self.scores.setdefault(stage, BottomK(self.max_scores)).add(probability, key)
+        vector = embedding(prediction)
+        if vector is not None and (kind := (prediction.features_model, len(vector))) in self.stats.moments:
+            self.vectors.setdefault(kind, BottomK(self.max_vectors)).add(vector, key)
 
 
 def psi(reference: Iterable[float], window: Iterable[float]) -> float:
-    """The population stability index of counts in the same bins, half an answer added to each bin.
+    """Return the population stability index of counts in the same bins, with half a count added to each bin.
 
-    By custom 0.1 is a change worth a look and 0.25 a large one. Without any change about
-    (bins - 1) x (1 / reference + 1 / window) is to be expected of so many answers.
+    By convention 0.1 is a change worth attention and 0.25 a large one. Without any change about
+    (bins - 1) x (1 / reference + 1 / window) is expected.
     """
     mine, theirs = (np.asarray(list(counts), float) + 0.5 for counts in (reference, window))
     mine, theirs = mine / mine.sum(), theirs / theirs.sum()
@@ -121,15 +125,17 @@ def psi(reference: Iterable[float], window: Iterable[float]) -> float:
 
 
 def mean_shift(reference: Moments, window: Moments) -> float:
-    """How far the means of features lie apart, in deviations of the reference: the root of the mean over dimensions,
-    less what chance makes of so few; 0 where that is all."""
+    """Return the distance of the feature means in standard deviations of the reference.
+
+    It is the root mean square over dimensions, less the part that sampling alone explains; never below 0.
+    """
     if reference.count < 2 or window.count < 1:
         return 0.0
     mean = reference.total / reference.count
-    spread = (reference.squares / reference.count - mean**2).clip(0)
-    alive = spread > spread.max() * 1e-6
+    variance = (reference.squares / reference.count - mean**2).clip(0)
+    alive = variance > variance.max() * 1e-6
     if not alive.any():
         return 0.0
     shift = (window.total / window.count - mean) ** 2
     by_chance = 1 / reference.count + 1 / window.count
-    return float(max(0.0, (shift[alive] / spread[alive]).mean() - by_chance) ** 0.5)
+    return float(max(0.0, (shift[alive] / variance[alive]).mean() - by_chance) ** 0.5)

@@ -1,6 +1,6 @@
-"""Bytes -> Photo | Clip, by looking at the bytes and with every limit checked before work is done.
+"""Decoding of photos and clips. The type is detected from the bytes, and limits are checked before any work is done.
 
-Blocking: asyncio code asks `readers.Readers`. Nothing is ever written to disk.
+The functions block; asyncio code uses `decode_pool.DecodePool`. Nothing is ever written to disk.
 """
 
 from typing import TYPE_CHECKING
@@ -10,24 +10,32 @@ from roadwork_serve.media.clip import Clip, Frame, read_clip
 from roadwork_serve.media.photo import Photo, open_rgb, read_photo, squash
 from roadwork_serve.media.sniff import sniff
 
-if TYPE_CHECKING:  # pydantic would cost each process that reads more than the rest of its own imports
+if TYPE_CHECKING:  # pydantic would take longer to import than everything else in a decoding process
     from roadwork_serve.profiles.profile import MediaLimits
 
 __all__ = ["Clip", "Frame", "Photo", "checked", "open_rgb", "read", "sniff", "squash"]
 
 
 def read(data: bytes, limits: "MediaLimits") -> Photo | Clip:
-    """The photo or clip in these bytes, whatever a file name or header called them.
+    """Decode a photo or clip. File names and headers play no role.
 
-    Raises UnsupportedMedia for any other format, MediaTooLarge past a limit, and BrokenMedia
-    for empty, truncated or damaged files.
+    Raises:
+        UnsupportedMedia: The format is not supported.
+        MediaTooLarge: A limit is exceeded.
+        BrokenMedia: The file is empty, truncated or damaged.
     """
     mime = checked(data, limits)
     return read_photo(data, mime, limits) if mime.startswith("image/") else read_clip(data, mime, limits)
 
 
 def checked(data: bytes, limits: "MediaLimits") -> str:
-    """The media type of bytes that are neither too many nor of an unsupported format; nothing is read of them yet."""
+    """Check the size and format without decoding, and return the media type.
+
+    Raises:
+        UnsupportedMedia: The format is not supported.
+        MediaTooLarge: The file is too large.
+        BrokenMedia: The file is empty.
+    """
     if len(data) > limits.max_bytes:
         raise MediaTooLarge(f"the file has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted (max_bytes)")
     return sniff(data)

@@ -1,7 +1,7 @@
-"""Clips: evenly spread frames with their timestamps, at a bounded cost.
+"""Clips: evenly spaced frames with their timestamps, at a bounded cost.
 
-All packets are demuxed first, which costs next to nothing and tells the true count and times of the
-frames, whatever the container declares; then only the groups of pictures with a wanted frame are decoded.
+All packets are demuxed first, which is cheap and gives the true count and times of the frames, whatever the container
+declares. Then only the groups of pictures with a selected frame are decoded.
 """
 
 from bisect import bisect_right
@@ -30,39 +30,47 @@ if TYPE_CHECKING:
     from roadwork_serve.profiles.profile import MediaLimits
 
 _CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "h263")
-_MAX_DECODED_PIXELS = 2_000_000_000  # all frames together: 35 s of 1080p in one group of pictures, 5 to 10 s of a core
+_MAX_DECODED_PIXELS = 2_000_000_000  # of all frames: 35 s of 1080p in one group of pictures, 5 to 10 s of a CPU core
 _THREADS = 4
 _JPEG_QUALITY = 88
-_TOO_HUNGRY = "the clip takes more memory to decode than it may; send it at a smaller size"
-_UPRIGHT = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+_OUT_OF_MEMORY = "decoding the clip takes too much memory; send it at a smaller size"
+_TRANSPOSE = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One sampled frame: seconds since the clip's first, a JPEG of it, and thumb, uint8 RGB [side, side, 3]."""
+    """A sampled frame."""
 
+    #: Time since the first frame in seconds.
     timestamp_s: float
     jpeg: bytes
+    #: uint8 RGB [side, side, 3].
     thumb: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """A clip and its sampled frames in order. width and height are those of the upright picture."""
+    """A clip and its sampled frames."""
 
     encoded: bytes
     mime: str
+    #: Width of the upright image in pixels.
     width: int
+    #: Height of the upright image in pixels.
     height: int
+    #: Length in seconds.
     seconds: float
+    #: Sampled frames in order.
     frames: tuple[Frame, ...]
 
     @property
     def kind(self) -> Literal["clip"]:
+        """The media type."""
         return "clip"
 
     @property
     def images(self) -> tuple[bytes, ...]:
+        """Encoded images: the photo, or a JPEG of each sampled frame."""
         return tuple(frame.jpeg for frame in self.frames)
 
     @property
@@ -72,21 +80,28 @@ class Clip:
 
     @property
     def timestamps_s(self) -> tuple[float, ...]:
+        """Time of each image from the start of the clip, in seconds; 0 for a photo."""
         return tuple(frame.timestamp_s for frame in self.frames)
 
 
 def read_clip(data: bytes, mime: str, limits: "MediaLimits") -> Clip:
-    """The clip in bytes of a known type, with `limits.frames` frames from the middles of as many equal parts.
+    """Decode `limits.frames` frames from the middles of as many equal parts of a clip of a known type.
 
-    A clip of fewer frames gives all it has. Where that would cost too much decoding, key frames stand in
-    for the later ones: the timestamps say which frames they are.
+    A shorter clip gives all its frames. If decoding would take too long, key frames replace the later frames; the
+    timestamps are those of the returned frames.
 
-    Raises MediaTooLarge past a limit, UnsupportedMedia for an unknown coding, and BrokenMedia.
+    Raises:
+        MediaTooLarge: A limit is exceeded.
+        UnsupportedMedia: The codec is not supported.
+        BrokenMedia: The file is damaged.
     """
     webm = mime == "video/webm"
     try:
         check_webm(data) if webm else check_mp4(data)
-        options = {"codec_whitelist": ",".join(_CODECS), **_cap(limits.max_pixels)}  # opening decodes a little
+        options = {
+            "codec_whitelist": ",".join(_CODECS),
+            **_cap(limits.max_pixels),
+        }  # opening already decodes some packets
         with av.open(
             BytesIO(data), "r", format="matroska" if webm else "mov", options=options, metadata_errors="replace"
         ) as container:
@@ -94,13 +109,13 @@ def read_clip(data: bytes, mime: str, limits: "MediaLimits") -> Clip:
     except MediaError:
         raise
     except MemoryError:
-        raise MediaTooLarge(_TOO_HUNGRY) from None
+        raise MediaTooLarge(_OUT_OF_MEMORY) from None
     except Exception as error:
-        raise BrokenMedia("the clip is damaged or cut short; send the whole file") from error
+        raise BrokenMedia("the clip is damaged or truncated; send the whole file") from error
 
 
-def spread(times: Sequence[int], count: int) -> Sequence[int]:
-    """Of the rising times, those shown at the middles of `count` equal parts; all, if there are no more than count."""
+def evenly_spaced(times: Sequence[int], count: int) -> Sequence[int]:
+    """Return the times of the frames shown in the middles of `count` equal parts; all if there are not more."""
     if len(times) <= count:
         return times
     part = (times[-1] - times[0]) / count
@@ -112,11 +127,11 @@ def spread(times: Sequence[int], count: int) -> Sequence[int]:
 
 
 def _read(container: InputContainer, data: bytes, mime: str, limits: "MediaLimits") -> Clip:
-    stream = _picture_stream(container)
+    stream = _video_stream(container)
     codec = stream.codec_context
     second = float(1 / (stream.time_base or 1))  # in units of the stream's timestamps
-    pixels = codec.width * codec.height or limits.max_pixels  # the worst where the header does not say
-    _check("pixels a frame", pixels, limits.max_pixels, "max_pixels")
+    pixels = codec.width * codec.height or limits.max_pixels  # the largest possible if the header has no size
+    _check("pixels per frame", pixels, limits.max_pixels, "max_pixels")
     _check("frames", stream.frames, limits.max_clip_frames, "max_clip_frames")
     declared_s = max((container.duration or 0) / av.time_base, (stream.duration or 0) / second)
     _check("seconds", declared_s, limits.max_seconds, "max_seconds")
@@ -124,81 +139,82 @@ def _read(container: InputContainer, data: bytes, mime: str, limits: "MediaLimit
     packets = _packets(container, stream, len(data), limits)
     times = sorted({each.time for each in packets if not each.packet.is_discard})
     if not times:
-        raise BrokenMedia("the clip holds no pictures; send one with at least one frame")
+        raise BrokenMedia("the clip has no frames; send one with at least one frame")
     seconds = (times[-1] - times[0]) / second * len(times) / max(1, len(times) - 1)
     _check("seconds", seconds, limits.max_seconds, "max_seconds")
 
-    codec.options = _cap(2 * pixels)  # pictures may grow on the way, but not to any size
+    codec.options = _cap(2 * pixels)  # the frame size may grow in the stream, within this limit
     codec.thread_type = "AUTO"
     codec.thread_count = _THREADS if codec.name == "h264" else 1  # FFmpeg's threaded VP9 crashes on damaged files
-    runs = _runs(packets, spread(times, limits.frames), max(1, _MAX_DECODED_PIXELS // pixels))
+    runs = _runs(packets, evenly_spaced(times, limits.frames), max(1, _MAX_DECODED_PIXELS // pixels))
     frames: list[Frame] = []
     width = height = 0
     for time, picture in _decode(codec, packets, runs):
-        _check("pixels a frame", picture.width * picture.height, limits.max_pixels, "max_pixels")
+        _check("pixels per frame", picture.width * picture.height, limits.max_pixels, "max_pixels")
         image, turned = _upright(picture, limits.frame_side)
         if not frames:
             width, height = (picture.height, picture.width) if turned else (picture.width, picture.height)
         frames.append(Frame((time - times[0]) / second, _jpeg(image), squash(image, limits.thumb_side)))
     if not frames:
-        raise BrokenMedia("no frame of the clip can be decoded; send one that plays")
+        raise BrokenMedia("no frame of the clip can be decoded; send one that can be played")
     return Clip(data, mime, width, height, seconds, tuple(frames))
 
 
-def _picture_stream(container: InputContainer) -> VideoStream:
-    """The first video stream; the others are not even read. A cover picture is none."""
+def _video_stream(container: InputContainer) -> VideoStream:
+    """Return the first video stream, without cover images, and discard all others."""
     videos = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
     if not videos:
-        raise BrokenMedia("the file holds no video, only sound or data; send a clip with pictures")
+        raise BrokenMedia("the file has no video, only audio or data; send a clip with video")
     for other in container.streams:
         if other is not videos[0]:
             other.discard = Discard.all
     codec = videos[0].codec_context
     if codec is None or codec.name not in _CODECS:
         raise UnsupportedMedia(
-            f"the clip's pictures are coded as {codec.name if codec else 'something unknown'}; "
+            f"the clip has the video codec {codec.name if codec else 'unknown'}; "
             "send H.264, H.265, VP8, VP9, AV1, MPEG-4 or Motion JPEG"
         )
     return videos[0]
 
 
-class _Coded(NamedTuple):
-    """A packet and when its frame is shown, in units of the stream."""
+class _TimedPacket(NamedTuple):
+    """A packet and the presentation time of its frame, in units of the stream."""
 
     time: int
     packet: Packet
 
 
-def _packets(container: InputContainer, stream: VideoStream, size: int, limits: "MediaLimits") -> list[_Coded]:
-    """All packets of the stream, in the order they are decoded in."""
-    packets: list[_Coded] = []
+def _packets(container: InputContainer, stream: VideoStream, size: int, limits: "MediaLimits") -> list[_TimedPacket]:
+    """Return all packets of the stream in decoding order."""
+    packets: list[_TimedPacket] = []
     read = 0
     for packet in container.demux(stream):
         if packet.pts is None or not packet.size:
             continue
-        packets.append(_Coded(packet.pts, packet))
+        packets.append(_TimedPacket(packet.pts, packet))
         read += packet.size
         _check("frames", len(packets), limits.max_clip_frames, "max_clip_frames")
-        if read > 2 * size:  # honest files use a byte once; the rest is room for packets the demuxer unpacks
-            raise BrokenMedia("the clip is damaged: its frames claim more bytes than the file has; export it again")
+        if read > 2 * size:  # valid files use each byte once; the factor allows for packets that the demuxer unpacks
+            raise BrokenMedia("the clip is damaged: its frames have more bytes than the file; export it again")
     return packets
 
 
 @dataclass(slots=True)
 class _Run:
-    """Packets from a key frame on to decode in one go, and the times wanted from among them."""
+    """Consecutive packets to decode, from a key frame on."""
 
     start: int
     end: int
+    #: Times of the selected frames.
     times: set[int]
 
 
-def _runs(packets: Sequence[_Coded], wanted: Sequence[int], most: int) -> list[_Run]:
-    """What to decode for the wanted times, in order, with no packet twice.
+def _runs(packets: Sequence[_TimedPacket], wanted: Sequence[int], most: int) -> list[_Run]:
+    """Plan the decoding of the selected times, in order, with no packet twice.
 
-    Once frames cost more than the `most` packets allowed in all, the key frames before them stand in.
+    Once it would take more than `most` packets, the preceding key frames replace the selected frames.
     """
-    place = {each.time: at for at, each in enumerate(packets)}
+    position = {each.time: at for at, each in enumerate(packets)}
     runs: list[_Run] = []
     for left, time in zip(range(len(wanted) - 1, -1, -1), wanted, strict=True):
         key = max((at for at, each in enumerate(packets) if each.packet.is_keyframe and each.time <= time), default=0)
@@ -207,8 +223,8 @@ def _runs(packets: Sequence[_Coded], wanted: Sequence[int], most: int) -> list[_
                 break
             runs.append(_Run(key, key, set()))
         run = runs[-1]
-        end = max(run.end, place[time] + 1)
-        if end - run.end > most - left:  # what is left over must do for the key frames to come
+        end = max(run.end, position[time] + 1)
+        if end - run.end > most - left:  # the rest must suffice for the remaining key frames
             time, end = packets[key].time, max(run.end, key + 1)
         most -= end - run.end
         run.end = end
@@ -217,35 +233,35 @@ def _runs(packets: Sequence[_Coded], wanted: Sequence[int], most: int) -> list[_
 
 
 def _decode(
-    codec: VideoCodecContext, packets: Sequence[_Coded], runs: Sequence[_Run]
+    codec: VideoCodecContext, packets: Sequence[_TimedPacket], runs: Sequence[_Run]
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """For each wanted time the first frame of its run from then on, with its own time."""
-    codec.open(strict=False)  # before skip_frame is first set: AV1 would hold to that for good
+    """Yield the first frame at or after each selected time, with its own time."""
+    codec.open(strict=False)  # before skip_frame is set, since AV1 would keep that setting
     for run in runs:
         codec.flush_buffers()
         wanted = sorted(run.times, reverse=True)
         for shown, packet in [*packets[run.start : run.end], (wanted[0], None)]:  # None drains the codec
-            # Frames that no other frame builds on need decoding only where they are wanted.
+            # Frames without dependents are decoded only if they are selected.
             codec.skip_frame = "DEFAULT" if shown in run.times else "NONREF"
             try:
                 frames = codec.decode(packet)
             except MemoryError:
                 raise
-            except FFmpegError:  # one damaged packet; the next may do
+            except FFmpegError:  # one damaged packet; the next may be valid
                 continue
-            for frame in frames:  # they come in order of time, some packets after their own
+            for frame in frames:  # in order of time, some packets later than their own
                 if wanted and frame.pts is not None and frame.pts >= wanted[-1]:
                     yield frame.pts, frame
                     wanted = [time for time in wanted if time > frame.pts]
 
 
 def _upright(picture: VideoFrame, max_side: int) -> tuple[Image.Image, bool]:
-    """The frame in RGB, no longer than max_side and turned as the camera was held, and whether it lies on its side."""
+    """Return the frame as upright RGB within max_side, and True if width and height are swapped."""
     width, height = fit((picture.width, picture.height), max_side)
     rgb = picture.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC", threads=1)
     image = Image.fromarray(rgb)
     quarter = round(picture.rotation / 90) * 90 % 360
-    return (image.transpose(_UPRIGHT[quarter]) if quarter else image), quarter in (90, 270)
+    return (image.transpose(_TRANSPOSE[quarter]) if quarter else image), quarter in (90, 270)
 
 
 def _jpeg(image: Image.Image) -> bytes:
@@ -255,7 +271,7 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def _cap(pixels: int) -> dict[str, str]:
-    """What keeps a decoder from pictures much larger; with room, because some count the padding."""
+    """Return decoder options that limit the frame size, with a margin, since some codecs count padding."""
     return {"max_pixels": str(2 * pixels + 1_000_000)}
 
 

@@ -1,4 +1,4 @@
-"""Stills: limits from the header, one decode for stage 1, and the decoder that later stages share."""
+"""Photos: limits from the header, one decode for stage 1, and the decoder of the later stages."""
 
 import struct
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from roadwork_serve.media.sniff import sniff
 if TYPE_CHECKING:
     from roadwork_serve.profiles.profile import MediaLimits
 
-_MAX_SCANS = 100  # of a progressive JPEG; cameras write about 10, and each costs a pass over the whole picture
-_BROKEN = "the photo is damaged or cut short; send the whole file"
-_TOO_HUNGRY = "the photo takes more memory to decode than it may; send it at a smaller size"
+_MAX_SCANS = 100  # of a progressive JPEG; cameras write about 10, and each is a pass over the whole image
+_BROKEN = "the photo is damaged or truncated; send the whole file"
+_OUT_OF_MEMORY = "decoding the photo takes too much memory; send it at a smaller size"
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = {  # EXIF 2.32, tag Orientation -> what turns the stored picture upright
+_TRANSPOSE = {  # EXIF 2.32, tag Orientation -> the operation that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -33,20 +33,25 @@ _UPRIGHT = {  # EXIF 2.32, tag Orientation -> what turns the stored picture upri
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
-    """A still. width and height are those of the upright picture; thumb is uint8 RGB [side, side, 3]."""
+    """A decoded photo."""
 
     encoded: bytes
     mime: str
+    #: Width of the upright image in pixels.
     width: int
+    #: Height of the upright image in pixels.
     height: int
+    #: uint8 RGB [side, side, 3].
     thumb: NDArray[np.uint8]
 
     @property
     def kind(self) -> Literal["photo"]:
+        """The media type."""
         return "photo"
 
     @property
     def images(self) -> tuple[bytes, ...]:
+        """Encoded images: the photo, or a JPEG of each sampled frame."""
         return (self.encoded,)
 
     @property
@@ -56,21 +61,24 @@ class Photo:
 
     @property
     def timestamps_s(self) -> tuple[float, ...]:
+        """Time of each image from the start of the clip, in seconds; 0 for a photo."""
         return (0.0,)
 
 
 def read_photo(data: bytes, mime: str, limits: "MediaLimits") -> Photo:
-    """The photo in bytes of a known type, decoded once at about the size stage 1 needs.
+    """Decode a photo of a known type once, at about the size stage 1 needs.
 
-    Raises MediaTooLarge before anything is decoded, and BrokenMedia.
+    Raises:
+        MediaTooLarge: A limit is exceeded; raised before anything is decoded.
+        BrokenMedia: The file is damaged.
     """
     try:
         if mime == "image/webp":
-            _check_pixels(_webp_size(data), limits)  # Pillow's reader allocates the canvas when it opens the file
-        image = _reader(data, mime)
+            _check_pixels(_webp_size(data), limits)  # Pillow allocates the canvas when it opens the file
+        image = _open(data, mime)
         _check_pixels(image.size, limits)
         if "progressive" in image.info and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
-            raise MediaTooLarge(f"the JPEG is coded in {scans:,} scans; at most {_MAX_SCANS} are decoded")
+            raise MediaTooLarge(f"the JPEG has {scans:,} scans; at most {_MAX_SCANS} are accepted")
         width, height = image.size
         orientation = _orientation(image)
         side = limits.thumb_side
@@ -78,7 +86,7 @@ def read_photo(data: bytes, mime: str, limits: "MediaLimits") -> Photo:
     except MediaError:
         raise
     except MemoryError:
-        raise MediaTooLarge(_TOO_HUNGRY) from None
+        raise MediaTooLarge(_OUT_OF_MEMORY) from None
     except Exception as error:
         raise BrokenMedia(_BROKEN) from error
     if orientation >= 5:
@@ -87,44 +95,48 @@ def read_photo(data: bytes, mime: str, limits: "MediaLimits") -> Photo:
 
 
 def open_rgb(encoded: bytes, max_side: int | None = None) -> Image.Image:
-    """An upright RGB picture from a photo or frame that `read` has let pass; transparency becomes white.
+    """Decode a photo or frame that `read` has accepted to an upright RGB image; transparency becomes white.
 
-    max_side: shrink (never enlarge) until the longer side is no more than this, in pixels; big JPEGs
-        are then decoded straight to about that size.
+    Args:
+        encoded: A JPEG, PNG or WebP file.
+        max_side: Scale down until the longer side is at most this, in pixels. Large JPEGs are decoded directly to
+            about that size.
 
-    Raises BrokenMedia, or UnsupportedMedia when the bytes are no still.
+    Raises:
+        BrokenMedia: The file is damaged.
+        UnsupportedMedia: The bytes are not a photo.
     """
     mime = sniff(encoded)
     if not mime.startswith("image/"):
         raise UnsupportedMedia(f"the bytes are {mime}; a JPEG, PNG or WebP photo is needed here")
     try:
-        image = _reader(encoded, mime)
+        image = _open(encoded, mime)
         return _decoded(image, fit(image.size, max_side or max(image.size)), Image.Resampling.BICUBIC)
     except Exception as error:
         raise BrokenMedia(_BROKEN) from error
 
 
 def squash(image: Image.Image, side: int) -> NDArray[np.uint8]:
-    """An RGB picture as stage 1 sees it: uint8 [side, side, 3], squashed to a square, antialiased."""
+    """Return the thumbnail for stage 1: uint8 [side, side, 3], squashed to a square, antialiased."""
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
 def fit(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """The size shrunk, never enlarged, in proportion until its longer side is no more than max_side."""
+    """Return the size scaled down in proportion until its longer side is at most max_side."""
     share = min(1.0, max_side / max(size))
     return max(1, round(size[0] * share)), max(1, round(size[1] * share))
 
 
 class _JpegReader(JpegImagePlugin.JpegImageFile):
     def _read_dpi_from_exif(self) -> None:
-        """Left out: on opening, Pillow would parse all of the EXIF and warn of every tag that a file gets wrong."""
+        """Do nothing. Pillow would parse all of the EXIF on opening, and warn about every invalid tag."""
 
 
-def _reader(data: bytes, mime: str) -> ImageFile.ImageFile:
-    """The header, parsed; no pixel is decoded yet.
+def _open(data: bytes, mime: str) -> ImageFile.ImageFile:
+    """Parse the header without decoding pixels.
 
-    The class of the format is called because Image.open would try other formats as well and
-    measure the picture against Pillow's global limit in place of ours.
+    The class of the format is used directly, since Image.open would try other formats too and check the image against
+    Pillow's global limit instead of ours.
     """
     if mime == "image/jpeg":
         check_jpeg(data)
@@ -136,11 +148,11 @@ def _reader(data: bytes, mime: str) -> ImageFile.ImageFile:
 
 
 def _decoded(image: ImageFile.ImageFile, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
-    """Upright RGB of the size, which is given as the picture is stored."""
+    """Decode to upright RGB of a size, which is given in the stored orientation."""
     orientation = _orientation(image)
-    image.draft(None, size)  # a JPEG shrinks by 2, 4 or 8 while decoding, to no less than size; others ignore it
+    image.draft(None, size)  # a JPEG is scaled by 2, 4 or 8 while decoding, to no less than size; others ignore it
     image.load()
-    if image.mode == "I;16":  # 16-bit grey, which convert would clip
+    if image.mode == "I;16":  # 16-bit grey, which `convert` would clip
         rgb: Image.Image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     else:
         rgb = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -150,16 +162,16 @@ def _decoded(image: ImageFile.ImageFile, size: tuple[int, int], resampling: Imag
         white = Image.new("RGBA", rgb.size, "white")
         white.alpha_composite(rgb)
         rgb = white.convert("RGB")
-    if orientation in _UPRIGHT:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
-    rgb.info = {}  # or its EXIF would turn it a second time
+    if orientation in _TRANSPOSE:
+        rgb = rgb.transpose(_TRANSPOSE[orientation])
+    rgb.info = {}  # else its EXIF orientation would be applied twice
     return rgb
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 when there is none or it makes no sense.
+    """Return the EXIF orientation from 1 to 8; 1 if it is missing or invalid.
 
-    Read by hand because Pillow reads all tags to find one, and warns about those it dislikes.
+    Pillow would parse all tags to find one, and warn about invalid ones.
     """
     exif = image.info.get("exif")
     tiff = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""  # a PNG may hold text of that name
@@ -172,14 +184,14 @@ def _orientation(image: Image.Image) -> int:
         for index in range(count):
             tag, value = struct.unpack_from(f"{order}H6xH", tiff, first + 2 + 12 * index)
             if tag == _ORIENTATION_TAG:
-                return value if value in _UPRIGHT else 1
+                return value if value in _TRANSPOSE else 1
     except struct.error:
         pass
     return 1
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height from a WebP header (RFC 9649, sections 2.5 to 2.7)."""
+    """Return width and height from a WebP header (RFC 9649, sections 2.5 to 2.7)."""
     chunk = data[12:16]
     if chunk == b"VP8X":
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1

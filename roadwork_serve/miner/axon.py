@@ -1,8 +1,7 @@
-"""The axon: what validators reach over HTTP.
+"""The axon: the HTTP server that validators call.
 
-A call is judged by its headers before a byte of its body is read: is it well formed, for this hotkey, fresh, from
-somebody who may ask, rightly signed, and new? Only then is the body read, under a bound on its size and by the
-validator's deadline, and the picture in it shown to the cascade.
+The headers of a call are checked before its body is read: format, receiver, freshness, blacklist, signature and nonce.
+Then the body is read within a size limit and the validator's deadline, and its image goes to the cascade.
 """
 
 import asyncio
@@ -25,181 +24,211 @@ from roadwork_serve.errors import DeadlineExceeded, MediaError, NoOpinion, Overl
 from roadwork_serve.miner.blacklist import Blacklist
 from roadwork_serve.miner.forward import ForwardCache
 from roadwork_serve.miner.metrics import MinerMetrics
-from roadwork_serve.miner.nonces import Nonces
-from roadwork_serve.miner.protocol import ROUTES, Call, Refused, answer_headers, prediction
+from roadwork_serve.miner.nonces import NonceStore
+from roadwork_serve.miner.protocol import ROUTES, Call, CallRejected, answer_headers, rounded_safely
 
 _LOG = logging.getLogger("roadwork.miner")
-_LONGEST_S = 9.0  # a validator of the subnet waits no longer, whatever its header says
-_INLINE = 256 * 1024  # bytes of a body; more are parsed in a thread
-_STRUCTURE = 4096  # brackets, commas and colons in a body; a synapse has a few dozen, and parsing holds up all others
-_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+_MAX_TIMEOUT_S = 9.0  # validators of the subnet wait no longer, whatever their header says
+_INLINE_BYTES = 256 * 1024  # larger bodies are parsed in a thread
+_MAX_TOKENS = 4096  # brackets, commas and colons in a body; a synapse has a few dozen, and parsing blocks the loop
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _DRAIN_S = 0.5
-_CLOSING = {"connection": "close"}  # a call has a connection of its own, so that its headers can be given a time
+_CLOSING = {"connection": "close"}  # one call per connection, so that its headers can have a time limit
 NO_ANSWER = -1.0
 Verify = Callable[[bytes, bytes, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """max_body: bytes; in_work: of all bodies.
+    """Limits on calls."""
 
-    margin_s: kept back of the validator's time, for the way there and back.
-    """
-
+    #: Largest body in bytes.
     max_body: int = 16 * 2**20
+    #: Largest size of all bodies in flight in bytes.
     in_flight: int = 256 * 2**20
+    #: Part of the validator's timeout reserved for the network, in seconds.
     margin_s: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What a body holds. label: 1 or 0, the truth, which the test net tells; -1 elsewhere."""
+class Synapse:
+    """The content of a call."""
 
-    picture: bytes
+    #: Encoded image.
+    image: bytes
+    #: 1 or 0 on the test net, which sends the label; else -1.
     label: int
 
 
 class Axon:
-    """hotkey: this miner's, ss58. verify: whether a message has this signature by this hotkey."""
+    """Answers the calls of validators."""
 
     def __init__(
         self,
         hotkey: str,
         verify: Verify,
-        guard: Blacklist,
-        nonces: Nonces,
-        answers: ForwardCache,
-        counts: MinerMetrics,
+        blacklist: Blacklist,
+        nonces: NonceStore,
+        forward: ForwardCache,
+        metrics: MinerMetrics,
         limits: Limits = Limits(),
     ) -> None:
+        """Create the axon.
+
+        Args:
+            hotkey: ss58 address of this miner.
+            verify: Returns True if a message has this signature by this hotkey.
+            blacklist: Decides who may call.
+            nonces: NonceStore that have been used.
+            forward: Classifies images.
+            metrics: Metrics of the calls.
+            limits: Limits on calls.
+        """
         self.hotkey = hotkey
         self._verify = verify
-        self._guard = guard
+        self._blacklist = blacklist
         self._nonces = nonces
-        self._answers = answers
-        self._counts = counts
+        self._forward = forward
+        self._metrics = metrics
         self._limits = limits
-        self._held = 0  # bytes of bodies
+        self._body_bytes = 0  # of all bodies in flight
 
     def app(self) -> Starlette:
-        """The routes that validators know."""
+        """Return the HTTP application with the subnet's routes."""
         app = Starlette(
             routes=[Route(f"/{route}", self._route(route), methods=["POST"]) for route in ROUTES],
-            exception_handlers={404: _not_there, 405: _not_there},
+            exception_handlers={404: _not_found, 405: _not_found},
         )
         app.router.redirect_slashes = False
         return app
 
     def _route(self, route: str) -> Callable[[Request], Any]:
-        async def answer(request: Request) -> Response:
+        async def endpoint(request: Request) -> Response:
             began = time.monotonic()
             call: Call | None = None
             try:
                 call = Call.read(request.headers.raw, route)
-                stake = self._authorised(call, request)
-                async with self._guard.call(call.sender):
+                stake = self._authorize(call, request)
+                async with self._blacklist.limit(call.sender):
                     self._nonces.use(call)
-                    told = await self._answered(call, stake, request, began)
-            except Refused as refusal:
-                self._counts.refused(refusal.reason)
-                await _drained(request)
-                return _refusal(refusal, call, began)
+                    probability, label = await self._answer(call, stake, request, began)
+            except CallRejected as rejection:
+                self._metrics.record_rejection(rejection.reason)
+                await _drain(request)
+                return _rejection(rejection, call, began)
             except ClientDisconnect:
-                self._counts.refused("hung-up")
-                return _refusal(Refused(408, "hung-up", "the caller hung up"), call, began)
+                self._metrics.record_rejection("disconnected")
+                return _rejection(CallRejected(408, "disconnected", "the caller disconnected"), call, began)
             except Exception:
-                _LOG.exception("A call ends in what it should not.")
-                self._counts.refused("internal")
-                await _drained(request)
-                return _refusal(Refused(503, "internal", "this miner cannot answer that at the moment"), call, began)
-            self._counts.took(time.monotonic() - began)
+                _LOG.exception("Unhandled error while answering a call.")
+                self._metrics.record_rejection("internal")
+                await _drain(request)
+                return _rejection(CallRejected(503, "internal", "this miner has an internal error"), call, began)
+            self._metrics.record_duration(time.monotonic() - began)
             headers = answer_headers(call, 200, "Success", began) | _CLOSING
-            return JSONResponse(_synapse(call, told), headers=headers)
+            return JSONResponse(_response_body(call, probability, label), headers=headers)
 
-        return answer
+        return endpoint
 
-    def _authorised(self, call: Call, request: Request) -> float:
-        """The caller's stake. Raises Refused; nothing of the body has been read."""
+    def _authorize(self, call: Call, request: Request) -> float:
+        """Check the headers before the body is read, and return the caller's stake.
+
+        Raises:
+            CallRejected: A check fails.
+        """
         if call.receiver != self.hotkey:
-            raise Refused(401, "receiver", "the call is for another hotkey")
+            raise CallRejected(401, "receiver", "the call is for another hotkey")
         call.check_fresh(time.time_ns())
-        stake = self._guard.admit(call.sender)
+        stake = self._blacklist.check(call.sender)
         length = request.headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length) > self._limits.max_body:
-            raise Refused(413, "size", f"a body may have {self._limits.max_body} bytes")
+            raise CallRejected(413, "size", f"a body may have at most {self._limits.max_body} bytes")
         if not self._verify(call.signed, call.signature, call.sender):
-            raise Refused(401, "signature", "the signature is not the sender's over this call")
+            raise CallRejected(401, "signature", "the signature is not valid for this call and sender")
         self._nonces.check(call)
         return stake
 
-    async def _answered(self, call: Call, stake: float, request: Request, began: float) -> tuple[float, int]:
-        """The prediction, and the label that came with the question. Raises Refused and ClientDisconnect."""
-        deadline_s = began + min(call.timeout_s, _LONGEST_S) - self._limits.margin_s
+    async def _answer(self, call: Call, stake: float, request: Request, began: float) -> tuple[float, int]:
+        """Return the prediction, and the label that came with the call.
+
+        Raises:
+            CallRejected: The call cannot be answered.
+            ClientDisconnect: The caller disconnected.
+        """
+        deadline_s = began + min(call.timeout_s, _MAX_TIMEOUT_S) - self._limits.margin_s
         name, label = f"axon-{call.uuid[:36]}-{call.nonce}", -1
         try:
             async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
-                question = await self._question(request)
-                label = question.label
-                verdict, known = await self._answers.of(question.picture, deadline_s, name, call.sender, stake)
+                synapse = await self._read(request)
+                label = synapse.label
+                verdict, cached = await self._forward.classify(synapse.image, deadline_s, name, call.sender, stake)
         except (TimeoutError, DeadlineExceeded):
-            raise Refused(408, "deadline", "the time was over before there was an answer") from None
+            raise CallRejected(408, "deadline", "the timeout passed before there was an answer") from None
         except MediaError as error:
-            raise Refused(422, error.slug, str(error)) from None
+            raise CallRejected(422, error.slug, str(error)) from None
         except NoOpinion as error:
             _LOG.warning("%s: %s", name, error)
-            self._counts.silent()
+            self._metrics.record_abstention()
             return NO_ANSWER, label
         except Overloaded as error:
-            raise Refused(503, error.slug, str(error)) from None
+            raise CallRejected(503, error.slug, str(error)) from None
         except RoadworkError as error:
             _LOG.warning("%s: %s", name, error)
-            raise Refused(503, error.slug, "the cascade cannot be reached at the moment; try again") from None
-        said = prediction(verdict.probability, verdict.label == "roadwork")
-        self._counts.answered(verdict.exit.stage or "none", known, said, label)
-        return said, label
+            raise CallRejected(503, error.slug, "the cascade cannot be reached; try again") from None
+        probability = rounded_safely(verdict.probability, verdict.label == "roadwork")
+        self._metrics.record_answer(verdict.exit.stage or "none", cached, probability, label)
+        return probability, label
 
-    async def _question(self, request: Request) -> Question:
+    async def _read(self, request: Request) -> Synapse:
         body = bytearray()
         try:
             async for chunk in request.stream():
                 body += chunk
-                self._held += len(chunk)
+                self._body_bytes += len(chunk)
                 if len(body) > self._limits.max_body:
-                    raise Refused(413, "size", f"a body may have {self._limits.max_body} bytes")
-                if self._held > self._limits.in_flight:
-                    raise Refused(503, "busy", "too many large calls are being read; come back in a second")
-            return parse(bytes(body)) if len(body) <= _INLINE else await asyncio.to_thread(parse, bytes(body))
+                    raise CallRejected(413, "size", f"a body may have at most {self._limits.max_body} bytes")
+                if self._body_bytes > self._limits.in_flight:
+                    raise CallRejected(503, "busy", "too many large calls are being read; try again in a second")
+            return (
+                parse_synapse(bytes(body))
+                if len(body) <= _INLINE_BYTES
+                else await asyncio.to_thread(parse_synapse, bytes(body))
+            )
         finally:
-            self._held -= len(body)
+            self._body_bytes -= len(body)
 
 
-def parse(body: bytes) -> Question:
-    """A synapse's JSON. Raises Refused, 422, naming what to mend."""
-    if sum(map(body.count, (b"[", b"{", b",", b":"))) > _STRUCTURE:
-        raise Refused(422, "json", "the body is no synapse: it has too many fields")
+def parse_synapse(body: bytes) -> Synapse:
+    """Parse the JSON of a synapse.
+
+    Raises:
+        CallRejected: 422, with the field and how to correct it.
+    """
+    if sum(map(body.count, (b"[", b"{", b",", b":"))) > _MAX_TOKENS:
+        raise CallRejected(422, "json", "the body is not a synapse: it has too many fields")
     try:
         synapse: object = json.loads(body)
     except (ValueError, RecursionError):
-        raise Refused(422, "json", "the body is no JSON; send the synapse as the Dendrite does") from None
+        raise CallRejected(422, "json", "the body is not valid JSON; send the synapse as the Dendrite does") from None
     if not isinstance(synapse, dict):
-        raise Refused(422, "json", "the body is no JSON object")
+        raise CallRejected(422, "json", "the body is not a JSON object")
     fields: dict[str, object] = {str(name): value for name, value in synapse.items()}  # pyright: ignore
     image, label = fields.get("image"), fields.get("testnet_label", -1)
     if not isinstance(image, str) or not image:
-        raise Refused(422, "image", "image is no text; send the JPEG in base64")
+        raise CallRejected(422, "image", "image is not text; send the JPEG in base64")
     if isinstance(label, bool) or not isinstance(label, int):
-        raise Refused(422, "label", "testnet_label is no whole number")
+        raise CallRejected(422, "label", "testnet_label is not an integer")
     try:
-        picture = base64.b64decode(image, validate=True)
+        data = base64.b64decode(image, validate=True)
     except (binascii.Error, ValueError):
-        raise Refused(422, "base64", "image is no standard base64") from None
-    if not picture.startswith(_PICTURES) and (picture[:4], picture[8:12]) != (b"RIFF", b"WEBP"):
-        raise Refused(422, "unsupported-media", "image is no JPEG, PNG or WebP")
-    return Question(picture, label if label in (0, 1) else -1)
+        raise CallRejected(422, "base64", "image is not valid base64") from None
+    if not data.startswith(_SIGNATURES) and (data[:4], data[8:12]) != (b"RIFF", b"WEBP"):
+        raise CallRejected(422, "unsupported-media", "image is not a JPEG, PNG or WebP file")
+    return Synapse(data, label if label in (0, 1) else -1)
 
 
-def _synapse(call: Call, told: tuple[float, int]) -> dict[str, Any]:
-    """The synapse as a Dendrite takes it back, with the picture left out: it has that already."""
+def _response_body(call: Call, probability: float, label: int) -> dict[str, Any]:
+    """Return the synapse as a Dendrite expects it, without the image, which it has already."""
     extended = {"model_url": ""} if call.name == "ExtendedImageSynapse" else {}
     return {
         "name": call.name,
@@ -207,25 +236,25 @@ def _synapse(call: Call, told: tuple[float, int]) -> dict[str, Any]:
         "dendrite": {"hotkey": call.sender, "nonce": call.nonce, "uuid": call.uuid},
         "axon": {"hotkey": call.receiver, "status_code": 200, "status_message": "Success"},
         "image": "",
-        "prediction": told[0],
-        "testnet_label": told[1],
+        "prediction": probability,
+        "testnet_label": label,
         **extended,
     }
 
 
-def _refusal(refusal: Refused, call: Call | None, began: float) -> Response:
-    headers = answer_headers(call, refusal.status, refusal.reason, began) if call else {}
-    return JSONResponse({"message": str(refusal)}, status_code=refusal.status, headers=headers | _CLOSING)
+def _rejection(rejection: CallRejected, call: Call | None, began: float) -> Response:
+    headers = answer_headers(call, rejection.status, rejection.reason, began) if call else {}
+    return JSONResponse({"message": str(rejection)}, status_code=rejection.status, headers=headers | _CLOSING)
 
 
-async def _drained(request: Request) -> None:
-    """Throw away what still comes of a body, for a moment: who sends does not read what he is told."""
-    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: it has been read
+async def _drain(request: Request) -> None:
+    """Discard the rest of a body for a moment, since a client that is sending does not read the response."""
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: it has been read already
         async with asyncio.timeout(_DRAIN_S):
             async for _ in request.stream():
                 pass
 
 
-async def _not_there(request: Request, error: Exception) -> Response:
-    message = f"there are the routes {', '.join('/' + route for route in ROUTES)}, by POST"
+async def _not_found(request: Request, error: Exception) -> Response:
+    message = f"the routes are {', '.join('/' + route for route in ROUTES)}, with POST"
     return JSONResponse({"message": message}, status_code=getattr(error, "status_code", 404), headers=_CLOSING)

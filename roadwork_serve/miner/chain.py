@@ -1,13 +1,12 @@
-"""What the chain says of the subnet, read in the background, and what it is told of this miner.
+"""The chain: reads the metagraph in the background and publishes this miner's address.
 
-Nothing here is waited for by a call: whoever asks is judged by the metagraph that was read last, over restarts, too.
+Calls never wait for the chain: they are checked against the last metagraph, which is stored for the next start.
 """
 
 import asyncio
 import ipaddress
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -15,19 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.miner.metagraph import Metagraph, NeuronInfo
 
 _LOG = logging.getLogger("roadwork.miner.chain")
-_PATIENCE_S = 90.0  # for one reading, connecting and all
-_AGAIN_S = 5.0  # until the next try after a failed one, doubling
-_STALE = 3  # readings missed in a row
+_READ_TIMEOUT_S = 90.0  # of one reading with the connection
+_RETRY_S = 5.0  # until the first retry; it doubles each time
+_STALE_READINGS = 3  # missed in a row
 Connect = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class AxonEndpoint:
-    """Where validators reach this miner, for the chain to tell them."""
+    """The address to publish on the chain."""
 
     ip: str
     port: int
@@ -36,20 +36,19 @@ class AxonEndpoint:
         try:
             address = ipaddress.ip_address(self.ip)
         except ValueError:
-            raise ConfigError(f"{self.ip} is no IP address to publish; give the one validators reach you at") from None
-        object.__setattr__(self, "ip", str(address))  # as the chain spells it
+            raise ConfigError(f"{self.ip} is not an IP address; give the one at which validators reach you") from None
+        object.__setattr__(self, "ip", str(address))  # in the format of the chain
         if address.is_unspecified or address.is_loopback:
-            raise ConfigError(f"{self.ip} cannot be reached by anybody else; give the address validators reach you at")
+            raise ConfigError(
+                f"{self.ip} cannot be reached from other machines; give the address at which validators reach you"
+            )
 
     def __str__(self) -> str:
         return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
 
 
 class Chain:
-    """connect: opens a `bittensor.Client`. file: keeps the last metagraph. wallet: whose hotkey publishes `place`.
-
-    registered: whether the hotkey is on the subnet; None before that is known.
-    """
+    """Reads the metagraph again and again, and publishes the axon's address."""
 
     def __init__(
         self,
@@ -58,109 +57,134 @@ class Chain:
         hotkey: str,
         file: Path,
         refresh_s: float = 300.0,
-        place: AxonEndpoint | None = None,
+        endpoint: AxonEndpoint | None = None,
         wallet: Any = None,
     ) -> None:
+        """Load the stored metagraph.
+
+        Args:
+            connect: Opens a `bittensor.Client`.
+            netuid: Number of the subnet.
+            hotkey: ss58 address of this miner.
+            file: File for the last metagraph.
+            refresh_s: Time between readings in seconds.
+            endpoint: Address to publish; None publishes none.
+            wallet: Wallet whose hotkey publishes it.
+        """
         self._connect = connect
         self._netuid = netuid
         self._hotkey = hotkey
         self._file = file
         self._refresh_s = refresh_s
-        self._place = place
+        self._endpoint = endpoint
         self._wallet = wallet
-        self.neurons = _kept(file)
-        self.registered: bool | None = hotkey in self.neurons.by_hotkey if len(self.neurons) else None
-        self.to_publish: AxonEndpoint | None = None  # where the chain says another
+        self.metagraph = _load(file)
+        #: The hotkey is registered on the subnet; None if unknown.
+        self.registered: bool | None = hotkey in self.metagraph.by_hotkey if len(self.metagraph) else None
+        #: Address that is not on the chain yet.
+        self.to_publish: AxonEndpoint | None = None
+        #: Consecutive failures.
         self.failures = 0
 
     @property
     def age_s(self) -> float:
-        """Of the metagraph that calls are judged by."""
-        return time.time() - self.neurons.at_s
+        """Age of the metagraph in use in seconds."""
+        return time.time() - self.metagraph.at_s
 
     @property
     def stale(self) -> bool:
-        """Several readings in a row are missing."""
-        return self.age_s > _STALE * self._refresh_s
+        """True if several readings in a row have failed."""
+        return self.age_s > _STALE_READINGS * self._refresh_s
 
     async def run(self) -> None:
-        """Read again and again, until cancelled; after a failure sooner, and then ever later."""
+        """Read the metagraph periodically until cancelled. Retry after a failure with exponential back-off."""
         while True:
             try:
-                await self.look()
+                await self.refresh()
             except Exception as error:
                 self.failures += 1
-                how = f"the metagraph in use is {self.age_s:.0f} s old" if len(self.neurons) else "there is none to use"
-                told = f"The chain cannot be read (try {self.failures}): {error or type(error).__name__}; {how}."
-                _LOG.log(logging.ERROR if self.stale else logging.WARNING, told)
+                _LOG.log(
+                    logging.ERROR if self.stale else logging.WARNING,
+                    "Cannot read the chain (attempt %d): %s; %s.",
+                    self.failures,
+                    error or type(error).__name__,
+                    f"the metagraph in use is {self.age_s:.0f} s old"
+                    if len(self.metagraph)
+                    else "no metagraph is stored",
+                )
             await asyncio.sleep(self.wait_s)
 
     @property
     def wait_s(self) -> float:
-        """Until the next reading."""
-        return min(self._refresh_s, _AGAIN_S * 2 ** min(self.failures - 1, 16)) if self.failures else self._refresh_s
+        """Time until the next reading in seconds."""
+        return min(self._refresh_s, _RETRY_S * 2 ** min(self.failures - 1, 16)) if self.failures else self._refresh_s
 
-    async def look(self, publish: bool = True) -> None:
-        """Read the metagraph, keep it, and publish where this miner is, where the chain says something else.
+    async def refresh(self, publish: bool = True) -> None:
+        """Read and store the metagraph, and publish this miner's address if the chain has another.
 
-        publish: False only reads. Raises what bittensor raises, TimeoutError, and ConfigError when there is no such
-        subnet.
+        Args:
+            publish: False only reads.
+
+        Raises:
+            ConfigError: The subnet does not exist.
+            TimeoutError: The chain does not answer.
+            Exception: Any error of bittensor.
         """
-        async with asyncio.timeout(_PATIENCE_S), self._connect() as client:
+        async with asyncio.timeout(_READ_TIMEOUT_S), self._connect() as client:
             graph = await client.subnets.metagraph(self._netuid, commitments=False)
             if graph is None:
                 raise ConfigError(f"there is no subnet {self._netuid} on this chain")
             found = [NeuronInfo(n.uid, n.hotkey, n.total_stake.rao / 1e9, n.validator_permit) for n in graph.neurons]
-            self.neurons = Metagraph(graph.block, time.time(), {each.hotkey: each for each in found})
+            self.metagraph = Metagraph(graph.block, time.time(), {each.hotkey: each for each in found})
             self.failures = 0
             try:
-                await asyncio.to_thread(_keep, self._file, self.neurons)
+                await asyncio.to_thread(_store, self._file, self.metagraph)
             except OSError as error:
-                _LOG.error(f"The metagraph cannot be kept for the next start in {self._file}: {error}")
+                _LOG.error("Cannot store the metagraph in %s: %s", self._file, error)
             mine = graph.by_hotkey(self._hotkey)
             if (mine is not None) != self.registered:
-                how = "registered" if mine else "not registered"
-                _LOG.log(logging.INFO if mine else logging.ERROR, f"{self._hotkey} is {how} on subnet {self._netuid}.")
+                level, state = (logging.INFO, "registered") if mine else (logging.ERROR, "not registered")
+                _LOG.log(level, "%s is %s on subnet %s.", self._hotkey, state, self._netuid)
             self.registered = mine is not None
-            self.to_publish = self._place if mine is not None and mine.axon != str(self._place) else None
+            self.to_publish = self._endpoint if mine is not None and mine.axon != str(self._endpoint) else None
             if publish and self.to_publish is not None:
                 await self._publish(client, self.to_publish)
 
-    async def _publish(self, client: Any, place: AxonEndpoint) -> None:
-        """What goes wrong is tried again with the next reading: the chain limits how often."""
+    async def _publish(self, client: Any, endpoint: AxonEndpoint) -> None:
+        """Publish the address. A failure is retried at the next reading, since the chain limits the rate."""
         from bittensor.intents import ServeAxon
 
         try:
-            result = await client.execute(ServeAxon(netuid=self._netuid, ip=place.ip, port=place.port), self._wallet)
+            result = await client.execute(
+                ServeAxon(netuid=self._netuid, ip=endpoint.ip, port=endpoint.port), self._wallet
+            )
             result.raise_for_failure()
         except Exception as error:
-            _LOG.error(f"{place} cannot be published on subnet {self._netuid}: {error}")
+            _LOG.error("Cannot publish %s on subnet %s: %s", endpoint, self._netuid, error)
         else:
-            _LOG.info(f"{place} is published on subnet {self._netuid}.")
+            _LOG.info("Published %s on subnet %s.", endpoint, self._netuid)
 
 
-def _keep(file: Path, neurons: Metagraph) -> None:
-    told = {
-        "block": neurons.block,
-        "at_s": neurons.at_s,
-        "neurons": [[n.uid, n.hotkey, n.stake, n.permit] for n in neurons.by_hotkey.values()],
+def _store(file: Path, metagraph: Metagraph) -> None:
+    content = {
+        "block": metagraph.block,
+        "at_s": metagraph.at_s,
+        "neurons": [[n.uid, n.hotkey, n.stake, n.validator_permit] for n in metagraph.by_hotkey.values()],
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(f".{os.getpid()}.new")  # several miners may share a folder
-    draft.write_text(json.dumps(told))
-    os.replace(draft, file)
+    with replace_file(file, os_errors=True) as draft:  # several miners may share a folder
+        draft.write_text(json.dumps(content))
 
 
-def _kept(file: Path) -> Metagraph:
-    """What was read before, or nothing."""
+def _load(file: Path) -> Metagraph:
+    """Return the stored metagraph, or an empty one."""
     try:
-        told = json.loads(file.read_text())
+        content = json.loads(file.read_text())
         found = [
-            NeuronInfo(int(uid), str(key), float(stake), bool(permit)) for uid, key, stake, permit in told["neurons"]
+            NeuronInfo(int(uid), str(key), float(stake), bool(permit)) for uid, key, stake, permit in content["neurons"]
         ]
-        return Metagraph(int(told["block"]), float(told["at_s"]), {each.hotkey: each for each in found})
+        return Metagraph(int(content["block"]), float(content["at_s"]), {each.hotkey: each for each in found})
     except FileNotFoundError:
         return Metagraph()
     except (OSError, ValueError, KeyError, TypeError):
-        _LOG.warning("%s cannot be read; the metagraph is read from the chain first.", file)
+        _LOG.warning("Cannot read the stored metagraph %s; calls are rejected until the chain has been read.", file)
         return Metagraph()

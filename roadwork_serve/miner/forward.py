@@ -1,4 +1,4 @@
-"""One answer for one picture, however many validators send it within a minute."""
+"""Forward: classification of images, with a cache, since many validators send the same image within a minute."""
 
 import asyncio
 import hashlib
@@ -8,116 +8,143 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from roadwork_serve.errors import DeadlineExceeded, StageLost
-from roadwork_serve.miner.blacklist import PrioritySemaphore
+from roadwork_serve.miner.priority import PrioritySemaphore
 from roadwork_serve.schema import Verdict
 
-_KEPT_S = 60.0
-_MOST = 4096
-_RESERVE_S = 0.25  # for what a cascade could say by its deadline to be kept, and to come back
-_MORE_S = 0.5  # who has so much more time than the one who began does not take an answer cut short
+_TTL_S = 60.0
+_MAX_ENTRIES = 4096
+_RESERVE_S = 0.25  # subtracted from the deadline of the cascade, so that its verdict arrives in time
+_LONGER_S = 0.5  # a call with this much more time does not accept a verdict that another deadline cut short
 
 
 class Cascade(Protocol):
-    """What says whether a picture shows road work."""
+    """The cascade, over Ray or HTTP."""
 
     async def ready(self) -> None:
-        """Returns where it is there to be asked. Raises any error of the tree where it is not."""
+        """Return if the cascade accepts requests.
+
+        Raises:
+            RoadworkError: It does not.
+        """
         ...
 
     async def classify(self, data: bytes, deadline_ms: int, request_id: str, key: str) -> Verdict:
-        """The verdict on an encoded picture. Raises any error of the tree."""
+        """Return the verdict on an encoded image.
+
+        Raises:
+            RoadworkError: There is no verdict.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Flight:
-    """A look at a picture. until_s: kept so long. deadline_s: by which whoever began it wants to know."""
+class _Entry:
+    """The classification of an image, running or done."""
 
     task: asyncio.Task[Verdict]
-    until_s: float
+    #: Expiry time in seconds.
+    expires_s: float
+    #: Deadline of the call that started it.
     deadline_s: float
 
 
 class ForwardCache:
-    """Verdicts by the hash of the picture. Who asks while the first one is at it waits for the same verdict.
+    """Verdicts by the hash of the image. Concurrent calls with the same image share one classification."""
 
-    turns: what a look waits for; one that is known waits for none.
-    """
+    def __init__(
+        self, cascade: Cascade, semaphore: PrioritySemaphore, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Create the cache.
 
-    def __init__(self, cascade: Cascade, turns: PrioritySemaphore, clock: Callable[[], float] = time.monotonic) -> None:
+        Args:
+            cascade: Classifies images.
+            semaphore: Limits concurrent classifications, in order of stake. A cached verdict does not wait for it.
+            clock: Returns the time in seconds.
+        """
         self._cascade = cascade
-        self._turns = turns
+        self._semaphore = semaphore
         self._clock = clock
-        self._found: dict[str, _Flight] = {}  # oldest first
+        self._entries: dict[str, _Entry] = {}  # oldest first
 
-    async def of(
+    async def classify(
         self, data: bytes, deadline_s: float, request_id: str, key: str, stake: float = 0.0
     ) -> tuple[Verdict, bool]:
-        """The verdict, and whether it was known or on its way. deadline_s: on the clock of `time.monotonic()`.
+        """Return the verdict, and whether it is that of another call.
 
-        Raises any error of the tree, Refused when too many wait, and TimeoutError when the deadline passes. An error is
-        told to all who wait, and neither it nor a verdict that was cut short is kept: the next one tries again, and so
-        does who joined somebody with less time than himself.
+        An error is raised in all calls that share the classification. Errors and degraded verdicts are not cached, and
+        a call with a longer deadline than the one it joined tries again.
+
+        Args:
+            data: Encoded image.
+            deadline_s: Deadline on the clock of `time.monotonic()`.
+            request_id: Name of the request.
+            key: API key, for the statistics: the hotkey.
+            stake: Priority.
+
+        Raises:
+            CallRejected: The queue is full.
+            RoadworkError: There is no verdict.
+            TimeoutError: The deadline has passed.
         """
         name = hashlib.sha256(data).hexdigest()
         async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
             while True:
-                self._forget()
-                flight = self._found.get(name)
-                known = flight is not None
-                if flight is None:
-                    flight = self._begin(name, data, deadline_s, request_id, key, stake)
-                hasty = deadline_s > flight.deadline_s + _MORE_S
+                self._evict()
+                entry = self._entries.get(name)
+                cached = entry is not None
+                if entry is None:
+                    entry = self._start(name, data, deadline_s, request_id, key, stake)
+                has_longer = deadline_s > entry.deadline_s + _LONGER_S
                 try:
-                    verdict = await asyncio.shield(flight.task)
+                    verdict = await asyncio.shield(entry.task)
                 except DeadlineExceeded:
-                    if not hasty:
+                    if not has_longer:
                         raise
                 except asyncio.CancelledError:
-                    if flight.task.cancelled() and not _leaving():
-                        raise StageLost("the look at this picture was given up") from None
+                    if entry.task.cancelled() and not _caller_cancelled():
+                        raise StageLost("the classification of this image was cancelled") from None
                     raise
                 else:
-                    if not (hasty and verdict.exit.reason == "deadline"):
-                        return verdict, known
+                    if not (has_longer and verdict.exit.reason == "deadline"):
+                        return verdict, cached
 
-    def _begin(self, name: str, data: bytes, deadline_s: float, request_id: str, key: str, stake: float) -> _Flight:
-        async def look() -> Verdict:
-            async with self._turns.turn(stake):
+    def _start(self, name: str, data: bytes, deadline_s: float, request_id: str, key: str, stake: float) -> _Entry:
+        async def classify() -> Verdict:
+            async with self._semaphore.slot(stake):
                 left_s = deadline_s - _RESERVE_S - time.monotonic()
                 return await self._cascade.classify(data, max(1, round(1000 * left_s)), request_id, key)
 
-        task = asyncio.create_task(look(), name="classify")
+        task = asyncio.create_task(classify(), name="classify")
         task.add_done_callback(lambda done: self._settle(name, done))
-        flight = self._found[name] = _Flight(task, self._clock() + _KEPT_S, deadline_s)
-        return flight
+        entry = self._entries[name] = _Entry(task, self._clock() + _TTL_S, deadline_s)
+        return entry
 
     async def aclose(self) -> None:
-        """Give up what is in work."""
-        tasks = [flight.task for flight in self._found.values()]
+        """Cancel running classifications."""
+        tasks = [entry.task for entry in self._entries.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _settle(self, name: str, task: asyncio.Task[Verdict]) -> None:
         short = task.cancelled() or task.exception() is not None or _cut_short(task.result())
-        if short and (flight := self._found.get(name)) and flight.task is task:
-            del self._found[name]
+        if short and (entry := self._entries.get(name)) and entry.task is task:
+            del self._entries[name]
 
-    def _forget(self) -> None:
+    def _evict(self) -> None:
         now = self._clock()
-        for name, flight in list(self._found.items()):
-            if flight.until_s > now and len(self._found) <= _MOST:
+        for name, entry in list(self._entries.items()):
+            if entry.expires_s > now and len(self._entries) <= _MAX_ENTRIES:
                 return
-            if flight.task.done():
-                del self._found[name]
+            if entry.task.done():
+                del self._entries[name]
 
 
 def _cut_short(verdict: Verdict) -> bool:
     return verdict.degraded or verdict.exit.reason == "deadline"
 
 
-def _leaving() -> bool:
-    """Whether it is the caller who is cancelled, not what he waits for."""
+def _caller_cancelled() -> bool:
+    """Return True if the current task is cancelled, and not only the task it waits for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

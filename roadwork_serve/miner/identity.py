@@ -1,4 +1,4 @@
-"""Which hotkey the miner is, and the chain it stands on."""
+"""The miner's hotkey and its connection to the chain."""
 
 import os
 import secrets
@@ -12,68 +12,82 @@ from roadwork_serve.miner.chain import AxonEndpoint, Chain
 from roadwork_serve.miner.settings import MinerSettings
 
 
-def hotkey_of(told: MinerSettings) -> str:
-    """The address, ss58, that calls must be for. Raises ConfigError.
+def hotkey_of(settings: MinerSettings) -> str:
+    """Return the ss58 address of this miner.
 
-    Of the wallet; offline, where there is none, of a key that is made once and kept in the state's folder.
+    It is that of the wallet. Offline and without a wallet it is that of a key in the state folder, which is created
+    once.
+
+    Raises:
+        ConfigError: The hotkey is missing or cannot be read.
     """
-    file = _hotkey_file(told)
-    if file.exists() or not told.offline:
+    file = _hotkey_file(settings)
+    if file.exists() or not settings.offline:
         return (
-            str(_wallet(told).hotkeypub.ss58_address) if _public(told).exists() else str(_unlocked(told).ss58_address)
+            str(_wallet(settings).hotkeypub.ss58_address)
+            if _public(settings).exists()
+            else str(_unlocked(settings).ss58_address)
         )
-    return _own(told.state / "offline.seed")
+    return _offline_hotkey(settings.state / "offline.seed")
 
 
-def chain_of(told: MinerSettings) -> Chain | None:
-    """The chain, unread; None offline. Raises ConfigError for a wallet that is missing or locked, or a bad place."""
-    if told.offline:
+def chain_of(settings: MinerSettings) -> Chain | None:
+    """Return the chain, which has not been read yet; None offline.
+
+    Raises:
+        ConfigError: The wallet is missing or locked, or the address to publish is invalid.
+    """
+    if settings.offline:
         return None
-    hotkey, wallet, place = hotkey_of(told), _wallet(told), None
-    if told.external_ip is not None:
-        place = AxonEndpoint(told.external_ip, told.external_port or told.port)
-        _unlocked(told)  # it signs; better asked for a password now than when nobody looks
+    hotkey, wallet, endpoint = hotkey_of(settings), _wallet(settings), None
+    if settings.external_ip is not None:
+        endpoint = AxonEndpoint(settings.external_ip, settings.external_port or settings.port)
+        _unlocked(settings)  # it signs later; ask for the password now
 
     def connect() -> Any:
         from bittensor import Client
 
-        return Client(told.network)
+        return Client(settings.network)
 
-    file = told.state / f"metagraph-{told.network.rpartition('/')[2].replace(':', '-')}-{told.subnet}.json"
-    return Chain(connect, told.subnet, hotkey, file, told.refresh_s, place, wallet)
+    file = settings.state / f"metagraph-{settings.network.rpartition('/')[2].replace(':', '-')}-{settings.subnet}.json"
+    return Chain(connect, settings.subnet, hotkey, file, settings.refresh_s, endpoint, wallet)
 
 
-def _wallet(told: MinerSettings) -> Any:
+def _wallet(settings: MinerSettings) -> Any:
     from bittensor import Wallet
 
-    return Wallet(told.wallet, path=str(told.wallet_path.expanduser()))
+    return Wallet(settings.wallet, path=str(settings.wallet_path.expanduser()))
 
 
-def _unlocked(told: MinerSettings) -> Any:
-    """The hotkey's pair. Raises ConfigError where it is missing or locked."""
-    if not _hotkey_file(told).exists():
+def _unlocked(settings: MinerSettings) -> Any:
+    """Return the hotkey's key pair.
+
+    Raises:
+        ConfigError: It is missing or locked.
+    """
+    if not _hotkey_file(settings).exists():
         raise ConfigError(
-            f"there is no hotkey at {_hotkey_file(told)}; make one with btcli, name another with --wallet and "
-            "--wallet-path, or try it with --offline"
+            f"there is no hotkey at {_hotkey_file(settings)}; create one with btcli, name another with --wallet and "
+            "--wallet-path, or use --offline"
         )
     try:
-        return _wallet(told).hotkey
-    except Exception as error:  # as many as bittensor has for a wrong password, a broken file, no right to read
+        return _wallet(settings).hotkey
+    except Exception as error:  # bittensor has many errors for a wrong password, a damaged file, missing permissions
         raise ConfigError(
-            f"the hotkey at {_hotkey_file(told)} cannot be read: {error or type(error).__name__}"
+            f"the hotkey at {_hotkey_file(settings)} cannot be read: {error or type(error).__name__}"
         ) from None
 
 
-def _hotkey_file(told: MinerSettings) -> Path:
-    name, hotkey = told.wallet.split("/")
-    return told.wallet_path.expanduser() / name / "hotkeys" / hotkey
+def _hotkey_file(settings: MinerSettings) -> Path:
+    name, hotkey = settings.wallet.split("/")
+    return settings.wallet_path.expanduser() / name / "hotkeys" / hotkey
 
 
-def _public(told: MinerSettings) -> Path:
-    return _hotkey_file(told).with_name(f"{_hotkey_file(told).name}pub.txt")
+def _public(settings: MinerSettings) -> Path:
+    return _hotkey_file(settings).with_name(f"{_hotkey_file(settings).name}pub.txt")
 
 
-def _own(file: Path) -> str:
+def _offline_hotkey(file: Path) -> str:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -83,4 +97,4 @@ def _own(file: Path) -> str:
         seed = bytes.fromhex(file.read_text())
         return str(bittensor_core.Keypair.create_from_seed(seed).ss58_address)  # pyright: ignore
     except ValueError as error:
-        raise ConfigError(f"{file} is no key: {error}; remove it, and another is made") from None
+        raise ConfigError(f"{file} is not a key: {error}; delete it to create another") from None

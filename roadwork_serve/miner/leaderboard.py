@@ -1,4 +1,4 @@
-"""How hotkeys stand on the subnet, as its metagraph says."""
+"""Standings of hotkeys on the subnet, from its metagraph."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,47 +11,63 @@ _BLOCK_S = 12.0
 
 @dataclass(frozen=True, slots=True)
 class NeuronStanding:
-    """One neuron. place: 1 for the highest incentive, None for one that earns none; validators count, too.
-
-    incentive: its share of what miners are paid. emission: alpha a tempo. updated_s: since it last set weights or was
-    registered. axon: where it says it can be reached.
-    """
+    """The standing of one neuron."""
 
     uid: int
     hotkey: str
-    place: int | None
+    #: 1 for the highest incentive, counting validators too; None without incentive.
+    rank: int | None
+    #: Share of the miners' emission.
     incentive: float
     trust: float
     consensus: float
+    #: Alpha per tempo.
     emission: float
+    #: Total stake in alpha.
     stake: float
-    permit: bool
+    validator_permit: bool
     active: bool
+    #: Time since it last set weights or was registered, in seconds.
     updated_s: float
+    #: Published address; None without one.
     axon: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Leaderboard:
-    """A subnet at a block. paid: how many earn any incentive. price: TAO for one alpha; None where it has no pool.
-
-    missing: hotkeys that were asked for and are not registered.
-    """
+    """The standings of a subnet at a block."""
 
     netuid: int
     name: str
     block: int
     tempo: int
+    #: Number of registered neurons.
     neurons: int
+    #: Number of neurons with incentive.
     paid: int
+    #: TAO for one alpha; None if the subnet has no pool.
     price: float | None
+    #: The neurons with the highest incentive.
     top: tuple[NeuronStanding, ...]
-    asked: tuple[NeuronStanding, ...]
+    #: The requested hotkeys.
+    requested: tuple[NeuronStanding, ...]
+    #: Requested hotkeys that are not registered.
     missing: tuple[str, ...]
 
 
 async def leaderboard(connect: Connect, netuid: int, hotkeys: Sequence[str], top: int) -> Leaderboard:
-    """The best `top` and those asked for. Raises ConfigError for no such subnet, and what bittensor raises."""
+    """Read the standings of the best neurons and of the requested hotkeys.
+
+    Args:
+        connect: Opens a client of the chain.
+        netuid: Number of the subnet.
+        hotkeys: The requested hotkeys.
+        top: Number of best neurons.
+
+    Raises:
+        ConfigError: The subnet does not exist.
+        Exception: Any error of bittensor.
+    """
     async with connect() as client:
         graph = await client.subnets.metagraph(netuid, commitments=False)
     if graph is None:
@@ -61,7 +77,7 @@ async def leaderboard(connect: Connect, netuid: int, hotkeys: Sequence[str], top
         each.hotkey: NeuronStanding(
             each.uid,
             each.hotkey,
-            place if each.incentive > 0 else None,
+            rank if each.incentive > 0 else None,
             each.incentive,
             each.trust,
             each.consensus,
@@ -72,9 +88,9 @@ async def leaderboard(connect: Connect, netuid: int, hotkeys: Sequence[str], top
             _BLOCK_S * max(0, graph.block - each.last_update),
             each.axon,
         )
-        for place, each in enumerate(ordered, 1)
+        for rank, each in enumerate(ordered, 1)
     }
-    paid = [each for each in found.values() if each.place is not None]
+    paid = [each for each in found.values() if each.rank is not None]
     return Leaderboard(
         netuid,
         graph.name,

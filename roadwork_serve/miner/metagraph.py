@@ -1,4 +1,4 @@
-"""Who is registered on the subnet, as last heard from the chain."""
+"""The metagraph: the neurons of the subnet, as last read from the chain."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,19 +6,24 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class NeuronInfo:
-    """stake: in the subnet's alpha, all that counts for it. permit: it may set weights, which is to be a validator."""
+    """A neuron of the subnet."""
 
     uid: int
+    #: ss58 address.
     hotkey: str
+    #: Total stake in the subnet's alpha.
     stake: float
-    permit: bool
+    #: True for a validator: the neuron may set weights.
+    validator_permit: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Metagraph:
-    """All of a subnet, by hotkey. block: of the chain, when it was so. at_s: when it was heard, epoch seconds."""
+    """All neurons of a subnet."""
 
+    #: Block at which it was read.
     block: int = 0
+    #: Time at which it was read, in seconds since the epoch.
     at_s: float = 0.0
     by_hotkey: Mapping[str, NeuronInfo] = field(default_factory=dict[str, NeuronInfo])
 

@@ -1,4 +1,4 @@
-"""`--check`: everything a miner needs, looked at one after the other, each told in a line."""
+"""`--check`: tests everything a miner needs, and prints a line for each."""
 
 import asyncio
 import time
@@ -11,47 +11,47 @@ from roadwork_serve.miner.identity import chain_of, hotkey_of
 from roadwork_serve.miner.service import bind_socket
 from roadwork_serve.miner.settings import MinerSettings
 
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 
 
-async def run_checks(told: MinerSettings, cascade: Cascade) -> int:
-    """0 when all is well, 1 when something is not."""
+async def run_checks(settings: MinerSettings, cascade: Cascade) -> int:
+    """Run all checks. Return 0 if all succeed, else 1."""
 
-    async def port() -> str:
-        with bind_socket(told.host, told.port):
-            return f"{told.host}:{told.port} is free"
+    async def check_port() -> str:
+        with bind_socket(settings.host, settings.port):
+            return f"{settings.host}:{settings.port} is free"
 
-    async def hotkey() -> str:
-        return await asyncio.to_thread(hotkey_of, told)
+    async def check_hotkey() -> str:
+        return await asyncio.to_thread(hotkey_of, settings)
 
-    async def cascaded() -> str:
+    async def check_cascade() -> str:
         await cascade.ready()
         began = time.monotonic()
         try:
-            await cascade.classify(b"no picture", 5000, f"check-{uuid.uuid4().hex[:8]}", "check")
-        except MediaError:  # so it was looked at
+            await cascade.classify(b"not an image", 5000, f"check-{uuid.uuid4().hex[:8]}", "check")
+        except MediaError:  # it has been decoded, so the cascade works
             pass
-        return f"{told.url or told.app} answers after {1000 * (time.monotonic() - began):.0f} ms"
+        return f"{settings.server or settings.app} answers after {1000 * (time.monotonic() - began):.0f} ms"
 
-    async def chained() -> str:
-        chain = chain_of(told)
+    async def check_chain() -> str:
+        chain = chain_of(settings)
         if chain is None:
-            return f"none is asked (--offline); {len(told.allow)} hotkeys may ask"
-        await chain.look(publish=False)
+            return f"not used (--offline); {len(settings.allow)} hotkeys may call"
+        await chain.refresh(publish=False)
         if not chain.registered:
-            raise RoadworkError(f"the hotkey is not registered on subnet {told.subnet}; register it with btcli")
-        published = f"; {chain.to_publish} is to be published" if chain.to_publish else ""
-        return f"subnet {told.subnet} has {len(chain.neurons)} neurons, this hotkey among them{published}"
+            raise RoadworkError(f"the hotkey is not registered on subnet {settings.subnet}; register it with btcli")
+        published = f"; {chain.to_publish} will be published" if chain.to_publish else ""
+        return f"subnet {settings.subnet} has {len(chain.metagraph)} neurons, this hotkey among them{published}"
 
-    looks: dict[str, Callable[[], Awaitable[str]]] = {
-        "hotkey": hotkey, "port": port, "cascade": cascaded, "chain": chained,
+    checks: dict[str, Callable[[], Awaitable[str]]] = {
+        "hotkey": check_hotkey, "port": check_port, "cascade": check_cascade, "chain": check_chain,
     }  # fmt: skip
-    well = True
-    for name, look in looks.items():
+    passed = True
+    for name, check in checks.items():
         try:
-            async with asyncio.timeout(_PATIENCE_S):
-                print(f"ok      {name}: {await look()}")
+            async with asyncio.timeout(_TIMEOUT_S):
+                print(f"ok      {name}: {await check()}")
         except Exception as error:
-            well = False
-            print(f"WRONG   {name}: {str(error) or type(error).__name__}")
-    return 0 if well else 1
+            passed = False
+            print(f"FAILED  {name}: {str(error) or type(error).__name__}")
+    return 0 if passed else 1

@@ -1,7 +1,7 @@
-"""What a validator's call says of itself in its headers, and the answer it expects.
+"""The headers of a validator's call and of the response.
 
-The axon protocol of bittensor over HTTP, as the `Dendrite` of its SDK speaks it up to version 10.5.0, the last that has
-one. All that decides who is answered stands in headers: nothing of a body is read before.
+This is the axon protocol of bittensor over HTTP, as used by the `Dendrite` of its SDK up to version 10.5.0, the last
+with a Dendrite. The headers suffice to authenticate a call, so that its body is read only afterwards.
 """
 
 import hashlib
@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 ROUTES = ("ImageSynapse", "ExtendedImageSynapse")
-# Of no bytes: the two synapses name no fields to hash, so the picture itself is not signed.
+# The hash of no bytes: the two synapses declare no fields to hash, so the image is not signed.
 BODY_HASH = hashlib.sha3_256(b"").hexdigest()
-LEAST_VERSION = 7_002_000  # of the SDK; from it on nonces are times
-_LONGEST_TIMEOUT_S = 12.0  # counted towards freshness, whatever a sender asks for
-_DELTA_S = 4.0  # clocks may be apart
-_NEEDED = (
+MIN_VERSION = 7_002_000  # of the SDK, since which nonces are timestamps
+_MAX_TIMEOUT_S = 12.0  # longest timeout that extends the lifetime of a nonce
+_CLOCK_SKEW_S = 4.0  # tolerated difference of clocks
+_REQUIRED = (
     "name",
     "timeout",
     "computed_body_hash",
@@ -30,13 +30,20 @@ _NEEDED = (
 )
 _HOTKEY = re.compile(r"[1-9A-HJ-NP-Za-km-z]{47,48}")  # base58, of 35 bytes
 _SIGNATURE = re.compile(r"0x[0-9a-fA-F]{128}")
-_UUID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,64}")  # no dot: it parts what is signed
+_UUID = re.compile(r"[\x21-\x2d\x2f-\x7e]{1,64}")  # no dot, which separates the fields of the signed message
 
 
-class Refused(Exception):
-    """A call that is not answered. status: HTTP's; reason: a word for the metrics; the message goes to the caller."""
+class CallRejected(Exception):
+    """A call that is not answered. The message is sent to the caller."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
+        """Create the error.
+
+        Args:
+            status: HTTP status.
+            reason: Label for the metrics.
+            message: Text for the caller.
+        """
         super().__init__(message)
         self.status = status
         self.reason = reason
@@ -44,46 +51,52 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The headers of a call, well formed but not yet believed. sender, receiver: hotkeys, ss58. nonce: ns of the epoch.
+    """The headers of a call, well formed but not yet authenticated."""
 
-    timeout_s: after how long the sender stops waiting.
-    """
-
+    #: Name of the synapse.
     name: str
+    #: Hotkey of the validator, ss58.
     sender: str
+    #: Hotkey of the miner, ss58.
     receiver: str
+    #: Nanoseconds since the epoch.
     nonce: int
     uuid: str
     signature: bytes
+    #: Timeout of the validator in seconds.
     timeout_s: float
 
     @classmethod
     def read(cls, headers: Iterable[tuple[bytes, bytes]], route: str) -> "Call":
-        """From raw headers with lower-case names. Raises Refused, 400, naming the header to mend."""
+        """Parse raw headers with lower-case names.
+
+        Raises:
+            CallRejected: 400, with the header and how to correct it.
+        """
         found: dict[str, str] = {}
         for raw_name, raw in headers:
             name = raw_name.decode("latin-1")
-            if name not in _NEEDED:
+            if name not in _REQUIRED:
                 continue
             if name in found:
-                raise _bad(f"header {name} is there twice; send it once")
+                raise _bad(f"header {name} appears twice; send it once")
             found[name] = raw.decode("latin-1").strip()
-        missing = [name for name in _NEEDED if not found.get(name)]
+        missing = [name for name in _REQUIRED if not found.get(name)]
         if missing:
             raise _bad(f"header {missing[0]} is missing; send what the Dendrite of bittensor 7.2 to 10.5 sends")
         if found["name"] != route:
-            raise _bad(f"header name is not {route}, the route that was asked")
+            raise _bad(f"header name is not {route}, the route of the call")
         if found["computed_body_hash"].lower() != BODY_HASH:
             raise _bad("header computed_body_hash is not that of a synapse that hashes no fields")
         version = _digits(found["bt_header_dendrite_version"], "bt_header_dendrite_version", 12)
-        if version < LEAST_VERSION:
-            raise _bad(f"header bt_header_dendrite_version is below {LEAST_VERSION}: nonces were no times before that")
+        if version < MIN_VERSION:
+            raise _bad(f"header bt_header_dendrite_version is below {MIN_VERSION}, since when nonces are timestamps")
         return cls(
             name=route,
             sender=_matching(found, "bt_header_dendrite_hotkey", _HOTKEY, "an ss58 address"),
             receiver=_matching(found, "bt_header_axon_hotkey", _HOTKEY, "an ss58 address"),
             nonce=_digits(found["bt_header_dendrite_nonce"], "bt_header_dendrite_nonce", 19),
-            uuid=_matching(found, "bt_header_dendrite_uuid", _UUID, "1 to 64 printable letters without a dot"),
+            uuid=_matching(found, "bt_header_dendrite_uuid", _UUID, "1 to 64 printable characters without a dot"),
             signature=bytes.fromhex(
                 _matching(found, "bt_header_dendrite_signature", _SIGNATURE, "0x and 128 hexadecimal digits")[2:]
             ),
@@ -92,30 +105,43 @@ class Call:
 
     @property
     def signed(self) -> bytes:
-        """What the sender signed, by sr25519."""
+        """The message that the sender signed with sr25519."""
         return f"{self.nonce}.{self.sender}.{self.receiver}.{self.uuid}.{BODY_HASH}".encode()
 
     def check_fresh(self, now_ns: int) -> None:
-        """Raises Refused, 401, for a nonce that is too old, or of the future."""
-        window_s = _DELTA_S + min(self.timeout_s, _LONGEST_TIMEOUT_S)
+        """Check the age of the nonce.
+
+        Raises:
+            CallRejected: 401 if it is too old or in the future.
+        """
+        window_s = _CLOCK_SKEW_S + min(self.timeout_s, _MAX_TIMEOUT_S)
         age_s = (now_ns - self.nonce) / 1e9
         if age_s > window_s:
-            raise Refused(401, "stale", f"the nonce is {age_s:.1f} s old, {window_s:g} s are accepted; set your clock")
-        if age_s < -_DELTA_S:
-            raise Refused(401, "future", f"the nonce is {-age_s:.1f} s ahead of this clock; set yours")
+            raise CallRejected(
+                401, "stale", f"the nonce is {age_s:.1f} s old, {window_s:g} s are accepted; set your clock"
+            )
+        if age_s < -_CLOCK_SKEW_S:
+            raise CallRejected(401, "future", f"the nonce is {-age_s:.1f} s ahead of this clock; set yours")
 
 
-KEPT_S = 2 * _DELTA_S + _LONGEST_TIMEOUT_S  # for so long, at most, a nonce could be played again
+NONCE_LIFETIME_S = 2 * _CLOCK_SKEW_S + _MAX_TIMEOUT_S  # the longest time in which a nonce can be replayed
 
 
-def prediction(probability: float, roadwork: bool) -> float:
-    """P(road work) as the subnet reads it: it rounds, so 0.5 itself would say neither, and what is above says yes."""
+def rounded_safely(probability: float, roadwork: bool) -> float:
+    """Return the probability on the label's side of 0.5, since the subnet rounds it to a label."""
     edge = 1e-6
     return min(1.0, max(0.5 + edge, probability)) if roadwork else max(0.0, min(0.5 - edge, probability))
 
 
 def answer_headers(call: Call, status: int, message: str, began: float) -> dict[str, str]:
-    """What a Dendrite reads of an answer beside its body. began: on the clock of `time.monotonic()`."""
+    """Return the headers of a response.
+
+    Args:
+        call: The call.
+        status: HTTP status.
+        message: Status message.
+        began: Start of the call on the clock of `time.monotonic()`.
+    """
     return {
         "name": call.name,
         "timeout": f"{call.timeout_s:g}",
@@ -125,8 +151,8 @@ def answer_headers(call: Call, status: int, message: str, began: float) -> dict[
     }
 
 
-def _bad(message: str) -> Refused:
-    return Refused(400, "headers", message)
+def _bad(message: str) -> CallRejected:
+    return CallRejected(400, "headers", message)
 
 
 def _matching(found: dict[str, str], name: str, pattern: re.Pattern[str], what: str) -> str:
@@ -137,7 +163,7 @@ def _matching(found: dict[str, str], name: str, pattern: re.Pattern[str], what: 
 
 def _digits(text: str, name: str, most: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= most):
-        raise _bad(f"header {name} is no whole number of at most {most} digits")
+        raise _bad(f"header {name} is not an integer of at most {most} digits")
     return int(text)
 
 
@@ -147,5 +173,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         timeout_s = math.nan
     if len(text) > 32 or not 0 < timeout_s < math.inf:
-        raise _bad("header timeout is no number of seconds above 0")
+        raise _bad("header timeout is not a number of seconds above 0")
     return timeout_s

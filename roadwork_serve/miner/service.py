@@ -1,4 +1,4 @@
-"""The miner as a whole: what it is made of, what runs beside it, and how it ends."""
+"""The miner as a whole: composes its parts, runs them, and shuts down."""
 
 import asyncio
 import contextlib
@@ -16,46 +16,64 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from roadwork_serve.errors import ConfigError, RoadworkError
-from roadwork_serve.miner import http_server as listen
+from roadwork_serve.miner import http_server
 from roadwork_serve.miner.axon import Axon, Limits
-from roadwork_serve.miner.blacklist import Blacklist, BlacklistConfig, PrioritySemaphore
+from roadwork_serve.miner.blacklist import Blacklist, BlacklistConfig
 from roadwork_serve.miner.chain import Chain
 from roadwork_serve.miner.forward import Cascade, ForwardCache
 from roadwork_serve.miner.hotkeys import verify
 from roadwork_serve.miner.metagraph import Metagraph
 from roadwork_serve.miner.metrics import MinerMetrics
-from roadwork_serve.miner.nonces import Nonces
+from roadwork_serve.miner.nonces import NonceStore
+from roadwork_serve.miner.priority import PrioritySemaphore
 from roadwork_serve.miner.settings import MinerSettings
 
 _LOG = logging.getLogger("roadwork.miner")
-_AGAIN_S = 2.0  # between looks for a cascade that is not there yet
-_DRAIN_S = 10.0  # for calls in work; a validator waits for nine
+_RETRY_S = 2.0  # between checks for a cascade that is not ready yet
+_DRAIN_S = 10.0  # for calls in flight; a validator waits for nine
 
 
 async def run_miner(
-    told: MinerSettings, hotkey: str, cascade: Cascade, chain: Chain | None, ready: Callable[[], None] = lambda: None
+    settings: MinerSettings,
+    hotkey: str,
+    cascade: Cascade,
+    chain: Chain | None,
+    ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Answer validators until SIGTERM or SIGINT, then finish what is in work.
+    """Answer validators until SIGTERM or SIGINT, then finish the calls in flight.
 
-    chain: None offline. ready: called once it listens. Raises ConfigError for a port that is taken.
+    Args:
+        settings: Settings of the miner.
+        hotkey: ss58 address of this miner.
+        cascade: Classifies images.
+        chain: The chain; None offline.
+        ready: Called once the miner listens.
+
+    Raises:
+        ConfigError: The port is in use.
     """
-    counts = MinerMetrics()
-    largest = round(told.max_body_mib * 2**20)
-    answers = ForwardCache(cascade, PrioritySemaphore(told.workers, told.queue))
-    neurons = (lambda: chain.neurons) if chain else Metagraph
+    metrics = MinerMetrics()
+    largest = round(settings.max_body_mib * 2**20)
+    forward = ForwardCache(cascade, PrioritySemaphore(settings.workers, settings.queue))
+    metagraph = (lambda: chain.metagraph) if chain else Metagraph
     axon = Axon(
         hotkey,
         verify,
-        Blacklist(blacklist_config(told), neurons),
-        Nonces(told.state / f"nonces-{hotkey}"),
-        answers,
-        counts,
-        Limits(largest, in_flight=16 * largest, margin_s=told.margin_s),
+        Blacklist(blacklist_config(settings), metagraph),
+        NonceStore(settings.state / f"nonces-{hotkey}"),
+        forward,
+        metrics,
+        Limits(largest, in_flight=16 * largest, margin_s=settings.margin_s),
     )
-    servers = [(listen.server(axon.app(), told.host, told.port, _DRAIN_S), bind_socket(told.host, told.port))]
-    if told.metrics_port:
-        metrics = listen.server(_metrics(counts, chain), "127.0.0.1", told.metrics_port, 1.0)
-        servers.append((metrics, bind_socket("127.0.0.1", told.metrics_port, "--metrics-port")))
+    servers = [
+        (
+            http_server.server(axon.app(), settings.host, settings.port, _DRAIN_S),
+            bind_socket(settings.host, settings.port),
+        )
+    ]
+    if settings.metrics_port:
+        metrics_server = http_server.server(_metrics_app(metrics, chain), "127.0.0.1", settings.metrics_port, 1.0)
+        servers.append((metrics_server, bind_socket("127.0.0.1", settings.metrics_port, "--metrics-port")))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -63,12 +81,16 @@ async def run_miner(
     reading = asyncio.create_task(chain.run(), name="chain") if chain else None
     serving = [asyncio.create_task(_serve(server, bound_to), name="http") for server, bound_to in servers]
     try:
-        _LOG.info(f"{hotkey} listens on {told.host}:{told.port}{' without a chain' if chain is None else ''}.")
-        if told.external_ip and told.host in ("127.0.0.1", "::1", "localhost"):
-            _LOG.warning(f"{told.external_ip} is published, and only {told.host} is listened on: set --host 0.0.0.0.")
+        _LOG.info("%s listens on %s:%d%s.", hotkey, settings.host, settings.port, " (offline)" if chain is None else "")
+        if settings.external_ip and settings.host in ("127.0.0.1", "::1", "localhost"):
+            _LOG.warning(
+                "%s is published, but the miner listens only on %s: set --host 0.0.0.0.",
+                settings.external_ip,
+                settings.host,
+            )
         ready()
-        await _first(stop, serving)
-        _LOG.info("Told to stop: no call is taken any more, those in work are finished.")
+        await _wait_for_stop(stop, serving)
+        _LOG.info("Shutting down: new calls are rejected, and calls in flight are finished.")
     finally:
         for server, _ in servers:
             server.should_exit = True
@@ -79,41 +101,49 @@ async def run_miner(
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
-        await answers.aclose()
+        await forward.aclose()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(each)
 
 
 async def wait_for_cascade(cascade: Cascade, wait_s: float) -> None:
-    """Return once the cascade is there. Raises what it says when it is not there after so long."""
-    give_up_at, told = time.monotonic() + wait_s, False
+    """Wait until the cascade is ready.
+
+    Raises:
+        RoadworkError: It is not ready after `wait_s` seconds.
+    """
+    give_up_at, logged = time.monotonic() + wait_s, False
     while True:
         try:
             return await cascade.ready()
         except RoadworkError as error:
-            if time.monotonic() + _AGAIN_S > give_up_at:
+            if time.monotonic() + _RETRY_S > give_up_at:
                 raise
-            if not told:
-                _LOG.info(f"Waiting for at most {wait_s:.0f} s: {error}")
-            told = True
-        await asyncio.sleep(_AGAIN_S)
+            if not logged:
+                _LOG.info("Waiting for the cascade for up to %.0f s: %s", wait_s, error)
+            logged = True
+        await asyncio.sleep(_RETRY_S)
 
 
-def blacklist_config(told: MinerSettings) -> BlacklistConfig:
-    """Who may ask."""
+def blacklist_config(settings: MinerSettings) -> BlacklistConfig:
+    """Return the rules for callers."""
     return BlacklistConfig(
-        allow=frozenset(told.allow),
-        deny=frozenset(told.deny),
-        validator_permit=told.force_validator_permit,
-        min_stake=told.min_stake,
-        per_minute=told.per_minute,
-        max_concurrent=told.max_concurrent,
-        offline=told.offline,
+        allow=frozenset(settings.allow),
+        deny=frozenset(settings.deny),
+        validator_permit=settings.force_validator_permit,
+        min_stake=settings.min_stake,
+        per_minute=settings.per_minute,
+        max_concurrent=settings.max_concurrent,
+        offline=settings.offline,
     )
 
 
 def bind_socket(host: str, port: int, flag: str = "--port") -> socket.socket:
-    """A socket that listens there. Raises ConfigError."""
+    """Return a listening socket.
+
+    Raises:
+        ConfigError: The address cannot be used.
+    """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=256)
@@ -121,8 +151,8 @@ def bind_socket(host: str, port: int, flag: str = "--port") -> socket.socket:
         raise ConfigError(f"cannot listen on {host}:{port}: {error}; free it, or choose another with {flag}") from None
 
 
-async def _first(stop: asyncio.Event, serving: list[asyncio.Task[None]]) -> None:
-    """Until it is told to stop. Raises what ends a server before that."""
+async def _wait_for_stop(stop: asyncio.Event, serving: list[asyncio.Task[None]]) -> None:
+    """Wait for the signal to stop. Raise the error of a server that ends before."""
     waiting = asyncio.create_task(stop.wait(), name="stop")
     try:
         await asyncio.wait([waiting, *serving], return_when=asyncio.FIRST_COMPLETED)
@@ -134,14 +164,14 @@ async def _first(stop: asyncio.Event, serving: list[asyncio.Task[None]]) -> None
 
 
 async def _serve(server: uvicorn.Server, bound_to: socket.socket) -> None:
-    server.capture_signals = nullcontext  # type: ignore[method-assign] - they stop the whole, not one server
+    server.capture_signals = nullcontext  # type: ignore[method-assign] - signals stop the miner, not one server
     await server.serve(sockets=[bound_to])
 
 
-def _metrics(counts: MinerMetrics, chain: Chain | None) -> Starlette:
-    async def told(request: Request) -> Response:
+def _metrics_app(metrics: MinerMetrics, chain: Chain | None) -> Starlette:
+    async def endpoint(request: Request) -> Response:
         if chain is not None:
-            counts.chain(chain.age_s if len(chain.neurons) else None, chain.registered, chain.failures)
-        return Response(counts.text(), media_type="text/plain; version=0.0.4", headers={"connection": "close"})
+            metrics.set_chain(chain.age_s if len(chain.metagraph) else None, chain.registered, chain.failures)
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4", headers={"connection": "close"})
 
-    return Starlette(routes=[Route("/metrics", told)])
+    return Starlette(routes=[Route("/metrics", endpoint)])

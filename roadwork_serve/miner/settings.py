@@ -1,4 +1,4 @@
-"""Everything a miner is told: by flags, by ROADWORK_MINER_* in the environment, by a YAML file, in this order."""
+"""Settings of the miner, from flags, ROADWORK_MINER_* in the environment, and a YAML file, in this order."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ Hotkeys = Annotated[list[str], NoDecode]
 
 
 class MinerSettings(BaseSettings):
-    """A Subnet 72 miner: answers validators over the axon protocol by asking a running roadwork-serve."""
+    """A Subnet 72 miner: answers validators over the axon protocol with a running roadwork-serve."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -36,37 +36,45 @@ class MinerSettings(BaseSettings):
         cli_avoid_json=True,
     )
 
-    config: Path | None = Field(None, description="YAML file with any of these settings, names with underscores.")
-    check: bool = Field(False, description="Validate everything, say what was found, and exit.")
+    config: Path | None = Field(None, description="YAML file with any of these settings; names have underscores.")
+    check: bool = Field(False, description="Check everything the miner needs, print the results, and exit.")
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 to be reached by validators.")
+    host: str = Field("127.0.0.1", description="Address to listen on. Use 0.0.0.0 so that validators can connect.")
     port: int = Field(8091, ge=1, le=65535, description="Port to listen on.")
     external_ip: str | None = Field(None, description="Address to publish on the chain.")
-    external_port: int | None = Field(None, ge=1, le=65535, description="Port to publish; by default the one above.")
-    metrics_port: int = Field(0, ge=0, le=65535, description="Port on loopback for /metrics; 0 is none.")
+    external_port: int | None = Field(
+        None, ge=1, le=65535, description="Port to publish on the chain. By default --port."
+    )
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port on loopback for /metrics. 0 disables it.")
 
-    app: str = Field("roadwork", description="Serve application to ask, by handle.")
-    wait_s: float = Field(0.0, ge=0, description="Wait so long for it to be there at the start, seconds.")
-    url: str | None = Field(None, description="Ask this server over HTTP instead, such as http://127.0.0.1:8000.")
+    app: str = Field("roadwork", description="Name of the Ray Serve application to use.")
+    wait_s: float = Field(0.0, ge=0, description="Time to wait for the application at the start, in seconds.")
+    server: str | None = Field(
+        None, description="URL of a server to use over HTTP instead, e.g. http://127.0.0.1:8000."
+    )
 
-    wallet: str = Field("default/default", description="Wallet and hotkey, WALLET/HOTKEY.")
+    wallet: str = Field("default/default", description="Names of the wallet and hotkey: WALLET/HOTKEY.")
     wallet_path: Path = Field(Path("~/.bittensor/wallets"), description="Folder of the wallets.")
-    network: str = Field("finney", description="finney, test, local, or the address of a node, ws:// or wss://.")
-    netuid: int | None = Field(None, ge=0, description="Subnet; by default 72, on the test net 323.")
-    offline: bool = Field(False, description="No chain: only --allow may ask; with a key of its own, or --wallet's.")
-    refresh_s: float = Field(300.0, ge=10, description="How often the metagraph is read, seconds.")
+    network: str = Field("finney", description="Network: finney, test, local, or the ws:// or wss:// URL of a node.")
+    netuid: int | None = Field(None, ge=0, description="Number of the subnet. By default 72, on the test net 323.")
+    offline: bool = Field(False, description="Run without the chain. Only hotkeys of --allow may call.")
+    refresh_s: float = Field(300.0, ge=10, description="Time between readings of the metagraph, in seconds.")
 
-    allow: Hotkeys = Field(default_factory=list, description="Hotkeys that may always ask; commas between.")
-    deny: Hotkeys = Field(default_factory=list, description="Hotkeys that may never ask; commas between.")
-    force_validator_permit: bool = Field(True, description="Others need a validator permit.")
-    min_stake: float = Field(0.0, ge=0, description="Others need this stake, in alpha.")
-    per_minute: float = Field(120.0, ge=1, description="Calls of a hotkey a minute.")
-    max_concurrent: int = Field(4, ge=1, description="Calls of a hotkey at once.")
-    workers: int = Field(16, ge=1, description="Calls in work at once; those with the highest stake go first.")
-    queue: int = Field(64, ge=0, description="Calls that may wait for that.")
-    max_body_mib: float = Field(16.0, gt=0, le=256, description="Size of a call, MiB.")
-    margin_s: float = Field(0.5, ge=0, le=8, description="Kept back of a validator's time for the way there and back.")
-    state: Path = Field(Path("build/miner"), description="Folder for nonces, the last metagraph and an offline key.")
+    allow: Hotkeys = Field(default_factory=list, description="Hotkeys that may always call, separated by commas.")
+    deny: Hotkeys = Field(default_factory=list, description="Hotkeys that may never call, separated by commas.")
+    force_validator_permit: bool = Field(True, description="Require a validator permit from other hotkeys.")
+    min_stake: float = Field(0.0, ge=0, description="Stake that other hotkeys need, in alpha.")
+    per_minute: float = Field(120.0, ge=1, description="Largest number of calls per minute from one hotkey.")
+    max_concurrent: int = Field(4, ge=1, description="Largest number of concurrent calls from one hotkey.")
+    workers: int = Field(
+        16, ge=1, description="Largest number of concurrent calls in all. Calls with more stake run first."
+    )
+    queue: int = Field(64, ge=0, description="Largest number of queued calls.")
+    max_body_mib: float = Field(16.0, gt=0, le=256, description="Largest call in MiB.")
+    margin_s: float = Field(
+        0.5, ge=0, le=8, description="Part of the validator's timeout reserved for the network, in seconds."
+    )
+    state: Path = Field(Path("build/miner"), description="Folder for nonces, the last metagraph and the offline key.")
 
     @classmethod
     def settings_customise_sources(
@@ -77,26 +85,26 @@ class MinerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then the environment, then the file that either names."""
+        """Return the sources: flags, then the environment, then the file that either names."""
         return init_settings, env_settings, _File(settings_cls)
 
     @field_validator("allow", "deny", mode="before")
     @classmethod
-    def _parted(cls, value: Any) -> Any:
-        """Commas part what comes as text."""
+    def _split(cls, value: Any) -> Any:
+        """Split text at commas."""
         if isinstance(value, list):
             value = ",".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _sensible(self) -> "MinerSettings":
+    def _validate(self) -> "MinerSettings":
         if self.offline and not self.allow:
-            raise ValueError("--offline lets nobody in without --allow HOTKEY")
+            raise ValueError("--offline rejects every call without --allow HOTKEY")
         if self.wallet.count("/") != 1 or not all(self.wallet.split("/")):
-            raise ValueError("--wallet is WALLET/HOTKEY")
+            raise ValueError("--wallet must be WALLET/HOTKEY")
         for each in (*self.allow, *self.deny):
             if not is_hotkey(each):
-                raise ValueError(f"{each} is no hotkey; write its address, ss58, as `btcli wallet list` shows it")
+                raise ValueError(f"{each} is not a hotkey; write its ss58 address, as shown by `btcli wallet list`")
         both = set(self.allow) & set(self.deny)
         if both:
             raise ValueError(f"{min(both)} is in --allow and in --deny")
@@ -104,10 +112,14 @@ class MinerSettings(BaseSettings):
 
     @property
     def subnet(self) -> int:
-        """Its number. Raises ConfigError for a node that does not say which it is of."""
+        """Number of the subnet.
+
+        Raises:
+            ConfigError: The network is a node's URL and --netuid is not set.
+        """
         number = self.netuid if self.netuid is not None else NETUIDS.get(self.network)
         if number is None:
-            raise ConfigError("--netuid is needed with a node of one's own")
+            raise ConfigError("--netuid is needed with the URL of a node")
         return number
 
 
@@ -123,25 +135,33 @@ class _File(YamlConfigSettingsSource):
             return {}
         path = Path(str(named)).expanduser()
         try:
-            told: object = yaml.safe_load(path.read_text())
+            content: object = yaml.safe_load(path.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
-        if not isinstance(told, dict):
-            raise ConfigError(f"{path} is no mapping of settings to values")
-        return told  # pyright: ignore[reportUnknownVariableType]
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path} is not a mapping of settings to values")
+        return content  # pyright: ignore[reportUnknownVariableType]
 
 
 def load_settings(arguments: list[str]) -> MinerSettings:
-    """From flags and what else there is. Raises ConfigError in a line, and SystemExit for --help and unknown flags."""
+    """Load the settings.
+
+    Args:
+        arguments: Flags of the command line.
+
+    Raises:
+        ConfigError: A setting is unknown or invalid.
+        SystemExit: For --help and unknown flags.
+    """
     unknown = [name for name in os.environ if name.startswith(PREFIX)]
     known = {f"{PREFIX}{name.upper()}" for name in MinerSettings.model_fields}
     for name in unknown:
         if name not in known:
-            raise ConfigError(f"{name} is no setting of the miner; `miner.py --help` lists them")
+            raise ConfigError(f"{name} is not a setting of the miner; `miner.py --help` lists them")
     try:
         source = CliSettingsSource[Any](MinerSettings, cli_parse_args=arguments)
         return MinerSettings(_cli_settings_source=source)  # pyright: ignore[reportCallIssue]
     except ValidationError as error:
-        told = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in told["loc"])
-        raise ConfigError(f"{where + ': ' if where else ''}{told['msg'].removeprefix('Value error, ')}") from None
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}") from None

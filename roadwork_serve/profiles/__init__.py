@@ -1,0 +1,1 @@
+"""Profiles: models, backends and resources, the shipped policies, and the placement planner."""

@@ -1,10 +1,10 @@
-"""What an engine needs of its card, GiB.
+"""Estimates of the GPU memory an engine needs, in GiB.
 
-Weights are counted on the meta device, so nothing is downloaded. What is quantised, and to what, follows the
-checkpoints: the linear layers of the text decoder alone; embeddings, the head and the vision tower stay in 16 bit.
-(Where vLLM makes fp8 on load it also takes those of the vision tower, which is not counted.) Checked against the
-published sizes of Qwen3-VL-8B: 16.3 GiB in bf16, 9.9 in fp8, about 6.8 in 4 bit. Activations, CUDA graphs and the
-overhead of a process are estimates, and said to be.
+Weights are counted on the meta device, so that nothing is downloaded. Quantization applies to the linear layers of the
+text decoder, as in the published checkpoints; embeddings, the head and the vision tower stay in 16 bit. (When vLLM
+converts to fp8 on load, it also converts the vision tower, which is not counted.) Checked against the published sizes
+of Qwen3-VL-8B: 16.3 GiB in bf16, 9.9 in fp8, about 6.8 in 4 bit. Activations, CUDA graphs and the overhead of a process
+are estimates, not yet measured on hardware.
 """
 
 from collections.abc import Mapping
@@ -19,102 +19,115 @@ from roadwork_serve.profiles.profile import ROLES, EngineSpec, Profile, Quantiza
 
 GIB = 2**30
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-# Bytes a weight. 4 bits have a scale of 16 bits and a zero point of 4 for every 128 weights.
-QUANTISED: dict[Quantization, float] = {"fp8": 1.0, "awq": (4 + 20 / 128) / 8}
-CONTEXT_GIB = 0.5  # of CUDA, a process: what nvidia-smi shows before anything is loaded
-GRAPHS_GIB = 0.5  # CUDA graphs that vLLM records for its batch sizes
-RUNTIME_GIB = 1.0  # what ONNX Runtime and TensorRT take to work in, beside the weights of their file
-STEP_TOKENS = 2048  # vLLM's default of max_num_batched_tokens for an engine inside another program
-FRAMES_READ = 3  # of a clip, by stage 2A
-WRITTEN_TOKENS = 384  # of a picture, by stage 2A at most
+# Bytes per weight. 4-bit weights have a scale of 16 bits and a zero point of 4 bits per 128 weights.
+QUANTIZED: dict[Quantization, float] = {"fp8": 1.0, "awq": (4 + 20 / 128) / 8}
+CONTEXT_GIB = 0.5  # CUDA context of a process: shown by nvidia-smi before anything is loaded
+GRAPHS_GIB = 0.5  # CUDA graphs of vLLM
+RUNTIME_GIB = 1.0  # workspace of ONNX Runtime and TensorRT
+STEP_TOKENS = 2048  # vLLM's default of max_num_batched_tokens when used as a library
+FRAMES_READ = 3  # frames of a clip that stage 2A reads
+OCR_TOKENS = 384  # largest number of tokens that stage 2A generates for an image
 
 
 @dataclass(frozen=True, slots=True)
 class GpuMemoryNeed:
-    """What one replica of an engine needs of its card, GiB.
-
-    parameters: how many weights the model has; 0 for a file of another runtime. spare: what the engine has set aside
-    beyond that: it may take as much as its cap or its share. prompts: in work at most. holds: how many of them fit
-    the cache with their context full; None where there is no cache.
-    """
+    """The GPU memory that one replica of an engine needs. Sizes are in GiB."""
 
     engine: str
     model: str
+    #: Number of weights; 0 for an exported file.
     parameters: int
     weights: float
     kv_cache: float
     activations: float
+    #: CUDA context.
     context: float = CONTEXT_GIB
-    spare: float = 0.0
+    #: Memory the engine may allocate beyond that, up to its limit.
+    reserved: float = 0.0
+    #: Largest number of prompts in flight.
     prompts: int = 0
-    holds: float | None = None
+    #: Number of prompts with a full context that fit into the KV cache; None without a cache.
+    cached_prompts: float | None = None
 
     @property
     def total(self) -> float:
-        return self.weights + self.kv_cache + self.activations + self.context + self.spare
+        """All of it in GiB."""
+        return self.weights + self.kv_cache + self.activations + self.context + self.reserved
 
     @property
     def asleep(self) -> "GpuMemoryNeed":
-        """What stays on the card of an engine whose turn it is not: vLLM keeps its context and its graphs."""
+        """The need while the engine sleeps: vLLM keeps its context and its graphs."""
         graphs = min(self.activations, GRAPHS_GIB)
-        return replace(self, model=f"{self.model}, asleep", weights=0, kv_cache=0, activations=graphs, spare=0)
+        return replace(self, model=f"{self.model}, asleep", weights=0, kv_cache=0, activations=graphs, reserved=0)
 
 
-def gpu_memory_needs(profile: Profile, names: tuple[str, ...], card_gib: float) -> tuple[GpuMemoryNeed, ...]:
-    """What one process needs of a card of this size, engine by engine.
+def gpu_memory_needs(profile: Profile, names: tuple[str, ...], gpu_gib: float) -> tuple[GpuMemoryNeed, ...]:
+    """Return the needs of the engines of one process.
 
-    names: an engine, or several that take turns: the hungriest is awake. An engine on several cards needs its part
-    of each. Raises ConfigError naming the line to mend.
+    Args:
+        profile: The profile.
+        names: One engine, or those of a time_slice_group, of which the largest is assumed to be awake. An engine on
+            several GPUs needs its part of each.
+        gpu_gib: Memory of the GPU.
+
+    Raises:
+        ConfigError: The message names the field to change.
     """
     users = profile.users()
-    needs = [gpu_memory_need(name, profile.engines[name], users[name], card_gib) for name in names]
+    needs = [gpu_memory_need(name, profile.engines[name], users[name], gpu_gib) for name in names]
     awake = max(range(len(needs)), key=lambda i: needs[i].total - needs[i].asleep.total)
     return tuple(need if i == awake else need.asleep for i, need in enumerate(needs))
 
 
 def gpu_memory_need(
-    name: str, engine: EngineSpec, users: Mapping[StageName, StageSpec], card_gib: float
+    name: str, engine: EngineSpec, users: Mapping[StageName, StageSpec], gpu_gib: float
 ) -> GpuMemoryNeed:
-    """What one replica of an engine needs of a card of this size, asked by these stages. Raises ConfigError."""
+    """Return the need of one replica of an engine on a GPU of this size, used by these stages.
+
+    Raises:
+        ConfigError: The message names the field to change.
+    """
     prompts = sum(spec.max_batch * spec.slots for spec in users.values())
     role = ROLES[next(iter(users))]
-    if engine.runs in ("onnx", "tensorrt"):
+    if engine.backend in ("onnx", "tensorrt"):
         return _capped(GpuMemoryNeed(name, engine.model, 0, _file_gib(name, engine.model), 0, RUNTIME_GIB), engine)
     sizes = _sizes(engine.model)
     weights = _weights_gib(name, engine, sizes)
     if role == "features":
         tokens = _thumbs(engine) * (((engine.features.side or 224) // 16) ** 2 + 5)
         return _capped(GpuMemoryNeed(name, engine.model, sizes.parameters, weights, 0, sizes.layer_gib(tokens)), engine)
-    if role == "reader":
-        pictures = max(spec.max_batch * spec.options.get("frames_read", FRAMES_READ) for spec in users.values())
-        taken = pictures * sizes.picture_gib
-        return _capped(GpuMemoryNeed(name, engine.model, sizes.parameters, weights, 0, taken), engine)
-    if engine.runs == "vllm":
-        return _of_vllm(
-            GpuMemoryNeed(name, engine.model, sizes.parameters, weights, 0, 0, prompts=prompts), engine, card_gib
+    if role == "ocr":
+        images = max(spec.max_batch * spec.options.get("frames_read", FRAMES_READ) for spec in users.values())
+        activations = images * sizes.image_gib
+        return _capped(GpuMemoryNeed(name, engine.model, sizes.parameters, weights, 0, activations), engine)
+    if engine.backend == "vllm":
+        return _vllm_need(
+            GpuMemoryNeed(name, engine.model, sizes.parameters, weights, 0, 0, prompts=prompts), engine, gpu_gib
         )
     tokens = engine.language.context_tokens * max(spec.max_batch for spec in users.values())
     cache = prompts * engine.language.context_tokens * sizes.cache_bytes / GIB
     need = GpuMemoryNeed(name, engine.model, sizes.parameters, weights, cache, sizes.layer_gib(tokens), prompts=prompts)
-    return _capped(replace(need, holds=float(prompts)), engine)
+    return _capped(replace(need, cached_prompts=float(prompts)), engine)
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of a model. decoder: weights that quantising makes smaller. cache_bytes: keys and values of a token, 16 bit.
+    """Sizes of a model."""
 
-    wide: numbers a token has at once in the widest layer. picture_gib: what one picture of a reader takes.
-    """
-
+    #: Number of weights.
     parameters: int
+    #: Number of weights that quantization applies to.
     decoder: int
+    #: Bytes of the keys and values of a token in 16 bit.
     cache_bytes: int
-    wide: int
-    picture_gib: float
+    #: Numbers per token in the widest layer.
+    width: int
+    #: Memory for one image of an OCR model in GiB.
+    image_gib: float
 
     def layer_gib(self, tokens: int) -> float:
-        """Of so many tokens at once, in 16 bit."""
-        return tokens * self.wide * 2 / GIB
+        """Return the memory of the widest layer for this many tokens in 16 bit, in GiB."""
+        return tokens * self.width * 2 / GIB
 
 
 @cache
@@ -126,42 +139,42 @@ def _sizes(model: str) -> Sizes:
     if not hasattr(built, "lm_head"):
         return Sizes(parameters, 0, 0, _widest(text), 0.0)
     if built.config.is_encoder_decoder:
-        return Sizes(parameters, 0, 0, 0, _picture_gib(text, vision))
+        return Sizes(parameters, 0, 0, 0, _image_gib(text, vision))
     from torch import nn
 
     decoder = sum(m.weight.numel() for m in built.model.language_model.modules() if isinstance(m, nn.Linear))
     cache_bytes = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 2
-    patches = getattr(vision, "spatial_merge_size", 3) ** 2  # that make one token; Molmo 2 pools 3 x 3 of a frame
+    patches = getattr(vision, "spatial_merge_size", 3) ** 2  # patches per token; Molmo 2 pools 3 x 3
     return Sizes(parameters, decoder, cache_bytes, _widest(text) + patches * _widest(vision), 0.0)
 
 
 def _widest(config: Any) -> int:
-    """Both halves of the gated MLP beside the residual stream and the attention's inputs."""
+    """Return the width of the gated MLP, the residual stream and the attention inputs together."""
     return 2 * config.intermediate_size + 6 * config.hidden_size
 
 
-def _picture_gib(text: Any, vision: Any) -> float:
-    """Florence-2's first stage has a token for every 4 x 4 pixels."""
+def _image_gib(text: Any, vision: Any) -> float:
+    """Return the memory for an image of Florence-2, whose first stage has a token per 4 x 4 pixels, in GiB."""
     width, stride = vision.embed_dim[0], vision.patch_stride[0]
-    seen = (768 // stride) ** 2 * 9 * width * 2
-    written = text.vocab_size * (2 + 4 + 4)  # scores of the token that is being written
-    kept = 2 * text.decoder_layers * text.d_model * 2 * (WRITTEN_TOKENS + 583)
-    return (seen + written + kept) / GIB
+    encoded = (768 // stride) ** 2 * 9 * width * 2
+    scores = text.vocab_size * (2 + 4 + 4)  # scores of the next token
+    cache = 2 * text.decoder_layers * text.d_model * 2 * (OCR_TOKENS + 583)
+    return (encoded + scores + cache) / GIB
 
 
 def _weights_gib(name: str, engine: EngineSpec, sizes: Sizes) -> float:
     wide = BYTES[engine.dtype]
     quantization = engine.quantization
-    if engine.runs == "vllm":
+    if engine.backend == "vllm":
         stored = stored_as(engine.model)
         if stored is not None and stored != quantization:
-            raise ConfigError(f"engines.{name}.quantised: {engine.model} holds {stored} weights; set it to {stored}")
+            raise ConfigError(f"engines.{name}.quantization: {engine.model} has {stored} weights; set it to {stored}")
         if quantization == "awq" and stored is None:
             raise ConfigError(
-                f"engines.{name}.quantised is awq, and {engine.model} is no AWQ checkpoint by its name or config.json; "
-                "name one that is, or set fp8, which vLLM makes on load"
+                f"engines.{name}.quantization is awq, and {engine.model} is not an AWQ checkpoint by its name or "
+                "config.json; name one that is, or set fp8, which vLLM can make on load"
             )
-    narrow = QUANTISED[quantization] if quantization else wide
+    narrow = QUANTIZED[quantization] if quantization else wide
     return ((sizes.parameters - sizes.decoder) * wide + sizes.decoder * narrow) / GIB
 
 
@@ -169,43 +182,43 @@ def _thumbs(engine: EngineSpec) -> int:
     return engine.features.max_thumbs or 64
 
 
-def _of_vllm(need: GpuMemoryNeed, engine: EngineSpec, card_gib: float) -> GpuMemoryNeed:
-    """With the cache that the profile reserves, or what its share of the card leaves for one."""
+def _vllm_need(need: GpuMemoryNeed, engine: EngineSpec, gpu_gib: float) -> GpuMemoryNeed:
+    """Add the KV cache: the size in the profile, or what the share of the GPU leaves."""
     sizes, settings, context = _sizes(engine.model), engine.vllm, engine.language.context_tokens
     tokens = int(settings.arguments.get("max_num_batched_tokens", min(STEP_TOKENS, context * need.prompts)))
     activations = sizes.layer_gib(tokens) + (0 if settings.enforce_eager else GRAPHS_GIB)
     parts = max(1, round(engine.num_gpus))
     need = replace(need, weights=need.weights / parts, activations=activations)
     if settings.gpu_memory_utilization is not None:
-        cache, line = settings.gpu_memory_utilization * card_gib - need.total, "gpu_memory_utilization"
+        cache, field = settings.gpu_memory_utilization * gpu_gib - need.total, "gpu_memory_utilization"
     else:
-        cache, line = settings.kv_cache_gib or 0.0, "kv_cache_gib"
+        cache, field = settings.kv_cache_gib or 0.0, "kv_cache_gib"
     one = context * sizes.cache_bytes / parts / GIB
     if cache < one:
         raise ConfigError(
-            f"engines.{need.engine}.vllm.{line} leaves {max(0.0, cache):.2f} GiB for the KV cache on a card of "
-            f"{card_gib:g} GiB, and one prompt of {context} tokens takes {one:.2f}: raise it, or lower "
+            f"engines.{need.engine}.vllm.{field} leaves {max(0.0, cache):.2f} GiB for the KV cache on a GPU of "
+            f"{gpu_gib:g} GiB, and one prompt of {context} tokens takes {one:.2f}: raise it, or lower "
             "language.context_tokens"
         )
-    return replace(need, kv_cache=cache, holds=cache / one)
+    return replace(need, kv_cache=cache, cached_prompts=cache / one)
 
 
 def _capped(need: GpuMemoryNeed, engine: EngineSpec) -> GpuMemoryNeed:
-    """With what is left up to gpu_memory_gib, which PyTorch may take and keep."""
+    """Add the rest up to gpu_memory_gib, which PyTorch may allocate and keep."""
     cap = engine.gpu_memory_gib
-    if cap is None or engine.runs in ("onnx", "tensorrt"):  # neither allocates through PyTorch
+    if cap is None or engine.backend in ("onnx", "tensorrt"):  # neither allocates through PyTorch
         return need
-    wanted = need.total - need.context
-    if wanted > cap:
+    needed = need.total - need.context
+    if needed > cap:
         raise ConfigError(
-            f"engines.{need.engine}.gpu_memory_gib is {cap:g} and it needs {wanted:.1f} GiB (weights "
-            f"{need.weights:.1f}): raise it, or give it less to do at once"
+            f"engines.{need.engine}.gpu_memory_gib is {cap:g} and it needs {needed:.1f} GiB (weights "
+            f"{need.weights:.1f}): raise it, or lower the batch sizes"
         )
-    return replace(need, spare=cap - wanted)
+    return replace(need, reserved=cap - needed)
 
 
 def _file_gib(name: str, model: str) -> float:
-    """Of an export, with the weights beside it."""
+    """Return the size of an exported file with the weights beside it, in GiB."""
     file = Path(model)
     if not file.is_file():
         raise ConfigError(f"engines.{name}.model: there is no file {model}; write it with `roadwork export` first")

@@ -1,4 +1,4 @@
-"""What a profile says of the journal."""
+"""Journal settings of a profile."""
 
 from pathlib import Path
 
@@ -8,38 +8,41 @@ _SQLITE = "sqlite:///"
 
 
 def absolute(url: str) -> str:
-    """The URL of a journal with its file, if it is one, seen from here."""
+    """Return a journal's URL with the path of an SQLite file made absolute."""
     if not url.startswith(_SQLITE) or url == _SQLITE:
         return url
     return _SQLITE + str(Path(url.removeprefix(_SQLITE)).absolute())
 
 
 class JournalSpec(BaseModel):
-    """What is kept of every answer, and where. Folders are seen from where the server is started."""
+    """Settings of the journal of verdicts. Relative folders start where the server is started."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    enabled: bool = True
+    enabled: bool = Field(default=True, description="Record every verdict.")
     url: str = Field(
         default="sqlite:///build/journal/journal.db",
-        description="SQLite by a path from where the server is started, or postgresql://USER@HOST/DATABASE",
+        description="Database URL: sqlite:/// with a path, or postgresql://USER@HOST/DATABASE.",
     )
     password_env: str | None = Field(
-        default=None, description="environment variable with the database's password, so that no file holds it"
+        default=None,
+        description="Name of the environment variable with the database's password, so that no file holds it.",
     )
     features: bool = Field(
-        default=True, description="keep what stage 1 makes of a picture, for training heads; 2 bytes a number"
+        default=True, description="Store the features of stage 1, for training heads. They take 2 bytes a number."
     )
-    media_folder: str = Field(default="build/journal/media", description="where encoded files go")
-    media_cap_gib: float = Field(
-        default=0.0, ge=0, description="room for encoded files, GiB: beyond it the least useful go; 0 keeps none"
+    media_folder: str = Field(default="build/journal/media", description="Folder for the media files.")
+    max_media_gib: float = Field(
+        default=0.0,
+        ge=0,
+        description="Space for media files in GiB. When it is full, the least informative are deleted. 0 stores none.",
     )
     spool_folder: str = Field(
-        default="build/journal/spool", description="of each ingress: what the journal has not acknowledged yet"
+        default="build/journal/spool", description="Folder for records that the journal has not yet acknowledged."
     )
-    spool_mib: int = Field(
+    max_spool_mib: int = Field(
         default=256,
         ge=1,
-        description="room for that, MiB, a replica of the ingress; what comes beyond it is counted and lost",
+        description="Space for those records in MiB in each ingress replica. Further records are dropped and counted.",
     )
-    num_cpus: float = Field(default=0.1, ge=0)
+    num_cpus: float = Field(default=0.1, ge=0, description="Logical CPUs Ray reserves for the journal.")

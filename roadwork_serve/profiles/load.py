@@ -1,31 +1,31 @@
-"""Profiles and policies from YAML: the ones that ship with the project by name, any other by path.
+"""Loading of profiles and policies from YAML: those in the package by name, others by path.
 
 An error names the file, the field, and what to do about it.
 """
 
-import difflib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.validation import explain
 
 _BUNDLED = resources.files("roadwork_serve.profiles")
 
 
 def load_profile(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> Profile:
-    """The profile of that name or in that file, with the overrides merged in.
+    """Return the profile of this name or path, with the overrides merged in.
 
-    Overrides merge as in JSON Merge Patch (RFC 7396): mappings field by field, anything else
-    replaces what was there, and None takes it away, so `{"stages": {"video": None}}` drops a stage.
+    Overrides merge as in JSON Merge Patch (RFC 7396): mappings merge field by field, other values replace the old
+    ones, and None removes a field, so `{"stages": {"video": None}}` removes a stage.
 
-    Raises ConfigError when there is no such profile or it does not make sense.
+    Raises:
+        ConfigError: The profile does not exist or is invalid.
     """
     origin, mapping = _read(name_or_path, "profile", "")
     if overrides:
@@ -34,28 +34,29 @@ def load_profile(name_or_path: str | Path, overrides: Mapping[str, Any] | None =
     try:
         return Profile.model_validate(mapping)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(_told(each) for each in error.errors())) from None
+        raise ConfigError(f"{origin}: {explain(error, Profile, 'the whole file')}") from None
 
 
 def load_policy_mapping(name_or_path: str | Path) -> dict[str, Any]:
-    """The mapping a policy is made from: `Policy.from_mapping(load_policy_mapping(profile.policy))`.
+    """Return the mapping of the policy of this name or path.
 
-    Raises ConfigError when there is no such policy or it is no YAML mapping.
+    Raises:
+        ConfigError: The policy does not exist or is not a YAML mapping.
     """
     return _read(name_or_path, "policy", "policies")[1]
 
 
 def bundled(folder: str = "") -> list[str]:
-    """The names that ship with the project: profiles, or with "policies" the policies."""
+    """Return the names in the package: of profiles, or with folder="policies" of policies."""
     return sorted(
         entry.name.removesuffix(".yaml")
         for entry in _BUNDLED.joinpath(folder).iterdir()
-        if entry.name.endswith(".yaml") and entry.name != "prices.yaml"
+        if entry.name.endswith(".yaml") and entry.name != "flops.yaml"
     )
 
 
 def _read(name_or_path: str | Path, what: str, folder: str) -> tuple[str, dict[str, Any]]:
-    """Where it was read from, as messages call it, and what it holds."""
+    """Return the origin, as error messages name it, and the content."""
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
         source, origin = Path(text), text
@@ -70,7 +71,7 @@ def _read(name_or_path: str | Path, what: str, folder: str) -> tuple[str, dict[s
     try:
         mapping = yaml.safe_load(source.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{origin} is not YAML; mend it: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{origin} is not valid YAML; fix it: {' '.join(str(error).split())}") from None
     if not isinstance(mapping, dict):
         raise ConfigError(f"{origin} holds a {type(mapping).__name__}; write a mapping of fields to values")
     return origin, mapping
@@ -87,33 +88,3 @@ def _merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]
         else:
             merged[key] = value
     return merged
-
-
-def _told(error: ErrorDetails) -> str:
-    """One pydantic error as field path, what was wrong, and what to do."""
-    loc = [str(part) for part in error["loc"] if part != "[key]"]
-    path = ".".join(loc) or "the whole file"
-    match error["type"]:
-        case "missing":
-            return f"{path} is missing; add it"
-        case "extra_forbidden":
-            near = difflib.get_close_matches(loc[-1], _fields_at(loc[:-1]), n=1)
-            return f"{path} is no known field; " + (f"did you mean {near[0]}?" if near else "take it out")
-        case "value_error" if isinstance(error["input"], Mapping):  # a check of a whole, which names the line itself
-            return ".".join([*loc, error["msg"].removeprefix("Value error, ")])
-        case _:
-            wanted = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-            return f"{path} is {error['input']!r}; it should be {wanted}"
-
-
-def _fields_at(loc: list[str]) -> list[str]:
-    """The fields of the model that sits at a path of the profile; a key of a mapping leads to no other model."""
-    model: type[BaseModel] = Profile
-    for part in loc:
-        if part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            inner = getattr(annotation, "__args__", (annotation,))[-1]
-            if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-                return []
-            model = inner
-    return list(model.model_fields)

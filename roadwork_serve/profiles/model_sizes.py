@@ -1,7 +1,7 @@
-"""The sizes of published models, so that a machine without a network can tell what they need.
+"""Sizes of published models, so that their memory can be computed without a network.
 
-From each model's config.json on its hub page: facebook/dinov3-*, florence-community/Florence-2-*, Qwen/Qwen3-VL-*,
-allenai/Molmo2-*. A model is instantiated from them on the meta device: shapes, no weights.
+They are from each model's config.json on the hub: facebook/dinov3-*, florence-community/Florence-2-*, Qwen/Qwen3-VL-*,
+allenai/Molmo2-*. Models are instantiated on the meta device, with shapes and without weights.
 """
 
 import json
@@ -73,12 +73,12 @@ _CLASSES = {
 
 
 def known_models() -> list[str]:
-    """Hub ids whose sizes are known here. A name that goes on behind one of theirs is taken for a version of it."""
+    """Return the hub ids whose sizes are known. A name that starts with one of theirs counts as a variant of it."""
     return sorted(_BY_ID)
 
 
 def stored_as(model: str) -> "Quantization | None":
-    """How the decoder's weights lie in a checkpoint: by its config.json, or by the name of a hub id."""
+    """Return the quantization of a checkpoint by its config.json, or by the name of a hub id; None if not quantized."""
     config = _folder(model) / "config.json"
     if not config.is_file():
         name = model.rpartition("/")[2].lower()
@@ -89,9 +89,10 @@ def stored_as(model: str) -> "Quantization | None":
 
 
 def on_meta_device(model: str) -> Any:
-    """The model of a hub id, folder or mini:NAME as a PyTorch module without weights.
+    """Return the model of a hub id, folder or mini:NAME as a PyTorch module without weights.
 
-    Raises ConfigError when the id is not known here and no folder of that name has a config.json.
+    Raises:
+        ConfigError: The id is unknown, and there is no folder of that name with a config.json.
     """
     import torch
     import transformers
@@ -106,24 +107,24 @@ def on_meta_device(model: str) -> Any:
         config = getattr(transformers, config_class)(**sizes)
     else:
         raise ConfigError(
-            f"the sizes of {model} are not known here: give a folder with its config.json, or one of "
+            f"the sizes of {model} are unknown: give a folder with its config.json, or one of "
             + ", ".join(known_models())
         )
     if not hasattr(transformers, name):
-        raise ConfigError(f"transformers has no class {name!r}, which {model} names; use a native checkpoint")
+        raise ConfigError(f"transformers has no class {name!r}, which {model} names; use a checkpoint of transformers")
     with torch.device("meta"):
         return getattr(transformers, name)(config)
 
 
 def _folder(model: str) -> Path:
-    """Where a model lies, if it is a path or ships with the project."""
+    """Return the folder of a model, if it is a path or mini:NAME."""
     if model.startswith("mini:"):
         return Path(__file__).parents[1] / "weights" / model.removeprefix("mini:")
     return Path(model)
 
 
 def _known(model: str) -> str | None:
-    """The known id that this one is, or is a version of: somebody/Qwen3-VL-8B-Instruct-AWQ has the same layers."""
+    """Return the known id of which this is a variant: somebody/Qwen3-VL-8B-Instruct-AWQ has the same layers."""
     if model in _BY_ID:
         return model
     name = model.rpartition("/")[2].lower()

@@ -1,4 +1,4 @@
-"""A profile: which models run, how, and on what. Typed, described, validated as a whole."""
+"""A profile: which models run, on which backend, and on what hardware. Typed, described and validated as a whole."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, Self
@@ -9,19 +9,21 @@ from roadwork_serve.profiles.journal import JournalSpec
 
 STAGES = ("backbone", "signs", "vlm", "reasoner", "video")
 StageName = Literal["backbone", "signs", "vlm", "reasoner", "video"]
-Role = Literal["features", "reader", "language"]
+Role = Literal["features", "ocr", "language"]
+#: The kind of engine that each stage needs.
 ROLES: dict[StageName, Role] = {
     "backbone": "features",
-    "signs": "reader",
+    "signs": "ocr",
     "vlm": "language",
     "reasoner": "language",
     "video": "language",
-}  # what a stage asks of its engine
+}
+#: The backends that can run each kind of engine.
 BACKENDS: dict[Role, tuple[str, ...]] = {
     "features": ("transformers", "onnx", "tensorrt"),
-    "reader": ("transformers", "rapidocr"),
+    "ocr": ("transformers", "rapidocr"),
     "language": ("transformers", "vllm", "openai"),
-}  # what can be asked so
+}
 
 
 class _Settings(BaseModel):
@@ -33,246 +35,336 @@ Quantization = Literal["fp8", "awq"]
 
 
 class FeatureSettings(_Settings):
-    """Of a backbone."""
+    """Settings of a backbone (stage 1)."""
 
-    head: str | None = Field(default=None, description="folder with head.json, when it is not beside the weights")
-    second_head: str | None = Field(
-        default=None, description="folder of a head on trial: verdicts record what it says and do not heed it"
+    head: str | None = Field(
+        default=None,
+        description="Folder with head.json. By default the head is loaded from the folder of the weights.",
     )
-    compile: bool | None = Field(default=None, description="run through torch.compile; by default on a GPU only")
-    side: int | None = Field(default=None, description="of the thumbs it sees, pixels; always media.thumb_side")
-    kept: bool | None = Field(
-        default=None, description="opinions bring along what a head is trained on; always journal.features"
+    second_head: str | None = Field(
+        default=None,
+        description="Folder of a candidate head. Its prediction is recorded in each verdict and has no effect on it.",
+    )
+    compile: bool | None = Field(
+        default=None, description="Compile the model with torch.compile. By default only on a GPU."
+    )
+    side: int | None = Field(
+        default=None, description="Side of the thumbnails the model sees, in pixels. Set from media.thumb_side."
+    )
+    keep_features: bool | None = Field(
+        default=None,
+        description="Return the backbone's features with each prediction, so that the journal can store them for "
+        "training heads. Set from journal.features.",
     )
     max_thumbs: int | None = Field(
-        default=None, ge=1, description="photos and frames in one pass of the model; 64 by default, 16 on a CPU"
+        default=None,
+        ge=1,
+        description="Largest number of photos and frames in one forward pass. 64 by default, 16 on a CPU.",
     )
 
 
 class OcrSettings(_Settings):
-    """Of a sign reader."""
+    """Settings of an OCR engine (stage 2A)."""
 
-    side: int = Field(default=736, ge=64, description="text is looked for at this longer side, pixels")
+    side: int = Field(
+        default=736, ge=64, description="Images are scaled to this longer side, in pixels, before text is detected."
+    )
 
 
 class LanguageSettings(_Settings):
-    """Of a vision language model."""
+    """Settings of a vision language model (stages 2B, 3A and 3B)."""
 
-    max_pixels: int | None = Field(default=None, ge=1024, description="of an image as the model sees it")
+    max_pixels: int | None = Field(
+        default=None, ge=1024, description="Largest image the model sees, in pixels. Larger ones are scaled down."
+    )
     context_tokens: int = Field(
-        default=2048, ge=256, description="longest prompt with its thought and answer; what the planner makes room for"
+        default=2048,
+        ge=256,
+        description="Longest context of one request in tokens: prompt, reasoning and answer. `roadwork plan` reserves "
+        "memory for it.",
     )
 
 
 class VllmSettings(_Settings):
-    """Of a vLLM engine inside the replica. On a GPU give one of the two sizes: vLLM would take all of the card."""
+    """Settings of a vLLM engine inside the replica.
+
+    On a GPU set one of the two sizes. Without them vLLM takes the whole GPU.
+    """
 
     gpu_memory_utilization: float | None = Field(
-        default=None, gt=0, le=1, description="share of the whole card for weights, activations and KV cache"
+        default=None, gt=0, le=1, description="Share of the GPU's memory for weights, activations and KV cache."
     )
     kv_cache_gib: float | None = Field(
-        default=None, gt=0, description="KV cache, GiB; weights and activations come on top"
+        default=None, gt=0, description="Size of the KV cache in GiB. Weights and activations come on top."
     )
-    enforce_eager: bool = Field(default=False, description="no compilation and no CUDA graphs: starts sooner, slower")
-    arguments: dict[str, Any] = Field(default_factory=dict, description="further arguments of vLLM's AsyncEngineArgs")
+    enforce_eager: bool = Field(
+        default=False, description="Disable compilation and CUDA graphs. Starts sooner and runs slower."
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Further arguments for vLLM's AsyncEngineArgs.")
 
 
 class ServerSettings(_Settings):
-    """Of an OpenAI-compatible server that runs elsewhere: vLLM, SGLang, Modular MAX."""
+    """Settings of an OpenAI-compatible server that runs elsewhere: vLLM, SGLang, Modular MAX."""
 
-    url: str = Field(default="", description="up to and with /v1, e.g. http://127.0.0.1:8001/v1")
-    api_key_env: str | None = Field(default=None, description="environment variable that holds the server's API key")
+    url: str = Field(default="", description="Base URL of the server with /v1, e.g. http://127.0.0.1:8001/v1.")
+    api_key_env: str | None = Field(
+        default=None, description="Name of the environment variable that holds the server's API key."
+    )
 
 
 class EngineSpec(_Settings):
-    """A model, what runs it, and its share of the machine. Stages that name the same engine share one process."""
+    """A model, the backend that runs it, and its share of the machine.
 
-    runs: Backend = Field(description="what runs the model")
+    Stages that name the same engine share one process.
+    """
+
+    backend: Backend = Field(description="Library or server that runs the model.")
     model: str = Field(
-        description="a folder, a hub id, the file of an export, or mini:NAME for weights that ship with the project"
+        description="A folder, a Hugging Face hub id, an exported file, or mini:NAME for weights in the package."
     )
-    revision: str | None = Field(default=None, description="commit, tag or branch of a hub id; the newest by default")
-    miniature: bool = Field(default=False, description="the model is a small stand-in; verdicts say so")
+    revision: str | None = Field(
+        default=None, description="Commit, tag or branch of a hub id. The newest commit by default."
+    )
+    miniature: bool = Field(
+        default=False, description="The model is a small replacement for trying the system out. Verdicts report it."
+    )
     trust_remote_code: bool = Field(
-        default=False, description="run Python that a checkpoint brings along, with all rights of the server"
+        default=False, description="Run Python code from the checkpoint, with all rights of the server."
     )
     quantization: Quantization | None = Field(
-        default=None, description="what the decoder's weights are, or are made into on load (fp8); vllm alone"
+        default=None,
+        description="Quantization of the decoder's weights: that of the checkpoint, or fp8, which vLLM can also make "
+        "on load. Only for backend: vllm.",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Literal["cpu", "cuda"] = "cpu"
-    num_cpus: float = Field(default=1.0, ge=0, description="logical CPUs Ray reserves for a replica")
-    num_gpus: float = Field(default=0.0, ge=0, description="share of a GPU Ray reserves for a replica")
-    memory_mb: int = Field(default=0, ge=0, description="memory Ray reserves for a replica, MB; 0 reserves none")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="Floating-point type of the weights and activations."
+    )
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Device the model runs on.")
+    num_cpus: float = Field(default=1.0, ge=0, description="Logical CPUs Ray reserves for each replica.")
+    num_gpus: float = Field(default=0.0, ge=0, description="Share of a GPU Ray reserves for each replica.")
+    memory_mb: int = Field(default=0, ge=0, description="Memory Ray reserves for each replica, in MB. 0 reserves none.")
     gpu_memory_gib: float | None = Field(
-        default=None, gt=0, description="most PyTorch may take of its card, GiB; vllm has limits of its own"
+        default=None,
+        gt=0,
+        description="Limit on the GPU memory PyTorch may allocate, in GiB. vLLM has settings of its own.",
     )
-    replicas: int = Field(default=1, ge=1, description="processes, at the start and at least")
-    max_replicas: int | None = Field(default=None, ge=1, description="processes at most under load; as many by default")
+    replicas: int = Field(default=1, ge=1, description="Number of replicas at the start, and the minimum.")
+    max_replicas: int | None = Field(
+        default=None, ge=1, description="Maximum number of replicas under load. By default equal to `replicas`."
+    )
     scale_to_zero: bool = Field(
         default=False,
-        description="none is kept after a quarter of an hour in which nobody asked; the next item is answered without "
-        "it and wakes it",
+        description="Stop the last replica after 15 minutes without a request. The next item skips the stage, and "
+        "starts a replica again.",
     )
-    surge: bool | None = Field(
+    rolling_surge: bool | None = Field(
         default=None,
-        description="a new version of the code starts before the one it replaces ends, and takes room beside it; by "
-        "default on a CPU only. Without it the stage is away while its model loads",
+        description="On an update start the new replica before the old one stops, which needs room for both. By "
+        "default only on a CPU. When disabled, the stage is unavailable while its model loads.",
     )
-    turns: str | None = Field(
+    time_slice_group: str | None = Field(
         default=None,
-        description="engines with the same word here share one process and one card and take turns: one awake",
+        description="Engines with the same group name share one process and one GPU; one of them is awake at a time.",
     )
-    threads: int = Field(default=1, ge=1, description="threads the model computes with")
-    features: FeatureSettings = Field(default=FeatureSettings(), description="of stage 1")
-    reader: OcrSettings = Field(default=OcrSettings(), description="of stage 2A")
-    language: LanguageSettings = Field(default=LanguageSettings(), description="of stages 2B, 3A and 3B")
-    vllm: VllmSettings = Field(default=VllmSettings(), description="of engines that vllm runs")
-    server: ServerSettings = Field(default=ServerSettings(), description="of engines that openai runs")
+    threads: int = Field(default=1, ge=1, description="CPU threads the model computes with.")
+    features: FeatureSettings = Field(default=FeatureSettings(), description="Settings of stage 1.")
+    ocr: OcrSettings = Field(default=OcrSettings(), description="Settings of stage 2A.")
+    language: LanguageSettings = Field(default=LanguageSettings(), description="Settings of stages 2B, 3A and 3B.")
+    vllm: VllmSettings = Field(default=VllmSettings(), description="Settings for backend: vllm.")
+    server: ServerSettings = Field(default=ServerSettings(), description="Settings for backend: openai.")
 
     @property
     def scales(self) -> bool:
-        """Whether the number of its processes follows the load."""
+        """True if the number of replicas follows the load."""
         return self.scale_to_zero or (self.max_replicas or self.replicas) > self.replicas
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
-        for wrong, told in self._doubts():
+    def _validate(self) -> Self:
+        for wrong, message in self._checks():
             if wrong:
-                raise ValueError(told)
+                raise ValueError(message)
         return self
 
-    def _doubts(self) -> Iterator[tuple[bool, str]]:
+    def _checks(self) -> Iterator[tuple[bool, str]]:
+        """Yield whether each rule is broken, and its message."""
         on_gpu = self.device == "cuda"
-        yield on_gpu and self.num_gpus <= 0, "num_gpus is 0 and device is cuda; book the share of the card it takes"
-        yield not on_gpu and self.num_gpus > 0, "num_gpus is booked and device is cpu; set device: cuda, or book none"
-        yield self.num_gpus > 1 and self.num_gpus % 1 != 0, "num_gpus above 1 must be whole cards"
+        sliced = self.time_slice_group is not None
+        yield on_gpu and self.num_gpus <= 0, "num_gpus is 0 and device is cuda; set the share of the GPU it needs"
+        yield not on_gpu and self.num_gpus > 0, "num_gpus is set and device is cpu; set device: cuda, or remove it"
+        yield self.num_gpus > 1 and self.num_gpus % 1 != 0, "num_gpus above 1 must be a whole number of GPUs"
         yield (
             self.max_replicas is not None and self.max_replicas < self.replicas,
             "max_replicas is below replicas; raise it or leave it out",
         )
-        yield self.runs == "openai" and not self.server.url, "server.url is missing; say where the server listens"
+        yield self.backend == "openai" and not self.server.url, "server.url is missing; set the URL of the server"
         yield (
-            self.runs != "openai" and bool(self.server.url),
-            f"server is set and {self.runs} runs it; set runs: openai, or take server out",
+            self.backend != "openai" and bool(self.server.url),
+            f"server is set and backend is {self.backend}; set backend: openai, or remove server",
         )
         yield (
-            self.features.second_head is not None and self.runs != "transformers",
-            f"features.second_head: {self.runs} runs no head but its own; set runs: transformers, or take it out",
+            self.features.second_head is not None and self.backend != "transformers",
+            f"features.second_head: {self.backend} cannot run a second head; set backend: transformers, or remove it",
         )
-        yield self.runs == "rapidocr" and on_gpu, "device: rapidocr runs on the cpu; leave it out"
-        yield self.runs == "tensorrt" and not on_gpu, "device: tensorrt runs on a GPU; set cuda, and num_gpus"
+        yield self.backend == "rapidocr" and on_gpu, "device: rapidocr runs on the CPU; leave it out"
+        yield self.backend == "tensorrt" and not on_gpu, "device: tensorrt runs on a GPU; set cuda, and num_gpus"
         yield (
-            self.turns is not None and (self.max_replicas or self.replicas) > 1,
-            "replicas: engines that take turns have one; take it out",
+            sliced and (self.max_replicas or self.replicas) > 1,
+            "replicas: an engine with time_slice_group has one replica; remove replicas and max_replicas",
         )
-        yield self.turns is not None and self.scale_to_zero, "may_sleep: engines that take turns stay; take it out"
-        if self.runs in ("onnx", "tensorrt", "openai", "rapidocr"):
-            yield self.gpu_memory_gib is not None, f"gpu_memory_gib: {self.runs} cannot be held to it; take it out"
-            yield self.trust_remote_code, f"trust_remote_code: {self.runs} loads no checkpoint's code; take it out"
-            yield self.revision is not None, f"revision: {self.runs} loads nothing from the hub; take it out"
-            yield self.turns is not None, f"turns: {self.runs} cannot sleep; take it out"
-        if self.runs != "vllm":
-            yield self.quantization is not None, f"quantised is vllm's, and {self.runs} runs it; take it out"
-            yield self.vllm != VllmSettings(), f"vllm is set and {self.runs} runs it; set runs: vllm, or take vllm out"
+        yield (
+            sliced and self.scale_to_zero,
+            "scale_to_zero: an engine with time_slice_group is always loaded; remove one of the two",
+        )
+        if self.backend in ("onnx", "tensorrt", "openai", "rapidocr"):
+            yield (
+                self.gpu_memory_gib is not None,
+                f"gpu_memory_gib: {self.backend} does not allocate through PyTorch; remove it",
+            )
+            yield self.trust_remote_code, f"trust_remote_code: {self.backend} loads no code of a checkpoint; remove it"
+            yield self.revision is not None, f"revision: {self.backend} downloads nothing from the hub; remove it"
+            yield sliced, f"time_slice_group: {self.backend} cannot sleep; remove it"
+        if self.backend != "vllm":
+            yield (
+                self.quantization is not None,
+                f"quantization is for backend: vllm, and backend is {self.backend}; remove it",
+            )
+            yield (
+                self.vllm != VllmSettings(),
+                f"vllm is set and backend is {self.backend}; set backend: vllm, or remove vllm",
+            )
             return
-        yield self.turns is not None and not on_gpu, "turns: vllm can sleep on a GPU alone; set device: cuda"
+        yield sliced and not on_gpu, "time_slice_group: vllm can sleep only on a GPU; set device: cuda"
         sizes = [size for size in (self.vllm.gpu_memory_utilization, self.vllm.kv_cache_gib) if size is not None]
-        yield len(sizes) > 1, "vllm: give gpu_memory_utilization or kv_cache_gib, not both"
-        yield on_gpu and not sizes, "vllm: give gpu_memory_utilization or kv_cache_gib, else it takes the whole card"
-        yield self.gpu_memory_gib is not None, "gpu_memory_gib is not vllm's; give vllm.gpu_memory_utilization"
+        yield len(sizes) > 1, "vllm: set gpu_memory_utilization or kv_cache_gib, not both"
+        yield on_gpu and not sizes, "vllm: set gpu_memory_utilization or kv_cache_gib, or it takes the whole GPU"
+        yield (
+            self.gpu_memory_gib is not None,
+            "gpu_memory_gib does not apply to vllm; set vllm.gpu_memory_utilization instead",
+        )
 
 
 class StageSpec(_Settings):
-    """One stage: the engine it asks, and how."""
+    """One stage: the engine it uses, and how."""
 
-    engine: str = Field(description="an entry of `engines`")
-    max_batch: int = Field(default=8, ge=1, description="items a call at most")
-    slots: int = Field(default=1, ge=1, description="calls in flight at most, a replica")
-    max_queue: int = Field(default=256, ge=1, description="items waiting in the ingress at most")
-    timeout_s: float = Field(default=30.0, gt=0, description="a call that takes longer counts as failed")
+    engine: str = Field(description="Name of an entry of `engines`.")
+    max_batch: int = Field(default=8, ge=1, description="Largest number of items in one call.")
+    slots: int = Field(default=1, ge=1, description="Largest number of concurrent calls to one replica.")
+    max_queue: int = Field(default=256, ge=1, description="Largest number of items queued in one ingress replica.")
+    timeout_s: float = Field(default=30.0, gt=0, description="A call that takes longer, in seconds, counts as failed.")
     required: bool = Field(
-        default=True, description="no request is accepted before it is warm; one that is not required joins when it is"
+        default=True,
+        description="Accept no request before this stage is ready. Other stages join once they are ready.",
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="settings of this stage's code, e.g. thinking")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of this stage's own code, e.g. thinking."
+    )
 
 
 class MediaLimits(_Settings):
-    """What is refused before any work is done on it."""
+    """Limits on media. A file beyond them is rejected before any work is done on it."""
 
-    max_bytes: int = Field(default=32 * 2**20, gt=0)
-    max_pixels: int = Field(default=50_000_000, gt=0, description="of a photo, or of one frame of a clip")
-    max_seconds: float = Field(default=120.0, gt=0, description="length of a clip")
-    max_clip_frames: int = Field(default=7200, gt=0, description="frames a clip may declare or hold")
-    max_decode_s: float = Field(default=15.0, gt=0, description="that reading a file may take, queueing left out")
-    frames: int = Field(default=8, ge=1, le=64, description="frames sampled from a clip")
-    thumb_side: int = Field(
-        default=224, ge=16, multiple_of=16, description="side of the square stage 1 sees, pixels; a multiple of 16"
+    max_bytes: int = Field(default=32 * 2**20, gt=0, description="Largest file in bytes.")
+    max_pixels: int = Field(
+        default=50_000_000, gt=0, description="Largest photo, or largest frame of a clip, in pixels."
     )
-    frame_side: int = Field(default=960, ge=224, description="longer side at which a clip's frames travel on, pixels")
+    max_seconds: float = Field(default=120.0, gt=0, description="Longest clip in seconds.")
+    max_clip_frames: int = Field(default=7200, gt=0, description="Largest number of frames a clip may declare or hold.")
+    max_decode_s: float = Field(
+        default=15.0, gt=0, description="Longest time decoding one file may take in seconds, without queueing."
+    )
+    frames: int = Field(default=8, ge=1, le=64, description="Number of frames sampled from a clip.")
+    thumb_side: int = Field(
+        default=224,
+        ge=16,
+        multiple_of=16,
+        description="Side of the square thumbnail that stage 1 sees, in pixels. A multiple of 16.",
+    )
+    frame_side: int = Field(
+        default=960,
+        ge=224,
+        description="Longer side to which frames of a clip are scaled for the later stages, in pixels.",
+    )
 
 
 class IngressSpec(_Settings):
-    """The composed deployment in front."""
+    """The HTTP deployment in front, which runs the cascade."""
 
-    replicas: int = Field(default=1, ge=1)
+    replicas: int = Field(default=1, ge=1, description="Number of ingress replicas.")
     max_per_node: int | None = Field(
         default=None,
         ge=1,
-        description="replicas on one Ray node at most: the others wait for another node. Without it Ray spreads them "
-        "over the nodes there are when they start, and one that joins later gets none",
+        description="Largest number of ingress replicas on one Ray node; further ones wait for another node. By "
+        "default Ray spreads them over the nodes that exist at the start, and a node that joins later gets none.",
     )
-    num_cpus: float = Field(default=0.5, ge=0)
+    num_cpus: float = Field(default=0.5, ge=0, description="Logical CPUs Ray reserves for each replica.")
     max_ongoing_requests: int = Field(
-        default=256, ge=1, description="requests in work at once, a replica; more are refused"
+        default=256,
+        ge=1,
+        description="Largest number of concurrent requests to one replica. Further ones are rejected.",
     )
-    decode_processes: int = Field(default=2, ge=1, description="processes that read files, a replica")
-    default_deadline_ms: int = Field(default=30_000, ge=1)
-    max_batch_files: int = Field(default=32, ge=1, description="files in one batch request")
+    decode_processes: int = Field(default=2, ge=1, description="Number of decoding processes of each replica.")
+    default_deadline_ms: int = Field(
+        default=30_000, ge=1, description="Deadline of a request that sets none, in milliseconds."
+    )
+    max_batch_files: int = Field(default=32, ge=1, description="Largest number of files in one batch request.")
     max_in_flight_bytes: int = Field(
-        default=512 * 2**20, ge=2**20, description="bytes of media in all requests in work, a replica; more are refused"
+        default=512 * 2**20,
+        ge=2**20,
+        description="Largest number of bytes of media in all requests in flight in one replica. Further requests are "
+        "rejected.",
     )
-    max_batch_bytes: int = Field(default=128 * 2**20, ge=1, description="bytes of one batch request")
+    max_batch_bytes: int = Field(default=128 * 2**20, ge=1, description="Largest batch request in bytes.")
     gpu_hour_price: float = Field(
-        default=0.0, ge=0, description="of a whole card, in any currency; what answers cost is told by it"
+        default=0.0,
+        ge=0,
+        description="Price of one GPU for one hour, in any currency. Costs are reported in that currency.",
     )
     keys_file: str | None = Field(
-        default=None, description="file with the API keys, where an ingress runs; else what ROADWORK_KEYS_FILE says"
+        default=None,
+        description="File with the API keys on the node of an ingress replica. By default ROADWORK_KEYS_FILE.",
     )
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
+    def _validate(self) -> Self:
         if self.max_per_node is not None and self.replicas <= self.max_per_node:
             raise ValueError(
-                f"max_per_node is {self.max_per_node} and replicas {self.replicas}: one node takes all of them; set "
-                "more replicas, or leave it out"
+                f"max_per_node is {self.max_per_node} and replicas is {self.replicas}, so one node takes all of them; "
+                "set more replicas, or leave it out"
             )
         return self
 
 
 class Profile(_Settings):
-    """Everything that differs between a laptop and a server with two cards."""
+    """Everything that differs between a laptop and a server with two GPUs."""
 
-    name: str
-    description: str = ""
-    policy: str = Field(description="name of a policy that ships with the project, or a path")
-    cards_gib: tuple[float, ...] = Field(
-        default=(), description="memory of each card this is made for, GiB, as CUDA has it; for `roadwork plan`"
+    name: str = Field(description="Name of the profile.")
+    description: str = Field(default="", description="One line about the models and the hardware.")
+    policy: str = Field(description="Name of a policy in the package, or the path of one.")
+    gpus_gib: tuple[float, ...] = Field(
+        default=(),
+        description="Memory of each GPU this profile is made for, in GiB as CUDA reports it. Used by `roadwork plan`.",
     )
-    media: MediaLimits = MediaLimits()
-    ingress: IngressSpec = IngressSpec()
-    journal: JournalSpec = JournalSpec()
-    engines: dict[str, EngineSpec]
-    stages: dict[StageName, StageSpec]
+    media: MediaLimits = Field(default=MediaLimits(), description="Limits on photos and clips.")
+    ingress: IngressSpec = Field(default=IngressSpec(), description="Settings of the HTTP deployment.")
+    journal: JournalSpec = Field(default=JournalSpec(), description="Settings of the journal of verdicts.")
+    engines: dict[str, EngineSpec] = Field(description="The engines by name.")
+    stages: dict[StageName, StageSpec] = Field(description="The stages of the cascade by name.")
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _validate(self) -> Self:
+        self._check_stages()
+        self._check_engines()
+        self._check_time_slices()
+        self._configure_thumbnails()
+        return self
+
+    def _check_stages(self) -> None:
         if not self.stages:
-            raise ValueError(f"stages is empty; add at least one of {', '.join(STAGES)}, and the engine it asks")
+            raise ValueError(f"stages is empty; add at least one of {', '.join(STAGES)}, and the engine it uses")
         if not any(spec.required for spec in self.stages.values()):
             raise ValueError(
                 f"stages.{next(iter(self.stages))}.required: no stage is required, so the server would be ready with "
-                "nothing to ask; set required: true in at least one"
+                "no stage to query; set required: true in at least one"
             )
         for name, spec in self.stages.items():
             if spec.engine not in self.engines:
@@ -280,69 +372,71 @@ class Profile(_Settings):
                     f"stages.{name}.engine: there is no engine {spec.engine!r}; add it to engines, or name one of "
                     f"{', '.join(self.engines) or 'those you add'}"
                 )
-        for name, using in self.users().items():
-            kinds = {ROLES[stage] for stage in using}
-            if len(kinds) > 1:
-                raise ValueError(
-                    f"engines.{name} is used by {', '.join(using)}, which ask different things of it; give "
-                    f"{list(using)[-1]} an engine of its own"
-                )
-            runs, can = self.engines[name].runs, BACKENDS[ROLES[next(iter(using))]]
-            if runs not in can:
-                raise ValueError(
-                    f"engines.{name}.runs: {runs} cannot do what {', '.join(using)} asks of it; use " + " or ".join(can)
-                )
-        for word, names in self._turns().items():
-            if other := next((name for name in names if ROLES[next(iter(self.users()[name]))] != "language"), None):
-                raise ValueError(f"engines.{other}.turns: language models alone can sleep; take it out")
-            if len(names) == 1:
-                raise ValueError(f"engines.{names[0]}.turns: no other engine takes turns in {word!r}; take it out")
-            if len({self.engines[name].gpu_memory_gib for name in names}) > 1:
-                raise ValueError(f"engines {', '.join(names)} take turns in one process; give all one gpu_memory_gib")
-            if len({self.engines[name].num_gpus for name in names}) > 1:
-                raise ValueError(f"engines {', '.join(names)} take turns on one share of a card; give all one num_gpus")
-        self._tell_thumbs()
-        return self
 
-    def _tell_thumbs(self) -> None:
-        """Let the engine of stage 1 know what it will see, so that it can refuse, compile and warm up for it."""
+    def _check_engines(self) -> None:
+        for name, users in self.users().items():
+            if len({ROLES[stage] for stage in users}) > 1:
+                raise ValueError(
+                    f"engines.{name} is used by {', '.join(users)}, which need different kinds of engines; give "
+                    f"{list(users)[-1]} an engine of its own"
+                )
+            backend, supported = self.engines[name].backend, BACKENDS[ROLES[next(iter(users))]]
+            if backend not in supported:
+                raise ValueError(
+                    f"engines.{name}.backend: {backend} cannot run {', '.join(users)}; use " + " or ".join(supported)
+                )
+
+    def _check_time_slices(self) -> None:
+        for group, names in self._time_slice_groups().items():
+            if other := next((name for name in names if ROLES[next(iter(self.users()[name]))] != "language"), None):
+                raise ValueError(f"engines.{other}.time_slice_group: only language models can sleep; remove it")
+            if len(names) == 1:
+                raise ValueError(
+                    f"engines.{names[0]}.time_slice_group: no other engine is in the group {group!r}; remove it"
+                )
+            for field in ("gpu_memory_gib", "num_gpus"):
+                if len({getattr(self.engines[name], field) for name in names}) > 1:
+                    raise ValueError(
+                        f"engines {', '.join(names)} share the time_slice_group {group!r}; give all the same {field}"
+                    )
+
+    def _configure_thumbnails(self) -> None:
+        """Set the size and number of thumbnails in the engine of stage 1, for which it compiles and warms up."""
         if "backbone" not in self.stages:
             return
         stage, side = self.stages["backbone"], self.media.thumb_side
         engine = self.engines[stage.engine]
         if engine.features.side not in (None, side):
             raise ValueError(
-                f"engines.{stage.engine}.features.side: {engine.features.side} px, and media.thumb_side is {side}; "
+                f"engines.{stage.engine}.features.side is {engine.features.side}, and media.thumb_side is {side}; "
                 "leave features.side out"
             )
         most = min(64 if engine.device == "cuda" else 16, stage.max_batch * self.media.frames)
-        told: dict[str, Any] = {"side": side, "max_thumbs": engine.features.max_thumbs or most}
-        if engine.runs == "transformers":  # an exported file gives logits alone
-            told["kept"] = self.journal.enabled and self.journal.features
-        self.engines[stage.engine] = engine.model_copy(update={"features": engine.features.model_copy(update=told)})
+        update: dict[str, Any] = {"side": side, "max_thumbs": engine.features.max_thumbs or most}
+        if engine.backend == "transformers":  # an exported file returns logits alone
+            update["keep_features"] = self.journal.enabled and self.journal.features
+        self.engines[stage.engine] = engine.model_copy(update={"features": engine.features.model_copy(update=update)})
 
     def engine_of(self, stage: StageName) -> EngineSpec:
-        """The engine that a stage asks."""
+        """Return the engine that a stage uses."""
         return self.engines[self.stages[stage].engine]
 
     def users(self) -> dict[str, dict[StageName, StageSpec]]:
-        """The stages by the engine they ask; engines that no stage asks are left out and never started."""
+        """Return the stages by the engine they use. Engines that no stage uses are left out and never started."""
         found: dict[str, dict[StageName, StageSpec]] = {}
         for stage, spec in self.stages.items():
             found.setdefault(spec.engine, {})[stage] = spec
         return found
 
     def processes(self) -> list[tuple[str, ...]]:
-        """The engines by the process that opens them: each has its own but for those that take turns."""
-        turns = self._turns()
-        first = {name: names for names in turns.values() for name in names}
-        groups = (first.get(name, (name,)) for name in self.users())
-        return list(dict.fromkeys(groups))
+        """Return the engines of each process: one, or all of a time_slice_group."""
+        members = {name: names for names in self._time_slice_groups().values() for name in names}
+        return list(dict.fromkeys(members.get(name, (name,)) for name in self.users()))
 
-    def _turns(self) -> dict[str, tuple[str, ...]]:
-        """Engines that take turns, by their word."""
+    def _time_slice_groups(self) -> dict[str, tuple[str, ...]]:
+        """Return the engines of each time_slice_group."""
         found: dict[str, tuple[str, ...]] = {}
         for name in self.users():
-            if (word := self.engines[name].turns) is not None:
-                found[word] = (*found.get(word, ()), name)
+            if (group := self.engines[name].time_slice_group) is not None:
+                found[group] = (*found.get(group, ()), name)
         return found

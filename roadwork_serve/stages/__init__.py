@@ -1,0 +1,1 @@
+"""The stages: from an item to a prediction, using an engine."""

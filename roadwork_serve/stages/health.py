@@ -1,4 +1,4 @@
-"""Whether the stages of a process still judge. Real calls tell; where none comes, a made-up item is judged."""
+"""Health checks of the stages of a process: calls must end, and an idle stage must answer a synthetic item."""
 
 import asyncio
 import logging
@@ -17,29 +17,30 @@ from roadwork_serve.cascade.prediction import Item, Stage, StagePrediction
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import StageName
 
-PROVE_S = 20.0  # after its last good answer a stage that has nothing to do is asked again
-STUCK = 3  # times a stage's timeout: a call that has not ended after so long hangs
+PROBE_AFTER_S = 20.0  # an idle stage is probed this long after its last good answer
+STUCK_TIMEOUTS = 3  # a call that takes this many times the stage's timeout is considered stuck
 _SIDE, _FRAMES = (320, 240), 4
 _LOG = logging.getLogger("ray.serve.roadwork.health")
 
 
 @dataclass(slots=True, eq=False)
-class _Pulse:
-    """Of a stage: its calls in flight, when it last answered well, and the proof that runs, all by the clock."""
+class _StageHealth:
+    """The health of one stage. All times are on the clock of the monitor, in seconds."""
 
     timeout_s: float
+    #: Time of the last good answer.
     good_s: float
+    #: Start times of the calls in flight.
     calls: dict[object, float] = field(default_factory=dict)
-    proof: asyncio.Task[None] | None = None
-    proof_s: float = 0.0
+    probe: asyncio.Task[None] | None = None
+    #: Start time of the probe.
+    probe_s: float = 0.0
+    #: Failure of the last probe; None after a good answer.
     failure: str | None = None
 
 
 class HealthMonitor:
-    """Of the stages of one process, which have just been warmed up. Needs a running event loop.
-
-    timeouts_s: of each stage. side: of the thumbs that stage 1 sees, pixels. clock: seconds.
-    """
+    """Monitors the stages of one process, which have just been warmed up. Needs a running event loop."""
 
     def __init__(
         self,
@@ -48,92 +49,112 @@ class HealthMonitor:
         side: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Create the monitor.
+
+        Args:
+            stages: The stages by name.
+            timeouts_s: Timeout of each stage in seconds.
+            side: Side of the thumbnails of stage 1 in pixels.
+            clock: Returns the time in seconds.
+        """
         self._stages, self._side, self._clock = stages, side, clock
-        self._pulses: dict[StageName, _Pulse] = {name: _Pulse(timeouts_s[name], clock()) for name in stages}
+        self._health: dict[StageName, _StageHealth] = {name: _StageHealth(timeouts_s[name], clock()) for name in stages}
 
     @contextmanager
-    def counted(self, name: StageName) -> Iterator[None]:
-        """Around a real call. It need not wait for proofs: they end where they are."""
-        for pulse in self._pulses.values():
-            if pulse.proof:
-                pulse.proof.cancel()
-        pulse, token = self._pulses[name], object()
-        pulse.calls[token] = self._clock()
+    def track(self, name: StageName) -> Iterator[None]:
+        """Track a real call. It cancels running probes, so that it need not wait for them."""
+        for health in self._health.values():
+            if health.probe:
+                health.probe.cancel()
+        health, token = self._health[name], object()
+        health.calls[token] = self._clock()
         try:
             yield
         finally:
-            del pulse.calls[token]
+            del health.calls[token]
 
-    def sound(self, name: StageName, opinions: Sequence[StagePrediction]) -> list[StagePrediction]:
-        """The opinions; if there are any, the stage judges. Raises ModelError when one is no number."""
-        for opinion in opinions:
-            if opinion.logit is not None and not math.isfinite(opinion.logit):
+    def validate(self, name: StageName, predictions: Sequence[StagePrediction]) -> list[StagePrediction]:
+        """Return the predictions, and record that the stage works if there are any.
+
+        Raises:
+            ModelError: A logit is NaN or infinite.
+        """
+        for prediction in predictions:
+            if prediction.logit is not None and not math.isfinite(prediction.logit):
                 raise ModelError(
-                    f"{opinion.model} answers {opinion.logit}: set dtype: bfloat16, or float32 on a CPU; if it is so, "
-                    "its weights are damaged"
+                    f"{prediction.model} returns {prediction.logit}: set dtype: bfloat16, or float32 on a CPU; with "
+                    "these dtypes its weights are damaged"
                 )
-        if opinions:
-            pulse = self._pulses[name]
-            pulse.good_s, pulse.failure = self._clock(), None
-        return list(opinions)
+        if predictions:
+            health = self._health[name]
+            health.good_s, health.failure = self._clock(), None
+        return list(predictions)
 
     async def check(self) -> None:
-        """Raises RuntimeError when a call hangs or the last made-up item was not judged well or in time.
+        """Check all stages, and start the probes that are due without waiting for them.
 
-        Starts the proofs that are due and waits for none. Raises too what `Stage.check` raises.
+        Raises:
+            RuntimeError: A call is stuck, or the last probe of a stage failed or takes too long.
+            Exception: Any error of `Stage.check`.
         """
         now = self._clock()
-        for name, pulse in self._pulses.items():
-            for began in pulse.calls.values():
-                if now - began > STUCK * pulse.timeout_s:
+        for name, health in self._health.items():
+            for began in health.calls.values():
+                if now - began > STUCK_TIMEOUTS * health.timeout_s:
                     raise RuntimeError(f"a call to {name} has not ended for {now - began:.0f} s")
-            if pulse.proof and now - pulse.proof_s > pulse.timeout_s:
-                raise RuntimeError(f"{name} has been at a made-up item for {now - pulse.proof_s:.0f} s")
+            if health.probe and now - health.probe_s > health.timeout_s:
+                raise RuntimeError(f"a health probe of {name} has not ended for {now - health.probe_s:.0f} s")
         for stage in self._stages.values():
             await stage.check()
-        failures = [pulse.failure for pulse in self._pulses.values() if pulse.failure]
-        for name, pulse in self._pulses.items():
-            overdue = pulse.failure or now - pulse.good_s > PROVE_S
-            if overdue and not pulse.calls and not pulse.proof:
-                self._begin(name, now)
+        failures = [health.failure for health in self._health.values() if health.failure]
+        for name, health in self._health.items():
+            due = health.failure or now - health.good_s > PROBE_AFTER_S
+            if due and not health.calls and not health.probe:
+                self._start_probe(name, now)
         if failures:
             raise RuntimeError("; ".join(failures))
 
     async def aclose(self) -> None:
-        """End the proofs that run."""
-        proofs = [pulse.proof for pulse in self._pulses.values() if pulse.proof]
-        for proof in proofs:
-            proof.cancel()
-        await asyncio.gather(*proofs, return_exceptions=True)
+        """Cancel running probes."""
+        probes = [health.probe for health in self._health.values() if health.probe]
+        for probe in probes:
+            probe.cancel()
+        await asyncio.gather(*probes, return_exceptions=True)
 
-    def _begin(self, name: StageName, now: float) -> None:
-        pulse = self._pulses[name]
+    def _start_probe(self, name: StageName, now: float) -> None:
+        health = self._health[name]
 
         def ended(_: asyncio.Task[None]) -> None:
-            pulse.proof = None
+            health.probe = None
 
-        pulse.proof_s, pulse.proof = now, asyncio.create_task(self._prove(name), name=f"proof of {name}")
-        pulse.proof.add_done_callback(ended)
+        health.probe_s, health.probe = now, asyncio.create_task(self._probe(name), name=f"probe of {name}")
+        health.probe.add_done_callback(ended)
 
-    async def _prove(self, name: StageName) -> None:
-        """Let a stage judge a made-up item, unless that would take another engine's turn."""
-        stage, pulse = self._stages[name], self._pulses[name]
+    async def _probe(self, name: StageName) -> None:
+        """Run a stage on a synthetic item, unless another engine of its time_slice_group is awake."""
+        stage, health = self._stages[name], self._health[name]
         try:
-            if not isinstance(stage, TimeSlicedStage) or stage.awake:
-                item = synthetic_item(name, self._side, pulse.timeout_s).slim(stage.sees)  # as real ones come
-                self.sound(name, await stage.judge([item]))
+            if not isinstance(stage, TimeSlicedStage) or stage.active:
+                item = synthetic_item(name, self._side, health.timeout_s).slim(stage.sees)  # as in real calls
+                self.validate(name, await stage.predict([item]))
         except Exception as error:
-            pulse.failure = f"{name} cannot judge a made-up item: {type(error).__name__}: {error}"
-            _LOG.exception("Stage %s cannot judge a made-up item.", name)
+            health.failure = f"{name} fails on a synthetic item: {type(error).__name__}: {error}"
+            _LOG.exception("Stage %s fails on a synthetic item.", name)
 
 
 def synthetic_item(name: StageName, side: int, left_s: float) -> Item:
-    """A grey photo, or a grey clip for the stage that sees clips. side: of its thumbs, pixels."""
+    """Return a grey photo, or a grey clip for the video stage.
+
+    Args:
+        name: Name of the stage.
+        side: Side of the thumbnails in pixels.
+        left_s: Time until its deadline in seconds.
+    """
     count = _FRAMES if name == "video" else 1
     file = BytesIO()
     Image.new("RGB", _SIDE, "grey").save(file, "JPEG")
     return Item(
-        "made-up",
+        "synthetic",
         "clip" if count > 1 else "photo",
         (file.getvalue(),) * count,
         np.full((count, side, side, 3), 128, np.uint8),

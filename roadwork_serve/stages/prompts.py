@@ -1,4 +1,4 @@
-"""What the models that read prompts are asked. The miniatures are trained on exactly these words."""
+"""Prompts of the vision language models. The miniatures are trained on exactly these texts."""
 
 QUESTION = (
     "Is there active road work? Workers, running machines or an open coned-off area on or beside the road count; "

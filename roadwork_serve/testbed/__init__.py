@@ -1,0 +1,1 @@
+"""Synthetic data and training of the miniatures. Nothing that serves imports it."""

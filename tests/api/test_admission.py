@@ -9,16 +9,16 @@ from tests.cascade.clock import Clock
 def test_places_and_bytes_are_bounded_and_given_back():
     admission = Admission(2, 100)
     one, two = admission.enter(), admission.enter()
-    with pytest.raises(Overloaded, match="2 requests are in work; come back in 1 s"):
+    with pytest.raises(Overloaded, match="2 requests are in flight; come back in 1 s"):
         admission.enter()
-    one.take(60)
-    two.take(40)
+    one.reserve_bytes(60)
+    two.reserve_bytes(40)
     with pytest.raises(Overloaded, match="hold 100 of 100 bytes"):
-        two.take(1)
-    one.leave()
-    two.leave()
-    assert (admission.admitted, admission.held_bytes) == (0, 0)
-    admission.enter().take(100)
+        two.reserve_bytes(1)
+    one.release()
+    two.release()
+    assert (admission.in_flight, admission.reserved_bytes) == (0, 0)
+    admission.enter().reserve_bytes(100)
 
 
 def test_when_to_come_back_is_measured_by_how_many_leave():
@@ -27,7 +27,7 @@ def test_when_to_come_back_is_measured_by_how_many_leave():
         places = [admission.enter() for _ in range(20)]
         for _ in range(10):  # two a second
             time.now += 0.5
-            places.pop().leave()
+            places.pop().release()
             places.append(admission.enter())
         time.now += 0.5
         with pytest.raises(Overloaded) as caught:

@@ -20,7 +20,7 @@ DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()
 
 
 def entry(**changes: object) -> str:
-    """A list of one entry, with changes; None takes an entry out."""
+    """Return a list of one entry, with changes; None takes an entry out."""
     whole = {"name": "dashcams", "role": "client", "sha256": DIGEST, "per_minute": 600} | changes
     return json.dumps([{name: value for name, value in whole.items() if value is not None}])
 
@@ -54,12 +54,12 @@ def test_an_empty_ring_lets_in_nobody():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "no list; write one"),
-        ("{}", "no list; write one"),
-        ("- [", "no YAML at line 1"),
-        ("- {name: !!python/object:os.system x}", "no YAML at line 1"),
-        ("[" * 100_000, "no YAML"),
-        ("- dashcams", "entry 1 is no mapping"),
+        ("", "not a list; write one"),
+        ("{}", "not a list; write one"),
+        ("- [", "not YAML at line 1"),
+        ("- {name: !!python/object:os.system x}", "not YAML at line 1"),
+        ("[" * 100_000, "not YAML"),
+        ("- dashcams", "entry 1 is not a mapping"),
         (entry(name=None), "entry 1: its name must be 1 to 64 letters"),
         (entry(name="a b"), "entry 1: its name must be"),
         (entry(name="x" * 65), "entry 1: its name must be"),
@@ -70,14 +70,14 @@ def test_an_empty_ring_lets_in_nobody():
         (entry(sha256=None), "sha256 is missing"),
         (entry(sha256="abc"), "sha256 is not 64 hexadecimal digits; write"),
         (entry(sha256=5), "sha256 is not 64 hexadecimal digits"),
-        (entry(limit=5), "holds something unknown; known are name, role, sha256, per_minute"),
-        (entry(per_minute=0), "per_minute is no whole number from 1"),
-        (entry(per_minute=True), "per_minute is no whole number"),
-        (entry(per_minute=1.5), "per_minute is no whole number"),
-        (entry(per_minute="many"), "per_minute is no whole number"),
+        (entry(limit=5), "has an unknown field; the fields are name, role, sha256, per_minute"),
+        (entry(per_minute=0), "per_minute is not an integer from 1"),
+        (entry(per_minute=True), "per_minute is not an integer"),
+        (entry(per_minute=1.5), "per_minute is not an integer"),
+        (entry(per_minute="many"), "per_minute is not an integer"),
         (f"{KEPT.entry()}\n{new_key('dashcams', 'admin')[1].entry()}", r"entry 2 \(dashcams\) has the name of entry 1"),
         (f"{KEPT.entry()}\n{KEPT.entry().replace('dash', 'cash')}", r"entry 2 \(cashcams\) has the key of entry 1"),
-        (json.dumps([{}] * 1_001), "1,001 keys; at most 1,000"),
+        (json.dumps([{}] * 1_001), "1,001 keys; the limit is 1,000"),
     ],
 )
 def test_a_mistake_names_the_entry_and_what_to_do(text: str, told: str):
@@ -112,7 +112,7 @@ def test_without_a_setting_there_are_no_keys():
 def test_keys_come_from_the_environment_itself():
     keys = ApiKeyStore.from_environment({TEXT_VARIABLE: entry()})
     assert keys and keys.ring.find(SECRET) == KEPT
-    keys.look()
+    keys.refresh()
     assert keys.ring.find(SECRET) == KEPT
 
 
@@ -123,7 +123,7 @@ def test_one_source_is_enough(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("data", "told"),
-    [(None, "No such file"), (b"\xff", "no text in UTF-8"), (b"#" * (2**20 + 1), "more than 1,048,576")],
+    [(None, "No such file"), (b"\xff", "not UTF-8 text"), (b"#" * (2**20 + 1), "more than 1,048,576")],
 )
 def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path, data: bytes | None, told: str):
     file = tmp_path / "keys.yaml"
@@ -152,7 +152,7 @@ def test_a_key_is_revoked_without_a_restart(file: Path):
     keys = ApiKeyStore.from_file(file)
     rewrite(file, KEPT_OTHER.entry())
     assert keys.ring.find(SECRET) == KEPT
-    keys.look()
+    keys.refresh()
     assert keys.ring.find(SECRET) is None and keys.ring.find(OTHER) == KEPT_OTHER
 
 
@@ -160,7 +160,7 @@ def test_a_change_that_leaves_the_size_as_it_was_is_seen(file: Path):
     keys = ApiKeyStore.from_file(file)
     file.write_text(file.read_text().replace("dashcams", "taxicabs"))
     os.utime(file, ns=(0, 0))
-    keys.look()
+    keys.refresh()
     assert keys.ring.keys[0].name == "taxicabs"
 
 
@@ -170,20 +170,20 @@ def test_a_file_that_breaks_keeps_the_ring_and_says_so_once(
 ):
     keys = ApiKeyStore.from_file(file)
     rewrite(file, text) if text is not None else file.unlink()
-    with caplog.at_level(logging.INFO, "ray.serve.roadwork.keys"):
-        keys.look()
-        keys.look()
+    with caplog.at_level(logging.INFO, "ray.serve.roadwork.api_keys"):
+        keys.refresh()
+        keys.refresh()
     assert keys.ring.find(SECRET) == KEPT
     (told,) = caplog.messages
-    assert "stay as they were" in told and str(file) in told
+    assert "The keys are unchanged" in told and str(file) in told
     assert DIGEST not in caplog.text and SECRET not in caplog.text
     rewrite(file, "[]")
-    keys.look()
+    keys.refresh()
     assert keys.ring.find(SECRET) is None
 
 
 def test_the_command_prints_the_key_alone_and_the_entry_beside_it():
-    result = CliRunner().invoke(app, ["key", "dashcams", "--role", "client", "--per-minute", "60"])
+    result = CliRunner().invoke(app, ["keys", "create", "dashcams", "--role", "client", "--per-minute", "60"])
     assert result.exit_code == 0, result.output
     secret = result.stdout.removesuffix("\n")
     assert secret not in result.stderr
@@ -195,6 +195,6 @@ def test_the_command_prints_the_key_alone_and_the_entry_beside_it():
     "options", [["a b", "--role", "client"], ["rw_a", "--role", "client"], ["a", "--role", "root"]]
 )
 def test_the_command_refuses_what_the_file_would(options: list[str]):
-    result = CliRunner().invoke(app, ["key", *options])
+    result = CliRunner().invoke(app, ["keys", "create", *options])
     assert result.exit_code == 2
     assert "Traceback" not in result.output and "rw_" not in result.stdout

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from roadwork_serve.api.classify_routes import http_app
 from roadwork_serve.api.request_context import RequestContext
+from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.errors import (
     BrokenMedia,
     DeadlineExceeded,
@@ -24,7 +25,8 @@ from roadwork_serve.errors import (
     UnsupportedMedia,
 )
 from roadwork_serve.profiles.profile import EngineSpec, IngressSpec, MediaLimits, Profile, StageSpec
-from roadwork_serve.schema import BatchResult, Exit, Info, Limits, Problem, Readiness, Verdict
+from roadwork_serve.schema import BatchResult, Exit, Limits, Problem, Readiness, Stats, Verdict
+from roadwork_serve.server_state import Info
 
 KIB = 1024
 PROFILE = Profile(
@@ -32,7 +34,7 @@ PROFILE = Profile(
     policy="mini",
     media=MediaLimits(max_bytes=100 * KIB),
     ingress=IngressSpec(max_batch_files=3, max_batch_bytes=200 * KIB, default_deadline_ms=7000),
-    engines={"dinov3": EngineSpec(runs="transformers", model="mini:backbone")},
+    engines={"dinov3": EngineSpec(backend="transformers", model="mini:backbone")},
     stages={"backbone": StageSpec(engine="dinov3")},
 )
 
@@ -45,9 +47,10 @@ class FakeService:
         self.error: Exception | None = None
         self.closed: RoadworkError | None = None
         self.seen: list[bytes] = []
-        self.asked: list[RequestContext] = []
-        self.left_s, self.foreseen_s = 0.0, 0.0
-        self.taken, self.room = 0, 10**9
+        self.contexts: list[RequestContext] = []
+        self.left_s, self.feasible_s = 0.0, 0.0
+        self.reserved, self.room = 0, 10**9
+        self.status = self
         self.busy = False
 
     @contextmanager
@@ -55,20 +58,20 @@ class FakeService:
         self.readiness()
         yield self
 
-    def take(self, size: int) -> None:
-        self.taken += size
-        if self.taken > self.room:
-            raise Overloaded("too much in work")
+    def reserve_bytes(self, size: int) -> None:
+        self.reserved += size
+        if self.reserved > self.room:
+            raise Overloaded("too much in flight")
 
-    def foresee(self, deadline_s: float) -> None:
-        self.foreseen_s = deadline_s - asyncio.get_running_loop().time()
+    def check_feasible(self, deadline_s: float) -> None:
+        self.feasible_s = deadline_s - asyncio.get_running_loop().time()
         if self.busy:
             raise Overloaded("8 items wait for backbone", 2.0)
 
-    async def judge(self, data: bytes, deadline_s: float, request_id: str, asked: RequestContext) -> Verdict:
+    async def classify_media(self, data: bytes, deadline_s: float, request_id: str, context: RequestContext) -> Verdict:
         self.left_s = deadline_s - asyncio.get_running_loop().time()
         self.seen.append(data)
-        self.asked.append(asked)
+        self.contexts.append(context)
         if self.error:
             raise self.error
         if data == b"bad":
@@ -90,6 +93,9 @@ class FakeService:
             raise self.closed
         return Readiness(up=["backbone"], down=["vlm"])
 
+    async def stats(self) -> Stats:
+        return Stats(replicas=[])
+
     def info(self) -> Info:
         limits = Limits(
             max_bytes=1,
@@ -101,7 +107,7 @@ class FakeService:
             max_deadline_ms=1,
             default_deadline_ms=1,
         )
-        return Info(version="1", profile="test", policy={"version": "test-1"}, stages=[], in_flight=0, limits=limits)
+        return Info(version="1", profile="test", policy=load_policy("mini"), stages=[], in_flight=0, limits=limits)
 
 
 @pytest.fixture
@@ -122,7 +128,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def problem(response: httpx.Response, status: int, slug: str) -> Problem:
-    """The response as the problem it must be."""
+    """Return the response as the problem it must be."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     told = Problem.model_validate_json(response.content)
@@ -184,11 +190,11 @@ async def test_a_request_whose_body_may_allow_more_is_not_refused_by_the_default
 ):
     body = {"image": base64.b64encode(b"photo").decode(), "deadline_ms": 60_000}
     await client.post("/v1/classify", json=body)
-    assert service.foreseen_s > service.left_s > 59
+    assert service.feasible_s > service.left_s > 59
     await client.post("/v1/classify", json=body, params={"deadline_ms": 500})
-    assert service.foreseen_s <= 0.5
+    assert service.feasible_s <= 0.5
     await post(client, b"photo")
-    assert service.foreseen_s <= 7.0
+    assert service.feasible_s <= 7.0
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "NaN", "inf", "1.5", "soon", "600001", ""])
@@ -332,7 +338,7 @@ class Endless:
     ],
 )
 async def test_a_body_is_refused_while_it_is_read(app: FastAPI, path: str, kind: str, head: bytes):
-    """httpx would read the whole body first, so the application is spoken to in ASGI."""
+    """Call the application through ASGI, because httpx would read the whole body first."""
     body = Endless(head)
     chunks = aiter(body)
     sent: list = []

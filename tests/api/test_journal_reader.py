@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from deployments.journal_client import JournalClient
 from roadwork_serve.api.journal_reader import JournalReader
 from roadwork_serve.cascade.policy_file import load_rollout
-from roadwork_serve.errors import JournalDown, NotFound
+from roadwork_serve.errors import JournalDown, NotFound, RoadworkError
 from roadwork_serve.journal.store import Store
 from roadwork_serve.schema import HumanLabel
 from tests.deployments.fakes import FakeMethod
@@ -29,9 +30,9 @@ def store(tmp_path: Path) -> Store:
 async def archive(tmp_path: Path, store: Store) -> AsyncGenerator[JournalReader]:
     store.commit(
         [
-            entry("sure", 0.99, at_s=1.0, media=PHOTO),
-            entry("close", 0.52, at_s=2.0),
-            entry("none", 0.02, at_s=3.0),
+            entry("sure", 0.99, created_at_s=1.0, media=PHOTO),
+            entry("close", 0.52, created_at_s=2.0),
+            entry("none", 0.02, created_at_s=3.0),
         ]
     )
     archive = JournalReader(lambda: Store.open(f"sqlite:///{tmp_path / 'j.db'}", media_folder=tmp_path / "media"))
@@ -46,60 +47,64 @@ class Journal:
     def __init__(self, archive: JournalReader | None) -> None:
         self.archive = archive
         self.error: Exception | None = None
-        self.ask = FakeMethod(self._ask)
+        for name in ("recent", "informative", "media", "label", "preview"):
+            setattr(self, name, FakeMethod(partial(self._ask, name)))
 
     async def _ask(self, question: str, *args: Any) -> object:
         if self.error:
             raise self.error
-        return await getattr(self.archive, question)(*args)
+        try:
+            return await getattr(self.archive, question)(*args)
+        except RoadworkError as error:
+            return error
 
 
 def recall(journal: Journal | None) -> JournalClient:
-    return JournalClient(journal, lambda: RULES, lambda mapping: RULES)  # type: ignore[arg-type]
+    return JournalClient(journal)  # type: ignore[arg-type]
 
 
 async def test_the_latest_come_first(archive: JournalReader):
     page = await recall(Journal(archive)).recent(2)
-    assert [answer.id for answer in page.answers] == ["none", "close"]
-    assert page.answers[0].at == "1970-01-01T00:00:03.000+00:00"
-    assert page.answers[0].verdict.probability == 0.02
+    assert [answer.id for answer in page.entries] == ["none", "close"]
+    assert page.entries[0].created_at == "1970-01-01T00:00:03.000+00:00"
+    assert page.entries[0].verdict.probability == 0.02
 
 
 async def test_hard_ones_are_those_nobody_has_labelled(archive: JournalReader):
     asked = recall(Journal(archive))
-    first = (await asked.hard(3)).answers[0]
-    assert (first.id, set(first.why)) == ("close", {"margin"})
-    assert first.hardness is not None and first.hardness > 0.4
-    told = await asked.say("close", HumanLabel(label="unclear"), "ann")
-    assert told.said == "unclear"
-    assert "close" not in {answer.id for answer in (await asked.hard(3)).answers}
-    assert {answer.id: answer.said for answer in (await asked.recent(3)).answers}["close"] == "unclear"
+    first = (await asked.informative(3, 0.5)).entries[0]
+    assert (first.id, set(first.reasons)) == ("close", {"margin"})
+    assert first.informativeness is not None and first.informativeness > 0.4
+    told = await asked.label("close", HumanLabel(label="unclear"), "ann")
+    assert told.human_label == "unclear"
+    assert "close" not in {answer.id for answer in (await asked.informative(3, 0.5)).entries}
+    assert {answer.id: answer.human_label for answer in (await asked.recent(3)).entries}["close"] == "unclear"
 
 
 async def test_the_last_word_counts(archive: JournalReader, store: Store):
     asked = recall(Journal(archive))
     for label in ("roadwork", "none"):
-        await asked.say("sure", HumanLabel(label=label, note="seen twice"), "ann")  # type: ignore[arg-type]
-    mark = store.case("sure").mark
+        await asked.label("sure", HumanLabel(label=label, note="seen twice"), "ann")  # type: ignore[arg-type]
+    mark = store.get("sure").annotation
     assert mark is not None
-    assert (mark.label, mark.by, mark.note) == ("none", "ann", "seen twice")
+    assert (mark.label, mark.author, mark.note) == ("none", "ann", "seen twice")
 
 
 async def test_files_that_are_kept_are_there(archive: JournalReader):
     asked = recall(Journal(archive))
     assert await asked.media("sure") == PHOTO
-    assert [answer.kept for answer in (await asked.recent(3)).answers] == [False, False, True]
-    with pytest.raises(NotFound, match=r"the file of close is not kept; set journal\.media_cap_gib"):
+    assert [answer.media_available for answer in (await asked.recent(3)).entries] == [False, False, True]
+    with pytest.raises(NotFound, match=r"the file of close is not stored; set journal\.max_media_gib"):
         await asked.media("close")
-    with pytest.raises(NotFound, match="no answer is known by nobody"):
+    with pytest.raises(NotFound, match="no prediction nobody"):
         await asked.media("nobody")
-    with pytest.raises(NotFound, match="no answer is known by nobody"):
-        await asked.say("nobody", HumanLabel(label="none"), "ann")
+    with pytest.raises(NotFound, match="no prediction nobody"):
+        await asked.label("nobody", HumanLabel(label="none"), "ann")
 
 
 async def test_a_policy_is_held_against_the_latest(archive: JournalReader):
-    told = await recall(Journal(archive)).preview({}, 2)
-    assert (told.answers, told.version) == (2, RULES.policy.version)
+    told = await recall(Journal(archive)).preview(RULES.policy, RULES.policy, 2)
+    assert (told.entries, told.version) == (2, RULES.policy.version)
 
 
 async def test_a_journal_that_is_away_is_told(tmp_path: Path):
@@ -118,17 +123,17 @@ async def test_a_deployment_that_is_gone_is_a_journal_that_is_down():
 
 
 async def test_a_deployment_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("deployments.journal_client._WITHIN_S", 0.05)
+    monkeypatch.setattr("deployments.journal_client._TIMEOUT_S", 0.05)
     journal = Journal(None)
 
     async def hang(*_: object) -> object:
         return await asyncio.sleep(60)
 
-    journal.ask = FakeMethod(hang)
+    journal.recent = FakeMethod(hang)  # type: ignore[attr-defined]
     with pytest.raises(JournalDown):
         await recall(journal).recent(1)
 
 
 async def test_a_server_without_a_journal_says_so():
-    with pytest.raises(NotFound, match=r"keeps no journal; set journal\.enabled"):
+    with pytest.raises(NotFound, match=r"has no journal; set journal\.enabled"):
         await recall(None).recent(1)

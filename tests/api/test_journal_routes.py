@@ -1,4 +1,4 @@
-"""The routes over what was answered, and who may use them."""
+"""The journal routes, and who may use them."""
 
 import hashlib
 import json
@@ -11,6 +11,9 @@ from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
 from roadwork_serve.api.journal_routes import journal_routes
 from roadwork_serve.api.problem_details import install_problem_handlers
+from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.cascade.policy_file import load_rollout
+from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.errors import JournalDown, NotFound, PolicyRefused
 from roadwork_serve.schema import HumanLabel, JournalEntry, JournalPage, PolicyPreview
 from roadwork_serve.testbed import scenes
@@ -21,18 +24,26 @@ KEYS = [
     {"name": "ann", "role": "admin", "sha256": hashlib.sha256(b"rw_admin").hexdigest()},
     {"name": "cam", "role": "client", "sha256": hashlib.sha256(b"rw_client").hexdigest()},
 ]
-ANSWER = JournalEntry(id="a1", at="2026-01-02T03:04:05.000+00:00", verdict=verdict("a1"), kept=True)
+ANSWER = JournalEntry(id="a1", created_at="2026-01-02T03:04:05.000+00:00", verdict=verdict("a1"), media_available=True)
 PREVIEW = PolicyPreview(
-    version="b", answers=0, exits=[], unknown=0, unknown_now=0, turned=0, marked=0, right_now=0, right_then=0,
-    gflops_now=0, gflops_then=0,
+    version="b", entries=0, exits=[], unknown_proposed=0, unknown_current=0, flipped=0, labeled=0, correct_current=0,
+    correct_proposed=0, gflops_current=0, gflops_proposed=0,
 )  # fmt: skip
+POLICY = {
+    "version": "b",
+    "photo": [{"stage": "backbone", "exit": [0.1, 0.9]}],
+    "clip": [{"stage": "backbone", "exit": [0.1, 0.9]}],
+}
 PATHS = [
     ("GET", "/v1/journal", None),
-    ("GET", "/v1/journal/hard", None),
+    ("GET", "/v1/journal?sort=informativeness", None),
     ("GET", "/v1/journal/a1/media", None),
     ("PUT", "/v1/journal/a1/label", {"label": "none"}),
-    ("POST", "/v1/policy/preview", {"version": "b"}),
+    ("POST", "/v1/policy/preview", POLICY),
 ]
+
+
+ROLLOUT = load_rollout({}, "mini")
 
 
 class Service:
@@ -41,29 +52,33 @@ class Service:
         self.asked: list[tuple[object, ...]] = []
         self.file = scenes.photo(1, 0.2).jpeg()
 
-    def _told(self, *asked: object) -> None:
+    def _record(self, *asked: object) -> None:
         if self.error:
             raise self.error
         self.asked.append(asked)
 
+    def check(self, rollout: Rollout) -> None:
+        if isinstance(self.error, PolicyRefused):
+            raise self.error
+
     async def recent(self, limit: int) -> JournalPage:
-        self._told("recent", limit)
-        return JournalPage(answers=[ANSWER])
+        self._record("recent", limit)
+        return JournalPage(entries=[ANSWER])
 
-    async def hard(self, limit: int) -> JournalPage:
-        self._told("hard", limit)
-        return JournalPage(answers=[])
+    async def informative(self, limit: int, decision_threshold: float) -> JournalPage:
+        self._record("informative", limit, decision_threshold)
+        return JournalPage(entries=[])
 
-    async def media(self, name: str) -> bytes:
-        self._told("media", name)
+    async def media(self, answer_id: str) -> bytes:
+        self._record("media", answer_id)
         return self.file
 
-    async def say(self, name: str, said: HumanLabel, by: str) -> JournalEntry:
-        self._told("say", name, said.label, said.note, by)
+    async def label(self, answer_id: str, label: HumanLabel, author: str) -> JournalEntry:
+        self._record("label", answer_id, label.label, label.note, author)
         return ANSWER
 
-    async def preview(self, rules: object, last: int) -> PolicyPreview:
-        self._told("preview", rules, last)
+    async def preview(self, current: Policy, proposed: Policy, last: int) -> PolicyPreview:
+        self._record("preview", current.version, proposed.version, last)
         return PREVIEW
 
 
@@ -75,7 +90,7 @@ def service() -> Service:
 def client(service: Service, key: str = "", keys: object = KEYS, host: str = "127.0.0.1") -> httpx.AsyncClient:
     app = http_app(FakeService(), Authenticator(None))  # for its request ids
     guard = Authenticator.from_environment(1, {"ROADWORK_KEYS": json.dumps(keys)} if keys else {})
-    app.include_router(journal_routes(service, guard))
+    app.include_router(journal_routes(service, lambda: ROLLOUT, service.check, guard))
     assert isinstance(app, FastAPI)
     install_problem_handlers(app)
     headers = {"X-API-Key": key} if key else {}
@@ -110,7 +125,7 @@ async def test_a_label_is_written_down_with_the_name_of_the_key(service: Service
     async with client(service, "rw_admin") as asked:
         reply = await asked.put("/v1/journal/a1/label", json={"label": "unclear", "note": "fog"})
     assert reply.status_code == 200
-    assert service.asked == [("say", "a1", "unclear", "fog", "ann")]
+    assert service.asked == [("label", "a1", "unclear", "fog", "ann")]
 
 
 @pytest.mark.parametrize(
@@ -119,8 +134,8 @@ async def test_a_label_is_written_down_with_the_name_of_the_key(service: Service
         ("text/plain", b'{"label": "none"}', 415, "send application/json"),
         ("application/json", b'{"label": "maybe"}', 400, "label: Input should be 'roadwork', 'none' or 'unclear'"),
         ("application/json", b"[]", 400, "the body"),
-        ("application/json", b"{", 400, "no JSON"),
-        ("application/json", b"[" * 9000, 400, "no JSON"),
+        ("application/json", b"{", 400, "not JSON"),
+        ("application/json", b"[" * 9000, 400, "not JSON"),
         ("application/json", b'{"label": "none", "colour": 1}', 400, "colour"),
         ("application/json", b" " * 20_000, 413, "send less"),
     ],
@@ -157,11 +172,13 @@ async def test_what_the_journal_cannot_is_a_problem(
 async def test_a_policy_that_makes_no_sense_is_not_previewed(service: Service):
     service.error = PolicyRefused("policy: photo[0].exit: low 0.9 is above high 0.1")
     async with client(service, "rw_admin") as asked:
-        reply = await asked.post("/v1/policy/preview", json={})
+        reply = await asked.post("/v1/policy/preview", json=POLICY)
     assert reply.status_code == PolicyRefused.status
 
 
-@pytest.mark.parametrize("path", ["/v1/journal?limit=0", "/v1/journal?limit=201", "/v1/journal/hard?limit=x"])
+@pytest.mark.parametrize(
+    "path", ["/v1/journal?limit=0", "/v1/journal?limit=201", "/v1/journal?limit=x", "/v1/journal?sort=oldest"]
+)
 async def test_limits_hold(service: Service, path: str):
     async with client(service, "rw_admin") as asked:
         assert (await asked.get(path)).status_code == 400

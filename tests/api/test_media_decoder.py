@@ -52,7 +52,7 @@ class Slow:
 
 @pytest.mark.parametrize("rate", [9, 15, 30])
 def test_offered_more_than_it_can_read_it_goes_on_reading_all_it_can(monkeypatch: pytest.MonkeyPatch, rate: int):
-    monkeypatch.setattr("roadwork_serve.api.media_decoder.Readers", Slow)
+    monkeypatch.setattr("roadwork_serve.api.media_decoder.DecodePool", Slow)
 
     async def main(time: Clock) -> None:
         reading = MediaDecoder(load_profile("mini"))
@@ -73,7 +73,7 @@ def test_offered_more_than_it_can_read_it_goes_on_reading_all_it_can(monkeypatch
             await asyncio.sleep(1 / rate)
         await asyncio.gather(*tasks)
         assert told["read"] >= 0.95 * 60 * min(rate, 10)
-        assert reading._readers.stopped <= 0.01 * 60 * rate  # type: ignore[attr-defined]
+        assert reading._pool.stopped <= 0.01 * 60 * rate  # type: ignore[attr-defined]
         assert (reading.count, reading.wait_s()) == (0, 0.0)
 
     clock.run(main)

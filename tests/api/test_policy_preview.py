@@ -15,7 +15,7 @@ def policy(*bands: list[float], version: str = "p", **backbone: object) -> Polic
     stages = ("backbone", "vlm")[: len(bands)]
     steps = [{"stage": stage, "exit": band} for stage, band in zip(stages, bands, strict=True)]
     steps[0] |= backbone
-    return Policy.from_mapping({"version": version, "photo": steps, "clip": steps})
+    return Policy.parse({"version": version, "photo": steps, "clip": steps})
 
 
 def asked(stage: str, probability: float | None, **fields: object) -> StageReport:
@@ -57,7 +57,7 @@ def test_a_stage_that_abstains_or_is_not_wanted_is_passed():
         {"stage": "signs", "exit": NARROW, "min_text_probability": 0.5},
         {"stage": "vlm", "exit": [0.5, 0.5]},
     ]
-    asks = Policy.from_mapping({"version": "p", "photo": steps, "clip": steps})
+    asks = Policy.parse({"version": "p", "photo": steps, "clip": steps})
     unlikely = case("a", asked("backbone", 0.8, evidence=Evidence(text_probability=0.1)), asked("vlm", 0.99))
     silent = case(
         "a", asked("backbone", 0.8, evidence=Evidence(text_probability=0.9)), asked("signs", None), asked("vlm", 0.99)
@@ -77,17 +77,17 @@ def test_two_policies_side_by_side():
     ]
     told = preview_policy(cases, now, then)
     assert told.version == "then"
-    assert told.answers == 5
-    assert [(exit.stage, exit.now, exit.then) for exit in told.exits] == [("backbone", 1, 4), ("vlm", 2, 0)]
-    assert (told.unknown_now, told.unknown) == (2, 1)
-    assert told.turned == 1
-    assert (told.marked, told.right_now, told.right_then) == (2, 2, 1)
-    assert told.gflops_now > told.gflops_then > 0
+    assert told.entries == 5
+    assert [(exit.stage, exit.current, exit.proposed) for exit in told.exits] == [("backbone", 1, 4), ("vlm", 2, 0)]
+    assert (told.unknown_current, told.unknown_proposed) == (2, 1)
+    assert told.flipped == 1
+    assert (told.labeled, told.correct_current, told.correct_proposed) == (2, 2, 1)
+    assert told.gflops_current > told.gflops_proposed > 0
 
 
 def test_of_nothing_nothing_is_said():
     told = preview_policy([], policy(WIDE), policy(NARROW))
-    assert (told.answers, told.exits, told.gflops_now) == (0, [], 0.0)
+    assert (told.entries, told.exits, told.gflops_current) == (0, [], 0.0)
 
 
 @pytest.mark.parametrize("outcome", ["failed", "skipped"])

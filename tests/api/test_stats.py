@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 
 from deployments.metrics import IngressMetrics
+from roadwork_serve.api.observers import VerdictEvent
+from roadwork_serve.api.request_context import RequestContext
 from roadwork_serve.api.stats import RequestStatsCollector, distribution
-from roadwork_serve.profiles.flops import stage_flops
+from roadwork_serve.cascade.policy_file import load_policy
+from roadwork_serve.cascade.router import RoutedVerdict
+from roadwork_serve.profiles.flops import stage_flops, verdict_costs
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.schema import Exit, StageReport, Verdict
 from tests.journal.made import verdict
@@ -29,7 +33,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ledger(clock: Clock) -> RequestStatsCollector:
+def stats(clock: Clock) -> RequestStatsCollector:
     return RequestStatsCollector(PROFILE, clock)
 
 
@@ -49,6 +53,13 @@ def told(name: str, *reports: StageReport, reason: str = "above_band", **fields:
     return verdict(name, stages=reports, exit=where, **fields)
 
 
+def event(verdict: Verdict) -> VerdictEvent:
+    """Return a verdict as observers get it."""
+    gpus = {name: PROFILE.engine_of(name).num_gpus for name in PROFILE.stages}
+    costs = verdict_costs(verdict, gpus)
+    return VerdictEvent(RoutedVerdict(verdict, None), b"", RequestContext(), load_policy("mini"), 1, costs)
+
+
 ANSWERS = (
     told("a", looked("backbone")),
     told("b", looked("backbone"), looked("vlm", 2000.0, batch=2, tokens=1), elapsed_ms=3.0),
@@ -57,27 +68,27 @@ ANSWERS = (
 )
 
 
-def test_answers_are_counted_by_where_and_why_they_left(ledger: RequestStatsCollector, clock: Clock) -> None:
+async def test_answers_are_counted_by_where_and_why_they_left(stats: RequestStatsCollector, clock: Clock) -> None:
     for answer in ANSWERS:
-        ledger.answered(answer)
-    ledger.refused("overloaded")
-    ledger.refused("overloaded")
+        await stats.on_verdict(event(answer))
+    stats.on_rejected("overloaded")
+    stats.on_rejected("overloaded")
     clock.now += 60
-    found = ledger.told()
-    assert (found.seconds, found.answers, found.photos, found.clips) == (60, 4, 3, 1)
-    assert (found.roadwork, found.degraded, found.late) == (2, 1, 1)
-    assert found.refused == {"overloaded": 2}
-    exits = [(each.stage, each.reason, each.answers) for each in found.exits]
+    found = stats.snapshot()
+    assert (found.uptime_s, found.verdicts, found.photos, found.clips) == (60, 4, 3, 1)
+    assert (found.roadwork, found.degraded, found.deadline_exits) == (2, 1, 1)
+    assert found.rejected == {"overloaded": 2}
+    exits = [(each.stage, each.reason, each.verdicts) for each in found.exits]
     assert exits == [
         ("backbone", "above_band", 1), ("vlm", "above_band", 1), ("vlm", "deadline", 1), ("video", "above_band", 1),
     ]  # fmt: skip
     assert found.elapsed_ms is not None and (found.elapsed_ms.n, found.elapsed_ms.p95) == (4, 3.0)
 
 
-def test_a_stage_is_told_with_its_times_tokens_and_its_share_of_the_cards(ledger: RequestStatsCollector) -> None:
+async def test_a_stage_is_told_with_its_times_tokens_and_its_share_of_the_cards(stats: RequestStatsCollector) -> None:
     for answer in ANSWERS:
-        ledger.answered(answer)
-    found = ledger.told()
+        await stats.on_verdict(event(answer))
+    found = stats.snapshot()
     stages = {each.stage: each for each in found.stages}
     vlm = stages["vlm"]
     assert (vlm.outcomes, vlm.tokens) == ({"answered": 1, "skipped": 1}, 1)
@@ -89,28 +100,28 @@ def test_a_stage_is_told_with_its_times_tokens_and_its_share_of_the_cards(ledger
     assert found.cost_per_1000 == pytest.approx(1000 * found.gpu_seconds / 3600 * 1.8 / 4)
 
 
-def test_without_a_price_or_an_answer_there_is_no_cost(clock: Clock, ledger: RequestStatsCollector) -> None:
-    assert ledger.told().cost_per_1000 is None
+async def test_without_a_price_or_an_answer_there_is_no_cost(clock: Clock, stats: RequestStatsCollector) -> None:
+    assert stats.snapshot().cost_per_1000 is None
     free = RequestStatsCollector(load_profile("mini"), clock)
-    free.answered(ANSWERS[0])
-    assert free.told().cost_per_1000 is None
+    await free.on_verdict(event(ANSWERS[0]))
+    assert free.snapshot().cost_per_1000 is None
 
 
-def test_it_is_reckoned_at_most_once_a_second(ledger: RequestStatsCollector, clock: Clock) -> None:
-    assert ledger.told().answers == 0
-    ledger.answered(ANSWERS[0])
-    assert ledger.told().answers == 0
+async def test_it_is_reckoned_at_most_once_a_second(stats: RequestStatsCollector, clock: Clock) -> None:
+    assert stats.snapshot().verdicts == 0
+    await stats.on_verdict(event(ANSWERS[0]))
+    assert stats.snapshot().verdicts == 0
     clock.now += 1.1
-    assert ledger.told().answers == 1
+    assert stats.snapshot().verdicts == 1
 
 
-def test_a_spread_is_of_the_last_thousand(ledger: RequestStatsCollector, clock: Clock) -> None:
+async def test_a_spread_is_of_the_last_thousand(stats: RequestStatsCollector, clock: Clock) -> None:
     for _ in range(1000):
-        ledger.answered(told("x", looked("backbone", compute_ms=500.0)))
+        await stats.on_verdict(event(told("x", looked("backbone", compute_ms=500.0))))
     for _ in range(1000):
-        ledger.answered(told("x", looked("backbone", compute_ms=5.0)))
+        await stats.on_verdict(event(told("x", looked("backbone", compute_ms=5.0))))
     clock.now += 2
-    compute = next(each for each in ledger.told().stages if each.stage == "backbone").compute_ms
+    compute = next(each for each in stats.snapshot().stages if each.stage == "backbone").compute_ms
     assert compute is not None and (compute.n, compute.p95) == (1000, 5.0)
 
 
@@ -153,20 +164,26 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorded]:
     return Recorded.all
 
 
-def test_ray_is_told_the_same(ledger: RequestStatsCollector, recorded: dict[str, Recorded]) -> None:
+async def test_ray_is_told_the_same(stats: RequestStatsCollector, recorded: dict[str, Recorded]) -> None:
     metrics = IngressMetrics(PROFILE)
     for answer in ANSWERS:
-        metrics.answered(answer)
-        ledger.answered(answer)
-    found = ledger.told()
-    assert sum(recorded["roadwork_verdicts"].counts.values()) == found.answers
-    assert recorded["roadwork_stage_looks"].sums["vlm", "skipped"] == 1
+        await metrics.on_verdict(event(answer))
+        await stats.on_verdict(event(answer))
+    found = stats.snapshot()
+    assert sum(recorded["roadwork_verdicts"].counts.values()) == found.verdicts
+    assert recorded["roadwork_stage_items"].sums["vlm", "skipped"] == 1
     for stage in found.stages:
-        times = recorded["roadwork_stage_ms"]
+        times = recorded["roadwork_stage_seconds"]
         if stage.compute_ms is not None:
             assert times.counts[stage.stage, "compute"] == stage.compute_ms.n
-            assert times.sums[stage.stage, "compute"] == pytest.approx(stage.compute_ms.mean * stage.compute_ms.n)
-        for name, value in (("tokens", stage.tokens), ("gflops", stage.gflops), ("gpu_seconds", stage.gpu_seconds)):
+            assert times.sums[stage.stage, "compute"] == pytest.approx(
+                stage.compute_ms.mean * stage.compute_ms.n / 1000
+            )
+        for name, value in (
+            ("tokens", stage.tokens),
+            ("flops", 1e9 * stage.gflops),
+            ("gpu_seconds", stage.gpu_seconds),
+        ):
             assert recorded[f"roadwork_{name}"].sums[stage.stage,] == pytest.approx(value)
     assert found.cost_per_1000 is not None
-    assert recorded["roadwork_cost"].sums[()] == pytest.approx(found.cost_per_1000 * found.answers / 1000)
+    assert recorded["roadwork_cost"].sums[()] == pytest.approx(found.cost_per_1000 * found.verdicts / 1000)

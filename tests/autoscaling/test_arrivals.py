@@ -1,4 +1,4 @@
-"""The rate at the front and what it means for the stages behind it."""
+"""The arrival rate, and the load that it causes at each stage."""
 
 import random
 
@@ -23,21 +23,21 @@ def clock() -> Clock:
 def feed(
     flow: ArrivalStats, clock: Clock, a_second: float, for_s: float, stages: list[str], rng: random.Random
 ) -> None:
-    """Items by a Poisson process; every stage after the first sees half of what the one before it sees."""
+    """Feed items of a Poisson process; each stage after the first sees half of the items of the one before it."""
     until = clock.now_s + for_s
     while (gap := rng.expovariate(a_second)) + clock.now_s < until:
         clock.now_s += gap
-        flow.came()
+        flow.record_arrival()
         seen = [stages[0]]
         while len(seen) < len(stages) and rng.random() < 0.5:
             seen.append(stages[len(seen)])
-        flow.left(seen)
+        flow.record_exit(seen)
         for stage in seen:
-            flow.judged(stage, 0.4, batch=2)
+            flow.record_inference(stage, 0.4, batch=2)
     clock.now_s = until
 
 
-def test_a_rate_is_right_from_the_first_seconds_on(clock: Clock):
+def test_the_rate_is_unbiased_from_the_first_seconds_on(clock: Clock):
     fading = DecayingCounter(60.0, clock)
     for _ in range(50):
         clock.now_s += 0.1
@@ -58,7 +58,7 @@ def test_load_is_rate_times_share_times_work(clock: Clock):
     assert flow.load("vlm") == pytest.approx(20 * 0.5 * 0.05, rel=0.2)
 
 
-def test_a_burst_is_believed_within_seconds_and_luck_is_not(clock: Clock):
+def test_a_burst_counts_within_seconds_and_noise_does_not(clock: Clock):
     flow, rng = ArrivalStats({"backbone": 1, "vlm": 1}, clock), random.Random(2)
     feed(flow, clock, 10, 600, ["backbone", "vlm"], rng)
     calm = flow.load("vlm")
@@ -71,16 +71,16 @@ def test_a_burst_is_believed_within_seconds_and_luck_is_not(clock: Clock):
     assert flow.load("vlm") > 1.7 * calm, "the stage behind is known to be needed before a queue has grown"
 
 
-def test_who_could_not_be_shown_counts_and_who_was_not_wanted_does_not(clock: Clock):
+def test_failed_stages_count_and_unneeded_stages_do_not(clock: Clock):
     flow = ArrivalStats({"backbone": 1, "vlm": 1}, clock)
-    flow.left(["backbone"])
+    flow.record_exit(["backbone"])
     clock.now_s += 50
-    assert flow.quiet_s("vlm") == 50
-    flow.left(["backbone", "vlm", "unknown"])
-    assert flow.quiet_s("vlm") == 0
+    assert flow.idle_s("vlm") == 50
+    flow.record_exit(["backbone", "vlm", "unknown"])
+    assert flow.idle_s("vlm") == 0
     assert flow.share("vlm") == pytest.approx(0.5, abs=0.05)
 
 
-def test_nothing_is_known_of_a_stage_that_was_never_asked(clock: Clock):
+def test_a_stage_that_never_ran_has_no_load(clock: Clock):
     flow = ArrivalStats({"vlm": 1}, clock)
     assert (flow.share("vlm"), flow.item_s("vlm"), flow.load("vlm")) == (0.0, 0.0, 0.0)

@@ -23,42 +23,42 @@ def filled(folder: Path) -> Path:
 
 def test_a_folder_is_all_below_it_but_what_is_hidden(tmp_path: Path):
     of = open_source(str(filled(tmp_path)))
-    assert of.listed() == [
+    assert of.list_files() == [
         InputFile("a/1.png", f"{tmp_path}/a/1.png", size=7),
         InputFile("b.jpg", f"{tmp_path}/b.jpg", size=5),
     ]
-    assert of.read(of.listed()[1], 100) == b"b.jpg"
-    assert of.read(of.listed()[1], 2) == b"b.j", "no more than is allowed, and one to tell that there is more"
+    assert of.read(of.list_files()[1], 100) == b"b.jpg"
+    assert of.read(of.list_files()[1], 2) == b"b.j", "no more than is allowed, and one to tell that there is more"
 
 
 def test_only_what_matches(tmp_path: Path):
-    assert [file.name for file in open_source(str(filled(tmp_path)), ["*.png", "c*"]).listed()] == ["a/1.png"]
+    assert [file.name for file in open_source(str(filled(tmp_path)), ["*.png", "c*"]).list_files()] == ["a/1.png"]
     with pytest.raises(ConfigError, match=r"no file that matches \*.webp"):
-        open_source(str(tmp_path), ["*.webp"]).listed()
+        open_source(str(tmp_path), ["*.webp"]).list_files()
 
 
 def test_a_single_file(tmp_path: Path):
     path = tmp_path / "only.jpg"
     path.write_bytes(b"1")
-    assert [file.name for file in open_source(str(path)).listed()] == ["only.jpg"]
+    assert [file.name for file in open_source(str(path)).list_files()] == ["only.jpg"]
 
 
 @pytest.mark.parametrize(
     ("named", "told"),
     [
-        ("gone", "gone is not there"),
-        ("s3:///", "no place"),
-        ("ftp://host/x", "no place that files can be read from"),
+        ("gone", "gone does not exist"),
+        ("s3:///", "not a readable location"),
+        ("ftp://host/x", "is not a readable location"),
     ],
 )
 def test_what_cannot_be_named(named: str, told: str):
     with pytest.raises(ConfigError, match=told):
-        open_source(named).listed()
+        open_source(named).list_files()
 
 
 def test_an_empty_folder_is_told_of(tmp_path: Path):
     with pytest.raises(ConfigError, match="has no file; name a folder"):
-        open_source(str(tmp_path)).listed()
+        open_source(str(tmp_path)).list_files()
 
 
 def pictures(path: Path, count: int, groups: int) -> Path:
@@ -70,17 +70,17 @@ def pictures(path: Path, count: int, groups: int) -> Path:
 def test_rows_with_pictures_are_named_by_their_number(tmp_path: Path):
     path = pictures(tmp_path / "train.parquet", 300, groups=3)
     of = open_source(str(path))
-    listed = of.listed()
+    listed = of.list_files()
     assert listed[0] == InputFile("train.parquet#0", str(path), 0) and len(listed) == 300
     wanted = [listed[row] for row in (2, 3, 99, 100, 170, 299)]
-    assert [data for _, data in of.pictures(wanted)] == [b"2", b"", b"99", b"100", b"170", b"299"]
-    assert [file for file, _ in of.pictures(wanted)] == wanted
+    assert [data for _, data in of.read_rows(wanted)] == [b"2", b"", b"99", b"100", b"170", b"299"]
+    assert [file for file, _ in of.read_rows(wanted)] == wanted
 
 
 def test_a_folder_of_tables_is_their_rows(tmp_path: Path):
     pictures(tmp_path / "1.parquet", 4, groups=1)
     pictures(tmp_path / "0.parquet", 4, groups=1)
-    assert [file.name for file in open_source(str(tmp_path)).listed()][::3] == [
+    assert [file.name for file in open_source(str(tmp_path)).list_files()][::3] == [
         "0.parquet#0",
         "0.parquet#3",
         "1.parquet#2",
@@ -91,9 +91,9 @@ def test_a_table_of_paths_is_those_files_once(tmp_path: Path):
     table = tmp_path / "list.parquet"
     pq.write_table(pa.table({"file": ["a/1.png", "b.jpg", None, "b.jpg"], "n": [1, 2, 3, 4]}), table)
     of = open_source(str(table))
-    assert of.listed() == [InputFile("a/1.png", f"{tmp_path}/a/1.png"), InputFile("b.jpg", f"{tmp_path}/b.jpg")]
+    assert of.list_files() == [InputFile("a/1.png", f"{tmp_path}/a/1.png"), InputFile("b.jpg", f"{tmp_path}/b.jpg")]
     filled(tmp_path)
-    assert of.read(of.listed()[1], 100) == b"b.jpg"
+    assert of.read(of.list_files()[1], 100) == b"b.jpg"
 
 
 @pytest.mark.parametrize(
@@ -101,20 +101,20 @@ def test_a_table_of_paths_is_those_files_once(tmp_path: Path):
     [
         ({"n": [1]}, None, "no column named image or bytes or file or path: it has n; name one with --column"),
         ({"image": ["x"]}, "picture", "no column 'picture': it has image"),
-        ({"image": [1.5]}, None, "image is double; pictures are bytes"),
+        ({"image": [1.5]}, None, "image is double; images must be bytes"),
         ({"image": pa.array([], pa.binary())}, None, "has no rows"),
     ],
 )
 def test_a_table_without_pictures(tmp_path: Path, columns: dict[str, object], column: str | None, told: str):
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     with pytest.raises(ConfigError, match=told):
-        open_source(str(tmp_path / "t.parquet"), column=column).listed()
+        open_source(str(tmp_path / "t.parquet"), column=column).list_files()
 
 
 def test_what_is_no_table_is_told_of(tmp_path: Path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 not")
     with pytest.raises(ConfigError, match="cannot be read as Parquet"):
-        open_source(str(tmp_path / "t.parquet")).listed()
+        open_source(str(tmp_path / "t.parquet")).list_files()
 
 
 class Bucket(BaseHTTPRequestHandler):
@@ -171,7 +171,7 @@ class Bucket(BaseHTTPRequestHandler):
 
 @contextmanager
 def bucket(keys: dict[str, bytes]) -> Iterator[str]:
-    """What to append to an URL of it."""
+    """Serve a bucket, and yield what to append to a URL of it."""
     handler = type("Roads", (Bucket,), {"keys": keys})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -188,7 +188,7 @@ def test_a_bucket_is_read_like_a_folder(monkeypatch: pytest.MonkeyPatch):
     pq.write_table(pa.table({"image": [b"one", b"two"]}), table)
     with bucket({"drive/1/a.jpg": b"aaa", "drive/b.jpg": b"bb", "other.parquet": table.getvalue()}) as rest:
         of = open_source(f"s3://roads/drive{rest}")
-        assert [(file.name, file.size) for file in of.listed()] == [("1/a.jpg", 3), ("b.jpg", 2)]
-        assert of.read(of.listed()[0], 10) == b"aaa"
+        assert [(file.name, file.size) for file in of.list_files()] == [("1/a.jpg", 3), ("b.jpg", 2)]
+        assert of.read(of.list_files()[0], 10) == b"aaa"
         rows = open_source(f"s3://roads/other.parquet{rest}")
-        assert [data for _, data in rows.pictures(rows.listed())] == [b"one", b"two"]
+        assert [data for _, data in rows.read_rows(rows.list_files())] == [b"one", b"two"]

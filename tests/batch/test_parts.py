@@ -11,7 +11,7 @@ from roadwork_serve.errors import BrokenMedia, ConfigError
 from roadwork_serve.schema import Exit, StageReport, Verdict
 
 
-def recipe(**changes: Any) -> RunSpec:
+def spec(**changes: Any) -> RunSpec:
     told = {"source": "/photos", "match": (), "column": None, "profile": {}, "policy": {"version": "a"}, "version": "1"}
     return RunSpec.model_validate(told | changes)
 
@@ -42,21 +42,21 @@ def verdict(degraded: bool = False) -> Verdict:
 
 def scored(file: InputFile, degraded: bool = False) -> Scored:
     if file.size == 3:
-        return Scored.refused(file.name, BrokenMedia("it is cut"))
+        return Scored.rejected(file.name, BrokenMedia("it is cut"))
     return Scored(file.name, verdict(degraded))
 
 
 def begun(out: Path, count: int = 300) -> BatchRun:
     run = BatchRun(out)
-    run.check(recipe())
-    run.begin(recipe(), files(count))
+    run.check(spec())
+    run.start(spec(), files(count))
     return run
 
 
 def keep(run: BatchRun, *numbers: int) -> None:
-    for number, lot in run.left()[1]:
+    for number, batch in run.remaining()[1]:
         if number in numbers:
-            run.keep(number, encode_part([scored(file, degraded=file.size == 4) for file in lot]))
+            run.save_part(number, encode_part([scored(file, degraded=file.size == 4) for file in batch]))
 
 
 def test_every_file_is_in_one_of_the_tables_once_in_the_order_of_the_listing(tmp_path: Path):
@@ -74,7 +74,7 @@ def test_every_file_is_in_one_of_the_tables_once_in_the_order_of_the_listing(tmp
         "exit_stage": "vlm",
         "exit_reason": "above_band",
         "degraded": False,
-        "policy": "p",
+        "policy_version": "p",
         "profile": "mini",
         "elapsed_ms": 3.0,
         "p_backbone": 0.5,
@@ -93,9 +93,9 @@ def test_every_file_is_in_one_of_the_tables_once_in_the_order_of_the_listing(tmp
 def test_a_run_that_was_broken_off_goes_on_with_what_is_left(tmp_path: Path):
     keep(begun(tmp_path / "s.parquet"), 1)
     again = BatchRun(tmp_path / "s.parquet")
-    again.check(recipe())
-    assert again.begun
-    total, left = again.left()
+    again.check(spec())
+    assert again.started
+    total, left = again.remaining()
     assert total == 300 and [number for number, _ in left] == [0, 2]
     assert left[1][1][0] == files(300)[256]
 
@@ -111,36 +111,36 @@ def test_a_lot_is_kept_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(ConfigError, match="No space left on device"):
         keep(run, 0)
-    assert [number for number, _ in run.left()[1]] == [0, 1, 2]
+    assert [number for number, _ in run.remaining()[1]] == [0, 1, 2]
 
 
 def test_rows_of_two_tables_are_never_in_one_lot(tmp_path: Path):
     run = BatchRun(tmp_path / "s.parquet")
     rows = [InputFile(f"{name}#{row}", name, row) for name in "ab" for row in range(100)]
-    run.begin(recipe(), rows)
-    lots = [lot for _, lot in run.left()[1]]
-    assert [len(lot) for lot in lots] == [64, 36, 64, 36]
-    assert [file for lot in lots for file in lot] == rows
+    run.start(spec(), rows)
+    batches = [batch for _, batch in run.remaining()[1]]
+    assert [len(lot) for lot in batches] == [64, 36, 64, 36]
+    assert [file for lot in batches for file in lot] == rows
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"policy": {"version": "b"}}, "another policy"),
-        ({"source": "/more", "version": "2"}, "another source and version"),
-        ({"match": ("*.jpg",)}, "another match"),
+        ({"policy": {"version": "b"}}, "a different policy"),
+        ({"source": "/more", "version": "2"}, "a different source and version"),
+        ({"match": ("*.jpg",)}, "a different match"),
     ],
 )
 def test_another_recipe_does_not_go_on_with_it(tmp_path: Path, changes: dict[str, Any], told: str):
     begun(tmp_path / "s.parquet")
     with pytest.raises(ConfigError, match=told):
-        BatchRun(tmp_path / "s.parquet").check(recipe(**changes))
+        BatchRun(tmp_path / "s.parquet").check(spec(**changes))
 
 
 def test_what_is_there_is_not_written_over(tmp_path: Path):
     (tmp_path / "s.parquet").touch()
-    with pytest.raises(ConfigError, match="is there already; name another --out"):
-        BatchRun(tmp_path / "s.parquet").check(recipe())
+    with pytest.raises(ConfigError, match="already exists; name another --out"):
+        BatchRun(tmp_path / "s.parquet").check(spec())
 
 
 def test_a_part_is_small_and_plain(tmp_path: Path):
@@ -152,8 +152,8 @@ def test_a_part_is_small_and_plain(tmp_path: Path):
 
 def test_two_runs_are_not_at_the_same_result_at_once(tmp_path: Path):
     first, second = BatchRun(tmp_path / "s.parquet"), BatchRun(tmp_path / "s.parquet")
-    with first.alone():
-        with pytest.raises(ConfigError, match="another run is at"), second.alone():
+    with first.locked():
+        with pytest.raises(ConfigError, match="another run is writing"), second.locked():
             raise AssertionError("it was let in")
-    with second.alone():
-        assert not second.begun
+    with second.locked():
+        assert not second.started

@@ -31,7 +31,7 @@ def scorer(folder: Path) -> Iterator[Scorer]:
 
 
 def test_every_file_has_a_verdict_or_a_reason(folder: Path, scorer: Scorer):
-    scored = {each.name: each for each in scorer.score(open_source(str(folder)).listed())}
+    scored = {each.name: each for each in scorer.score(open_source(str(folder)).list_files())}
     told = {name: each.verdict.label if each.verdict else each.problem for name, each in scored.items()}
     assert {name: label for name, label in told.items() if isinstance(label, str)} == {
         "red.jpg": "roadwork",
@@ -46,11 +46,11 @@ def test_every_file_has_a_verdict_or_a_reason(folder: Path, scorer: Scorer):
 
 
 def test_a_file_that_went_or_is_too_large_is_a_reject(folder: Path, scorer: Scorer):
-    listed = {file.name: file for file in open_source(str(folder)).listed()}
+    listed = {file.name: file for file in open_source(str(folder)).list_files()}
     (folder / "red.jpg").unlink()
     with (folder / "big.jpg").open("wb") as big:
         big.truncate(profile().media.max_bytes + 1)
-    files = [listed["red.jpg"], *(file for file in open_source(str(folder)).listed() if file.name == "big.jpg")]
+    files = [listed["red.jpg"], *(file for file in open_source(str(folder)).list_files() if file.name == "big.jpg")]
     gone, big = (each.problem for each in scorer.score(files))
     assert gone and gone["status"] == 400 and "No such file" in gone["detail"]
     assert big and big["status"] == 413 and "max_bytes" in big["detail"]
@@ -62,11 +62,11 @@ def test_rows_of_a_table(tmp_path: Path):
     of = open_source(str(path))
     scorer = Scorer(of, profile(), POLICY, opener=open_by_colour)
     try:
-        scored = scorer.score(of.listed())
+        scored = scorer.score(of.list_files())
     finally:
         scorer.close()
     assert [each.verdict.label if each.verdict else None for each in scored] == ["roadwork", None, None, "none"]
-    assert next(each.problem["detail"] for each in scored if each.problem) == "the row has no picture"
+    assert next(each.problem["detail"] for each in scored if each.problem) == "the row has no image"
 
 
 def test_a_model_that_does_not_open_is_told_of(tmp_path: Path):

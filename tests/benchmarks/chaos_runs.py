@@ -32,7 +32,7 @@ def verdict(
     degraded: bool = False,
     stages: tuple[str, ...] = ("backbone", "vlm", "reasoner"),
 ) -> Verdict:
-    """A photo's verdict after stages that left these posteriors, the last the exit."""
+    """Return a photo's verdict after stages that left these posteriors, the last the exit."""
     reports = [
         StageReport(stage=stage, outcome="answered", posterior=posterior)
         for stage, posterior in zip(stages, posteriors, strict=False)
@@ -61,7 +61,7 @@ def record(
     lag_s: float = 0.0,
     said: Verdict | None = None,
 ) -> Record:
-    """A request with a deadline of a second, answered by stage 1 unless told otherwise."""
+    """Return a request with a deadline of a second, answered by stage 1 unless told otherwise."""
     if outcome == "answered" and said is None:
         said = verdict(0.95, request_id=request_id, version=version)
     return Record(request_id, "still", phase, sent_s, sent_s + took_s, 1.0, outcome, "", said, lag_s=lag_s)

@@ -20,11 +20,11 @@ class Fixed:
     def __init__(self, **counts: int) -> None:
         self.counts, self.left_after = counts, list[list[str]]()
 
-    def came(self, now_s: float) -> None: ...
+    def record_arrival(self, now_s: float) -> None: ...
 
-    def judged(self, stage: str, took_s: float, batch: int) -> None: ...
+    def record_inference(self, stage: str, took_s: float, batch: int) -> None: ...
 
-    def left(self, stages: list[str]) -> None:
+    def record_exit(self, stages: list[str]) -> None:
         self.left_after.append(stages)
 
     def targets(self, now_s: float, lines: dict[str, Line]) -> dict[str, int]:
@@ -85,7 +85,7 @@ def test_both_policies_scale_up_for_an_hour_of_load(policy: str):
 def test_curves_are_held_against_each_other():
     curve = [(1, 60, 0.004), (2, 40, 0.012), (3, 70, 0.02)]
     points = [Point("ray", at, hours, 0, missed, 0, 0) for at, hours, missed in curve]
-    points.append(Point("cascade", DEFAULT_SCALING.utilisation, 50.0, 0, 0.002, 0, 0))
+    points.append(Point("cascade", DEFAULT_SCALING.target_utilization, 50.0, 0, 0.002, 0, 0))
     told = against(points, "ray")
     assert told.fewer_missed == pytest.approx(1 - 0.002 / 0.008)
     assert told.fewer_hours == pytest.approx(1 - 50 / 60), "it never misses as little, so its least is taken"

@@ -23,7 +23,7 @@ def test_a_world_drawn_at_once_is_the_same_row_by_row(world: str) -> None:
     assert one.posterior == pytest.approx(other.posterior)
     assert one.cost == pytest.approx(other.cost)
     assert (one.spoke == other.spoke).all() and (one.truth == other.truth).all()
-    assert len({row.about.name for row in rows}) == 60
+    assert len({row.metadata.name for row in rows}) == 60
     assert [row.weight for row in rows] == items.weight.tolist()
 
 
@@ -45,10 +45,14 @@ def test_promises_hold_of_unequal_weights_and_of_groups(world: str) -> None:
 
 def test_a_choice_without_a_proof_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def unproven(design: Trajectories, test: Trajectories, risk_limit: float, confidence: float) -> SequenceTestResult:
-        few = [bands for bands in threshold_path(design) if test.losses(test.cut(*bands)[0]).mean() <= risk_limit]
+        few = [
+            bands
+            for bands in threshold_path(design)
+            if test.early_exit_errors(test.apply_bands(*bands)[0]).mean() <= risk_limit
+        ]
         return SequenceTestResult(few[-1] if few else None, 0, 0.0, ())
 
-    monkeypatch.setattr(thresholds, "certify", unproven)
+    monkeypatch.setattr(thresholds, "fixed_sequence_test", unproven)
     found = covered("smooth", runs=40, rows=1000, risk_limit=0.01, confidence=0.9, items=100_000)
     assert found.broken > found.allowed
     assert found.p_value < 0.001
@@ -57,7 +61,7 @@ def test_a_choice_without_a_proof_would_be_found_out(monkeypatch: pytest.MonkeyP
 def test_the_results_are_written_and_a_broken_promise_fails_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = covered("smooth", runs=1, rows=600, risk_limit=0.05, confidence=0.9, items=10_000)
     monkeypatch.setattr(coverage, "covered", lambda world, *_, **__: replace(kept, world=world, naive_broken=99))
-    out = tmp_path / "coverage.json"
+    out = tmp_path / "bound_coverage.json"
     assert coverage.main(["--out", str(out)]) == 0
     worlds = json.loads(out.read_text())["worlds"]
     assert [each["world"] for each in worlds] == list(DRAWS)

@@ -15,11 +15,11 @@ from tests.benchmarks.chaos_runs import POLICY, record, verdict
 
 ALL = verdict(0.5, 0.5, 0.9, request_id="all")
 SPANS = [Span("1x calm", 1, 0, 10, ramp_s=2), Span("2x calm", 2, 20, 30, ramp_s=2)]
-REIGNS = [Reign(Policy.from_mapping(POLICY), 0, 0)]
+REIGNS = [Reign(Policy.parse(POLICY), 0, 0)]
 
 
 def told(*more: Record, **changed: object) -> Told:
-    """A storm in which everything held, with more requests or other facts."""
+    """Return a storm in which everything held, with more requests or other facts."""
     records = [
         *(record(f"once-{n}", sent_s=n) for n in range(10)),
         *(record(f"twice-{n}", phase="2x calm", sent_s=20 + n) for n in range(10)),
@@ -31,12 +31,12 @@ def told(*more: Record, **changed: object) -> Told:
     ]
     figures = [phase_figures(span, records, 0.05) for span in SPANS]
     kills = [Kill("Backbone", "x", 1.0, 4.0)]
-    left = {"i1": {"in work": 0}, "i2": {"in work": 0}}
+    left = {"i1": {"in flight": 0}, "i2": {"in work": 0}}
     return replace(Told(len(records), records, figures, kills, REIGNS, 11, 11, left, 2), **changed)  # type: ignore[arg-type]
 
 
 def spoke(request_id: str, stage: str):
-    """A clip's verdict in which this stage said something."""
+    """Return a clip's verdict in which this stage said something."""
     stages = ("backbone", "signs", "video")
     posteriors = (0.5, 0.5, 0.9)
     said = verdict(*posteriors, request_id=request_id, stages=stages)
@@ -69,8 +69,8 @@ def test_the_machine_has_a_say_in_lateness_and_goodput_alone() -> None:
         (told(changes=10), ["swapped and rolled back"]),
         (told(record("l", took_s=1.2)), ["ms late"]),
         (told(kills=[Kill("proxy", "x", 1.0)]), ["came back"]),
-        (told(leftovers={"i1": {"in work": 0}, "i2": {"in work": 1}}), ["holds nothing"]),
-        (told(leftovers={"i1": {"in work": 0}}), ["holds nothing"]),
+        (told(leftovers={"i1": {"in flight": 0}, "i2": {"in work": 1}}), ["holds nothing"]),
+        (told(leftovers={"i1": {"in flight": 0}}), ["holds nothing"]),
     ],
 )
 def test_what_did_not_hold_is_found(found: Told, claims: list[str]) -> None:

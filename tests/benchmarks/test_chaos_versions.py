@@ -12,7 +12,7 @@ from tests.benchmarks.chaos_runs import POLICY, verdict
 
 
 def reign(version: str, asked_s: float, told_s: float = math.inf) -> Reign:
-    return Reign(Policy.from_mapping(renamed(POLICY, version)), asked_s, told_s)
+    return Reign(Policy.parse(renamed(POLICY, version)), asked_s, told_s)
 
 
 REIGNS = [reign("a", 0, 0), reign("b", 10, 11), reign("c", 20, 21)]
@@ -39,8 +39,8 @@ def test_a_put_that_was_lost_may_have_had_effect_until_the_next_one() -> None:
     assert permitted(lost, 22, 23) == {"c"}
 
 
-ONE = Policy.from_mapping(POLICY)
-OTHER = Policy.from_mapping(altered(POLICY, "other"))  # backbone's band is [0.15, 0.85]
+ONE = Policy.parse(POLICY)
+OTHER = Policy.parse(altered(POLICY, "other"))  # backbone's band is [0.15, 0.85]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,6 @@ def test_an_altered_policy_makes_sense_and_leaves_the_first_as_it_was() -> None:
     before: dict[str, Any] = renamed(POLICY, "one")
     policy = altered(POLICY, "x")
     assert before == POLICY
-    assert Policy.from_mapping(policy).version == "x"
+    assert Policy.parse(policy).version == "x"
     assert [step["stage"] for step in policy["clip"]] == ["backbone", "video"]
     assert policy["photo"][2]["exit"] == [0.5, 0.5]

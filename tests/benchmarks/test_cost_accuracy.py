@@ -25,8 +25,8 @@ from roadwork_serve.testbed.scene_dataset import draw_scene
 from tests.calibration.synthetic_rows import synthetic_rows
 from tests.evaluation.fakes import POLICY, RED, judge_by_colour, row, write_jpeg
 
-ROWS = [each for each in synthetic_rows(700) if each.about.kind == "photo"]
-OTHERS = [each for each in synthetic_rows(500, seed=1) if each.about.kind == "photo"]
+ROWS = [each for each in synthetic_rows(700) if each.metadata.kind == "photo"]
+OTHERS = [each for each in synthetic_rows(500, seed=1) if each.metadata.kind == "photo"]
 STAGE1, VLM = price("backbone"), price("backbone") + price("signs") + price("vlm")
 ALL = VLM + price("reasoner")
 LOOKS = ("backbone", "signs", "vlm", "reasoner")
@@ -42,8 +42,8 @@ def field() -> Field:
 def said(
     backbone: float, signs: float | None = None, vlm: float = 0.0, reasoner: float = 0.0, label: bool = True
 ) -> EvaluationRow:
-    looks = {"backbone": backbone, "signs": signs, "vlm": vlm, "reasoner": reasoner}
-    return row(label=label, looks={stage: (logit, None) for stage, logit in looks.items()})
+    records = {"backbone": backbone, "signs": signs, "vlm": vlm, "reasoner": reasoner}
+    return row(label=label, records={stage: (logit, None) for stage, logit in records.items()})
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_single_stages_are_among_what_frugal_tries(field: Field) -> None:
     tried = {(round(each.flop), round(each.accuracy, 9)) for each in field.frugal.tried}
     for stage in ("backbone", "vlm", "reasoner"):
         judged = alone(stage)(ROWS)
-        right = np.mean([s == r.about.label for s, r in zip(judged.said, ROWS, strict=True)])
+        right = np.mean([s == r.metadata.label for s, r in zip(judged.said, ROWS, strict=True)])
         assert (round(price(stage)), round(float(right), 9)) in tried
 
 
@@ -142,7 +142,7 @@ def test_the_policy_is_judged_as_the_router_would() -> None:
     judged = under(POLICY)(ROWS)
     ways = [replay(each, POLICY) for each in ROWS]
     assert judged.said.tolist() == [way.progress.posterior >= POLICY.decision_threshold for way in ways]
-    left_first = np.array([way.left_at == "backbone" and way.done for way in ways])
+    left_first = np.array([way.exit_stage == "backbone" and way.done for way in ways])
     assert 0 < left_first.sum() < len(ROWS)
     assert (judged.flop[left_first] == STAGE1).all() and (judged.flop[~left_first] > STAGE1).all()
 
@@ -172,7 +172,7 @@ def test_parts_add_up_and_groups_get_no_interval(field: Field) -> None:
         return SampleMetadata("a.jpg", "photo", label, group=group, hard_negative=hard)
 
     abouts = [photo("drive", True), photo("drive", True), photo("cones", False), photo("cones", False, True)]
-    rows = [row(about=about, looks=dict.fromkeys(LOOKS, (4.0, None)), text_probability=0.1) for about in abouts]
+    rows = [row(metadata=about, records=dict.fromkeys(LOOKS, (4.0, None)), text_probability=0.1) for about in abouts]
     found = field.on(rows)
     assert {name: (part.n, part.roadwork) for name, part in found.parts.items()} == {
         "drive": (2, 2), "cones": (2, 0), "hard negatives": (1, 0),
@@ -185,15 +185,15 @@ def test_parts_add_up_and_groups_get_no_interval(field: Field) -> None:
 
 def test_tuning_promises_nothing_on_few_rows_and_saves_on_many() -> None:
     assert tuned(ROWS[:100], POLICY) is None
-    many = [each for each in synthetic_rows(2000) if each.about.kind == "photo"]
+    many = [each for each in synthetic_rows(2000) if each.metadata.kind == "photo"]
     better = tuned(many, POLICY)
     assert better is not None and better.certificate is not None
     assert under(better)(OTHERS).flop.mean() < 0.6 * VLM
 
 
 def test_a_stage_that_was_not_asked_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"reasoner did not speak on a; .*--ask-everyone"):
-        by_hand([row(looks=dict.fromkeys(LOOKS[:3], (1.0, None)))])
+    with pytest.raises(ConfigError, match=r"reasoner did not speak on a; .*--all-stages"):
+        by_hand([row(records=dict.fromkeys(LOOKS[:3], (1.0, None)))])
 
 
 def test_photographs_that_taught_the_miniatures_are_told_from_others() -> None:
@@ -214,8 +214,8 @@ def test_rows_are_made_once_for_each_count_seed_and_models(tmp_path: Path, monke
 
     monkeypatch.setattr(kept, "draw_scenes", draw)
     first = kept.of_scenes(10, 1, tmp_path)
-    assert [each.about.seed for each in first] == drawn == list(range(1_000_000, 1_000_009))
-    assert all(each.look(stage) is not None for each in first for stage in LOOKS)
+    assert [each.metadata.seed for each in first] == drawn == list(range(1_000_000, 1_000_009))
+    assert all(each.record(stage) is not None for each in first for stage in LOOKS)
     assert kept.of_scenes(10, 1, tmp_path) == first and len(drawn) == 9
     for count, seed in ((11, 1), (10, 2)):
         drawn.clear()
@@ -247,7 +247,7 @@ def test_a_photograph_without_a_verdict_is_named(tmp_path: Path, monkeypatch: py
     head, lines = "file,label,source_repo,path,licence,notes", ["a.jpg,roadwork,,,MIT,", "c.jpg,none,,,MIT,AMBIGUOUS"]
     write_jpeg(tmp_path / "c.jpg", RED)
     manifest.write_text("\n".join([head, *lines]))
-    assert [each.about.name for each in kept.of_photos(tmp_path, tmp_path)] == ["a.jpg"]
+    assert [each.metadata.name for each in kept.of_photos(tmp_path, tmp_path)] == ["a.jpg"]
     manifest.write_text("\n".join([head, *lines, "b.jpg,none,,,MIT,"]))
     with pytest.raises(ConfigError, match=r"b.jpg got no verdict: .*; mend or remove it"):
         kept.of_photos(tmp_path, tmp_path)
@@ -258,7 +258,7 @@ def test_without_photographs_that_half_is_left_out(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(worth, "of_scenes", lambda count, seed: ROWS if seed == worth.FIT_SEED else OTHERS)
-    out = tmp_path / "worth.json"
+    out = tmp_path / "cost_accuracy.json"
     assert worth.main([*arguments, "--out", str(out)]) == 0
     assert "No photographs" in capsys.readouterr().out
     result = json.loads(out.read_text())

@@ -26,7 +26,7 @@ NAME = "gpu-cpu-tiny.json"
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an evaluation says, as far as it is read."""
+    """Return the part of an evaluation report that is read."""
     policy = yaml.safe_load((PROFILES / "policies/mini.yaml").read_text())
     path = tmp_path_factory.mktemp("scenes") / "scenes.json"
     path.write_text(json.dumps({
@@ -41,7 +41,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> dict[str, Any]:
-    """The file of a whole run, in a process that has only what a machine with a card has."""
+    """Return the file of a whole run, in a process that has only what a machine with a card has."""
     out = tmp_path_factory.mktemp("results")
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({NOT_THERE!r})); from benchmarks.gpu import main; "

@@ -32,7 +32,7 @@ REQUEST = (b"photo", {"Content-Type": "image/jpeg"})
 
 @asynccontextmanager
 async def answering(status: Callable[[], Awaitable[int]]) -> AsyncIterator[str]:
-    """A server that reads what it is sent and answers with the next status and nothing else."""
+    """Yield a server that reads what it is sent and answers with the next status and nothing else."""
 
     async def answer(request: web.Request) -> web.Response:
         assert await request.read() == b"photo"

@@ -65,7 +65,7 @@ def aimed(results: Path, of_loop: float = 0.84) -> None:
     rows += [each | {"model": "cascade"} for each in rows]
     curves = [{"server": server, "model": "bundled", "goodput": kept} for server, (_, kept) in servers.items()]
     kept(results, "peers", {"runs": [{"rows": rows, "curves": curves}]})
-    kept(results, "limit", {"rows": [{"model": "vit-s", "share": of_loop}]})
+    kept(results, "overhead", {"rows": [{"model": "vit-s", "share": of_loop}]})
     kept(results, "decode", {"sides": {"224": {"roadwork-serve": {"times_faster": 4.0}}}})
 
 

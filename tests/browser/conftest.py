@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def secret() -> tuple[str, str]:
-    """An admin's key, and the environment that lets a server know it."""
+    """Return an admin's key, and the environment that lets a server know it."""
     secret, key = new_key("console", "admin")
     return secret, key.entry()
 
@@ -41,7 +41,7 @@ def secret() -> tuple[str, str]:
 @pytest.fixture(scope="session")
 def url(tmp_path_factory: pytest.TempPathFactory, secret: tuple[str, str]) -> Iterator[str]:
     """Of a server that keeps files and has answered a few scenes."""
-    args = {"profile": "mini", "overrides": {"journal": {"media_cap_gib": 0.5}}}
+    args = {"profile": "mini", "overrides": {"journal": {"max_media_gib": 0.5}}}
     folder = tmp_path_factory.mktemp("console")
     with started(folder / "log", args, {"ROADWORK_KEYS": secret[1]}) as server:
         yield server.url
@@ -59,7 +59,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture
 def page(browser: "Browser", url: str, secret: tuple[str, str]) -> Iterator["Page"]:
-    """A tab that knows the key. Fails when the page has an error, or asks anybody but its server."""
+    """Yield a tab that knows the key. Fails when the page has an error, or asks anybody but its server."""
     context = browser.new_context(base_url=url, viewport={"width": 1180, "height": 900}, reduced_motion="reduce")
     context.add_init_script(f"sessionStorage.setItem('roadwork-key', {json.dumps(secret[0])})")
     wrong, page = watched(context.new_page(), url)
@@ -69,7 +69,7 @@ def page(browser: "Browser", url: str, secret: tuple[str, str]) -> Iterator["Pag
 
 
 def watched(page: "Page", url: str) -> tuple[list[str], "Page"]:
-    """The page, and a list that fills with its errors and with requests that leave the server."""
+    """Return the page, and a list that fills with its errors and with requests that leave the server."""
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)

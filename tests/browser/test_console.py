@@ -45,7 +45,7 @@ def journaled(url: str, secret: tuple[str, str]) -> int:
         assert httpx.post(f"{url}/v1/classify", content=data, headers=headers, timeout=60).status_code == 200
     there = len(files) + 1
     eventually(
-        lambda: len(ask(url, secret, "GET", "/v1/journal?limit=50").json()["answers"]) >= there, 30, "they are kept"
+        lambda: len(ask(url, secret, "GET", "/v1/journal?limit=50").json()["entries"]) >= there, 30, "they are kept"
     )
     return there
 
@@ -57,11 +57,11 @@ def test_a_dropped_photo_shows_its_verdict_and_its_way(page: "Page") -> None:
     card.wait_for(timeout=WAIT_MS)
     assert card.get_attribute("data-label") == "roadwork"
     assert "active road work here" in card.locator(".answer").inner_text()
-    steps = card.locator("ol.way > li")
+    steps = card.locator("ol.stages > li")
     assert steps.first.get_attribute("data-stage") == "backbone"
-    assert re.search(r"queue [\d.,]+, batch [\d.,]+, compute [\d.,]+, hop [\d.,]+ ms", steps.first.inner_text())
+    assert re.search(r"queue [\d.,]+, preprocess [\d.,]+, compute [\d.,]+, rpc [\d.,]+ ms", steps.first.inner_text())
     exits = card.locator("li[data-exit]")
-    assert exits.count() == 1 and "Left here" in exits.inner_text()
+    assert exits.count() == 1 and "Exit" in exits.inner_text()
     assert card.locator(".picture img").evaluate("image => image.naturalWidth") == PHOTO.image.width
     assert "barriers.jpg" in page.get_by_role("status").inner_text()
 
@@ -99,7 +99,7 @@ def test_the_page_asks_for_a_key_and_goes_on_with_it(browser: "Browser", url: st
     page.goto("/")
     dialog = page.get_by_role("dialog")
     dialog.wait_for(timeout=WAIT_MS)
-    assert "has keys" in dialog.inner_text()
+    assert "requires an API key" in dialog.inner_text()
     page.get_by_label("API key").fill(secret[0])
     page.keyboard.press("Enter")
     page.get_by_text("Profile mini").wait_for(timeout=WAIT_MS)
@@ -110,19 +110,20 @@ def test_the_page_asks_for_a_key_and_goes_on_with_it(browser: "Browser", url: st
 
 def test_a_hard_case_is_labelled_with_one_key(page: "Page", url: str, secret: tuple[str, str], journaled: int) -> None:
     page.goto("/console/live.html")
-    page.locator("#hard article.verdict").wait_for(timeout=WAIT_MS)
-    assert page.locator("#hard .picture img, #hard .picture video").count() == 1
+    page.locator("#cases article.verdict").wait_for(timeout=WAIT_MS)
+    assert page.locator("#cases .picture img, #cases .picture video").count() == 1
     page.locator("#stages tr[data-stage=backbone]").wait_for(timeout=WAIT_MS)
     looks = page.locator("#stages tr[data-stage=backbone] td").nth(8)  # as of a second ago at most
     eventually(lambda: int(looks.inner_text()) >= journaled, WAIT_MS / 1000, "the page counts every answer")
     page.locator("#recent tbody tr").nth(journaled - 1).wait_for(timeout=WAIT_MS)
     screens(page, "live")
-    before = page.locator("#hard h3").first.inner_text(), page.locator("#hard pre").text_content()
+    before = page.locator("#cases h3").first.inner_text(), page.locator("#cases pre").text_content()
     hardest = json.loads(before[1] or "")["answer_id"]
     page.keyboard.press("n")
-    page.get_by_text("Labelled: none.").wait_for(timeout=WAIT_MS)
-    assert page.locator("#hard pre").text_content() != before[1]
-    said = {each["id"]: each["said"] for each in ask(url, secret, "GET", "/v1/journal?limit=50").json()["answers"]}
+    page.get_by_text("Labeled: none.").wait_for(timeout=WAIT_MS)
+    assert page.locator("#cases pre").text_content() != before[1]
+    entries = ask(url, secret, "GET", "/v1/journal?limit=50").json()["entries"]
+    said = {each["id"]: each["human_label"] for each in entries}
     assert said[hardest] == "none"
     assert sum(word is not None for word in said.values()) == 1
     page.keyboard.press("s")
@@ -137,7 +138,7 @@ def test_a_policy_is_tried_brought_into_force_and_rolled_back(
     low = page.get_by_label("photo, Backbone: low end of the band", exact=True)
     high = page.get_by_label("photo, Backbone: high end of the band", exact=True)
     low.wait_for(timeout=WAIT_MS)
-    assert page.get_by_role("button", name="Bring into force").is_disabled()
+    assert page.get_by_role("button", name="Activate").is_disabled()
     for slider, middle in ((low, "0.495"), (high, "0.505")):
         slider.evaluate("(s, value) => { s.value = value; s.dispatchEvent(new Event('input')); }", middle)
     effect = page.locator("#effect tr[data-stage=backbone] td")
@@ -145,14 +146,14 @@ def test_a_policy_is_tried_brought_into_force_and_rolled_back(
     now, then = (int(effect.nth(at).inner_text()) for at in (0, 1))
     assert then > now, "a narrower band lets more leave at stage 1"
     screens(page, "policy")
-    page.get_by_role("button", name="Bring into force").click()
-    page.get_by_text("is in force: edition").wait_for(timeout=WAIT_MS)
+    page.get_by_role("button", name="Activate").click()
+    page.get_by_text("is active: revision").wait_for(timeout=WAIT_MS)
     after = ask(url, secret, "GET", "/v1/policy").json()
-    assert after["number"] == before["number"] + 1
-    assert after["rules"]["policy"]["photo"][0]["exit"] == [0.495, 0.505]
+    assert after["revision"] == before["revision"] + 1
+    assert after["rollout"]["policy"]["photo"][0]["exit"] == [0.495, 0.505]
     page.get_by_role("button", name="Roll back").click()
-    page.get_by_text(f"edition {after['number'] + 1}").first.wait_for(timeout=WAIT_MS)
-    assert ask(url, secret, "GET", "/v1/policy").json()["rules"]["policy"] == before["rules"]["policy"]
+    page.get_by_text(f"revision {after['revision'] + 1}").first.wait_for(timeout=WAIT_MS)
+    assert ask(url, secret, "GET", "/v1/policy").json()["rollout"]["policy"] == before["rollout"]["policy"]
 
 
 @pytest.mark.parametrize("path", ["/", "/console/live.html", "/console/policy.html"])

@@ -7,7 +7,7 @@ from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord
 
 
 def synthetic_rows(count: int, seed: int = 0) -> list[EvaluationRow]:
-    """Return rows in which stage 1 overstates its case twofold and is worth little on hard items; the VLM sees all, the reasoner more."""
+    """Return rows in which stage 1 is twice overconfident and weak on hard items; the later stages are better."""
     rng = np.random.default_rng(seed)
     rows: list[EvaluationRow] = []
     for index in range(count):
@@ -23,7 +23,7 @@ def synthetic_rows(count: int, seed: int = 0) -> list[EvaluationRow]:
         else:
             said["video"] = rng.normal(4 * sign, 2.0)
         likely = 0.9 if said.get("signs") else 0.2
-        looks = [StageRecord(s, v, None, "m", True, likely if s == "backbone" else None) for s, v in said.items()]
-        about = SampleMetadata(f"{kind}-{index}", kind, label, seed=5_001_000_000 + index)
-        rows.append(EvaluationRow(about, 0.5, True, "backbone", "last_stage", False, tuple(looks)))
+        records = [StageRecord(s, v, None, "m", True, likely if s == "backbone" else None) for s, v in said.items()]
+        metadata = SampleMetadata(f"{kind}-{index}", kind, label, seed=5_001_000_000 + index)
+        rows.append(EvaluationRow(metadata, 0.5, True, "backbone", "last_stage", False, tuple(records)))
     return rows

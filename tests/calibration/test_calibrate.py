@@ -14,7 +14,7 @@ from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.evaluation.replay import replay
 from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord
 
-POLICY = Policy.from_mapping(
+POLICY = Policy.parse(
     {
         "version": "raw",
         "photo": [{"stage": "backbone", "exit": [0.1, 0.9]}, {"stage": "vlm", "exit": [0.5, 0.5]}],
@@ -23,7 +23,7 @@ POLICY = Policy.from_mapping(
 )
 
 
-def overstated(n: int, seed: int = 0, same_cues: bool = True, **about: Any) -> list[EvaluationRow]:
+def overstated(n: int, seed: int = 0, same_cues: bool = True, **metadata: Any) -> list[EvaluationRow]:
     """Photos whose stage 1 overstates its case threefold, and whose VLM goes by the very same cues if so told."""
     rng = np.random.default_rng(seed)
     rows: list[EvaluationRow] = []
@@ -31,9 +31,9 @@ def overstated(n: int, seed: int = 0, same_cues: bool = True, **about: Any) -> l
         evidence = rng.normal(0, 2.5)
         label = bool(rng.random() < 1 / (1 + np.exp(-evidence)))
         other = rng.normal(4 if label else -4, 1) if not same_cues else evidence
-        looks = (StageRecord("backbone", 3 * evidence, None, "m", True), StageRecord("vlm", other, None, "m", True))
-        told = SampleMetadata(f"{seed}-{at}", "photo", label, **about)
-        rows.append(EvaluationRow(told, 0.5, True, "vlm", "last_stage", False, looks))
+        records = (StageRecord("backbone", 3 * evidence, None, "m", True), StageRecord("vlm", other, None, "m", True))
+        told = SampleMetadata(f"{seed}-{at}", "photo", label, **metadata)
+        rows.append(EvaluationRow(told, 0.5, True, "vlm", "last_stage", False, records))
     return rows
 
 
@@ -44,11 +44,11 @@ def fitted() -> tuple[Policy, CalibrationResult]:
 
 def test_a_stage_that_overstates_its_case_is_believed_less(fitted: tuple[Policy, CalibrationResult]) -> None:
     policy, told = fitted
-    stage = policy.photo[0].calibrate
+    stage = policy.photo[0].calibration
     worth = [stage.update(0.0, logit) for logit in (-6.0, 0.0, 6.0)]
     assert worth == pytest.approx([-2.0, 0.0, 2.0], abs=0.4)
-    tried = told.fits[0].tried
-    assert tried["as it is"] > tried[told.fits[0].curve]
+    tried = told.fits[0].log_losses
+    assert tried["none"] > tried[told.fits[0].curve]
     assert policy.version == "calm-1"
 
 
@@ -59,7 +59,7 @@ def test_the_figures_after_are_of_rows_that_nothing_was_fitted_to(fitted: tuple[
     assert after.log_loss < before.log_loss and after.ece < before.ece / 2 and after.brier < before.brier
     fresh = overstated(4000, seed=1)
     policy, _ = fitted
-    truth = np.array([row.about.label for row in fresh])
+    truth = np.array([row.metadata.label for row in fresh])
     logodds = np.array([replay(row, policy).progress.logodds for row in fresh])
     measured = quality(logodds, truth, np.ones(len(fresh)))
     assert after.log_loss == pytest.approx(measured.log_loss, abs=0.04)
@@ -67,7 +67,7 @@ def test_the_figures_after_are_of_rows_that_nothing_was_fitted_to(fitted: tuple[
 
 def test_what_two_stages_see_alike_is_not_counted_twice(fitted: tuple[Policy, CalibrationResult]) -> None:
     policy, told = fitted
-    vlm = policy.photo[1].calibrate
+    vlm = policy.photo[1].calibration
     assert told.fits[1].stage == "vlm" and told.fits[1].stacked
     assert 0.7 < vlm.prior_weight + vlm.scale < 1.3
 
@@ -77,18 +77,20 @@ def test_a_stage_is_fitted_to_what_reaches_it() -> None:
     rows = overstated(1500, same_cues=False)
     bent = [_where_sure(row, POLICY) for row in rows]
     plain, _ = calibrate(rows, POLICY, "x")
-    same, _ = calibrate(bent, replace(plain, version="y"), "y")
-    again, _ = calibrate(rows, replace(plain, version="y"), "y")
+    same, _ = calibrate(bent, plain.named("y"), "y")
+    again, _ = calibrate(rows, plain.named("y"), "y")
     assert same.photo[1] == again.photo[1]
 
 
 def _where_sure(row: EvaluationRow, _: Policy) -> EvaluationRow:
-    """The VLM's word turned round where stage 1 overstates its case the most, which leaves at stage 1 in any case."""
-    seen = row.look("backbone")
+    """Flip the VLM where stage 1 is most overconfident; those items exit at stage 1 in any case."""
+    seen = row.record("backbone")
     if seen is None or seen.logit is None or abs(seen.logit) < 20:
         return row
-    looks = tuple(replace(look, logit=-(look.logit or 0.0)) if look.stage == "vlm" else look for look in row.looks)
-    return replace(row, looks=looks)
+    records = tuple(
+        replace(record, logit=-(record.logit or 0.0)) if record.stage == "vlm" else record for record in row.records
+    )
+    return replace(row, records=records)
 
 
 def test_bands_stay_and_a_promise_about_other_calibrators_does_not(fitted: tuple[Policy, CalibrationResult]) -> None:
@@ -100,15 +102,17 @@ def test_bands_stay_and_a_promise_about_other_calibrators_does_not(fitted: tuple
 
 def test_a_calibrated_policy_is_the_same_from_its_file(fitted: tuple[Policy, CalibrationResult]) -> None:
     policy, _ = fitted
-    assert Policy.from_mapping(yaml.safe_load(policy_yaml(policy, "made up"))) == policy
+    assert Policy.parse(yaml.safe_load(policy_yaml(policy, "made up"))) == policy
 
 
 def test_rows_that_are_not_scored_and_stages_that_abstain_have_no_say() -> None:
     rows = overstated(300)
-    unclear = [replace(r, about=replace(r.about, scored=False, label=not r.about.label)) for r in overstated(300, 2)]
-    silent = [replace(row, looks=(row.looks[0], replace(row.looks[1], logit=None))) for row in rows]
+    unclear = [
+        replace(r, metadata=replace(r.metadata, ignore=True, label=not r.metadata.label)) for r in overstated(300, 2)
+    ]
+    silent = [replace(row, records=(row.records[0], replace(row.records[1], logit=None))) for row in rows]
     assert calibrate([*rows, *unclear], POLICY, "x")[0] == calibrate(rows, POLICY, "x")[0]
-    assert calibrate(silent, POLICY, "x")[0].photo[1].calibrate == POLICY.photo[1].calibrate
+    assert calibrate(silent, POLICY, "x")[0].photo[1].calibration == POLICY.photo[1].calibration
 
 
 def test_too_few_rows_change_nothing() -> None:

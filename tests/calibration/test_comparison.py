@@ -14,7 +14,7 @@ from roadwork_serve.calibration.comparison import (
     compare_arms,
     compare_policies,
     overall,
-    predictions_as_answered,
+    predictions_as_served,
     predictions_under,
 )
 from roadwork_serve.calibration.threshold_path import with_bands
@@ -26,7 +26,7 @@ from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord
 from tests.calibration.synthetic_rows import synthetic_rows
 from tests.evaluation.fakes import POLICY
 
-TWO = Policy.from_mapping(
+TWO = Policy.parse(
     {
         "version": "champion",
         "photo": [{"stage": "backbone", "exit": [0.0, 1.0]}, {"stage": "vlm", "exit": [0.5, 0.5]}],
@@ -44,12 +44,12 @@ def said(n: int, champion_wrong: int, challenger_wrong: int, group: str = "") ->
         sign = 1.0 if label else -1.0
         first = sign * (-1.0 if at < challenger_wrong else 1.0)
         both = sign * (-1.0 if n - at <= champion_wrong else 1.0)
-        looks = (
+        records = (
             StageRecord("backbone", first, None, "m", True, ms=2.0),
             StageRecord("vlm", 9 * both, None, "m", True, ms=30.0),
         )
-        about = SampleMetadata(f"photo-{at}", "photo", label, group=f"{group}{at // 50}" if group else "")
-        rows.append(EvaluationRow(about, 0.5, True, "vlm", "last_stage", False, looks))
+        metadata = SampleMetadata(f"photo-{at}", "photo", label, group=f"{group}{at // 50}" if group else "")
+        rows.append(EvaluationRow(metadata, 0.5, True, "vlm", "last_stage", False, records))
     return rows
 
 
@@ -63,7 +63,7 @@ def test_cheaper_and_as_good_is_promoted_and_says_why() -> None:
     assert result.verdict == "promote"
     assert (result.champion.ms, result.challenger.ms) == (32, 2)
     assert result.challenger.cost < result.champion.cost / 10
-    assert "cheaper, and no worse by more than 1 points" in result.why
+    assert "cheaper, and no worse by more than 1 points" in result.reason
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_better_at_more_cost_is_kept_for_a_person_to_decide() -> None:
 def test_better_at_the_same_cost_is_promoted() -> None:
     rows, better = said(1000, 0, 60), said(1000, 0, 10)
     (result,) = compare_policies(rows, better, EAGER, EAGER.named("other-head"))
-    assert result.verdict == "promote" and "more accurate at no more cost" in result.why
+    assert result.verdict == "promote" and "more accurate at no more cost" in result.reason
     assert (result.only_champion, result.only_challenger) == (0, 50)
 
 
@@ -103,7 +103,7 @@ def test_items_that_hang_together_make_the_interval_wider() -> None:
 
 def test_a_wider_margin_lets_more_through() -> None:
     rows = said(1000, 0, 20)
-    verdicts = [decided(rows, PromotionCriteria(accuracy=margin)).verdict for margin in (0.01, 0.05)]
+    verdicts = [decided(rows, PromotionCriteria(max_accuracy_loss=margin)).verdict for margin in (0.01, 0.05)]
     assert verdicts == ["keep", "promote"]
 
 
@@ -116,35 +116,35 @@ def test_rows_of_both_sides_are_matched_by_name_not_by_place() -> None:
 
 def test_two_sides_that_judged_different_items_are_not_paired() -> None:
     rows = said(100, 0, 0)
-    with pytest.raises(ConfigError, match="judged different items"):
+    with pytest.raises(ConfigError, match="hold different items"):
         compare_policies(rows, rows[1:], TWO, EAGER)
-    turned = [replace(row, about=replace(row.about, label=not row.about.label)) for row in rows]
-    with pytest.raises(ConfigError, match="disagree on what is true"):
+    turned = [replace(row, metadata=replace(row.metadata, label=not row.metadata.label)) for row in rows]
+    with pytest.raises(ConfigError, match="different labels for an item"):
         compare_policies(rows, turned, TWO, EAGER)
 
 
 def test_a_replayed_side_is_what_the_cascade_would_have_answered() -> None:
     rows = synthetic_rows(400)
     for kind in ("photo", "clip"):
-        mine = [row for row in rows if row.about.kind == kind]
+        mine = [row for row in rows if row.metadata.kind == kind]
         ways = [replay(row, POLICY).progress.posterior for row in mine]
         judged = predictions_under(rows, POLICY, kind)
         assert judged.probability == pytest.approx(np.array(ways))
-        assert judged.right.tolist() == [(p >= 0.5) == row.about.label for p, row in zip(ways, mine, strict=True)]
+        assert judged.correct.tolist() == [(p >= 0.5) == row.metadata.label for p, row in zip(ways, mine, strict=True)]
 
 
 def test_what_was_answered_is_taken_as_it_was() -> None:
-    looks = (StageRecord("backbone", 1.0, 0.7, "m", True, ms=3.0), StageRecord("vlm", 1.0, None, "m", True, ms=40.0))
-    row = EvaluationRow(SampleMetadata("a", "photo", False), 0.7, True, "backbone", "above_band", False, looks)
-    judged = predictions_as_answered([row], "arm a", "photo")
-    assert (judged.right.tolist(), judged.probability.tolist(), judged.ms.tolist()) == ([False], [0.7], [3.0])
+    records = (StageRecord("backbone", 1.0, 0.7, "m", True, ms=3.0), StageRecord("vlm", 1.0, None, "m", True, ms=40.0))
+    row = EvaluationRow(SampleMetadata("a", "photo", False), 0.7, True, "backbone", "above_band", False, records)
+    judged = predictions_as_served([row], "arm a", "photo")
+    assert (judged.correct.tolist(), judged.probability.tolist(), judged.ms.tolist()) == ([False], [0.7], [3.0])
 
 
 def arm(n: int, wrong: int, first: int = 0) -> list[EvaluationRow]:
-    looks = (StageRecord("backbone", 1.0, 0.7, "m", True),)
+    records = (StageRecord("backbone", 1.0, 0.7, "m", True),)
     return [
         EvaluationRow(
-            SampleMetadata(f"p{first + at}", "photo", at >= wrong), 0.9, True, "backbone", "above_band", False, looks
+            SampleMetadata(f"p{first + at}", "photo", at >= wrong), 0.9, True, "backbone", "above_band", False, records
         )
         for at in range(n)
     ]
@@ -168,7 +168,7 @@ def test_the_same_items_paired_tell_more_than_unpaired() -> None:
 def test_in_all_a_gain_on_one_kind_is_not_paid_for_by_another() -> None:
     good = decided(said(1000, 4, 4))
     bad = replace(decided(said(1000, 0, 40)), media="clip")
-    idle = replace(good, media="clip", low=0.0, verdict="keep", why="neither")
+    idle = replace(good, media="clip", low=0.0, verdict="keep", reason="neither")
     assert overall([good])[0] == overall([good, idle])[0] == "promote"
     assert overall([good, bad])[0] == overall([idle])[0] == "keep"
     assert overall([good, bad])[1].startswith("clips: ")
@@ -178,11 +178,11 @@ def test_a_kind_on_which_nothing_changed_is_not_compared() -> None:
     rows = synthetic_rows(300)
     changed = with_bands(POLICY, "photo", [0.4] * 4, [0.6] * 4)
     assert [each.media for each in compare_policies(rows, rows, POLICY, changed)] == ["photo"]
-    with pytest.raises(ConfigError, match="rules that are the same"):
+    with pytest.raises(ConfigError, match="identical policies"):
         overall(compare_policies(rows, rows, POLICY, POLICY.named("x")))
 
 
 def test_nothing_labelled_is_told() -> None:
-    empty = predictions_as_answered([], "a", "photo")
+    empty = predictions_as_served([], "a", "photo")
     with pytest.raises(ConfigError, match="no labelled photos"):
         compare(empty, empty, "photo", paired=True)

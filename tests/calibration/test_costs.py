@@ -19,7 +19,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_course_costs_what_the_file_says(file: Path) -> None:
     rows = synthetic_rows(100)
     price = read_costs(file)
-    photos, clips = ([row for row in rows if row.about.kind == kind] for kind in ("photo", "clip"))
+    photos, clips = ([row for row in rows if row.metadata.kind == kind] for kind in ("photo", "clip"))
     whole = trajectories(photos, POLICY, "photo", price)
     assert set(whole.cost[:, -1]) == {1101.0, 1106.0}  # without and with the sign reader
     assert set(trajectories(clips, POLICY, "clip", price).cost[:, -1]) == {308.0}
@@ -28,11 +28,11 @@ def test_a_course_costs_what_the_file_says(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("radar: 1", "unknown entry 'radar'; known are backbone"),
-        ("vlm: cheap", r"vlm\.photo: 'cheap' is not a number"),
-        ("vlm: {clip: -1}", r"vlm\.clip: -1 is out of range"),
-        ("vlm: {song: 1}", "unknown entry 'song'; known are clip, photo"),
-        ("[1, 2]", "is not a mapping"),
+        ("radar: 1", "radar is not a known field; remove it, or use one of backbone"),
+        ("vlm: cheap", r"vlm\.photo is 'cheap'; it should be a valid number"),
+        ("vlm: {clip: -1}", r"vlm\.clip is -1; it should be greater than or equal to 0"),
+        ("vlm: {song: 1}", r"vlm\.song is not a known field; .* clip, photo"),
+        ("[1, 2]", "it should be a mapping"),
         ("a: b: c", "cannot be read"),
     ],
 )

@@ -15,24 +15,34 @@ from roadwork_serve.journal.record import Annotation, JournalRow
 from roadwork_serve.schema import Box, Evidence, StageReport, TextLine
 from tests.journal.made import entry, report
 
-STEPS = (Step("backbone", 0.2, 0.8), Step("signs", 0.0, 1.0), Step("vlm", 0.5, 0.5))
-POLICY = Policy("p", STEPS, (Step("backbone", 0.2, 0.8), Step("video", 0.5, 0.5)))
+STEPS = (
+    Step(stage="backbone", exit=(0.2, 0.8)),
+    Step(stage="signs", exit=(0.0, 1.0)),
+    Step(stage="vlm", exit=(0.5, 0.5)),
+)
+POLICY = Policy(
+    version="p", photo=STEPS, clip=(Step(stage="backbone", exit=(0.2, 0.8)), Step(stage="video", exit=(0.5, 0.5)))
+)
 
 
 def case(
     name: str,
     *reports: StageReport,
     audit: tuple[StageReport, ...] | None = None,
-    mark: Annotation | None = None,
+    annotation: Annotation | None = None,
     **fields,
 ) -> JournalRow:
     verdict = fields.pop("verdict", {}) | {"stages": list(reports)}
-    return JournalRow(entry(name, fields.pop("probability", 0.9), verdict=verdict, **fields), audit, mark=mark)
+    return JournalRow(
+        entry(name, fields.pop("probability", 0.9), verdict=verdict, **fields), audit, annotation=annotation
+    )
 
 
 def words(meaning: str | None) -> StageReport:
     box = Box(x0=0, y0=0, x1=1, y1=1)
-    return report("signs", 0.9, evidence=Evidence(words=[TextLine(text="X", confidence=1, meaning=meaning, box=box)]))
+    return report(
+        "signs", 0.9, evidence=Evidence(text_lines=[TextLine(text="X", confidence=1, meaning=meaning, box=box)])
+    )
 
 
 def test_rows_are_what_was_drawn_and_judged_by_all() -> None:
@@ -42,15 +52,15 @@ def test_rows_are_what_was_drawn_and_judged_by_all() -> None:
         case("early", sure),
         case("given up", sure, audit=None),
     ]
-    drawn = replace(cases[0], entry=replace(cases[0].entry, audit=0.25, key="camera"))
+    drawn = replace(cases[0], prediction=replace(cases[0].prediction, audit_rate=0.25, key="camera"))
     (row,) = journal_rows([drawn, *cases[1:]], POLICY)
-    assert (row.about.name, row.about.group, row.weight) == ("a", "camera", 4.0)
-    assert {look.stage: look.logit for look in row.looks} == {
+    assert (row.metadata.name, row.metadata.group, row.weight) == ("a", "camera", 4.0)
+    assert {record.stage: record.logit for record in row.records} == {
         "backbone": pytest.approx(logit(0.9)),
         "vlm": pytest.approx(logit(0.2)),
         "signs": None,
     }
-    assert row.look("vlm").ms == 20  # type: ignore[union-attr]
+    assert row.record("vlm").ms == 20  # type: ignore[union-attr]
 
 
 def test_an_answer_that_was_not_drawn_is_no_row_even_if_all_have_judged_it() -> None:
@@ -61,11 +71,11 @@ def test_an_answer_that_was_not_drawn_is_no_row_even_if_all_have_judged_it() -> 
 def test_people_are_right_and_where_nobody_looked_all_stages_together_are() -> None:
     reports = report("backbone", 0.9), report("signs", None), report("vlm", 0.01)
     nobody = journal_row(case("a", *reports), POLICY)
-    assert (nobody.about.label, nobody.about.taught, nobody.about.scored) == (False, True, True)
-    somebody = journal_row(case("a", *reports, mark=Annotation("roadwork", "ann", 1.0)), POLICY)
-    assert (somebody.about.label, somebody.about.taught) == (True, False)
-    unsure = journal_row(case("a", *reports, mark=Annotation(None, "ann", 1.0)), POLICY)
-    assert not unsure.about.scored
+    assert (nobody.metadata.label, nobody.metadata.pseudo_labeled, not nobody.metadata.ignore) == (False, True, True)
+    somebody = journal_row(case("a", *reports, annotation=Annotation("roadwork", "ann", 1.0)), POLICY)
+    assert (somebody.metadata.label, somebody.metadata.pseudo_labeled) == (True, False)
+    unsure = journal_row(case("a", *reports, annotation=Annotation(None, "ann", 1.0)), POLICY)
+    assert unsure.metadata.ignore
 
 
 def test_what_the_answer_itself_needed_is_told_from_what_was_asked_beside() -> None:
@@ -76,9 +86,9 @@ def test_what_the_answer_itself_needed_is_told_from_what_was_asked_beside() -> N
 def test_features_come_with_what_others_said_and_never_with_stage_1s_own_word() -> None:
     cases = [
         case("vlm", report("backbone", 0.99), report("vlm", 0.3)),
-        case("marked", report("backbone", 0.99), mark=Annotation("none", "ann", 1.0)),
+        case("marked", report("backbone", 0.99), annotation=Annotation("none", "ann", 1.0)),
         case("alone", report("backbone", 0.99)),
-        case("unclear", report("vlm", 0.9), mark=Annotation(None, "ann", 1.0)),
+        case("unclear", report("vlm", 0.9), annotation=Annotation(None, "ann", 1.0)),
         case("clip", report("video", 0.9), verdict={"media": "clip"}),
         case("bare", report("vlm", 0.9), features=None),
         case("read", words("begin"), report("vlm", 0.6), key="trip"),
@@ -88,8 +98,8 @@ def test_features_come_with_what_others_said_and_never_with_stage_1s_own_word() 
     assert found.name == ("vlm", "marked", "read", "neutral")
     assert found.target[:2] == pytest.approx([0.3, 0.0], abs=1e-6)
     assert found.human_labeled.tolist() == [False, True, False, False]
-    assert np.isnan(found.words[:2]).all() and found.words[2:].tolist() == [1.0, 0.0]
-    assert found.group[2] == "trip" and found.group[0] == cases[0].entry.sha256
+    assert np.isnan(found.has_text[:2]).all() and found.has_text[2:].tolist() == [1.0, 0.0]
+    assert found.group[2] == "trip" and found.group[0] == cases[0].prediction.sha256
     assert (found.model, found.recipe, found.x.dtype) == ("made", "cls", np.float32)
 
 

@@ -22,33 +22,37 @@ TUNED = with_bands(POLICY, "photo", [0.3, 0.3, 0.3, 0.5], [0.7, 0.7, 0.7, 0.5])
 def test_policies_and_stages_stand_where_they_would() -> None:
     photo, clip = pareto_fronts(ROWS, POLICY, TUNED)
     assert (photo.media, clip.media) == ("photo", "clip")
-    places = {place.name: place for place in photo.places}
-    mine = [row for row in ROWS if row.about.kind == "photo"]
+    points = {point.name: point for point in photo.points}
+    mine = [row for row in ROWS if row.metadata.kind == "photo"]
     for name, policy in (("today", POLICY), ("tuned", TUNED)):
-        right = np.mean([(replay(row, policy).progress.posterior >= 0.5) == row.about.label for row in mine])
-        assert places[name].accuracy == pytest.approx(right)
-    assert places["stage 1 alone"].cost == flops(["backbone"], "photo")
-    assert places["vlm on all"].cost == flops(["vlm"], "photo")
-    vlm = [(look.logit >= 0) == row.about.label for row in mine if (look := row.look("vlm")) and look.logit is not None]
-    assert places["vlm on all"].accuracy == pytest.approx(np.mean(vlm))
-    assert places["tuned"].cost < places["today"].cost < places["all stages"].cost
-    assert {place.name for place in clip.places} >= {"video on all", "today", "stage 1 alone"}
+        right = np.mean([(replay(row, policy).progress.posterior >= 0.5) == row.metadata.label for row in mine])
+        assert points[name].accuracy == pytest.approx(right)
+    assert points["stage 1 alone"].cost == flops(["backbone"], "photo")
+    assert points["vlm on all"].cost == flops(["vlm"], "photo")
+    vlm = [
+        (record.logit >= 0) == row.metadata.label
+        for row in mine
+        if (record := row.record("vlm")) and record.logit is not None
+    ]
+    assert points["vlm on all"].accuracy == pytest.approx(np.mean(vlm))
+    assert points["tuned"].cost < points["today"].cost < points["all stages"].cost
+    assert {point.name for point in clip.points} >= {"video on all", "today", "stage 1 alone"}
 
 
 def test_a_line_goes_from_all_stages_to_stage_one() -> None:
     front = pareto_fronts(ROWS, POLICY, POLICY)[0]
-    cost = [place.cost for place in front.line]
-    assert "tuned" not in {place.name for place in front.places}
-    assert cost[0] == next(place.cost for place in front.places if place.name == "all stages")
+    cost = [point.cost for point in front.path]
+    assert "tuned" not in {point.name for point in front.points}
+    assert cost[0] == next(point.cost for point in front.points if point.name == "all stages")
     assert cost == sorted(cost, reverse=True) and cost[-1] < cost[0] / 10
 
 
 def test_an_item_that_stands_for_many_counts_for_many() -> None:
-    rows = [row for row in ROWS[:300] if row.about.kind == "photo"]
+    rows = [row for row in ROWS[:300] if row.metadata.kind == "photo"]
     heavy = [replace(row, weight=20.0) for row in rows[:20]] + rows[20:]
     many = [row for row in rows[:20] for _ in range(20)] + rows[20:]
     found, wanted, plain = (
-        [place.accuracy for place in pareto_fronts(each, POLICY, POLICY)[0].places] for each in (heavy, many, rows)
+        [point.accuracy for point in pareto_fronts(each, POLICY, POLICY)[0].points] for each in (heavy, many, rows)
     )
     assert found == pytest.approx(wanted)
     assert found != pytest.approx(plain)
@@ -65,16 +69,20 @@ def test_tighter_bounds_and_more_confidence_cost_more_and_take_more_rows() -> No
         (0.05, 0.95),
     ]
     tight, tight_sure, loose, loose_sure = cases
-    assert tight.least > loose.least and tight_sure.least > tight.least and loose_sure.least > loose.least
-    assert loose.holds and loose.n > loose.least
+    assert (
+        tight.min_test_size > loose.min_test_size
+        and tight_sure.min_test_size > tight.min_test_size
+        and loose_sure.min_test_size > loose.min_test_size
+    )
+    assert loose.proven and loose.test_size > loose.min_test_size
     assert loose.cost <= loose_sure.cost <= tight_sure.cost and loose.cost < tight.cost <= loose.full_cost
     assert sum(loose.exits) == pytest.approx(1)
-    whole = trajectories([row for row in ROWS if row.about.kind == "photo"], POLICY, "photo")
+    whole = trajectories([row for row in ROWS if row.metadata.kind == "photo"], POLICY, "photo")
     assert loose.full_cost == pytest.approx(whole.cost[:, -1].mean())
 
 
 def test_a_bound_that_cannot_be_proven_says_what_is_missing() -> None:
     cases = trade_offs(ROWS[:200], POLICY, TuningSettings(), (0.005,), (0.95,))
     assert [case.media for case in cases] == ["photo", "clip"]
-    assert all(not case.holds and case.n == 0 and case.cost == case.full_cost for case in cases)
-    assert all(case.more is None or case.more > case.least / 2 for case in cases)
+    assert all(not case.proven and case.test_size == 0 and case.cost == case.full_cost for case in cases)
+    assert all(case.rows_missing is None or case.rows_missing > case.min_test_size / 2 for case in cases)

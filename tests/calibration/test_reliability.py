@@ -41,22 +41,24 @@ def test_each_stage_and_the_cascade_are_shown_before_and_after(drawn: list[Panel
 
 def test_a_stage_that_only_looks_where_words_are_likely_is_judged_there() -> None:
     rows = overstated(200)
-    looks = [
+    records = [
         StageRecord("backbone", 0.1, None, "m", True, text_probability=0.9 if at % 2 else 0.1) for at in range(200)
     ]
     worded = [
-        replace(row, looks=(look, replace(row.looks[1], stage="signs"))) for row, look in zip(rows, looks, strict=True)
+        replace(row, records=(record, replace(row.records[1], stage="signs")))
+        for row, record in zip(rows, records, strict=True)
     ]
-    gated = replace(POLICY, photo=(POLICY.photo[0], replace(POLICY.photo[1], stage="signs", min_text_probability=0.5)))
+    signs = POLICY.photo[1].model_copy(update={"stage": "signs", "min_text_probability": 0.5})
+    gated = POLICY.with_steps("photo", (POLICY.photo[0], signs))
     policy, told = calibrate(worded, gated, "x")
     signs = next(panel for panel in reliability_panels(worded, policy, told) if panel.stage == "signs")
-    assert signs.truth.tolist() == [row.about.label for row in worded[1::2]]
+    assert signs.truth.tolist() == [row.metadata.label for row in worded[1::2]]
 
 
 def test_sources_and_hard_negatives_are_told_apart(drawn: list[Panel]) -> None:
     rows = overstated(500)
     split = [
-        replace(row, about=replace(row.about, source="ours" if at % 2 else "theirs", hard_negative=at % 10 == 0))
+        replace(row, metadata=replace(row.metadata, source="ours" if at % 2 else "theirs", hard_negative=at % 10 == 0))
         for at, row in enumerate(rows)
     ]
     found = by_source(split, drawn[-1])
@@ -75,9 +77,9 @@ def test_bins_hold_every_item_once(items: list[tuple[bool, float]]) -> None:
     truth, p = (np.array(each) for each in zip(*items, strict=True))
     found = bins(truth, p)
     assert sum(each.n for each in found) == len(items)
-    assert sum(each.n * each.true for each in found) == pytest.approx(truth.sum())
-    assert sum(each.n * each.told for each in found) == pytest.approx(p.sum())
-    assert all(each.low - 1e-9 <= each.true <= each.high + 1e-9 for each in found)
+    assert sum(each.n * each.positive_share for each in found) == pytest.approx(truth.sum())
+    assert sum(each.n * each.mean_probability for each in found) == pytest.approx(p.sum())
+    assert all(each.low - 1e-9 <= each.positive_share <= each.high + 1e-9 for each in found)
 
 
 def test_pictures_are_drawn_of_whatever_there_is(drawn: list[Panel], tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from tests.engines.tiny import tiny_dino
 
 
 def row(name: str) -> EvaluationRow:
-    looks = (StageRecord("backbone", 9.0, 0.9, "m", True, 0.9), StageRecord("vlm", -1.0, None, "m", True))
-    return EvaluationRow(SampleMetadata(name, "photo", True), 0.9, True, "backbone", "above_band", False, looks)
+    records = (StageRecord("backbone", 9.0, 0.9, "m", True, 0.9), StageRecord("vlm", -1.0, None, "m", True))
+    return EvaluationRow(SampleMetadata(name, "photo", True), 0.9, True, "backbone", "above_band", False, records)
 
 
 def head(folder: Path, **settings: object) -> Head:
@@ -30,24 +30,24 @@ def test_it_says_what_the_server_would(tmp_path: Path) -> None:
     made = head(tmp_path / "head")
     engine = FeatureEngine(tiny_dino(tmp_path / "model"), side=32, head_folder=tmp_path / "head")
     thumbs = reference_thumbs(32, 6)
-    looked = engine.look(thumbs)
-    kept, wanted = engine.kept(looked), engine.say(looked)
+    looked = engine.extract(thumbs)
+    kept, wanted = engine.stored_features(looked), engine.apply_heads(looked)
     features = {"photo": kept[:1], "clip": kept[1:]}
     photo, clip = rescore([row("photo"), row("clip"), row("without")], features, made)
-    assert photo.look("backbone").logit == pytest.approx(float(wanted["roadwork"][0]), abs=5e-3)
+    assert photo.record("backbone").logit == pytest.approx(float(wanted["roadwork"][0]), abs=5e-3)
     top = np.sort(wanted["roadwork"][1:])[-2:].mean()
-    assert clip.look("backbone").logit == pytest.approx(float(top), abs=5e-3)
+    assert clip.record("backbone").logit == pytest.approx(float(top), abs=5e-3)
     likely = 1 / (1 + np.exp(-wanted["words"][1:].max()))
-    assert clip.look("backbone").text_probability == pytest.approx(float(likely), abs=5e-3)
-    assert photo.looks[1] == row("photo").looks[1]
+    assert clip.record("backbone").text_probability == pytest.approx(float(likely), abs=5e-3)
+    assert photo.records[1] == row("photo").records[1]
 
 
 def test_a_head_that_knows_nothing_of_words_says_nothing_of_them(tmp_path: Path) -> None:
     made = head(tmp_path / "head", outputs=("roadwork",))
     (one,) = rescore([row("a")], {"a": np.ones((1, 24), np.float16)}, made)
-    assert one.look("backbone").text_probability is None
+    assert one.record("backbone").text_probability is None
 
 
 def test_a_head_that_goes_by_more_than_is_kept_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"keeps what recipe cls goes by, and this head's is cls\+mean"):
+    with pytest.raises(ConfigError, match=r"stores features of recipe cls, and this head needs cls\+mean"):
         rescore([row("a")], {"a": np.ones((1, 24), np.float16)}, head(tmp_path / "head", recipe="cls+mean"))

@@ -60,9 +60,13 @@ def test_the_bound_is_broken_no_more_often_than_promised(
         proof = fixed_sequence_test(design, test, MAX_LOSS, CONFIDENCE)
         if proof.bands is not None:
             promised += 1
-            broken += world.losses(world.cut(*proof.bands)[0]).mean() > MAX_LOSS
-        few = [bands for bands in threshold_path(test) if test.losses(test.cut(*bands)[0]).mean() <= MAX_LOSS]
-        naive += bool(few) and world.losses(world.cut(*few[-1])[0]).mean() > MAX_LOSS
+            broken += world.early_exit_errors(world.apply_bands(*proof.bands)[0]).mean() > MAX_LOSS
+        few = [
+            bands
+            for bands in threshold_path(test)
+            if test.early_exit_errors(test.apply_bands(*bands)[0]).mean() <= MAX_LOSS
+        ]
+        naive += bool(few) and world.early_exit_errors(world.apply_bands(*few[-1])[0]).mean() > MAX_LOSS
     allowed = binom.ppf(0.999, REPETITIONS, 1 - CONFIDENCE)
     assert broken <= allowed
     assert promised > REPETITIONS / 2
@@ -73,7 +77,7 @@ def test_a_line_is_ever_more_eager_and_never_leaves_out_the_decision() -> None:
     made = smooth(np.random.default_rng(1), 2000)
     bands = threshold_path(made)
     assert len(bands) > 20
-    cost = [made.cut(*each)[1].mean() for each in bands]
+    cost = [made.apply_bands(*each)[1].mean() for each in bands]
     assert cost == sorted(cost, reverse=True) and cost[0] > 0.95 * made.cost[0, -1] > 5 * cost[-1]
     assert all((low <= 0.5).all() and (high >= 0.5).all() for low, high in bands)
 
@@ -81,10 +85,10 @@ def test_a_line_is_ever_more_eager_and_never_leaves_out_the_decision() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 0.5), st.floats(0.5, 1)), min_size=4, max_size=4))
 def test_a_cut_course_is_what_the_cascade_would_do(edges: list[tuple[float, float]]) -> None:
-    photos = [row for row in ROWS if row.about.kind == "photo"][:80]
+    photos = [row for row in ROWS if row.metadata.kind == "photo"][:80]
     policy = with_bands(POLICY, "photo", *zip(*edges, strict=True))
     low, high = np.array(list(zip(*edges, strict=True)))
-    said, cost, _ = trajectories(photos, POLICY, "photo").cut(low, high)
+    said, cost, _ = trajectories(photos, POLICY, "photo").apply_bands(low, high)
     for row, label, spent in zip(photos, said, cost, strict=True):
         way = replay(row, policy)
         assert label == (way.progress.posterior >= policy.decision_threshold)
@@ -97,44 +101,44 @@ def _asked(row: EvaluationRow, policy: Policy) -> float:
     from roadwork_serve.profiles.flops import flops
 
     progress, spent = policy.start(), 0.0
-    while not isinstance(move := policy.next_step(row.about.kind, progress, math.inf), ExitCascade):
-        look = None if isinstance(move, Skip) else row.look(move.step.stage)
-        if look is None:
+    while not isinstance(move := policy.next_step(row.metadata.kind, progress, math.inf), ExitCascade):
+        record = None if isinstance(move, Skip) else row.record(move.step.stage)
+        if record is None:
             progress = progress.past()
         else:
-            spent += flops([move.step.stage], row.about.kind)
-            progress = progress.after(move.step, look.logit, look.text_probability)
+            spent += flops([move.step.stage], row.metadata.kind)
+            progress = progress.after(move.step, record.logit, record.text_probability)
     return spent
 
 
 def test_what_is_tuned_leaves_early_within_the_bound_and_says_on_what_grounds() -> None:
     rows = synthetic_rows(3000, seed=3)
     tuned = tune(rows, POLICY, TuningSettings(risk_limit=0.03, confidence=0.9, version="tuned-1"))
-    assert (tuned.why_not, tuned.policy.version) == ("", "tuned-1")
+    assert (tuned.shortfall, tuned.policy.version) == ("", "tuned-1")
     certificate = tuned.policy.certificate
-    assert certificate is not None and {p.media for p in certificate.promises} == {"photo", "clip"}
-    assert all(p.confidence == pytest.approx(0.95) and p.p_value <= 0.05 for p in certificate.promises)
-    assert certificate.human_labeled == sum(p.n for p in certificate.promises)
+    assert certificate is not None and {p.media for p in certificate.bounds} == {"photo", "clip"}
+    assert all(p.confidence == pytest.approx(0.95) and p.p_value <= 0.05 for p in certificate.bounds)
+    assert certificate.human_labeled == sum(p.n for p in certificate.bounds)
     for part in tuned.parts:
         assert part.cost < part.full_cost / 1.5
         assert part.accuracy >= part.full_accuracy - 0.03
         assert sum(part.exits) == pytest.approx(1)
-    assert Policy.from_mapping(tuned.policy.to_mapping()) == tuned.policy
+    assert Policy.parse(tuned.policy.to_mapping()) == tuned.policy
     fresh = synthetic_rows(4000, seed=99)
-    photos = [row for row in fresh if row.about.kind == "photo"]
+    photos = [row for row in fresh if row.metadata.kind == "photo"]
     whole = trajectories(photos, POLICY, "photo")
     steps = tuned.policy.photo
-    said, _, _ = whole.cut(np.array([s.low for s in steps]), np.array([s.high for s in steps]))
-    assert whole.losses(said).mean() <= 0.03
+    said, _, _ = whole.apply_bands(np.array([s.low for s in steps]), np.array([s.high for s in steps]))
+    assert whole.early_exit_errors(said).mean() <= 0.03
 
 
 def test_a_sample_that_is_too_small_promises_nothing_and_says_how_many_more_it_takes() -> None:
-    photos = [row for row in ROWS if row.about.kind == "photo"][:100]
+    photos = [row for row in ROWS if row.metadata.kind == "photo"][:100]
     tuned = tune(photos, POLICY, TuningSettings(risk_limit=0.01))
     assert tuned.policy.certificate is None
     (part,) = tuned.parts
-    assert part.more is not None and 350 < part.more < 700
-    assert f"about {part.more:,} more rows of photos are needed" in tuned.why_not
+    assert part.rows_missing is not None and 350 < part.rows_missing < 700
+    assert f"about {part.rows_missing:,} more rows of photos are needed" in tuned.shortfall
     assert [(step.low, step.high) for step in tuned.policy.photo[:-1]] == [(0.0, 1.0)] * 3
 
 
@@ -142,12 +146,12 @@ def test_a_sample_that_is_too_small_promises_nothing_and_says_how_many_more_it_t
 def test_the_least_number_of_items_that_proves_a_bound(bound: float, confidence: float, n: int) -> None:
     assert min_sample_size(bound, confidence) == n
     assert p_value(0, n, bound) <= 1 - confidence < p_value(0, n - 1, bound)
-    assert (more := min_sample_size(bound, confidence, loss=bound / 2)) is not None and more > n
-    assert min_sample_size(bound, confidence, loss=bound) is None
+    assert (more := min_sample_size(bound, confidence, error_rate=bound / 2)) is not None and more > n
+    assert min_sample_size(bound, confidence, error_rate=bound) is None
 
 
 def test_one_of_each_group_is_tested_and_weights_are_made_equal() -> None:
-    grouped = [replace(row, about=replace(row.about, group=f"site-{at // 10}")) for at, row in enumerate(ROWS)]
+    grouped = [replace(row, metadata=replace(row.metadata, group=f"site-{at // 10}")) for at, row in enumerate(ROWS)]
     assert subsample_independent(grouped).sum() == 60
     weighed = [replace(row, weight=4.0 if at % 2 else 1.0) for at, row in enumerate(ROWS)]
     kept = subsample_independent(weighed)
@@ -158,18 +162,18 @@ def test_large_groups_stand_for_as_much_of_the_test_as_of_the_traffic() -> None:
     """Eight in ten items are in groups of eight, and what is lost there must not count for one in three."""
     rows = synthetic_rows(4000, seed=5)
     grouped = [
-        replace(row, about=replace(row.about, group=f"trip-{at // 8}" if at < 3200 else ""))
+        replace(row, metadata=replace(row.metadata, group=f"trip-{at // 8}" if at < 3200 else ""))
         for at, row in enumerate(rows)
     ]
     chosen = subsample_independent(grouped)
     of_trips = chosen[:3200].sum()
-    assert of_trips == 400 == len({grouped[at].about.group for at in np.flatnonzero(chosen[:3200])})
+    assert of_trips == 400 == len({grouped[at].metadata.group for at in np.flatnonzero(chosen[:3200])})
     assert of_trips / chosen.sum() == pytest.approx(0.8, abs=0.04)
 
 
 def test_within_a_group_what_stands_for_more_is_drawn_more_often() -> None:
     rows = [
-        replace(row, weight=3.0 if at % 2 else 1.0, about=replace(row.about, group=f"pair-{at // 2}"))
+        replace(row, weight=3.0 if at % 2 else 1.0, metadata=replace(row.metadata, group=f"pair-{at // 2}"))
         for at, row in enumerate(synthetic_rows(2000, seed=6))
     ]
     chosen = subsample_independent(rows)
@@ -178,32 +182,36 @@ def test_within_a_group_what_stands_for_more_is_drawn_more_often() -> None:
 
 
 def test_rows_named_for_the_design_are_not_tested() -> None:
-    names = frozenset(row.about.name for row in ROWS[:200])
-    tuned = tune(ROWS, POLICY, TuningSettings(risk_limit=0.2, rows_to_design=names))
-    assert sum(p.n for p in (tuned.policy.certificate or pytest.fail("nothing is promised")).promises) == 400
+    names = frozenset(row.metadata.name for row in ROWS[:200])
+    tuned = tune(ROWS, POLICY, TuningSettings(risk_limit=0.2, calibration_rows=names))
+    assert sum(p.n for p in (tuned.policy.certificate or pytest.fail("nothing is promised")).bounds) == 400
 
 
 def test_where_nobody_looked_all_stages_together_are_right_and_the_certificate_says_so() -> None:
-    taught = [replace(row, about=replace(row.about, taught=True)) for row in ROWS]
+    taught = [replace(row, metadata=replace(row.metadata, pseudo_labeled=True)) for row in ROWS]
     tuned = tune(taught, POLICY, TuningSettings(risk_limit=0.2))
     assert tuned.policy.certificate is not None and tuned.policy.certificate.human_labeled == 0
 
 
 def test_time_is_a_price_too() -> None:
-    rows = [replace(r, looks=tuple(replace(look, ms=5.0) for look in r.looks)) for r in ROWS if r.about.kind == "photo"]
-    tuned = tune(rows, POLICY, TuningSettings(risk_limit=0.2, price=latency_cost))
+    rows = [
+        replace(r, records=tuple(replace(record, ms=5.0) for record in r.records))
+        for r in ROWS
+        if r.metadata.kind == "photo"
+    ]
+    tuned = tune(rows, POLICY, TuningSettings(risk_limit=0.2, cost_function=latency_cost))
     assert tuned.parts[0].full_cost == pytest.approx(np.mean([5.0 * _looks(row) for row in rows]))
 
 
 def _looks(row: EvaluationRow) -> int:
-    words = row.look("backbone").text_probability  # type: ignore[union-attr]
-    return len(row.looks) - (words is not None and words < POLICY.photo[1].min_text_probability)  # type: ignore[operator]
+    words = row.record("backbone").text_probability  # type: ignore[union-attr]
+    return len(row.records) - (words is not None and words < POLICY.photo[1].min_text_probability)  # type: ignore[operator]
 
 
 def test_nothing_to_tune_with_and_bounds_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="no rows to tune with"):
         tune([], POLICY, TuningSettings())
-    with pytest.raises(ConfigError, match="max_loss is 0"):
+    with pytest.raises(ConfigError, match="risk_limit is 0"):
         TuningSettings(risk_limit=0)
     with pytest.raises(ConfigError, match="confidence is 1"):
         TuningSettings(confidence=1)

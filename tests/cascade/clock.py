@@ -32,7 +32,7 @@ class Clock(selectors.DefaultSelector):
 
 
 def run(main: Callable[[Clock], Coroutine[Any, Any, T]]) -> T:
-    """What `main` returns, in virtual time. Fails if it leaves a task or an unseen exception behind."""
+    """Run `main` in virtual time and return its result. Fails if a task or an unseen exception is left behind."""
     clock = Clock()
     complaints: list[dict[str, Any]] = []
 

@@ -1,4 +1,4 @@
-"""Stages and clients that say what they are told to: no model, no process, no time."""
+"""Fake stages and clients with programmed predictions."""
 
 import asyncio
 import threading
@@ -17,31 +17,31 @@ _THUMB = np.zeros((1, 16, 16, 3), np.uint8)
 
 
 def item(request_id: str = "r1", left_s: float = 60.0, kind: Literal["photo", "clip"] = "photo") -> Item:
-    """An item whose deadline is `left_s` seconds away."""
+    """Return an item whose deadline is `left_s` seconds away."""
     return Item(request_id, kind, (b"jpeg",), _THUMB, (0.0,), time.monotonic() + left_s)
 
 
-def opinion(logit: float | None = 0.0, *, text_probability: float | None = None, **fields: Any) -> StagePrediction:
-    """An opinion by a model called fake."""
+def prediction(logit: float | None = 0.0, *, text_probability: float | None = None, **fields: Any) -> StagePrediction:
+    """Return a prediction of a model named fake."""
     fields.setdefault("model", "fake")
     return StagePrediction(logit, evidence=Evidence(text_probability=text_probability), **fields)
 
 
 def batcher(client: StageClient, **settings: Any) -> Batcher:
-    """A batcher with room for everything, unless told otherwise."""
+    """Return a batcher with generous limits by default."""
     return Batcher(
         client, **{"max_batch": 8, "slots": 1, "max_queue": 64, "timeout_s": 30.0, "name": "fake"} | settings
     )
 
 
 class InstantClient:
-    """Answers at once with what `say` makes of each item; an exception in its place fails the call."""
+    """Answers at once with the result of `say` for each item; if that is an exception, the call fails."""
 
     def __init__(self, say: Callable[[Item], StagePrediction | Exception]) -> None:
         self.say = say
         self.batches: list[list[str]] = []
 
-    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+    async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         self.batches.append([each.request_id for each in items])
         said = [self.say(each) for each in items]
         for each in said:
@@ -52,7 +52,7 @@ class InstantClient:
 
 @dataclass(eq=False)
 class GatedCall:
-    """A call that hangs until the test lets it go. cancelled: whether it was given up."""
+    """A call that hangs until the test answers it."""
 
     items: list[Item]
     gate: asyncio.Future[list[StagePrediction]]
@@ -63,17 +63,17 @@ class GatedCall:
         return [each.request_id for each in self.items]
 
     def answer(self, logit: float | None = 0.0) -> None:
-        """Let it return; every opinion names the item it is of as its model."""
+        """Return predictions; the model of each is the id of its item."""
         self.gate.set_result([StagePrediction(logit, model=each.request_id) for each in self.items])
 
 
 @dataclass
 class GatedClient:
-    """Holds every call until the test answers it."""
+    """Blocks every call until the test answers it."""
 
     calls: list[GatedCall] = field(default_factory=list)
 
-    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+    async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         call = GatedCall(list(items), asyncio.get_running_loop().create_future())
         self.calls.append(call)
         try:
@@ -84,11 +84,13 @@ class GatedClient:
 
 
 class FakeStage:
-    """A blocking stage that says the same of everything, or what `say` makes of it."""
+    """A blocking stage whose predictions `say` returns."""
 
     sees: StageInput = "both"
 
-    def __init__(self, name: str = "backbone", say: Callable[[Item], StagePrediction] = lambda _: opinion(1.0)) -> None:
+    def __init__(
+        self, name: str = "backbone", say: Callable[[Item], StagePrediction] = lambda _: prediction(1.0)
+    ) -> None:
         self.name = name
         self.say = say
         self.warmed = 0
@@ -97,23 +99,23 @@ class FakeStage:
     def warm(self) -> None:
         self.warmed += 1
 
-    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+    def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         self.batches.append([each.request_id for each in items])
         return [self.say(each) for each in items]
 
 
 class HeldStage(FakeStage):
-    """Keeps its thread busy until the test sets `leave`. entered: set once a call has reached it."""
+    """Blocks its thread until the test sets `leave`; `entered` is set once a call has arrived."""
 
-    def __init__(self, say: Callable[[Item], StagePrediction] = lambda _: opinion(1.0)) -> None:
+    def __init__(self, say: Callable[[Item], StagePrediction] = lambda _: prediction(1.0)) -> None:
         super().__init__(say=say)
         self.entered = threading.Event()
         self.leave = threading.Event()
 
-    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+    def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         self.entered.set()
         assert self.leave.wait(30)
-        return super().judge(items)
+        return super().predict(items)
 
 
 async def settle() -> None:

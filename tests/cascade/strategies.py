@@ -8,48 +8,47 @@ from roadwork_serve.cascade.policy import Policy, Step
 from roadwork_serve.profiles.profile import STAGES
 
 shares = st.floats(0, 1)
-worths = st.floats(0, 1e6)
+weights = st.floats(0, 1e6)
 logits = st.floats(allow_nan=False)
 
 
 @st.composite
 def knots(draw: st.DrawFn) -> Isotonic:
-    """Any that rise."""
+    """Any isotonic curve."""
     at = draw(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20, unique=True))
     to = draw(st.lists(st.floats(-1e6, 1e6), min_size=len(at), max_size=len(at)))
-    return Isotonic(tuple(sorted(at)), tuple(sorted(to)))
+    return Isotonic(x=tuple(sorted(at)), y=tuple(sorted(to)))
 
 
 def curves() -> st.SearchStrategy[Curve]:
-    """Any curve that `read_curve` accepts."""
+    """Any valid curve."""
     offsets = st.floats(-1e6, 1e6)
-    return st.builds(Linear, worths, offsets) | st.builds(Beta, worths, worths, offsets) | knots()
+    return st.builds(Linear, slope=weights, offset=offsets) | st.builds(Beta, a=weights, b=weights, c=offsets) | knots()
 
 
 calibrators = st.builds(
-    Calibrator, scale=worths, prior_weight=worths, bias=st.floats(-1e6, 1e6), curve=st.none() | curves()
+    Calibrator, scale=weights, prior_weight=weights, bias=st.floats(-1e6, 1e6), curve=st.none() | curves()
 ) | st.just(Calibrator())
 
 
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
-    """Any policy that `Policy.from_mapping` accepts."""
+    """Any policy that `Policy.parse` accepts."""
     decision_threshold = draw(shares)
 
     def steps() -> tuple[Step, ...]:
         stages = draw(st.lists(st.sampled_from(STAGES), min_size=1, unique=True))
         return tuple(
             Step(
-                stage,
-                draw(st.floats(0, decision_threshold)),
-                draw(st.floats(decision_threshold, 1)),
-                draw(calibrators),
-                draw(st.none() | shares),
-                draw(st.just(0.0) | st.floats(0, 1e4)),
+                stage=stage,
+                exit=(draw(st.floats(0, decision_threshold)), draw(st.floats(decision_threshold, 1))),
+                calibration=draw(calibrators),
+                min_text_probability=draw(st.none() | shares),
+                min_time_left_ms=draw(st.just(0.0) | st.floats(0, 1e4)),
             )
             for stage in stages
         )
 
     version = draw(st.text(min_size=1).filter(str.strip))
     prior = draw(st.floats(0, 1, exclude_min=True, exclude_max=True))
-    return Policy(version, steps(), steps(), prior, decision_threshold)
+    return Policy(version=version, photo=steps(), clip=steps(), prior=prior, decision_threshold=decision_threshold)

@@ -13,7 +13,7 @@ from roadwork_serve.cascade.prediction import Item, StagePrediction
 from roadwork_serve.errors import DeadlineExceeded, Overloaded, StageDown, StageFailed, StageLost
 from tests.cascade import clock
 from tests.cascade.clock import Clock
-from tests.cascade.fakes import GatedClient, InstantClient, batcher, item, opinion, settle
+from tests.cascade.fakes import GatedClient, InstantClient, batcher, item, prediction, settle
 
 
 def waiting_for(stage, *ids: str, left_s: float = 60.0) -> list[asyncio.Task[StageAnswer]]:
@@ -21,9 +21,9 @@ def waiting_for(stage, *ids: str, left_s: float = 60.0) -> list[asyncio.Task[Sta
 
 
 async def outcomes(tasks) -> list[str]:
-    """The model that answered each, or the name of what was raised."""
+    """Return the model that answered each task, or the name of the error."""
     done = await asyncio.gather(*tasks, return_exceptions=True)
-    return [each.opinion.model if isinstance(each, StageAnswer) else type(each).__name__ for each in done]
+    return [each.prediction.model if isinstance(each, StageAnswer) else type(each).__name__ for each in done]
 
 
 async def test_an_idle_stage_never_waits():
@@ -31,28 +31,28 @@ async def test_an_idle_stage_never_waits():
     (task,) = waiting_for(stage, "a")
     await settle()  # no time passes
     assert [call.ids for call in client.calls] == [["a"]]
-    assert (stage.waiting, stage.in_flight) == (0, 1)
+    assert (stage.queued, stage.in_flight) == (0, 1)
     client.calls[0].answer(logit=1.5)
     answer = await task
-    assert (answer.opinion.logit, answer.batch_size) == (1.5, 1)
+    assert (answer.prediction.logit, answer.batch_size) == (1.5, 1)
     await settle()
-    assert (stage.waiting, stage.in_flight) == (0, 0)
+    assert (stage.queued, stage.in_flight) == (0, 0)
 
 
-async def test_what_comes_together_goes_together():
-    stage = batcher(client := InstantClient(lambda _: opinion()))
+async def test_items_that_arrive_together_share_a_batch():
+    stage = batcher(client := InstantClient(lambda _: prediction()))
     await asyncio.gather(*waiting_for(stage, *"abcde"))
     assert client.batches == [["a", "b", "c", "d", "e"]]
 
 
-async def test_a_free_slot_takes_everything_that_waits_up_to_the_limit():
+async def test_a_free_slot_takes_all_queued_items_up_to_the_limit():
     stage = batcher(client := GatedClient(), max_batch=3)
     tasks = waiting_for(stage, "a")
     await settle()
     for each in "bcdef":  # one after the other, while the stage is busy
         tasks += waiting_for(stage, each)
         await settle()
-    assert (stage.waiting, len(client.calls)) == (5, 1)
+    assert (stage.queued, len(client.calls)) == (5, 1)
     for _ in range(3):
         client.calls[-1].answer()
         await settle()
@@ -73,7 +73,7 @@ async def test_slots_bound_the_calls_in_flight():
     assert await outcomes(tasks) == ["a", "b", "c"]
 
 
-async def test_the_earliest_deadline_goes_first_even_if_it_came_last():
+async def test_the_earliest_deadline_goes_first_even_if_it_arrived_last():
     stage = batcher(client := GatedClient(), max_batch=2)
     tasks = waiting_for(stage, "busy")
     await settle()
@@ -87,7 +87,7 @@ async def test_the_earliest_deadline_goes_first_even_if_it_came_last():
     await asyncio.gather(*tasks)
 
 
-async def test_who_hung_up_in_the_queue_is_not_sent():
+async def test_an_item_cancelled_in_the_queue_is_not_sent():
     stage = batcher(client := GatedClient())
     (busy,) = waiting_for(stage, "busy")
     await settle()
@@ -111,15 +111,15 @@ async def test_a_call_goes_on_for_those_who_still_wait_and_ends_with_the_last():
     other.cancel()
     await settle()
     assert client.calls[0].cancelled
-    assert (stage.waiting, stage.in_flight) == (0, 0)
+    assert (stage.queued, stage.in_flight) == (0, 0)
     (task,) = waiting_for(stage, "next")
     await settle()
     client.calls[1].answer()
     assert await outcomes([task]) == ["next"]
 
 
-async def test_a_call_given_up_before_it_began_frees_its_slot():
-    stage = batcher(client := InstantClient(lambda _: opinion()))
+async def test_a_call_cancelled_before_it_started_frees_its_slot():
+    stage = batcher(client := InstantClient(lambda _: prediction()))
     (task,) = waiting_for(stage, "a")
     await asyncio.sleep(0)  # the item is submitted
     await asyncio.sleep(0)  # a slot has taken it
@@ -130,16 +130,16 @@ async def test_a_call_given_up_before_it_began_frees_its_slot():
     assert client.batches[-1] == ["b"]
 
 
-def test_an_item_that_expires_in_the_queue_is_told_at_once_and_not_sent():
+def test_an_item_that_expires_in_the_queue_fails_at_once_and_is_not_sent():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient())
         busy = waiting_for(stage, "busy")
         await settle()
         began = time.now
-        with pytest.raises(DeadlineExceeded, match="waiting for fake"):
+        with pytest.raises(DeadlineExceeded, match="in the queue of fake"):
             await stage.submit(item("late", left_s=2.0))
         assert time.now == began + 2.0
-        assert stage.waiting == 0
+        assert stage.queued == 0
         client.calls[0].answer()
         assert await outcomes(busy) == ["busy"]
         assert len(client.calls) == 1
@@ -177,7 +177,7 @@ def test_a_call_ends_with_the_latest_deadline_in_it():
     clock.run(main)
 
 
-async def test_a_deadline_that_has_passed_is_refused_before_the_queue():
+async def test_an_expired_deadline_is_rejected_before_the_queue():
     stage = batcher(client := GatedClient())
     with pytest.raises(DeadlineExceeded, match="had passed"):
         await stage.submit(item(left_s=0.0))
@@ -199,16 +199,16 @@ def test_a_call_that_takes_too_long_fails():
 
 
 async def test_an_item_may_have_no_deadline():
-    stage = batcher(InstantClient(lambda _: opinion(2.0)))
-    assert (await stage.submit(item(left_s=float("inf")))).opinion.logit == 2.0
+    stage = batcher(InstantClient(lambda _: prediction(2.0)))
+    assert (await stage.submit(item(left_s=float("inf")))).prediction.logit == 2.0
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [(StageFailed("replica died"), "^replica died$"), (ValueError("bad shape"), "^fake raised ValueError: bad shape$")],
 )
-async def test_what_spoils_a_batch_harms_only_itself(error, message):
-    client = InstantClient(lambda each: error if "bad" in each.request_id else opinion(model="fake"))
+async def test_an_item_that_fails_a_batch_harms_only_itself(error, message):
+    client = InstantClient(lambda each: error if "bad" in each.request_id else prediction(model="fake"))
     a, bad, b = waiting_for(stage := batcher(client), "a", "bad", "b")
     assert await outcomes([a, b]) == ["fake", "fake"]
     with pytest.raises(StageFailed, match=message) as caught:
@@ -218,7 +218,7 @@ async def test_what_spoils_a_batch_harms_only_itself(error, message):
     assert await outcomes(waiting_for(stage, "c")) == ["fake"]
 
 
-async def test_what_a_lost_call_held_is_asked_once_more_together():
+async def test_items_of_a_lost_call_are_retried_together():
     stage = batcher(client := GatedClient())
     tasks = waiting_for(stage, "a", "b")
     await settle()
@@ -233,7 +233,7 @@ async def test_what_a_lost_call_held_is_asked_once_more_together():
             await task
 
 
-async def test_a_stage_that_is_down_is_not_asked_twice():
+async def test_a_stage_that_is_down_is_not_called_twice():
     stage = batcher(client := InstantClient(lambda _: StageDown("it is down")))
     with pytest.raises(StageFailed, match="it is down"):
         await stage.submit(item("a"))
@@ -242,7 +242,7 @@ async def test_a_stage_that_is_down_is_not_asked_twice():
 
 
 @pytest.mark.parametrize("sent", [False, True], ids=["waiting", "inside"])
-def test_a_stage_that_failed_once_and_then_was_too_slow_has_failed(sent: bool):
+def test_a_stage_that_failed_and_was_too_slow_in_the_retry_has_failed(sent: bool):
     async def main(_: Clock) -> None:
         stage = batcher(client := GatedClient(), slots=1, max_batch=1)
         waiting = asyncio.create_task(stage.submit(item("a", 5)))
@@ -251,9 +251,7 @@ def test_a_stage_that_failed_once_and_then_was_too_slow_has_failed(sent: bool):
             sooner = asyncio.create_task(stage.submit(item("sooner", 4)))
             await settle()
         client.calls[0].gate.set_exception(StageLost("its process died"))
-        with pytest.raises(
-            StageFailed, match="fake failed, and the deadline passed before it had answered a second time"
-        ):
+        with pytest.raises(StageFailed, match="fake failed, and the deadline passed during the retry"):
             await waiting
         assert sum("a" in call.ids for call in client.calls) == 1 + sent
         if not sent:
@@ -262,7 +260,7 @@ def test_a_stage_that_failed_once_and_then_was_too_slow_has_failed(sent: bool):
     clock.run(main)
 
 
-async def test_who_hangs_up_before_the_second_try_is_not_sent_again():
+async def test_an_item_cancelled_before_the_retry_is_not_sent_again():
     stage = batcher(client := GatedClient())
     gone, there = waiting_for(stage, "gone", "there")
     await settle()
@@ -272,10 +270,10 @@ async def test_who_hangs_up_before_the_second_try_is_not_sent_again():
     assert client.calls[1].ids == ["there"]
     client.calls[1].answer()
     assert await outcomes([gone, there]) == ["CancelledError", "there"]
-    assert (stage.waiting, stage.in_flight) == (0, 0)
+    assert (stage.queued, stage.in_flight) == (0, 0)
 
 
-def test_a_stage_that_fails_again_and_again_rests_and_is_then_tried_with_one_call():
+def test_a_stage_that_fails_repeatedly_is_tested_with_one_call_after_a_cooldown():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=1, slots=4)
         failing = waiting_for(stage, *"abcd") + waiting_for(stage, "waits")
@@ -288,7 +286,7 @@ def test_a_stage_that_fails_again_and_again_rests_and_is_then_tried_with_one_cal
         assert set(await outcomes(failing)) <= {"StageFailed", "StageDown"}
         assert stage.breaker == "open"
         asked = len(client.calls)
-        with pytest.raises(StageDown, match=r"fake failed 5 times or more in a row; it is tried again in 1\.0 s"):
+        with pytest.raises(StageDown, match=r"fake failed 5 times or more in a row; it is called again in 1\.0 s"):
             await stage.submit(item())
         await asyncio.sleep(1.5)
         assert (stage.breaker, len(client.calls)) == ("half_open", asked)
@@ -311,7 +309,7 @@ def test_a_stage_that_fails_again_and_again_rests_and_is_then_tried_with_one_cal
     clock.run(main)
 
 
-def test_a_trial_that_finds_the_stage_down_does_not_keep_it_shut():
+def test_a_test_call_that_finds_the_stage_down_does_not_keep_the_breaker_open():
     async def main(time: Clock) -> None:
         saying: StagePrediction | Exception = StageFailed("broken")
         stage = batcher(InstantClient(lambda _: saying))
@@ -321,7 +319,7 @@ def test_a_trial_that_finds_the_stage_down_does_not_keep_it_shut():
         saying = StageDown("it is being replaced")
         await asyncio.sleep(1.5)
         assert await outcomes(waiting_for(stage, "trial")) == ["StageFailed"]
-        saying = opinion(model="well again")
+        saying = prediction(model="well again")
         assert await outcomes(waiting_for(stage, "b")) == ["well again"]
         assert stage.breaker == "closed"
 
@@ -329,9 +327,9 @@ def test_a_trial_that_finds_the_stage_down_does_not_keep_it_shut():
 
 
 @pytest.mark.parametrize("bad", range(8))
-async def test_however_many_spoil_a_batch_the_others_are_answered(bad):
+async def test_any_number_of_items_may_fail_a_batch_and_the_others_are_answered(bad):
     def say(each: Item) -> StagePrediction | Exception:
-        return ValueError("spoilt") if each.request_id.startswith("bad") else opinion(model="fake")
+        return ValueError("spoilt") if each.request_id.startswith("bad") else prediction(model="fake")
 
     stage = batcher(InstantClient(say))
     batch = waiting_for(stage, *(f"bad {at}" for at in range(bad)), *(f"good {at}" for at in range(8 - bad)))
@@ -339,28 +337,28 @@ async def test_however_many_spoil_a_batch_the_others_are_answered(bad):
     assert stage.breaker == "closed"
 
 
-async def test_a_spare_call_makes_room_for_what_is_wanted():
+async def test_a_best_effort_call_yields_to_other_items():
     stage = batcher(client := GatedClient())
-    spare = asyncio.create_task(stage.submit(item("spare"), spare=True))
+    spare = asyncio.create_task(stage.submit(item("spare"), best_effort=True))
     await settle()
-    assert stage.wait_s() == 0.0
+    assert stage.queue_wait_s() == 0.0
     (wanted,) = waiting_for(stage, "wanted")
     await settle()
     assert client.calls[0].cancelled
     assert client.calls[1].ids == ["wanted"]
     client.calls[1].answer()
     assert await outcomes([spare, wanted]) == ["StageFailed", "wanted"]
-    assert (stage.waiting, stage.in_flight, stage.breaker) == (0, 0, "closed")
+    assert (stage.queued, stage.in_flight, stage.breaker) == (0, 0, "closed")
 
 
-def test_a_call_that_has_overrun_is_not_taken_to_end_at_once():
+def test_a_call_beyond_its_estimate_is_not_expected_to_end_at_once():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient())
         await paced(client, time, stage, 1.0)
         tasks = waiting_for(stage, "hangs")
         await settle()
         await asyncio.sleep(5.0)
-        assert stage.wait_s() == pytest.approx(4.0)
+        assert stage.queue_wait_s() == pytest.approx(4.0)
         for each in tasks:
             each.cancel()
 
@@ -379,9 +377,9 @@ def paced(client: GatedClient, time: Clock, stage: Batcher, takes_s: float, call
     return run()
 
 
-async def learnt(client: GatedClient, stage: Batcher, whole: int) -> None:
-    """Let it see that a whole batch takes 2 s, and one item half a second."""
-    for size, takes_s in ((whole, 2.0), (1, 0.5)):
+async def measure(client: GatedClient, stage: Batcher, full: int) -> None:
+    """Record that a full batch takes 2 s, and one item half a second."""
+    for size, takes_s in ((full, 2.0), (1, 0.5)):
         for _ in range(5):
             tasks = waiting_for(stage, *"abcd"[:size])
             await settle()
@@ -390,7 +388,7 @@ async def learnt(client: GatedClient, stage: Batcher, whole: int) -> None:
             await asyncio.gather(*tasks)
 
 
-def test_what_a_stage_would_be_too_slow_for_is_not_begun():
+def test_items_for_which_the_stage_is_too_slow_are_not_sent():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient())
         await paced(client, time, stage, 2.0)
@@ -410,15 +408,19 @@ def test_what_a_stage_would_be_too_slow_for_is_not_begun():
     clock.run(main)
 
 
-def test_who_would_wait_too_long_is_told_at_once_and_when_to_come_back():
+def test_an_item_that_would_wait_too_long_is_rejected_at_once_with_a_retry_time():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=1)
         await paced(client, time, stage, 1.0)
         tasks = waiting_for(stage, *"abcd", left_s=4.1)
         await settle()
         await asyncio.sleep(0.25)
-        assert stage.wait_s() == pytest.approx(3.75)  # three wait, and of the call that runs three quarters are left
-        with pytest.raises(Overloaded, match="3 items wait for fake: too many for the time that is left") as caught:
+        assert stage.queue_wait_s() == pytest.approx(
+            3.75
+        )  # three wait, and of the call that runs three quarters are left
+        with pytest.raises(
+            Overloaded, match="3 items are queued for fake, too many for the time that is left"
+        ) as caught:
             await stage.submit(item(left_s=4.0))
         assert caught.value.retry_after_s == pytest.approx(3.0)
         for each in tasks:
@@ -430,7 +432,7 @@ def test_who_would_wait_too_long_is_told_at_once_and_when_to_come_back():
 def test_a_batch_is_no_larger_than_its_first_item_has_time_for():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=4)
-        await learnt(client, stage, whole=4)
+        await measure(client, stage, full=4)
         busy = waiting_for(stage, "busy")
         await settle()
         tasks = waiting_for(stage, "hurry", left_s=1.0) + waiting_for(stage, *"efg")
@@ -448,10 +450,10 @@ def test_a_batch_is_no_larger_than_its_first_item_has_time_for():
     clock.run(main)
 
 
-def test_while_more_waits_than_one_batch_takes_batches_stay_whole():
+def test_batches_stay_full_while_more_items_are_queued_than_fit_in_one():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=2)
-        await learnt(client, stage, whole=2)
+        await measure(client, stage, full=2)
         busy = waiting_for(stage, "busy")
         await settle()
         tasks = waiting_for(stage, "hurry", left_s=1.9) + waiting_for(stage, *"efg")
@@ -468,13 +470,13 @@ def test_while_more_waits_than_one_batch_takes_batches_stay_whole():
     clock.run(main)
 
 
-def test_one_item_too_many_does_not_leave_everybody_unserved():
+def test_one_item_too_many_does_not_starve_all_others():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=2)
-        await learnt(client, stage, whole=2)
+        await measure(client, stage, full=2)
         busy = waiting_for(stage, "busy")
         await settle()
-        tasks = [asyncio.create_task(stage.submit(item(each, 1.9), booked=True)) for each in "efg"]
+        tasks = [asyncio.create_task(stage.submit(item(each, 1.9), reserved=True)) for each in "efg"]
         await settle()
         await asyncio.sleep(0.1)
         client.calls[-1].answer()
@@ -488,10 +490,10 @@ def test_one_item_too_many_does_not_leave_everybody_unserved():
     clock.run(main)
 
 
-def test_what_is_asked_again_alone_needs_the_time_of_one():
+def test_an_isolated_retry_needs_the_time_of_one_item():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=2)
-        await learnt(client, stage, whole=2)
+        await measure(client, stage, full=2)
         tasks = waiting_for(stage, *"cd", left_s=3.5)
         await settle()
         tasks += waiting_for(stage, *"efg")
@@ -508,26 +510,26 @@ def test_what_is_asked_again_alone_needs_the_time_of_one():
     clock.run(main)
 
 
-def test_what_is_on_its_way_counts_among_those_that_wait():
+def test_reserved_places_count_as_queued():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=1)
         await paced(client, time, stage, 1.0)
         deadline_s = time.now + 2.5
-        with stage.booked(deadline_s), stage.booked(deadline_s):
+        with stage.reserve(deadline_s), stage.reserve(deadline_s):
             with (
-                pytest.raises(Overloaded, match="2 items wait for fake: too many for the time that is left"),
-                stage.booked(deadline_s),
+                pytest.raises(Overloaded, match="2 items are queued for fake, too many for the time that is left"),
+                stage.reserve(deadline_s),
             ):
                 pass
             stage.admit(deadline_s - 1.0)  # it would go first
-        assert stage.wait_s() == 0.0
-        with stage.booked(deadline_s):
+        assert stage.queue_wait_s() == 0.0
+        with stage.reserve(deadline_s):
             pass
 
     clock.run(main)
 
 
-def test_who_was_booked_is_refused_only_when_it_cannot_be_in_time():
+def test_an_item_with_a_reservation_is_rejected_only_if_it_cannot_be_in_time():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_batch=1)
         await paced(client, time, stage, 1.0)
@@ -536,7 +538,7 @@ def test_who_was_booked_is_refused_only_when_it_cannot_be_in_time():
         late = item("late", 1.9)
         with pytest.raises(Overloaded):
             stage.admit(late.deadline_s)
-        booked = asyncio.create_task(stage.submit(late, booked=True))
+        booked = asyncio.create_task(stage.submit(late, reserved=True))
         await settle()
         await asyncio.sleep(0.8)  # the call before takes less than was to be expected
         client.calls[-1].answer()
@@ -544,19 +546,19 @@ def test_who_was_booked_is_refused_only_when_it_cannot_be_in_time():
         client.calls[-1].answer()
         assert await outcomes([*busy, booked]) == ["busy", "late"]
         with pytest.raises(DeadlineExceeded):
-            await stage.submit(item(left_s=-1.0), booked=True)
+            await stage.submit(item(left_s=-1.0), reserved=True)
 
     clock.run(main)
 
 
-async def test_bookings_fill_the_queue():
+async def test_reservations_fill_the_queue():
     stage = batcher(GatedClient(), max_queue=1)
-    with stage.booked(item().deadline_s), pytest.raises(Overloaded, match="1 items wait for fake"):
+    with stage.reserve(item().deadline_s), pytest.raises(Overloaded, match="1 items are queued for fake"):
         stage.admit(item().deadline_s)
     stage.admit(item().deadline_s)
 
 
-def test_a_call_that_was_given_up_still_says_how_slow_the_stage_is():
+def test_a_cancelled_call_still_shows_how_slow_the_stage_is():
     async def main(time: Clock) -> None:
         stage = batcher(GatedClient())
         for _ in range(5):
@@ -568,33 +570,33 @@ def test_a_call_that_was_given_up_still_says_how_slow_the_stage_is():
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-async def test_the_wrong_number_of_opinions_is_a_failure(count):
+async def test_the_wrong_number_of_predictions_is_a_failure(count):
     class Miscounting:
-        async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
-            return [opinion()] * count
+        async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
+            return [prediction()] * count
 
     tasks = waiting_for(batcher(Miscounting()), "a", "b")
     await asyncio.wait(tasks)
     if count == 1:  # which is right once they are asked apart
         assert await outcomes(tasks) == ["fake", "fake"]
         return
-    with pytest.raises(StageFailed, match=f"fake gave {count} opinions on 1 items"):
+    with pytest.raises(StageFailed, match=f"fake returned {count} predictions for 1 items"):
         await tasks[0]
     assert await outcomes(tasks) == ["StageFailed", "StageFailed"]
 
 
 async def test_a_client_that_cancels_itself_has_failed():
     class Quitter:
-        async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+        async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
             raise asyncio.CancelledError
 
     with pytest.raises(StageFailed, match="the call to fake was cancelled"):
         await batcher(Quitter()).submit(item())
 
 
-async def test_what_is_no_opinion_is_a_failure():
+async def test_a_result_that_is_not_a_prediction_is_a_failure():
     class Stranger:
-        async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+        async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
             return ["yes"]  # type: ignore[list-item]
 
     with pytest.raises(StageFailed, match="fake raised AttributeError"):
@@ -608,9 +610,9 @@ class Stubborn(GatedClient):
         super().__init__()
         self.released = asyncio.Event()
 
-    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+    async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         try:
-            return await super().judge(items)
+            return await super().predict(items)
         except asyncio.CancelledError:
             await self.released.wait()
             raise
@@ -644,7 +646,7 @@ async def test_a_call_is_cancelled_once_and_left_to_wind_down():
     assert stage.in_flight == 0
 
 
-def test_what_expired_while_the_loop_was_held_up_is_not_sent():
+def test_an_item_that_expired_while_the_loop_was_blocked_is_not_sent():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient())
         busy = waiting_for(stage, "busy")
@@ -664,14 +666,14 @@ def test_what_expired_while_the_loop_was_held_up_is_not_sent():
     clock.run(main)
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back():
+def test_a_full_queue_rejects_with_a_retry_time():
     async def main(time: Clock) -> None:
         stage = batcher(client := GatedClient(), max_queue=4, max_batch=2)
         tasks = waiting_for(stage, "a", "b", left_s=99.0)
         await settle()
         tasks += waiting_for(stage, *"cdef", left_s=99.0)
         await settle()
-        with pytest.raises(Overloaded, match="4 items wait for fake") as caught:
+        with pytest.raises(Overloaded, match="4 items are queued for fake") as caught:
             await stage.submit(item("g"))
         assert caught.value.retry_after_s == 1.0  # nothing is known of the pace yet
 
@@ -691,7 +693,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back():
     clock.run(main)
 
 
-async def test_those_who_hung_up_do_not_pile_up_behind_a_stage_that_hangs():
+async def test_cancelled_items_do_not_pile_up_behind_a_stage_that_hangs():
     stage = batcher(client := GatedClient(), max_queue=2)
     busy = waiting_for(stage, "busy")
     await settle()
@@ -706,7 +708,7 @@ async def test_those_who_hung_up_do_not_pile_up_behind_a_stage_that_hangs():
     assert await outcomes(busy) == ["busy"]
 
 
-async def test_the_order_stands_when_those_who_hung_up_are_swept_out():
+async def test_the_order_is_kept_when_cancelled_items_are_removed():
     stage = batcher(client := GatedClient(), max_queue=3, max_batch=1)
     tasks = waiting_for(stage, "busy")
     await settle()
@@ -729,9 +731,9 @@ async def test_the_order_stands_when_those_who_hung_up_are_swept_out():
 def test_times_are_measured_and_add_up():
     async def main(time: Clock) -> None:
         class Slow:
-            async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+            async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
                 await asyncio.sleep(1.0)
-                return [opinion(preprocess_ms=100.0, compute_ms=700.0) for _ in items]
+                return [prediction(preprocess_ms=100.0, compute_ms=700.0) for _ in items]
 
         stage = batcher(Slow())
         first = waiting_for(stage, "a")
@@ -744,19 +746,19 @@ def test_times_are_measured_and_add_up():
     clock.run(main)
 
 
-async def test_a_stage_that_claims_more_time_than_passed_gets_no_negative_hop():
-    stage = batcher(InstantClient(lambda _: opinion(compute_ms=1e9)))
+async def test_a_stage_that_claims_more_time_than_passed_gets_no_negative_rpc_time():
+    stage = batcher(InstantClient(lambda _: prediction(compute_ms=1e9)))
     assert (await stage.submit(item())).rpc_ms == 0.0
 
 
-async def test_closing_fails_what_waits_and_cancels_what_runs():
+async def test_closing_fails_queued_items_and_cancels_calls():
     stage = batcher(client := GatedClient(), max_batch=1)
     tasks = waiting_for(stage, "runs", "waits")
     await settle()
     await stage.aclose()
     assert client.calls[0].cancelled
     assert await outcomes(tasks) == ["StageFailed", "StageFailed"]
-    assert (stage.waiting, stage.in_flight) == (0, 0)
+    assert (stage.queued, stage.in_flight) == (0, 0)
     with pytest.raises(StageFailed, match="fake is shut down"):
         await stage.submit(item())
     await stage.aclose()
@@ -812,7 +814,7 @@ class Watched:
         if not holds:  # raising here would only look like a failing stage
             self.broken.append(rule)
 
-    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+    async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         ids = [each.request_id for each in items]
         self.check(1 <= len(ids) <= self.max_batch, "no batch is empty or too large")
         self.check(len(ids) == len(set(ids)), "nothing is in a batch twice")
@@ -861,7 +863,7 @@ class Watched:
     st.sampled_from([0.75, 2.0, 100.0]),
     st.none() | st.integers(0, 40).map(lambda n: n / 4),
 )
-def test_nothing_is_lost_nor_answered_twice(arrivals, plans, max_batch, slots, max_queue, timeout_s, close_s):
+def test_no_item_is_lost_or_answered_twice(arrivals, plans, max_batch, slots, max_queue, timeout_s, close_s):
     async def main(time: Clock) -> None:
         client = Watched(time, plans, max_batch, slots)
         stage = batcher(client, max_batch=max_batch, slots=slots, max_queue=max_queue, timeout_s=timeout_s)
@@ -869,13 +871,13 @@ def test_nothing_is_lost_nor_answered_twice(arrivals, plans, max_batch, slots, m
 
         def no_slot_is_idle_while_something_waits() -> None:
             idle = stage.in_flight < slots and (stage.breaker == "closed" or stage.in_flight == 0)
-            assert closed or not idle or (stage.waiting == 0 and not client.waiting)
+            assert closed or not idle or (stage.queued == 0 and not client.waiting)
 
         time.before_jump = no_slot_is_idle_while_something_waits
 
         async def one(name: str, arrival: Arrival) -> str:
             shown = item(name, arrival.left_s)
-            began, full = time.now, stage.waiting >= max_queue
+            began, full = time.now, stage.queued >= max_queue
             client.waiting[name] = (began, shown.deadline_s)
             try:
                 answer = await stage.submit(shown)
@@ -889,13 +891,13 @@ def test_nothing_is_lost_nor_answered_twice(arrivals, plans, max_batch, slots, m
             except StageFailed as error:
                 if isinstance(error, StageDown):
                     assert client.calls >= 5
-                elif "a second time" in str(error):
+                elif "retry" in str(error):
                     assert client.tries[name] and time.now == shown.deadline_s
                 elif not closed and "longer than" not in str(error):
                     assert client.plan_of[name].end not in ("answer", "hang")
                 return "failed"
             else:
-                assert answer.opinion.model == name, "everybody gets their own answer"
+                assert answer.prediction.model == name, "everybody gets their own answer"
                 assert client.plan_of[name].end == "answer"
                 assert answer.batch_size <= max_batch
                 return "answered"
@@ -929,9 +931,9 @@ def test_nothing_is_lost_nor_answered_twice(arrivals, plans, max_batch, slots, m
                 raise each
         await asyncio.gather(*others)
         assert client.broken == []
-        assert stage.waiting == 0
+        assert stage.queued == 0
         closing.cancel()
         await stage.aclose()
-        assert (stage.waiting, stage.in_flight, client.running) == (0, 0, 0)
+        assert (stage.queued, stage.in_flight, client.running) == (0, 0, 0)
 
     clock.run(main)

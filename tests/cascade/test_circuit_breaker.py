@@ -8,65 +8,65 @@ from tests.cascade.clock import Clock
 
 def opened() -> CircuitBreaker:
     breaker = CircuitBreaker()
-    told = [breaker.failed() for _ in range(FAILURES)]
-    assert told == [False] * (FAILURES - 1) + [True]
+    opened_by = [breaker.on_failure() for _ in range(FAILURES)]
+    assert opened_by == [False] * (FAILURES - 1) + [True]
     return breaker
 
 
-def test_it_opens_after_failures_in_a_row_alone():
+def test_it_opens_only_after_failures_in_a_row():
     breaker = CircuitBreaker()
     for _ in range(10):
         for _ in range(FAILURES - 1):
-            breaker.failed()
-        breaker.answered()
+            breaker.on_failure()
+        breaker.on_success()
     assert breaker.state == "closed"
     assert opened().state == "open"
 
 
-def test_after_its_rest_one_call_passes_and_decides():
+def test_after_the_cooldown_one_call_passes_and_decides():
     async def main(time: Clock) -> None:
         breaker = opened()
-        assert not breaker.lets_pass()
+        assert not breaker.allow()
         time.now += 1.5
         assert breaker.state == "half_open"
-        assert breaker.lets_pass()
-        breaker.began()
-        assert not breaker.lets_pass()
-        breaker.abandoned()  # whoever asked hung up: the next may try
-        assert breaker.lets_pass()
-        breaker.began()
-        breaker.answered()
+        assert breaker.allow()
+        breaker.on_start()
+        assert not breaker.allow()
+        breaker.on_cancel()  # the caller hung up: the next call may test it
+        assert breaker.allow()
+        breaker.on_start()
+        breaker.on_success()
         assert breaker.state == "closed"
 
     clock.run(main)
 
 
-def test_rests_get_longer_up_to_a_limit():
+def test_cooldowns_get_longer_up_to_a_limit():
     async def main(time: Clock) -> None:
         breaker = opened()
-        rests = []
+        cooldowns_s = []
         for _ in range(8):
-            rests.append(round(breaker.rests_s(), 3))
-            time.now += breaker.rests_s() + 0.001
-            breaker.began()
-            assert breaker.failed()
-        assert rests == [1, 2, 4, 8, 16, MAX_COOLDOWN_S, MAX_COOLDOWN_S, MAX_COOLDOWN_S]
+            cooldowns_s.append(round(breaker.cooldown_left_s(), 3))
+            time.now += breaker.cooldown_left_s() + 0.001
+            breaker.on_start()
+            assert breaker.on_failure()
+        assert cooldowns_s == [1, 2, 4, 8, 16, MAX_COOLDOWN_S, MAX_COOLDOWN_S, MAX_COOLDOWN_S]
 
     clock.run(main)
 
 
-def test_calls_that_were_in_flight_when_it_opened_do_not_lengthen_its_rest():
+def test_calls_that_were_in_flight_when_it_opened_do_not_lengthen_the_cooldown():
     async def main(time: Clock) -> None:
         breaker = opened()
-        before_s = breaker.rests_s()
-        assert not breaker.failed()
-        assert breaker.rests_s() == before_s
+        before_s = breaker.cooldown_left_s()
+        assert not breaker.on_failure()
+        assert breaker.cooldown_left_s() == before_s
 
     clock.run(main)
 
 
-@given(st.lists(st.sampled_from(["began", "answered", "failed", "abandoned", "wait"])))
-def test_whatever_happens_it_lets_a_call_pass_again_within_its_longest_rest(events):
+@given(st.lists(st.sampled_from(["on_start", "on_success", "on_failure", "on_cancel", "wait"])))
+def test_after_any_events_it_allows_a_call_within_the_longest_cooldown(events):
     async def main(time: Clock) -> None:
         breaker = CircuitBreaker()
         for event in events:
@@ -74,10 +74,10 @@ def test_whatever_happens_it_lets_a_call_pass_again_within_its_longest_rest(even
                 time.now += 5.0
             else:
                 getattr(breaker, event)()
-        breaker.abandoned()  # no call is in flight any more
+        breaker.on_cancel()  # no call is in flight any more
         time.now += MAX_COOLDOWN_S
-        assert breaker.lets_pass()
-        breaker.answered()
+        assert breaker.allow()
+        breaker.on_success()
         assert breaker.state == "closed"
 
     clock.run(main)

@@ -1,4 +1,4 @@
-"""Shadows and A/B arms, by the router that they watch."""
+"""Shadow policies and A/B arms, tested through the router."""
 
 import asyncio
 
@@ -10,148 +10,163 @@ from roadwork_serve.cascade.rollout import Rollout, ShadowPolicy, TrafficSplit
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.errors import StageFailed
 from roadwork_serve.schema import Verdict
-from tests.cascade.fakes import GatedClient, InstantClient, batcher, item, opinion, settle
+from tests.cascade.fakes import GatedClient, InstantClient, batcher, item, prediction, settle
 
-ONE_LOOK = Policy("main", (Step("backbone", 0.5, 0.5),), (Step("backbone", 0.5, 0.5),))
-TWO_LOOKS = Policy("trial", (Step("backbone", 0.0, 1.0), Step("vlm", 0.5, 0.5)), ONE_LOOK.clip)
+ONE_STAGE = Policy(
+    version="main", photo=(Step(stage="backbone", exit=(0.5, 0.5)),), clip=(Step(stage="backbone", exit=(0.5, 0.5)),)
+)
+TWO_STAGES = Policy(
+    version="trial",
+    photo=(Step(stage="backbone", exit=(0.0, 1.0)), Step(stage="vlm", exit=(0.5, 0.5))),
+    clip=ONE_STAGE.clip,
+)
 
 
 class Watched:
-    """A router whose rules have a shadow, and what was told of it."""
+    """A router with a shadow policy, and the pairs of verdicts that it reported."""
 
     def __init__(self, shadow: ShadowPolicy, **clients: object) -> None:
-        self.told: list[tuple[Verdict, Verdict]] = []
+        self.received: list[tuple[Verdict, Verdict]] = []
         self.clients = clients
         stages = {name: batcher(client, name=name) for name, client in clients.items()}
         self.stages = stages
         self.router = Router(
-            stages, Rollout(ONE_LOOK, shadow=shadow), "mini", lambda verdict, said: self.told.append((verdict, said))
+            stages,
+            Rollout(policy=ONE_STAGE, shadow=shadow),
+            "mini",
+            lambda *verdicts: self.received.append(verdicts),
         )
 
     @property
-    def tally(self) -> tuple[int, int, int]:
-        tally = self.router.shadows.tally(self.router.rules.shadow.policy.version)  # type: ignore[union-attr]
-        return tally.judged, tally.agreed, tally.abandoned
+    def counts(self) -> tuple[int, int, int]:
+        counts = self.router.shadows.counts(self.router.rollout.shadow.policy.version)  # type: ignore[union-attr]
+        return counts.compared, counts.agreed, counts.abandoned
 
 
-def saying(logit: float | None, **fields: object) -> InstantClient:
-    return InstantClient(lambda _: opinion(logit, **fields))
+def returning(logit: float | None, **fields: object) -> InstantClient:
+    return InstantClient(lambda _: prediction(logit, **fields))
 
 
-async def test_a_shadow_changes_no_answer_and_is_told_beside_it():
-    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=saying(-5.0))
-    verdict = await watched.router.judge(item("r1"))
+async def test_a_shadow_changes_no_verdict_and_is_reported_separately():
+    watched = Watched(ShadowPolicy(policy=TWO_STAGES, share=1.0), backbone=returning(1.0), vlm=returning(-5.0))
+    verdict = await watched.router.classify_item(item("r1"))
     assert (verdict.label, verdict.policy_version, verdict.shadow) == ("roadwork", "main", "trial")
     assert [report.stage for report in verdict.stages] == ["backbone"]
-    assert watched.told == []
+    assert watched.received == []
     await settle()
-    ((answered, said),) = watched.told
-    assert answered == verdict
-    assert (said.request_id, said.label, said.policy_version) == ("r1", "none", "trial")
-    assert watched.clients["backbone"].batches == [["r1"]], "what is known is not asked again"
-    assert watched.tally == (1, 0, 0)
+    ((live, shadow),) = watched.received
+    assert live == verdict
+    assert (shadow.request_id, shadow.label, shadow.policy_version) == ("r1", "none", "trial")
+    assert watched.clients["backbone"].batches == [["r1"]], "known answers are reused"
+    assert watched.counts == (1, 0, 0)
 
 
-async def test_the_answer_does_not_wait_for_its_shadow():
-    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(slow := GatedClient()))
-    await watched.router.judge(item("r1"))
+async def test_the_verdict_does_not_wait_for_its_shadow():
+    watched = Watched(ShadowPolicy(policy=TWO_STAGES, share=1.0), backbone=returning(1.0), vlm=(slow := GatedClient()))
+    await watched.router.classify_item(item("r1"))
     await settle()
     assert slow.calls[0].ids == ["r1"]
-    await watched.router.judge(item("r2"))
+    await watched.router.classify_item(item("r2"))
     await settle()
     assert len(slow.calls) == 1, "one at once"
-    assert watched.tally == (0, 0, 1)
+    assert watched.counts == (0, 0, 1)
     slow.calls[0].answer(2.0)
     await settle()
-    assert watched.tally == (1, 1, 1)
+    assert watched.counts == (1, 1, 1)
 
 
-async def test_a_shadow_asks_no_stage_that_has_something_to_do():
-    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(busy := GatedClient()))
+async def test_a_shadow_queries_no_busy_stage():
+    watched = Watched(ShadowPolicy(policy=TWO_STAGES, share=1.0), backbone=returning(1.0), vlm=(busy := GatedClient()))
     work = asyncio.create_task(watched.stages["vlm"].submit(item("work")))
     await settle()
-    await watched.router.judge(item("r1"))
+    await watched.router.classify_item(item("r1"))
     await settle()
     assert [call.ids for call in busy.calls] == [["work"]]
-    assert watched.tally == (0, 0, 1)
+    assert watched.counts == (0, 0, 1)
     busy.calls[0].answer()
     await work
 
 
-async def test_a_shadow_makes_room_for_whoever_comes_next():
-    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(slow := GatedClient()))
-    await watched.router.judge(item("r1"))
+async def test_a_shadow_yields_to_live_traffic():
+    watched = Watched(ShadowPolicy(policy=TWO_STAGES, share=1.0), backbone=returning(1.0), vlm=(slow := GatedClient()))
+    await watched.router.classify_item(item("r1"))
     await settle()
     assert slow.calls[0].ids == ["r1"]
     work = asyncio.create_task(watched.stages["vlm"].submit(item("work")))
     await settle()
     assert slow.calls[0].cancelled
     slow.calls[1].answer()
-    assert (await work).opinion.model == "work"
-    assert watched.tally == (0, 0, 1)
+    assert (await work).prediction.model == "work"
+    assert watched.counts == (0, 0, 1)
 
 
-async def test_what_began_before_a_swap_does_not_wipe_what_came_after():
-    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=saying(1.0))
+async def test_counts_of_an_old_shadow_do_not_remove_those_of_the_new_one():
+    watched = Watched(ShadowPolicy(policy=TWO_STAGES, share=1.0), backbone=returning(1.0), vlm=returning(1.0))
     shadows = watched.router.shadows
-    shadows.tally("new").judged = 500
-    shadows.tally("old").judged += 1
-    assert shadows.tally("new").judged == 500
+    shadows.counts("new").compared = 500
+    shadows.counts("old").compared += 1
+    assert shadows.counts("new").compared == 500
     for number in range(20):
-        shadows.tally(str(number))
-    assert len(shadows._tallies) == 8
+        shadows.counts(str(number))
+    assert len(shadows._counts) == 8
 
 
 async def test_a_shadow_whose_stage_fails_is_not_compared():
     failing = InstantClient(lambda _: StageFailed("broken"))
-    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=failing)
-    await watched.router.judge(item("r1"))
+    watched = Watched(ShadowPolicy(policy=TWO_STAGES, share=1.0), backbone=returning(1.0), vlm=failing)
+    await watched.router.classify_item(item("r1"))
     await settle()
-    assert watched.told == []
-    assert watched.tally == (0, 0, 1)
+    assert watched.received == []
+    assert watched.counts == (0, 0, 1)
 
 
-async def test_a_second_head_is_heard_in_place_of_the_first_at_no_further_call():
-    shadow = ShadowPolicy(ONE_LOOK.named("head"), 1.0, second_head=True)
+async def test_a_second_head_replaces_the_first_without_another_call():
+    shadow = ShadowPolicy(policy=ONE_STAGE.named("head"), share=1.0, second_head=True)
     watched = Watched(shadow, backbone=InstantClient(lambda _: StagePrediction(3.0, "fake", second_logit=-3.0)))
-    verdict = await watched.router.judge(item("r1"))
+    verdict = await watched.router.classify_item(item("r1"))
     await settle()
-    ((_, said),) = watched.told
-    assert (verdict.label, said.label) == ("roadwork", "none")
-    assert said.stages[0].probability == pytest.approx(1 - verdict.probability)
-    assert verdict.stages[0].second_probability == said.stages[0].probability
+    ((_, shadow),) = watched.received
+    assert (verdict.label, shadow.label) == ("roadwork", "none")
+    assert shadow.stages[0].probability == pytest.approx(1 - verdict.probability)
+    assert verdict.stages[0].second_probability == shadow.stages[0].probability
     assert watched.clients["backbone"].batches == [["r1"]]
 
 
 async def test_without_a_second_head_there_is_nothing_to_compare():
-    watched = Watched(ShadowPolicy(ONE_LOOK.named("head"), 1.0, second_head=True), backbone=saying(3.0))
-    await watched.router.judge(item("r1"))
+    watched = Watched(
+        ShadowPolicy(policy=ONE_STAGE.named("head"), share=1.0, second_head=True), backbone=returning(3.0)
+    )
+    await watched.router.classify_item(item("r1"))
     await settle()
-    assert watched.tally == (0, 0, 1)
+    assert watched.counts == (0, 0, 1)
 
 
-async def test_what_is_not_of_its_share_has_no_shadow():
-    watched = Watched(ShadowPolicy(TWO_LOOKS, 0.0), backbone=saying(1.0), vlm=saying(1.0))
-    assert (await watched.router.judge(item("r1"))).shadow is None
+async def test_items_that_are_not_sampled_have_no_shadow():
+    watched = Watched(ShadowPolicy(policy=TWO_STAGES, share=0.0), backbone=returning(1.0), vlm=returning(1.0))
+    assert (await watched.router.classify_item(item("r1"))).shadow is None
     await settle()
-    assert watched.tally == (0, 0, 0)
+    assert watched.counts == (0, 0, 0)
 
 
 async def test_shadows_end_with_the_router():
-    watched = Watched(ShadowPolicy(TWO_LOOKS, 1.0), backbone=saying(1.0), vlm=(slow := GatedClient()))
-    await watched.router.judge(item("r1"))
+    watched = Watched(ShadowPolicy(policy=TWO_STAGES, share=1.0), backbone=returning(1.0), vlm=(slow := GatedClient()))
+    await watched.router.classify_item(item("r1"))
     await settle()
     await watched.router.aclose()
     await settle()
     assert slow.calls[0].cancelled
-    assert watched.told == []
+    assert watched.received == []
 
 
-async def test_an_ab_test_answers_a_key_by_its_arm_and_says_which():
-    other = Policy("other", (Step("backbone", 0.5, 0.5),), ONE_LOOK.clip, prior=0.2)
-    router = Router({"backbone": batcher(saying(1.0))}, Rollout(ONE_LOOK, TrafficSplit(other, 0.5)), "mini")
+async def test_a_key_stays_in_its_arm_and_verdicts_name_it():
+    other = Policy(version="other", photo=(Step(stage="backbone", exit=(0.5, 0.5)),), clip=ONE_STAGE.clip, prior=0.2)
+    router = Router(
+        {"backbone": batcher(returning(1.0))},
+        Rollout(policy=ONE_STAGE, split=TrafficSplit(policy=other, share=0.5)),
+        "mini",
+    )
     for key in map(str, range(20)):
-        first, second = await router.judge(item("r1"), key), await router.judge(item("r2"), key)
+        first, second = await router.classify_item(item("r1"), key), await router.classify_item(item("r2"), key)
         assert first.arm == second.arm
         assert first.policy_version == second.policy_version == {"a": "main", "b": "other"}[first.arm or ""]
-    assert {(await router.judge(item(str(each)))).arm for each in range(40)} == {"a", "b"}
+    assert {(await router.classify_item(item(str(each)))).arm for each in range(40)} == {"a", "b"}

@@ -7,18 +7,18 @@ import pytest
 from roadwork_serve.cascade.prediction import Item, StagePrediction
 from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.errors import StageFailed
-from tests.cascade.fakes import FakeStage, HeldStage, batcher, item, opinion, settle
+from tests.cascade.fakes import FakeStage, HeldStage, batcher, item, prediction, settle
 
 
-async def test_a_stage_judges_in_one_thread_of_its_own():
+async def test_a_stage_runs_in_one_thread_of_its_own():
     threads: set[threading.Thread] = set()
 
     def say(each):
         threads.add(threading.current_thread())
-        return opinion(1.0, model=each.request_id)
+        return prediction(1.0, model=each.request_id)
 
     client = ThreadedStage(FakeStage(say=say))
-    said = await asyncio.gather(*(client.judge([item(a), item(b)]) for a, b in ["ab", "cd", "ef"]))
+    said = await asyncio.gather(*(client.predict([item(a), item(b)]) for a, b in ["ab", "cd", "ef"]))
     assert [[each.model for each in batch] for batch in said] == [["a", "b"], ["c", "d"], ["e", "f"]]
     assert len(threads) == 1
     assert threading.main_thread() not in threads
@@ -30,26 +30,26 @@ def refuse(each: Item) -> StagePrediction:
     raise ValueError("cannot read it")
 
 
-async def test_what_the_stage_raises_reaches_the_caller():
+async def test_errors_of_the_stage_reach_the_caller():
     client = ThreadedStage(FakeStage(say=refuse))
     with pytest.raises(ValueError, match="cannot read it"):
-        await client.judge([item()])
+        await client.predict([item()])
     with pytest.raises(StageFailed, match="fake raised ValueError: cannot read it"):
         await batcher(client).submit(item())
     await client.aclose()
 
 
-async def test_the_loop_goes_on_while_the_stage_computes():
+async def test_the_event_loop_is_free_while_the_stage_computes():
     client = ThreadedStage(stage := HeldStage())
-    task = asyncio.create_task(client.judge([item()]))
+    task = asyncio.create_task(client.predict([item()]))
     await asyncio.to_thread(stage.entered.wait, 30)
     stage.leave.set()
     assert (await task)[0].logit == 1.0
     await client.aclose()
 
 
-@pytest.mark.parametrize("say", [lambda _: opinion(1.0), refuse])
-async def test_a_cancelled_call_ends_only_when_the_stage_has_done_with_it(say):
+@pytest.mark.parametrize("say", [lambda _: prediction(1.0), refuse])
+async def test_a_cancelled_call_ends_only_when_the_stage_has_finished(say):
     complaints: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     queue = batcher(client := ThreadedStage(stage := HeldStage(say)))
@@ -68,11 +68,11 @@ async def test_a_cancelled_call_ends_only_when_the_stage_has_done_with_it(say):
     assert complaints == []  # what it raised after all is nobody's business
 
 
-async def test_a_call_that_never_reached_the_stage_is_taken_back():
+async def test_a_call_that_never_reached_the_stage_is_withdrawn():
     client = ThreadedStage(stage := HeldStage())
-    first = asyncio.create_task(client.judge([item("first")]))
+    first = asyncio.create_task(client.predict([item("first")]))
     await asyncio.to_thread(stage.entered.wait, 30)
-    second = asyncio.create_task(client.judge([item("second")]))
+    second = asyncio.create_task(client.predict([item("second")]))
     await settle()
     second.cancel()
     await settle()

@@ -11,7 +11,9 @@ from typer.testing import CliRunner, Result
 
 from roadwork_serve.calibration.thresholds import holdout_mask
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.cli.calibrate import calibrate, compare, tune
+from roadwork_serve.cli.calibrate import calibrate
+from roadwork_serve.cli.compare import compare
+from roadwork_serve.cli.tune import tune
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.rows import EvaluationRow, write_rows
 from roadwork_serve.journal.record import Annotation
@@ -37,21 +39,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "base.yaml").write_text(yaml.safe_dump(POLICY.to_mapping()))
     done = run(
         "calibrate", "--policy", path / "base.yaml", "--rows", path / "rows.jsonl", "--out", path / "calibrated.yaml",
-        "--report", path / "calibration", "--version", "calm-1",
+        "--report-folder", path / "calibration", "--version", "calm-1",
     )  # fmt: skip
     (path / "told").write_text(f"{done.exit_code}\n{done.output}")
     return path
 
 
 def load(path: Path) -> Policy:
-    return Policy.from_mapping(yaml.safe_load(path.read_text()))
+    return Policy.parse(yaml.safe_load(path.read_text()))
 
 
 def test_calibrating_writes_a_policy_and_says_how_good_it_is(folder: Path) -> None:
     told, policy = (folder / "told").read_text(), load(folder / "calibrated.yaml")
     assert told.startswith("0\n") and "photos, out of fold: log loss" in told
     assert policy.version == "calm-1" and policy.certificate is None
-    stage1 = policy.photo[0].calibrate
+    stage1 = policy.photo[0].calibration
     assert abs(stage1.update(0.0, 8.0)) < 7  # it overstates its case
     figures = json.loads((folder / "calibration" / "calibration.json").read_text())
     whole = figures["quality"]["photo cascade"]
@@ -65,26 +67,26 @@ def test_nothing_is_fitted_to_the_rows_that_the_bound_is_tested_with(folder: Pat
     kept = [row for row, held in zip(rows, holdout_mask(rows, 0.6), strict=True) if not held]
     figures = json.loads((folder / "calibration" / "calibration.json").read_text())
     done = run("tune", "--policy", folder / "calibrated.yaml", "--rows", folder / "rows.jsonl", "--out",
-               folder / "loose.yaml", "--max-loss", 0.05, "--report", folder / "loose")  # fmt: skip
+               folder / "loose.yaml", "--risk-limit", 0.05, "--report-folder", folder / "loose")  # fmt: skip
     assert done.exit_code == 0, done.output
     certificate = load(folder / "loose.yaml").certificate
     assert certificate is not None
     assert figures["fitted_to"] == len(kept)
-    assert sum(promise.n for promise in certificate.promises) <= len(rows) - len(kept)
+    assert sum(promise.n for promise in certificate.bounds) <= len(rows) - len(kept)
 
 
 def test_tuning_writes_a_promise_a_picture_and_what_else_could_be_had(folder: Path) -> None:
     out, report_folder = folder / "tuned.yaml", folder / "tuning"
     done = run("tune", "--policy", folder / "calibrated.yaml", "--rows", folder / "rows.jsonl", "--out", out,
-               "--max-loss", 0.05, "--confidence", 0.9, "--report", report_folder)  # fmt: skip
+               "--risk-limit", 0.05, "--confidence", 0.9, "--report-folder", report_folder)  # fmt: skip
     assert done.exit_code == 0, done.output
     policy = load(out)
     assert policy.certificate is not None and policy.certificate.risk_limit == 0.05
     assert policy.photo[0].high < 1 and "no more than 5.00% of traffic" in out.read_text()
-    assert "x less than with all stages asked" in done.output and "what other bounds would cost" in done.output
+    assert "x less than with all stages" in done.output and "cost of other bounds" in done.output
     figures = json.loads((report_folder / "tuning.json").read_text())
-    assert {case["risk_limit"] for case in figures["what_if"]} == {0.005, 0.01, 0.02, 0.05}
-    names = {place["name"] for place in figures["places"]["photo"]}
+    assert {case["risk_limit"] for case in figures["trade_offs"]} == {0.005, 0.01, 0.02, 0.05}
+    names = {place["name"] for place in figures["points"]["photo"]}
     assert names == {"all stages", "today", "tuned", "stage 1 alone", "vlm on all"}
     assert (report_folder / "pareto.png").stat().st_size > 10_000
 
@@ -92,33 +94,33 @@ def test_tuning_writes_a_promise_a_picture_and_what_else_could_be_had(folder: Pa
 def test_what_cannot_be_promised_is_not_written(folder: Path) -> None:
     out = folder / "strict.yaml"
     done = run("tune", "--policy", folder / "calibrated.yaml", "--rows", folder / "rows.jsonl", "--out", out,
-               "--max-loss", 0.0005)  # fmt: skip
+               "--risk-limit", 0.0005)  # fmt: skip
     assert done.exit_code == 1 and not out.exists()
-    assert "nothing can be promised of photos" in done.output and "Nothing is written." in done.output
+    assert "no bound was proven for photos" in done.output and "Nothing is written." in done.output
 
 
 def test_a_limit_that_is_missed_is_told(folder: Path) -> None:
-    common = ("tune", "--policy", folder / "calibrated.yaml", "--rows", folder / "rows.jsonl", "--max-loss", 0.05)
+    common = ("tune", "--policy", folder / "calibrated.yaml", "--rows", folder / "rows.jsonl", "--risk-limit", 0.05)
     (folder / "costs.yaml").write_text("{backbone: 1, signs: 2, vlm: 10, reasoner: 50, video: 100}")
-    dear = run(*common, "--out", folder / "a.yaml", "--cost", folder / "costs.yaml", "--limit", 1.001)
-    fine = run(*common, "--out", folder / "b.yaml", "--cost", folder / "costs.yaml", "--limit", 101)
+    dear = run(*common, "--out", folder / "a.yaml", "--costs", folder / "costs.yaml", "--max-cost", 1.001)
+    fine = run(*common, "--out", folder / "b.yaml", "--costs", folder / "costs.yaml", "--max-cost", 101)
     assert dear.exit_code == 1 and "more than the limit of 1.001" in dear.output
     assert fine.exit_code == 0, fine.output
 
 
 def test_time_cannot_be_saved_where_none_was_measured(folder: Path) -> None:
     common = ("tune", "--policy", folder / "base.yaml", "--rows", folder / "rows.jsonl", "--out", folder / "c.yaml")
-    untimed = run(*common, "--latency-ms")
+    untimed = run(*common, "--latency")
     assert isinstance(untimed.exception, ConfigError) and "carry no times" in str(untimed.exception)
-    assert run(*common, "--latency-ms", "--flops").exit_code == 2
+    assert run(*common, "--latency", "--flops").exit_code == 2
 
 
 def test_comparing_says_promote_or_keep_and_why(folder: Path) -> None:
     write_rows(folder / "fresh.jsonl", fresh := synthetic_rows(1500, seed=8))
-    open_ended = tuple(replace(step, low=0.0, high=1.0) for step in POLICY.photo[:-1])
-    never = replace(POLICY, version="never", photo=(*open_ended, POLICY.photo[-1]))
+    open_ended = tuple(step.with_band(0.0, 1.0) for step in POLICY.photo[:-1])
+    never = POLICY.named("never").with_steps("photo", (*open_ended, POLICY.photo[-1]))
     (folder / "never.yaml").write_text(yaml.safe_dump(never.to_mapping()))
-    promoted = run("compare", folder / "never.yaml", folder / "base.yaml", "--rows", folder / "fresh.jsonl", "--json",
+    promoted = run("compare", folder / "never.yaml", folder / "base.yaml", "--rows", folder / "fresh.jsonl", "--report",
                    folder / "compared.json", "--margin", 0.05)  # fmt: skip
     kept = run("compare", folder / "base.yaml", folder / "never.yaml", "--rows", folder / "fresh.jsonl")
     assert promoted.exit_code == 0, promoted.output
@@ -127,7 +129,7 @@ def test_comparing_says_promote_or_keep_and_why(folder: Path) -> None:
     figures = json.loads((folder / "compared.json").read_text())
     assert figures["verdict"] == "promote"
     assert [each["media"] for each in figures["comparisons"]] == ["photo"]  # of clips nothing has changed
-    assert figures["comparisons"][0]["champion"]["n"] == sum(row.about.kind == "photo" for row in fresh)
+    assert figures["comparisons"][0]["champion"]["n"] == sum(row.metadata.kind == "photo" for row in fresh)
 
 
 def test_heads_are_compared_by_the_rows_of_each(folder: Path) -> None:
@@ -136,18 +138,18 @@ def test_heads_are_compared_by_the_rows_of_each(folder: Path) -> None:
     write_rows(folder / "new.jsonl", rows)
     done = run("compare", folder / "base.yaml", folder / "base.yaml", "--rows", folder / "old.jsonl",
                "--challenger-rows", folder / "new.jsonl", "--margin", 0.2)  # fmt: skip
-    assert "that one alone had right, McNemar" in done.output
+    assert "that only one got right, McNemar" in done.output
     assert done.exit_code == 0, done.output
 
 
 def _wild(row: EvaluationRow) -> EvaluationRow:
     """Stage 1 sure of nothing but to ask."""
-    looks = tuple(replace(look, logit=0.0) if look.stage == "backbone" else look for look in row.looks)
-    return replace(row, looks=looks)
+    records = tuple(replace(record, logit=0.0) if record.stage == "backbone" else record for record in row.records)
+    return replace(row, records=records)
 
 
 def audited(path: Path, count: int) -> str:
-    """A journal with answers of two arms that every stage has judged and people, too; URL."""
+    """Return a journal with answers of two arms that every stage has judged and people, too; URL."""
     url = f"sqlite:///{path}"
     records, marks = [], []
     for at in range(count):
@@ -155,39 +157,39 @@ def audited(path: Path, count: int) -> str:
         wrong = arm == "a" and at % 3 == 0
         p, good = (0.97 if label != wrong else 0.03), (0.98 if label else 0.02)
         said = {"stages": (report("backbone", p, posterior=p),), "arm": arm}
-        records.append(entry(f"e{at}", p, at_s=1000.0 + at, audit=0.5, verdict=said))
+        records.append(entry(f"e{at}", p, created_at_s=1000.0 + at, audit_rate=0.5, verdict=said))
         beside = (report("signs", None), report("vlm", good), report("reasoner", good))
         records.append(audit(f"e{at}", *beside))
         marks.append((f"e{at}", Annotation("roadwork" if label else "none", "ann", 2000.0)))
     store = Store.open(url)
     store.commit(records)
-    store.mark(marks)
+    store.annotate(marks)
     store.close()
     return url
 
 
 def test_a_journal_is_a_source_of_rows_and_of_arms(folder: Path) -> None:
     url = audited(folder / "journal.db", 300)
-    done = run("calibrate", "--policy", folder / "base.yaml", "--from-journal", url, "--leave", 0, "--out",
+    done = run("calibrate", "--policy", folder / "base.yaml", "--journal", url, "--holdout", 0, "--out",
                folder / "journal.yaml")  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "300 photos, out of fold" in done.output
-    better = run("compare", "a", "b", "--from-journal", url, "--arms")
-    worse = run("compare", "b", "a", "--from-journal", url, "--arms")
+    better = run("compare", "a", "b", "--journal", url, "--arms")
+    worse = run("compare", "b", "a", "--journal", url, "--arms")
     assert better.exit_code == 0 and "unpaired, Fisher" in better.output and "promote: " in better.output
     assert worse.exit_code == 1 and "keep: " in worse.output
 
 
-@pytest.mark.parametrize("source", [(), ("--rows", "x.jsonl", "--from-journal", "sqlite:///y.db")])
+@pytest.mark.parametrize("source", [(), ("--rows", "x.jsonl", "--journal", "sqlite:///y.db")])
 def test_rows_come_from_one_place(folder: Path, source: tuple[str, ...]) -> None:
     done = run("tune", "--policy", folder / "base.yaml", "--out", folder / "d.yaml", *source)
-    assert isinstance(done.exception, ConfigError) and "one of --rows FILE and --from-journal" in str(done.exception)
+    assert isinstance(done.exception, ConfigError) and "one of --rows FILE and --journal" in str(done.exception)
 
 
 def test_an_empty_journal_says_how_to_fill_it(folder: Path) -> None:
-    done = run("tune", "--policy", folder / "base.yaml", "--out", folder / "e.yaml", "--from-journal",
+    done = run("tune", "--policy", folder / "base.yaml", "--out", folder / "e.yaml", "--journal",
                f"sqlite:///{folder / 'empty.db'}")  # fmt: skip
-    assert isinstance(done.exception, ConfigError) and "survey: {share: 0.05}" in str(done.exception)
+    assert isinstance(done.exception, ConfigError) and "audit: {share: 0.05}" in str(done.exception)
 
 
 def test_too_few_rows_to_calibrate_on_are_refused(folder: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from roadwork_serve.cli.classify import classify, from_server, in_process
+from roadwork_serve.cli.classify import classify_files, from_server, in_process
 from roadwork_serve.schema import Exit, Problem, Verdict
 from tests.evaluation import fakes
 from tests.evaluation.fakes import BLUE, POLICY, RED, jpeg, open_by_colour, write_jpeg
@@ -27,13 +27,13 @@ def colour_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roadwork_serve.local_cascade.open_stages", open_by_colour)
 
 
-async def test_in_process_answers_in_order_and_tells_problems_by_file(tmp_path: Path) -> None:
+async def test_in_process_results_keep_the_order_and_problems_name_their_file(tmp_path: Path) -> None:
     red, blue = write_jpeg(tmp_path / "red.jpg", RED), write_jpeg(tmp_path / "blue.jpg", BLUE)
     text = tmp_path / "notes.jpg"
     text.write_text("these are words")
     paths = [red, text, tmp_path / "gone.jpg", blue]
     done: list[None] = []
-    result = await classify(paths, in_process(fakes.profile(), POLICY), on_done=lambda: done.append(None))
+    result = await classify_files(paths, in_process(fakes.profile(), POLICY), on_done=lambda: done.append(None))
     assert [entry.filename for entry in result.results] == [str(path) for path in paths]
     assert [entry.verdict.label if entry.verdict else None for entry in result.results] == [
         "roadwork",
@@ -59,14 +59,14 @@ async def test_a_server_is_asked_with_the_bytes_and_the_deadline(tmp_path: Path)
 
     path = write_jpeg(tmp_path / "red.jpg", RED)
     server = from_server("127.0.0.1:8000", 2000, transport=httpx.MockTransport(answer))
-    result = await classify([path], server)
+    result = await classify_files([path], server)
     assert result.results[0].verdict == VERDICT
     assert str(asked[0].url) == "http://127.0.0.1:8000/v1/classify?deadline_ms=2000"
     assert asked[0].content == jpeg(RED)
     assert asked[0].headers["content-type"] == "application/octet-stream"
 
 
-TOO_LARGE = Problem(type="urn:x:media-too-large", title="t", status=413, detail="32 MB at most")
+TOO_LARGE = Problem(type="urn:roadwork:problem:media-too-large", title="t", status=413, detail="32 MB at most")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ async def test_what_a_server_says_that_is_no_verdict_is_a_problem(
         return response
 
     server = from_server("http://here", transport=httpx.MockTransport(answer))
-    result = await classify([write_jpeg(tmp_path / "red.jpg", RED)], server)
+    result = await classify_files([write_jpeg(tmp_path / "red.jpg", RED)], server)
     problem = result.results[0].problem
     assert problem is not None
     assert (problem.status, problem.type.rpartition(":")[2]) == (status, slug)

@@ -5,7 +5,6 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner, Result
 
 from roadwork_serve.cli.main import app
@@ -30,7 +29,7 @@ def run(*arguments: object) -> Result:
 
 def test_evaluate_scenes_prints_tables_and_writes_the_report_and_the_rows(tmp_path: Path, policy: str) -> None:
     report, rows = tmp_path / "report.json", tmp_path / "rows.jsonl"
-    options = ["--scenes", 10, "--seed", 9001, "--json", report, "--rows", rows, "--ask-everyone", "--policy", policy]
+    options = ["--scenes", 10, "--seed", 9001, "--report", report, "--rows", rows, "--all-stages", "--policy", policy]
     result = run("evaluate", *options)
     assert result.exit_code == 0, result.output
     numbers = json.loads(report.read_text())
@@ -38,12 +37,10 @@ def test_evaluate_scenes_prints_tables_and_writes_the_report_and_the_rows(tmp_pa
     assert numbers["accuracy_vlm_all"] is not None
     assert f"{numbers['accuracy']:.4f}" in result.stdout
     lines = [json.loads(line) for line in rows.read_text().splitlines()]
-    assert [line["about"]["seed"] for line in lines] == [9_001_000_000 + index for index in range(10)]
-    assert {look["stage"] for look in lines[0]["looks"]} == {"backbone", "signs", "vlm", "reasoner"}
-    out = tmp_path / "fitted.yaml"
-    fitted = run("minis", "fit-policy", "--rows", rows, "--out", out, "--base", policy, "--version", "fitted-1")
-    assert fitted.exit_code == 0, fitted.output
-    assert yaml.safe_load(out.read_text())["version"] == "fitted-1"
+    assert [line["metadata"]["seed"] for line in lines] == [9_001_000_000 + index for index in range(10)]
+    assert {record["stage"] for record in lines[0]["records"]} == {"backbone", "signs", "vlm", "reasoner"}
+    fitted = run("calibrate", "--rows", rows, "--out", tmp_path / "fitted.yaml", "--policy", policy, "--holdout", 0)
+    assert fitted.exit_code == 2 and "10 rows are too few to fit anything to" in fitted.stderr
 
 
 def test_evaluate_photos_reports_groups(tmp_path: Path, policy: str) -> None:
@@ -56,11 +53,11 @@ def test_evaluate_photos_reports_groups(tmp_path: Path, policy: str) -> None:
         "none/b.jpg,none,cones,b,MIT,hard negative: cones\n"
     )
     report = tmp_path / "report.json"
-    result = run("evaluate", "--photos", folder, "--json", report, "--policy", policy)
+    result = run("evaluate", "--photos", folder, "--report", report, "--policy", policy)
     assert result.exit_code == 0, result.output
     photos = json.loads(report.read_text())["photos"]
     assert photos["by_group"]["drive_1"] == {"tp": 1, "fp": 0, "fn": 0, "tn": 0}
-    assert "Hard negatives called roadwork: 1 of 1 none/b.jpg" in result.stdout
+    assert "Hard negatives classified as roadwork: 1 of 1 none/b.jpg" in result.stdout
     assert "do not quote the pooled numbers" in result.stdout
 
 
@@ -75,10 +72,10 @@ def labelled(folder: Path) -> Path:
 def test_evaluate_data_judges_any_labelled_data_and_tells_what_is_damaged(tmp_path: Path, policy: str) -> None:
     folder, report = labelled(tmp_path / "data"), tmp_path / "report.json"
     (folder / "none" / "c.jpg").write_bytes(b"no picture")
-    result = run("evaluate", "--data", folder, "--data", "scenes:3:7", "--json", report, "--policy", policy)
+    result = run("evaluate", "--data", folder, "--data", "scenes:3:7", "--report", report, "--policy", policy)
     assert result.exit_code == 1, "a file got no verdict"
     numbers = json.loads(report.read_text())
-    assert (numbers["n"], numbers["earned"]) == (7, None)
+    assert (numbers["n"], numbers["subnet_score"]) == (7, None)
     assert [each["name"] for each in numbers["failed"]] == ["none/c.jpg"]
 
 
@@ -86,13 +83,13 @@ def test_evaluate_reward_says_what_the_subnet_would_pay_for_challenges_made_of_t
     tmp_path: Path, policy: str
 ) -> None:
     folder, report = labelled(tmp_path / "data"), tmp_path / "report.json"
-    options = ["--data", folder, "--reward", "--challenges", 60, "--json", report, "--policy", policy]
+    options = ["--data", folder, "--reward", "--challenges", 60, "--report", report, "--policy", policy]
     result = run("evaluate", *options)
     assert result.exit_code == 0, result.output
-    earned = json.loads(report.read_text())["earned"]
+    earned = json.loads(report.read_text())["subnet_score"]
     assert earned["challenges"] == 60
-    assert sum(part["n"] for part in earned["by_look"].values()) == 60
-    assert 0.3 < earned["by_look"]["whole"]["accuracy"] < 0.7
+    assert sum(part["n"] for part in earned["by_augmentation"].values()) == 60
+    assert 0.3 < earned["by_augmentation"]["whole"]["accuracy"] < 0.7
     assert f"would have paid {earned['reward']:.4f} on average" in " ".join(result.stdout.split())
 
 
@@ -102,7 +99,7 @@ def test_evaluate_reward_says_what_the_subnet_would_pay_for_challenges_made_of_t
         ([], ["--scenes", "--photos", "--data"]),
         (["--scenes", 2, "--data", "scenes:2"], ["one of"]),
         (["--scenes", 2, "--reward"], ["--data scenes:2000"]),
-        (["--data", "/nowhere"], ["there is no /nowhere"]),
+        (["--data", "/nowhere"], ["/nowhere does not exist"]),
     ],
 )
 def test_evaluate_says_what_it_wants(arguments: list[object], told: list[str]) -> None:
@@ -116,7 +113,7 @@ def test_evaluate_exits_with_1_when_a_file_got_no_verdict(
 ) -> None:
     def broken(wanted: list[tuple[int, str]], workers: int) -> Generator[Sample]:
         good = draw_scene(1, "photo")
-        yield from [good, Sample(good.about, b"no picture")]
+        yield from [good, Sample(good.metadata, b"no picture")]
 
     monkeypatch.setattr("roadwork_serve.testbed.scene_dataset.draw_scenes", broken)
     result = run("evaluate", "--scenes", 2, "--policy", policy)

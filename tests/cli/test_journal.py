@@ -1,6 +1,7 @@
 """`roadwork journal`, as people type it."""
 
 import csv
+import inspect
 import json
 import time
 import tracemalloc
@@ -15,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from roadwork_serve import schema
 from roadwork_serve.cli.main import app
-from roadwork_serve.cli.options import Kind, Label, Reason, Stage
+from roadwork_serve.cli.options import journal_filter
 from roadwork_serve.journal.export import write_csv, write_parquet
 from roadwork_serve.journal.record import Annotation, JournalRow
 from roadwork_serve.journal.store import Store
@@ -31,7 +32,7 @@ PHOTO = b"\xff\xd8\xff photo"
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     where = f"sqlite:///{tmp_path / 'journal.db'}"
     monkeypatch.setenv("ROADWORK_JOURNAL", where)
-    store = Store.open(where, media_folder=tmp_path / "media", media_cap_bytes=10**6)
+    store = Store.open(where, media_folder=tmp_path / "media", max_media_bytes=10**6)
     late = {"exit": Exit(stage="vlm", reason="last_stage"), "stages": [report("backbone", 0.5), report("vlm", 0.2)]}
     store.commit(
         [
@@ -41,7 +42,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             audit("b", report("signs", None)),
         ]
     )
-    store.mark([("a", Annotation("none", "ann", 1.0))])
+    store.annotate([("a", Annotation("none", "ann", 1.0))])
     store.close()
     return where
 
@@ -53,39 +54,39 @@ def run(*words: str, code: int = 0) -> Result:
 
 
 def listed(*words: str) -> list[str]:
-    return [json.loads(line)["id"] for line in run("ls", "--json", *words).stdout.splitlines()]
+    return [json.loads(line)["id"] for line in run("list", "--json", *words).stdout.splitlines()]
 
 
 def test_the_newest_answers_come_first_and_filters_narrow_them(url: str) -> None:
     assert listed() == ["c", "b", "a"]
     assert listed("--since", "1h") == ["c", "b"]
     assert listed("--label", "none") == ["b"]
-    assert listed("--exit", "vlm") == ["b"] == listed("--reason", "last_stage")
-    assert listed("--degraded") == ["c"] and listed("--whole") == ["b", "a"]
-    assert listed("--labelled") == ["a"] and listed("--surveyed") == ["b"]
-    assert listed("--low", "0.5", "--high", "0.7") == ["c"]
+    assert listed("--exit-stage", "vlm") == ["b"] == listed("--exit-reason", "last_stage")
+    assert listed("--degraded") == ["c"] and listed("--complete") == ["b", "a"]
+    assert listed("--labeled") == ["a"] and listed("--audited") == ["b"]
+    assert listed("--min-probability", "0.5", "--max-probability", "0.7") == ["c"]
     assert listed("--limit", "1") == ["c"]
-    assert "3 in all" in run("ls").stdout
+    assert "3 entries match" in run("list").stdout
 
 
-def test_one_answer_is_told_whole(url: str, tmp_path: Path) -> None:
+def test_show_prints_the_whole_entry(url: str, tmp_path: Path) -> None:
     told = json.loads(run("show", "request-a").stdout)
-    assert (told["id"], told["mark"]["label"], told["origin"]) == ("a", "none", "http")
+    assert (told["id"], told["human_label"]["label"], told["origin"]) == ("a", "none", "http")
     assert Path(told["file"]).read_bytes() == PHOTO
     told = json.loads(run("show", "b").stdout)
-    assert [each["stage"] for each in told["said_beside"]] == ["signs"]
+    assert [each["stage"] for each in told["audit"]] == ["signs"]
     assert [each["stage"] for each in told["verdict"]["stages"]] == ["backbone", "vlm"]
-    assert "no answer is known by z" in run("show", "z", code=2).output
+    assert "the journal has no prediction z" in run("show", "z", code=2).output
 
 
-def test_people_label_one_or_many(url: str, tmp_path: Path) -> None:
-    run("label", "b", "roadwork", "--by", "ann", "--note", "a cone")
+def test_one_or_many_entries_are_labeled(url: str, tmp_path: Path) -> None:
+    run("label", "b", "roadwork", "--author", "ann", "--note", "a cone")
     (tmp_path / "labels.csv").write_text("request_id,label,note\nrequest-a,roadwork,\nrequest-c,unclear,dark\n")
-    assert "2 labelled" in run("label", "--csv", str(tmp_path / "labels.csv"), "--by", "bob").stdout
+    assert "2 labeled" in run("label", "--csv", str(tmp_path / "labels.csv"), "--author", "bob").stdout
     store = Store.open(url)
-    said = {case.entry.id: case.mark for case in store.find()}
+    said = {case.prediction.id: case.annotation for case in store.find()}
     store.close()
-    assert {name: (mark.label, mark.by, mark.note) for name, mark in said.items() if mark} == {
+    assert {name: (mark.label, mark.author, mark.note) for name, mark in said.items() if mark} == {
         "a": ("roadwork", "bob", ""),
         "b": ("roadwork", "ann", "a cone"),
         "c": (None, "bob", "dark"),
@@ -98,47 +99,47 @@ def test_people_label_one_or_many(url: str, tmp_path: Path) -> None:
         ("id,label\na,maybe\n", "line 2: label 'maybe'; write one of roadwork, none, unclear"),
         ("id,label\na,\nb,maybe\n", "line 3: label 'maybe'"),
         ("name,label\na,none\n", "needs the columns label, and id"),
-        ("id,label\na,none\nz,none\n", "no answer is known by z"),
+        ("id,label\na,none\nz,none\n", "the journal has no prediction z"),
     ],
 )
 def test_a_file_of_labels_counts_whole_or_not_at_all(url: str, tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "labels.csv").write_text(text)
     assert told in run("label", "--csv", str(tmp_path / "labels.csv"), code=2).output.replace("\n", " ")
-    assert listed("--labelled") == ["a"]
+    assert listed("--labeled") == ["a"]
 
 
-def test_stats_say_what_the_answers_come_to(url: str) -> None:
+def test_stats_summarize_the_entries(url: str) -> None:
     told = json.loads(run("stats", "--json").stdout)
-    assert (told["answers"], told["marked"], told["accuracy_where_marked"], told["audited"]) == (3, 1, 0.0, 1)
+    assert (told["predictions"], told["labeled"], told["accuracy_where_labeled"], told["audited"]) == (3, 1, 0.0, 1)
     assert told["exit_mix"] == {"backbone": pytest.approx(2 / 3), "vlm": pytest.approx(1 / 3)}
-    assert told["tflop_an_item"] == pytest.approx((3 * 126e9 + 5600e9) / 3 / 1e12)
+    assert told["mean_tflop"] == pytest.approx((3 * 126e9 + 5600e9) / 3 / 1e12)
     assert told["stage_ms"]["backbone"]["n"] == 3
     assert "exit mix: backbone 0.6667, vlm 0.3333" in run("stats").stdout
-    assert "drift" in json.loads(run("stats", "--json", "--window", "1").stdout)
+    assert "drift" in json.loads(run("stats", "--json", "--window-hours", "1").stdout)
 
 
 def test_a_file_as_spreadsheets_save_it_is_read(url: str, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes("\ufeffsha256;x,label,id\r\n,none ,b\r\n,,c\r\n".encode())
-    assert "1 labelled" in run("label", "--csv", str(tmp_path / "labels.csv")).stdout
-    assert listed("--labelled") == ["b", "a"]
+    assert "1 labeled" in run("label", "--csv", str(tmp_path / "labels.csv")).stdout
+    assert listed("--labeled") == ["b", "a"]
 
 
 def test_a_label_needs_an_answer(url: str) -> None:
     assert "give an id and a label, or --csv FILE" in run("label", "b", code=2).output
-    assert listed("--labelled") == ["a"]
+    assert listed("--labeled") == ["a"]
 
 
 def test_a_table_for_others(url: str, tmp_path: Path) -> None:
-    assert "3 answers" in run("export", str(tmp_path / "all.csv")).stdout
+    assert "3 entries" in run("export", str(tmp_path / "all.csv")).stdout
     with (tmp_path / "all.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["id"] for line in lines] == ["a", "b", "c"]
-    assert (lines[0]["mark"], lines[1]["p_vlm"], lines[1]["key"]) == ("none", "0.2", "'=camera")
-    run("export", str(tmp_path / "some.parquet"), "--to", "parquet", "--since", "1h")
+    assert (lines[0]["human_label"], lines[1]["p_vlm"], lines[1]["key"]) == ("none", "0.2", "'=camera")
+    run("export", str(tmp_path / "some.parquet"), "--format", "parquet", "--since", "1h")
     table = pq.read_table(tmp_path / "some.parquet")
     assert table.column("id").to_pylist() == ["b", "c"]
     assert table.column("p_vlm").to_pylist() == [0.2, None]
-    assert str(table.schema.field("at").type) == "timestamp[ms, tz=UTC]"
+    assert str(table.schema.field("created_at").type) == "timestamp[ms, tz=UTC]"
 
 
 @pytest.mark.parametrize("write", [write_csv, write_parquet])
@@ -166,34 +167,35 @@ def test_a_table_that_cannot_be_written_is_told(url: str, tmp_path: Path) -> Non
 def test_what_breaks_in_the_middle_leaves_no_file(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roadwork_serve.journal.export.export_row", lambda case: 1 / 0)
     for kind in ("csv", "parquet"):
-        result = CliRunner().invoke(app, ["journal", "export", str(tmp_path / f"x.{kind}"), "--to", kind])
+        result = CliRunner().invoke(app, ["journal", "export", str(tmp_path / f"x.{kind}"), "--format", kind])
         assert isinstance(result.exception, ZeroDivisionError)
     assert not list(tmp_path.glob("*x.*"))
 
 
 def test_a_data_set_for_fiftyone(url: str, tmp_path: Path) -> None:
-    assert "1 photos and 0 clips" in run("export", str(tmp_path / "out"), "--to", "fiftyone").stdout
+    assert "1 photos and 0 clips" in run("export", str(tmp_path / "out"), "--format", "fiftyone").stdout
     samples = json.loads((tmp_path / "out/photos/samples.json").read_text())["samples"]
     assert samples[0]["ground_truth"]["label"] == "none"
 
 
-@pytest.mark.parametrize("words", [("ls",), ("stats",), ("show", "a")])
+@pytest.mark.parametrize("words", [("list",), ("stats",), ("show", "a")])
 def test_reading_makes_no_journal(tmp_path: Path, words: tuple[str, ...]) -> None:
     where = tmp_path / "none.db"
     assert "there is no journal" in run(*words, "--journal", f"sqlite:///{where}", code=2).output
     assert not where.exists()
 
 
-def test_there_is_no_filter_for_what_no_answer_says() -> None:
-    for option, of in (
-        (Label, schema.Label),
-        (Reason, schema.ExitReason),
-        (Kind, schema.MediaKind),
-        (Stage, StageName),
+def test_filters_offer_the_values_that_verdicts_have() -> None:
+    options = inspect.signature(journal_filter).parameters
+    for name, values in (
+        ("label", schema.Label),
+        ("exit_reason", schema.ExitReason),
+        ("media", schema.MediaKind),
+        ("exit_stage", StageName),
     ):
-        assert set(get_args(get_args(get_args(option)[0])[0])) == set(get_args(of))
-    assert "Invalid value for '--label'" in run("ls", "--label", "cones", code=2).output
+        assert set(get_args(get_args(get_args(options[name].annotation)[0])[0])) == set(get_args(values))
+    assert "Invalid value for '--label'" in run("list", "--label", "cones", code=2).output
 
 
 def test_a_time_that_is_none_is_told(url: str) -> None:
-    assert "'yesterday' is no time" in run("ls", "--since", "yesterday", code=2).output
+    assert "'yesterday' is no time" in run("list", "--since", "yesterday", code=2).output

@@ -2,14 +2,18 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import pytest
+import typer
 import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -58,7 +62,7 @@ def test_classify_json_is_what_the_batch_route_answers(tmp_path: Path, policy: s
     assert (entry.verdict.media, entry.verdict.label, entry.verdict.policy_version) == ("clip", "roadwork", "test-1")
 
 
-def test_classify_tells_what_failed_and_exits_with_1(tmp_path: Path, policy: str) -> None:
+def test_classify_reports_failures_and_exits_with_1(tmp_path: Path, policy: str) -> None:
     result = run("classify", write_jpeg(tmp_path / "red.jpg", RED), tmp_path / "gone.jpg", "--policy", policy)
     assert result.exit_code == 1
     assert "roadwork" in result.stdout
@@ -80,16 +84,16 @@ def test_a_wrong_name_is_told_in_a_line(tmp_path: Path, arguments: list[str], to
 
 
 def test_a_url_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
-    result = run("classify", write_jpeg(tmp_path / "red.jpg", RED), "--url", "http://[::1")
+    result = run("classify", write_jpeg(tmp_path / "red.jpg", RED), "--server", "http://[::1")
     assert result.exit_code == 2
     assert "'http://[::1' is no URL" in result.stderr
     assert "Traceback" not in result.output
 
 
 def test_rows_that_are_not_there_are_told_in_a_line(tmp_path: Path) -> None:
-    result = run("minis", "fit-policy", "--rows", tmp_path / "gone.jsonl", "--out", tmp_path / "out.yaml")
+    result = run("tune", "--policy", "mini", "--rows", tmp_path / "gone.jsonl", "--out", tmp_path / "out.yaml")
     assert result.exit_code == 2
-    assert "roadwork evaluate --ask-everyone --rows" in result.stderr
+    assert "roadwork evaluate --all-stages --rows" in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -118,6 +122,40 @@ def test_minis_train_names_what_to_train_and_where(tmp_path: Path, monkeypatch: 
     ]
 
 
+def test_help_groups_the_commands_by_what_people_do() -> None:
+    text = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"}).stdout
+    words = re.findall(r"^[╭│]─? (Run|Classify|Label and learn|Operate|[a-z-]+) ", text, flags=re.M)
+    panels = [words.index(panel) for panel in ("Run", "Classify", "Label and learn", "Operate")]
+    assert panels == sorted(panels)
+    assert [words[at + 1] for at in panels] == ["serve", "classify", "journal", "policy"]
+
+
+def every_option() -> list[tuple[str, click.Parameter]]:
+    def walk(command: click.Command, name: str) -> Iterator[tuple[str, click.Parameter]]:
+        for each in command.params:
+            yield name, each
+        for child, below in getattr(command, "commands", {}).items():
+            yield from walk(below, f"{name} {child}")
+
+    return list(walk(typer.main.get_command(app), "roadwork"))
+
+
+def test_every_option_has_a_sentence_of_help() -> None:
+    for command, parameter in every_option():
+        if parameter.name not in ("install_completion", "show_completion"):
+            text = getattr(parameter, "help", None) or ""
+            assert re.match(r"[A-Z0-9].* .*[.)]$", text), f"{command} {parameter.name}: {text!r}"
+
+
+def test_one_option_means_one_thing_in_every_command() -> None:
+    flags = {"--json": True, "--report": False, "--journal": False, "--server": False, "--all-stages": True}
+    for command, parameter in every_option():
+        for option in parameter.opts:
+            if option in flags:
+                assert parameter.is_flag is flags[option], f"{command} {option}"
+            assert option not in ("--url", "--from-journal"), f"{command} {option}"
+
+
 def test_help_is_instant_because_nothing_heavy_is_imported() -> None:
     heavy = ("torch", "ray", "transformers", "numpy", "pydantic", "fastapi", "httpx")
     code = f"import sys, roadwork_serve.cli.main; print([name for name in {heavy!r} if name in sys.modules])"
@@ -127,7 +165,7 @@ def test_help_is_instant_because_nothing_heavy_is_imported() -> None:
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The configurations that `serve run` was given, in a copy of the project and from a folder of its own."""
+    """Return the configurations that `serve run` was given, in a copy of the project and from a folder of its own."""
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     project.mkdir()
     elsewhere.mkdir()
@@ -140,7 +178,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, An
         ran.append(yaml.safe_load(Path(arguments[2]).read_text()))
         os.chdir(elsewhere)
 
-    monkeypatch.setattr("roadwork_serve.cli.main._PROJECT", project)
+    monkeypatch.setattr("roadwork_serve.cli.serve._PROJECT", project)
     monkeypatch.setattr("os.execv", execv)
     monkeypatch.setattr("os.environ", {**os.environ})
     monkeypatch.chdir(elsewhere)
@@ -185,21 +223,21 @@ def test_serve_sets_the_table_of_ray_except_for_what_the_user_has_set(
     assert {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}.items() <= RAY.items()
 
 
-def test_plan_prints_what_the_engines_need_of_each_card() -> None:
+def test_plan_prints_the_memory_of_each_engine_on_each_gpu() -> None:
     result = run("plan", "--profile", "gpu-24gb")
     assert result.exit_code == 0, result.output
     rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line.strip()}
     assert rows["qwen3-vl"][:2] == ["9.86", "3.00"]
-    assert float(rows["left"][0]) == pytest.approx(22 - sum(float(rows[name][-1]) for name in ENGINES), abs=0.02)
-    assert "card 0, 22 GiB, 1 of it promised" in result.stdout
-    assert "qwen3-vl: the cache holds 10.7 prompts of full context, and 36 may be in work" in result.stdout
+    assert float(rows["free"][0]) == pytest.approx(22 - sum(float(rows[name][-1]) for name in ENGINES), abs=0.02)
+    assert "GPU 0, 22 GiB, 1 of it reserved" in result.stdout
+    assert "qwen3-vl: the cache holds 10.7 prompts of full context, and 36 may run at once" in result.stdout
 
 
-def test_plan_takes_the_cards_it_is_told() -> None:
+def test_plan_uses_the_gpus_given() -> None:
     result = run("plan", "--profile", "gpu-24gb", "--gpu", 22, "--gpu", 23.6)
     assert result.exit_code == 0, result.output
-    assert "card 1, 23.6 GiB, 0 of it promised" in result.stdout
-    assert "Replicas that have room under load: dinov3 2, qwen3-vl 2." in result.stdout
+    assert "GPU 1, 23.6 GiB, 0 of it reserved" in result.stdout
+    assert "Largest number of replicas: dinov3 2, qwen3-vl 2." in result.stdout
 
 
 def test_plan_refuses_what_does_not_fit_and_names_the_engine() -> None:
@@ -209,10 +247,10 @@ def test_plan_refuses_what_does_not_fit_and_names_the_engine() -> None:
     assert "Traceback" not in result.output
 
 
-def test_plan_of_a_profile_without_cards_says_so() -> None:
+def test_plan_of_a_profile_without_gpus_says_so() -> None:
     result = run("plan")
     assert result.exit_code == 0
-    assert "No engine of this profile is on a card" in result.stdout
+    assert "No engine of this profile uses a GPU" in result.stdout
 
 
 def test_make_serve_is_roadwork_serve_and_leaves_ray_to_it() -> None:

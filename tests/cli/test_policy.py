@@ -1,4 +1,4 @@
-"""`roadwork policy` against a server that remembers what it was asked."""
+"""`roadwork policy`, against a server that records its requests."""
 
 import json
 from pathlib import Path
@@ -9,34 +9,41 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from roadwork_serve.api.problem_details import problem_of
 from roadwork_serve.cli.main import app
+from roadwork_serve.errors import PolicyConflict
 
 STEPS = [{"stage": "backbone", "exit": [0.1, 0.9]}]
 POLICY = {"version": "mine-1", "photo": STEPS, "clip": STEPS}
-EDITION = {
-    "number": 2,
+REVISION = {
+    "revision": 2,
     "version": "mine-1",
     "origin": "put",
-    "by": "ann",
-    "at": "2026-11-23T02:00:00",
-    "restores": None,
+    "author": "ann",
+    "created_at": "2026-11-23T02:00:00",
+    "rollback_of": None,
 }
+CHANGE = {"revision": 2, "version": "mine-1", "replicas": 2}
 
 
 class Server:
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, Any, str | None]] = []
-        self.answer: tuple[int, object] = 200, {"number": 2, "version": "mine-1", "replicas": 2}
+    """Gives one response and records the requests: method, URL, JSON body and key."""
 
-    def request(self, method: str, url: str, **settings: Any) -> httpx.Response:
-        self.asked.append((method, url, settings["json"], settings["headers"].get("Authorization")))
-        return httpx.Response(self.answer[0], json=self.answer[1])
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, Any, str | None]] = []
+        self.response: tuple[int, object] = 200, CHANGE
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content) if request.content else None
+        self.requests.append((request.method, str(request.url), body, request.headers.get("Authorization")))
+        return httpx.Response(self.response[0], json=self.response[1])
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    server = Server()
-    monkeypatch.setattr(httpx, "request", server.request)
+    server, client = Server(), httpx.Client
+    transport = {"transport": httpx.MockTransport(server)}
+    monkeypatch.setattr(httpx, "Client", lambda **settings: client(**settings | transport))
     monkeypatch.setenv("ROADWORK_API_KEY", "rw_secret")
     monkeypatch.setenv("COLUMNS", "200")
     return server
@@ -49,10 +56,10 @@ def run(*words: str) -> Result:
 def test_a_file_is_checked_and_put_whole_with_the_key(server: Server, tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(POLICY))
-    done = run("put", str(file), "--url", "http://there:1/")
+    done = run("put", str(file), "--server", "http://there:1/")
     assert done.exit_code == 0, done.output
-    assert "mine-1 is in force: edition 2, on 2 ingress replicas" in done.output
-    ((method, url, body, key),) = server.asked
+    assert "mine-1 is active: revision 2, on 2 ingress replicas" in done.output
+    ((method, url, body, key),) = server.requests
     assert (method, url, key) == ("PUT", "http://there:1/v1/policy", "Bearer rw_secret")
     assert body["policy"]["version"] == "mine-1"
 
@@ -61,7 +68,7 @@ def test_rules_in_a_file_may_name_policies(server: Server, tmp_path: Path):
     file = tmp_path / "trial.yaml"
     file.write_text(yaml.safe_dump({"policy": "mini", "split": {"policy": POLICY, "share": 0.1}}))
     assert run("put", str(file)).exit_code == 0
-    body = server.asked[0][2]
+    body = server.requests[0][2]
     assert body["policy"]["version"].startswith("mini")
     assert body["split"]["policy"]["version"] == "mine-1"
 
@@ -72,27 +79,28 @@ def test_what_makes_no_sense_is_told_and_not_sent(server: Server, tmp_path: Path
     file.write_text(text)
     done = run("put", str(file))
     assert done.exit_code == 2
-    assert "does not make sense" in done.output
-    assert server.asked == []
+    assert "is invalid" in done.output
+    assert server.requests == []
 
 
-def test_a_refusal_is_told_in_the_servers_words(server: Server):
-    server.answer = 409, {"title": "The policy cannot come into force", "detail": "nothing was in force before this"}
+def test_a_problem_is_printed_in_the_servers_words(server: Server):
+    server.response = 409, problem_of(PolicyConflict("no earlier revision is stored")).model_dump()
     done = run("rollback")
     assert done.exit_code == 2
-    assert "The policy cannot come into force: nothing was in force before this" in done.output
+    assert f"{PolicyConflict.title}: no earlier revision is stored" in done.output
 
 
 def test_history_is_shown(server: Server):
-    server.answer = 200, {"number": 2, "version": "mine-1", "rules": {}, "history": [EDITION]}
+    state = {"revision": 2, "version": "mine-1", "rollout": {"policy": POLICY}, "history": [REVISION]}
+    server.response = 200, state
     done = run("show")
-    assert "In force: mine-1 (edition 2)" in done.output
+    assert "Active policy: mine-1 (revision 2)" in done.output
     assert "ann" in done.output
-    assert json.loads(run("show", "--json").output)["number"] == 2
+    assert json.loads(run("show", "--json").output)["revision"] == 2
 
 
-def test_a_server_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch):
-    done = run("show", "--url", "http://127.0.0.1:1")
+def test_a_server_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    done = run("show", "--server", "http://127.0.0.1:1")
     assert done.exit_code == 2
-    assert "The server cannot be reached: http://127.0.0.1:1" in done.output
+    assert "The server cannot be reached: no response from http://127.0.0.1:1" in done.output
     assert "is `roadwork serve` running there?" in done.output

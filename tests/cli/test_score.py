@@ -17,7 +17,7 @@ def run(*arguments: object) -> Any:
 
 @pytest.fixture
 def handed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What took this process's place."""
+    """Return the command that replaced this process."""
     found: list[str] = []
     monkeypatch.setattr(os, "execv", lambda program, arguments: found.extend([program, *arguments]))
     monkeypatch.setattr(os, "environ", dict(os.environ))

@@ -37,26 +37,30 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_notes_say_group_doubt_and_hard_negatives(folder: Path) -> None:
+def test_the_notes_hold_group_ambiguity_and_hard_negatives(folder: Path) -> None:
     a, b, c, d, *_ = photo_metadata(folder)
-    assert (a.label, a.scored, a.group, a.source, a.licence) == (
+    assert (a.label, a.ignore, a.group, a.source, a.licence) == (
         True,
-        True,
+        False,
         "clip_a",
         "town/drives",
         "ODC-By-1.0 (A, B)",
     )
-    assert not b.scored
+    assert b.ignore
     assert (c.hard_negative, c.label, c.group) == (True, False, "cones/repo")
     assert not d.hard_negative
 
 
 def test_a_clip_is_road_work_if_any_frame_is(folder: Path) -> None:
-    clips = {about.name: (about.label, about.scored) for about in photo_metadata(folder) if about.kind == "clip"}
+    clips = {
+        metadata.name: (metadata.label, metadata.ignore)
+        for metadata in photo_metadata(folder)
+        if metadata.kind == "clip"
+    }
     assert clips == {
-        "clips/on.mp4": (True, True),
-        "clips/off.mp4": (False, True),
-        "clips/murky.mp4": (False, False),
+        "clips/on.mp4": (True, False),
+        "clips/off.mp4": (False, False),
+        "clips/murky.mp4": (False, True),
     }
 
 
@@ -65,13 +69,21 @@ def test_samples_hold_the_files(folder: Path) -> None:
 
 
 def test_the_report_parts_groups_and_lists_false_alarms(folder: Path) -> None:
-    said = {"roadwork/a.jpg": 0.9, "roadwork/b.jpg": 0.1, "none/c.jpg": 0.8, "none/d.jpg": 0.2, "clips/off.mp4": 0.6}
-    rows = [row(about=about, probability=said.get(about.name, 0.3)) for about in photo_metadata(folder)]
+    probabilities = {
+        "roadwork/a.jpg": 0.9,
+        "roadwork/b.jpg": 0.1,
+        "none/c.jpg": 0.8,
+        "none/d.jpg": 0.2,
+        "clips/off.mp4": 0.6,
+    }
+    rows = [
+        row(metadata=metadata, probability=probabilities.get(metadata.name, 0.3)) for metadata in photo_metadata(folder)
+    ]
     report = photo_report(rows)
     assert report.by_group == {"clip_a": Confusion(1, 0, 0, 0), "cones/repo": Confusion(0, 1, 0, 1)}
     assert report.by_licence == {"MIT": Confusion(0, 1, 0, 1), "ODC-By-1.0 (A, B)": Confusion(1, 0, 0, 0)}
-    assert (report.hard_negatives, report.hard_negatives_said_roadwork) == (1, ("none/c.jpg",))
-    assert [(clip.name, clip.label, clip.said) for clip in report.clips] == [
+    assert (report.hard_negatives, report.hard_negative_false_positives) == (1, ("none/c.jpg",))
+    assert [(clip.name, clip.label, clip.predicted_label) for clip in report.clips] == [
         ("clips/on.mp4", True, False),
         ("clips/off.mp4", False, True),
         ("clips/murky.mp4", None, False),
@@ -79,9 +91,9 @@ def test_the_report_parts_groups_and_lists_false_alarms(folder: Path) -> None:
     assert "product's accuracy" in report.caveat
 
 
-def test_what_is_wrong_with_a_folder_is_told(folder: Path) -> None:
+def test_the_error_names_what_is_wrong_with_a_folder(folder: Path) -> None:
     (folder / "none" / "d.jpg").unlink()
-    with pytest.raises(ConfigError, match=r"d\.jpg is listed and not there"):
+    with pytest.raises(ConfigError, match=r"d\.jpg is listed but missing"):
         photo_metadata(folder)
     (folder / "manifest.csv").write_text(MANIFEST.replace(",none,cones/repo,d", ",maybe,cones/repo,d"))
     with pytest.raises(ConfigError, match=r"manifest\.csv, line 5: label 'maybe'"):

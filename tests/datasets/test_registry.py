@@ -22,21 +22,23 @@ ROADWORK = (
 
 
 def _samples(dataset: Dataset) -> list[Sample | CorruptItem]:
-    return list(dataset.samples(dataset.listed()))
+    return list(dataset.samples(dataset.items()))
 
 
 def test_a_folder_of_classes_with_groups_below(tmp_path: Path) -> None:
     for name in ("roadwork/a.jpg", "roadwork/trip-7/b.jpg", "none/trip-7/deep/c.jpg", "none/d.mp4", "none/.hidden"):
         write_jpeg(tmp_path / name, RED)
     dataset = open_dataset(str(tmp_path))
-    told = {each.about.name: (each.about.label, each.about.group, each.about.kind) for each in dataset.listed()}
+    told = {
+        each.metadata.name: (each.metadata.label, each.metadata.group, each.metadata.kind) for each in dataset.items()
+    }
     assert told == {
         "roadwork/a.jpg": (True, "", "photo"),
         "roadwork/trip-7/b.jpg": (True, "trip-7", "photo"),
         "none/d.mp4": (False, "", "clip"),
         "none/trip-7/deep/c.jpg": (False, "trip-7/deep", "photo"),
     }
-    assert [each.about.name for each in _samples(dataset) if isinstance(each, Sample)] == list(told)
+    assert [each.metadata.name for each in _samples(dataset) if isinstance(each, Sample)] == list(told)
 
 
 def test_a_folder_without_a_class_is_refused(tmp_path: Path) -> None:
@@ -45,7 +47,7 @@ def test_a_folder_without_a_class_is_refused(tmp_path: Path) -> None:
         open_dataset(str(tmp_path))
 
 
-def test_a_file_that_has_gone_is_damaged_not_silent(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_as_corrupt(tmp_path: Path) -> None:
     write_jpeg(tmp_path / "roadwork/a.jpg", RED)
     write_jpeg(tmp_path / "none/b.jpg", BLUE)
     dataset = open_dataset(str(tmp_path))
@@ -56,17 +58,17 @@ def test_a_file_that_has_gone_is_damaged_not_silent(tmp_path: Path) -> None:
 def test_a_general_manifest(tmp_path: Path) -> None:
     write_jpeg(tmp_path / "a.jpg", RED)
     (tmp_path / "list.csv").write_text(
-        "file,label,group,licence,source,hard_negative,words,tags,extra\n"
+        "file,label,group,licence,source,hard_negative,has_text,tags,extra\n"
         "a.jpg,roadwork,site-1,MIT,mine,,yes,rain; night,1\n"
         "b.jpg,none,site-2,CC0,mine,yes,no,,2\n"
         "c.jpg,unclear,,,,,,,3\n"
     )
-    listed = open_dataset(str(tmp_path / "list.csv")).listed()
-    a, b, c = (each.about for each in listed)
-    assert [each.words for each in listed] == [1.0, 0.0, pytest.approx(float("nan"), nan_ok=True)]
+    listed = open_dataset(str(tmp_path / "list.csv")).items()
+    a, b, c = (each.metadata for each in listed)
+    assert [each.has_text for each in listed] == [1.0, 0.0, pytest.approx(float("nan"), nan_ok=True)]
     assert (a.label, a.group, a.licence, a.source, a.tags) == (True, "site-1", "MIT", "mine", ("rain", "night"))
-    assert (b.label, b.hard_negative, b.scored) == (False, True, True)
-    assert not c.scored
+    assert (b.label, b.hard_negative, b.ignore) == (False, True, False)
+    assert c.ignore
 
 
 def test_a_folder_with_the_manifest_of_photos(tmp_path: Path) -> None:
@@ -74,26 +76,26 @@ def test_a_folder_with_the_manifest_of_photos(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text(
         "file,label,source_repo,path,licence,notes\nnone/a.jpg,none,town,x,MIT,hard negative: cones; group=clip_a\n"
     )
-    (about,) = (each.about for each in open_dataset(str(tmp_path)).listed())
-    assert (about.group, about.hard_negative, about.licence) == ("clip_a", True, "MIT")
+    (metadata,) = (each.metadata for each in open_dataset(str(tmp_path)).items())
+    assert (metadata.group, metadata.hard_negative, metadata.licence) == ("clip_a", True, "MIT")
 
 
-def test_the_line_to_mend_is_told(tmp_path: Path) -> None:
+def test_errors_name_the_line_to_correct(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
     path.write_text("file,label\na.jpg,maybe\n")
     with pytest.raises(ConfigError, match=r"line 2: label 'maybe'"):
         open_dataset(str(tmp_path))
     path.write_text("file,label\n,none\n")
-    with pytest.raises(ConfigError, match="line 2: no file is named"):
+    with pytest.raises(ConfigError, match="line 2: file is empty"):
         open_dataset(str(path))
-    path.write_text("file,label,words\na.jpg,none,some\n")
-    with pytest.raises(ConfigError, match="line 2: words 'some'"):
+    path.write_text("file,label,has_text\na.jpg,none,some\n")
+    with pytest.raises(ConfigError, match="line 2: has_text 'some'"):
         open_dataset(str(path))
     path.write_text("name,label\na.jpg,none\n")
     with pytest.raises(ConfigError, match="no column 'file'"):
         open_dataset(str(path))
     path.write_text("file,label\n")
-    with pytest.raises(ConfigError, match="lists nothing"):
+    with pytest.raises(ConfigError, match="lists no files"):
         open_dataset(str(path))
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read as CSV"):
@@ -101,7 +103,7 @@ def test_the_line_to_mend_is_told(tmp_path: Path) -> None:
 
 
 def natix(path: Path, images: list[bytes], labels: list[int | None]) -> Path:
-    """A Parquet file of NATIX's schema."""
+    """Write a Parquet file of NATIX's schema."""
     table = pa.table(
         {
             "image": pa.array(
@@ -123,10 +125,10 @@ def test_natix_rows(tmp_path: Path) -> None:
     pictures = [jpeg((40 * at, 0, 0)) for at in range(5)]
     natix(tmp_path / "train-0.parquet", pictures, [1, 0, None, 0, 1])
     dataset = open_dataset(f"natix:{tmp_path}")
-    listed = dataset.listed()
-    assert [each.about.label for each in listed] == [True, False, False, False, True]
-    assert [each.about.scored for each in listed] == [True, True, False, True, True]
-    assert listed[0].about.tags == ("rain", "cone", "car", "day", "town")
+    listed = dataset.items()
+    assert [each.metadata.label for each in listed] == [True, False, False, False, True]
+    assert [not each.metadata.ignore for each in listed] == [True, True, False, True, True]
+    assert listed[0].metadata.tags == ("rain", "cone", "car", "day", "town")
     some = [listed[1], listed[4]]
     assert [each.data for each in dataset.samples(some) if isinstance(each, Sample)] == [pictures[1], pictures[4]]
 
@@ -149,14 +151,14 @@ def test_natix_files_of_another_kind_are_refused(tmp_path: Path) -> None:
         open_dataset(f"natix:{tmp_path / 'y.parquet'}")
     natix(tmp_path / "z.parquet", [jpeg(RED)], [7])
     with pytest.raises(ConfigError, match="row 0: label 7"):
-        open_dataset(f"natix:{tmp_path / 'z.parquet'}").listed()
+        open_dataset(f"natix:{tmp_path / 'z.parquet'}").items()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="no folder with any"):
+    with pytest.raises(ConfigError, match="nor a folder that holds one"):
         open_dataset(f"natix:{tmp_path / 'empty'}")
 
 
 def coco(folder: Path, images: dict[str, tuple[str, ...]]) -> Path:
-    """Annotations of ROADWork's kind: the categories seen on each image."""
+    """Write ROADWork annotations with these categories for each image."""
     names = list(images)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     path = folder / "annotations" / "instances.json"
@@ -181,10 +183,10 @@ def test_roadwork_annotations(tmp_path: Path) -> None:
     }
     for name in images:
         write_jpeg(tmp_path / "images" / name, RED)
-    cone, empty, sign = (each.about for each in open_dataset(f"coco:{coco(tmp_path, images)}").listed())
-    assert (cone.label, cone.scored, cone.group, cone.tags) == (True, True, "pittsburgh 07", ("cone", "ttc sign"))
-    assert (empty.label, empty.scored, empty.group) == (False, True, "los_angeles 12")
-    assert (sign.label, sign.scored, sign.group) == (False, False, "los_angeles 12")
+    cone, empty, sign = (each.metadata for each in open_dataset(f"coco:{coco(tmp_path, images)}").items())
+    assert (cone.label, cone.ignore, cone.group, cone.tags) == (True, False, "pittsburgh 07", ("cone", "ttc sign"))
+    assert (empty.label, empty.ignore, empty.group) == (False, False, "los_angeles 12")
+    assert (sign.label, sign.ignore, sign.group) == (False, True, "los_angeles 12")
     assert "ODC-By" in cone.licence
     assert len(_samples(open_dataset(f"coco:{tmp_path / 'annotations/instances.json'}"))) == 3
 
@@ -210,39 +212,39 @@ def test_annotations_of_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"categories kite: none of ROADWork's"):
         open_dataset(f"coco:{path}")
     path.write_text("{}")
-    with pytest.raises(ConfigError, match="no COCO annotation file"):
+    with pytest.raises(ConfigError, match="not a COCO annotation file"):
         open_dataset(f"coco:{path}")
 
 
 def test_scenes_are_known_before_they_are_drawn() -> None:
     dataset = open_dataset("scenes:10:7")
-    listed = dataset.listed()
+    listed = dataset.items()
     drawn = list(dataset.samples(listed[:1] + listed[9:]))
     for each, sample in zip(listed[:1] + listed[9:], drawn, strict=True):
         assert isinstance(sample, Sample)
-        assert (sample.about.name, sample.about.label, sample.about.needs) == (
-            each.about.name, each.about.label, each.about.needs,
+        assert (sample.metadata.name, sample.metadata.label, sample.metadata.needs) == (
+            each.metadata.name, each.metadata.label, each.metadata.needs,
         )  # fmt: skip
-    assert [each.about.kind for each in listed] == ["photo"] * 9 + ["clip"]
+    assert [each.metadata.kind for each in listed] == ["photo"] * 9 + ["clip"]
     assert len({each.identity for each in listed}) == 10
-    assert {each.words for each in listed} == {0.0, 1.0}
+    assert {each.has_text for each in listed} == {0.0, 1.0}
     assert isinstance(drawn[0], Sample) and drawn[0].data == scenes.photo(7_000_000).jpeg()
 
 
-@pytest.mark.parametrize("spec", ["scenes:0", "scenes:many", "scenes:5:x", "scenes:"])
-def test_scenes_are_spelt_in_one_way(spec: str) -> None:
+@pytest.mark.parametrize("uri", ["scenes:0", "scenes:many", "scenes:5:x", "scenes:"])
+def test_scenes_are_spelt_in_one_way(uri: str) -> None:
     with pytest.raises(ConfigError, match="write scenes:N:SEED"):
-        open_dataset(spec)
+        open_dataset(uri)
 
 
-def test_what_is_no_data_is_told_apart(tmp_path: Path) -> None:
+def test_errors_tell_why_a_uri_is_not_a_dataset(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    for spec, told in (
-        (str(tmp_path / "nowhere"), "there is no "),
-        (str(tmp_path / "notes.txt"), "is a file of no known kind; data is a folder"),
+    for uri, told in (
+        (str(tmp_path / "nowhere"), "does not exist"),
+        (str(tmp_path / "notes.txt"), "is a file of an unknown type; a dataset is a folder"),
         (str(tmp_path), "has no manifest.csv and no folders"),
-        (f"natix:{tmp_path / 'nowhere'}", "there is no "),
-        ("journal:x", "there is no "),
+        (f"natix:{tmp_path / 'nowhere'}", "does not exist"),
+        ("journal:x", "does not exist"),
     ):
         with pytest.raises(ConfigError, match=told):
-            open_dataset(spec)
+            open_dataset(uri)

@@ -19,8 +19,12 @@ def test_a_drawn_photo_is_a_jpeg_with_its_truth() -> None:
     sample = draw_scene(9_001_000_000, "photo")
     assert Image.open(io.BytesIO(sample.data)).format == "JPEG"
     assert sample.truth is not None
-    about = sample.about
-    assert (about.seed, about.label, about.needs) == (sample.truth.seed, sample.truth.label, sample.truth.needs)
+    metadata = sample.metadata
+    assert (metadata.seed, metadata.label, metadata.needs) == (
+        sample.truth.seed,
+        sample.truth.label,
+        sample.truth.needs,
+    )
     assert draw_scene(9_001_000_000, "photo") == sample
 
 
@@ -34,6 +38,6 @@ def test_drawing_takes_the_cores_it_may_use(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_scenes_come_in_order_and_the_workers_end_when_no_more_are_wanted() -> None:
     drawing = draw_scenes([(seed, "photo") for seed in range(7, 107)], workers=1)
-    assert [next(drawing).about.seed for _ in range(3)] == [7, 8, 9]
+    assert [next(drawing).metadata.seed for _ in range(3)] == [7, 8, 9]
     drawing.close()
     assert multiprocessing.active_children() == []

@@ -61,8 +61,8 @@ class FakeHandle:
         self._hanging: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.asked = asyncio.Event()
         self._sees = sees
-        self.judge = FakeMethod(self._judge)
-        self.introduce = FakeMethod(self._introduce)
+        self.predict = FakeMethod(self._predict)
+        self.describe = FakeMethod(self._describe)
 
     def let_go(self) -> None:
         """End the hanging: what hung is answered."""
@@ -79,13 +79,13 @@ class FakeHandle:
                 self.cancelled += 1
                 raise
 
-    async def _judge(self, name: StageName, items: Sequence[Item], left_s: Sequence[float]) -> list[StagePrediction]:
+    async def _predict(self, name: StageName, items: Sequence[Item], left_s: Sequence[float]) -> list[StagePrediction]:
         self.seen += zip(items, left_s, strict=True)
         self.asked.set()
         await self._answer()
         return [StagePrediction(4.0, "fake") for _ in items]
 
-    async def _introduce(self, name: StageName) -> str:
+    async def _describe(self, name: StageName) -> str:
         self.probes += 1
         await self._answer()
         return self._sees

@@ -39,10 +39,10 @@ def test_unknown_arguments_are_refused():
 
 
 def cluster(monkeypatch: pytest.MonkeyPatch, *gib: float, **resources: float) -> None:
-    """Ray with one card of each size, and these resources."""
+    """Ray with one GPU of each size, and these resources."""
     monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(app.ray, "cluster_resources", lambda: resources | ({"GPU": float(len(gib))} if gib else {}))
-    monkeypatch.setattr(app, "cards_gib", lambda: gib)
+    monkeypatch.setattr(app, "gpu_memory_gib", lambda: gib)
 
 
 def test_auto_says_what_ray_reports_and_what_it_chose(
@@ -61,7 +61,7 @@ def test_auto_serves_the_profile_for_the_cards(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(cards, "find_spec", lambda name: name)
     with caplog.at_level(logging.INFO, logger="ray.serve.roadwork"):
         assert profile_of(Args()).name == "gpu-24gb"
-    assert "qwen3-vl has room for 1 of 2 replicas under load" in caplog.text
+    assert "Engine qwen3-vl: 1 of up to 2 replicas fit on the GPUs" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -92,7 +92,7 @@ def test_a_profile_that_was_asked_for_is_tried_though_the_plan_says_no(
     cluster(monkeypatch, 16.0, 16.0, CPU=8.0)
     profile = profile_of(Args(profile="gpu-24gb"))
     assert profile.engines["qwen3-vl"].max_replicas == 1
-    assert "Profile gpu-24gb may not run here: a card of 16 GiB is" in caplog.text
+    assert "Profile gpu-24gb may not run here: a GPU of 16 GiB is" in caplog.text
 
 
 def test_a_profile_that_books_more_than_there_is_gets_a_warning(
@@ -101,8 +101,8 @@ def test_a_profile_that_books_more_than_there_is_gets_a_warning(
     cluster(monkeypatch, CPU=1.0)
     with caplog.at_level(logging.WARNING, logger="ray.serve.roadwork"):
         build(Args(profile="mini", overrides={"engines": {"qwen3-vl": {"device": "cuda", "num_gpus": 0.5}}}))
-    assert "books 1.6 CPUs and there are 1" in caplog.text
-    assert "books 0.5 GPUs and there are 0" in caplog.text
+    assert "reserves 1.6 CPUs and there are 1" in caplog.text
+    assert "reserves 0.5 GPUs and there are 0" in caplog.text
 
 
 def test_the_file_of_keys_is_named_to_replicas_whose_ray_may_not_have_it_in_its_environment(
@@ -111,10 +111,10 @@ def test_the_file_of_keys_is_named_to_replicas_whose_ray_may_not_have_it_in_its_
     (tmp_path / "keys.yaml").write_text("[]")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROADWORK_KEYS_FILE", "keys.yaml")
-    assert app._with_keys(load_profile("mini")).ingress.keys_file == str(tmp_path / "keys.yaml")
+    assert app._resolve_keys(load_profile("mini")).ingress.keys_file == str(tmp_path / "keys.yaml")
     named = load_profile("mini", {"ingress": {"keys_file": str(tmp_path / "keys.yaml")}})
     monkeypatch.setenv("ROADWORK_KEYS_FILE", "/no/such/file")
-    assert app._with_keys(named) == named
+    assert app._resolve_keys(named) == named
 
 
 @pytest.mark.parametrize("text", ["- {name: ann}", "not a list"])
@@ -131,7 +131,7 @@ def test_a_mistake_in_the_keys_stops_the_start(monkeypatch: pytest.MonkeyPatch, 
 
 def test_auto_without_ray_counts_this_machine(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     monkeypatch.setattr(app.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(app, "cards_gib", lambda: ())
+    monkeypatch.setattr(app, "gpu_memory_gib", lambda: ())
     with caplog.at_level(logging.INFO, logger="ray.serve.roadwork"):
         build(Args())
     assert f"this machine has CPUs: {os.cpu_count()}, GPUs: 0, memory for models: unknown" in caplog.text
@@ -139,8 +139,8 @@ def test_auto_without_ray_counts_this_machine(monkeypatch: pytest.MonkeyPatch, c
 
 def test_choosing_mini_imports_no_torch():
     code = (
-        "import sys, warnings; warnings.simplefilter('ignore'); from deployments.gpus import profile_for; "
-        "profile_for((), {}); print('torch' in sys.modules)"
+        "import sys, warnings; warnings.simplefilter('ignore'); from deployments.gpus import profile_for_gpus; "
+        "profile_for_gpus((), {}); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

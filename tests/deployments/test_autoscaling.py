@@ -49,7 +49,7 @@ def told(*replicas: dict[str, float]) -> dict[str, dict[str, list[Sample]]]:
 
 def policy(cards: int = 2, **settings: float) -> CascadeAutoscalingPolicy:
     made = CascadeAutoscalingPolicy(**settings)
-    made.cards = lambda: [1.0] * cards
+    made.gpus = lambda: [1.0] * cards
     now = iter(range(10_000))
     made.clock = lambda: float(next(now))  # type: ignore[method-assign]
     return made
@@ -84,7 +84,7 @@ def test_what_nothing_was_told_of_keeps_what_it_has():
 
 
 def test_a_lull_takes_nothing_away_before_its_time():
-    scaled = policy(hold_s=40)
+    scaled = policy(downscale_delay_s=40)
     busy, calm = (Context(raw_metrics=told(metrics_of("FastVLM", VLM, Demand(load)))) for load in (1.2, 0.1))
     assert decide(scaled, {"Ingress": busy, "FastVLM": Context()})["FastVLM"] == 2
     seen = [decide(scaled, {"Ingress": calm, "FastVLM": Context(2)})["FastVLM"] for _ in range(12)]
@@ -99,13 +99,13 @@ def test_an_engine_that_may_sleep_goes_to_none():
 
 
 def test_a_setting_that_makes_no_sense_is_refused():
-    with pytest.raises(ValueError, match="speed is no setting"):
+    with pytest.raises(ValueError, match="speed is not a scaling setting"):
         CascadeAutoscalingPolicy(speed=3)
 
 
 class Batcher:
-    def __init__(self, waiting: int) -> None:
-        self.waiting = waiting
+    def __init__(self, queued: int) -> None:
+        self.queued = queued
 
 
 def test_an_answer_counts_for_the_stages_it_needed():
@@ -114,7 +114,7 @@ def test_an_answer_counts_for_the_stages_it_needed():
     words = [report("backbone", 0.5, batch_size=4, compute_ms=80.0), report("signs", None, outcome="skipped")]
     late: dict[str, Any] = {"stages": words, "exit": Exit(stage="backbone", reason="deadline")}
     policy = load_policy("mini")
-    flow.came()
+    flow.record_arrival()
     record_verdict(flow, verdict("a", 0.5).model_copy(update=late), policy)
     assert flow.item_s("backbone") == pytest.approx(0.02)
     assert (flow.share("backbone"), flow.share("signs"), flow.share("vlm")) == (1.0, 0.0, 1.0)
@@ -126,7 +126,7 @@ def test_an_answer_counts_for_the_stages_it_needed():
     asked: Any = {name: Batcher(6) for name in profile.stages}
     metrics = replica_demand(profile, flow, asked)
     assert set(metrics) == {
-        f"FastVLM.{word}" for word in ("load", "backlog_s", "quiet_s", "gpus", "slots", "scale_to_zero")
+        f"FastVLM.{word}" for word in ("load", "backlog_s", "idle_s", "gpus", "slots", "scale_to_zero")
     }
     assert metrics["FastVLM.backlog_s"] == pytest.approx(3.0)
     assert metrics["FastVLM.load"] > 0

@@ -43,7 +43,7 @@ def test_on_cards_each_has_a_worker_of_its_own():
     ("profile", "cards", "told"),
     [
         ("gpu-24gb", NONE, "needs a GPU, and there is none"),
-        ("gpu-2x24gb", (23.6, 23.6), "a worker has one card, and .*ask a server"),
+        ("gpu-2x24gb", (23.6, 23.6), "a worker has one GPU, and .*or a server"),
     ],
 )
 def test_what_does_not_fit_one_card_is_refused(profile: str, cards: tuple[float, ...], told: str):
@@ -52,9 +52,9 @@ def test_what_does_not_fit_one_card_is_refused(profile: str, cards: tuple[float,
 
 
 def test_engines_that_take_turns_are_refused():
-    turning = {"turns": "both", "replicas": 1, "max_replicas": None}
+    turning = {"time_slice_group": "both", "replicas": 1, "max_replicas": None}
     profile = load_profile("gpu-80gb", {"engines": {"qwen3-vl": turning, "qwen3-vl-thinking": turning}})
-    with pytest.raises(ConfigError, match="take turns, which workers cannot"):
+    with pytest.raises(ConfigError, match="share a GPU by time slicing, which workers cannot"):
         crew(profile, None, 8, (79.1,))
 
 

@@ -93,7 +93,7 @@ async def test_an_error_of_the_tree_comes_as_itself_and_any_other_as_a_failure(a
 
 async def test_a_call_that_serve_lets_go_of_is_lost_and_does_not_end_the_caller(app: CascadeClient, node: Node) -> None:
     node.handles[0].error = asyncio.CancelledError()  # type: ignore[assignment]
-    with pytest.raises(StageLost, match="let go of the call"):
+    with pytest.raises(StageLost, match="dropped the call"):
         await ask(app)
 
 
@@ -138,12 +138,12 @@ async def test_another_serve_in_the_place_of_the_first_is_asked_instead(app: Cas
 async def test_a_lost_call_and_a_late_one_bring_a_new_handle_but_no_other_call_down(
     app: CascadeClient, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deployments.cascade_client._DOUBT_AFTER_S", 0.05)
+    monkeypatch.setattr("deployments.cascade_client._MIN_HANDLE_AGE_S", 0.05)
     first = node.handles[0]
     first.hangs = True
     slow = asyncio.create_task(ask(app, 60_000))
     await until(lambda: len(first.asked) == 1)
-    monkeypatch.setattr("deployments.cascade_client._LATE_S", 0.0)
+    monkeypatch.setattr("deployments.cascade_client._GRACE_S", 0.0)
     with pytest.raises(DeadlineExceeded, match="in time"):
         await ask(app, 10)
     await until(lambda: app._handle is not None and app._handle is not node.handles[0])

@@ -23,7 +23,7 @@ def vllm_is_there(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixt
 
 
 def driver(monkeypatch: pytest.MonkeyPatch, *gib: float, reserved: float = 0.4, fails: str = "") -> None:
-    """nvidia-ml-py over cards of this size. fails: the call that raises."""
+    """nvidia-ml-py over GPUs of this size. fails: the call that raises."""
     nvml: Any = ModuleType("pynvml")
     nvml.NVMLError, nvml.nvmlMemory_v2 = type("NVMLError", (Exception,), {}), 2
 
@@ -80,8 +80,8 @@ def test_ray_tells_of_cards_elsewhere_by_their_type(
         dead="e",
     )
     assert gpu_memory_gib() == (23.6, 22.0, 22.0, cards.ASSUMED_GIB)
-    assert "2 cards of type L4 are taken to have 22 GiB each" in caplog.text
-    assert "The memory of 1 cards (Made-Up) cannot be told from here: 23.6 GiB each are assumed" in caplog.text
+    assert "2 GPUs of type L4 are assumed to have 22 GiB each" in caplog.text
+    assert "The memory of 1 GPUs (Made-Up) is unknown; 23.6 GiB each are assumed" in caplog.text
 
 
 @pytest.mark.parametrize("fails", ["nvmlInit", "nvmlDeviceGetMemoryInfo"])
@@ -122,9 +122,9 @@ def test_auto_takes_the_first_profile_that_fits(
 def test_auto_says_why_no_profile_fits(caplog: pytest.LogCaptureFixture) -> None:
     profile_for_gpus((16.0,), {})
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "GPUs stay idle, for no other fits cards of 16 GiB" in record.getMessage()
+    assert "the GPUs stay idle: no other fits GPUs of 16 GiB" in record.getMessage()
     assert all(f"{name}: " in record.getMessage() for name in GPU_PROFILES)
-    assert "gpu-24gb: a card of 16 GiB is" in record.getMessage()
+    assert "gpu-24gb: a GPU of 16 GiB is" in record.getMessage()
 
 
 def test_auto_asks_for_vllm(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -137,11 +137,11 @@ def test_overrides_go_into_the_profile_that_is_chosen() -> None:
     smaller = {"engines": {"qwen3-vl": {"vllm": {"kv_cache_gib": 1.5}}}}
     chosen = profile_for_gpus((22.0,), smaller)
     assert (chosen.name, chosen.engines["qwen3-vl"].vllm.kv_cache_gib) == ("gpu-24gb", 1.5)
-    with pytest.raises(ConfigError, match="no known field"):
+    with pytest.raises(ConfigError, match="not a known field"):
         profile_for_gpus((22.0,), {"polcy": "mini"})
 
 
 def test_the_table_of_cards_agrees_with_the_profiles() -> None:
-    assert load_profile("gpu-24gb").cards_gib == (cards.KNOWN_GIB["L4"],)
-    assert load_profile("gpu-2x24gb").cards_gib == (cards.KNOWN_GIB["GeForce-RTX-4090"],) * 2
-    assert load_profile("gpu-80gb").cards_gib[0] <= cards.KNOWN_GIB["H100"]
+    assert load_profile("gpu-24gb").gpus_gib == (cards.KNOWN_GIB["L4"],)
+    assert load_profile("gpu-2x24gb").gpus_gib == (cards.KNOWN_GIB["GeForce-RTX-4090"],) * 2
+    assert load_profile("gpu-80gb").gpus_gib[0] <= cards.KNOWN_GIB["H100"]

@@ -13,6 +13,7 @@ from PIL import Image
 from ray.exceptions import RayTaskError
 
 from deployments.ingress import Ingress
+from roadwork_serve.api.policy_store import parse_rollout
 from roadwork_serve.api.request_context import RequestContext
 from roadwork_serve.errors import (
     BadRequest,
@@ -26,6 +27,7 @@ from roadwork_serve.errors import (
     StageFailed,
 )
 from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.schema import PolicyChange
 from tests.deployments.fakes import FakeHandle, until
 
 PROFILE = load_profile("mini", {"ingress": {"max_ongoing_requests": 2}})
@@ -57,6 +59,10 @@ async def ingress(handles: dict[str, FakeHandle]) -> AsyncIterator[Ingress]:
     await ingress.aclose()
 
 
+async def put(ingress: Ingress, rollout: object, author: str) -> PolicyChange:
+    return await ingress.policy_admin.put_policy(parse_rollout(rollout), author)
+
+
 async def ready(ingress: Ingress) -> None:
     async with asyncio.timeout(5):
         await ingress._warming
@@ -65,22 +71,22 @@ async def ready(ingress: Ingress) -> None:
 async def test_nothing_is_accepted_before_every_stage_has_been_warm(handles: dict[str, FakeHandle]):
     handles["vlm"].hangs = True
     ingress = Ingress(PROFILE, handles)  # type: ignore[arg-type]
-    await until(lambda: sum(stage.up for stage in ingress.info().stages) == 4)
-    for attempt in (ingress.readiness, ingress.admission().__enter__):
+    await until(lambda: sum(stage.up for stage in ingress.status.info().stages) == 4)
+    for attempt in (ingress.status.readiness, ingress.admission().__enter__):
         with pytest.raises(NotReady, match="still loading: vlm"):
             attempt()
     with pytest.raises(NotReady):
         await ingress.classify(PHOTO)
     handles["vlm"].let_go()
     await ready(ingress)
-    assert ingress.readiness().down == []
+    assert ingress.status.readiness().down == []
     await ingress.aclose()
 
 
 async def test_a_stage_that_falls_later_does_not_close_the_server(ingress: Ingress, handles: dict[str, FakeHandle]):
     await ready(ingress)
     ingress._clients["vlm"]._mark_down(ConnectionError("gone"))
-    assert ingress.readiness().down == ["vlm"]
+    assert ingress.status.readiness().down == ["vlm"]
     assert (await ingress.classify(PHOTO)).exit.stage == "backbone"
 
 
@@ -89,7 +95,7 @@ async def test_with_every_stage_down_it_is_not_ready(ingress: Ingress):
     for client in ingress._clients.values():
         client._mark_down(ConnectionError("gone"))
     with pytest.raises(NotReady, match="no stage answers"):
-        ingress.readiness()
+        ingress.status.readiness()
 
 
 async def test_a_handle_gets_verdicts_and_errors(ingress: Ingress):
@@ -107,13 +113,13 @@ async def test_a_handle_gets_verdicts_and_errors(ingress: Ingress):
 async def test_a_deadline_that_passes_before_the_file_is_read_is_told(ingress: Ingress):
     await ready(ingress)
     with pytest.raises(DeadlineExceeded, match="had passed"):
-        await ingress.judge(PHOTO, 0.0, "late", RequestContext())
+        await ingress.classify_media(PHOTO, 0.0, "late", RequestContext())
 
 
 async def test_more_than_it_has_places_for_is_refused_and_places_are_given_back(ingress: Ingress):
     await ready(ingress)
     with ingress.admission(), ingress.admission():
-        assert ingress.info().in_flight == 2
+        assert ingress.status.info().in_flight == 2
         with pytest.raises(Overloaded, match="2 requests"):
             await ingress.classify(PHOTO)
     assert (await ingress.classify(PHOTO)).label == "roadwork"
@@ -123,20 +129,20 @@ async def test_more_bytes_than_it_may_hold_are_refused_and_given_back(ingress: I
     await ready(ingress)
     most = ingress.profile.ingress.max_in_flight_bytes
     with ingress.admission() as place:
-        place.take(most)
+        place.reserve_bytes(most)
         with pytest.raises(Overloaded, match="hold 536,870,912 of 536,870,912 bytes"):
             await ingress.classify(PHOTO)
         with pytest.raises(Overloaded):
-            place.take(1)
+            place.reserve_bytes(1)
     assert (await ingress.classify(PHOTO)).label == "roadwork"
-    assert ingress._admission.held_bytes == 0
+    assert ingress._admission.reserved_bytes == 0
 
 
 async def test_a_bad_policy_does_not_end_a_server_that_serves(ingress: Ingress):
     await ready(ingress)
     await ingress.classify(PHOTO)
     await ingress.reconfigure({"policy": "no-such"})
-    assert "no-such" in (ingress.info().policy_error or "")
+    assert "no-such" in (ingress.status.info().policy_error or "")
 
 
 async def test_a_policy_is_swapped_whole_by_mapping_name_or_path(ingress: Ingress, tmp_path):
@@ -148,9 +154,9 @@ async def test_a_policy_is_swapped_whole_by_mapping_name_or_path(ingress: Ingres
         "version: b\nphoto: [{stage: backbone, exit: [0.1, 0.9]}]\nclip: [{stage: video, exit: [0.5, 0.5]}]"
     )
     await ingress.reconfigure({"policy": str(path)})
-    assert ingress.info().policy["version"] == "b"
+    assert ingress.status.info().policy.version == "b"
     await ingress.reconfigure({"policy": "mini"})
-    assert ingress.info().policy["version"].startswith("mini")
+    assert ingress.status.info().policy.version.startswith("mini")
 
 
 BAD = [{"policy": {"version": "c"}}, {"policy": "no-such"}, {"policies": "mini"}, {"policy": 3}]
@@ -160,11 +166,11 @@ BAD = [{"policy": {"version": "c"}}, {"policy": "no-such"}, {"policies": "mini"}
 async def test_a_bad_policy_leaves_the_old_one_and_says_why(ingress: Ingress, config: dict):
     await ingress.reconfigure({"policy": policy("a")})
     await ingress.reconfigure(config)
-    info = ingress.info()
-    assert info.policy["version"] == "a"
+    info = ingress.status.info()
+    assert info.policy.version == "a"
     assert info.policy_error
     await ingress.reconfigure({"policy": policy("b")})
-    assert ingress.info().policy_error is None
+    assert ingress.status.info().policy_error is None
 
 
 @pytest.mark.parametrize("config", BAD)
@@ -179,7 +185,7 @@ async def test_a_server_whose_preparations_fail_says_so_to_its_health_check(hand
     async def fails() -> None:
         raise RoadworkError("the process that reads media does not start")
 
-    ingress._reading.ready = fails  # type: ignore[method-assign]
+    ingress._decoder.ready = fails  # type: ignore[method-assign]
     await asyncio.wait([ingress._warming])
     with pytest.raises(RoadworkError, match="does not start"):
         await ingress.check_health()
@@ -191,15 +197,15 @@ async def test_what_a_shadow_says_is_a_line_in_the_log_beside_what_was_answered(
 ):
     await ready(ingress)
     trial = policy("trial", prior=0.001)
-    await ingress.put_policy({"policy": policy("main"), "shadow": {"policy": trial, "share": 1.0}}, "ann")
+    await put(ingress, {"policy": policy("main"), "shadow": {"policy": trial, "share": 1.0}}, "ann")
     with caplog.at_level(logging.INFO, logger="ray.serve.roadwork.shadows"):
         verdict = await ingress.classify(PHOTO, request_id="mine")
         await until(lambda: any(record.name.endswith("shadows") for record in caplog.records))
     assert verdict.shadow == "trial"
     (line,) = (json.loads(record.message) for record in caplog.records if record.name.endswith("shadows"))
-    assert (line["request_id"], line["answered"]["label"], line["shadow"]["label"]) == ("mine", "roadwork", "none")
-    (load,) = (await ingress.stats()).replicas
-    assert load.shadow and (load.shadow.judged, load.shadow.agreed) == (1, 0)
+    assert (line["request_id"], line["active"]["label"], line["shadow"]["label"]) == ("mine", "roadwork", "none")
+    (load,) = (await ingress.status.stats()).replicas
+    assert load.shadow and (load.shadow.compared, load.shadow.agreed) == (1, 0)
 
 
 async def test_a_head_that_a_policy_names_is_tried_before_it_comes_into_force(
@@ -207,14 +213,14 @@ async def test_a_head_that_a_policy_names_is_tried_before_it_comes_into_force(
 ):
     await ready(ingress)
     headed = policy("headed", photo=[{"stage": "backbone", "exit": [0.1, 0.9], "head": "heads/2"}])
-    failed = RayTaskError("judge", "", StageFailed("The head in heads/2 cannot be read"))
+    failed = RayTaskError("predict", "", StageFailed("The head in heads/2 cannot be read"))
     handles["backbone"].error = failed
     with pytest.raises(PolicyRefused, match=r"the head heads/2 cannot be used: .*cannot be read"):
-        await ingress.put_policy(headed, "ann")
-    assert ingress.info().policy["version"] != "headed"
+        await put(ingress, headed, "ann")
+    assert ingress.status.info().policy.version != "headed"
     handles["backbone"].error = None
-    await until(lambda: ingress.info().stages[0].up)
-    assert (await ingress.put_policy(headed, "ann")).version == "headed"
+    await until(lambda: ingress.status.info().stages[0].up)
+    assert (await put(ingress, headed, "ann")).version == "headed"
     assert handles["backbone"].seen[-1][0].head == "heads/2"
     assert (await ingress.classify(PHOTO)).stages[0].head == "heads/2"
 
@@ -224,22 +230,22 @@ async def test_a_head_that_a_policy_names_is_tried_before_it_comes_into_force(
 )
 async def test_what_a_caller_names_itself_must_be_a_text(ingress: Ingress, wrong: dict[str, str]):
     await ready(ingress)
-    with pytest.raises(BadRequest, match="no printable text of at most"):
+    with pytest.raises(BadRequest, match="is not a printable text of at most"):
         await ingress.classify(PHOTO, **wrong)
 
 
 async def test_surveys_are_told_with_the_load(ingress: Ingress):
     await ready(ingress)
-    await ingress.put_policy({"policy": policy("main"), "audit": {"share": 1.0}}, "ann")
+    await put(ingress, {"policy": policy("main"), "audit": {"share": 1.0}}, "ann")
     verdict = await ingress.classify(PHOTO)
-    assert verdict.audit == 1.0 and verdict.answer_id
-    await until(lambda: ingress.load().audit.judged == 1)  # type: ignore[union-attr]
+    assert verdict.audit_rate == 1.0 and verdict.answer_id
+    await until(lambda: ingress.load().audit.completed == 1)  # type: ignore[union-attr]
     assert ingress.load().journal is None
 
 
 async def test_info_tells_what_the_server_is_made_of(ingress: Ingress):
     await ready(ingress)
-    info = ingress.info()
+    info = ingress.status.info()
     assert [stage.stage for stage in info.stages] == list(PROFILE.stages)
     assert all(stage.up for stage in info.stages)
     assert info.limits.max_bytes == PROFILE.media.max_bytes

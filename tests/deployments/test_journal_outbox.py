@@ -1,4 +1,4 @@
-"""What an ingress replica keeps for the journal, over a handle without Ray."""
+"""The journal's outbox of an ingress replica, over a handle without Ray."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,14 +10,18 @@ import pytest
 from deployments import journal_outbox as module
 from deployments.journal_outbox import JournalOutbox, NullOutbox
 from deployments.journal_replica import JournalReplica
+from roadwork_serve.api.observers import VerdictEvent
 from roadwork_serve.api.request_context import RequestContext
+from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.cascade.router import RoutedVerdict
 from roadwork_serve.journal.record import PredictionRecord
 from roadwork_serve.journal.store import RejectedRecords, Store
+from roadwork_serve.profiles.flops import verdict_costs
 from roadwork_serve.profiles.journal import JournalSpec
 from tests.deployments.fakes import FakeMethod, until
 from tests.journal.made import report, verdict
 
+POLICY = load_policy("mini")
 PHOTO = b"\xff\xd8\xff photo"
 
 
@@ -43,8 +47,8 @@ class FakeJournal:
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_GATHER_S", 0.0)
-    monkeypatch.setattr(module, "_AGAIN_S", 0.0)
-    monkeypatch.setattr(module, "_LONGEST_S", 0.0)
+    monkeypatch.setattr(module, "_RETRY_S", 0.0)
+    monkeypatch.setattr(module, "_MAX_RETRY_S", 0.0)
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def spec(tmp_path: Path) -> JournalSpec:
         url=f"sqlite:///{tmp_path / 'journal.db'}",
         spool_folder=str(tmp_path / "spool"),
         media_folder=str(tmp_path / "media"),
-        spool_mib=1,
+        max_spool_mib=1,
     )
 
 
@@ -65,72 +69,76 @@ async def journal(spec: JournalSpec) -> AsyncIterator[FakeJournal]:
 
 
 @pytest.fixture
-async def post(spec: JournalSpec, journal: FakeJournal) -> AsyncIterator[JournalOutbox]:
-    post = JournalOutbox(spec, journal, "one")  # type: ignore[arg-type]
-    yield post
-    await post.aclose()
+async def outbox(spec: JournalSpec, journal: FakeJournal) -> AsyncIterator[JournalOutbox]:
+    outbox = JournalOutbox(spec, journal, "one")  # type: ignore[arg-type]
+    yield outbox
+    await outbox.aclose()
 
 
 def judged(name: str, **fields: object) -> RoutedVerdict:
     return RoutedVerdict(verdict(name, **fields), np.ones((1, 4), np.float16))  # type: ignore[arg-type]
 
 
+def event(routed: RoutedVerdict, data: bytes, context: RequestContext, revision: int) -> VerdictEvent:
+    return VerdictEvent(routed, data, context, POLICY, revision, verdict_costs(routed.verdict, {}))
+
+
 def written(spec: JournalSpec) -> dict[str, PredictionRecord]:
     store = Store.open(spec.url)
     try:
-        return {case.entry.id: case.entry for case in store.find()}
+        return {case.prediction.id: case.prediction for case in store.find()}
     finally:
         store.close()
 
 
 async def test_an_answer_reaches_the_journal_with_all_that_is_known_of_it(
-    post: JournalOutbox, spec: JournalSpec
+    outbox: JournalOutbox, spec: JournalSpec
 ) -> None:
-    await post.keep(judged("a", audit=0.5), PHOTO, RequestContext("batch", "ann", "camera 7"), 3)
-    post.audited(verdict("a"), (report("vlm", 0.2),))
-    post.shadowed(verdict("a"), verdict("a", 0.1))
-    await until(lambda: post.committed == 3)
+    await outbox.on_verdict(event(judged("a", audit_rate=0.5), PHOTO, RequestContext("batch", "ann", "camera 7"), 3))
+    outbox.on_audit(verdict("a"), (report("vlm", 0.2),))
+    outbox.on_shadow(verdict("a"), verdict("a", 0.1))
+    await until(lambda: outbox.committed == 3)
     entry = written(spec)["a"]
     assert (entry.origin, entry.caller, entry.key, entry.policy_revision) == ("batch", "ann", "camera 7", 3)
-    assert (entry.features_model, entry.audit, entry.size) == ("fake", 0.5, len(PHOTO))
+    assert (entry.features_model, entry.audit_rate, entry.size) == ("fake", 0.5, len(PHOTO))
     assert len(entry.sha256) == 64
     store = Store.open(spec.url)
-    case = store.case("a")
+    case = store.get("a")
     assert [each.stage for each in case.audit or ()] == ["vlm"] and len(case.shadows) == 1
     store.close()
-    assert post.load() is not None and post.load().waiting == 0
+    assert outbox.load() is not None and outbox.load().pending == 0
 
 
 async def test_while_the_journal_is_down_requests_go_on_and_nothing_is_lost(
-    post: JournalOutbox, journal: FakeJournal, spec: JournalSpec
+    outbox: JournalOutbox, journal: FakeJournal, spec: JournalSpec
 ) -> None:
     journal.error = ConnectionError("it is gone")
     for number in range(20):
-        await post.keep(judged(f"{number}"), PHOTO, RequestContext(), 1)
+        await outbox.on_verdict(event(judged(f"{number}"), PHOTO, RequestContext(), 1))
     await until(lambda: journal.calls > 3)
-    told = post.load()
-    assert (told.up, told.waiting, told.committed, told.dropped) == (False, 20, 0, 0)
+    told = outbox.load()
+    assert (told.up, told.pending, told.committed, told.dropped) == (False, 20, 0, 0)
     journal.error = None
-    await until(lambda: post.committed == 20)
-    assert (len(written(spec)), post.load().up) == (20, True)
+    await until(lambda: outbox.committed == 20)
+    assert (len(written(spec)), outbox.load().up) == (20, True)
 
 
 async def test_what_was_written_but_not_acknowledged_is_sent_again_and_is_there_once(
-    post: JournalOutbox, journal: FakeJournal, spec: JournalSpec
+    outbox: JournalOutbox, journal: FakeJournal, spec: JournalSpec
 ) -> None:
     journal.lost = 2
-    await post.keep(judged("a"), PHOTO, RequestContext(), 1)
-    await until(lambda: post.committed == 1)
+    await outbox.on_verdict(event(judged("a"), PHOTO, RequestContext(), 1))
+    await until(lambda: outbox.committed == 1)
     assert journal.calls == 3
     assert list(written(spec)) == ["a"]
 
 
 async def test_what_a_replica_leaves_behind_another_one_sends(
-    post: JournalOutbox, journal: FakeJournal, spec: JournalSpec, monkeypatch: pytest.MonkeyPatch
+    outbox: JournalOutbox, journal: FakeJournal, spec: JournalSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal.error = ConnectionError("it is gone")
-    await post.keep(judged("a"), PHOTO, RequestContext(), 1)
-    await post.aclose()
+    await outbox.on_verdict(event(judged("a"), PHOTO, RequestContext(), 1))
+    await outbox.aclose()
     journal.error = None
     other = JournalOutbox(spec, journal, "two")  # type: ignore[arg-type]
     await until(lambda: other.committed == 1)
@@ -140,39 +148,39 @@ async def test_what_a_replica_leaves_behind_another_one_sends(
 
 async def test_pictures_are_left_out_before_answers_are_lost(spec: JournalSpec, journal: FakeJournal) -> None:
     journal.error = ConnectionError("it is gone")
-    post = JournalOutbox(spec.model_copy(update={"media_cap_gib": 1.0}), journal, "one")  # type: ignore[arg-type]
+    outbox = JournalOutbox(spec.model_copy(update={"max_media_gib": 1.0}), journal, "one")  # type: ignore[arg-type]
     for number in range(30):
-        await post.keep(judged(f"{number}"), bytes(100_000), RequestContext(), 1)
-    told = post.load()
-    assert told.waiting == 30 and told.dropped == 0
+        await outbox.on_verdict(event(judged(f"{number}"), bytes(100_000), RequestContext(), 1))
+    told = outbox.load()
+    assert told.pending == 30 and told.dropped == 0
     assert 0 < told.without_media < 30
-    await post.aclose()
+    await outbox.aclose()
 
 
 async def test_beyond_the_room_records_are_counted(spec: JournalSpec, journal: FakeJournal) -> None:
     journal.error = ConnectionError("it is gone")
-    post = JournalOutbox(spec, journal, "one")  # type: ignore[arg-type]
+    outbox = JournalOutbox(spec, journal, "one")  # type: ignore[arg-type]
     big = RoutedVerdict(verdict("a"), np.ones((64, 1024), np.float16))
     for _ in range(12):
-        await post.keep(big, PHOTO, RequestContext(), 1)
-    told = post.load()
-    assert told.dropped > 0 and told.waiting + told.dropped == 12
-    await post.aclose()
+        await outbox.on_verdict(event(big, PHOTO, RequestContext(), 1))
+    told = outbox.load()
+    assert told.dropped > 0 and told.pending + told.dropped == 12
+    await outbox.aclose()
 
 
 async def test_damage_is_put_aside_and_holds_up_nothing(
-    post: JournalOutbox, journal: FakeJournal, spec: JournalSpec, caplog: pytest.LogCaptureFixture
+    outbox: JournalOutbox, journal: FakeJournal, spec: JournalSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
-    post._append(b"\x01garbage")
-    await post.keep(judged("a"), PHOTO, RequestContext(), 1)
-    await until(lambda: post.committed == 2)
+    outbox._append(b"\x01garbage")
+    await outbox.on_verdict(event(judged("a"), PHOTO, RequestContext(), 1))
+    await until(lambda: outbox.committed == 2)
     assert list(written(spec)) == ["a"]
-    assert "is put aside" in caplog.text
+    assert "moved to the file of damaged ones" in caplog.text
     assert (Path(spec.spool_folder) / "damaged").read_bytes().endswith(b"\x01garbage")
 
 
 async def test_a_record_that_the_database_refuses_holds_up_no_other(
-    post: JournalOutbox, spec: JournalSpec, monkeypatch: pytest.MonkeyPatch
+    outbox: JournalOutbox, spec: JournalSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really = Store.commit
 
@@ -183,25 +191,25 @@ async def test_a_record_that_the_database_refuses_holds_up_no_other(
 
     monkeypatch.setattr(Store, "commit", commit)
     for name in ("a", "bad", "b"):
-        await post.keep(judged(name), PHOTO, RequestContext(), 1)
-    await until(lambda: post.committed == 3)
+        await outbox.on_verdict(event(judged(name), PHOTO, RequestContext(), 1))
+    await until(lambda: outbox.committed == 3)
     assert set(written(spec)) == {"a", "b"}
     assert b'"bad"' in (Path(spec.spool_folder) / "damaged").read_bytes()
 
 
 async def test_a_database_that_is_away_is_looked_for_again(
-    post: JournalOutbox, journal: FakeJournal, spec: JournalSpec, tmp_path: Path
+    outbox: JournalOutbox, journal: FakeJournal, spec: JournalSpec, tmp_path: Path
 ) -> None:
     (tmp_path / "journal.db").write_text("this is no database, and long enough to be seen to be none " * 20)
-    await post.keep(judged("a"), PHOTO, RequestContext(), 1)
+    await outbox.on_verdict(event(judged("a"), PHOTO, RequestContext(), 1))
     await until(lambda: journal.calls > 1)
-    assert post.load().waiting == 1
+    assert outbox.load().pending == 1
     (tmp_path / "journal.db").unlink()
-    await until(lambda: post.committed == 1)
+    await until(lambda: outbox.committed == 1)
     assert list(written(spec)) == ["a"]
 
 
 async def test_without_a_journal_nothing_is_kept() -> None:
     nothing = NullOutbox()
-    await nothing.keep(judged("a"), PHOTO, RequestContext(), 1)
+    await nothing.on_verdict(event(judged("a"), PHOTO, RequestContext(), 1))
     assert nothing.load() is None and asyncio.all_tasks() == {asyncio.current_task()}

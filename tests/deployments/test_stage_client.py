@@ -33,10 +33,10 @@ async def client(handle: FakeHandle) -> AsyncIterator[RayStageClient]:
 
 async def test_a_stage_is_down_until_it_has_answered(client: RayStageClient, handle: FakeHandle):
     with pytest.raises(StageFailed, match="vlm is down"):
-        await client.judge([item()])
+        await client.predict([item()])
     await client.warm()
     assert client.up
-    assert [opinion.logit for opinion in await client.judge([item(), item()])] == [4.0, 4.0]
+    assert [opinion.logit for opinion in await client.predict([item(), item()])] == [4.0, 4.0]
     assert len(handle.seen) == 2
 
 
@@ -45,7 +45,7 @@ async def test_only_what_the_stage_looks_at_travels_with_the_time_left(sees: str
     handle = FakeHandle(sees)
     client = RayStageClient("vlm", handle, timeout_s=1)  # type: ignore[arg-type]
     await client.warm()
-    await client.judge([item(left_s=5.0)])
+    await client.predict([item(left_s=5.0)])
     [(seen, left_s)] = handle.seen
     assert (len(seen.images), len(seen.thumbs)) == (images, thumbs)
     assert 4.0 < left_s <= 5.0
@@ -56,7 +56,7 @@ async def test_the_stages_own_word_leaves_it_up(client: RayStageClient, handle: 
     await client.warm()
     handle.error = RayTaskError("judge", "a long traceback", StageFailed("ValueError: no"))
     with pytest.raises(StageFailed, match="vlm failed: ValueError: no") as raised:
-        await client.judge([item()])
+        await client.predict([item()])
     assert client.up
     assert "traceback" not in str(raised.value)
 
@@ -65,14 +65,14 @@ async def test_a_dead_process_takes_the_stage_down_until_a_probe_answers(client:
     await client.warm()
     handle.error = ActorDiedError()
     with pytest.raises(StageFailed, match="vlm is lost"):
-        await client.judge([item()])
+        await client.predict([item()])
     asked = len(handle.seen)
     with pytest.raises(StageFailed, match="vlm is down"):
-        await client.judge([item()])
+        await client.predict([item()])
     assert len(handle.seen) == asked
     handle.error = None
     await until(lambda: client.up)
-    assert len(await client.judge([item()])) == 1
+    assert len(await client.predict([item()])) == 1
 
 
 async def test_one_slow_call_does_not_throw_away_what_waits_behind_it(handle: FakeHandle):
@@ -80,10 +80,10 @@ async def test_one_slow_call_does_not_throw_away_what_waits_behind_it(handle: Fa
     await client.warm()
     handle.hangs = True
     with pytest.raises(StageFailed, match="no answer"):
-        await client.judge([item()])
+        await client.predict([item()])
     assert not client.up
     handle.let_go()
-    assert len(await client.judge([item()])) == 1
+    assert len(await client.predict([item()])) == 1
     await client.aclose()
 
 
@@ -91,11 +91,11 @@ async def test_a_lost_call_leaves_those_in_flight_to_other_processes_alone(handl
     client = RayStageClient("vlm", handle, timeout_s=5, probe_s=60)  # type: ignore[arg-type]
     await client.warm()
     handle.hangs = True
-    slow = asyncio.create_task(client.judge([item()]))
+    slow = asyncio.create_task(client.predict([item()]))
     await handle.asked.wait()
     handle.error = ActorDiedError()
     with pytest.raises(StageFailed):
-        await client.judge([item()])
+        await client.predict([item()])
     assert not slow.done()
     handle.let_go()
     assert len(await slow) == 1
@@ -119,7 +119,7 @@ async def test_a_call_that_takes_too_long_is_cancelled_and_takes_the_stage_down(
 async def complaint(client: RayStageClient) -> str:
     """Why judging fails. A frame that held the error would keep alive what the error is about."""
     try:
-        await client.judge([item()])
+        await client.predict([item()])
     except StageFailed as error:
         return str(error)
     raise AssertionError("judging did not fail")
@@ -131,8 +131,8 @@ async def test_a_silent_death_is_found_by_a_probe_and_fails_the_calls_in_flight(
     await client.warm()
     handle.hangs = True
     began = time.monotonic()
-    with pytest.raises(StageFailed, match="it went down"):
-        await client.judge([item()])
+    with pytest.raises(StageFailed, match="the stage went down"):
+        await client.predict([item()])
     assert time.monotonic() - began < 0.25  # before its own timeout
     handle.hangs = False
     await until(lambda: client.up)
@@ -142,7 +142,7 @@ async def test_a_slow_probe_keeps_new_calls_out_and_leaves_those_in_flight_alone
     client = RayStageClient("vlm", handle, timeout_s=5, probe_s=0.2)  # type: ignore[arg-type]
     await client.warm()
     handle.hangs = True
-    held = asyncio.create_task(client.judge([item()]))
+    held = asyncio.create_task(client.predict([item()]))
     await until(lambda: not client.up)
     assert not held.done()
     handle.let_go()
@@ -154,15 +154,15 @@ async def test_a_slow_probe_keeps_new_calls_out_and_leaves_those_in_flight_alone
 async def test_a_replica_that_lets_go_of_a_call_has_lost_it(client: RayStageClient, handle: FakeHandle):
     await client.warm()
     handle.error = asyncio.CancelledError()
-    with pytest.raises(StageFailed, match="let go"):
-        await client.judge([item()])
+    with pytest.raises(StageFailed, match="dropped the call"):
+        await client.predict([item()])
 
 
 async def test_a_cancelled_call_is_cancelled_in_the_stage(handle: FakeHandle):
     client = RayStageClient("vlm", handle, timeout_s=5, probe_s=60)  # type: ignore[arg-type]
     await client.warm()
     handle.hangs = True
-    call = asyncio.create_task(client.judge([item()]))
+    call = asyncio.create_task(client.predict([item()]))
     await handle.asked.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -175,14 +175,14 @@ async def test_a_cancelled_call_is_cancelled_in_the_stage(handle: FakeHandle):
 async def test_closing_fails_what_is_in_flight_and_stops_probing(client: RayStageClient, handle: FakeHandle):
     await client.warm()
     handle.hangs = True
-    call = asyncio.create_task(client.judge([item()]))
+    call = asyncio.create_task(client.predict([item()]))
     await handle.asked.wait()
     await client.aclose()
     with pytest.raises(StageFailed):
         await call
     assert not client.up
     with pytest.raises(StageFailed):
-        await client.judge([item()])
+        await client.predict([item()])
 
 
 async def test_odd_errors_do_not_end_the_probing(client: RayStageClient, handle: FakeHandle):
@@ -191,17 +191,17 @@ async def test_odd_errors_do_not_end_the_probing(client: RayStageClient, handle:
     await until(lambda: not client.up)
     handle.error = None
     await until(lambda: client.up)
-    assert len(await client.judge([item()])) == 1
+    assert len(await client.predict([item()])) == 1
 
 
 async def test_a_stage_that_may_sleep_is_left_alone_once_nobody_asks(handle: FakeHandle):
-    client = RayStageClient("vlm", handle, timeout_s=1, probe_s=0.01, rests_after_s=0.1)  # type: ignore[arg-type]
+    client = RayStageClient("vlm", handle, timeout_s=1, probe_s=0.01, idle_after_s=0.1)  # type: ignore[arg-type]
     await client.warm()
     await asyncio.sleep(0.2)
     left_alone = handle.probes
     await asyncio.sleep(0.1)
     assert handle.probes == left_alone and client.up, "a probe would wake it"
-    assert len(await client.judge([item()])) == 1
+    assert len(await client.predict([item()])) == 1
     await until(lambda: handle.probes > left_alone)
     await asyncio.sleep(0.05)
     assert handle.probes > left_alone + 1, "while it is in use it is probed"
@@ -210,7 +210,7 @@ async def test_a_stage_that_may_sleep_is_left_alone_once_nobody_asks(handle: Fak
 
 async def test_a_stage_that_has_never_answered_is_probed_whether_anybody_asks_or_not(handle: FakeHandle):
     handle.error = ActorDiedError()
-    client = RayStageClient("vlm", handle, timeout_s=1, probe_s=0.01, rests_after_s=0.02)  # type: ignore[arg-type]
+    client = RayStageClient("vlm", handle, timeout_s=1, probe_s=0.01, idle_after_s=0.02)  # type: ignore[arg-type]
     await asyncio.sleep(0.1)
     handle.error = None
     async with asyncio.timeout(1):

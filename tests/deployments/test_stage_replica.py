@@ -22,10 +22,10 @@ from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.errors import ModelError, StageFailed
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageSpec
-from roadwork_serve.stages.health import PROVE_S
+from roadwork_serve.stages.health import PROBE_AFTER_S
 from tests.recording_lock import Held
 
-ENGINE = EngineSpec(runs="transformers", model="fake", threads=3)
+ENGINE = EngineSpec(backend="transformers", model="fake", threads=3)
 SPEC = StageSpec(engine="fake", timeout_s=1)
 
 
@@ -45,7 +45,7 @@ class FakeStage:
         self.warmed += 1
         self.threads = os.environ["OMP_NUM_THREADS"]
 
-    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+    def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         self.items = items
         self.go.wait(5)
         if self.error:
@@ -76,21 +76,21 @@ def item(deadline_s: float = 0.0) -> Item:
 
 async def test_it_is_warm_before_it_is_ready_and_has_its_threads(replica: StageReplica, stage: FakeStage):
     assert (stage.warmed, stage.threads) == (1, "3")
-    assert await replica.introduce("vlm") == "images"
+    assert await replica.describe("vlm") == "images"
 
 
 async def test_deadlines_are_told_on_its_own_clock(replica: StageReplica, stage: FakeStage):
-    opinions = await replica.judge("vlm", [item(deadline_s=-1e9), item(deadline_s=1e9)], [2.0, 0.5])
+    opinions = await replica.predict("vlm", [item(deadline_s=-1e9), item(deadline_s=1e9)], [2.0, 0.5])
     assert [opinion.logit for opinion in opinions] == [1.0, 1.0]
     assert [round(each.left_s(), 1) for each in stage.items] == pytest.approx([2.0, 0.5], abs=0.2)
 
 
 async def test_health_checks_answer_while_it_judges(replica: StageReplica, stage: FakeStage):
     stage.go.clear()
-    call = asyncio.create_task(replica.judge("vlm", [item()], [1.0]))
+    call = asyncio.create_task(replica.predict("vlm", [item()], [1.0]))
     await asyncio.sleep(0)
     await replica.check_health()
-    assert await replica.introduce("vlm") == "images"
+    assert await replica.describe("vlm") == "images"
     assert not call.done()
     stage.go.set()
     await call
@@ -100,7 +100,7 @@ async def test_a_stuck_model_fails_its_health_check(
     replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
 ):
     stage.go.clear()
-    call = asyncio.create_task(replica.judge("vlm", [item()], [1.0]))
+    call = asyncio.create_task(replica.predict("vlm", [item()], [1.0]))
     await asyncio.sleep(0)
     monkeypatch.setattr(replica._health, "_clock", lambda: time.monotonic() + 4)
     with pytest.raises(RuntimeError, match="has not ended for 4 s"):
@@ -112,18 +112,18 @@ async def test_a_stuck_model_fails_its_health_check(
 
 async def test_what_the_model_raises_travels_as_text(replica: StageReplica, stage: FakeStage):
     stage.error = type("ExoticError", (Exception,), {})("out of luck")
-    with pytest.raises(StageFailed, match=r"^ExoticError; its log has more$") as raised:
-        await replica.judge("vlm", [item()], [1.0])
+    with pytest.raises(StageFailed, match=r"^ExoticError; see its log$") as raised:
+        await replica.predict("vlm", [item()], [1.0])
     assert raised.value.__cause__ is None
     stage.error = ModelError("the head does not fit; train one")
     with pytest.raises(StageFailed, match="the head does not fit; train one"):
-        await replica.judge("vlm", [item()], [1.0])
+        await replica.predict("vlm", [item()], [1.0])
 
 
 async def test_an_answer_that_is_no_number_is_a_failure(replica: StageReplica, stage: FakeStage):
     stage.logit = math.nan
-    with pytest.raises(StageFailed, match="fake answers nan: set dtype: bfloat16"):
-        await replica.judge("vlm", [item()], [1.0])
+    with pytest.raises(StageFailed, match="fake returns nan: set dtype: bfloat16"):
+        await replica.predict("vlm", [item()], [1.0])
 
 
 async def test_a_quiet_replica_whose_model_no_longer_judges_fails_its_health_check(
@@ -132,9 +132,9 @@ async def test_a_quiet_replica_whose_model_no_longer_judges_fails_its_health_che
     await replica.check_health()
     assert stage.items == ()
     stage.error = RuntimeError("CUDA error")
-    monkeypatch.setattr(replica._health, "_clock", lambda: time.monotonic() + PROVE_S + 1)
+    monkeypatch.setattr(replica._health, "_clock", lambda: time.monotonic() + PROBE_AFTER_S + 1)
     await replica.check_health()
-    with pytest.raises(RuntimeError, match="vlm cannot judge a made-up item: RuntimeError: CUDA error"):
+    with pytest.raises(RuntimeError, match="vlm fails on a synthetic item: RuntimeError: CUDA error"):
         while True:
             await asyncio.sleep(0)
             await replica.check_health()
@@ -143,20 +143,20 @@ async def test_a_quiet_replica_whose_model_no_longer_judges_fails_its_health_che
 async def test_work_that_was_cancelled_stops(replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch):
     held = Held(at=2)
 
-    def judge(items: Sequence[Item]) -> list[StagePrediction]:
+    def predict(items: Sequence[Item]) -> list[StagePrediction]:
         for _ in items:
             stop_if_cancelled()
             held()
         return []
 
-    monkeypatch.setattr(stage, "judge", judge)
-    await held.cancelled_there(replica.judge("vlm", [item()] * 20, [1.0] * 20))
+    monkeypatch.setattr(stage, "predict", predict)
+    await held.cancelled_there(replica.predict("vlm", [item()] * 20, [1.0] * 20))
     assert held.steps == 2
 
 
 async def test_it_lets_go_of_its_model_when_serve_stops_it(replica: StageReplica, stage: FakeStage):
     stage.go.clear()
-    call = asyncio.create_task(replica.judge("vlm", [item()], [1.0]))
+    call = asyncio.create_task(replica.predict("vlm", [item()], [1.0]))
     while not stage.items:  # noqa: ASYNC110 - set by a thread
         await asyncio.sleep(0)
     stop = asyncio.create_task(replica.__del__())
@@ -200,7 +200,9 @@ def test_each_stage_is_a_deployment_with_the_resources_of_its_spec():
 
 def test_another_version_starts_before_the_one_it_replaces_ends_where_there_is_room_for_both():
     on_card = {"device": "cuda", "num_gpus": 0.5}
-    overrides = {"engines": {"qwen3-vl": on_card, "molmo2": on_card | {"surge": True}, "ocr": {"surge": False}}}
+    overrides = {
+        "engines": {"qwen3-vl": on_card, "molmo2": on_card | {"rolling_surge": True}, "ocr": {"rolling_surge": False}}
+    }
     ingress = build_app(load_profile("mini", overrides))._bound_deployment
     surge = {name: stage._bound_deployment for name, stage in ingress.init_args[1].items()} | {"ingress": ingress}
     assert {name: each._deployment_config.max_surge_percent for name, each in surge.items()} == {
@@ -229,7 +231,7 @@ def test_stages_that_ask_one_engine_are_one_deployment():
     assert [list(using) for using in users.values()] == [["vlm", "reasoner"]]
 
 
-TURNING = {"engines": {"qwen3-vl-thinking": {"turns": "card"}, "molmo2": {"turns": "card"}}}
+TURNING = {"engines": {"qwen3-vl-thinking": {"time_slice_group": "card"}, "molmo2": {"time_slice_group": "card"}}}
 
 
 def test_engines_that_take_turns_are_one_deployment_with_one_share():
@@ -248,7 +250,7 @@ class Sleepy(FakeStage):
     async def warm(self) -> None:  # type: ignore[override]
         assert self.awake
 
-    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:  # type: ignore[override]
+    async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:  # type: ignore[override]
         assert self.awake
         return [StagePrediction(1.0, self.name) for _ in items]
 
@@ -275,7 +277,7 @@ async def test_a_replica_lets_its_engines_take_turns(monkeypatch: pytest.MonkeyP
     logging.getLogger("ray.serve").filters.clear()
     assert [stage.awake for stage in stages.values()] == [True, False]  # after a turn that told what one costs
     for name in ("video", "reasoner", "video"):
-        (opinion,) = await replica.judge(name, [item()], [60.0])
+        (opinion,) = await replica.predict(name, [item()], [60.0])
         assert opinion.model == name
     await replica.check_health()
     assert told == ["thinking", "molmo2", "thinking", "molmo2"]
@@ -284,7 +286,7 @@ async def test_a_replica_lets_its_engines_take_turns(monkeypatch: pytest.MonkeyP
 def test_it_gives_way_with_the_threads_it_started_and_no_others():
     code = """
 import os, threading
-from deployments.stage_replica import give_way
+from deployments.stage_replica import lower_priority
 def held():
     event = threading.Event()
     thread = threading.Thread(target=event.wait, daemon=True)
@@ -292,10 +294,10 @@ def held():
     return thread
 of = lambda thread: os.getpriority(os.PRIO_PROCESS, thread.native_id)
 older = held()
-give_way(5)
+lower_priority(5)
 mine = held()
 print(of(older), of(mine), os.getpriority(os.PRIO_PROCESS, 0))
-give_way(10)
+lower_priority(10)
 print(of(older), of(mine), of(held()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The examples in README and docs/, and what is said of each that is not run."""
+"""The examples in README and docs/, and the reason for each that is not run."""
 
 import re
 import shlex
@@ -13,19 +13,20 @@ _BLOCK = re.compile(r"(?:<!-- not run: (?P<why>.+?) -->\n)?^```(?P<language>\w*)
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. why_not: the reason that stands above one that is not run."""
+    """A fenced block."""
 
     page: str
     line: int
     language: str
     text: str
+    #: The reason above a block that is not run.
     why_not: str | None
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
 
     def commands(self) -> Iterator[list[str]]:
-        """The words of every command of a shell block; variables before one, and comments, are left out."""
+        """Yield the arguments of every command of a shell block, without variables and comments."""
         for line in self.text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -35,7 +36,7 @@ class Block:
 
 
 def blocks(language: str) -> list[Block]:
-    """All of a language, page by page."""
+    """Return all blocks of a language, page by page."""
     found: list[Block] = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

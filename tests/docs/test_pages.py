@@ -1,4 +1,4 @@
-"""What README and docs/ say can be typed is there, and what they quote makes sense."""
+"""The commands, targets, files, verdicts and settings that README and docs/ name exist and are valid."""
 
 import json
 import re
@@ -13,7 +13,6 @@ import typer
 import yaml
 
 from deployments.app import Args
-from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cli.main import app
 from roadwork_serve.profiles.load import load_policy_mapping, load_profile
@@ -25,7 +24,7 @@ SHELL = blocks("sh")
 
 
 def parsed(command: Any, name: str, words: list[str]) -> None:
-    """Let a command look at its words, and do nothing."""
+    """Parse the arguments of a command, without running it."""
     context = command.make_context(name, list(words))
     if hasattr(command, "resolve_command") and (rest := [*context._protected_args, *context.args]):
         name, command, rest = command.resolve_command(context, rest)
@@ -33,7 +32,7 @@ def parsed(command: Any, name: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("block", SHELL, ids=str)
-def test_commands_take_what_they_are_given(block: Block) -> None:
+def test_commands_accept_the_options_in_the_pages(block: Block) -> None:
     for words in block.commands():
         program, *rest = words
         match Path(program).name:
@@ -44,50 +43,52 @@ def test_commands_take_what_they_are_given(block: Block) -> None:
                 parsed(typer.main.get_command(app), "roadwork", rest)
 
 
-def test_an_option_that_is_not_there_is_noticed() -> None:
+def test_an_unknown_option_is_an_error() -> None:
     with pytest.raises(Exception, match="--colour") as caught:
         parsed(typer.main.get_command(app), "roadwork", ["policy", "show", "--colour"])
     assert "NoSuchOption" in type(caught.value).__name__
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_targets_that_are_named_are_there(page: Path) -> None:
+def test_make_targets_in_the_pages_exist(page: Path) -> None:
     assert set(re.findall(r"`make ([a-z-]+)", page.read_text())) <= TARGETS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_that_are_named_are_there(page: Path) -> None:
+def test_files_in_the_pages_exist(page: Path) -> None:
     text = page.read_text()
     named = re.findall(r"`((?:benchmarks|tests|ops|docs|roadwork_serve|deployments)/[\w./-]+\.\w+)`", text)
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("block", blocks("json"), ids=str)
-def test_verdicts_that_are_shown_are_verdicts(block: Block) -> None:
+def test_verdicts_in_the_pages_are_valid(block: Block) -> None:
     assert Verdict.model_validate(json.loads(block.text)).stages
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
-def test_settings_that_are_shown_are_taken(block: Block) -> None:
-    told = yaml.safe_load(block.text)
-
-    def read(name: object) -> Policy:
-        known = load_policy_mapping("mini") | {"version": str(name)}
-        return Policy.from_mapping(known)
-
-    if "overrides" in told:
-        args = Args.model_validate({name: told[name] for name in ("profile", "overrides")})
+def test_settings_in_the_pages_are_valid(block: Block) -> None:
+    shown = yaml.safe_load(block.text)
+    if "overrides" in shown:
+        args = Args.model_validate({name: shown[name] for name in ("profile", "overrides")})
         assert load_profile(args.profile, args.overrides).ingress.replicas
-    else:
-        assert Rollout.from_mapping(told, read).policy.version == "mini"
+        return
+
+    def in_full(name: str) -> dict[str, Any]:
+        return dict(load_policy_mapping("mini")) | {"version": name}
+
+    rollout = {"policy": in_full(shown.pop("policy"))}
+    for key, part in shown.items():
+        rollout[key] = part | ({"policy": in_full(part["policy"])} if "policy" in part else {})
+    assert Rollout.parse(rollout).policy.version == "mini"
 
 
-def test_what_is_not_run_says_why() -> None:
+def test_examples_that_are_not_run_have_a_reason() -> None:
     assert all(len(block.why_not.split()) > 2 for block in SHELL if block.why_not is not None)
 
 
-def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
-    """By `make docs` as well; here, a link that leads nowhere shows that it would be noticed."""
+def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
+    """`make docs` builds the real pages; here a broken link must fail the build."""
     for name in ("mkdocs.yml", "docs"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)

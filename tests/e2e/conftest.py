@@ -50,13 +50,13 @@ class Cluster:
     config: dict[str, Any]
 
     def deploy(self, policy: object) -> None:
-        """What `serve deploy` does with a configuration that differs in the policy."""
+        """Deploy another policy, as `serve deploy` does."""
         application = self.config["applications"][0]
         application["deployments"] = [{"name": "Ingress", "user_config": {"policy": policy}}]
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate(self.config), _blocking=False)
 
     def pids(self) -> dict[str, list[int]]:
-        """The processes of each deployment's replicas that run."""
+        """Return the processes of each deployment's replicas that run."""
         details = _get_global_client().get_serve_details()["applications"]["roadwork"]["deployments"]
         return {
             name: [replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"]
@@ -65,7 +65,7 @@ class Cluster:
 
 
 def eventually(look: Callable[[], T | None], within_s: float, what: str) -> T:
-    """The first thing `look` finds that is no None and no False; fails when that takes too long."""
+    """Return the first thing `look` finds that is no None and no False; fails when that takes too long."""
     give_up_at = time.monotonic() + within_s
     while time.monotonic() < give_up_at:
         if found := look():
@@ -76,7 +76,7 @@ def eventually(look: Callable[[], T | None], within_s: float, what: str) -> T:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The application, ready. Ray keeps its sockets in a folder of its own, whose path must be short."""
+    """Yield the application, ready. Ray keeps its sockets in a folder of its own, whose path must be short."""
     folder = Path(tempfile.mkdtemp(prefix="roadwork-"))
     journal, gate, model = (folder / name for name in ("journal", "gate", "model"))
     journal.touch()

@@ -37,7 +37,7 @@ class FakeStage:
         if self._file:
             wait_for(Path(self._file))
 
-    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+    def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         if self._journal:
             with Path(self._journal).open("a") as journal:
                 journal.writelines(f"{item.request_id}\n" for item in items)
@@ -54,7 +54,7 @@ class FakeStage:
         if item.left_s() > 60:
             raise AssertionError(f"{item.left_s()} s left cannot be")
         logit = (float(item.thumbs.mean()) - 127.5) / 20 if self.sees == "thumbs" else 1.0
-        return StagePrediction(logit, self._model, miniature=True, evidence=Evidence(thought=f"pid {os.getpid()}"))
+        return StagePrediction(logit, self._model, miniature=True, evidence=Evidence(reasoning=f"pid {os.getpid()}"))
 
 
 def wait_for(file: Path) -> None:
@@ -77,7 +77,7 @@ class Waiting:
 
     async def warm(self) -> None: ...
 
-    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+    async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         if not any(item.request_id.startswith("held") for item in items):
             return [StagePrediction(1.0, "waiting") for _ in items]
         self._count(len(items))

@@ -7,7 +7,7 @@ from roadwork_serve.testbed import scenes
 
 
 def every_stage_speaks(url: str) -> set[str]:
-    """A photo and a clip pass all their stages and get an answer of each, none of them degraded. Returns the stages."""
+    """Send a photo and a clip through all their stages; none is degraded. Return the stages."""
     photo = _ask(url, scenes.photo(7).jpeg(), "image/jpeg")
     clip = _ask(url, scenes.clip(7).mp4(), "video/mp4")
     for verdict, stages in ((photo, ["backbone", "signs", "vlm", "reasoner"]), (clip, ["backbone", "signs", "video"])):
@@ -18,7 +18,7 @@ def every_stage_speaks(url: str) -> set[str]:
         assert signs.outcome in ("answered", "abstained")  # noise may read as nothing
         assert not verdict.degraded and verdict.exit.stage == stages[-1] and 0 < verdict.probability < 1
     (reasoner,) = (report for report in photo.stages if report.stage == "reasoner")
-    assert reasoner.evidence.thought is not None
+    assert reasoner.evidence.reasoning is not None
     assert 1 < reasoner.tokens <= 48 + 8  # the budget, what ends the thought, and the answer
     return {report.stage for report in photo.stages + clip.stages}
 

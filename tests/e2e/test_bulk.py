@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from ray import serve
 
-from benchmarks.fake_models import open_standins, overrides
+from benchmarks.fake_models import open_fake_stages, overrides
 from deployments.app import build_app
 from deployments.batch_job import BatchDone, JobSpec, score
 from roadwork_serve.batch.parts import BatchRun
@@ -29,7 +29,7 @@ FILES, LOT = 900, 128
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The stand-ins, which say of every picture what its bytes decide, at once."""
+    """Return the stand-ins, which say of every picture what its bytes decide, at once."""
     folder = tmp_path_factory.mktemp("bulk")
     told = load_profile("mini", overrides({}) | {"journal": journal_in(folder)}).model_dump(mode="json")
     path = folder / "standins.yaml"
@@ -66,8 +66,8 @@ def assert_each_is_there_once(order: JobSpec, photos: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(cluster: Cluster, profile: str) -> Iterator[str]:
-    """The same stand-ins behind a server."""
-    serve.run(build_app(load_profile(profile), open_standins), name="standins", route_prefix="/standins")
+    """Yield the same stand-ins behind a server."""
+    serve.run(build_app(load_profile(profile), open_fake_stages), name="standins", route_prefix="/standins")
     url = f"{cluster.url}/standins"
     eventually(lambda: ready(url), 120, "the server is ready")
     yield url
@@ -75,7 +75,7 @@ def server(cluster: Cluster, profile: str) -> Iterator[str]:
 
 
 def test_the_verdicts_are_those_of_the_server(server: str, order: JobSpec, photos: Path):
-    total = score(order, opener=open_standins)
+    total = score(order, opener=open_fake_stages)
     assert (total.verdicts, total.degraded, total.rejects) == (FILES - 2, 0, 2)
     assert_each_is_there_once(order, photos)
     rows = {row["file"]: row for row in pq.read_table(order.out).to_pylist()}
@@ -100,11 +100,11 @@ def test_what_was_broken_off_goes_on(cluster: Cluster, order: JobSpec, photos: P
         raise Broken
 
     with pytest.raises(Broken):
-        score(order, on_done=break_off, opener=open_standins)
+        score(order, on_done=break_off, opener=open_fake_stages)
     assert not order.out.exists()
     eventually(at_rest, 60, "the workers have ended, and Ray knows")
     began: list[tuple[int, int]] = []
-    score(order, on_start=lambda total, done: began.append((total, done)), opener=open_standins)
+    score(order, on_start=lambda total, done: began.append((total, done)), opener=open_fake_stages)
     ((total, done),) = began
     assert total == FILES and done in (LOT, FILES % LOT), "one lot was kept"
     assert_each_is_there_once(order, photos)
@@ -119,7 +119,7 @@ def test_a_worker_that_is_killed_loses_nothing(cluster: Cluster, order: JobSpec,
             killed.extend(workers()[:1])
             os.kill(killed[0], signal.SIGKILL)
 
-    score(order, on_done=kill, opener=open_standins)
+    score(order, on_done=kill, opener=open_fake_stages)
     assert killed
     assert_each_is_there_once(order, photos)
 
@@ -130,7 +130,7 @@ def at_rest() -> bool:
 
 
 def workers() -> list[int]:
-    """Processes of Ray Data that judge."""
+    """Return processes of Ray Data that judge."""
     found: list[int] = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -18,7 +18,8 @@ from PIL import Image
 from ray import serve
 
 from roadwork_serve.errors import BrokenMedia
-from roadwork_serve.schema import BatchResult, Info, Problem, Verdict
+from roadwork_serve.schema import BatchResult, Problem, Verdict
+from roadwork_serve.server_state import Info
 from tests.e2e.conftest import POLICY, STAGES, Cluster, eventually
 
 
@@ -100,7 +101,7 @@ def test_no_process_of_the_application_listens_beyond_loopback(cluster: Cluster)
 
 
 def listening(pid: int) -> list[IPv4Address | IPv6Address]:
-    """The addresses a process listens on, as the kernel tells them: words of hexadecimal, least byte first."""
+    """Return the addresses a process listens on, as the kernel tells them: words of hexadecimal, least byte first."""
     inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
     bound: list[IPv4Address | IPv6Address] = []
     for table in ("tcp", "tcp6"):

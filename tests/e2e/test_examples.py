@@ -12,7 +12,7 @@ import pytest
 import yaml
 from ray import serve
 
-from benchmarks.fake_models import open_standins, overrides
+from benchmarks.fake_models import open_fake_stages, overrides
 from deployments.app import build_app
 from roadwork_serve.api.api_keys import new_key
 from roadwork_serve.profiles.load import load_policy_mapping, load_profile
@@ -39,7 +39,7 @@ class Desk:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
         done = subprocess.run(
-            [*command, re.sub(r"roadwork policy \w+", rf"\g<0> --url {SERVER}", text).replace(SERVER, self.url)],
+            [*command, re.sub(r"roadwork policy \w+", rf"\g<0> --server {SERVER}", text).replace(SERVER, self.url)],
             cwd=self.folder,
             env=environment,
             capture_output=True,
@@ -63,7 +63,7 @@ def desk(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     (folder / ".curlrc").write_text(f'header = "X-API-Key: {key}"\nfail-with-body\nno-progress-meter\n')
     ingress = {"ingress": {"num_cpus": 0.1, "keys_file": str(folder / "server-keys.yaml")}}
     profile = load_profile("mini", overrides({}) | ingress | {"policy": "mini", "journal": journal_in(folder)})
-    serve.run(build_app(profile, open_standins), name="desk", route_prefix="/desk")
+    serve.run(build_app(profile, open_fake_stages), name="desk", route_prefix="/desk")
     url = f"{cluster.url}/desk"
     eventually(lambda: ready(url), 120, "the server is ready")
     yield Desk(folder, url, key)

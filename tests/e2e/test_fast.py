@@ -13,7 +13,8 @@ from benchmarks.chaos.processes import processes
 from benchmarks.fake_models import BUILDER, overrides
 from benchmarks.server import Server, started
 from benchmarks.transport import bodies, fast
-from roadwork_serve.schema import BatchResult, Info, Problem, Verdict
+from roadwork_serve.schema import BatchResult, Problem, Verdict
+from roadwork_serve.server_state import Info
 from tests.e2e.conftest import eventually
 from tests.e2e.test_cluster import listening
 

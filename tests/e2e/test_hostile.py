@@ -46,7 +46,7 @@ def files() -> dict[str, Attack]:
 
 
 def requests(url: str) -> dict[str, Attack]:
-    """Requests that are wrong before their media is. url: an address that must not be asked."""
+    """Return requests that are wrong before their media is. url: an address that must not be asked."""
     photo = base64.b64encode(GOOD)
     nest = b"".join(b"--%d\r\nContent-Type: multipart/mixed; boundary=%d\r\n\r\n" % (at, at + 1) for at in range(2_000))
     file = PART % (b"file", b'; filename="a.jpg"', GOOD)
@@ -125,7 +125,7 @@ def classify(client: httpx.Client, data: bytes) -> Verdict:
 
 @contextmanager
 def listening() -> Iterator[tuple[str, socket.socket]]:
-    """An address on this machine, and the socket that would know if anybody came."""
+    """Yield an address on this machine, and the socket that would know if anybody came."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield f"http://127.0.0.1:{server.getsockname()[1]}/photo.jpg", server
@@ -146,7 +146,7 @@ def client(cluster: Cluster) -> Iterator[httpx.Client]:
 
 
 def memory_mib(pids: Sequence[int]) -> float:
-    """What processes and all below them hold, MiB; what they share is counted once."""
+    """Return the memory of processes and their children in MiB; shared memory counts once."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -231,7 +231,7 @@ def test_reading_opens_no_file_and_no_socket_and_starts_no_process(escape: list[
 
 
 def raw(cluster: Cluster, data: bytes) -> socket.socket:
-    """A connection on which these bytes have been sent."""
+    """Return a connection on which these bytes have been sent."""
     host, port = cluster.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=20)
     connection.sendall(data)

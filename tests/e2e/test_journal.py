@@ -13,7 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from benchmarks import fake_models as standins
+from benchmarks import fake_models
 from benchmarks.chaos.processes import kill
 from benchmarks.server import journal_in, started
 from roadwork_serve.journal.store import Store
@@ -65,21 +65,21 @@ def journaled(folder: Path) -> Counter[tuple[str, str]]:
     """Request and answer of each record."""
     store = Store.open(journal_in(folder)["url"])
     try:
-        return Counter((case.entry.verdict.request_id, case.entry.id) for case in store.find())
+        return Counter((case.prediction.verdict.request_id, case.prediction.id) for case in store.find())
     finally:
         store.close()
 
 
 @pytest.mark.timeout(600)
 def test_every_answer_is_in_the_journal_once_whatever_is_killed(tmp_path: Path) -> None:
-    overrides = standins.overrides({}, ingress_replicas=2) | {"journal": journal_in(tmp_path)}
+    overrides = fake_models.overrides({}, ingress_replicas=2) | {"journal": journal_in(tmp_path)}
     args = {"profile": "mini", "overrides": overrides}
     dice, clients, killed = random.Random(), Clients(), Counter[str]()
     with ThreadPoolExecutor(CLIENTS) as pool:
         asking = [pool.submit(clients.ask) for _ in range(CLIENTS)]
         for number in range(SERVERS):
             begun, share = len(clients.answered), REQUESTS / SERVERS
-            with started(tmp_path / f"server-{number}.log", args, builder=standins.BUILDER) as server:
+            with started(tmp_path / f"server-{number}.log", args, builder=fake_models.BUILDER) as server:
                 clients.url = server.url
                 for at, victim in enumerate(VICTIMS):
                     goal = begun + share * (at + dice.uniform(0.2, 0.9)) / (len(VICTIMS) + 1)

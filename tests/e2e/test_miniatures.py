@@ -6,9 +6,10 @@ import httpx
 import pytest
 
 from benchmarks.server import ROOT, own_server
-from roadwork_serve.schema import Info, Problem, Verdict
+from roadwork_serve.schema import Problem, Verdict
+from roadwork_serve.server_state import Info
 from roadwork_serve.testbed import scenes
-from roadwork_serve.testbed.scenes.deck import stage_still
+from roadwork_serve.testbed.scenes.scenarios import photo_scene
 from tests.corpus import hostile_files
 
 PHOTOS = ROOT.parent / "shared/data/photos"
@@ -44,13 +45,13 @@ def check_verdict(response: httpx.Response, media: str) -> Verdict:
 
 @pytest.mark.parametrize("needs", WAYS["photo"])
 def test_a_scene_made_for_each_stage_is_answered(url: str, needs: str) -> None:
-    seed = next(seed for seed in range(9_000_000_000, 9_000_001_000) if stage_still(seed).truth.needs == needs)
+    seed = next(seed for seed in range(9_000_000_000, 9_000_001_000) if photo_scene(seed).truth.needs == needs)
     check_verdict(classify(url, scenes.photo(seed).jpeg(), "image/jpeg"), "photo")
 
 
 def test_a_clip_is_answered_from_its_frames(url: str) -> None:
     verdict = check_verdict(classify(url, scenes.clip(9_000_000_000).mp4(), "video/mp4"), "clip")
-    assert len(verdict.stages[0].evidence.frames) == 8
+    assert len(verdict.stages[0].evidence.frame_probabilities) == 8
 
 
 def test_real_footage_is_answered(url: str) -> None:

@@ -9,10 +9,11 @@ import yaml
 
 from benchmarks.server import own_server
 from roadwork_serve.cascade.policy_file import load_policy
-from roadwork_serve.cli.classify import in_process
 from roadwork_serve.engines.export import export_onnx
+from roadwork_serve.local_cascade import local_cascade
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.schema import Info, Verdict
+from roadwork_serve.schema import Verdict
+from roadwork_serve.server_state import Info
 from roadwork_serve.testbed import scenes
 
 PHOTOS = [scenes.photo(seed).jpeg() for seed in range(9_000_000_000, 9_000_000_008)]
@@ -21,10 +22,10 @@ CHEAP = {"stages": {"vlm": None, "reasoner": None, "video": None}}  # the policy
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server whose stage 1 is a file that was just exported."""
+    """Yield a server whose stage 1 is a file that was just exported."""
     folder = tmp_path_factory.mktemp("onnx")
     file = export_onnx("mini:backbone", folder / "glance.onnx").file
-    profile = load_profile("mini", CHEAP | {"engines": {"dinov3": {"runs": "onnx", "model": str(file)}}})
+    profile = load_profile("mini", CHEAP | {"engines": {"dinov3": {"backend": "onnx", "model": str(file)}}})
     (folder / "onnx.yaml").write_text(yaml.safe_dump(profile.model_dump(mode="json")))
     with own_server(folder / "server.log", str(folder / "onnx.yaml")) as url:
         yield url
@@ -44,7 +45,7 @@ def test_the_exported_file_serves_the_same_verdicts(url: str) -> None:
 
 
 async def here(photos: list[bytes]) -> list[Verdict]:
-    """What the cascade says in this process, with transformers."""
+    """Return the verdicts of the cascade in this process, with transformers."""
     profile = load_profile("mini", CHEAP)
-    async with in_process(profile, load_policy(profile.policy), 60_000) as ask:
-        return [verdict for data in photos if isinstance(verdict := await ask(data), Verdict)]
+    async with local_cascade(profile, load_policy(profile.policy)) as cascade:
+        return [await cascade.classify(data, 60_000) for data in photos]

@@ -43,7 +43,7 @@ def checks(tmp_path: Path) -> Path:
 
 
 def hold_to_its_word(url: str, checks: Path, *options: str) -> str:
-    """What schemathesis prints. Fails with that when the server breaks its word."""
+    """Run schemathesis and return its output. Fail with it if the server breaks its contract."""
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
         f"--config-file={checks}",
@@ -66,7 +66,7 @@ def hold_to_its_word(url: str, checks: Path, *options: str) -> str:
 
 @contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
-    """The address of an application that runs in a thread of this process."""
+    """Yield the address of an application that runs in a thread of this process."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", ws="none"))
         thread = threading.Thread(target=server.run, args=([listener],))

@@ -20,7 +20,8 @@ from roadwork_serve.journal.filter import Filter
 from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.journal.store import Store
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.schema import PolicyChange, PolicyState, ReplicaStats, Stats, Verdict
+from roadwork_serve.schema import PolicyChange, ReplicaStats, Stats, Verdict
+from roadwork_serve.server_state import PolicyState
 from tests.e2e.conftest import POLICY, STAGES, Cluster, eventually
 from tests.e2e.fakes import open_fakes
 from tests.e2e.test_cluster import GREY, WHITE
@@ -71,7 +72,7 @@ def pair(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def replicas(pair: Pair) -> list[ReplicaStats]:
-    """What each ingress replica says of its load; a busy one may not say it in time."""
+    """Return the load of each ingress replica that reports it in time."""
     reply = pair.asker.get("/v1/stats")
     return Stats.model_validate_json(reply.content).replicas if reply.is_success else []
 
@@ -148,8 +149,8 @@ async def test_a_rollback_restores_the_policy_before_on_both_replicas(pair: Pair
         state = PolicyState.model_validate_json((await client.get("/v1/policy")).content)
         assert [edition.version for edition in state.history][-3:] == ["one", "two", "one"]
         assert state.history[-1].origin == "rollback"
-        assert state.history[-1].restores == state.history[-3].number
-        assert state.history[-1].by == "ann"
+        assert state.history[-1].rollback_of == state.history[-3].revision
+        assert state.history[-1].author == "ann"
 
 
 async def test_a_bad_policy_is_refused_and_the_old_one_stays(pair: Pair):
@@ -162,7 +163,7 @@ async def test_a_bad_policy_is_refused_and_the_old_one_stays(pair: Pair):
         ):
             assert (await client.put("/v1/policy", json=bad)).status_code == status
         stats = replicas(pair)
-        assert {(each.policy_version, each.policy_revision) for each in stats} == {("good", change.number)}
+        assert {(each.policy_version, each.policy_revision) for each in stats} == {("good", change.revision)}
         assert (await client.put("/v1/policy", json=policy("x"), headers={"X-API-Key": "rw_no"})).status_code == 401
 
 
@@ -191,7 +192,7 @@ async def test_a_shadow_is_counted_and_changes_no_answer(pair: Pair):
 
         def judged() -> bool:
             tallies = [load.shadow for load in replicas(pair) if load.shadow]
-            return sum(tally.judged for tally in tallies) >= 5 and all(t.agreed == t.judged for t in tallies)
+            return sum(tally.compared for tally in tallies) >= 5 and all(t.agreed == t.compared for t in tallies)
 
         await asyncio.to_thread(eventually, judged, 20, "the shadow has judged")
 
@@ -203,12 +204,12 @@ def all_in(pair: Pair, of: Callable[[ReplicaStats], int]) -> int | None:
 
 
 def at_work(stats: ReplicaStats) -> int:
-    return stats.in_flight + stats.reading + sum(stage.waiting + stage.in_flight for stage in stats.stages)
+    return stats.in_flight + stats.decoding + sum(stage.queued + stage.in_flight for stage in stats.stages)
 
 
 def at_the_vlm(load: ReplicaStats) -> int:
     (stage,) = (stage for stage in load.stages if stage.stage == "vlm")
-    return stage.waiting + stage.in_flight
+    return stage.queued + stage.in_flight
 
 
 async def hang_up_on(pair: Pair, count: int) -> float:
@@ -244,19 +245,20 @@ async def test_what_is_surveyed_is_in_the_journal_with_the_word_of_every_stage(p
         await put(client, {"policy": policy("audited"), "audit": {"share": 1.0}})
         reply = await client.post("/v1/classify", content=WHITE, headers={"X-Request-Key": "camera"})
         verdict = Verdict.model_validate_json(reply.content)
-        assert (verdict.audit, verdict.exit.stage) == (1.0, "backbone")
+        assert (verdict.audit_rate, verdict.exit.stage) == (1.0, "backbone")
         store = Store.open(pair.journal)
 
         def found() -> JournalRow | None:
-            cases = [case for case in store.find(Filter(policy="audited")) if case.entry.id == verdict.answer_id]
+            found = store.find(Filter(policy_version="audited"))
+            cases = [case for case in found if case.prediction.id == verdict.answer_id]
             return cases[0] if cases and cases[0].audit is not None else None
 
         case = eventually(found, 20, "the survey is in the journal")
         store.close()
         await put(client, policy("after the survey"))
     assert {report.stage for report in case.audit or ()} == {"signs", "vlm", "reasoner"}
-    assert (case.entry.caller, case.entry.key, case.entry.origin) == ("ann", "camera", "http")
-    assert case.entry.verdict == verdict
+    assert (case.prediction.caller, case.prediction.key, case.prediction.origin) == ("ann", "camera", "http")
+    assert case.prediction.verdict == verdict
 
 
 async def answered(pair: Pair, count: int) -> float:

@@ -1,12 +1,12 @@
 import pytest
 
-from roadwork_serve.engines.chat import end_of_turn, ends_of_thought, metadata, token_id
+from roadwork_serve.engines.chat import end_of_reasoning, metadata, reasoning_stop_tokens, token_id
 from roadwork_serve.engines.vlm import NO, YES, Prompt
 
 
 def test_a_thought_is_ended_as_its_template_opened_it() -> None:
-    assert end_of_turn("<|im_start|>assistant\n<think>\n") == "</think>\n\n"
-    assert end_of_turn("<|im_start|>assistant\n") == "\n\nAnswer:"
+    assert end_of_reasoning("<|im_start|>assistant\n<think>\n") == "</think>\n\n"
+    assert end_of_reasoning("<|im_start|>assistant\n") == "\n\nAnswer:"
 
 
 class Words:
@@ -20,7 +20,7 @@ class Words:
 
 @pytest.mark.parametrize(("eos", "wanted"), [(5, {3, 5, 7}), ([5, 6], {3, 5, 6, 7}), (None, {3, 7})])
 def test_a_thought_is_over_at_every_end_the_model_names(eos: int | list[int] | None, wanted: set[int]) -> None:
-    assert ends_of_thought(Words(), eos) == wanted
+    assert reasoning_stop_tokens(Words(), eos) == wanted
 
 
 def test_a_token_that_the_vocabulary_lacks_is_none() -> None:

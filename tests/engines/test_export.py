@@ -49,7 +49,7 @@ def test_the_file_says_what_it_is_and_what_torch_answers(exported: Exported) -> 
     assert (about.side, about.precision, about.outputs) == (224, "fp32", ("roadwork", "words"))
     assert about.model == str(untrained.backbone())
     told = OnnxBackbone(exported.file).logits(reference_thumbs(224))
-    assert about.wanted[:, 0] == pytest.approx(told["roadwork"], abs=1e-3)
+    assert about.expected[:, 0] == pytest.approx(told["roadwork"], abs=1e-3)
 
 
 def test_nothing_but_a_cast_reads_the_bytes(exported: Exported) -> None:
@@ -60,7 +60,7 @@ def test_nothing_but_a_cast_reads_the_bytes(exported: Exported) -> None:
 
 
 def test_weights_too_large_for_one_file_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "LARGEST_FILE", 10_000)
+    monkeypatch.setattr(export, "MAX_EMBEDDED_BYTES", 10_000)
     model, file = tiny_dino(tmp_path / "model"), tmp_path / "out/large.onnx"
     done = export_onnx(model, file, side=32)
     assert done.data == data_of(file) == tmp_path / "out/large.onnx.data"
@@ -84,8 +84,8 @@ def test_a_small_export_over_a_large_one_leaves_no_data_behind(tmp_path: Path) -
 def test_an_export_that_answers_otherwise_than_torch_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(export.MOST_DIFFERENT, "fp16", 1e-9)
-    with pytest.raises(ModelError, match=r"off those of torch.*nothing was written; export it in fp32"):
+    monkeypatch.setitem(export.MAX_DIFFERENCE, "fp16", 1e-9)
+    with pytest.raises(ModelError, match=r"differ from PyTorch's.*nothing was written; export it in fp32"):
         export_onnx(tiny_dino(tmp_path / "model"), tmp_path / "a.onnx", precision="fp16", side=32)
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
 
@@ -98,14 +98,14 @@ def test_large_batches_go_in_passes(exported: Exported) -> None:
 
 
 def test_stage_1_says_the_same_from_the_file(exported: Exported) -> None:
-    of_torch = Backbone(StageSpec(engine="e"), EngineSpec(runs="transformers", model=str(untrained.backbone())))
-    of_file = Backbone(StageSpec(engine="e"), EngineSpec(runs="onnx", model=str(exported.file)))
+    of_torch = Backbone(StageSpec(engine="e"), EngineSpec(backend="transformers", model=str(untrained.backbone())))
+    of_file = Backbone(StageSpec(engine="e"), EngineSpec(backend="onnx", model=str(exported.file)))
     of_file.warm()
     items = [photo(1), clip(2)]
-    for wanted, told in zip(of_torch.judge(items), of_file.judge(items), strict=True):
+    for wanted, told in zip(of_torch.predict(items), of_file.predict(items), strict=True):
         assert told.logit == pytest.approx(wanted.logit, abs=1e-3)
         assert told.evidence.text_probability == pytest.approx(wanted.evidence.text_probability, abs=1e-3)
-        assert told.evidence.frames == pytest.approx(wanted.evidence.frames, abs=1e-3)
+        assert told.evidence.frame_probabilities == pytest.approx(wanted.evidence.frame_probabilities, abs=1e-3)
 
 
 def test_thumbs_of_another_size_are_refused_with_what_to_set(exported: Exported) -> None:

@@ -14,6 +14,7 @@ from roadwork_serve import media
 from roadwork_serve.cancellable_thread import CancellableThread
 from roadwork_serve.engines import features
 from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
+from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.thumbnails import batch_sizes, batches, reference_thumbs
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import MediaLimits
@@ -94,14 +95,16 @@ def test_thumbs_are_what_the_models_own_image_processor_makes(side: int, kind: s
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_says_nearly_the_same(dtype: str) -> None:
-    half, full = (FeatureEngine(str(untrained.backbone()), dtype=kind) for kind in (dtype, "float32"))
+    half, full = (
+        FeatureEngine(str(untrained.backbone()), options=LoadOptions(dtype=kind)) for kind in (dtype, "float32")
+    )
     half.warm()
     assert half.model.dtype is getattr(torch, dtype)
     assert half.logits(THUMBS)["roadwork"] == pytest.approx(full.logits(THUMBS)["roadwork"], abs=0.05)
 
 
 def test_a_precision_that_overflows_is_refused_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = FeatureEngine(str(untrained.backbone()), dtype="float16")
+    engine = FeatureEngine(str(untrained.backbone()), options=LoadOptions(dtype="float16"))
     engine.model.norm.weight.data *= 1e5
     with pytest.raises(ModelError, match=r"overflows in torch\.float16: set dtype: bfloat16"):
         engine.warm()
@@ -143,7 +146,7 @@ def test_a_compiled_model_is_compiled_before_it_serves_and_never_again(tmp_path:
         assert of_compiled.shape == (count,)
         assert of_compiled == pytest.approx(of_plain, abs=1e-5)
     assert counters["stats"]["unique_graphs"] == compiled
-    with pytest.raises(ModelError, match="compiled for thumbs of 32 px, these have 48"):
+    with pytest.raises(ModelError, match="compiled for thumbnails of 32 px, and these have 48"):
         engine.logits(reference_thumbs(48, 1))
 
 
@@ -155,7 +158,7 @@ def test_it_is_compiled_on_a_gpu_and_not_on_a_cpu_unless_asked(tmp_path: Path, t
 
 @pytest.fixture
 def second(tmp_path: Path) -> Path:
-    """A head on trial that looks at other features than `tiny_dino`'s own."""
+    """Return a head on trial that looks at other features than `tiny_dino`'s own."""
     folder = tmp_path / "second"
     folder.mkdir()
     torch.manual_seed(1)
@@ -197,7 +200,7 @@ def test_a_second_head_is_tried_before_there_is_a_first(tmp_path: Path, second: 
 
 def test_a_head_that_says_nothing_of_road_work_is_refused(tmp_path: Path, second: Path) -> None:
     Head(HeadSettings(width=24, outputs=("words",))).save(second)
-    with pytest.raises(ModelError, match=rf"head in {second} says nothing of roadwork: name one that does"):
+    with pytest.raises(ModelError, match=rf"head in {second} has no output roadwork: name one that does"):
         FeatureEngine(tiny_dino(tmp_path), side=32, second_head_folder=second)
 
 
@@ -244,12 +247,14 @@ def test_no_room_for_the_largest_batch_is_told(tmp_path: Path, monkeypatch: pyte
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     engine.model.register_forward_pre_hook(full)
-    with pytest.raises(ModelError, match=r"no room for 4 thumbs of 32 px at once: lower features\.max_thumbs"):
+    with pytest.raises(
+        ModelError, match=r"no memory left for 4 thumbnails of 32 px at once: lower features\.max_thumbs"
+    ):
         engine.warm()
 
 
 def test_a_side_that_patches_do_not_fill_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"patches of 16 pixels.*thumbs of 100.*media\.thumb_side"):
+    with pytest.raises(ModelError, match=r"patches of 16 pixels.*thumbnails, 100,.*media\.thumb_side"):
         FeatureEngine(str(untrained.backbone()), side=100)
 
 

@@ -3,7 +3,8 @@ import torch
 from PIL import Image
 
 from roadwork_serve.cancellable_thread import CancellableThread
-from roadwork_serve.engines.florence import Florence2, _Sureness
+from roadwork_serve.engines.florence import Florence2, _ConfidenceRecorder
+from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.stages.signs import Signs
@@ -44,16 +45,16 @@ def test_a_batch_reads_as_each_alone_and_says_how_surely(engine: Florence2) -> N
 
 def test_it_is_sure_as_far_as_its_tokens_were_likely(engine: Florence2) -> None:
     inputs = engine.processor(text="<OCR_WITH_REGION>", images=Image.new("RGB", (64, 64)), return_tensors="pt")
-    sureness = _Sureness()
+    recorder = _ConfidenceRecorder()
     with torch.inference_mode():
         written = engine.model.generate(
-            **inputs, max_new_tokens=5, num_beams=1, do_sample=False, logits_processor=[sureness],
+            **inputs, max_new_tokens=5, num_beams=1, do_sample=False, logits_processor=[recorder],
             return_dict_in_generate=True, output_scores=True,
         )  # fmt: skip
         first = torch.log_softmax(torch.stack(written.scores)[:, 0].float(), -1)
     tokens = written.sequences[0, -len(first) :]
     wanted = first[torch.arange(len(first)), tokens].nan_to_num(neginf=0.0).mean().exp().item()
-    assert sureness.of(written.sequences, engine.model.generation_config.pad_token_id) == [
+    assert recorder.confidences(written.sequences, engine.model.generation_config.pad_token_id) == [
         pytest.approx(wanted, rel=1e-4)
     ]
 
@@ -68,15 +69,15 @@ async def test_reading_that_nobody_waits_for_ends_before_its_next_token() -> Non
 
 
 def test_the_signs_stage_reads_with_it() -> None:
-    stage = Signs(StageSpec(engine="e"), EngineSpec(runs="transformers", model=str(untrained.florence())))
-    opinions = stage.judge([photo(1), clip(2)])
+    stage = Signs(StageSpec(engine="e"), EngineSpec(backend="transformers", model=str(untrained.florence())))
+    opinions = stage.predict([photo(1), clip(2)])
     assert len(opinions) == 2
     assert all(opinion.compute_ms > 0 for opinion in opinions)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_reads_too(dtype: str) -> None:
-    reader = Florence2(str(untrained.florence()), dtype=dtype, max_tokens=6)
+    reader = Florence2(str(untrained.florence()), LoadOptions(dtype=dtype), max_tokens=6)
     assert reader.model.dtype is getattr(torch, dtype)
     pages = reader.read([Image.new("RGB", (64, 64), "orange"), Image.new("RGB", (64, 48), "white")])
     assert len(pages) == 2
@@ -84,14 +85,15 @@ def test_half_precision_reads_too(dtype: str) -> None:
 
 
 def test_the_stage_passes_on_how_the_profile_wants_it_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, object] = {}
-    monkeypatch.setattr("roadwork_serve.engines.florence.Florence2", lambda *_, **more: asked.update(more))
-    spec = {"runs": "transformers", "model": "m", "revision": "v1", "device": "cuda", "num_gpus": 0.1}
+    asked: list[LoadOptions] = []
+    monkeypatch.setattr("roadwork_serve.engines.florence.Florence2", lambda _, options: asked.append(options))
+    spec = {"backend": "transformers", "model": "m", "revision": "v1", "device": "cuda", "num_gpus": 0.1}
     Signs(StageSpec(engine="e"), EngineSpec.model_validate(spec | {"gpu_memory_gib": 4, "dtype": "bfloat16"}))
-    assert asked == {
-        "dtype": "bfloat16", "device": "cuda", "threads": 1, "revision": "v1", "trust_remote_code": False,
-        "gpu_memory_gib": 4,
-    }  # fmt: skip
+    assert asked == [
+        LoadOptions(
+            dtype="bfloat16", device="cuda", threads=1, revision="v1", trust_remote_code=False, gpu_memory_gib=4
+        )
+    ]
 
 
 def test_another_architecture_is_refused() -> None:

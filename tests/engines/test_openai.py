@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from roadwork_serve.engines.openai import COARSE_LOGIT, OpenAiEngine
+from roadwork_serve.engines.openai import CHOICE_LOGIT, OpenAiEngine
 from roadwork_serve.engines.vlm import Prompt
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec
@@ -53,7 +53,7 @@ def completion(text: str, top: list[tuple[str, float]] | None = None, **message:
 
 def engine(server: Server, **changes: Any) -> OpenAiEngine:
     spec = EngineSpec.model_validate(
-        {"runs": "openai", "model": "m", "server": {"url": "http://127.0.0.1:1/v1"}} | changes
+        {"backend": "openai", "model": "m", "server": {"url": "http://127.0.0.1:1/v1"}} | changes
     )
     return OpenAiEngine(spec, timeout_s=5, transport=httpx2.MockTransport(server))
 
@@ -90,13 +90,13 @@ async def test_without_log_probabilities_a_choice_is_asked_and_marked_coarse(rep
     asking = engine(server)
     for _ in range(2):
         (answer,) = await asking.ask([PHOTO])
-        assert answer.from_choice and answer.logit == pytest.approx(COARSE_LOGIT)
+        assert answer.from_choice and answer.logit == pytest.approx(CHOICE_LOGIT)
     assert len(server.asked) == asked  # it asks for log-probabilities again only of a server that gives them
     assert server.asked[-1]["response_format"]["json_schema"]["schema"]["enum"] == ["YES", "NO"]
 
 
 async def test_an_answer_that_is_neither_is_an_error() -> None:
-    with pytest.raises(ModelError, match=r"answers 'perhaps' where YES or NO is asked"):
+    with pytest.raises(ModelError, match=r"answers 'perhaps' instead of YES or NO"):
         await engine(Server(lambda body: completion("perhaps"))).ask([PHOTO])
 
 
@@ -105,8 +105,8 @@ async def test_an_answer_that_is_neither_is_an_error() -> None:
 )
 async def test_a_thought_is_kept_and_led_to_its_answer(thought: dict[str, str]) -> None:
     server = Server(lambda body: completion("YES", TOP) if "logprobs" in body else completion(**thought))
-    (answer,) = await engine(server).ask([PHOTO], thought_tokens=64)
-    assert (answer.thought, answer.tokens) == ("cones", 6)
+    (answer,) = await engine(server).ask([PHOTO], reasoning_tokens=64)
+    assert (answer.reasoning, answer.tokens) == ("cones", 6)
     assert server.asked[0]["max_tokens"] == 64
     assert server.asked[1]["messages"][-1] == {"role": "assistant", "content": "cones\n\nAnswer:"}
     assert server.asked[1]["continue_final_message"] and not server.asked[1]["add_generation_prompt"]
@@ -119,7 +119,7 @@ async def test_a_server_that_cannot_go_on_with_a_text_is_asked_in_a_new_turn() -
         return completion("NO", [("NO", 0.9), ("YES", 0.05)]) if "logprobs" in body else completion("cones")
 
     server = Server(reply)
-    (answer,) = await engine(server).ask([PHOTO], thought_tokens=64)
+    (answer,) = await engine(server).ask([PHOTO], reasoning_tokens=64)
     assert answer.logit == pytest.approx(math.log(0.05 / 0.9)) and not answer.from_choice
     assert [message["role"] for message in server.asked[-1]["messages"]] == ["user", "assistant", "user"]
 
@@ -143,7 +143,7 @@ async def test_pictures_are_shrunk_to_max_pixels() -> None:
 async def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(lambda body: completion("YES", TOP))
     settings = {
-        "runs": "openai",
+        "backend": "openai",
         "model": "m",
         "server": {"url": "http://127.0.0.1:1/v1", "api_key_env": "ROADWORK_TEST_KEY"},
     }
@@ -160,5 +160,5 @@ async def test_a_server_that_is_not_there_or_refuses_is_named() -> None:
 
     with pytest.raises(ModelError, match=r"no server answers at http://127\.0\.0\.1:1/v1: start it"):
         await engine(gone).ask([PHOTO])  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match=r"refuses to answer with m: .*not with me"):
+    with pytest.raises(ModelError, match=r"rejects the request for m: .*not with me"):
         await engine(Server(lambda body: 404)).ask([PHOTO])

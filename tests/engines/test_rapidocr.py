@@ -75,7 +75,7 @@ def test_logs_nothing(engine: RapidOcr, capfd: pytest.CaptureFixture[str]) -> No
 
 
 def test_only_the_weights_in_the_wheel_are_known() -> None:
-    with pytest.raises(ModelError, match="use model PP-OCRv6-small"):
+    with pytest.raises(ModelError, match="set model: PP-OCRv6-small"):
         RapidOcr("PP-OCRv5-server")
 
 

@@ -57,7 +57,7 @@ def test_a_thought_that_does_not_end_is_ended_and_answered(engine: VisionLanguag
     answers = engine.think(inputs, 5)
     closing = engine.tokenizer.encode("</think>\n\n", add_special_tokens=False)
     for prompt, answer in zip(prompts, answers, strict=True):
-        assert answer.thought is not None
+        assert answer.reasoning is not None
         assert answer.tokens <= 5 + len(closing) + 1
         (alone,) = engine.think(engine.encode([prompt], thinking=True), 5)
         assert answer.logit == pytest.approx(alone.logit, abs=1e-3)
@@ -83,11 +83,11 @@ async def test_a_thought_that_nobody_waits_for_ends_before_its_next_token(engine
     held = Held(at=3)
     hook = engine.model.register_forward_pre_hook(held)
     try:
-        await held.cancelled_there(engine.ask([picture("orange")], thought_tokens=400))
+        await held.cancelled_there(engine.ask([picture("orange")], reasoning_tokens=400))
     finally:
         hook.remove()
     assert held.steps == 3
-    (answer,) = await engine.ask([picture("orange")], thought_tokens=2)
+    (answer,) = await engine.ask([picture("orange")], reasoning_tokens=2)
     assert math.isfinite(answer.logit)
 
 

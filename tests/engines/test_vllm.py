@@ -27,39 +27,39 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def cancelled_after(silence: vllm._Silence, clock: Clock, seconds: float) -> None:
+def cancelled_after(silence: vllm._Watchdog, clock: Clock, seconds: float) -> None:
     with pytest.raises(asyncio.CancelledError):
-        with silence.broken_by_an_answer():
+        with silence.watch():
             clock.now += seconds
             raise asyncio.CancelledError
 
 
 def test_an_engine_that_answers_nobody_is_taken_to_hang_though_callers_give_up(clock: Clock) -> None:
-    silence = vllm._Silence(most_s=90)
+    silence = vllm._Watchdog(most_s=90)
     for _ in range(3):
         cancelled_after(silence, clock, 30)
         clock.now += 1000  # nothing to do is no silence
         silence.check()
     cancelled_after(silence, clock, 30)
-    with pytest.raises(RuntimeError, match="has had work for 120 s and answered nothing"):
+    with pytest.raises(RuntimeError, match="has had prompts in flight for 120 s and answered none"):
         silence.check()
 
 
-def test_an_answer_or_a_refusal_breaks_the_silence(clock: Clock) -> None:
-    silence = vllm._Silence(most_s=90)
+def test_an_answer_or_a_refusal_breaks_the_watchdog(clock: Clock) -> None:
+    silence = vllm._Watchdog(most_s=90)
     cancelled_after(silence, clock, 80)
-    with silence.broken_by_an_answer():
+    with silence.watch():
         clock.now += 5
     cancelled_after(silence, clock, 80)
-    with pytest.raises(ValueError), silence.broken_by_an_answer():
+    with pytest.raises(ValueError), silence.watch():
         raise ValueError("too long")
     cancelled_after(silence, clock, 80)
     silence.check()
 
 
 def test_a_call_in_work_counts(clock: Clock) -> None:
-    silence = vllm._Silence(most_s=90)
-    with silence.broken_by_an_answer():
+    silence = vllm._Watchdog(most_s=90)
+    with silence.watch():
         clock.now += 91
         with pytest.raises(RuntimeError):
             silence.check()
@@ -68,8 +68,8 @@ def test_a_call_in_work_counts(clock: Clock) -> None:
 
 def test_without_vllm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "vllm", None)
-    with pytest.raises(ConfigError, match=r"m wants vllm, .* install it with `make gpu`, or set runs: transformers"):
-        VllmEngine(EngineSpec(runs="vllm", model="m"), photos=True, clips=False, concurrency=1, stuck_s=1)
+    with pytest.raises(ConfigError, match=r"m needs vllm, .* install it with `make gpu`, or set backend: transformers"):
+        VllmEngine(EngineSpec(backend="vllm", model="m"), photos=True, clips=False, concurrency=1, stuck_s=1)
 
 
 def test_a_configuration_of_another_family_goes_through_as_it_is() -> None:

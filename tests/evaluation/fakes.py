@@ -19,7 +19,7 @@ from roadwork_serve.profiles.profile import EngineSpec, Profile, StageName, Stag
 from roadwork_serve.schema import Evidence, TextLine
 from roadwork_serve.testbed.scene_dataset import draw_scene
 
-POLICY = Policy.from_mapping(
+POLICY = Policy.parse(
     {
         "version": "test-1",
         "photo": [
@@ -51,7 +51,7 @@ class ByColour:
     def warm(self) -> None:
         self.warmed += 1
 
-    def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+    def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         return [self._opinion(item) for item in items]
 
     def _opinion(self, item: Item) -> StagePrediction:
@@ -60,7 +60,7 @@ class ByColour:
             word = TextLine(
                 text="[FESTIVAL]", confidence=0.9, meaning="neutral", box={"x0": 0, "y0": 0, "x1": 1, "y1": 1}
             )  # type: ignore[arg-type]
-            return StagePrediction(None, self._model.model, evidence=Evidence(words=[word]))
+            return StagePrediction(None, self._model.model, evidence=Evidence(text_lines=[word]))
         evidence = (
             Evidence(text_probability=0.9 if abs(redness) < 0.05 else 0.1) if self.name == "backbone" else Evidence()
         )
@@ -105,14 +105,14 @@ def row(
     label: bool = True,
     probability: float = 0.9,
     exit_stage: str = "backbone",
-    looks: dict[str, tuple[float | None, float | None]] | None = None,
-    about: SampleMetadata | None = None,
+    records: dict[str, tuple[float | None, float | None]] | None = None,
+    metadata: SampleMetadata | None = None,
     text_probability: float | None = None,
 ) -> EvaluationRow:
-    """A row; looks are stage: (logit, posterior), posterior None where the stage was only asked to compare."""
-    said = {"backbone": (2.0, probability)} if looks is None else looks
+    """Return a row. records: (logit, posterior) by stage; the posterior is None for a stage run for comparison only."""
+    by_stage = {"backbone": (2.0, probability)} if records is None else records
     return EvaluationRow(
-        about or SampleMetadata(name, "photo", label),
+        metadata or SampleMetadata(name, "photo", label),
         probability,
         probability >= 0.5,
         exit_stage,
@@ -122,7 +122,7 @@ def row(
             StageRecord(
                 stage, logit, posterior, f"model-{stage}", True, text_probability if stage == "backbone" else None
             )
-            for stage, (logit, posterior) in said.items()
+            for stage, (logit, posterior) in by_stage.items()
         ),
     )
 
@@ -138,6 +138,6 @@ def judge_by_colour(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_policy(path: Path) -> str:
-    """The policy of these stages, as a file."""
+    """Write the policy of these stages to a file."""
     path.write_text(yaml.safe_dump(POLICY.to_mapping()))
     return str(path)

@@ -31,8 +31,8 @@ from roadwork_serve.schema import MediaKind
 def jpeg(width: int = 640, height: int = 360, shade: int = 0) -> bytes:
     rising = np.linspace(0, 255, width, dtype=np.uint8)
     image = np.stack([np.tile(rising, (height, 1)), np.full((height, width), 128), np.full((height, width), shade)], 2)
-    Image.fromarray(image.astype(np.uint8)).save(told := io.BytesIO(), "JPEG", quality=95)
-    return told.getvalue()
+    Image.fromarray(image.astype(np.uint8)).save(buffer := io.BytesIO(), "JPEG", quality=95)
+    return buffer.getvalue()
 
 
 def shown(data: bytes) -> Image.Image:
@@ -43,43 +43,47 @@ def shown(data: bytes) -> Image.Image:
 class Album:
     """A data set of so many photos with road work and without. spoilt: those that cannot be read."""
 
-    spec: str
+    uri: str
     works: int
     others: int
     spoilt: tuple[int, ...] = ()
     more: list[SampleMetadata] = field(default_factory=list[SampleMetadata])
 
-    def listed(self) -> list[DatasetItem]:
+    def items(self) -> list[DatasetItem]:
         photo: MediaKind = "photo"
-        abouts = [
-            SampleMetadata(f"{self.spec}-{at}.jpg", photo, at < self.works) for at in range(self.works + self.others)
+        metadata = [
+            SampleMetadata(f"{self.uri}-{at}.jpg", photo, at < self.works) for at in range(self.works + self.others)
         ]
-        return [DatasetItem(about, str(at)) for at, about in enumerate(abouts + self.more)]
+        return [DatasetItem(metadata, str(at)) for at, metadata in enumerate(metadata + self.more)]
 
     def samples(self, wanted: Sequence[DatasetItem]) -> Generator[Sample | CorruptItem]:
         ats = [int(each.at) for each in wanted]
         assert ats == sorted(set(ats)), "each once, and in order"
         for each in wanted:
             damaged = int(each.at) in self.spoilt
-            yield CorruptItem(each.about.name, "is gone") if damaged else Sample(each.about, jpeg(shade=int(each.at)))
+            yield (
+                CorruptItem(each.metadata.name, "is gone")
+                if damaged
+                else Sample(each.metadata, jpeg(shade=int(each.at)))
+            )
 
 
 def test_labels_sources_and_looks_are_equally_likely_whatever_the_data_holds() -> None:
     drawn = draw_challenges([Album("a", 3, 90), Album("b", 40, 5)], 3000, seed=1)
-    for of in (lambda d: d.item.about.label, lambda d: d.source, lambda d: d.look):
+    for of in (lambda d: d.item.metadata.label, lambda d: d.source, lambda d: d.augmentation):
         counts = Counter(map(of, drawn))
         assert all(abs(count - 3000 / len(counts)) < 130 for count in counts.values()), counts
     assert [each.number for each in drawn] == list(range(3000))
 
 
 def test_nothing_is_drawn_twice_before_all_of_its_kind_were() -> None:
-    drawn = [each.item.at for each in draw_challenges([Album("a", 10, 10)], 400, seed=2) if each.item.about.label]
+    drawn = [each.item.at for each in draw_challenges([Album("a", 10, 10)], 400, seed=2) if each.item.metadata.label]
     for start in range(0, len(drawn) - 9, 10):
         assert len(set(drawn[start : start + 10])) == 10
 
 
 def test_clips_and_what_people_could_not_tell_are_no_challenges() -> None:
-    more = [SampleMetadata("clip.mp4", "clip", True), SampleMetadata("unclear.jpg", "photo", True, scored=False)]
+    more = [SampleMetadata("clip.mp4", "clip", True), SampleMetadata("unclear.jpg", "photo", True, ignore=True)]
     with pytest.raises(ConfigError, match="a holds no photo with active road work"):
         draw_challenges([Album("a", 0, 5, more=more)], 10, seed=1)
 
@@ -104,26 +108,26 @@ def test_they_come_in_the_order_they_were_drawn_with_their_look_and_what_is_dama
     spoilt = [each for each in drawn if each.source == 0 and each.item.at == "0"]
     assert spoilt and len(failed) == len(spoilt) and {each.message for each in failed} == {"is gone"}
     there = [each for each in drawn if each not in spoilt]
-    assert [sample.about.tags for sample in samples(drawn, tmp_path)] == [(each.look,) for each in there]
-    names = [sample.about.name for sample in samples(drawn, tmp_path)]
-    assert names == [f"{each.number:05}-{each.item.about.name}" for each in there] and len(done) == 30
+    assert [sample.metadata.tags for sample in samples(drawn, tmp_path)] == [(each.augmentation,) for each in there]
+    names = [sample.metadata.name for sample in samples(drawn, tmp_path)]
+    assert names == [f"{each.number:05}-{each.item.metadata.name}" for each in there] and len(done) == 30
 
 
 def test_a_file_that_is_no_picture_is_told_of_too(tmp_path: Path) -> None:
     class Text(Album):
         def samples(self, wanted: Sequence[DatasetItem]) -> Generator[Sample | CorruptItem]:
-            return (Sample(each.about, b"no picture") for each in wanted)
+            return (Sample(each.metadata, b"no picture") for each in wanted)
 
     album = Text("a", 1, 1)
-    failed = write_challenges([album], [Challenge(0, 0, album.listed()[0], "whole")], tmp_path, 1, lambda: None)
+    failed = write_challenges([album], [Challenge(0, 0, album.items()[0], "whole")], tmp_path, 1, lambda: None)
     assert [each.name for each in failed] == ["a-0.jpg"] and "cannot identify" in failed[0].message
 
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize(("width", "height"), [(640, 360), (224, 224), (300, 900)])
 def test_the_old_looks_are_small_squares(seed: int, width: int, height: int) -> None:
-    for look in ("augmented", "letterboxed"):
-        image = shown(challenge(jpeg(width, height), look, random.Random(seed)))
+    for augmentation in ("augmented", "letterboxed"):
+        image = shown(challenge(jpeg(width, height), augmentation, random.Random(seed)))
         assert (image.size, image.format, image.mode) == ((SIDE, SIDE), "JPEG", "RGB")
 
 
@@ -151,12 +155,14 @@ def test_augmented_ones_come_in_four_strengths_from_a_plain_middle_to_noise_and_
 def test_the_reward_goes_by_what_the_miner_says_not_by_half(tmp_path: Path) -> None:
     """A policy may decide elsewhere than at 0.5: the miner sends what is on the label's side."""
     rows = [row(at, label=at % 2 == 0, said=at % 2 == 0, probability=0.4 + 0.01 * (at % 2)) for at in range(60)]
-    told = subnet_score(rows)
-    assert told.challenges == 60 and told.reward > 0.9
-    assert told.score == pytest.approx(0.95, abs=0.02), "sixty steps of a moving average from 0"
-    assert {look: part.n for look, part in told.by_look.items()} == dict.fromkeys(AUGMENTATIONS, 20)
+    buffer = subnet_score(rows)
+    assert buffer.challenges == 60 and buffer.reward > 0.9
+    assert buffer.score == pytest.approx(0.95, abs=0.02), "sixty steps of a moving average from 0"
+    assert {augmentation: part.n for augmentation, part in buffer.by_augmentation.items()} == dict.fromkeys(
+        AUGMENTATIONS, 20
+    )
     wrong = subnet_score([row(at, label=at % 2 == 0, said=at % 2 == 1, probability=0.9) for at in range(60)])
-    assert wrong.reward == 0 and wrong.by_look["whole"].accuracy == 0
+    assert wrong.reward == 0 and wrong.by_augmentation["whole"].accuracy == 0
 
 
 class _Always(random.Random):
@@ -174,5 +180,5 @@ class _Always(random.Random):
 
 
 def row(at: int, label: bool, said: bool, probability: float) -> EvaluationRow:
-    about = SampleMetadata(f"{at}.jpg", "photo", label, tags=(AUGMENTATIONS[at % 3],))
-    return EvaluationRow(about, probability, said, "backbone", "above_band", False, ())
+    metadata = SampleMetadata(f"{at}.jpg", "photo", label, tags=(AUGMENTATIONS[at % 3],))
+    return EvaluationRow(metadata, probability, said, "backbone", "above_band", False, ())

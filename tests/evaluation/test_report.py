@@ -17,11 +17,11 @@ def item(
     label: bool,
     needs: str,
     exit_stage: str,
-    looks: dict[str, tuple[float | None, float | None]],
+    records: dict[str, tuple[float | None, float | None]],
     probability: float,
 ) -> EvaluationRow:
-    kind = "clip" if "video" in looks else "photo"
-    return row(name, label, probability, exit_stage, looks, SampleMetadata(name, kind, label, needs=needs))
+    kind = "clip" if "video" in records else "photo"
+    return row(name, label, probability, exit_stage, records, SampleMetadata(name, kind, label, needs=needs))
 
 
 # Stage 1 leans wrong on b, which the VLM puts right; a leaves at stage 1, where the VLM would have been wrong.
@@ -32,7 +32,7 @@ STILLS = [
     item("d", True, "vlm", "reasoner", {"backbone": (0.0, 0.5), "vlm": (0.5, 0.6), "reasoner": (-1.3, 0.3)}, 0.3),
 ]
 CLIPS = [item("e", True, "video", "video", {"backbone": (0.0, 0.5), "video": (1.4, 0.8)}, 0.8)]
-UNCLEAR = row("f", False, 0.99, about=SampleMetadata("f", "photo", False, scored=False))
+UNCLEAR = row("f", False, 0.99, metadata=SampleMetadata("f", "photo", False, ignore=True))
 
 
 def test_accuracies_of_the_cascade_and_of_its_parts() -> None:

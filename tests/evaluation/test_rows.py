@@ -9,14 +9,19 @@ from tests.evaluation.fakes import row
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
-    about = SampleMetadata("photo-7.jpg", "photo", True, seed=7, needs="vlm", activity="working", tags=("town", "rain"))
-    rows = [row(about=about, looks={"backbone": (1.5, 0.8), "signs": (None, 0.8), "vlm": (-2.0, None)}), row("b")]
+    metadata = SampleMetadata(
+        "photo-7.jpg", "photo", True, seed=7, needs="vlm", activity="working", tags=("town", "rain")
+    )
+    rows = [
+        row(metadata=metadata, records={"backbone": (1.5, 0.8), "signs": (None, 0.8), "vlm": (-2.0, None)}),
+        row("b"),
+    ]
     write_rows(tmp_path / "deep" / "rows.jsonl", rows)
     assert read_rows(tmp_path / "deep" / "rows.jsonl") == rows
 
 
 def test_only_what_the_cascade_asked_counts_as_entered() -> None:
-    assert row(looks={"backbone": (1.5, 0.8), "signs": (None, 0.8), "vlm": (-2.0, None)}).entered == (
+    assert row(records={"backbone": (1.5, 0.8), "signs": (None, 0.8), "vlm": (-2.0, None)}).entered == (
         "backbone",
         "signs",
     )
@@ -26,14 +31,14 @@ def test_a_file_that_cannot_be_read_is_told_with_how_to_make_it(tmp_path: Path) 
     image = tmp_path / "photo.jpg"
     image.write_bytes(b"\xff\xd8\xff\xe0")
     for path in (tmp_path / "gone.jsonl", tmp_path, image):
-        with pytest.raises(ConfigError, match=rf"{path} cannot be read: .*--ask-everyone --rows {path}`"):
+        with pytest.raises(ConfigError, match=rf"{path} cannot be read: .*--all-stages --rows {path}`"):
             read_rows(path)
 
 
-@pytest.mark.parametrize("line", ["{}", "not json", '{"about": {"name": "x"}, "looks": []}'])
+@pytest.mark.parametrize("line", ["{}", "not json", '{"metadata": {"name": "x"}, "records": []}'])
 def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "rows.jsonl"
     write_rows(path, [row()])
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(ConfigError, match=r"rows\.jsonl, line 2 is no row"):
+    with pytest.raises(ConfigError, match=r"rows\.jsonl, line 2 is not an evaluation row"):
         read_rows(path)

@@ -8,7 +8,7 @@ from roadwork_serve.cascade.prediction import Stage
 from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.datasets.samples import Sample, SampleMetadata
 from roadwork_serve.errors import ModelError
-from roadwork_serve.evaluation.run import judge_samples
+from roadwork_serve.evaluation.run import evaluate_samples
 from roadwork_serve.local_cascade import local_cascade
 from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageName, StageSpec
 from tests.evaluation import fakes
@@ -22,9 +22,9 @@ def photo(name: str, colour: tuple[int, int, int], label: bool = True) -> Sample
 async def test_rows_keep_the_order_and_say_where_each_left() -> None:
     samples = [photo("red", RED), photo("pink", PINK), photo("pale", PALE, False), photo("blue", BLUE, False)]
     async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
-        rows, failed = await judge_samples(samples, cascade)
+        rows, failed = await evaluate_samples(samples, cascade)
     assert not failed
-    assert [(row.about.name, row.exit_stage, row.said) for row in rows] == [
+    assert [(row.metadata.name, row.exit_stage, row.predicted_label) for row in rows] == [
         ("red", "backbone", True),
         ("pink", "vlm", True),
         ("pale", "vlm", False),
@@ -35,10 +35,10 @@ async def test_rows_keep_the_order_and_say_where_each_left() -> None:
 
 async def test_the_vlm_speaks_for_comparison_without_touching_the_verdict() -> None:
     async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
-        alone, _ = await judge_samples([photo("red", RED)], cascade)
-        compared, _ = await judge_samples([photo("red", RED)], cascade, also=["vlm"])
-    vlm = compared[0].look("vlm")
-    assert alone[0].look("vlm") is None
+        alone, _ = await evaluate_samples([photo("red", RED)], cascade)
+        compared, _ = await evaluate_samples([photo("red", RED)], cascade, also=["vlm"])
+    vlm = compared[0].record("vlm")
+    assert alone[0].record("vlm") is None
     assert vlm is not None and vlm.posterior is None and vlm.logit is not None and vlm.logit > 5
     assert (compared[0].probability, compared[0].entered) == (alone[0].probability, ("backbone",))
 
@@ -46,9 +46,9 @@ async def test_the_vlm_speaks_for_comparison_without_touching_the_verdict() -> N
 async def test_everyone_speaks_when_asked_to_each_on_its_own_kind() -> None:
     samples = [photo("grey", GREY), Sample(SampleMetadata("clip", "clip", True), mp4(RED))]
     async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
-        rows, failed = await judge_samples(samples, cascade, also=STAGES)
+        rows, failed = await evaluate_samples(samples, cascade, also=STAGES)
     assert not failed
-    assert [{look.stage for look in row.looks} for row in rows] == [
+    assert [{record.stage for record in row.records} for row in rows] == [
         {"backbone", "signs", "vlm", "reasoner"},
         {"backbone", "video"},
     ]
@@ -58,8 +58,8 @@ async def test_a_broken_file_fails_alone() -> None:
     samples = [photo("red", RED), Sample(SampleMetadata("broken", "photo", True), b"no picture"), photo("blue", BLUE)]
     done: list[None] = []
     async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
-        rows, failed = await judge_samples(samples, cascade, on_done=lambda: done.append(None))
-    assert [row.about.name for row in rows] == ["red", "blue"]
+        rows, failed = await evaluate_samples(samples, cascade, on_done=lambda: done.append(None))
+    assert [row.metadata.name for row in rows] == ["red", "blue"]
     assert [failure.name for failure in failed] == ["broken"]
     assert len(done) == 3
 
@@ -74,7 +74,7 @@ async def test_samples_are_taken_as_they_are_needed() -> None:
                 yield photo(str(index), RED)
 
         ahead: list[int] = []
-        rows, _ = await judge_samples(endless(), cascade, on_done=lambda: ahead.append(len(taken) - len(ahead)))
+        rows, _ = await evaluate_samples(endless(), cascade, on_done=lambda: ahead.append(len(taken) - len(ahead)))
     assert len(rows) == 200
     assert max(ahead) <= 40
 
@@ -89,7 +89,7 @@ async def test_only_stages_that_the_policy_names_are_opened_and_each_is_warmed()
     one_step = load_policy("mini").to_mapping() | {
         kind: [{"stage": "backbone", "exit": [0.5, 0.5]}] for kind in ("photo", "clip")
     }
-    policy = type(POLICY).from_mapping(one_step)
+    policy = type(POLICY).parse(one_step)
     async with local_cascade(fakes.profile(), policy, opening) as cascade:
         assert set(cascade.stages) == {"backbone"}
     assert {name: stage.warmed for name, stage in opened.items()} == {"backbone": 1}

@@ -7,16 +7,16 @@ from roadwork_serve.heads.feature_set import FeatureSet
 
 
 def clouds(
-    groups: int = 40, each: int = 6, width: int = 8, seed: int = 0, words: bool = False, apart: float = 1.5
+    groups: int = 40, each: int = 6, width: int = 8, seed: int = 0, has_text: bool = False, apart: float = 1.5
 ) -> FeatureSet:
-    """Rows of one label a group, recipe cls, none of them of a clip."""
+    """Return photo features of recipe cls with one label a group."""
     rng = np.random.default_rng(seed)
     n = groups * each
     group = np.repeat(np.arange(groups), each)
     target = (group % 2).astype(np.float32)
     x = rng.normal(size=(n, width)).astype(np.float32)
     x[:, 0] += apart * (2 * target - 1)
-    heard = (x[:, 1] > 0).astype(np.float32) if words else np.full(n, np.nan, np.float32)
+    text_target = (x[:, 1] > 0).astype(np.float32) if has_text else np.full(n, np.nan, np.float32)
     names = tuple(f"item-{at}" for at in range(n))
     return FeatureSet(
         model="tiny",
@@ -25,13 +25,13 @@ def clouds(
         target=target,
         human_labeled=np.ones(n, bool),
         weight=np.ones(n, np.float32),
-        words=heard,
+        has_text=text_target,
         group=tuple(f"site-{each}" for each in group),
         name=names,
         backbone="f" * 64,
-        about=tuple(
-            SampleMetadata(name, "photo", bool(said), group=f"site-{site}", source="clouds", licence="MIT")
-            for name, said, site in zip(names, target, group, strict=True)
+        metadata=tuple(
+            SampleMetadata(name, "photo", bool(label), group=f"site-{site}", source="clouds", licence="MIT")
+            for name, label, site in zip(names, target, group, strict=True)
         ),
         origin=("clouds",),
     )

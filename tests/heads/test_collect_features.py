@@ -24,7 +24,7 @@ def profile(tmp_path: Path) -> Profile:
     path = tmp_path / "tiny.yaml"
     path.write_text(
         "name: tiny\npolicy: mini\nmedia: {thumb_side: 32}\n"
-        f"engines: {{dino: {{runs: transformers, model: {tiny_dino(tmp_path / 'tiny')}}}}}\n"
+        f"engines: {{dino: {{backend: transformers, model: {tiny_dino(tmp_path / 'tiny')}}}}}\n"
         "stages: {backbone: {engine: dino}}\n"
     )
     return load_profile(str(path))
@@ -37,7 +37,7 @@ def journal(tmp_path: Path) -> str:
     seen = {"features": np.full((1, 24), 0.5, np.float16), "features_model": str(tmp_path / "tiny")}
     with closing(Store.open(url)) as store:
         store.commit([entry("a", 0.9, **seen), entry("b", 0.9, **seen), audit("b", report("vlm", 0.02))])
-        store.mark([("a", Annotation("none", "ann", 1001.0))])
+        store.annotate([("a", Annotation("none", "ann", 1001.0))])
     return url
 
 
@@ -69,4 +69,4 @@ def test_progress_is_told_with_its_end(profile: Profile, tmp_path: Path) -> None
     found = collect_features(wanted, profile, lambda done, total: told.append((done, total)))
     assert sum(done for done, _ in told) == 2
     assert {total for _, total in told} == {2}
-    assert found.shipped is not None
+    assert found.bundled_head is not None

@@ -5,7 +5,7 @@ import pytest
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.metrics import Confusion
-from roadwork_serve.heads.cross_validation import cross_validate, fold_metrics, heads_of
+from roadwork_serve.heads.cross_validation import cross_validate, fold_metrics, head_count
 from roadwork_serve.heads.fit import HeadTraining, fit_head
 from tests.heads.feature_sets import clouds
 
@@ -16,10 +16,10 @@ def test_every_item_is_judged_by_heads_of_other_groups() -> None:
     features = clouds()
     done: list[None] = []
     report = cross_validate(features, QUICK, 2, on_done=lambda: done.append(None))
-    assert len(done) == heads_of(2) == 8
+    assert len(done) == head_count(2) == 8
     assert (report.n, report.groups, len(report.curves)) == (240, 40, 2)
     assert report.head.pooled.accuracy > 0.88
-    assert report.shipped is None
+    assert report.bundled is None
     again = cross_validate(features, QUICK, 2)
     assert asdict(again.calibrated) == asdict(report.calibrated)
 
@@ -31,27 +31,27 @@ def test_what_tells_the_group_alone_does_not_help() -> None:
     x = np.zeros((240, 60), np.float32)
     x[np.arange(240), site] = 5.0
     labels = np.random.default_rng(3).integers(0, 2, 60)[site].astype(np.float32)
-    report = cross_validate(replace(features, x=x, target=labels, about=()), QUICK, 2)
+    report = cross_validate(replace(features, x=x, target=labels, metadata=()), QUICK, 2)
     assert report.head.pooled.accuracy < 0.65
 
 
-def test_a_shipped_head_stands_beside() -> None:
+def test_the_bundled_head_is_reported_beside() -> None:
     features = clouds()
-    shipped = fit_head(clouds(seed=5), QUICK).head
-    report = cross_validate(features, QUICK, 2, shipped)
-    assert report.shipped is not None
-    assert report.shipped.pooled.accuracy > 0.88
+    bundled = fit_head(clouds(seed=5), QUICK).head
+    report = cross_validate(features, QUICK, 2, bundled)
+    assert report.bundled is not None
+    assert report.bundled.pooled.accuracy > 0.88
 
 
 def test_hard_negatives_are_told_apart() -> None:
     features = clouds(groups=2, each=2)
-    about = tuple(replace(each, hard_negative=not each.label) for each in features.about)
-    told = fold_metrics(replace(features, about=about), np.array([2.0, -2.0, 2.0, -2.0]))
-    assert (told.hard_negatives, told.hard_negatives_said_roadwork) == (2, ("item-0",))
+    metadata = tuple(replace(each, hard_negative=not each.label) for each in features.metadata)
+    told = fold_metrics(replace(features, metadata=metadata), np.array([2.0, -2.0, 2.0, -2.0]))
+    assert (told.hard_negatives, told.hard_negative_false_positives) == (2, ("item-0",))
     assert told.other == Confusion(tp=1, fp=0, fn=1, tn=0)
     assert told.by_group == {"site-0": Confusion(0, 1, 0, 1), "site-1": Confusion(1, 0, 1, 0)}
     assert told.by_source == {"clouds": Confusion(1, 1, 1, 1)}
-    assert told.wrong == {"item-0": 0.881, "item-3": 0.119}
+    assert told.misclassified == {"item-0": 0.881, "item-3": 0.119}
 
 
 def test_too_few_groups_are_refused() -> None:

@@ -52,12 +52,12 @@ class Counting:
 def test_a_head_is_trained_on_what_serving_sees(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
     found = Extractor(engine, LIMITS, "cls+mean+max", tmp_path / "cache").extract([open_dataset(str(data))]).features
     served = [media.read((data / name).read_bytes(), LIMITS).thumbs for name in dict.fromkeys(found.name)]
-    assert np.array_equal(found.x, np.concatenate([engine.look(thumbs).numpy() for thumbs in served]))
+    assert np.array_equal(found.x, np.concatenate([engine.extract(thumbs).numpy() for thumbs in served]))
     assert found.name == ("roadwork/a.jpg", "roadwork/trip/b.jpg", "none/c.jpg", *["none/d.mp4"] * 4)
     assert found.target.tolist() == [1, 1, 0, 0, 0, 0, 0]
     assert found.weight.tolist() == [1, 1, 1, 0.25, 0.25, 0.25, 0.25]
     assert found.group == ("", "trip", "", "", "", "", "")
-    assert found.human_labeled.all() and np.isnan(found.words).all()
+    assert found.human_labeled.all() and np.isnan(found.has_text).all()
     assert found.backbone == engine.fingerprint
 
 
@@ -65,7 +65,7 @@ def test_features_are_made_once(engine: FeatureEngine, data: Path, tmp_path: Pat
     counting = Counting(engine)
     for kept in (0, 4):
         extracted = Extractor(counting, LIMITS, "cls", tmp_path / "cache").extract([open_dataset(str(data))])  # type: ignore[arg-type]
-        assert extracted.kept == kept
+        assert extracted.cached == kept
     assert counting.shown == 7
     again = Extractor(engine, LIMITS, "cls", tmp_path / "cache").extract([open_dataset(str(data))]).features
     assert np.array_equal(again.x, extracted.features.x)
@@ -103,7 +103,7 @@ def test_nothing_old_is_read_once_something_changed(engine: FeatureEngine, data:
         Extractor(engine, LIMITS.model_copy(update={"frames": 2}), "cls", cache),
         Extractor(other, LIMITS, "cls", cache),
     ]
-    keys = {each.cache.maker.key for each in changed} | {Extractor(engine, LIMITS, "cls", cache).cache.maker.key}
+    keys = {each.cache.origin.key for each in changed} | {Extractor(engine, LIMITS, "cls", cache).cache.origin.key}
     assert len(keys) == 5
     assert [len(each.cache) for each in changed] == [0] * 4
 
@@ -117,12 +117,12 @@ def test_damaged_files_are_named_up_to_a_limit(engine: FeatureEngine, data: Path
     (data / "none/e.jpg").write_bytes(jpeg(BLUE)[:200])
     (data / "none/notes.txt").write_text("not a photo")
     maker = Extractor(engine, LIMITS, "cls", tmp_path / "cache")
-    extracted = maker.extract([open_dataset(str(data))], may_skip=2)
+    extracted = maker.extract([open_dataset(str(data))], max_skipped=2)
     assert [each.name for each in extracted.skipped] == ["none/e.jpg", "none/notes.txt"]
-    assert "cut short" in extracted.skipped[0].why
+    assert "truncated" in extracted.skipped[0].reason
     assert len(set(extracted.features.name)) == 4
-    with pytest.raises(ConfigError, match=r"more than 1 files cannot be used, among them none/e\.jpg.*--may-skip"):
-        maker.extract([open_dataset(str(data))], may_skip=1)
+    with pytest.raises(ConfigError, match=r"more than 1 files cannot be used, among them none/e\.jpg.*--max-skipped"):
+        maker.extract([open_dataset(str(data))], max_skipped=1)
 
 
 def test_a_file_that_is_there_twice_counts_once(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_scenes_that_are_kept_are_not_drawn_again(engine: FeatureEngine, tmp_pat
     first = maker.extract([open_dataset("scenes:3:5")])
     monkeypatch.setattr("roadwork_serve.testbed.scene_dataset.draw_scene", None)
     again = Extractor(engine, LIMITS, "cls", tmp_path / "cache").extract([open_dataset("scenes:3:5")])
-    assert (again.kept, again.features.digest) == (3, first.features.digest)
-    assert not np.isnan(again.features.words).any()
+    assert (again.cached, again.features.digest) == (3, first.features.digest)
+    assert not np.isnan(again.features.has_text).any()
 
 
 def test_progress_reaches_the_end(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
@@ -175,14 +175,14 @@ def test_the_backbone_of_a_profile(tmp_path: Path) -> None:
     other = extractor(profile, "cls", str(untrained.backbone(head=False)), tmp_path)
     assert other.engine.fingerprint != maker.engine.fingerprint
     exported = profile.model_copy(
-        update={"engines": {"dinov3": profile.engines["dinov3"].model_copy(update={"runs": "onnx"})}}
+        update={"engines": {"dinov3": profile.engines["dinov3"].model_copy(update={"backend": "onnx"})}}
     )
-    with pytest.raises(ConfigError, match="tells no features: name the backbone it was exported from"):
+    with pytest.raises(ConfigError, match="returns no features: name the backbone it was exported from"):
         extractor(exported, "cls", cache=tmp_path)
 
 
 def test_several_processes_may_write_to_one_cache(engine: FeatureEngine, tmp_path: Path) -> None:
-    maker = Extractor(engine, LIMITS, "cls", tmp_path).cache.maker
+    maker = Extractor(engine, LIMITS, "cls", tmp_path).cache.origin
     one, two = FeatureCache(tmp_path, maker), FeatureCache(tmp_path, maker)
     one.put({"a": np.ones((1, 24), np.float32)})
     two.put({"b": np.zeros((2, 24), np.float32), "a": np.ones((1, 24), np.float32)})

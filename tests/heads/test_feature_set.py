@@ -14,7 +14,7 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     write_features(tmp_path / "f.safetensors", features)
     again = read_features(tmp_path / "f.safetensors")
     assert again.digest == features.digest
-    assert (again.about, again.origin, again.backbone) == (features.about, features.origin, features.backbone)
+    assert (again.metadata, again.origin, again.backbone) == (features.metadata, features.origin, features.backbone)
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -34,12 +34,12 @@ def test_joined_sets_keep_the_shortest_recipe() -> None:
 def test_sets_of_different_backbones_are_not_joined() -> None:
     with pytest.raises(ConfigError, match="same backbone"):
         concatenate([clouds(groups=2), replace(clouds(groups=2), backbone="e" * 64)])
-    with pytest.raises(ConfigError, match="nothing to learn from"):
+    with pytest.raises(ConfigError, match="there is no training data"):
         concatenate([])
 
 
 def test_a_recipe_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match="these features are cls"):
+    with pytest.raises(ConfigError, match="these features have recipe cls"):
         clouds(groups=2).narrowed("cls+mean")
 
 

@@ -33,9 +33,9 @@ def shown(tmp_path: Path) -> TrainingImages:
 def test_backbone_and_head_are_trained_and_served(shown: TrainingImages, tmp_path: Path) -> None:
     model = tiny_dino(tmp_path / "tiny")
     report = finetune(model, shown, SETTINGS, QUICK, tmp_path / "tuned", device="cpu")
-    assert report.steps == 8 * (report.taught.n // 8)
-    assert report.held.log_loss < report.before.log_loss
-    assert report.held.accuracy == 1.0
+    assert report.steps == 8 * (report.train_metrics.n // 8)
+    assert report.val_metrics.log_loss < report.val_metrics_before.log_loss
+    assert report.val_metrics.accuracy == 1.0
     engine = FeatureEngine(str(tmp_path / "tuned"), side=32)
     assert engine.head is not None
     assert engine.head.settings.backbone == engine.fingerprint == report.fingerprint != fingerprint(model)
@@ -58,7 +58,7 @@ def test_a_few_steps_are_the_same_each_time(shown: TrainingImages, tmp_path: Pat
 def test_nothing_is_trained_where_something_is_in_the_way(shown: TrainingImages, tmp_path: Path) -> None:
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned/mine").write_text("")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         finetune("nowhere", shown, SETTINGS, QUICK, tmp_path / "tuned", device="cpu")
     assert (tmp_path / "tuned/mine").exists()
 
@@ -93,4 +93,4 @@ def test_pictures_are_those_that_serving_sees(tmp_path: Path) -> None:
     assert shown.known.weight.tolist() == [1, 0.5, 0.5]
     assert [each.name for each in shown.skipped] == ["none/c.jpg"]
     with pytest.raises(ConfigError, match="more than 0 files cannot be used"):
-        load_images([open_dataset(str(tmp_path / "data"))], LIMITS, may_skip=0)
+        load_images([open_dataset(str(tmp_path / "data"))], LIMITS, max_skipped=0)

@@ -21,17 +21,17 @@ def _same(one: torch.nn.Module, two: torch.nn.Module) -> bool:
 
 def test_it_learns_what_can_be_learned() -> None:
     fit = fit_head(clouds(), QUICK)
-    assert fit.held.accuracy > 0.88
+    assert fit.val_metrics.accuracy > 0.88
     other = clouds(seed=9)
     assert head_metrics(other, predict_logits(fit.head, other)).auc > 0.95
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
-    settings = replace(QUICK, mixup=0.4, dropout=0.3, smoothing=0.05)
-    one = fit_head(clouds(words=True), settings)
+    settings = replace(QUICK, mixup=0.4, dropout=0.3, label_smoothing=0.05)
+    one = fit_head(clouds(has_text=True), settings)
     torch.manual_seed(5)
-    two = fit_head(clouds(words=True), settings)
-    other = fit_head(clouds(words=True), replace(settings, seed=73))
+    two = fit_head(clouds(has_text=True), settings)
+    other = fit_head(clouds(has_text=True), replace(settings, seed=73))
     assert _same(one.head, two.head)
     assert not _same(one.head, other.head)
 
@@ -49,23 +49,23 @@ def test_it_leaves_everything_as_it_was(tmp_path: Path, monkeypatch, capfd) -> N
 
 
 def test_words_are_told_only_where_enough_is_known() -> None:
-    heard = clouds(words=True)
+    heard = clouds(has_text=True)
     fit = fit_head(heard, QUICK)
     assert fit.head.settings.outputs == ("roadwork", "words")
     told = predict_logits(fit.head, heard, "words")
-    assert np.mean((told > 0) == (heard.words > 0.5)) > 0.8
-    few = replace(heard, words=np.where(np.arange(len(heard)) < 30, heard.words, np.nan).astype(np.float32))
+    assert np.mean((told > 0) == (heard.has_text > 0.5)) > 0.8
+    few = replace(heard, has_text=np.where(np.arange(len(heard)) < 30, heard.has_text, np.nan).astype(np.float32))
     quiet = fit_head(few, QUICK).head
     assert quiet.settings.outputs == ("roadwork",)
-    with pytest.raises(ConfigError, match="says nothing of words"):
+    with pytest.raises(ConfigError, match="has no output words"):
         predict_logits(quiet, heard, "words")
 
 
 def test_rows_without_words_do_not_disturb_those_with() -> None:
-    heard = clouds(words=True)
-    deaf = replace(heard, words=np.where(np.arange(len(heard)) % 2, heard.words, np.nan).astype(np.float32))
+    heard = clouds(has_text=True)
+    deaf = replace(heard, has_text=np.where(np.arange(len(heard)) % 2, heard.has_text, np.nan).astype(np.float32))
     fit = fit_head(deaf, replace(QUICK, mixup=0.3))
-    assert np.mean((predict_logits(fit.head, heard, "words") > 0) == (heard.words > 0.5)) > 0.75
+    assert np.mean((predict_logits(fit.head, heard, "words") > 0) == (heard.has_text > 0.5)) > 0.75
 
 
 def test_people_overrule_the_teacher() -> None:
@@ -80,7 +80,7 @@ def test_a_teachers_doubt_is_learned() -> None:
     doubt = replace(
         sure, target=np.where(sure.target > 0, 0.7, 0.1).astype(np.float32), human_labeled=~sure.human_labeled
     )
-    p = 1 / (1 + np.exp(-predict_logits(fit_head(doubt, replace(QUICK, balance=None)).head, doubt)))
+    p = 1 / (1 + np.exp(-predict_logits(fit_head(doubt, replace(QUICK, positive_prior=None)).head, doubt)))
     assert p[sure.target > 0].mean() == pytest.approx(0.7, abs=0.1)
     assert p[sure.target < 1].mean() == pytest.approx(0.1, abs=0.1)
 
@@ -90,13 +90,13 @@ def test_classes_are_weighed_to_the_share_asked_for() -> None:
     for balance, share in (("auto", 0.5), (0.2, 0.2), (None, float(features.target.mean()))):
         weight = class_weights(features, balance)  # type: ignore[arg-type]
         assert np.average(features.target, weights=weight) == pytest.approx(share, abs=1e-5)
-    p = 1 / (1 + np.exp(-predict_logits(fit_head(features, replace(QUICK, balance=0.2)).head, features)))
+    p = 1 / (1 + np.exp(-predict_logits(fit_head(features, replace(QUICK, positive_prior=0.2)).head, features)))
     assert p.mean() == pytest.approx(0.2, abs=0.07)
 
 
 def test_smoothing_draws_people_towards_a_half() -> None:
     easy = clouds(apart=6.0)
-    plain, smooth = (fit_head(easy, replace(QUICK, smoothing=value)).head for value in (0.0, 0.3))
+    plain, smooth = (fit_head(easy, replace(QUICK, label_smoothing=value)).head for value in (0.0, 0.3))
     assert np.abs(predict_logits(smooth, easy)).mean() < np.abs(predict_logits(plain, easy)).mean()
 
 
@@ -104,14 +104,14 @@ def test_the_best_epoch_is_kept_and_training_stops() -> None:
     fit = fit_head(clouds(apart=0.3), replace(QUICK, epochs=200, patience=6, hidden=64))
     assert fit.epochs < 200
     assert fit.best_epoch == fit.epochs - 1 - 6
-    held = clouds(apart=0.3).rows(fit.split.held)
-    assert head_metrics(held, predict_logits(fit.head, held)) == fit.held
+    held = clouds(apart=0.3).rows(fit.split.val)
+    assert head_metrics(held, predict_logits(fit.head, held)) == fit.val_metrics
 
 
 def test_a_group_is_never_on_both_sides() -> None:
     features = clouds()
     part = fit_head(features, replace(QUICK, epochs=1)).split
-    assert not {features.group[at] for at in part.train} & {features.group[at] for at in part.held}
+    assert not {features.group[at] for at in part.train} & {features.group[at] for at in part.val}
 
 
 def test_a_clip_is_judged_once_by_its_two_highest_frames() -> None:
@@ -123,11 +123,20 @@ def test_a_clip_is_judged_once_by_its_two_highest_frames() -> None:
 
 def test_features_of_another_width_are_refused() -> None:
     head = fit_head(clouds(), replace(QUICK, epochs=1)).head
-    with pytest.raises(ConfigError, match="wants features 8 wide, these are 4"):
+    with pytest.raises(ConfigError, match="needs features of width 8, these have 4"):
         predict_logits(head, clouds(width=4))
 
 
-@pytest.mark.parametrize("wrong", [{"smoothing": 1.0}, {"mixup": -1.0}, {"held": 0.0}, {"balance": 1.0}, {"epochs": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"label_smoothing": 1.0},
+        {"mixup": -1.0},
+        {"val_fraction": 0.0},
+        {"positive_prior": 1.0},
+        {"epochs": 0},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError, match="head training"):
         HeadTraining(**wrong)

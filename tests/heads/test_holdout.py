@@ -28,11 +28,11 @@ def test_no_group_is_on_both_sides_and_both_classes_are(rows: list[tuple[int, bo
     except ConfigError as error:
         assert "Add data from other places" in str(error)
         return
-    assert not _sites(groups, part.train) & _sites(groups, part.held)
-    assert sorted([*part.train, *part.held]) == list(range(len(rows)))
-    assert all(0 < truth[side].sum() < len(side) for side in (part.train, part.held))
+    assert not _sites(groups, part.train) & _sites(groups, part.val)
+    assert sorted([*part.train, *part.val]) == list(range(len(rows)))
+    assert all(0 < truth[side].sum() < len(side) for side in (part.train, part.val))
     again = group_split(groups, truth, share, seed)
-    assert np.array_equal(part.held, again.held)
+    assert np.array_equal(part.val, again.val)
 
 
 @settings(deadline=None)
@@ -45,26 +45,26 @@ def test_every_row_is_held_out_once(rows: list[tuple[int, bool]], count: int, se
         assert "groups" in str(error)
         return
     assert len(parts) == count
-    assert sorted(at for part in parts for at in part.held) == list(range(len(rows)))
+    assert sorted(at for part in parts for at in part.val) == list(range(len(rows)))
     for part in parts:
-        assert not _sites(groups, part.train) & _sites(groups, part.held)
+        assert not _sites(groups, part.train) & _sites(groups, part.val)
         assert 0 < truth[part.train].sum() < len(part.train)
 
 
 def test_many_groups_are_always_parted() -> None:
     groups, truth = _of([(at // 3, at % 2 == 0) for at in range(300)])
-    assert len(group_split(groups, truth, 0.2).held) == pytest.approx(60, abs=3)
-    assert [len(part.held) for part in group_folds(groups, truth, 5)] == pytest.approx([60] * 5, abs=3)
+    assert len(group_split(groups, truth, 0.2).val) == pytest.approx(60, abs=3)
+    assert [len(part.val) for part in group_folds(groups, truth, 5)] == pytest.approx([60] * 5, abs=3)
 
 
 def test_other_seeds_hold_others() -> None:
     groups, truth = _of([(at // 3, at % 2 == 0) for at in range(300)])
-    assert not np.array_equal(group_split(groups, truth, 0.2, 1).held, group_split(groups, truth, 0.2, 2).held)
+    assert not np.array_equal(group_split(groups, truth, 0.2, 1).val, group_split(groups, truth, 0.2, 2).val)
 
 
 def test_what_is_missing_is_told() -> None:
     one_class = ("a", "b", "c"), np.array([True, True, True])
     with pytest.raises(ConfigError, match="3 groups, 3 with road work and 0 without: each class needs at least two"):
         group_split(*one_class, 0.2)
-    with pytest.raises(ConfigError, match="5 parts need as many"):
+    with pytest.raises(ConfigError, match="5 folds need at least as many"):
         group_folds(("a", "b", "c", "d"), np.array([True, True, False, False]), 5)

@@ -19,7 +19,7 @@ QUICK = HeadTraining(hidden=8, epochs=3, batch=64)
 
 
 def test_the_folder_holds_all_that_a_head_needs(tmp_path: Path) -> None:
-    features = clouds(words=True)
+    features = clouds(has_text=True)
     report = train_head(features, QUICK, tmp_path / "head", command="roadwork train-head --data here")
     assert {path.name for path in (tmp_path / "head").iterdir()} == {
         "head.json", "head.safetensors", "README.md", "metrics.json",
@@ -29,7 +29,7 @@ def test_the_folder_holds_all_that_a_head_needs(tmp_path: Path) -> None:
     assert np.isfinite(predict_logits(head, features)).all()
     told = json.loads((tmp_path / "head/metrics.json").read_text())
     assert told["lineage"]["data"] == features.digest
-    assert told["held"]["n"] + told["taught"]["n"] == report.items == 240
+    assert told["val_metrics"]["n"] + told["train_metrics"]["n"] == report.items == 240
     card = (tmp_path / "head/README.md").read_text()
     for part in (
         "clouds, MIT",
@@ -43,14 +43,14 @@ def test_the_folder_holds_all_that_a_head_needs(tmp_path: Path) -> None:
 
 
 def test_a_card_says_that_it_knows_no_words(tmp_path: Path) -> None:
-    train_head(replace(clouds(), about=()), QUICK, tmp_path / "head", command="x")
+    train_head(replace(clouds(), metadata=()), QUICK, tmp_path / "head", command="x")
     card = (tmp_path / "head/README.md").read_text()
-    assert "It says nothing of words" in card
+    assert "It has no output for readable text" in card
 
 
 def test_what_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
     train_head(clouds(), QUICK, tmp_path / "head", command="first")
-    with pytest.raises(ConfigError, match="is there already; give another --out, or --replace it"):
+    with pytest.raises(ConfigError, match="already exists; give another --out, or pass --replace"):
         train_head(clouds(), QUICK, tmp_path / "head", command="second")
     train_head(clouds(), QUICK, tmp_path / "head", replace=True, command="third")
     assert "`third`" in (tmp_path / "head/README.md").read_text()
@@ -59,7 +59,7 @@ def test_what_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None
 
 def test_half_a_head_is_never_seen(tmp_path: Path) -> None:
     out = tmp_path / "head"
-    with pytest.raises(RuntimeError, match="killed"), replace_folder(out, replace=False) as draft:
+    with pytest.raises(RuntimeError, match="killed"), replace_folder(out, overwrite=False) as draft:
         (draft / "head.json").write_text("{}")
         assert not out.exists()
         raise RuntimeError("killed")
@@ -77,10 +77,10 @@ def test_the_server_takes_it_for_its_own_backbone_alone(tmp_path: Path) -> None:
     features = replace(clouds(width=24), backbone=engine.fingerprint)
     train_head(features, QUICK, tmp_path / "own", command="x")
     train_head(clouds(width=24), QUICK, tmp_path / "strange", command="x")
-    looked = engine.look(np.zeros((2, 32, 32, 3), np.uint8))
-    assert engine.say(looked, str(tmp_path / "own"))["roadwork"].shape == (2,)
+    looked = engine.extract(np.zeros((2, 32, 32, 3), np.uint8))
+    assert engine.apply_heads(looked, str(tmp_path / "own"))["roadwork"].shape == (2,)
     with pytest.raises(ModelError, match="trained on another backbone"):
-        engine.say(looked, str(tmp_path / "strange"))
+        engine.apply_heads(looked, str(tmp_path / "strange"))
 
 
 def test_the_revision_of_a_checkout(tmp_path: Path) -> None:

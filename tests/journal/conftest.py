@@ -1,4 +1,4 @@
-"""A journal in SQLite and one in PostgreSQL: what is true of one is true of the other."""
+"""A journal in SQLite and one in PostgreSQL: every test runs with both."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Of an empty journal."""
+    """Yield the URL of an empty journal."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'journal.db'}"
         return
@@ -37,11 +37,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def opened(url: str, tmp_path: Path) -> Iterator[Callable[..., Store]]:
-    """Opens the journal, as often as it is called; all are closed in the end."""
+    """Open the journal, as often as it is called; all are closed in the end."""
     stores: list[Store] = []
 
     def open_store(cap: int | None = None) -> Store:
-        stores.append(Store.open(url, media_folder=tmp_path / "media" if cap else None, media_cap_bytes=cap))
+        stores.append(Store.open(url, media_folder=tmp_path / "media" if cap else None, max_media_bytes=cap))
         return stores[-1]
 
     yield open_store

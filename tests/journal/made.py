@@ -1,4 +1,4 @@
-"""Records that are made up."""
+"""Made-up records."""
 
 import hashlib
 from typing import Any
@@ -30,12 +30,12 @@ def verdict(name: str, probability: float = 0.9, stages: tuple[StageReport, ...]
     return Verdict(**given | fields)
 
 
-def entry(name: str, probability: float = 0.9, at_s: float = 1000.0, **fields: Any) -> PredictionRecord:
-    """An answer; fields of its verdict are given in `verdict`, as a mapping."""
+def entry(name: str, probability: float = 0.9, created_at_s: float = 1000.0, **fields: Any) -> PredictionRecord:
+    """Return an answer; fields of its verdict are given in `verdict`, as a mapping."""
     media = fields.pop("media", None)
     given = {
         "id": name,
-        "at_s": at_s,
+        "created_at_s": created_at_s,
         "verdict": verdict(name, probability, **fields.pop("verdict", {})),
         "origin": "http",
         "caller": "ann",

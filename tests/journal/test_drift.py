@@ -37,12 +37,12 @@ def test_where_nothing_changed_it_says_so_as_often_as_it_should() -> None:
         chosen = rng.choice(len(pool), 160, replace=False)
         cases = [pool[at] for at in chosen]
         told = drift(cases[:80], cases[80:], permutations=199, seed=int(rng.integers(1 << 30)))
-        found += bool(told.found(0.05))
+        found += bool(told.significant(0.05))
         for shift in told.shifts:
             if shift.p is not None:
-                ps.setdefault(shift.what, []).append(shift.p)
-    assert {"exits", "features", "answer", "backbone"} <= ps.keys()
-    for what in ("exits", "features", "answer", "backbone"):
+                ps.setdefault(shift.name, []).append(shift.p)
+    assert {"exits", "features", "verdict", "backbone"} <= ps.keys()
+    for what in ("exits", "features", "verdict", "backbone"):
         values = np.array(ps[what])
         assert len(values) == repetitions
         assert (values < 0.01).sum() <= 10, what  # 3 are to be expected; more than 10 in one of 4,000 runs
@@ -58,16 +58,16 @@ def test_where_nothing_changed_it_says_so_as_often_as_it_should() -> None:
 )
 def test_a_true_change_is_found_and_named(changed: dict[str, float], what: str) -> None:
     told = drift(traffic(400, 1), traffic(300, 2, **changed))
-    assert what in [shift.what for shift in told.found()]
+    assert what in [shift.name for shift in told.significant()]
     assert (told.reference, told.window) == (400, 300)
-    (shift,) = (shift for shift in told.shifts if shift.what == what)
+    (shift,) = (shift for shift in told.shifts if shift.name == what)
     assert shift.size > 0.1
 
 
 def test_changes_stay_apart() -> None:
     told = drift(traffic(400, 1), traffic(300, 2, shift=0.5))
-    assert [shift.what for shift in told.found()] == ["features"]
-    assert {shift.what: shift.size for shift in told.shifts}["features"] == pytest.approx(0.5, abs=0.1)
+    assert [shift.name for shift in told.significant()] == ["features"]
+    assert {shift.name: shift.size for shift in told.shifts}["features"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_pictures_that_have_become_dark_are_found_by_what_stage_1_makes_of_them() -> None:
@@ -75,28 +75,28 @@ def test_pictures_that_have_become_dark_are_found_by_what_stage_1_makes_of_them(
 
     def seen(first: int, brightness: float) -> list[JournalRow]:
         thumbs = [squash(scenes.photo(first + n, 0.3).image, engine.side) for n in range(40)]
-        kept = engine.kept(engine.look((np.stack(thumbs) * brightness).astype(np.uint8)))
+        kept = engine.stored_features(engine.extract((np.stack(thumbs) * brightness).astype(np.uint8)))
         return [JournalRow(entry(f"{first}-{at}", features=vector[None])) for at, vector in enumerate(kept)]
 
     before = seen(830_000, 1.0)
-    assert "features" in [shift.what for shift in drift(before, seen(840_000, 0.3)).found()]
-    assert drift(before, seen(850_000, 1.0)).found() == ()
+    assert "features" in [shift.name for shift in drift(before, seen(840_000, 0.3)).significant()]
+    assert drift(before, seen(850_000, 1.0)).significant() == ()
 
 
 def test_too_few_answers_tell_nothing_and_it_says_which_side_they_are_on() -> None:
     told = drift(traffic(100, 1), traffic(29, 2, shift=9))
-    assert told.found() == ()
+    assert told.significant() == ()
     assert {shift.p for shift in told.shifts} == {None}
-    assert "the window has 29; from 30 on" in told.shifts[0].untold
+    assert "the window has 29 predictions; the test needs 30" in told.shifts[0].untested
     empty = drift([], [])
-    assert (empty.reference, empty.window, empty.found()) == (0, 0, ())
+    assert (empty.reference, empty.window, empty.significant()) == (0, 0, ())
 
 
 def test_features_of_another_backbone_are_not_compared() -> None:
     other = [JournalRow(entry(f"{n}", features_model="new", features=np.ones((1, 8), np.float16))) for n in range(50)]
-    (shift,) = (shift for shift in drift(traffic(50, 1), other).shifts if shift.what == "features")
+    (shift,) = (shift for shift in drift(traffic(50, 1), other).shifts if shift.name == "features")
     assert shift.p is None
-    assert shift.untold == "they are of different backbones: made before, new now"
+    assert shift.untested == "the features come from different backbones: made before, new now"
 
 
 def test_the_p_of_kolmogorov_and_smirnov_is_scipy_s() -> None:

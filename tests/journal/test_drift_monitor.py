@@ -12,8 +12,8 @@ from tests.journal.test_drift import traffic
 
 def feed(gauge: DriftMonitor, cases: Iterable[JournalRow]) -> dict[str, float]:
     for case in cases:
-        gauge.add(case.entry)
-    return gauge.numbers()
+        gauge.add(case.prediction)
+    return gauge.values()
 
 
 def test_a_tally_counts_exits_scores_and_features() -> None:
@@ -21,9 +21,9 @@ def test_a_tally_counts_exits_scores_and_features() -> None:
     tally.add(entry("a", 0.97, verdict={"stages": (report("backbone", 0.3), report("signs", None))}))
     tally.add(entry("b", 0.0, features=None))
     assert tally.exits == {"backbone: above_band": 2}
-    assert {stage: sum(bins) for stage, bins in tally.scores.items()} == {"answer": 2, "backbone": 2}
+    assert {stage: sum(bins) for stage, bins in tally.scores.items()} == {"verdict": 2, "backbone": 2}
     assert tally.scores["backbone"] == [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
-    assert len(tally.scores["answer"]) == len(EDGES) + 1
+    assert len(tally.scores["verdict"]) == len(EDGES) + 1
     (moments,) = tally.moments.values()
     assert (moments.count, moments.total.tolist(), moments.squares.tolist()) == (1, [0.5] * 4, [0.25] * 4)
 
@@ -32,10 +32,10 @@ def test_two_tallies_together_are_the_tally_of_both() -> None:
     cases = [*traffic(60, 1), JournalRow(entry("x", features=np.ones((2, 3), np.float16), features_model="other"))]
     first, second, both = TrafficStats(), TrafficStats(), TrafficStats()
     for at, case in enumerate(cases):
-        (first if at < 20 else second).add(case.entry)
-        both.add(case.entry)
-    joined = first.joined(second)
-    assert (joined.answers, joined.exits, joined.scores) == (both.answers, both.exits, both.scores)
+        (first if at < 20 else second).add(case.prediction)
+        both.add(case.prediction)
+    joined = first.merged(second)
+    assert (joined.predictions, joined.exits, joined.scores) == (both.predictions, both.exits, both.scores)
     assert joined.moments.keys() == both.moments.keys()
     for kind, moments in both.moments.items():
         assert joined.moments[kind].total == pytest.approx(moments.total)
@@ -53,32 +53,32 @@ def test_it_compares_the_last_answers_with_the_first() -> None:
     assert feed(gauge, traffic(900, 1)) == {"reference": 900, "window": 0}
     calm = feed(gauge, traffic(700, 2))
     assert calm["reference"] == 1000
-    assert max(calm["exits"], calm["scores.answer"], calm["scores.backbone"], calm["features"]) < 0.15
+    assert max(calm["exits"], calm["scores.verdict"], calm["scores.backbone"], calm["features"]) < 0.15
     changed = feed(gauge, traffic(400, 3, shift=1.0, late=0.6, works=2.0))
     assert changed["window"] == 400
     assert changed["exits"] > 0.25 and changed["scores.backbone"] > 0.25
     assert changed["features"] == pytest.approx(1.0, abs=0.1)
     again = feed(gauge, traffic(400, 4))
-    assert max(again["exits"], again["scores.answer"], again["features"]) < 0.15
+    assert max(again["exits"], again["scores.verdict"], again["features"]) < 0.15
 
 
 def test_the_window_is_bounded() -> None:
     gauge = DriftMonitor(reference=10, window=100)
     sizes = []
     for case in traffic(500, 1):
-        gauge.add(case.entry)
-        sizes.append(gauge.numbers()["window"])
+        gauge.add(case.prediction)
+        sizes.append(gauge.values()["window"])
     assert max(sizes) == 100
     assert min(sizes[120:]) > 50
 
 
 def test_it_may_be_given_its_reference() -> None:
-    gauge = DriftMonitor.against(traffic(500, 1), window=200)
-    assert gauge.numbers() == {"reference": 500, "window": 0}
+    gauge = DriftMonitor.with_reference(traffic(500, 1), window=200)
+    assert gauge.values() == {"reference": 500, "window": 0}
     assert feed(gauge, traffic(200, 2, late=0.8))["exits"] > 0.25
 
 
 def test_another_backbone_is_not_compared_with_the_one_before() -> None:
-    gauge = DriftMonitor.against(traffic(100, 1))
+    gauge = DriftMonitor.with_reference(traffic(100, 1))
     other = [JournalRow(entry(f"{n}", features_model="new")) for n in range(50)]
     assert "features" not in feed(gauge, other)

@@ -16,36 +16,37 @@ def unit(*angles: float) -> list[np.ndarray]:
 
 def test_one_file_is_one_picture_whether_or_not_there_are_features() -> None:
     seen = DuplicateFinder()
-    assert seen.repeated(entry("a", sha256="x", features=None)) is None
-    assert seen.repeated(entry("b", sha256="x")) == "a"
-    assert seen.repeated(entry("c", sha256="y", features=None)) is None
+    assert seen.duplicate_of(entry("a", sha256="x", features=None)) is None
+    assert seen.duplicate_of(entry("b", sha256="x")) == "a"
+    assert seen.duplicate_of(entry("c", sha256="y", features=None)) is None
 
 
 def test_features_tell_what_is_alike_and_a_key_makes_less_do() -> None:
     still, close, near, away = unit(0, 5, 15, 30)  # cosines to the first: 0.996, 0.966, 0.866
     seen = DuplicateFinder()
-    assert seen.repeated(entry("still", features=still, key="trip", at_s=0)) is None
-    assert seen.repeated(entry("close", features=close, key="other", at_s=1e6)) == "still"
-    assert seen.repeated(entry("near", features=near, key="trip", at_s=9)) == "still"
-    assert seen.repeated(entry("away", features=away, key="trip", at_s=9)) is None
-    assert DuplicateFinder().repeated(entry("still", features=still)) is None
+    assert seen.duplicate_of(entry("still", features=still, key="trip", created_at_s=0)) is None
+    assert seen.duplicate_of(entry("close", features=close, key="other", created_at_s=1e6)) == "still"
+    assert seen.duplicate_of(entry("near", features=near, key="trip", created_at_s=9)) == "still"
+    assert seen.duplicate_of(entry("away", features=away, key="trip", created_at_s=9)) is None
+    assert DuplicateFinder().duplicate_of(entry("still", features=still)) is None
 
 
 @pytest.mark.parametrize(
-    "other", [{"key": "other", "at_s": 1.0}, {"key": "trip", "at_s": 11.0}, {"features_model": "another"}]
+    "other",
+    [{"key": "other", "created_at_s": 1.0}, {"key": "trip", "created_at_s": 11.0}, {"features_model": "another"}],
 )
 def test_apart_in_time_in_key_or_by_backbone_less_does_not_do(other: dict) -> None:
     first, near = unit(0, 15)
     seen = DuplicateFinder()
-    seen.repeated(entry("first", features=first, key="trip", at_s=0.0))
-    assert seen.repeated(entry("near", **({"features": near, "key": "trip", "at_s": 1.0} | other))) is None
+    seen.duplicate_of(entry("first", features=first, key="trip", created_at_s=0.0))
+    assert seen.duplicate_of(entry("near", **({"features": near, "key": "trip", "created_at_s": 1.0} | other))) is None
 
 
 def test_without_a_key_nothing_is_nearby() -> None:
     first, near = unit(0, 15)
     seen = DuplicateFinder()
-    seen.repeated(entry("first", features=first))
-    assert seen.repeated(entry("near", features=near)) is None
+    seen.duplicate_of(entry("first", features=first))
+    assert seen.duplicate_of(entry("near", features=near)) is None
 
 
 def test_only_the_last_are_remembered_and_however_many_come() -> None:
@@ -53,7 +54,7 @@ def test_only_the_last_are_remembered_and_however_many_come() -> None:
     vectors = rng.normal(0, 1, (300, 1, 32)).astype(np.float16)
     cases = [JournalRow(entry(f"{n}", features=vector)) for n, vector in enumerate(vectors)]
     again = [JournalRow(entry(f"again{n}", features=vectors[n], sha256=f"{n}")) for n in (299, 201, 5)]
-    found = [case.entry.id for case in without_duplicates([*cases, *again], window=100)]
+    found = [case.prediction.id for case in without_duplicates([*cases, *again], window=100)]
     assert found == [*(f"{n}" for n in range(300)), "again5"]
 
 
@@ -63,8 +64,11 @@ def looked() -> tuple[list[list[PredictionRecord]], list[PredictionRecord]]:
     engine = FeatureEngine(weights_folder("mini:backbone"))
 
     def seen(name: str, images: list, key: str) -> list[PredictionRecord]:
-        kept = engine.kept(engine.look(np.stack([squash(image, engine.side) for image in images])))
-        return [entry(f"{name}-{at}", features=vector[None], key=key, at_s=0.25 * at) for at, vector in enumerate(kept)]
+        kept = engine.stored_features(engine.extract(np.stack([squash(image, engine.side) for image in images])))
+        return [
+            entry(f"{name}-{at}", features=vector[None], key=key, created_at_s=0.25 * at)
+            for at, vector in enumerate(kept)
+        ]
 
     clips = [seen(f"clip{n}", list(scenes.clip(720_000 + n, 0.5, 8).frames), f"clip{n}") for n in range(5)]
     return clips, seen("still", [scenes.photo(820_000 + n, 0.5).image for n in range(20)], "")
@@ -75,7 +79,7 @@ def test_frames_of_one_clip_are_few_pictures_and_scenes_are_one_each(
 ) -> None:
     clips, stills = looked
     frames = [each for clip in clips for each in clip]
-    shown = [case.entry.id for case in without_duplicates(JournalRow(each) for each in [*frames, *stills])]
+    shown = [case.prediction.id for case in without_duplicates(JournalRow(each) for each in [*frames, *stills])]
     assert [name for name in shown if name.startswith("still")] == [each.id for each in stills]
     assert {name.split("-")[0] for name in shown if name.startswith("clip")} == {f"clip{n}" for n in range(5)}
     assert len(shown) - len(stills) <= len(frames) / 3

@@ -26,9 +26,9 @@ def cases() -> list[JournalRow]:
     close = {"stages": both, "arm": "a", "degraded": True}
     cone = Annotation("none", "ann", 1.0, "a cone")
     return [
-        JournalRow(entry("close", 0.45, media=PICTURES[0], verdict=close), kept=True),
-        JournalRow(entry("marked", 1.0, media=PICTURES[1]), audit=(report("vlm", 0.6),), mark=cone),
-        JournalRow(entry("unclear", 0.9, media=PICTURES[2], at_s=1.5), mark=Annotation(None, "bob", 1.0)),
+        JournalRow(entry("close", 0.45, media=PICTURES[0], verdict=close), media_available=True),
+        JournalRow(entry("marked", 1.0, media=PICTURES[1]), audit=(report("vlm", 0.6),), annotation=cone),
+        JournalRow(entry("unclear", 0.9, media=PICTURES[2], created_at_s=1.5), annotation=Annotation(None, "bob", 1.0)),
         JournalRow(entry("clip", 0.9, media=CLIP, verdict={"media": "clip"})),
         JournalRow(entry("again", 0.9, media=PICTURES[0])),
         JournalRow(entry("gone", 0.5)),
@@ -37,7 +37,7 @@ def cases() -> list[JournalRow]:
 
 @pytest.fixture
 def media_of() -> Callable[[JournalRow], bytes | None]:
-    return lambda case: case.entry.media
+    return lambda case: case.prediction.media
 
 
 def read(folder: Path) -> tuple[dict, list[dict]]:
@@ -53,16 +53,16 @@ def test_each_answer_with_its_file_becomes_a_sample(cases: list, media_of: Calla
     assert (metadata["name"], metadata["media_type"]) == ("road", "image")
     assert close["backbone"] | {"_id": None} == {
         "_id": None, "_cls": "Classification", "tags": [], "label": "none", "confidence": 0.7, "probability": 0.3,
-        "posterior": 0.2, "model": "fake", "beside": False,
+        "posterior": 0.2, "model": "fake", "deferred": False,
     }  # fmt: skip
     assert close["signs"]["label"] == "roadwork" and "vlm" not in close
-    assert (close["answer"]["label"], close["answer"]["confidence"]) == ("none", 0.55)
-    assert close["tags"] == ["backbone", "degraded", "hard", "arm a"]
-    assert marked["tags"] == ["backbone", "hard", "audited", "marked"]
-    assert (marked["vlm"]["beside"], marked["vlm"]["confidence"]) == (True, 0.6)
-    assert (marked["ground_truth"]["label"], marked["marked_by"], marked["note"]) == ("none", "ann", "a cone")
-    assert marked["reasons"][0] == "wrong" and marked["hardness"] >= 0.9
-    assert unclear["ground_truth"] is None and unclear["at"] == {"$date": "1970-01-01T00:00:01.500Z"}
+    assert (close["verdict"]["label"], close["verdict"]["confidence"]) == ("none", 0.55)
+    assert close["tags"] == ["backbone", "degraded", "informative", "arm a"]
+    assert marked["tags"] == ["backbone", "informative", "audited", "labeled"]
+    assert (marked["vlm"]["deferred"], marked["vlm"]["confidence"]) == (True, 0.6)
+    assert (marked["ground_truth"]["label"], marked["author"], marked["note"]) == ("none", "ann", "a cone")
+    assert marked["reasons"][0] == "mislabeled" and marked["informativeness"] >= 0.9
+    assert unclear["ground_truth"] is None and unclear["predicted_at"] == {"$date": "1970-01-01T00:00:01.500Z"}
     assert again["filepath"] == close["filepath"]
     assert (close["request_id"], close["policy_version"]) == ("request-close", "made-1")
 
@@ -75,8 +75,10 @@ def test_clips_are_a_dataset_of_their_own(cases: list, media_of: Callable, tmp_p
 
 
 def test_the_layout_is_what_fiftyone_s_importer_reads(cases: list, media_of: Callable, tmp_path: Path) -> None:
-    """metadata.json with a version and typed fields, samples.json with one list, files by relative paths; every id an
-    ObjectId of its own, every value of a declared field."""
+    """Check metadata.json for a version and typed fields, and samples.json for one list of samples.
+
+    Files have relative paths, every id is an ObjectId of its own, and every value belongs to a declared field.
+    """
     write_dataset(tmp_path / "out", cases, media_of, "road")
     for folder in (tmp_path / "out" / "photos", tmp_path / "out" / "clips"):
         metadata, samples = read(folder)
@@ -96,7 +98,7 @@ def test_the_layout_is_what_fiftyone_s_importer_reads(cases: list, media_of: Cal
 
 def test_it_is_there_whole_or_not_at_all(cases: list, tmp_path: Path) -> None:
     def fails(case: JournalRow) -> bytes:
-        if case.entry.id == "clip":
+        if case.prediction.id == "clip":
             raise OSError("the disk is gone")
         return PICTURES[0]
 
@@ -104,14 +106,14 @@ def test_it_is_there_whole_or_not_at_all(cases: list, tmp_path: Path) -> None:
         write_dataset(tmp_path / "out", cases, fails, "road")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out").mkdir()
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         write_dataset(tmp_path / "out", cases, lambda case: None, "road")
 
 
 def test_what_holds_no_dataset_is_not_pushed(media_of: Callable, tmp_path: Path) -> None:
     written = write_dataset(tmp_path / "out", [], media_of, "road")
     assert (written.photos, written.clips) == (0, 0)
-    with pytest.raises(ConfigError, match="holds no dataset"):
+    with pytest.raises(ConfigError, match="contains no dataset"):
         push(tmp_path / "out")
 
 
@@ -148,11 +150,11 @@ def test_fiftyone_imports_it(cases: list, media_of: Callable, tmp_path: Path) ->
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout.splitlines()[-1]) == {
         "pushed": {f"road-{os.getpid()}": 4, f"road-{os.getpid()}-clips": 1},
-        "hardest": "marked",
-        "tags": {"backbone": 4, "arm a": 1, "degraded": 1, "hard": 2, "audited": 1, "marked": 2},
+        "most_informative": "marked",
+        "tags": {"backbone": 4, "arm a": 1, "degraded": 1, "informative": 2, "audited": 1, "labeled": 2},
         "truths": [None, "none", None, None],
         "read": 4,
-        "again": "FiftyOne has a dataset",
+        "again": "FiftyOne already has a",
     }
 
 
@@ -165,7 +167,7 @@ from roadwork_serve.journal.fiftyone import push
 folder, name = Path(sys.argv[1]), sys.argv[2]
 told = {"pushed": push(folder)}
 dataset = fiftyone.load_dataset(name)
-told["hardest"] = dataset.sort_by("hardness", reverse=True).first().answer_id
+told["most_informative"] = dataset.sort_by("informativeness", reverse=True).first().prediction_id
 told["tags"] = dataset.count_sample_tags()
 told["truths"] = dataset.values("ground_truth.label")
 told["read"] = sum(os.path.getsize(path) > 0 for path in dataset.values("filepath"))

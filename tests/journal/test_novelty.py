@@ -17,7 +17,7 @@ def usual() -> list[JournalRow]:
 
 
 def test_of_a_clip_the_frames_are_averaged_and_nothing_is_made_of_nothing() -> None:
-    assert embedding(case("a", np.array([[0.0, 2.0], [1.0, 4.0]])).entry).tolist() == [0.5, 3.0]  # type: ignore[union-attr]
+    assert embedding(case("a", np.array([[0.0, 2.0], [1.0, 4.0]])).prediction).tolist() == [0.5, 3.0]  # type: ignore[union-attr]
     assert embedding(entry("b", features=None)) is None
     assert embedding(entry("c", features=np.zeros((0, 4), np.float16))) is None
 
@@ -26,8 +26,8 @@ def test_what_lies_beyond_everything_usual_is_novel(usual: list[JournalRow]) -> 
     reference = build_reference(usual)
     assert reference is not None
     rng = np.random.default_rng(2)
-    fresh = [case(f"f{number}", rng.normal(3, (1, 5, 0.2, 0), 4)).entry for number in range(500)]
-    far = [case(f"n{number}", np.array([3, 3, 3 + 3 * number, 3])).entry for number in range(1, 4)]
+    fresh = [case(f"f{number}", rng.normal(3, (1, 5, 0.2, 0), 4)).prediction for number in range(500)]
+    far = [case(f"n{number}", np.array([3, 3, 3 + 3 * number, 3])).prediction for number in range(1, 4)]
     novelties, strange = reference.novelty(fresh), reference.novelty(far)
     assert np.median(novelties) < 0.1
     assert 0.001 < (novelties >= 0.5).mean() < 0.04
@@ -38,7 +38,7 @@ def test_what_the_reference_holds_is_no_less_novel_for_that(usual: list[JournalR
     odd = case("odd", np.array([3, 3, 9, 3]))
     without, within = build_reference(usual), build_reference([*usual, odd])
     assert without is not None and within is not None
-    assert without.novelty([odd.entry]) == within.novelty([odd.entry]) == 1
+    assert without.novelty([odd.prediction]) == within.novelty([odd.prediction]) == 1
 
 
 def test_other_backbones_and_what_has_no_features_stay_unknown(usual: list[JournalRow]) -> None:
@@ -46,8 +46,8 @@ def test_other_backbones_and_what_has_no_features_stay_unknown(usual: list[Journ
     assert reference is not None and reference.model == "made"
     strangers = [
         entry("a", features=None),
-        case("b", np.ones(4), features_model="other").entry,
-        case("c", np.ones(5)).entry,
+        case("b", np.ones(4), features_model="other").prediction,
+        case("c", np.ones(5)).prediction,
     ]
     assert np.isnan(reference.novelty(strangers)).all()
 
@@ -63,4 +63,4 @@ def test_few_answers_are_no_reference_and_a_draw_is_the_same_every_time(usual: l
 def test_pictures_that_are_all_the_same_are_not_novel() -> None:
     reference = build_reference([case(f"{number}", np.ones(4)) for number in range(60)])
     assert reference is not None
-    assert reference.novelty([case("a", np.ones(4)).entry]).tolist() == [0.0]
+    assert reference.novelty([case("a", np.ones(4)).prediction]).tolist() == [0.0]

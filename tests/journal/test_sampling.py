@@ -27,7 +27,7 @@ def population(count: int, repeats: int = 0) -> Judged:
         fields = {"exit": Exit(stage=stage, reason="last_stage")}
         cases.append(JournalRow(entry(f"{number}", probability, features=None, verdict=fields)))
     for number in range(repeats):
-        first = cases[number].entry
+        first = cases[number].prediction
         fields = {"exit": first.verdict.exit}
         again = entry(f"again{number}", first.verdict.probability, features=None, sha256=first.sha256, verdict=fields)
         cases.append(JournalRow(again))
@@ -39,20 +39,20 @@ POPULATION = population(300, repeats=60)
 
 def wrong(case: JournalRow) -> bool:
     """Mostly where it was close: 1 in 8 of all."""
-    number = int(case.entry.sha256[:6], 16)
-    return number % 100 < 100 * (1 - 2 * abs(case.entry.verdict.probability - 0.5)) ** 2
+    number = int(case.prediction.sha256[:6], 16)
+    return number % 100 < 100 * (1 - 2 * abs(case.prediction.verdict.probability - 0.5)) ** 2
 
 
 def test_a_rate_told_from_the_sample_is_right_on_average_and_its_error_is_what_it_says() -> None:
     truth = np.mean([wrong(case) for case, _ in POPULATION])
-    holds = {case.entry.id: wrong(case) for case, _ in POPULATION}
+    holds = {case.prediction.id: wrong(case) for case, _ in POPULATION}
     told, naive = [], []
     for seed in range(300):
         found = sample(POPULATION, 60, seed=seed)
-        told.append(estimate_rate(found.drawn, found.answers, holds))
-        naive.append(np.mean([holds[each.entry.id] for each in found.drawn]))
+        told.append(estimate_rate(found.rows, found.predictions, holds))
+        naive.append(np.mean([holds[each.prediction.id] for each in found.rows]))
     values = np.array([each.value for each in told])
-    errors = np.array([each.error for each in told])
+    errors = np.array([each.standard_error for each in told])
     assert abs(values.mean() - truth) < 4 * values.std() / np.sqrt(len(values))
     assert abs(np.mean(naive) - truth) > 0.05  # the hardest are wrong more often: to count them alike would mislead
     assert 0.8 < np.sqrt((errors**2).mean()) / values.std() < 1.25
@@ -62,9 +62,9 @@ def test_each_is_drawn_as_often_as_its_chance_says() -> None:
     drawn: Counter[str] = Counter()
     chances: dict[str, float] = {}
     for seed in range(400):
-        for each in sample(POPULATION, 40, seed=seed).drawn:
-            drawn[each.entry.id] += 1
-            chances[each.entry.id] = each.chance
+        for each in sample(POPULATION, 40, seed=seed).rows:
+            drawn[each.prediction.id] += 1
+            chances[each.prediction.id] = each.inclusion_probability
     surely = [name for name, chance in chances.items() if chance == 1]
     assert surely and all(drawn[name] == 400 for name in surely)
     off = [(drawn[name] / 400 - chance) / np.sqrt(chance * (1 - chance) / 400) for name, chance in chances.items()
@@ -74,22 +74,22 @@ def test_each_is_drawn_as_often_as_its_chance_says() -> None:
 
 def test_weights_add_up_to_the_traffic() -> None:
     found = sample(POPULATION, 60)
-    assert (found.answers, found.distinct) == (360, 300)
+    assert (found.predictions, found.distinct) == (360, 300)
     assert estimate_rate(
-        found.drawn, found.answers, {each.entry.id: True for each in found.drawn}
+        found.rows, found.predictions, {each.prediction.id: True for each in found.rows}
     ).value == pytest.approx(1, abs=0.15)
     everything = sample(POPULATION, 1000)
-    assert sum(each.weight for each in everything.drawn) == 360
-    assert {each.chance for each in everything.drawn} == {1.0}
+    assert sum(each.weight for each in everything.rows) == 360
+    assert {each.inclusion_probability for each in everything.rows} == {1.0}
 
 
 def test_part_is_the_hardest_of_each_stratum_and_part_is_lots() -> None:
-    found = sample(POPULATION, 100, hard_share=0.5)
+    found = sample(POPULATION, 100, informative_share=0.5)
     by_stratum: dict[tuple[str, ...], list[float]] = {}
-    assert len(found.drawn) == 100
-    assert 35 <= sum(each.by_chance for each in found.drawn) <= 65
-    for each in found.drawn:
-        by_stratum.setdefault(each.stratum, []).append(0 if each.by_chance else each.hardness.value)
+    assert len(found.rows) == 100
+    assert 35 <= sum(each.is_random for each in found.rows) <= 65
+    for each in found.rows:
+        by_stratum.setdefault(each.stratum, []).append(0 if each.is_random else each.score.value)
     assert len(by_stratum) == found.strata == 12
     assert {stage for stage, *_ in by_stratum} == {"backbone", "vlm", "reasoner"}
     for stratum, hard in by_stratum.items():
@@ -97,31 +97,31 @@ def test_part_is_the_hardest_of_each_stratum_and_part_is_lots() -> None:
         there = sorted(
             how.value
             for case, how in POPULATION[:300]
-            if case.entry.verdict.exit.stage == stratum[0] and low <= case.entry.verdict.probability < high
+            if case.prediction.verdict.exit.stage == stratum[0] and low <= case.prediction.verdict.probability < high
         )[::-1]
         mine = sorted((value for value in hard if value), reverse=True)
         assert mine == there[: len(mine)]
 
 
-@pytest.mark.parametrize(("hard_share", "hardest"), [(0.0, 0), (1.0, 12)])
-def test_all_may_be_lots_and_some_always_are(hard_share: float, hardest: int) -> None:
-    found = sample(POPULATION, 48, hard_share)
-    assert len(found.drawn) == 48
-    assert sum(each.by_chance for each in found.drawn) == (48 if not hard_share else 2 * found.strata)
+@pytest.mark.parametrize(("informative_share", "hardest"), [(0.0, 0), (1.0, 12)])
+def test_all_may_be_lots_and_some_always_are(informative_share: float, hardest: int) -> None:
+    found = sample(POPULATION, 48, informative_share)
+    assert len(found.rows) == 48
+    assert sum(each.is_random for each in found.rows) == (48 if not informative_share else 2 * found.strata)
 
 
 @pytest.mark.parametrize(("budget", "strata"), [(48, 12), (47, 3), (20, 3), (11, 1), (1, 1)])
 def test_strata_are_as_fine_as_the_budget_reaches_for(budget: int, strata: int) -> None:
     found = sample(POPULATION, budget)
-    assert len(found.drawn) == budget
+    assert len(found.rows) == budget
     assert found.strata == strata
 
 
 def test_the_same_seed_draws_the_same_in_whatever_order_answers_come() -> None:
     distinct = POPULATION[:300]
-    names = [each.entry.id for each in sample(distinct, 50, seed=3).drawn]
-    assert names == [each.entry.id for each in sample(distinct[::-1], 50, seed=3).drawn]
-    assert set(names) != {each.entry.id for each in sample(distinct, 50, seed=4).drawn}
+    names = [each.prediction.id for each in sample(distinct, 50, seed=3).rows]
+    assert names == [each.prediction.id for each in sample(distinct[::-1], 50, seed=3).rows]
+    assert set(names) != {each.prediction.id for each in sample(distinct, 50, seed=4).rows}
 
 
 def test_what_shows_the_same_stands_behind_one_unless_it_was_answered_otherwise() -> None:
@@ -131,7 +131,7 @@ def test_what_shows_the_same_stands_behind_one_unless_it_was_answered_otherwise(
         JournalRow(entry("c", 0.2, sha256="x")),
     ]
     found = sample([(case, informativeness(case)) for case in cases], 10)
-    assert {each.entry.id: each.stands_for for each in found.drawn} == {"a": 2, "c": 1}
+    assert {each.prediction.id: each.duplicates for each in found.rows} == {"a": 2, "c": 1}
 
 
 @given(
@@ -151,9 +151,16 @@ def test_nothing_is_not_drawn(budget: int, share: float) -> None:
 
 
 def test_the_file_is_one_to_fill_in_and_no_spreadsheet_runs_it(tmp_path: Path) -> None:
-    case = JournalRow(entry("a", 0.4, key="=cmd()", verdict={"request_id": "@x"}), kept=True)
-    assert write_sample(tmp_path / "new" / "sample.csv", sample([(case, informativeness(case))], 5).drawn) == 1
+    case = JournalRow(entry("a", 0.4, key="=cmd()", verdict={"request_id": "@x"}), media_available=True)
+    assert write_sample(tmp_path / "new" / "sample.csv", sample([(case, informativeness(case))], 5).rows) == 1
     (row,) = csv.DictReader((tmp_path / "new" / "sample.csv").read_text().splitlines())
-    assert (row["id"], row["label"], row["note"], row["kept"], row["answer"]) == ("a", "", "", "true", "none")
+    assert (row["id"], row["label"], row["note"], row["media_available"], row["predicted_label"]) == (
+        "a",
+        "",
+        "",
+        "true",
+        "none",
+    )
     assert (row["key"], row["request_id"]) == ("'=cmd()", "'@x")
-    assert (row["chance"], row["weight"], row["drawn"], row["reasons"]) == ("1", "1", "hard", "margin 0.80")
+    assert (row["inclusion_probability"], row["weight"], row["selection"]) == ("1", "1", "informative")
+    assert row["reasons"] == "margin 0.80"

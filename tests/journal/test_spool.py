@@ -27,9 +27,9 @@ def test_what_is_kept_comes_out_in_order_until_it_is_acknowledged(tmp_path: Path
     assert spool.peek(3, ROOM) == records[:3] == spool.peek(3, ROOM)
     spool.acknowledge(3)
     assert all_of(spool) == records[3:]
-    assert (spool.waiting, spool.waiting_bytes) == (2, 16)
+    assert (spool.pending, spool.pending_bytes) == (2, 16)
     spool.acknowledge(2)
-    assert (all_of(spool), spool.waiting, spool.waiting_bytes) == ([], 0, 0)
+    assert (all_of(spool), spool.pending, spool.pending_bytes) == ([], 0, 0)
 
 
 def test_a_batch_has_so_many_bytes_and_at_least_a_record(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_batch_has_so_many_bytes_and_at_least_a_record(tmp_path: Path) -> None
 def test_beyond_its_room_records_are_counted_and_lost(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "one", 100)
     assert [spool.append(bytes(40)) for _ in range(4)] == [True, True, False, False]
-    assert (spool.dropped, spool.waiting) == (2, 2)
+    assert (spool.dropped, spool.pending) == (2, 2)
     spool.acknowledge(1)
     assert spool.append(bytes(40))
 
@@ -81,7 +81,7 @@ def test_finished_segments_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_folder_has_one_owner(tmp_path: Path) -> None:
     Spool(tmp_path / "one", ROOM).append(b"x")
     owner = Spool(tmp_path / "two", ROOM)
-    with pytest.raises(FileExistsError, match="belongs to a process that runs"):
+    with pytest.raises(FileExistsError, match="belongs to a running process"):
         Spool(tmp_path / "two", ROOM)
     assert owner.append(b"y")
 
@@ -150,8 +150,10 @@ def test_damage_in_the_middle_ends_a_segment_there(tmp_path: Path) -> None:
 
 
 class Crashes(RuleBasedStateMachine):
-    """Appends, acknowledgements and deaths in any order: what was promised comes, in order, and nothing twice but what
-    had been acknowledged only just."""
+    """Appends, acknowledgements and crashes in any order.
+
+    Every confirmed record is returned, in order, and none twice except those acknowledged just before a crash.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +180,7 @@ class Crashes(RuleBasedStateMachine):
 
     @rule(cut=st.integers(0, 7))
     def dies_writing(self, cut: int) -> None:
-        """The kernel closes what it had open; a frame may be there in part."""
+        """Close what the process had open, as the kernel does; a frame may be partly written."""
         folder = self.spool._folder
         if self.spool._writing is not None:
             with self.spool._writing[0].open("ab") as file:
@@ -199,7 +201,7 @@ class Crashes(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         assert sorted(all_of(self.spool)) == sorted(self.model)
-        assert self.spool.waiting_bytes == sum(map(len, self.model))
+        assert self.spool.pending_bytes == sum(map(len, self.model))
 
     @invariant()
     def order_is_kept(self) -> None:

@@ -7,7 +7,6 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 
 from roadwork_serve.errors import BadRequest, ConfigError, JournalDown
-from roadwork_serve.journal import migrate as upgrading
 from roadwork_serve.journal.filter import Filter
 from roadwork_serve.journal.record import Annotation, DeferredResult, JournalRow
 from roadwork_serve.journal.store import RejectedRecords, Store
@@ -17,17 +16,17 @@ from tests.journal.made import audit, entry, report, verdict
 
 
 def ids(cases: object) -> list[str]:
-    return [case.entry.id for case in cases]  # type: ignore[attr-defined]
+    return [case.prediction.id for case in cases]  # type: ignore[attr-defined]
 
 
 def test_what_is_committed_is_found_as_it_was(store: Store) -> None:
     features = np.array([[0.5, -2.0], [3.0, 1e-3]], np.float16)
-    given = entry("a", 0.7, features=features, audit=0.1, key="camera", verdict={"audit": 0.1, "arm": "a"})
+    given = entry("a", 0.7, features=features, audit_rate=0.1, key="camera", verdict={"audit_rate": 0.1, "arm": "a"})
     store.commit([given, audit("a", report("vlm", 0.2)), DeferredResult("a", 2.0, "shadow", verdict=verdict("a", 0.3))])
     (case,) = store.find()
-    assert case.entry.verdict == given.verdict
-    assert np.array_equal(case.entry.features, features)
-    assert (case.entry.audit, case.entry.key, case.entry.at_s, case.entry.sha256) == (
+    assert case.prediction.verdict == given.verdict
+    assert np.array_equal(case.prediction.features, features)
+    assert (case.prediction.audit_rate, case.prediction.key, case.prediction.created_at_s, case.prediction.sha256) == (
         0.1,
         "camera",
         1000.0,
@@ -35,7 +34,7 @@ def test_what_is_committed_is_found_as_it_was(store: Store) -> None:
     )
     assert [each.stage for each in case.audit or ()] == ["vlm"]
     assert [each.probability for each in case.shadows] == [0.3]
-    assert (case.mark, case.kept) == (None, False)
+    assert (case.annotation, case.media_available) == (None, False)
     assert case.report("vlm") and case.report("backbone") and case.report("signs") is None
 
 
@@ -45,20 +44,22 @@ def test_a_record_is_there_once_however_often_it_is_sent(store: Store) -> None:
     store.commit(records[::-1])
     store.commit([*records, *records])
     assert ids(store.find()) == ["a", "b"]
-    assert len(store.case("a").audit or ()) == 1
+    assert len(store.get("a").audit or ()) == 1
 
 
 def test_two_answers_to_one_request_are_two(store: Store) -> None:
-    store.commit([entry("a", verdict={"request_id": "r"}), entry("b", at_s=2000.0, verdict={"request_id": "r"})])
+    store.commit(
+        [entry("a", verdict={"request_id": "r"}), entry("b", created_at_s=2000.0, verdict={"request_id": "r"})]
+    )
     assert ids(store.find(Filter(request_id="r"))) == ["a", "b"]
-    assert store.case("r").entry.id == "b"
+    assert store.get("r").prediction.id == "b"
 
 
 def test_an_aside_may_come_first(store: Store) -> None:
     store.commit([audit("late", report("vlm"))])
     assert list(store.find()) == []
     store.commit([entry("late")])
-    assert [each.stage for each in store.case("late").audit or ()] == ["vlm"]
+    assert [each.stage for each in store.get("late").audit or ()] == ["vlm"]
 
 
 def test_several_senders_at_once_write_each_record_once(opened: Callable[..., Store]) -> None:
@@ -84,7 +85,7 @@ def test_several_senders_at_once_write_each_record_once(opened: Callable[..., St
 
 def test_pages_leave_nothing_out_where_times_are_equal(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roadwork_serve.journal.store._PAGE", 7)
-    store.commit([entry(f"{number:03d}", at_s=float(number // 10)) for number in range(50)])
+    store.commit([entry(f"{number:03d}", created_at_s=float(number // 10)) for number in range(50)])
     expected = [f"{number:03d}" for number in range(50)]
     assert ids(store.find()) == expected
     assert ids(store.find(newest_first=True)) == expected[::-1]
@@ -97,20 +98,20 @@ def test_pages_leave_nothing_out_where_times_are_equal(store: Store, monkeypatch
     [
         (Filter(label="none"), ["b"]),
         (Filter(exit_stage="vlm"), ["b"]),
-        (Filter(reason="deadline"), ["b"]),
+        (Filter(exit_reason="deadline"), ["b"]),
         (Filter(degraded=True), ["c"]),
-        (Filter(policy="other"), ["c"]),
+        (Filter(policy_version="other"), ["c"]),
         (Filter(arm="b"), ["c"]),
         (Filter(media="clip"), ["c"]),
         (Filter(caller="bob"), ["b"]),
         (Filter(key="camera"), ["b"]),
-        (Filter(low=0.85), ["a"]),
-        (Filter(high=0.2), ["b"]),
-        (Filter(marked=True), ["a"]),
-        (Filter(marked=False), ["b", "c"]),
+        (Filter(min_probability=0.85), ["a"]),
+        (Filter(max_probability=0.2), ["b"]),
+        (Filter(labeled=True), ["a"]),
+        (Filter(labeled=False), ["b", "c"]),
         (Filter(audited=True), ["b"]),
         (Filter(audited=False), ["a", "c"]),
-        (Filter(low=0.5, degraded=False), ["a"]),
+        (Filter(min_probability=0.5, degraded=False), ["a"]),
     ],
 )
 def test_filters(store: Store, wanted: Filter, found: list[str]) -> None:
@@ -118,7 +119,7 @@ def test_filters(store: Store, wanted: Filter, found: list[str]) -> None:
     odd = {"degraded": True, "policy_version": "other", "arm": "b", "media": "clip"}
     store.commit([entry("a", 0.9), entry("b", 0.1, verdict=left, caller="bob", key="camera"), audit("b")])
     store.commit([entry("c", 0.8, verdict=odd)])
-    store.mark([("a", Annotation("none", "ann", 1.0))])
+    store.annotate([("a", Annotation("none", "ann", 1.0))])
     assert ids(store.find(wanted)) == found
     assert store.count(wanted) == len(found)
 
@@ -126,14 +127,15 @@ def test_filters(store: Store, wanted: Filter, found: list[str]) -> None:
 def test_the_last_word_of_people_counts_and_all_or_nothing_is_marked(store: Store) -> None:
     store.commit([entry("a"), entry("b")])
     assert (
-        store.mark([("a", Annotation("none", "ann", 1.0, "a cone")), ("request-b", Annotation(None, "ann", 1.0))]) == 2
+        store.annotate([("a", Annotation("none", "ann", 1.0, "a cone")), ("request-b", Annotation(None, "ann", 1.0))])
+        == 2
     )
-    store.mark([("a", Annotation("roadwork", "bob", 2.0))])
-    marks = {case.entry.id: case.mark for case in store.find()}
+    store.annotate([("a", Annotation("roadwork", "bob", 2.0))])
+    marks = {case.prediction.id: case.annotation for case in store.find()}
     assert marks == {"a": Annotation("roadwork", "bob", 2.0), "b": Annotation(None, "ann", 1.0)}
-    with pytest.raises(BadRequest, match="no answer is known by nobody"):
-        store.mark([("a", Annotation("none", "eve", 3.0)), ("nobody", Annotation("none", "eve", 3.0))])
-    assert store.case("a").mark == Annotation("roadwork", "bob", 2.0)
+    with pytest.raises(BadRequest, match="the journal has no prediction nobody"):
+        store.annotate([("a", Annotation("none", "eve", 3.0)), ("nobody", Annotation("none", "eve", 3.0))])
+    assert store.get("a").annotation == Annotation("roadwork", "bob", 2.0)
 
 
 def photo(number: int, size: int = 1000) -> bytes:
@@ -144,9 +146,9 @@ def test_files_are_kept_by_what_they_contain(opened: Callable[..., Store], tmp_p
     store = opened(cap=10**6)
     store.commit([entry("a", media=photo(1)), entry("b", media=photo(1)), entry("c", media=photo(2)), entry("d")])
     assert len(list((tmp_path / "media").glob("*/*.jpg"))) == 2
-    kept: dict[str, JournalRow] = {case.entry.id: case for case in store.find()}
-    assert [kept[name].kept for name in "abcd"] == [True, True, True, False]
-    assert (store.media(kept["b"]), store.media(kept["d"])) == (photo(1), None)
+    kept: dict[str, JournalRow] = {case.prediction.id: case for case in store.find()}
+    assert [kept[name].media_available for name in "abcd"] == [True, True, True, False]
+    assert (store.read_media(kept["b"]), store.read_media(kept["d"])) == (photo(1), None)
 
 
 def test_the_least_useful_go_first_and_never_what_is_labelled(opened: Callable[..., Store], tmp_path: Path) -> None:
@@ -154,9 +156,9 @@ def test_the_least_useful_go_first_and_never_what_is_labelled(opened: Callable[.
     sure = [entry(f"sure{number}", 0.999, media=photo(number)) for number in range(8)]
     doubtful = [entry(f"doubt{number}", 0.55, media=photo(100 + number)) for number in range(2)]
     store.commit([*sure, *doubtful])
-    store.mark([("sure0", Annotation("roadwork", "ann", 1.0))])
+    store.annotate([("sure0", Annotation("roadwork", "ann", 1.0))])
     store.commit([entry(f"more{number}", 0.6, media=photo(200 + number)) for number in range(5)])
-    kept = {case.entry.id for case in store.find() if case.kept}
+    kept = {case.prediction.id for case in store.find() if case.media_available}
     assert {"sure0", "doubt0", "doubt1", *(f"more{number}" for number in range(5))} <= kept
     assert len(kept) == 9
     on_disk = sum(path.stat().st_size for path in (tmp_path / "media").glob("*/*"))
@@ -166,11 +168,11 @@ def test_the_least_useful_go_first_and_never_what_is_labelled(opened: Callable[.
 def test_labels_alone_may_be_more_than_the_room(opened: Callable[..., Store]) -> None:
     store = opened(cap=1_500)
     store.commit([entry("a", media=photo(1))])
-    store.mark([("a", Annotation("none", "ann", 1.0))])
+    store.annotate([("a", Annotation("none", "ann", 1.0))])
     store.commit([entry("b", media=photo(2))])
-    store.mark([("b", Annotation("none", "ann", 1.0))]) if store.case("b").kept else None
+    store.annotate([("b", Annotation("none", "ann", 1.0))]) if store.get("b").media_available else None
     store.commit([entry("c", media=photo(3))])
-    assert store.case("a").kept
+    assert store.get("a").media_available
 
 
 def test_the_tables_are_what_the_migrations_make(store: Store, url: str) -> None:
@@ -181,35 +183,13 @@ def test_the_tables_are_what_the_migrations_make(store: Store, url: str) -> None
         assert {index["name"] for index in seen.get_indexes(table.name)} == {index.name for index in table.indexes}
 
 
-def test_an_older_journal_is_brought_up_to_date_with_all_that_is_in_it(url: str, opened: Callable[..., Store]) -> None:
-    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    upgrading.upgrade(engine, "0001")
-    with engine.begin() as connection:
-        filled = {column.name: "''" for column in metadata.tables["answers"].columns}
-        filled |= {
-            "id": "'old'",
-            "at_s": "1",
-            "probability": "0.5",
-            "policy_revision": "1",
-            "size": "1",
-            "degraded": "false",
-        }
-        filled |= {"verdict": "'" + verdict("old").model_dump_json().replace(":", r"\:") + "'"}
-        filled |= {"audit": "NULL", "frames": "NULL", "features": "NULL", "arm": "NULL"}
-        quoted = ", ".join(f'"{name}"' for name in filled)
-        connection.execute(text(f"INSERT INTO answers ({quoted}) VALUES ({', '.join(filled.values())})"))
-        connection.execute(text("INSERT INTO marks (\"of\", label, \"by\", at_s) VALUES ('old', 'none', 'ann', 1)"))
-    engine.dispose()
-    assert opened().case("old").mark == Annotation("none", "ann", 1.0, "")
-
-
 def test_a_journal_of_a_later_version_is_left_alone(url: str, opened: Callable[..., Store]) -> None:
     opened()
     engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
-    with pytest.raises(ConfigError, match=r"of a later version \(9999\)"):
+    with pytest.raises(ConfigError, match=r"a later version wrote this journal \(revision 9999\)"):
         opened()
 
 
@@ -256,15 +236,15 @@ def test_whatever_text_others_choose_is_taken(store: Store) -> None:
     odd = "a\0b" + "x" * 5000
     store.commit([entry("a", key=odd, caller=odd, verdict={"request_id": odd, "profile": odd})])
     (case,) = store.find()
-    assert case.entry.key == ("a\ufffdb" + "x" * 5000)[:256]
-    assert case.entry.verdict.request_id == odd
+    assert case.prediction.key == ("a\ufffdb" + "x" * 5000)[:256]
+    assert case.prediction.verdict.request_id == odd
 
 
 def test_a_record_that_is_refused_is_told_from_a_database_that_is_away(opened: Callable[..., Store], url: str) -> None:
     if url.startswith("sqlite"):
         pytest.skip("SQLite takes a text of any length")
     store = opened()
-    with pytest.raises(RejectedRecords, match="does not take a record"):
+    with pytest.raises(RejectedRecords, match="rejects a record"):
         store.commit([entry("a"), entry("b", sha256="0" * 100)])
     assert list(store.find()) == []
 
@@ -277,7 +257,7 @@ def test_a_file_that_the_disk_does_not_take_is_left_out(
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("roadwork_serve.journal.media_files.os.replace", full)
+    monkeypatch.setattr("pathlib.Path.replace", full)
     store.commit([entry("a", media=photo(1)), entry("b")])
-    assert [case.kept for case in store.find()] == [False, False]
+    assert [case.media_available for case in store.find()] == [False, False]
     assert not [path for path in (tmp_path / "media").glob("*/*")]

@@ -74,7 +74,7 @@ class Nodes:
     started: list[Node] = field(default_factory=list)
 
     def start_head(self, cpus: float) -> None:
-        """The node that the others join; its proxy listens where the configuration says."""
+        """Start the head node; its proxy listens at the configured address."""
         for tries_left in range(RAY_TRIES - 1, -1, -1):
             gcs, client, dashboard = (free_port() for _ in range(3))
             self.address, self.dashboard = f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
@@ -114,7 +114,7 @@ class Nodes:
         assert done.returncode == 0, f"serve deploy: {done.stdout}{done.stderr}"
 
     def details(self) -> dict[str, Any]:
-        """What Serve says of its applications, proxies and replicas."""
+        """Return Serve's details of applications, proxies and replicas."""
         return self._ask("/api/serve/applications/")
 
     def settled(self) -> bool:
@@ -168,7 +168,7 @@ class Nodes:
 
 @contextmanager
 def nodes(args: Mapping[str, Any], builder: str, cpus: float) -> Iterator[Nodes]:
-    """A head, with nothing deployed yet; it and all that joined it are gone when the block ends.
+    """Yield a head, with nothing deployed yet; it and all that joined it are gone when the block ends.
 
     args: of the application. builder: of it, as `module:function`. cpus: that the head says it has.
     """

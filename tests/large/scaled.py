@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from ray.serve import Application
 
-from benchmarks.fake_models import open_standins
+from benchmarks.fake_models import open_fake_stages
 from deployments.app import Args, build_app
 from roadwork_serve.cascade.prediction import Stage
 from roadwork_serve.profiles.load import load_profile
@@ -16,7 +16,7 @@ BUILDER = "tests.large.scaled:build"
 
 def open_named(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
     name = f"{os.getpid()} on {os.environ['CUDA_VISIBLE_DEVICES']}"
-    return open_standins(engine.model_copy(update={"model": name}), users)
+    return open_fake_stages(engine.model_copy(update={"model": name}), users)
 
 
 def build(args: Args) -> Application:

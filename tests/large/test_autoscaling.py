@@ -32,17 +32,17 @@ CHANGE = re.compile(r"(?:Upscaling|Downscaling) Deployment\(name='(\w+)', app='r
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A fast VLM that takes 0.3 s an item, one at a time, and may have four replicas where there is room for two."""
+    """Yield a server whose VLM takes 0.3 s an item and may have four replicas, with room for two."""
     folder = tmp_path_factory.mktemp("scaling")
     (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY))
     changes = overrides({"vlm": 1000 * ITEM_S}) | {"policy": str(folder / "policy.yaml")}
     changes["stages"]["vlm"] |= {"max_batch": 1}
     changes["stages"] |= {"reasoner": None, "video": None}
     for name, share in SHARES.items():
-        changes["engines"][name] |= {"device": "cuda", "num_gpus": share, "max_replicas": 4, "runs": "transformers"}
+        changes["engines"][name] |= {"device": "cuda", "num_gpus": share, "max_replicas": 4, "backend": "transformers"}
     environment = {"RAY_OVERRIDE_RESOURCES": json.dumps({"GPU": 2, "CPU": 4})}
     args = {"profile": "mini", "overrides": changes}
-    with started(folder / "log", args, environment, BUILDER, scaling={"hold_s": HOLD_S}) as server:
+    with started(folder / "log", args, environment, BUILDER, scaling={"downscale_delay_s": HOLD_S}) as server:
         yield server
 
 

@@ -40,7 +40,7 @@ def server(gate: Path) -> Iterator[Nodes]:
 
 
 def release(name: str, gate: Path, **vlm: str) -> dict[str, Any]:
-    """A version of the application, told by the model that its stages say they are.
+    """Return a version of the application, told by the model that its stages say they are.
 
     gate: a file without which the reasoner does not get past requests whose id begins with "held"; what it was given
     is told in a file beside it. vlm: options of the fast VLM.
@@ -58,7 +58,7 @@ def models(verdict: Verdict) -> set[str | None]:
 
 
 async def deployed_under_load(server: Nodes) -> list[Verdict]:
-    """The verdicts around a `serve deploy`, in the order they came.
+    """Return the verdicts around a `serve deploy`, in the order they came.
 
     Every request that was sent got one, and no other, and each is in the journal, once.
     """

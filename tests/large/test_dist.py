@@ -31,7 +31,7 @@ class Installed:
     environment: dict[str, str]
 
     def run(self, program: str, *arguments: str) -> str:
-        """What one of its programs prints."""
+        """Run a program of the wheel and return its output."""
         command = [self.python.with_name(program), *arguments]
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=240
@@ -50,7 +50,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    """The wheel alone. What it depends on would take minutes to install: that is of the environment of the tests."""
+    """Install the wheel alone; its dependencies are those of the tests' environment."""
     home = tmp_path_factory.mktemp("home")
     python = home / "venv/bin/python"
     with tempfile.TemporaryDirectory(prefix="rw-") as ray:  # Ray's socket paths must be short
@@ -128,7 +128,7 @@ def test_the_server_runs_and_keeps_its_journal_where_it_was_started(installed: I
         eventually(lambda: ready(url), 240, "the server is ready")
         (scene,) = (installed.folder / "scenes").glob("*.jpg")
         told = BatchResult.model_validate_json(
-            installed.run("roadwork", "classify", "--url", url, "--json", str(scene))
+            installed.run("roadwork", "classify", "--server", url, "--json", str(scene))
         )
         assert [result.verdict is not None for result in told.results] == [True]
         eventually(

@@ -17,7 +17,7 @@ import pytest
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, NotReady, RoadworkError
 from roadwork_serve.media import Clip, Photo, read
-from roadwork_serve.media import decode_pool as readers_module
+from roadwork_serve.media import decode_pool as decode_pool_module
 from roadwork_serve.media.decode_pool import DecodePool
 from roadwork_serve.profiles.profile import MediaLimits
 from tests import corpus
@@ -65,7 +65,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def hung(opened: DecodePool, begun: Path) -> asyncio.Task[Clip | Photo]:
-    """A read that has begun and does not end."""
+    """Return a read that has begun and does not end."""
     task = asyncio.create_task(opened.read(HANGS + bytes(begun), LIMITS))
     await until(begun.exists)
     return task
@@ -127,14 +127,14 @@ async def test_a_file_at_the_limit_of_pixels_fits_into_the_memory_of_its_process
 
 
 async def test_a_file_that_takes_more_memory_than_it_may_is_too_large(weak: DecodePool) -> None:
-    with pytest.raises(MediaTooLarge, match="takes more memory to decode than it may; send"):
+    with pytest.raises(MediaTooLarge, match="decoding the photo takes too much memory; send"):
         await weak.read(EATS, MediaLimits(max_pixels=1, max_bytes=1000))
 
 
 async def test_a_file_that_ends_its_process_harms_no_other(weak: DecodePool) -> None:
     (before,) = weak.pids
     fatal, next_one = asyncio.create_task(weak.read(DIES, LIMITS)), asyncio.create_task(weak.read(GOOD, LIMITS))
-    with pytest.raises(BrokenMedia, match="the file broke what reads it; export it again"):
+    with pytest.raises(BrokenMedia, match="the file crashes the decoder; export it again"):
         await fatal
     assert isinstance(await next_one, Photo)
     assert weak.pids != [before]
@@ -177,7 +177,7 @@ async def test_a_quick_read_that_nobody_waits_for_does_not_cost_its_process(weak
     before = weak.pids
     task = asyncio.create_task(weak.read(GOOD, LIMITS))
     await asyncio.sleep(0)
-    assert not weak.free
+    assert not weak.idle
     task.cancel()
     assert isinstance(await weak.read(GOOD, LIMITS), Photo)
     assert weak.pids == before
@@ -193,7 +193,7 @@ async def test_reads_wait_for_their_turn_in_order_and_one_cancelled_meanwhile_co
 
     tasks = [asyncio.create_task(numbered(number)) for number in range(6)]
     await asyncio.sleep(0)
-    assert not weak.free
+    assert not weak.idle
     tasks[3].cancel()
     await asyncio.wait(tasks)
     assert done == [0, 1, 2, 4, 5]
@@ -204,7 +204,7 @@ async def test_no_more_files_are_read_at_once_than_there_are_processes(tmp_path:
     async with readers(2) as opened:
         first, second = [await hung(opened, tmp_path / name) for name in "ab"]
         waiting = asyncio.create_task(opened.read(GOOD, LIMITS))
-        await until(lambda: not opened.free)
+        await until(lambda: not opened.idle)
         assert len(opened.pids) == 2 and not waiting.done()
         first.cancel()
         assert isinstance(await waiting, Photo)
@@ -232,13 +232,13 @@ FRAMES = {"kind": "clip", "width": 1, "height": 1, "seconds": 1}
 )
 def test_lies_of_a_process_that_was_taken_over_are_seen_through(header: object, size: int) -> None:
     with pytest.raises((ValueError, KeyError, TypeError, OverflowError)):
-        readers_module._answer(header, bytearray(size), GOOD, "image/jpeg", LIMITS)
+        decode_pool_module._parse(header, bytearray(size), GOOD, "image/jpeg", LIMITS)
 
 
 async def test_a_process_that_lies_is_replaced(weak: DecodePool) -> None:
     for lie in ([["kind"], 0], [{"kind": "photo"}, 10**9], [{"kind": "m" * 10**6}, 0]):
         (before,) = weak.pids
-        with pytest.raises(BrokenMedia, match="the file broke what reads it"):
+        with pytest.raises(BrokenMedia, match="the file crashes the decoder"):
             await weak.read(LIES + json.dumps(lie).encode(), LIMITS)
         assert isinstance(await weak.read(GOOD, LIMITS), Photo)
         assert gone(before)
@@ -258,7 +258,7 @@ async def test_processes_end_with_their_readers(weak: DecodePool, tmp_path: Path
     task = await hung(weak, tmp_path / "begun")
     await weak.aclose()
     assert gone(pid)
-    with pytest.raises(NotReady, match="the server stops; send the file to another"):
+    with pytest.raises(NotReady, match="the server is shutting down; send the file to another"):
         await task
     with pytest.raises(NotReady):
         await weak.read(GOOD, LIMITS)
@@ -270,11 +270,11 @@ def test_processes_end_when_their_parent_is_killed(reads: bool, tmp_path: Path) 
     program = f"""
 import asyncio
 from pathlib import Path
-from roadwork_serve.media.decode_pool import Readers
+from roadwork_serve.media.decode_pool import DecodePool
 from roadwork_serve.profiles.profile import MediaLimits
 
 async def main():
-    readers = Readers(1, "tests.weak_reader")
+    readers = DecodePool(1, "tests.weak_reader")
     await readers.ready()
     if {reads}:
         reading = asyncio.create_task(readers.read({HANGS + bytes(begun)!r}, MediaLimits(max_decode_s=1)))
@@ -303,7 +303,7 @@ async def test_no_process_to_be_had_is_told_of(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_one_that_cannot_start_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     async with readers(module="tests.no_such_module") as opened:
-        with pytest.raises(RoadworkError, match="the process that reads media does not start; the server's log says"):
+        with pytest.raises(RoadworkError, match="the decoding process does not start; see the server's log"):
             await opened.read(GOOD, LIMITS)
         with pytest.raises(RoadworkError):
             await opened.ready()

@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, ImageOps
 from roadwork_serve.errors import MediaError, MediaTooLarge, UnsupportedMedia
 from roadwork_serve.media import Clip, Photo, open_rgb, read, squash
 from roadwork_serve.media import clip as clip_module
-from roadwork_serve.media.clip import spread
+from roadwork_serve.media.clip import evenly_spaced
 from roadwork_serve.profiles.profile import MediaLimits
 from tests import corpus
 
@@ -219,7 +219,7 @@ class TestLimits:
         [
             ({"max_clip_frames": 39}, r"frames; at most 39 .*max_clip_frames"),
             ({"max_seconds": 3.5}, r"has 4 seconds; at most 3.5 .*max_seconds"),
-            ({"max_pixels": 3071}, r"has 3,072 pixels a frame; at most 3,071 .*max_pixels"),
+            ({"max_pixels": 3071}, r"has 3,072 pixels per frame; at most 3,071 .*max_pixels"),
         ],
     )
     def test_of_clips_hold_before_decoding(
@@ -233,7 +233,7 @@ class TestLimits:
 
     def test_a_clip_with_larger_pictures_than_its_header_says_is_refused(self) -> None:
         data = corpus.patched(corpus.clip(size=(320, 240)), b"avc1", ">HH", 32, 24, skip=4 + 4 + 4 + 16)
-        with pytest.raises(MediaTooLarge, match=r"76,800 pixels a frame; at most 10,000 .*max_pixels"):
+        with pytest.raises(MediaTooLarge, match=r"76,800 pixels per frame; at most 10,000 .*max_pixels"):
             read(data, MediaLimits(max_pixels=10_000))
 
 
@@ -328,13 +328,13 @@ class TestClips:
 
     @given(st.lists(st.integers(-1000, 10**6), min_size=1, max_size=60, unique=True).map(sorted), st.integers(1, 64))
     def test_spread_picks_that_many_in_order(self, times: list[int], count: int) -> None:
-        picked = spread(times, count)
+        picked = evenly_spaced(times, count)
         assert len(picked) == min(count, len(times))
         assert list(picked) == sorted(set(picked)) and set(picked) <= set(times)
 
     @given(st.integers(1, 500), st.integers(1, 64))
     def test_spread_is_even(self, frames: int, count: int) -> None:
-        picked = spread(range(frames), count)
+        picked = evenly_spaced(range(frames), count)
         gaps = np.diff([-0.5 - picked[0], *picked, 2 * frames - picked[-1] - 1.5])
         assert max(gaps[1:-1], default=1) - min(gaps[1:-1], default=1) <= 1
         assert abs(gaps[0] - gaps[-1]) <= 2

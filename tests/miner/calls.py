@@ -11,12 +11,13 @@ from bittensor_core import Keypair
 
 from roadwork_serve.errors import StageLost
 from roadwork_serve.miner.axon import Axon, Limits
-from roadwork_serve.miner.blacklist import Blacklist, BlacklistConfig, PrioritySemaphore
+from roadwork_serve.miner.blacklist import Blacklist, BlacklistConfig
 from roadwork_serve.miner.forward import ForwardCache
 from roadwork_serve.miner.hotkeys import verify
 from roadwork_serve.miner.metagraph import Metagraph, NeuronInfo
 from roadwork_serve.miner.metrics import MinerMetrics
-from roadwork_serve.miner.nonces import Nonces
+from roadwork_serve.miner.nonces import NonceStore
+from roadwork_serve.miner.priority import PrioritySemaphore
 from roadwork_serve.miner.protocol import BODY_HASH
 from roadwork_serve.schema import Exit, Verdict
 from tests.journal.made import verdict
@@ -80,7 +81,7 @@ def headers(
     timeout: str = "9.0",
     **changes: str | None,
 ) -> list[tuple[str, str]]:
-    """What a Dendrite sends with a call. changes: headers to send otherwise; None leaves one out."""
+    """Return the headers of a Dendrite's call. `changes` replaces headers; None removes one."""
     nonce = time.time_ns() - int(age_s * 1e9) if nonce is None else nonce
     message = f"{nonce}.{key.ss58_address}.{to}.uuid-1.{BODY_HASH}".encode()
     told: dict[str, str | None] = {
@@ -104,7 +105,7 @@ def headers(
 
 
 def body(picture: bytes = PICTURE, **fields: Any) -> bytes:
-    """A synapse's JSON."""
+    """Return a synapse's JSON."""
     image = base64.b64encode(picture).decode()
     told = {"name": "ImageSynapse", "timeout": 9.0, "image": image, "prediction": -1.0, "testnet_label": -1}
     return json.dumps(told | fields).encode()
@@ -123,7 +124,7 @@ def axon(
         MINER.ss58_address,
         verify,
         Blacklist(terms, neurons),
-        Nonces(),
+        NonceStore(),
         ForwardCache(cascade, turns or PrioritySemaphore(8, 8)),
         counts or MinerMetrics(),
         limits,

@@ -23,8 +23,9 @@ from roadwork_serve.errors import (
     UnsupportedMedia,
 )
 from roadwork_serve.miner.axon import Axon, Limits
-from roadwork_serve.miner.blacklist import BlacklistConfig, PrioritySemaphore
+from roadwork_serve.miner.blacklist import BlacklistConfig
 from roadwork_serve.miner.metrics import MinerMetrics
+from roadwork_serve.miner.priority import PrioritySemaphore
 from tests.miner.calls import (
     BANNED,
     NEIGHBOUR,
@@ -54,7 +55,7 @@ async def post(
 
 
 async def well(to: httpx.AsyncClient) -> None:
-    """A good call is answered within a second."""
+    """Check that a good call is answered within a second."""
     began = time.monotonic()
     reply = await post(to)
     assert (reply.status_code, reply.json()["prediction"]) == (200, 0.9)
@@ -89,7 +90,7 @@ def twice(name: str) -> list[tuple[str, str]]:
 
 
 def wrong(status: int, message: str, name: str, *values: str) -> list[Any]:
-    """Calls with a header that says something else."""
+    """Return calls with a changed header."""
     return [
         pytest.param(partial(headers, **{name: text}), status, message, id=f"{name} {text[:16]}") for text in values
     ]
@@ -113,7 +114,7 @@ BAD_HEADERS = [
     pytest.param(partial(headers, to=STRANGER.ss58_address), 401, "another hotkey", id="another receiver"),
     pytest.param(partial(headers, key=STRANGER), 403, "not registered", id="a stranger"),
     pytest.param(partial(headers, key=NEIGHBOUR), 403, "permit", id="no validator"),
-    pytest.param(partial(headers, key=POOR), 403, "100 is asked for", id="little stake"),
+    pytest.param(partial(headers, key=POOR), 403, "100 is needed", id="little stake"),
     pytest.param(partial(headers, key=BANNED), 403, "deny-list", id="denied"),
 ]
 
@@ -163,16 +164,16 @@ async def test_a_nonce_is_not_used_up_by_who_cannot_sign_it() -> None:
 
 
 BAD_BODIES = [
-    pytest.param(b"", 422, "no JSON", id="empty"),
-    pytest.param(b"\xff\xfe\x00", 422, "no JSON", id="no text"),
-    pytest.param(b"[" * 4000, 422, "no JSON", id="deeply nested"),
-    pytest.param(b'{"a":' * 2000, 422, "no JSON", id="deeply nested objects"),
+    pytest.param(b"", 422, "not valid JSON", id="empty"),
+    pytest.param(b"\xff\xfe\x00", 422, "not valid JSON", id="no text"),
+    pytest.param(b"[" * 4000, 422, "not valid JSON", id="deeply nested"),
+    pytest.param(b'{"a":' * 2000, 422, "not valid JSON", id="deeply nested objects"),
     pytest.param(b"[" * 100_000, 422, "too many fields", id="nested beyond measure"),
     pytest.param(b'{"a":[' + b"[]," * 300_000 + b'[]],"image":"AAAA"}', 422, "too many fields", id="a bomb of lists"),
-    pytest.param(body(b"\x00\x00\x00\x18ftypmp42"), 422, "no JPEG, PNG or WebP", id="a clip"),
-    pytest.param(body(b"RIFF\x00\x00\x00\x00AVI LIST"), 422, "no JPEG, PNG or WebP", id="another clip"),
-    pytest.param(b'{"image": "' + b"A" * 10, 422, "no JSON", id="cut off"),
-    pytest.param(b'{"testnet_label": ' + b"9" * 10_000 + b"}", 422, "no JSON", id="a number of 10,000 digits"),
+    pytest.param(body(b"\x00\x00\x00\x18ftypmp42"), 422, "not a JPEG, PNG or WebP", id="a clip"),
+    pytest.param(body(b"RIFF\x00\x00\x00\x00AVI LIST"), 422, "not a JPEG, PNG or WebP", id="another clip"),
+    pytest.param(b'{"image": "' + b"A" * 10, 422, "not valid JSON", id="cut off"),
+    pytest.param(b'{"testnet_label": ' + b"9" * 10_000 + b"}", 422, "not valid JSON", id="a number of 10,000 digits"),
     pytest.param(b"[]", 422, "object", id="a list"),
     pytest.param(b"null", 422, "object", id="null"),
     pytest.param(b"{}", 422, "image", id="no image"),
@@ -213,7 +214,7 @@ async def test_a_body_that_does_not_say_how_long_it_is_is_cut_off_all_the_same()
 
 
 async def asked_for(told: list[tuple[str, str]]) -> tuple[int, list[str]]:
-    """The status, and in which order the body was asked for and the answer begun, of a call whose body never comes."""
+    """Return the status, and the order of body read and response, of a call whose body never comes."""
     happened: list[str] = []
 
     async def receive() -> dict[str, Any]:
@@ -229,13 +230,13 @@ async def asked_for(told: list[tuple[str, str]]) -> tuple[int, list[str]]:
         "root_path": "", "headers": [(name.encode(), value.encode()) for name, value in told],
     }  # fmt: skip
     to = axon(Said())
-    authorised = to._authorised
+    authorize = to._authorize
 
     def noted(*arguments: Any) -> float:
         happened.append("judged")
-        return authorised(*arguments)
+        return authorize(*arguments)
 
-    to._authorised = noted  # type: ignore[method-assign]
+    to._authorize = noted  # type: ignore[method-assign]
     await to.app()(scope, receive, send)  # type: ignore[arg-type]
     starts = [each for each in happened if each.startswith("http.response.start")]
     return int(starts[0].split()[-1]), happened
@@ -320,7 +321,7 @@ async def test_where_nothing_can_be_said_the_answer_is_minus_one() -> None:
     async with client(axon(cascade, counts=counts)) as to:
         reply = await post(to)
     assert (reply.status_code, reply.json()["prediction"]) == (200, -1.0)
-    assert b"roadwork_miner_silent_total 1.0" in counts.text()
+    assert b"roadwork_miner_abstained_total 1.0" in counts.render()
 
 
 async def test_a_deadline_that_passes_is_told_so() -> None:
@@ -328,7 +329,7 @@ async def test_a_deadline_that_passes_is_told_so() -> None:
     cascade.gate = asyncio.Event()
     async with client(axon(cascade)) as to:
         reply = await post(to, headers(timeout="0.7"))
-        assert (reply.status_code, "time was over" in reply.json()["message"]) == (408, True)
+        assert (reply.status_code, "timeout passed" in reply.json()["message"]) == (408, True)
         assert (await post(to, headers(timeout="0.1"))).status_code == 408, "below the margin"
         cascade.gate.set()
         await well(to)
@@ -342,7 +343,7 @@ async def test_no_hotkey_has_more_calls_a_minute_or_at_once_than_it_may() -> Non
         first = asyncio.create_task(post(to))
         await asyncio.wait_for(cascade.begun.wait(), 5)
         second = await post(to)
-        assert (second.status_code, "in work" in second.json()["message"]) == (429, True)
+        assert (second.status_code, "in flight" in second.json()["message"]) == (429, True)
         cascade.gate.set()
         assert (await first).status_code == 200
         statuses = [(await post(to)).status_code for _ in range(3)]
@@ -382,8 +383,8 @@ async def test_refusals_and_answers_are_counted_with_the_reward_where_the_label_
             await post(to, content=body(PICTURE + bytes([at]), testnet_label=label))
         await post(to, content=body(PICTURE + bytes([2]), testnet_label=1))
         await post(to, headers(key=STRANGER))
-    told = counts.text().decode()
-    assert 'roadwork_miner_refused_total{reason="stranger"} 1.0' in told
-    assert 'roadwork_miner_answered_total{exit="backbone"} 4.0' in told
-    assert "roadwork_miner_known_total 1.0" in told
-    assert "roadwork_miner_reward 1.0" in told and "roadwork_miner_labelled 4.0" in told
+    told = counts.render().decode()
+    assert 'roadwork_miner_rejected_total{reason="unrecognized"} 1.0' in told
+    assert 'roadwork_miner_answers_total{exit="backbone"} 4.0' in told
+    assert "roadwork_miner_cache_hits_total 1.0" in told
+    assert "roadwork_miner_reward 1.0" in told and "roadwork_miner_labeled_answers 4.0" in told

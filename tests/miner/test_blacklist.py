@@ -2,9 +2,10 @@ import asyncio
 
 import pytest
 
-from roadwork_serve.miner.blacklist import Blacklist, BlacklistConfig, PrioritySemaphore
+from roadwork_serve.miner.blacklist import Blacklist, BlacklistConfig
 from roadwork_serve.miner.metagraph import Metagraph
-from roadwork_serve.miner.protocol import Refused
+from roadwork_serve.miner.priority import PrioritySemaphore
+from roadwork_serve.miner.protocol import CallRejected
 
 
 async def test_the_highest_stake_goes_first_and_equal_ones_in_the_order_they_came() -> None:
@@ -12,7 +13,7 @@ async def test_the_highest_stake_goes_first_and_equal_ones_in_the_order_they_cam
     begun, gate = asyncio.Event(), asyncio.Event()
 
     async def one(name: str, stake: float, wait: bool = False) -> None:
-        async with turns.turn(stake):
+        async with turns.slot(stake):
             done.append(name)
             begun.set()
             if wait:
@@ -24,7 +25,7 @@ async def test_the_highest_stake_goes_first_and_equal_ones_in_the_order_they_cam
     await asyncio.sleep(0)
     rest.pop().cancel()
     await asyncio.sleep(0)
-    assert turns.waiting == 4
+    assert turns.queued == 4
     gate.set()
     await asyncio.gather(first, *rest)
     assert done == ["first", "d", "b", "c", "a"]
@@ -35,17 +36,17 @@ async def test_a_turn_that_comes_while_its_caller_leaves_goes_to_the_next() -> N
     order: list[str] = []
 
     async def one(name: str) -> None:
-        async with turns.turn(0):
+        async with turns.slot(0):
             order.append(name)
 
-    async with turns.turn(0):
+    async with turns.slot(0):
         leaver, stayer = asyncio.create_task(one("leaver")), asyncio.create_task(one("stayer"))
         await asyncio.sleep(0)
     leaver.cancel()  # its turn has come, and it has not run since
     await asyncio.wait([leaver, stayer], timeout=5)
     assert order == ["stayer"]
-    async with asyncio.timeout(5), turns.turn(0):
-        assert turns.waiting == 0
+    async with asyncio.timeout(5), turns.slot(0):
+        assert turns.queued == 0
 
 
 async def test_a_minute_gives_back_what_a_minute_takes() -> None:
@@ -56,9 +57,9 @@ async def test_a_minute_gives_back_what_a_minute_takes() -> None:
         passed = 0
         for _ in range(count):
             try:
-                async with guard.call("v"):
+                async with guard.limit("v"):
                     passed += 1
-            except Refused as refusal:
+            except CallRejected as refusal:
                 assert refusal.status == 429
         return passed
 
@@ -72,9 +73,9 @@ async def test_a_minute_gives_back_what_a_minute_takes() -> None:
 async def test_a_call_that_fails_frees_its_place() -> None:
     guard = Blacklist(BlacklistConfig(max_concurrent=1), Metagraph)
     with pytest.raises(ZeroDivisionError):
-        async with guard.call("v"):
+        async with guard.limit("v"):
             raise ZeroDivisionError
-    async with guard.call("v"):
+    async with guard.limit("v"):
         pass
 
 
@@ -83,24 +84,24 @@ async def test_a_full_queue_makes_room_for_more_stake_and_for_no_less() -> None:
     went: list[str] = []
 
     async def wait(name: str, stake: float) -> None:
-        async with turns.turn(stake):
+        async with turns.slot(stake):
             went.append(name)
 
-    async with turns.turn(0.0):
+    async with turns.slot(0.0):
         poor, middling = asyncio.create_task(wait("poor", 1.0)), asyncio.create_task(wait("middling", 5.0))
         await asyncio.sleep(0)
-        with pytest.raises(Refused, match="too many"):
+        with pytest.raises(CallRejected, match="too many"):
             await wait("as poor", 1.0)
         rich = asyncio.create_task(wait("rich", 9.0))
-        with pytest.raises(Refused, match="too many"):
+        with pytest.raises(CallRejected, match="too many"):
             await poor
-        assert turns.waiting == 2
+        assert turns.queued == 2
     await asyncio.gather(middling, rich)
     assert went == ["rich", "middling"]
 
 
 def test_while_the_chain_has_not_been_read_nobody_is_called_a_stranger() -> None:
-    with pytest.raises(Refused, match="has not read the chain") as refused:
-        Blacklist(BlacklistConfig(), Metagraph).admit("v")
+    with pytest.raises(CallRejected, match="has not read the chain") as refused:
+        Blacklist(BlacklistConfig(), Metagraph).check("v")
     assert refused.value.status == 503
-    assert Blacklist(BlacklistConfig(allow=frozenset({"v"})), Metagraph).admit("v") == 0.0
+    assert Blacklist(BlacklistConfig(allow=frozenset({"v"})), Metagraph).check("v") == 0.0

@@ -15,7 +15,7 @@ from roadwork_serve.miner.chain import AxonEndpoint, Chain
 from tests.miner.calls import MINER, STRANGER, VALIDATOR
 from tests.miner.node import Node
 
-PLACE = AxonEndpoint("203.0.113.7", 8091)
+ENDPOINT = AxonEndpoint("203.0.113.7", 8091)
 
 
 def chain(node: Node, folder: Path, **settings: Any) -> Chain:
@@ -25,17 +25,17 @@ def chain(node: Node, folder: Path, **settings: Any) -> Chain:
 async def test_who_is_registered_is_read_and_kept_over_a_restart(tmp_path: Path) -> None:
     node = Node()
     read = chain(node, tmp_path)
-    assert (len(read.neurons), read.registered) == (0, None)
-    await read.look()
-    validator = read.neurons.by_hotkey[VALIDATOR.ss58_address]
-    assert (validator.uid, validator.stake, validator.permit, read.registered) == (0, 5000.0, True, True)
+    assert (len(read.metagraph), read.registered) == (0, None)
+    await read.refresh()
+    validator = read.metagraph.by_hotkey[VALIDATOR.ss58_address]
+    assert (validator.uid, validator.stake, validator.validator_permit, read.registered) == (0, 5000.0, True, True)
     assert (node.connected, node.closed) == (1, 1)
     node.down = True
     again = chain(node, tmp_path)
-    assert (again.neurons, again.registered, again.stale) == (read.neurons, True, False)
+    assert (again.metagraph, again.registered, again.stale) == (read.metagraph, True, False)
     with pytest.raises(ConnectionRefusedError):
-        await again.look()
-    assert again.neurons == read.neurons
+        await again.refresh()
+    assert again.metagraph == read.metagraph
 
 
 async def test_it_comes_back_by_itself_and_tries_ever_later(
@@ -55,31 +55,31 @@ async def test_it_comes_back_by_itself_and_tries_ever_later(
     with caplog.at_level(logging.WARNING), pytest.raises(asyncio.CancelledError):
         await read.run()
     assert waits == [5, 10, 20, 40, 60, 60, 60]
-    assert read.registered and len(read.neurons) == 2
-    assert "nobody listens; there is none to use" in caplog.text
+    assert read.registered and len(read.metagraph) == 2
+    assert "nobody listens; no metagraph is stored" in caplog.text
 
 
 async def test_a_metagraph_that_has_not_been_read_for_long_is_stale_and_used_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = chain(Node(), tmp_path, refresh_s=60.0)
-    await read.look()
+    await read.refresh()
     later = time.time() + 181
     monkeypatch.setattr("roadwork_serve.miner.chain.time.time", lambda: later)
-    assert read.stale and VALIDATOR.ss58_address in read.neurons.by_hotkey
+    assert read.stale and VALIDATOR.ss58_address in read.metagraph.by_hotkey
 
 
 async def test_a_hotkey_that_leaves_the_subnet_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     node = Node()
     read = chain(node, tmp_path)
-    await read.look()
+    await read.refresh()
     node.hotkeys = [VALIDATOR.ss58_address, STRANGER.ss58_address]
-    await read.look()
+    await read.refresh()
     assert read.registered is False
     assert "is not registered on subnet 72" in caplog.text
 
 
-async def test_its_place_is_published_where_the_chain_says_another_and_only_there(
+async def test_the_endpoint_is_published_only_if_the_chain_has_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     node, wallet, published = Node(), object(), list[Any]()
@@ -95,13 +95,13 @@ async def test_its_place_is_published_where_the_chain_says_another_and_only_ther
         return Result()
 
     monkeypatch.setattr(Client, "execute", execute)
-    read = chain(node, tmp_path, place=PLACE, wallet=wallet)
-    await read.look()
+    read = chain(node, tmp_path, endpoint=ENDPOINT, wallet=wallet)
+    await read.refresh()
     assert read.failures == 0 and "ServingRateLimitExceeded" in caplog.text
-    await read.look()
+    await read.refresh()
     assert [(each.netuid, each.ip, each.port) for each in published] == [(72, "203.0.113.7", 8091)] * 2
-    node.axon = {"ip": int(ipaddress.ip_address(PLACE.ip)), "port": PLACE.port, "ip_type": 4}
-    await read.look()
+    node.axon = {"ip": int(ipaddress.ip_address(ENDPOINT.ip)), "port": ENDPOINT.port, "ip_type": 4}
+    await read.refresh()
     assert len(published) == 2
 
 
@@ -109,13 +109,13 @@ async def test_a_subnet_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     node = Node()
     node.there = False
     with pytest.raises(ConfigError, match="no subnet 72"):
-        await chain(node, tmp_path).look()
+        await chain(node, tmp_path).refresh()
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"neurons": 1}', '{"block": 1, "at_s": 1, "neurons": [[1]]}'])
 def test_a_kept_metagraph_that_is_broken_is_as_good_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "metagraph.json").write_text(text)
-    assert len(chain(Node(), tmp_path).neurons) == 0
+    assert len(chain(Node(), tmp_path).metagraph) == 0
 
 
 @pytest.mark.parametrize("ip", ["127.0.0.1", "0.0.0.0", "::1", "here", ""])
@@ -128,9 +128,9 @@ async def test_looking_alone_publishes_nothing_and_says_what_would_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Client, "execute", lambda *_: pytest.fail("it signed something"))
-    read = chain(Node(), tmp_path, place=PLACE, wallet=object())
-    await read.look(publish=False)
-    assert read.to_publish == PLACE
+    read = chain(Node(), tmp_path, endpoint=ENDPOINT, wallet=object())
+    await read.refresh(publish=False)
+    assert read.to_publish == ENDPOINT
 
 
 async def test_a_folder_that_cannot_be_written_hinders_nothing_else(
@@ -139,11 +139,11 @@ async def test_a_folder_that_cannot_be_written_hinders_nothing_else(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("roadwork_serve.miner.chain._keep", full)
+    monkeypatch.setattr("roadwork_serve.miner.chain._store", full)
     read = chain(Node(), tmp_path)
-    await read.look()
-    assert read.registered and read.failures == 0 and len(read.neurons) == 2
-    assert "cannot be kept" in caplog.text
+    await read.refresh()
+    assert read.registered and read.failures == 0 and len(read.metagraph) == 2
+    assert "Cannot store the metagraph" in caplog.text
 
 
 def test_a_place_is_spelt_as_the_chain_does() -> None:

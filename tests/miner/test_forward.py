@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from roadwork_serve.errors import DeadlineExceeded, StageFailed, StageLost
-from roadwork_serve.miner.blacklist import PrioritySemaphore
 from roadwork_serve.miner.forward import ForwardCache
-from roadwork_serve.miner.protocol import Refused
+from roadwork_serve.miner.priority import PrioritySemaphore
+from roadwork_serve.miner.protocol import CallRejected
 from roadwork_serve.schema import Exit, Verdict
 from tests.miner.calls import Said
 
@@ -16,7 +16,7 @@ async def test_a_picture_that_many_send_is_looked_at_once_and_answered_alike() -
     cascade = Said()
     cascade.gate = asyncio.Event()
     answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
-    asking = [asyncio.create_task(answers.of(b"one", time.monotonic() + 9, str(at), "k")) for at in range(5)]
+    asking = [asyncio.create_task(answers.classify(b"one", time.monotonic() + 9, str(at), "k")) for at in range(5)]
     await cascade.begun.wait()
     cascade.probability = 0.2
     asking.pop(0).cancel()  # who asked first leaves; the others still get their answer
@@ -24,7 +24,7 @@ async def test_a_picture_that_many_send_is_looked_at_once_and_answered_alike() -
     found = await asyncio.gather(*asking)
     assert len(cascade.asked) == 1
     assert {verdict.probability for verdict, _ in found} == {0.2} and all(known for _, known in found)
-    assert not (await answers.of(b"two", time.monotonic() + 9, "x", "k"))[1]
+    assert not (await answers.classify(b"two", time.monotonic() + 9, "x", "k"))[1]
 
 
 async def test_after_a_minute_it_is_looked_at_again() -> None:
@@ -32,7 +32,7 @@ async def test_after_a_minute_it_is_looked_at_again() -> None:
     answers = ForwardCache(cascade, PrioritySemaphore(8, 8), lambda: times[-1])
     for at_s, asked in ((0.0, 1), (59.0, 1), (61.0, 2)):
         times.append(at_s)
-        await answers.of(b"one", time.monotonic() + 9, "x", "k")
+        await answers.classify(b"one", time.monotonic() + 9, "x", "k")
         assert len(cascade.asked) == asked
 
 
@@ -41,12 +41,12 @@ async def test_an_error_is_not_kept_and_a_deadline_ends_only_ones_own_wait() -> 
     answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     cascade.error = StageFailed("gone")
     with pytest.raises(StageFailed):
-        await answers.of(b"one", time.monotonic() + 9, "x", "k")
+        await answers.classify(b"one", time.monotonic() + 9, "x", "k")
     cascade.error, cascade.gate = None, asyncio.Event()
     with pytest.raises(TimeoutError):
-        await answers.of(b"one", time.monotonic() + 0.01, "x", "k")
+        await answers.classify(b"one", time.monotonic() + 0.01, "x", "k")
     cascade.gate.set()
-    verdict, known = await answers.of(b"one", time.monotonic() + 9, "x", "k")
+    verdict, known = await answers.classify(b"one", time.monotonic() + 9, "x", "k")
     assert (verdict.probability, known, len(cascade.asked)) == (0.9, True, 2)
     await answers.aclose()
 
@@ -56,10 +56,10 @@ async def test_who_joins_somebody_in_a_hurry_gets_an_answer_that_is_not_cut_shor
     cascade.stalls = True
     answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     now = time.monotonic()
-    hasty = asyncio.create_task(answers.of(b"one", now + 0.6, "a", "k"))
+    hasty = asyncio.create_task(answers.classify(b"one", now + 0.6, "a", "k"))
     await cascade.begun.wait()
     cascade.stalls, cascade.probability = False, 0.7
-    patient = asyncio.create_task(answers.of(b"one", now + 9, "b", "k"))
+    patient = asyncio.create_task(answers.classify(b"one", now + 9, "b", "k"))
     await asyncio.sleep(0)
     cascade.probability = 0.2
     assert (await hasty)[0].exit.reason == "deadline"
@@ -72,8 +72,8 @@ async def test_who_joins_somebody_who_runs_out_of_time_tries_himself() -> None:
     cascade.gate, cascade.error = asyncio.Event(), DeadlineExceeded("over")
     answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     now = time.monotonic()
-    hasty = asyncio.create_task(answers.of(b"one", now + 2, "a", "k"))
-    patient = asyncio.create_task(answers.of(b"one", now + 9, "b", "k"))
+    hasty = asyncio.create_task(answers.classify(b"one", now + 2, "a", "k"))
+    patient = asyncio.create_task(answers.classify(b"one", now + 9, "b", "k"))
     await cascade.begun.wait()
     cascade.gate.set()
     with pytest.raises(DeadlineExceeded):
@@ -91,7 +91,7 @@ async def test_an_answer_that_was_cut_short_is_not_kept(fields: dict[str, Any]) 
     cascade = Short()
     answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     for asked in (1, 2):
-        assert not (await answers.of(b"one", time.monotonic() + 9, "x", "k"))[1]
+        assert not (await answers.classify(b"one", time.monotonic() + 9, "x", "k"))[1]
         assert len(cascade.asked) == asked
 
 
@@ -100,15 +100,15 @@ async def test_a_look_that_is_given_up_is_an_error_and_no_end_of_the_caller() ->
         async def classify(self, data: bytes, deadline_ms: int, request_id: str, key: str) -> Verdict:
             raise asyncio.CancelledError
 
-    with pytest.raises(StageLost, match="given up"):
-        await ForwardCache(LetGo(), PrioritySemaphore(8, 8)).of(b"one", time.monotonic() + 9, "x", "k")
+    with pytest.raises(StageLost, match="cancelled"):
+        await ForwardCache(LetGo(), PrioritySemaphore(8, 8)).classify(b"one", time.monotonic() + 9, "x", "k")
 
 
 async def test_a_known_answer_waits_for_no_turn() -> None:
     cascade, turns = Said(), PrioritySemaphore(1, 0)
     answers = ForwardCache(cascade, turns)
-    await answers.of(b"one", time.monotonic() + 9, "x", "k")
-    async with turns.turn(0.0):
-        assert (await answers.of(b"one", time.monotonic() + 9, "x", "k"))[1]
-        with pytest.raises(Refused, match="too many"):
-            await answers.of(b"two", time.monotonic() + 9, "x", "k")
+    await answers.classify(b"one", time.monotonic() + 9, "x", "k")
+    async with turns.slot(0.0):
+        assert (await answers.classify(b"one", time.monotonic() + 9, "x", "k"))[1]
+        with pytest.raises(CallRejected, match="too many"):
+            await answers.classify(b"two", time.monotonic() + 9, "x", "k")

@@ -30,7 +30,7 @@ async def running(cascade: Said) -> AsyncIterator[int]:
 
 
 async def test_a_caller_that_dawdles_with_its_headers_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "HEAD_S", 0.3)
+    monkeypatch.setattr(listen, "HEADER_TIMEOUT_S", 0.3)
     async with running(Said()) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /ImageSynapse HTTP/1.1\r\nHost: m\r\n")
@@ -98,7 +98,7 @@ async def test_a_connection_ends_with_its_answer_whatever_that_is(head: bytes) -
 
 
 async def test_an_address_has_only_so_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "_MOST_OF_AN_ADDRESS", 3)
+    monkeypatch.setattr(listen, "_MAX_PER_ADDRESS", 3)
     async with running(Said()) as port:
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         with pytest.raises(httpx.TransportError):

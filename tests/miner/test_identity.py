@@ -39,9 +39,9 @@ def test_the_wallets_hotkey_goes_before_a_key_of_its_own(tmp_path: Path) -> None
 
 
 def test_a_wallet_that_is_missing_is_said_so_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"hotkeys/hot; make one with btcli"):
+    with pytest.raises(ConfigError, match=r"hotkeys/hot; create one with btcli"):
         hotkey_of(told(tmp_path))
-    with pytest.raises(ConfigError, match="make one with btcli"):
+    with pytest.raises(ConfigError, match="create one with btcli"):
         chain_of(told(tmp_path, "--external-ip", "203.0.113.7"))
 
 
@@ -57,7 +57,7 @@ def test_the_chain_is_of_the_network_and_its_last_metagraph_is_kept_apart(tmp_pa
     made = wallet(tmp_path)
     chain = chain_of(told(tmp_path, "--network", "test", "--external-ip", "203.0.113.7"))
     assert chain is not None
-    assert (chain._netuid, chain._hotkey, str(chain._place)) == (323, made.hotkey.ss58_address, "203.0.113.7:8091")
+    assert (chain._netuid, chain._hotkey, str(chain._endpoint)) == (323, made.hotkey.ss58_address, "203.0.113.7:8091")
     assert chain._file.name == "metagraph-test-323.json"
-    with pytest.raises(ConfigError, match="cannot be reached by anybody else"):
+    with pytest.raises(ConfigError, match="cannot be reached from other machines"):
         chain_of(told(tmp_path, "--external-ip", "127.0.0.1"))

@@ -18,7 +18,7 @@ VALIDATOR_KEY, MINER_KEY, POOR_KEY = (key.ss58_address for key in (VALIDATOR, MI
 
 @pytest.fixture
 def node() -> Node:
-    """The miner earns three quarters of what miners are paid, a poor one the rest."""
+    """Return the miner earns three quarters of what miners are paid, a poor one the rest."""
     node = Node()
     node.hotkeys = [VALIDATOR_KEY, POOR_KEY, MINER_KEY]
     node.more = {
@@ -37,9 +37,9 @@ async def read(node: Node, *hotkeys: str, top: int = 5) -> Leaderboard:
 
 async def test_places_go_by_incentive_and_who_earns_none_has_none(node: Node) -> None:
     found = await read(node, VALIDATOR_KEY, MINER_KEY)
-    assert [(each.hotkey, each.place) for each in found.top] == [(MINER_KEY, 1), (POOR_KEY, 2)]
-    validator, miner = found.asked
-    assert (validator.place, validator.permit, validator.stake) == (None, True, 5000.0)
+    assert [(each.hotkey, each.rank) for each in found.top] == [(MINER_KEY, 1), (POOR_KEY, 2)]
+    validator, miner = found.requested
+    assert (validator.rank, validator.validator_permit, validator.stake) == (None, True, 5000.0)
     assert (miner.uid, miner.emission, miner.updated_s) == (2, 6.0, 360.0)
     assert miner.incentive == pytest.approx(0.75, abs=1e-3) and miner.trust == pytest.approx(1.0)
     assert (found.neurons, found.paid, found.block, found.tempo) == (3, 2, 100, 360)
@@ -48,7 +48,7 @@ async def test_places_go_by_incentive_and_who_earns_none_has_none(node: Node) ->
 async def test_only_so_many_are_shown_and_who_is_not_registered_is_said(node: Node) -> None:
     found = await read(node, STRANGER.ss58_address, MINER_KEY, top=1)
     assert [each.hotkey for each in found.top] == [MINER_KEY]
-    assert [each.hotkey for each in found.asked] == [MINER_KEY]
+    assert [each.hotkey for each in found.requested] == [MINER_KEY]
     assert found.missing == (STRANGER.ss58_address,)
 
 
@@ -60,7 +60,7 @@ async def test_a_subnet_that_is_not_there_is_said_so(node: Node) -> None:
 
 @pytest.fixture
 def client(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The networks that were asked for."""
+    """Return the networks that were asked for."""
     asked: list[str] = []
 
     def connect(network: str) -> Any:

@@ -24,7 +24,7 @@ def told(folder: Path, *flags: str) -> MinerSettings:
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    """What was said of each thing that was looked at."""
+    """Return the result of each check."""
     return {line.split()[1].rstrip(":"): line for line in capsys.readouterr().out.splitlines()}
 
 
@@ -46,18 +46,18 @@ async def test_each_thing_that_is_wrong_is_said_and_the_others_are_looked_at_all
     with bind_socket("127.0.0.1", by.port):
         assert await run_checks(by, cascade) == 1
     found = lines(capsys)
-    assert {name for name, line in found.items() if line.startswith("WRONG")} == {"port", "cascade"}
+    assert {name for name, line in found.items() if line.startswith("FAILED")} == {"port", "cascade"}
     assert "free it" in found["port"] and "no application" in found["cascade"]
 
 
 async def test_what_does_not_answer_is_given_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roadwork_serve.miner.preflight._PATIENCE_S", 0.05)
+    monkeypatch.setattr("roadwork_serve.miner.preflight._TIMEOUT_S", 0.05)
     cascade = Said()
     cascade.gate = asyncio.Event()
     assert await run_checks(told(tmp_path), cascade) == 1
-    assert lines(capsys)["cascade"].startswith("WRONG")
+    assert lines(capsys)["cascade"].startswith("FAILED")
 
 
 async def test_a_cascade_that_fails_is_not_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,10 +70,10 @@ async def test_a_cascade_that_fails_is_not_well(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--url", "http://127.0.0.1:9"], "http://127.0.0.1:9 cannot be reached"),
+        (["--server", "http://127.0.0.1:9"], "no response from http://127.0.0.1:9"),
         (["--app", "nowhere"], "there is no application nowhere of Ray Serve on this machine"),
         (["--wallet", "no/body"], "there is no hotkey at"),
-        (["--deny", "me"], "me is no hotkey"),
+        (["--deny", "me"], "me is not a hotkey"),
     ],
 )
 def test_what_is_missing_is_said_in_one_line_with_an_exit_code(tmp_path: Path, flags: list[str], told: str) -> None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadwork_serve.miner.protocol import Call, Refused, prediction
+from roadwork_serve.miner.protocol import Call, CallRejected, rounded_safely
 from tests.miner.calls import VALIDATOR, headers
 
 
@@ -21,13 +21,13 @@ def test_whatever_headers_say_they_are_read_or_refused_with_400(changes: list[tu
     told = dict(raw(headers())) | {name.encode(): value for name, value in changes}
     try:
         Call.read(told.items(), "ImageSynapse")
-    except Refused as refusal:
+    except CallRejected as refusal:
         assert refusal.status == 400
 
 
 @given(st.floats(0, 1), st.booleans())
 def test_the_subnet_rounds_a_prediction_to_the_label_and_it_is_never_a_half(probability: float, roadwork: bool) -> None:
-    said = prediction(probability, roadwork)
+    said = rounded_safely(probability, roadwork)
     assert 0 <= said <= 1 and said != 0.5
     assert round(said) == roadwork
     if (probability > 0.5) == roadwork and abs(probability - 0.5) > 1e-5:

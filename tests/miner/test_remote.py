@@ -3,7 +3,15 @@ from contextlib import nullcontext
 import httpx
 import pytest
 
-from roadwork_serve.errors import BrokenMedia, NotReady, Overloaded, RoadworkError, StageFailed
+from roadwork_serve.errors import (
+    BrokenMedia,
+    NotARoadworkServer,
+    NotReady,
+    Overloaded,
+    RoadworkError,
+    ServerUnreachable,
+    StageFailed,
+)
 from roadwork_serve.miner.remote import HttpCascade
 from roadwork_serve.schema import Problem
 from tests.journal.made import verdict
@@ -50,22 +58,27 @@ async def test_a_problem_is_the_error_that_it_was_made_of(kind: type[RoadworkErr
 
 
 @pytest.mark.parametrize(
-    "answer", [httpx.ConnectError("refused"), httpx.ReadTimeout("late"), httpx.Response(200, text="?")]
+    ("answer", "error"),
+    [
+        (httpx.ConnectError("refused"), ServerUnreachable),
+        (httpx.ReadTimeout("late"), ServerUnreachable),
+        (httpx.Response(200, text="?"), NotARoadworkServer),
+    ],
 )
-async def test_a_server_that_is_not_there_or_is_another_is_a_stage_that_failed(
-    answer: httpx.Response | Exception,
+async def test_a_server_that_is_not_there_and_another_server_are_errors_of_their_own(
+    answer: httpx.Response | Exception, error: type[RoadworkError]
 ) -> None:
-    with pytest.raises(StageFailed, match=r"cannot be reached|does not speak"):
+    with pytest.raises(error, match=r"http://server"):
         await ask(answer)
 
 
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (httpx.Response(200, text="{}"), None),
+        (httpx.Response(200, text='{"up": [], "down": []}'), None),
         (httpx.Response(503, content=problem(NotReady)), NotReady),
-        (httpx.Response(404, text="?"), StageFailed),
-        (httpx.ConnectError("refused"), StageFailed),
+        (httpx.Response(404, text="?"), NotARoadworkServer),
+        (httpx.ConnectError("refused"), ServerUnreachable),
     ],
 )
 async def test_a_server_says_whether_it_is_ready(

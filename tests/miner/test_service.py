@@ -50,7 +50,7 @@ async def test_it_answers_whom_it_allows_and_finishes_what_it_has_begun_when_tol
         assert reply.json()["prediction"] == 0.9
         assert (await client.post("/ImageSynapse", headers=headers(key=STRANGER), content=body())).status_code == 403
         metrics = (await client.get(f"http://127.0.0.1:{by.metrics_port}/metrics")).text
-        assert 'roadwork_miner_refused_total{reason="stranger"} 1.0' in metrics
+        assert 'roadwork_miner_rejected_total{reason="unrecognized"} 1.0' in metrics
         cascade.gate, cascade.begun = asyncio.Event(), asyncio.Event()
         last = asyncio.create_task(client.post("/ImageSynapse", headers=headers(), content=body(PICTURE + b" another")))
         await asyncio.wait_for(cascade.begun.wait(), 5)
@@ -79,7 +79,7 @@ async def test_a_port_that_is_taken_is_said_in_a_line(tmp_path: Path) -> None:
 
 
 async def test_it_waits_for_a_cascade_that_is_still_starting_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roadwork_serve.miner.service._AGAIN_S", 0.01)
+    monkeypatch.setattr("roadwork_serve.miner.service._RETRY_S", 0.01)
     cascade = Said()
     cascade.away = 3
     await wait_for_cascade(cascade, 5.0)

@@ -38,10 +38,10 @@ def test_the_subnet_goes_by_the_network() -> None:
         (["--port", "x"], "port: .*valid integer"),
         (["--wallet", "one"], "WALLET/HOTKEY"),
         (["--allow", A, "--deny", f"{A},{B}"], f"{A} is in --allow and in --deny"),
-        (["--allow", encode_ss58(decode_ss58(A), 0)], "is no hotkey"),
+        (["--allow", encode_ss58(decode_ss58(A), 0)], "is not a hotkey"),
         (["--per-minute", "0.5"], "per_minute"),
-        (["--allow", A[:-1]], f"{A[:-1]} is no hotkey"),
-        (["--deny", "me"], "me is no hotkey"),
+        (["--allow", A[:-1]], f"{A[:-1]} is not a hotkey"),
+        (["--deny", "me"], "me is not a hotkey"),
         (["--config", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
         (["--min-stake", "-1"], "min_stake"),
     ],
@@ -61,7 +61,7 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str) -> Non
 
 def test_a_misspelt_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROADWORK_MINER_PROT", "1")
-    with pytest.raises(ConfigError, match="ROADWORK_MINER_PROT is no setting"):
+    with pytest.raises(ConfigError, match="ROADWORK_MINER_PROT is not a setting"):
         load_settings([])
 
 

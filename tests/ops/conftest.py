@@ -15,7 +15,7 @@ from tests.ops.three import HOTKEYS, Miners, eventually, ports_in_a_row
 
 @pytest.fixture(scope="session")
 def miners() -> Iterator[Miners]:
-    """That answer."""
+    """Yield miners that answer."""
     folder = Path(tempfile.mkdtemp(prefix="rw-"))  # Ray's socket paths must be short
     stages = ("backbone", "signs", "vlm", "reasoner", "video")
     overrides: dict[str, Any] = {

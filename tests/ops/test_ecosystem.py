@@ -12,7 +12,7 @@ pytestmark = NEEDS
 
 
 def replaced(before: dict[str, int], miners: Miners) -> set[str]:
-    """The names of those that are another process now."""
+    """Return the names of those that are another process now."""
     after = miners.pids()
     return {name for name in before if before[name] != after[name]}
 
@@ -21,7 +21,7 @@ def test_three_miners_answer_once_the_server_they_share_is_there(miners: Miners)
     assert set(miners.processes()) == {"roadwork-serve", *(f"roadwork-{hotkey}" for hotkey in HOTKEYS)}
     assert len({miners.hotkey(number) for number in range(3)}) == 3
     metrics = httpx.get(f"http://127.0.0.1:{miners.first_port + 1001}/metrics").text
-    assert 'roadwork_miner_answered_total{exit="backbone"}' in metrics
+    assert 'roadwork_miner_answers_total{exit="backbone"}' in metrics
 
 
 def test_the_others_answer_while_a_killed_one_comes_back(miners: Miners) -> None:

@@ -28,7 +28,7 @@ OTHERWISE = {"RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_DEFAULT_
 
 
 def strict(schema: Any) -> Any:
-    """A structural schema as JSON schema, in which a field that it does not list is an error, not pruned."""
+    """Return a structural schema as JSON schema, in which a field that it does not list is an error, not pruned."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -85,7 +85,7 @@ def test_the_schema_finds_what_is_wrong(break_it: Callable[[dict[str, Any]], obj
 
 @pytest.mark.skipif("KUBERAY_CRD" not in os.environ, reason="KUBERAY_CRD names no file with the CRD of a cluster")
 def test_it_fits_the_definition_of_a_cluster() -> None:
-    """kubectl get crd rayservices.ray.io -o yaml > FILE; KUBERAY_CRD=FILE pytest tests/ops/test_kuberay.py"""
+    """Run `kubectl get crd rayservices.ray.io -o yaml > FILE` and set KUBERAY_CRD=FILE to run this test."""
     definition = yaml.safe_load(Path(os.environ["KUBERAY_CRD"]).read_text())
     (version,) = (each for each in definition["spec"]["versions"] if each["name"] == "v1")
     schema = version["schema"]["openAPIV3Schema"]
@@ -102,7 +102,7 @@ def test_it_serves_what_serve_config_says_but_for_where_it_listens_and_the_profi
     ServeDeploySchema.model_validate(told())
 
 
-def test_its_profile_fits_the_cards_of_its_workers_and_outlives_one_of_them() -> None:
+def test_its_profile_fits_the_gpus_of_its_workers_and_outlives_one_of_them() -> None:
     args = Args.model_validate(told()["applications"][0]["args"])
     profile = load_profile(args.profile, args.overrides)
     (group,) = CLUSTER["workerGroupSpecs"]

@@ -80,7 +80,7 @@ def verdicts_read(client: httpx.Client) -> bool:
 
 
 def told_of_targets(client: httpx.Client, miners: Miners) -> str:
-    """What Ray tells Prometheus to read, what came of it, and what Ray's agent, whose numbers they are, logged."""
+    """Return Ray's scrape targets, their state, and the log of Ray's agent."""
     targets = client.get("/targets").json()["data"]["activeTargets"]
     told = [f"{each['scrapeUrl']} {each['health']} {each['lastError']}" for each in targets]
     discovered = (miners.folder / "ray/prom_metrics_service_discovery.json").read_text()

@@ -61,7 +61,7 @@ class Miners:
         return next(line for line in log.splitlines() if "listens on" in line).split(" listens on")[0].split()[-1]
 
     def ask(self, number: int) -> int | None:
-        """The status that a signed call to a miner gets; None while nobody answers."""
+        """Return the status that a signed call to a miner gets; None while nobody answers."""
         try:
             reply = httpx.post(
                 f"http://127.0.0.1:{self.first_port + number}/ImageSynapse",
@@ -78,13 +78,13 @@ class Miners:
 
 
 def white() -> bytes:
-    """A picture that the stages, which have no models, take for road work."""
+    """Return a picture that the stages, which have no models, take for road work."""
     Image.new("RGB", (64, 64), "white").save(told := io.BytesIO(), "JPEG")
     return told.getvalue()
 
 
 def ports_in_a_row() -> int:
-    """The first of three that are free, as those are that lie a thousand above: for the metrics."""
+    """Return the first of three that are free, as those are that lie a thousand above: for the metrics."""
     for first in range(21_091, 29_000, 10):
         try:
             for port in (*range(first, first + 3), *range(first + 1000, first + 1003)):
@@ -96,7 +96,7 @@ def ports_in_a_row() -> int:
 
 
 def eventually(happened: Callable[[], bool], within_s: float, what: str | Callable[[], object], miners: Miners) -> None:
-    """what: is waited for, or tells at the end what is missing."""
+    """Wait until something happens; fail with `what` if it does not."""
     give_up_at = time.monotonic() + within_s
     while not happened():
         if time.monotonic() > give_up_at:

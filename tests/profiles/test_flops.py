@@ -1,4 +1,4 @@
-"""The prices follow from the published sizes of the production models."""
+"""The FLOPs follow from the published sizes of the production models."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def qwen3_8b(tokens: int) -> float:
     return layers(36, weights, tokens, 4096)
 
 
-def test_every_stage_has_a_price() -> None:
+def test_every_stage_has_flops() -> None:
     assert set(stage_flops()) == set(STAGES)
 
 
@@ -35,7 +35,7 @@ def test_fast_vlm_is_a_qwen3_vl_8b() -> None:
     assert flops(["vlm"], "photo") == pytest.approx(patches + mergers + qwen3_8b(321), rel=CLOSE)
 
 
-def test_reasoner_is_the_same_look_and_256_tokens() -> None:
+def test_reasoner_is_the_vlm_and_256_tokens() -> None:
     token = qwen3_8b(1) + 36 * 4 * 450 * 4096 + 2 * 4096 * 151936
     assert flops(["reasoner"], "photo") - flops(["vlm"], "photo") == pytest.approx(256 * token, rel=CLOSE)
 
@@ -53,12 +53,12 @@ def test_signs_are_read_by_a_florence_2_large() -> None:
     assert flops(["signs"], "photo") == pytest.approx(1488e9 + encoder + decoder, rel=CLOSE)
 
 
-def test_a_way_through_the_cascade_adds_up() -> None:
+def test_the_flops_of_a_path_add_up() -> None:
     assert flops(["backbone", "vlm"], "photo") == flops(["backbone"], "photo") + flops(["vlm"], "photo")
     assert flops([], "photo") == 0
 
 
 @pytest.mark.parametrize(("stage", "kind"), [("video", "photo"), ("reasoner", "clip"), ("oracle", "photo")])
-def test_a_look_without_a_price_is_refused(stage: str, kind: str) -> None:
-    with pytest.raises(ConfigError, match=r"prices\.yaml"):
+def test_a_stage_without_flops_is_rejected(stage: str, kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"flops\.yaml"):
         flops([stage], kind)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The profiles for GPUs fit the cards they are made for, and hold together."""
+"""The profiles for GPUs fit the gpus they are made for, and hold together."""
 
 from typing import Any
 
@@ -21,18 +21,18 @@ def profile(request: pytest.FixtureRequest) -> Profile:
 
 
 def test_it_fits_the_cards_it_is_made_for(profile: Profile) -> None:
-    found = plan_placement(profile, profile.cards_gib)
-    assert all(card.left > 0 for card in found.fullest)
-    assert set(found.most.values()) == {1}  # those cards are full
-    larger = plan_placement(profile, [gib + 2 for gib in profile.cards_gib])
-    assert larger.most == found.most
+    found = plan_placement(profile, profile.gpus_gib)
+    assert all(gpu.free > 0 for gpu in found.fullest)
+    assert set(found.max_replicas.values()) == {1}  # those gpus are full
+    larger = plan_placement(profile, [gib + 2 for gib in profile.gpus_gib])
+    assert larger.max_replicas == found.max_replicas
 
 
 def test_every_stage_runs_on_a_card(profile: Profile) -> None:
     assert set(profile.stages) == set(STAGES)
     assert all(profile.engine_of(stage).device == "cuda" for stage in STAGES)
     assert not any(engine.trust_remote_code or engine.miniature for engine in profile.engines.values())
-    policy = Policy.from_mapping(load_policy_mapping(profile.policy))
+    policy = Policy.parse(load_policy_mapping(profile.policy))
     assert {step.stage for step in policy.photo + policy.clip} == set(STAGES)
 
 
@@ -41,7 +41,7 @@ def test_caches_hold_the_prompts_that_are_usual(profile: Profile) -> None:
     usual = {"vlm": 330, "reasoner": 620, "video": 780}
     for name, users in profile.users().items():
         engine = profile.engines[name]
-        if engine.runs == "vllm":
+        if engine.backend == "vllm":
             tokens = sum(usual[stage] * spec.max_batch * spec.slots for stage, spec in users.items())
             assert tokens * 144 / 2**20 <= (engine.vllm.kv_cache_gib or 0), name
             assert all(usual[stage] <= engine.language.context_tokens for stage in users)
@@ -61,25 +61,25 @@ def test_a_share_of_the_large_card_is_a_share_of_its_memory() -> None:
         )
 
 
-@pytest.mark.parametrize(("name", "cards"), [("gpu-24gb", (22.0, 22.0)), ("gpu-80gb", (79.0, 79.0))])
-def test_a_second_card_is_put_to_use(name: str, cards: tuple[float, ...]) -> None:
-    assert {plan_placement(load_profile(name), cards).most[engine] for engine in ("dinov3", "qwen3-vl")} == {2}
+@pytest.mark.parametrize(("name", "gpus"), [("gpu-24gb", (22.0, 22.0)), ("gpu-80gb", (79.0, 79.0))])
+def test_a_second_card_is_put_to_use(name: str, gpus: tuple[float, ...]) -> None:
+    assert {plan_placement(load_profile(name), gpus).max_replicas[engine] for engine in ("dinov3", "qwen3-vl")} == {2}
 
 
 def test_what_is_too_large_names_the_engine_to_shrink() -> None:
-    with pytest.raises(ConfigError, match=r"a card of 24 GiB is .* GiB short .*: shrink engines\.qwen3-vl"):
+    with pytest.raises(ConfigError, match=r"a GPU of 24 GiB is .* GiB short .*: shrink engines\.qwen3-vl"):
         plan_placement(load_profile("gpu-80gb"), [24])
-    with pytest.raises(ConfigError, match=r"a card of 22 GiB .* molmo2 .*: shrink engines\.qwen3-vl"):
+    with pytest.raises(ConfigError, match=r"a GPU of 22 GiB .* molmo2 .*: shrink engines\.qwen3-vl"):
         plan_placement(load_profile("gpu-2x24gb"), [22, 22])
-    with pytest.raises(ConfigError, match=r"engines\.qwen3-vl\.num_gpus is 0\.51 and no card has that much left"):
+    with pytest.raises(ConfigError, match=r"engines\.qwen3-vl\.num_gpus is 0\.51 and no GPU has that much left"):
         plan_placement(load_profile("gpu-2x24gb"), [WHOLE_24_GIB])
 
 
 def test_turns_make_room_on_smaller_cards() -> None:
     """As the comment of gpu-2x24gb says."""
-    turning = {"turns": "second", "num_gpus": 0.51}
-    changed = load_profile("gpu-2x24gb", {"engines": {"qwen3-vl-thinking": turning, "molmo2": turning}})
-    assert plan_placement(changed, [22, 22]).fullest[0].left > 2
+    sliced = {"time_slice_group": "second", "num_gpus": 0.51}
+    changed = load_profile("gpu-2x24gb", {"engines": {"qwen3-vl-thinking": sliced, "molmo2": sliced}})
+    assert plan_placement(changed, [22, 22]).fullest[0].free > 2
 
 
 def test_four_bits_make_room_for_molmo() -> None:
@@ -89,7 +89,7 @@ def test_four_bits_make_room_for_molmo() -> None:
     of_four_bits = {"model": "somebody/Qwen3-VL-8B-Instruct-AWQ", "quantization": "awq"}
     video = {"stages": {"video": {"engine": "molmo2", "options": None}}}
     four_bits = load_profile("gpu-24gb", {"engines": {"qwen3-vl": smaller | of_four_bits, "molmo2": molmo}} | video)
-    assert plan_placement(four_bits, [WHOLE_24_GIB]).fullest[0].left > 0
+    assert plan_placement(four_bits, [WHOLE_24_GIB]).fullest[0].free > 0
     eight_bits = load_profile("gpu-24gb", {"engines": {"qwen3-vl": smaller, "molmo2": molmo}} | video)
     with pytest.raises(ConfigError, match="short"):
         plan_placement(eight_bits, [WHOLE_24_GIB])

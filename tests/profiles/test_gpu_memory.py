@@ -1,4 +1,4 @@
-"""What an engine needs of its card, against sizes that are published."""
+"""What an engine needs of its gpu, against sizes that are published."""
 
 import json
 from pathlib import Path
@@ -17,16 +17,16 @@ FLORENCE = "florence-community/Florence-2-large"
 
 
 def engine(model: str, **more: Any) -> EngineSpec:
-    card = {"model": model, "dtype": "bfloat16", "device": "cuda", "num_gpus": 0.5}
-    return EngineSpec.model_validate(card | {"runs": "transformers"} | more)
+    gpu = {"model": model, "dtype": "bfloat16", "device": "cuda", "num_gpus": 0.5}
+    return EngineSpec.model_validate(gpu | {"backend": "transformers"} | more)
 
 
 def vllm(model: str = QWEN, **more: Any) -> EngineSpec:
-    return engine(model, **({"runs": "vllm", "vllm": {"kv_cache_gib": 2}} | more))
+    return engine(model, **({"backend": "vllm", "vllm": {"kv_cache_gib": 2}} | more))
 
 
-def need(spec: EngineSpec, stage: StageName = "vlm", card_gib: float = 24.0, **of_stage: Any) -> GpuMemoryNeed:
-    return gpu_memory_need("it", spec, {stage: StageSpec.model_validate({"engine": "it"} | of_stage)}, card_gib)
+def need(spec: EngineSpec, stage: StageName = "vlm", gpu_gib: float = 24.0, **of_stage: Any) -> GpuMemoryNeed:
+    return gpu_memory_need("it", spec, {stage: StageSpec.model_validate({"engine": "it"} | of_stage)}, gpu_gib)
 
 
 # Millions of parameters, from the models' hub pages and papers.
@@ -61,9 +61,11 @@ def test_weights_are_those_of_the_published_checkpoints(model: str, quantization
 
 
 def test_a_checkpoint_must_be_what_the_profile_says_of_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"engines\.it\.quantised: .*-FP8 holds fp8 weights; set it to fp8"):
+    with pytest.raises(ConfigError, match=r"engines\.it\.quantization: .*-FP8 has fp8 weights; set it to fp8"):
         need(vllm(f"{QWEN}-FP8"))
-    with pytest.raises(ConfigError, match=r"engines\.it\.quantised is awq, and .* is no AWQ checkpoint .* set fp8"):
+    with pytest.raises(
+        ConfigError, match=r"engines\.it\.quantization is awq, and .* is not an AWQ checkpoint .* set fp8"
+    ):
         need(vllm(quantization="awq"))
     for method in ("awq", "fp8"):
         (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": method}}))
@@ -74,15 +76,15 @@ def test_vllm_keeps_the_cache_that_the_profile_reserves() -> None:
     found = need(vllm(language={"context_tokens": 1024}), max_batch=2, slots=10)
     assert (found.kv_cache, found.prompts) == (2, 20)
     # 36 layers of 8 heads of 128, keys and values, 16 bit: 144 KiB a token
-    assert found.holds == pytest.approx(2 * 2**20 / 144 / 1024)
+    assert found.cached_prompts == pytest.approx(2 * 2**20 / 144 / 1024)
 
 
 def test_vllm_fills_its_share_of_the_card() -> None:
     spec = vllm(vllm={"gpu_memory_utilization": 0.9})
     assert need(spec).total == pytest.approx(0.9 * 24)
-    assert need(spec, card_gib=48).kv_cache == pytest.approx(need(spec).kv_cache + 0.9 * 24)
+    assert need(spec, gpu_gib=48).kv_cache == pytest.approx(need(spec).kv_cache + 0.9 * 24)
     with pytest.raises(ConfigError, match=r"engines\.it\.vllm\.gpu_memory_utilization leaves 0\.00 GiB .* of 16 GiB"):
-        need(spec, card_gib=16)
+        need(spec, gpu_gib=16)
 
 
 def test_a_cache_that_holds_no_prompt_is_refused() -> None:
@@ -102,7 +104,7 @@ def test_the_cache_of_transformers_grows_with_prompts_and_context() -> None:
     one, four = (need(engine(QWEN), max_batch=prompts) for prompts in (1, 4))
     assert one.kv_cache == pytest.approx(2048 * 144 / 2**20)
     assert four.kv_cache == pytest.approx(4 * one.kv_cache)
-    assert (four.prompts, four.holds) == (4, 4)
+    assert (four.prompts, four.cached_prompts) == (4, 4)
 
 
 def test_a_cap_is_what_pytorch_may_take_and_must_suffice() -> None:
@@ -121,10 +123,10 @@ def test_more_pictures_at_once_take_more() -> None:
     assert many == pytest.approx(3 * few)
 
 
-@pytest.mark.parametrize("runs", ["onnx", "tensorrt"])
-def test_an_export_weighs_what_its_files_weigh(tmp_path: Path, runs: str) -> None:
+@pytest.mark.parametrize("backend", ["onnx", "tensorrt"])
+def test_an_export_weighs_what_its_files_weigh(tmp_path: Path, backend: str) -> None:
     file = tmp_path / "stage1.onnx"
-    spec = engine(str(file), runs=runs)
+    spec = engine(str(file), backend=backend)
     with pytest.raises(ConfigError, match=r"engines\.it\.model: there is no file .*stage1\.onnx; write it with"):
         need(spec, "backbone")
     file.write_bytes(bytes(2**20))
@@ -133,10 +135,10 @@ def test_an_export_weighs_what_its_files_weigh(tmp_path: Path, runs: str) -> Non
 
 
 def test_one_of_those_that_take_turns_is_awake() -> None:
-    turning = {"device": "cuda", "num_gpus": 1, "turns": "card", "dtype": "bfloat16"}
+    sliced = {"device": "cuda", "num_gpus": 1, "time_slice_group": "gpu", "dtype": "bfloat16"}
     engines = {
-        "small": vllm("allenai/Molmo2-4B", **turning).model_dump(),
-        "large": vllm(QWEN, **turning).model_dump(),
+        "small": vllm("allenai/Molmo2-4B", **sliced).model_dump(),
+        "large": vllm(QWEN, **sliced).model_dump(),
     }
     profile = Profile.model_validate(
         {"name": "p", "policy": "mini", "engines": engines,

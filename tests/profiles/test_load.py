@@ -8,7 +8,7 @@ from roadwork_serve.profiles.load import bundled, load_policy_mapping, load_prof
 from roadwork_serve.profiles.profile import STAGES
 
 ONE_STAGE = {
-    "engines": {"dinov3": {"runs": "transformers", "model": "mini:backbone"}},
+    "engines": {"dinov3": {"backend": "transformers", "model": "mini:backbone"}},
     "stages": {"backbone": {"engine": "dinov3"}},
 }
 
@@ -24,9 +24,9 @@ def test_every_bundled_profile_loads_with_its_policy() -> None:
 def test_mini_fits_two_cores() -> None:
     profile = load_profile("mini")
     engines = profile.engines.values()
-    booked = profile.ingress.num_cpus + sum(engine.num_cpus * engine.replicas for engine in engines)
+    reserved = profile.ingress.num_cpus + sum(engine.num_cpus * engine.replicas for engine in engines)
     assert set(profile.stages) == set(STAGES)
-    assert booked <= 2
+    assert reserved <= 2
     assert all(engine.device == "cpu" and engine.threads <= 2 for engine in engines)
     assert len(profile.users()) == len(STAGES)
 
@@ -48,27 +48,27 @@ def test_an_override_of_none_takes_a_stage_away() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (
             {"stages": {"vlm": {"max_batch": 0}}},
             r"stages\.vlm\.max_batch is 0; it should be greater than or equal to 1",
         ),
-        ({"stages": {"vlm": {"max_btch": 1}}}, r"stages\.vlm\.max_btch is no known field; did you mean max_batch\?"),
-        ({"media": {"zzz": 1}}, r"media\.zzz is no known field; take it out"),
+        ({"stages": {"vlm": {"max_btch": 1}}}, r"stages\.vlm\.max_btch is not a known field; did you mean max_batch\?"),
+        ({"media": {"zzz": 1}}, r"media\.zzz is not a known field; remove it"),
         ({"stages": {"oracle": {}}}, r"stages\.oracle is 'oracle'; it should be 'backbone', "),
         ({"policy": None}, r"policy is missing; add it"),
         ({"media": {"thumb_side": 225}}, r"media\.thumb_side is 225; it should be a multiple of 16"),
-        ({"stages": dict.fromkeys(STAGES)}, r"stages is empty; add at least one of backbone, .* the engine it asks"),
+        ({"stages": dict.fromkeys(STAGES)}, r"stages is empty; add at least one of backbone, .* the engine it uses"),
         (
             {"engines": {"ocr": None}},
             r"stages\.signs\.engine: there is no engine 'ocr'; add it to engines, or name one ",
         ),
-        ({"stages": {"vlm": {"engine": "ocr"}}}, r"engines\.ocr is used by signs, vlm, which ask different things"),
+        ({"stages": {"vlm": {"engine": "ocr"}}}, r"engines\.ocr is used by signs, vlm, which need different kinds"),
     ],
 )
-def test_a_bad_field_is_named_with_what_to_do(overrides: dict[str, object], told: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^profile mini with overrides: .*{told}"):
+def test_a_bad_field_is_named_with_what_to_do(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^profile mini with overrides: .*{message}"):
         load_profile("mini", overrides)
 
 
@@ -80,12 +80,12 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("a: [1", "is not YAML"), ("- 1", "holds a list"), ("", "holds a NoneType")]
+    ("text", "message"), [("a: [1", "is not valid YAML"), ("- 1", "holds a list"), ("", "holds a NoneType")]
 )
-def test_a_broken_file_is_named(tmp_path: Path, text: str, told: str) -> None:
+def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=rf"{path}.* {told}|{path} {told}"):
+    with pytest.raises(ConfigError, match=rf"{path}.* {message}|{path} {message}"):
         load_profile(path)
 
 

@@ -1,4 +1,4 @@
-"""Whether engines fit cards, wherever Ray puts them."""
+"""Whether engines fit gpus, wherever Ray puts them."""
 
 import itertools
 from typing import Any
@@ -19,7 +19,7 @@ STAGES = ("vlm", "reasoner", "video")
 def profile(*shares: float, **fields: dict[str, Any]) -> Profile:
     """Engines a, b, c of these shares. fields: more, by engine."""
     engines = {
-        name: {"runs": "transformers", "model": name, "device": "cuda", "num_gpus": share} | fields.get(name, {})
+        name: {"backend": "transformers", "model": name, "device": "cuda", "num_gpus": share} | fields.get(name, {})
         for name, share in zip("abc", shares, strict=False)
     }
     stages = {stage: {"engine": name} for stage, name in zip(STAGES, engines, strict=False)}
@@ -31,7 +31,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """GiB of each engine; 1 by default."""
     gib: dict[str, float] = {}
 
-    def needs_of(profile: Profile, names: tuple[str, ...], card_gib: float) -> tuple[GpuMemoryNeed, ...]:
+    def needs_of(profile: Profile, names: tuple[str, ...], gpu_gib: float) -> tuple[GpuMemoryNeed, ...]:
         return tuple(GpuMemoryNeed(name, name, 0, gib.get(name, 1.0), 0, 0, context=0) for name in names)
 
     monkeypatch.setattr(module, "gpu_memory_needs", needs_of)
@@ -40,86 +40,86 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 def test_engines_lie_on_the_first_card_that_has_their_share(sizes: dict[str, float]) -> None:
     found = plan_placement(profile(0.51, 0.51, 0.4), [24, 24])
-    assert [[need.engine for need in card.needs] for card in found.cards] == [["a", "c"], ["b"]]
-    assert [card.share for card in found.cards] == [0.91, 0.51]
-    assert [card.left for card in found.cards] == [22, 23]
+    assert [[need.engine for need in gpu.needs] for gpu in found.gpus] == [["a", "c"], ["b"]]
+    assert [gpu.share for gpu in found.gpus] == [0.91, 0.51]
+    assert [gpu.free for gpu in found.gpus] == [22, 23]
 
 
 def test_what_can_meet_on_a_card_must_fit_it(sizes: dict[str, float]) -> None:
     sizes |= {"a": 14, "b": 14, "c": 9}
     with pytest.raises(
         ConfigError,
-        match=r"a card of 22 GiB is 1\.0 GiB short when Ray puts c \(9\.0\) beside [ab]: shrink engines\.[ab], "
-        r"which needs 14\.0 GiB .* raise num_gpus so that they cannot meet",
+        match=r"a GPU of 22 GiB is 1\.0 GiB short when Ray places c \(9\.0\) beside [ab]: shrink engines\.[ab], "
+        r"which needs 14\.0 GiB .* raise num_gpus so that they cannot share a GPU",
     ):
         plan_placement(profile(0.51, 0.51, 0.4), [22, 22])
     sizes["c"] = 8
-    assert plan_placement(profile(0.51, 0.51, 0.4), [22, 22]).fullest[0].left == 0
-    with pytest.raises(ConfigError, match=r"a card of 10 GiB is 4\.0 GiB short: shrink engines\.a, which needs 14\.0"):
+    assert plan_placement(profile(0.51, 0.51, 0.4), [22, 22]).fullest[0].free == 0
+    with pytest.raises(ConfigError, match=r"a GPU of 10 GiB is 4\.0 GiB short: shrink engines\.a, which needs 14\.0"):
         plan_placement(profile(1.0), [10])
 
 
 def test_an_order_in_which_one_gets_stuck_is_told(sizes: dict[str, float]) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"engines\.a\.num_gpus is 0\.6 and no card has that much left once Ray has put [bc] on card 0, "
-        r"[bc] on card 1: lower it, or that of the others, or add a card",
+        match=r"engines\.a\.num_gpus is 0\.6 and no GPU has that much left once Ray has placed [bc] on GPU 0, "
+        r"[bc] on GPU 1: lower it, or that of the others, or add a GPU",
     ):
         plan_placement(profile(0.6, 0.5, 0.5), [24, 24])  # listed first it would find room, after a crash it may not
     plan_placement(profile(0.5, 0.5, 0.5), [24, 24])
-    with pytest.raises(ConfigError, match=r"engines\.b\.num_gpus is 0\.8 .* put a on card 0"):
+    with pytest.raises(ConfigError, match=r"engines\.b\.num_gpus is 0\.8 .* placed a on GPU 0"):
         plan_placement(profile(0.5, 0.8), [24])
 
 
 def test_shares_that_fill_a_card_exactly_do(sizes: dict[str, float]) -> None:
-    assert plan_placement(profile(0.65, 0.25, 0.1), [24]).cards[0].share == 1
+    assert plan_placement(profile(0.65, 0.25, 0.1), [24]).gpus[0].share == 1
 
 
 def test_replicas_that_have_room_under_load(sizes: dict[str, float]) -> None:
     wide = profile(0.65, 0.25, 0.1, a={"max_replicas": 4}, b={"max_replicas": 2})
-    assert plan_placement(wide, [24]).most == {"a": 1, "b": 1, "c": 1}
-    assert plan_placement(wide, [24, 24]).most == {"a": 2, "b": 2, "c": 1}
+    assert plan_placement(wide, [24]).max_replicas == {"a": 1, "b": 1, "c": 1}
+    assert plan_placement(wide, [24, 24]).max_replicas == {"a": 2, "b": 2, "c": 1}
     assert [
-        engine.max_replicas for engine in limit_replicas(wide, plan_placement(wide, [24]).most).engines.values()
+        engine.max_replicas for engine in limit_replicas(wide, plan_placement(wide, [24]).max_replicas).engines.values()
     ] == [1, 1, None]
 
 
 def test_one_more_must_not_keep_others_from_starting(sizes: dict[str, float]) -> None:
     greedy = profile(0.5, 0.4, b={"max_replicas": 4})
-    assert plan_placement(greedy, [24]).most["b"] == 1  # two of them would leave 0.2
-    assert plan_placement(greedy, [24, 24]).most["b"] == 3  # four would leave 0.2 on each
+    assert plan_placement(greedy, [24]).max_replicas["b"] == 1  # two of them would leave 0.2
+    assert plan_placement(greedy, [24, 24]).max_replicas["b"] == 3  # four would leave 0.2 on each
 
 
 def test_one_more_must_fit_the_memory(sizes: dict[str, float]) -> None:
     sizes["a"] = 10
-    assert plan_placement(profile(0.1, a={"max_replicas": 9}), [24]).most == {"a": 2}
+    assert plan_placement(profile(0.1, a={"max_replicas": 9}), [24]).max_replicas == {"a": 2}
 
 
 def test_those_that_take_turns_book_one_share(sizes: dict[str, float]) -> None:
-    turns = {"turns": "card"}
-    found = plan_placement(profile(0.6, 0.6, 0.4, a=turns, b=turns), [24])
-    assert found.cards[0].share == 1 and found.most == {"a": 1, "b": 1, "c": 1}
+    sliced = {"time_slice_group": "gpu"}
+    found = plan_placement(profile(0.6, 0.6, 0.4, a=sliced, b=sliced), [24])
+    assert found.gpus[0].share == 1 and found.max_replicas == {"a": 1, "b": 1, "c": 1}
 
 
 def test_an_engine_on_several_cards_wants_them_empty(sizes: dict[str, float]) -> None:
-    spec = {"runs": "vllm", "vllm": {"kv_cache_gib": 2, "arguments": {"tensor_parallel_size": 2}}}
-    assert [card.share for card in plan_placement(profile(2, a=spec), [24, 24]).cards] == [1, 1]
-    with pytest.raises(ConfigError, match=r"engines\.a\.num_gpus is 2 .* put b on card 0"):
+    spec = {"backend": "vllm", "vllm": {"kv_cache_gib": 2, "arguments": {"tensor_parallel_size": 2}}}
+    assert [gpu.share for gpu in plan_placement(profile(2, a=spec), [24, 24]).gpus] == [1, 1]
+    with pytest.raises(ConfigError, match=r"engines\.a\.num_gpus is 2 .* placed b on GPU 0"):
         plan_placement(profile(2, 0.1, a=spec), [24, 24])
-    with pytest.raises(ConfigError, match=r"set vllm\.arguments\.tensor_parallel_size to 2, or book one"):
+    with pytest.raises(ConfigError, match=r"set vllm\.arguments\.tensor_parallel_size to 2, or set num_gpus to 1"):
         plan_placement(profile(2), [24, 24])
 
 
 def test_engines_on_the_cpu_need_no_card() -> None:
-    on_cpu = EngineSpec(runs="transformers", model="mini:vlm")
+    on_cpu = EngineSpec(backend="transformers", model="mini:vlm")
     stages = {"vlm": {"engine": "it"}}
     mine = Profile.model_validate({"name": "p", "policy": "mini", "engines": {"it": on_cpu}, "stages": stages})
-    assert plan_placement(mine, []).most == {}
-    assert plan_placement(mine, [24]).cards[0].left == 24
+    assert plan_placement(mine, []).max_replicas == {}
+    assert plan_placement(mine, [24]).gpus[0].free == 24
 
 
 def test_a_profile_for_cards_wants_to_know_them(sizes: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="profile p wants cards and its cards_gib names none: say --gpu GIB"):
+    with pytest.raises(ConfigError, match="profile p needs GPUs and its gpus_gib is empty: set --gpu GIB"):
         plan_placement(profile(0.5), [])
 
 
@@ -129,22 +129,22 @@ def test_a_profile_for_cards_wants_to_know_them(sizes: dict[str, float]) -> None
              max_size=3),
     st.lists(st.integers(6, 14), min_size=1, max_size=2),
 )  # fmt: skip
-def test_it_says_yes_when_every_order_of_placing_works(engines: list[tuple[float, int]], cards: list[int]) -> None:
+def test_it_says_yes_when_every_order_of_placing_works(engines: list[tuple[float, int]], gpus: list[int]) -> None:
     gib = {name: size for name, (_, size) in zip("abc", engines, strict=False)}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
-            module, "gpu_memory_needs", lambda _, names, card: (GpuMemoryNeed(names[0], "", 0, gib[names[0]], 0, 0, 0),)
+            module, "gpu_memory_needs", lambda _, names, gpu: (GpuMemoryNeed(names[0], "", 0, gib[names[0]], 0, 0, 0),)
         )
         try:
-            plan_placement(profile(*(share for share, _ in engines)), cards)
+            plan_placement(profile(*(share for share, _ in engines)), gpus)
             fits = True
         except ConfigError:
             fits = False
-    assert fits == _every_order_works([(round(100 * share), size) for share, size in engines], cards)
+    assert fits == _every_order_works([(round(100 * share), size) for share, size in engines], gpus)
 
 
-def _every_order_works(engines: list[tuple[int, int]], cards: list[int]) -> bool:
-    """By trying: every order, and in each every card that has the share left."""
+def _every_order_works(engines: list[tuple[int, int]], gpus: list[int]) -> bool:
+    """By trying: every order, and in each every gpu that has the share left."""
 
     def works(left: list[tuple[int, int]], free: list[tuple[int, int]]) -> bool:
         if not left:
@@ -157,4 +157,4 @@ def _every_order_works(engines: list[tuple[int, int]], cards: list[int]) -> bool
             for at in possible
         )
 
-    return all(works(list(order), [(100, gib) for gib in cards]) for order in itertools.permutations(engines))
+    return all(works(list(order), [(100, gib) for gib in gpus]) for order in itertools.permutations(engines))

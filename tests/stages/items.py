@@ -10,16 +10,16 @@ from roadwork_serve.testbed import scenes
 
 
 def photo(seed: int) -> Item:
-    """A small still."""
+    """Return a small still."""
     return Item.of(media.read(scenes.photo(seed, scale=0.4).jpeg(), MediaLimits()), f"photo-{seed}", 1e9)
 
 
 def clip(seed: int) -> Item:
-    """A small clip."""
+    """Return a small clip."""
     return Item.of(media.read(scenes.clip(seed, scale=0.5).mp4(), MediaLimits()), f"clip-{seed}", 1e9)
 
 
 def opened(name: StageName, folder: Path, **options: object) -> Stage:
-    """A stage over the model in a folder."""
-    engine = EngineSpec(runs="transformers", model=str(folder), miniature=True)
+    """Return a stage over the model in a folder."""
+    engine = EngineSpec(backend="transformers", model=str(folder), miniature=True)
     return open_stages(engine, {name: StageSpec(engine="tiny", options=options)})[name]

@@ -19,16 +19,16 @@ from tests.stages.items import clip, photo
 
 
 def backbone(folder: Path, **features: object) -> Backbone:
-    model = {"runs": "transformers", "model": str(folder), "miniature": True, "features": features}
+    model = {"backend": "transformers", "model": str(folder), "miniature": True, "features": features}
     return Backbone(StageSpec(engine="dinov3"), EngineSpec.model_validate(model))
 
 
 def test_every_frame_of_a_clip_is_judged() -> None:
     stage = backbone(untrained.backbone())
-    still, moving = stage.judge([photo(1).slim("thumbs"), clip(2).slim("thumbs")])
-    assert still.evidence.frames == []
-    assert len(moving.evidence.frames) == 8
-    logits = sorted(np.log(p / (1 - p)) for p in moving.evidence.frames)
+    still, moving = stage.predict([photo(1).slim("thumbs"), clip(2).slim("thumbs")])
+    assert still.evidence.frame_probabilities == []
+    assert len(moving.evidence.frame_probabilities) == 8
+    logits = sorted(np.log(p / (1 - p)) for p in moving.evidence.frame_probabilities)
     assert moving.logit == pytest.approx((logits[-1] + logits[-2]) / 2, abs=1e-4)
     assert still.miniature and still.compute_ms > 0
     assert still.evidence.text_probability is not None
@@ -37,23 +37,23 @@ def test_every_frame_of_a_clip_is_judged() -> None:
 def test_batched_items_are_judged_as_alone() -> None:
     stage = backbone(untrained.backbone())
     items = [photo(1), clip(2), photo(3)]
-    together = [o.logit for o in stage.judge(items)]
-    assert together == pytest.approx([stage.judge([item])[0].logit for item in items], abs=1e-4)
+    together = [o.logit for o in stage.predict(items)]
+    assert together == pytest.approx([stage.predict([item])[0].logit for item in items], abs=1e-4)
 
 
 def test_abstains_without_a_head_until_one_is_named() -> None:
     bare = backbone(untrained.backbone(head=False))
     bare.warm()
-    assert bare.judge([photo(1)])[0].logit is None
+    assert bare.predict([photo(1)])[0].logit is None
     headed = backbone(untrained.backbone(head=False), head=str(untrained.backbone()))
-    assert headed.judge([photo(1)])[0].logit is not None
+    assert headed.predict([photo(1)])[0].logit is not None
 
 
 def test_a_head_on_trial_judges_the_same_and_is_kept_apart() -> None:
     folder = str(untrained.backbone())
     stage, plain = backbone(untrained.backbone(), second_head=folder), backbone(untrained.backbone())
     items = [photo(1), clip(2)]
-    on_trial, without = stage.judge(items), plain.judge(items)
+    on_trial, without = stage.predict(items), plain.predict(items)
     assert [o.logit for o in on_trial] == pytest.approx([o.logit for o in without], abs=1e-5)
     assert [o.second_logit for o in on_trial] == pytest.approx([o.logit for o in without], abs=1e-5)
     assert [o.evidence for o in on_trial] == [o.evidence for o in without]
@@ -62,26 +62,26 @@ def test_a_head_on_trial_judges_the_same_and_is_kept_apart() -> None:
 
 def test_a_head_on_trial_says_nothing_aloud() -> None:
     stage = backbone(untrained.backbone(head=False), second_head=str(untrained.backbone()))
-    (opinion,) = stage.judge([clip(2)])
-    assert opinion.logit is None and opinion.evidence.frames == []
+    (opinion,) = stage.predict([clip(2)])
+    assert opinion.logit is None and opinion.evidence.frame_probabilities == []
     assert opinion.second_logit is not None
 
 
 def test_unknown_options_are_refused() -> None:
-    model = EngineSpec(runs="transformers", model=str(untrained.backbone()))
+    model = EngineSpec(backend="transformers", model=str(untrained.backbone()))
     with pytest.raises(ConfigError, match="no option 'max_pixels'"):
         Backbone(StageSpec(engine="dinov3", options={"max_pixels": 3}), model)
 
 
 def test_an_engine_that_runs_no_backbone_is_refused() -> None:
-    with pytest.raises(ConfigError, match="rapidocr runs no backbone"):
-        Backbone(StageSpec(engine="ocr"), EngineSpec(runs="rapidocr", model="PP-OCRv6-small"))
+    with pytest.raises(ConfigError, match="rapidocr cannot run a backbone"):
+        Backbone(StageSpec(engine="ocr"), EngineSpec(backend="rapidocr", model="PP-OCRv6-small"))
 
 
 def test_items_without_a_frame_ask_no_model() -> None:
     stage = backbone(untrained.backbone())
     empty = replace(photo(1), thumbs=np.empty((0, 224, 224, 3), np.uint8))
-    assert stage.judge([empty])[0].logit is None
+    assert stage.predict([empty])[0].logit is None
 
 
 def test_the_profile_tells_stage_1_what_it_will_see() -> None:
@@ -93,7 +93,7 @@ def test_the_profile_tells_stage_1_what_it_will_see() -> None:
     assert load_profile("mini", {"engines": {"dinov3": on_gpu}}).engine_of("backbone").features.max_thumbs == 64
     asked = {"engines": {"dinov3": {"features": {"max_thumbs": 3}}}}
     assert load_profile("mini", asked).engine_of("backbone").features.max_thumbs == 3
-    with pytest.raises(ConfigError, match=r"engines\.dinov3\.features\.side: 256 px, and media\.thumb_side is 224"):
+    with pytest.raises(ConfigError, match=r"engines\.dinov3\.features\.side is 256, and media\.thumb_side is 224"):
         load_profile("mini", {"engines": {"dinov3": {"features": {"side": 256}}}})
 
 
@@ -108,15 +108,15 @@ def test_it_warms_up_at_the_side_of_the_profile() -> None:
 
 def test_a_file_exported_for_another_side_is_refused_at_the_start(tmp_path: Path) -> None:
     export_onnx(tiny_dino(tmp_path / "model"), tmp_path / "a.onnx", side=32)
-    engine = {"runs": "onnx", "model": str(tmp_path / "a.onnx")}
+    engine = {"backend": "onnx", "model": str(tmp_path / "a.onnx")}
     profile = load_profile("mini", {"media": {"thumb_side": 256}, "engines": {"dinov3": engine}})
-    with pytest.raises(ModelError, match=r"exported for thumbs of 32 px.*have 256: set media\.thumb_side to 32"):
+    with pytest.raises(ModelError, match=r"exported for thumbnails of 32 px.*have 256: set media\.thumb_side to 32"):
         Backbone(profile.stages["backbone"], profile.engine_of("backbone"))
 
 
 def test_a_head_cannot_be_put_on_an_exported_file() -> None:
-    model = {"runs": "onnx", "model": "a.onnx", "features": {"head": "b"}}
-    with pytest.raises(ConfigError, match=r"features\.head: an exported file holds its head"):
+    model = {"backend": "onnx", "model": "a.onnx", "features": {"head": "b"}}
+    with pytest.raises(ConfigError, match=r"features\.head: an exported file contains its head"):
         Backbone(StageSpec(engine="e"), EngineSpec.model_validate(model))
 
 
@@ -139,9 +139,9 @@ def test_items_of_one_batch_may_ask_for_different_heads(tmp_path: Path) -> None:
     stage = backbone(Path(model), side=32)
     items = [replace(item, head=head) for item, head in zip(small(4), (one, two, None, one), strict=True)]
     alone = [backbone(Path(model), side=32, **({"head": head} if head else {})) for head in (one, two, None, one)]
-    together = stage.judge(items)
+    together = stage.predict(items)
     for item, opinion, own in zip(items, together, alone, strict=True):
-        wanted = own.judge([replace(item, head=None)])[0]
+        wanted = own.predict([replace(item, head=None)])[0]
         assert opinion.logit == pytest.approx(wanted.logit, abs=1e-5)
         assert opinion.evidence.text_probability == pytest.approx(wanted.evidence.text_probability, abs=1e-5)
     assert together[1].evidence.text_probability is None
@@ -153,16 +153,16 @@ def test_a_policy_may_bring_the_first_head(tmp_path: Path) -> None:
     bare = backbone(tmp_path / "model", side=32)
     head = headed(tmp_path / "one", 1)
     items = [replace(small(1)[0], head=head), small(1)[0]]
-    assert [opinion.logit is None for opinion in bare.judge(items)] == [False, True]
-    assert [opinion.logit is None for opinion in stage.judge(items)] == [False, False]
+    assert [opinion.logit is None for opinion in bare.predict(items)] == [False, True]
+    assert [opinion.logit is None for opinion in stage.predict(items)] == [False, False]
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
         (None, "cannot be read"),
-        ({"width": 12}, "features 12 wide"),
-        ({"outputs": ("words",)}, "says nothing of roadwork"),
+        ({"width": 12}, "features of width 12"),
+        ({"outputs": ("words",)}, "has no output roadwork"),
         ({"backbone": "0" * 64}, "was trained on another backbone"),
     ],
 )
@@ -172,14 +172,16 @@ def test_a_head_that_does_not_fit_is_told_when_it_is_asked_for(
     stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32)
     head = str(tmp_path / "gone") if settings is None else headed(tmp_path / "bad", 1, **settings)
     with pytest.raises(ModelError, match=told):
-        stage.judge([replace(small(1)[0], head=head)])
-    assert stage.judge(small(1))[0].logit is not None
+        stage.predict([replace(small(1)[0], head=head)])
+    assert stage.predict(small(1))[0].logit is not None
 
 
 def test_features_are_told_where_they_are_kept_head_or_no_head(tmp_path: Path) -> None:
     model = Path(tiny_dino(tmp_path / "model"))
     (model / "head.json").unlink()
-    (still, moving), (plain, _) = (backbone(model, side=32, kept=kept).judge(small(2)[::-1]) for kept in (True, False))
+    (still, moving), (plain, _) = (
+        backbone(model, side=32, keep_features=kept).predict(small(2)[::-1]) for kept in (True, False)
+    )
     assert plain.features is None
     assert still.features is not None and moving.features is not None
     assert (still.features.shape, still.features.dtype, moving.features.shape) == ((1, 24), np.float16, (3, 24))
@@ -188,9 +190,9 @@ def test_features_are_told_where_they_are_kept_head_or_no_head(tmp_path: Path) -
 
 
 def test_a_head_trained_on_what_is_kept_says_what_it_says_here(tmp_path: Path) -> None:
-    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32, kept=True)
+    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32, keep_features=True)
     head = headed(tmp_path / "one", 1)
-    opinion = stage.judge([replace(small(2)[1], head=head)])[0]
+    opinion = stage.predict([replace(small(2)[1], head=head)])[0]
     assert opinion.features is not None
     with torch.inference_mode():
         again = Head.load(Path(head)).eval()(torch.from_numpy(opinion.features.astype(np.float32)))
@@ -199,8 +201,8 @@ def test_a_head_trained_on_what_is_kept_says_what_it_says_here(tmp_path: Path) -
 
 def test_an_exported_file_speaks_with_its_own_head_alone(tmp_path: Path) -> None:
     export_onnx(tiny_dino(tmp_path), tmp_path / "stage1.onnx", side=32)
-    model = EngineSpec.model_validate({"runs": "onnx", "model": str(tmp_path / "stage1.onnx")})
+    model = EngineSpec.model_validate({"backend": "onnx", "model": str(tmp_path / "stage1.onnx")})
     stage = Backbone(StageSpec(engine="dinov3"), model)
-    assert stage.judge(small(1))[0].logit is not None
-    with pytest.raises(ModelError, match="speaks with its own head"):
-        stage.judge([replace(small(1)[0], head="heads/2")])
+    assert stage.predict(small(1))[0].logit is not None
+    with pytest.raises(ModelError, match="has its own head"):
+        stage.predict([replace(small(1)[0], head="heads/2")])

@@ -11,7 +11,7 @@ from roadwork_serve.cascade.gpu_time_slicing import GpuTimeSlicer, TimeSlicedSta
 from roadwork_serve.cascade.prediction import Item, Stage, StagePrediction
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import STAGES, StageName
-from roadwork_serve.stages.health import PROVE_S, STUCK, HealthMonitor, synthetic_item
+from roadwork_serve.stages.health import PROBE_AFTER_S, STUCK_TIMEOUTS, HealthMonitor, synthetic_item
 from tests import untrained
 from tests.stages.items import opened
 
@@ -31,7 +31,7 @@ class Judge:
     go: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: int = 0
 
-    async def judge(self, items: Sequence[Item]) -> list[StagePrediction]:
+    async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         self.seen += items
         try:
             await self.go.wait()
@@ -73,9 +73,9 @@ class Checked:
                 await asyncio.sleep(0)
 
     async def call(self) -> None:
-        """A real call."""
-        with self.health.counted(self.stage.name):
-            self.health.sound(self.stage.name, await self.stage.judge([synthetic_item("vlm", 32, 1.0)]))
+        """Make a real call."""
+        with self.health.track(self.stage.name):
+            self.health.validate(self.stage.name, await self.stage.predict([synthetic_item("vlm", 32, 1.0)]))
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def checked() -> Checked:
 async def test_a_quiet_stage_judges_a_made_up_item_now_and_then(checked: Checked) -> None:
     for _ in range(60):
         await checked.check()
-    assert len(checked.stage.seen) == pytest.approx(120 / PROVE_S, abs=1)
+    assert len(checked.stage.seen) == pytest.approx(120 / PROBE_AFTER_S, abs=1)
 
 
 async def test_a_stage_that_answers_calls_is_left_alone(checked: Checked) -> None:
@@ -101,7 +101,7 @@ async def test_no_made_up_item_is_judged_beside_a_call(checked: Checked) -> None
     checked.stage.go.clear()
     call = asyncio.create_task(checked.call())
     await asyncio.sleep(0)
-    await checked.check(PROVE_S + 1)
+    await checked.check(PROBE_AFTER_S + 1)
     assert len(checked.stage.seen) == 1
     checked.stage.go.set()
     await call
@@ -109,7 +109,7 @@ async def test_no_made_up_item_is_judged_beside_a_call(checked: Checked) -> None
 
 async def test_a_call_need_not_wait_for_a_made_up_item(checked: Checked) -> None:
     checked.stage.go.clear()
-    await checked.check(PROVE_S + 1)
+    await checked.check(PROBE_AFTER_S + 1)
     call = asyncio.create_task(checked.call())
     for _ in range(5):
         await asyncio.sleep(0)
@@ -120,29 +120,29 @@ async def test_a_call_need_not_wait_for_a_made_up_item(checked: Checked) -> None
 
 
 async def test_a_call_that_comes_with_the_check_stops_the_made_up_item_before_it_begins(checked: Checked) -> None:
-    checked.now += PROVE_S + 1
+    checked.now += PROBE_AFTER_S + 1
     await checked.health.check()
     await checked.call()
     assert len(checked.stage.seen) == 1
     for _ in range(5):
         await asyncio.sleep(0)
-    await checked.check(PROVE_S + 1)
+    await checked.check(PROBE_AFTER_S + 1)
     assert len(checked.stage.seen) == 2
 
 
 @pytest.mark.parametrize(
     ("logit", "error", "told"),
     [
-        (math.nan, None, "vlm cannot judge a made-up item: ModelError: judge answers nan: set dtype"),
-        (math.inf, None, "answers inf"),
-        (1.0, RuntimeError("CUDA error"), "vlm cannot judge a made-up item: RuntimeError: CUDA error"),
+        (math.nan, None, "vlm fails on a synthetic item: ModelError: judge returns nan: set dtype"),
+        (math.inf, None, "returns inf"),
+        (1.0, RuntimeError("CUDA error"), "vlm fails on a synthetic item: RuntimeError: CUDA error"),
     ],
 )
 async def test_a_model_that_went_bad_fails_three_checks_in_a_row_until_it_is_well_again(
     checked: Checked, logit: float, error: Exception | None, told: str
 ) -> None:
     checked.stage.logit, checked.stage.error = logit, error
-    await checked.check(PROVE_S + 1)
+    await checked.check(PROBE_AFTER_S + 1)
     for _ in range(3):
         with pytest.raises(RuntimeError, match=told):
             await checked.check()
@@ -154,7 +154,7 @@ async def test_a_model_that_went_bad_fails_three_checks_in_a_row_until_it_is_wel
 
 async def test_a_stage_that_abstains_is_well(checked: Checked) -> None:
     checked.stage.logit = None
-    await checked.check(PROVE_S + 1)
+    await checked.check(PROBE_AFTER_S + 1)
     await checked.check()
     assert len(checked.stage.seen) == 1
 
@@ -163,10 +163,10 @@ async def test_a_made_up_item_that_takes_too_long_fails_the_check_and_is_not_fol
     checked: Checked,
 ) -> None:
     checked.stage.go.clear()
-    await checked.check(PROVE_S + 1)
+    await checked.check(PROBE_AFTER_S + 1)
     await checked.check(TIMEOUT_S - 1)
     for _ in range(3):
-        with pytest.raises(RuntimeError, match=r"vlm has been at a made-up item for \d+ s"):
+        with pytest.raises(RuntimeError, match=r"a health probe of vlm has not ended for \d+ s"):
             await checked.check()
     assert len(checked.stage.seen) == 1
     await checked.health.aclose()
@@ -177,7 +177,7 @@ async def test_a_call_that_hangs_fails_the_check(checked: Checked) -> None:
     checked.stage.go.clear()
     call = asyncio.create_task(checked.call())
     await asyncio.sleep(0)
-    await checked.check(STUCK * TIMEOUT_S - 1)
+    await checked.check(STUCK_TIMEOUTS * TIMEOUT_S - 1)
     with pytest.raises(RuntimeError, match="a call to vlm has not ended for 25 s"):
         await checked.check()
     call.cancel()
@@ -193,7 +193,7 @@ async def test_a_dead_engine_fails_the_check(checked: Checked) -> None:
 
 async def test_an_answer_that_is_no_number_is_no_answer(checked: Checked) -> None:
     checked.stage.logit = math.nan
-    with pytest.raises(ModelError, match="judge answers nan"):
+    with pytest.raises(ModelError, match="judge returns nan"):
         await checked.call()
 
 
@@ -213,7 +213,7 @@ async def test_no_engine_is_woken_for_it() -> None:
         for _ in range(5):
             await asyncio.sleep(0)
     assert len(vlm.seen) >= 3 and video.seen == []
-    assert turns.awake == "a"
+    assert turns.active == "a"
     await turns.aclose()
 
 
@@ -223,7 +223,7 @@ async def test_every_stage_can_judge_what_is_made_up_for_it(name: StageName) -> 
     stage = opened(name, folders.get(name, untrained.vlm)())
     item = synthetic_item(name, 224, 60.0)
     assert len(item.images) == len(item.thumbs) == len(item.timestamps_s) == (4 if name == "video" else 1)
-    (opinion,) = await stage.judge([item])
+    (opinion,) = await stage.predict([item])
     assert opinion.logit is None or math.isfinite(opinion.logit)
     assert name == "signs" or opinion.logit is not None
     await stage.aclose()
@@ -232,6 +232,6 @@ async def test_every_stage_can_judge_what_is_made_up_for_it(name: StageName) -> 
 @pytest.mark.parametrize(("sees", "images", "thumbs"), [("images", 1, 0), ("thumbs", 0, 1), ("both", 1, 1)])
 async def test_what_is_made_up_comes_as_real_items_do(sees: str, images: int, thumbs: int):
     checked = Checked(Judge(sees=sees))
-    await checked.check(after_s=PROVE_S + 1)
+    await checked.check(after_s=PROBE_AFTER_S + 1)
     (item,) = checked.stage.seen
     assert (len(item.images), len(item.thumbs)) == (images, thumbs)

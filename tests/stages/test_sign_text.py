@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadwork_serve.stages.sign_text import BARE, PHRASES, UNSAID, sign_meaning
+from roadwork_serve.stages.sign_text import IGNORED_PHRASES, PHRASES, SHORT_PHRASES, sign_meaning
 from roadwork_serve.testbed.scenes.signs import PHRASES as DRAWN_PHRASES
 
 SIGNS = {
@@ -97,12 +97,12 @@ def test_agrees_with_the_signs_of_the_test_track(kind: str, lines: tuple[str, ..
 
 
 @pytest.mark.parametrize(
-    ("saying", "said"), [(s, said) for table in (PHRASES, BARE) for said, ss in table.items() for s in ss]
+    ("saying", "said"), [(s, said) for table in (PHRASES, SHORT_PHRASES) for said, ss in table.items() for s in ss]
 )
 def test_every_saying_is_known_as_one_line_and_as_many(saying: str, said: str) -> None:
     assert sign_meaning([saying]) == sign_meaning(saying.lower().split()) == said
     assert sign_meaning([f"{saying} AHEAD"]) == said
-    assert sign_meaning([f"{saying} {UNSAID[0]}"]) == "neutral"
+    assert sign_meaning([f"{saying} {IGNORED_PHRASES[0]}"]) == "neutral"
 
 
 @given(st.lists(st.text(alphabet=string.printable + "ßÉ交", max_size=20), max_size=6))

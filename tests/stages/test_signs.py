@@ -11,7 +11,7 @@ from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.stages import signs
 from roadwork_serve.stages.signs import Signs, evenly_spaced, phrases, weigh
-from roadwork_serve.testbed.scenes.wear import to_jpeg
+from roadwork_serve.testbed.scenes.effects import to_jpeg
 from tests.recording_lock import Held
 
 WIDTH, HEIGHT = 200, 100
@@ -22,7 +22,7 @@ def spec(**options: object) -> StageSpec:
 
 
 def ocr(**changes: object) -> EngineSpec:
-    return EngineSpec.model_validate({"runs": "rapidocr", "model": "PP-OCRv6-small"} | changes)
+    return EngineSpec.model_validate({"backend": "rapidocr", "model": "PP-OCRv6-small"} | changes)
 
 
 def line(text: str, x: float = 20, y: float = 20, width: float = 60, height: float = 10, sure: float = 1.0) -> OcrLine:
@@ -54,7 +54,7 @@ def item(*images: bytes) -> Item:
 
 def logit(*lines: OcrLine) -> float | None:
     stage: BlockingStage = Signs(spec(), ocr(), FakeReader(lines))
-    return stage.judge([item(page(0))])[0].logit
+    return stage.predict([item(page(0))])[0].logit
 
 
 def test_works_are_strong_evidence_for_as_sure_as_they_were_read() -> None:
@@ -67,7 +67,7 @@ async def test_pictures_that_nobody_waits_for_are_neither_decoded_nor_read(monke
     held, decode, reader = Held(at=2), signs.open_rgb, FakeReader([])
     monkeypatch.setattr(signs, "open_rgb", lambda *a: held() or decode(*a))
     stage = ThreadedStage(Signs(spec(), ocr(), reader))
-    await held.cancelled_there(stage.judge([item(page(0))] * 5))
+    await held.cancelled_there(stage.predict([item(page(0))] * 5))
     assert held.steps == 2 and reader.read_pages == []
     await stage.aclose()
 
@@ -83,9 +83,9 @@ def test_silence_is_no_answer_and_neutral_words_weigh_nothing() -> None:
 
 def test_lines_of_a_diamond_are_read_as_one_phrase() -> None:
     reader = FakeReader([line("AHEAD", y=42), line("ROAD", y=20, x=25, width=40), line("WORK", y=31, x=25, width=40)])
-    opinion = Signs(spec(), ocr(), reader).judge([item(page(0))])[0]
+    opinion = Signs(spec(), ocr(), reader).predict([item(page(0))])[0]
     assert opinion.logit == pytest.approx(4.0)
-    assert [(word.text, word.meaning) for word in opinion.evidence.words] == [
+    assert [(word.text, word.meaning) for word in opinion.evidence.text_lines] == [
         ("ROAD", "begin"), ("WORK", "begin"), ("AHEAD", "begin"),
     ]  # fmt: skip
 
@@ -130,17 +130,17 @@ def test_begin_and_end_signs_cancel_out() -> None:
 
 def test_one_sign_seen_on_many_frames_counts_once() -> None:
     reader = FakeReader([], [line("ROAD WORK", sure=0.8)], [line("ROAD WORK", sure=0.9)], [])
-    opinion = Signs(spec(), ocr(), reader).judge([item(page(0), page(1), page(2))])[0]
+    opinion = Signs(spec(), ocr(), reader).predict([item(page(0), page(1), page(2))])[0]
     assert opinion.logit == pytest.approx(3.6)
-    assert [word.frame for word in opinion.evidence.words] == [1, 2]
+    assert [word.frame for word in opinion.evidence.text_lines] == [1, 2]
 
 
 def test_a_few_frames_of_a_clip_are_read() -> None:
     reader = FakeReader(*([] for _ in range(8)))
     clip = item(*(page(n) for n in range(8)))
-    Signs(spec(), ocr(), reader).judge([clip])
+    Signs(spec(), ocr(), reader).predict([clip])
     assert reader.read_pages == [1, 4, 6]
-    Signs(spec(frames_read=1), ocr(), reader).judge([clip])
+    Signs(spec(frames_read=1), ocr(), reader).predict([clip])
     assert reader.read_pages[3:] == [4]
 
 
@@ -151,26 +151,26 @@ def test_frames_are_evenly_spread(frames: int, wanted: int, read: list[int]) -> 
 
 def test_what_cannot_be_decoded_abstains_alone() -> None:
     stage = Signs(spec(), ocr(), FakeReader([line("DETOUR")]))
-    broken, fine = stage.judge([item(page(0)[:80]), item(page(0))])
-    assert broken.logit is None and broken.evidence.words == []
+    broken, fine = stage.predict([item(page(0)[:80]), item(page(0))])
+    assert broken.logit is None and broken.evidence.text_lines == []
     assert fine.logit == pytest.approx(3.0)
-    assert stage.judge([item(b"no picture", page(0))])[0].logit == pytest.approx(3.0)
+    assert stage.predict([item(b"no picture", page(0))])[0].logit == pytest.approx(3.0)
 
 
 def test_words_carry_where_they_stand() -> None:
     reader = FakeReader([line("DETOUR", x=50, y=20, width=100, height=30, sure=0.9)])
-    opinion = Signs(spec(), ocr(), reader).judge([item(page(0))])[0]
-    (word,) = opinion.evidence.words
+    opinion = Signs(spec(), ocr(), reader).predict([item(page(0))])[0]
+    (word,) = opinion.evidence.text_lines
     assert (word.box.x0, word.box.y0, word.box.x1, word.box.y1) == pytest.approx((0.25, 0.2, 0.75, 0.5))
     assert (word.confidence, word.meaning, word.frame) == (0.9, "detour", 0)
     assert opinion.model == "PP-OCRv6-small" and not opinion.miniature
 
 
 def test_words_at_the_rim_stay_on_the_picture() -> None:
-    opinion = Signs(spec(), ocr(), FakeReader([line("DETOUR", x=150, width=60, sure=1.0000001)])).judge(
+    opinion = Signs(spec(), ocr(), FakeReader([line("DETOUR", x=150, width=60, sure=1.0000001)])).predict(
         [item(page(0))]
     )[0]
-    assert opinion.evidence.words[0].box.x1 == 1.0
+    assert opinion.evidence.text_lines[0].box.x1 == 1.0
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_words_at_the_rim_stay_on_the_picture() -> None:
     [
         (spec(max_pixels=3), ocr(), "no option 'max_pixels'"),
         (spec(max_side="736"), ocr(), "options.max_side"),
-        (spec(), ocr(runs="onnx"), "onnx reads no signs"),
+        (spec(), ocr(backend="onnx"), "onnx cannot run OCR"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: StageSpec, model: EngineSpec, message: str) -> None:
@@ -192,7 +192,7 @@ def test_other_weights_are_refused() -> None:
 
 
 def diamond(*lines: str) -> bytes:
-    """A work-zone sign of 110 px in a picture of 800x600."""
+    """Return a work-zone sign of 110 px in a picture of 800x600."""
     picture = Image.new("RGB", (800, 600), (110, 140, 170))
     draw = ImageDraw.Draw(picture)
     draw.rectangle((0, 330, 800, 600), (90, 90, 92))
@@ -204,6 +204,6 @@ def diamond(*lines: str) -> bytes:
 def test_reads_signs_for_real() -> None:
     stage = Signs(spec(), ocr())
     stage.warm()
-    opinions = stage.judge([item(diamond("ROAD", "WORK", "AHEAD")), item(diamond("END", "ROAD", "WORK"))])
+    opinions = stage.predict([item(diamond("ROAD", "WORK", "AHEAD")), item(diamond("END", "ROAD", "WORK"))])
     assert [opinion.logit for opinion in opinions] == pytest.approx([4.0, -4.0], abs=0.4)
     assert all(opinion.compute_ms > 0 and opinion.preprocess_ms > 0 for opinion in opinions)

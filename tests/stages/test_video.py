@@ -15,9 +15,9 @@ def stage() -> Stage:
 async def test_judges_clips_of_unlike_length_as_each_alone(stage: Stage) -> None:
     long = clip(1)
     short = replace(clip(2), images=clip(2).images[:3], timestamps_s=clip(2).timestamps_s[:3])
-    together = [o.logit for o in await stage.judge([long, short, photo(1)])]
+    together = [o.logit for o in await stage.predict([long, short, photo(1)])]
     assert together == pytest.approx(
-        [(await stage.judge([item]))[0].logit for item in (long, short, photo(1))], abs=1e-3
+        [(await stage.predict([item]))[0].logit for item in (long, short, photo(1))], abs=1e-3
     )
 
 
@@ -26,12 +26,12 @@ async def test_leaves_out_frames_that_cannot_be_decoded(stage: Stage) -> None:
     holed = replace(item, images=(*item.images[:7], b"no picture"))
     fewer = replace(item, images=item.images[:7], timestamps_s=item.timestamps_s[:7])
     lost = replace(item, images=(b"no picture",) * 8)
-    assert (await stage.judge([holed]))[0].logit == pytest.approx((await stage.judge([fewer]))[0].logit, abs=1e-4)
-    assert (await stage.judge([lost]))[0].logit is None
+    assert (await stage.predict([holed]))[0].logit == pytest.approx((await stage.predict([fewer]))[0].logit, abs=1e-4)
+    assert (await stage.predict([lost]))[0].logit is None
 
 
 async def test_reports_what_it_cost(stage: Stage) -> None:
-    (opinion,) = await stage.judge([clip(1)])
+    (opinion,) = await stage.predict([clip(1)])
     assert opinion.preprocess_ms > 0 and opinion.compute_ms > 0 and opinion.tokens == 1
 
 
@@ -39,6 +39,6 @@ async def test_looks_at_fewer_frames_when_told_to(stage: Stage) -> None:
     item = clip(1)
     half = replace(item, images=item.images[::2], timestamps_s=item.timestamps_s[::2])
     sparing = opened("video", untrained.video(), frames=4)
-    seen = (await sparing.judge([item]))[0].logit
-    assert seen == pytest.approx((await stage.judge([half]))[0].logit, abs=1e-4)
-    assert seen == (await sparing.judge([half]))[0].logit
+    seen = (await sparing.predict([item]))[0].logit
+    assert seen == pytest.approx((await stage.predict([half]))[0].logit, abs=1e-4)
+    assert seen == (await sparing.predict([half]))[0].logit

@@ -19,7 +19,7 @@ def picture() -> Image.Image:
 
 @pytest.fixture
 def embedded(picture: Image.Image) -> torch.Tensor:
-    """What the backbone's patch embedding makes of it, [16, width], row by row."""
+    """Return the backbone's patch embeddings of it, [16, width], row by row."""
     mean = torch.tensor(architectures.PIXEL_MEAN).view(3, 1, 1)
     std = torch.tensor(architectures.PIXEL_STD).view(3, 1, 1)
     pixels = (torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255 - mean) / std

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 
 from roadwork_serve.testbed import scenes
-from roadwork_serve.testbed.minis.describe import KINDS, clip_thought, coverage, presence, thought
-from roadwork_serve.testbed.scene_dataset import words_worth_reading
+from roadwork_serve.testbed.minis.describe import KINDS, clip_reasoning, coverage, presence, scene_reasoning
+from roadwork_serve.testbed.scene_dataset import has_readable_text
 from roadwork_serve.testbed.scenes.truth import Thing, Truth
 
 CONE, WORKER = KINDS.index("cone"), KINDS.index("worker")
@@ -31,29 +31,29 @@ def test_things_outside_the_picture_are_not_there() -> None:
     gone = truth(Thing("cone", (1.0, 0.2, 1.0, 0.4)))
     assert coverage(gone, 4, 4).sum() == 0
     assert presence(gone).sum() == 0
-    assert thought(gone).startswith("cones 0")
+    assert scene_reasoning(gone).startswith("cones 0")
 
 
 def test_every_rendered_scene_has_a_thought_and_targets() -> None:
     for seed in range(30):
         scene = scenes.photo(seed, scale=0.1).truth
         assert np.array_equal(coverage(scene, 14, 14).max(0) > 0, presence(scene) > 0)
-        assert len(thought(scene)) < 200
+        assert len(scene_reasoning(scene)) < 200
 
 
 def test_thoughts_count_and_say_what_moves() -> None:
     things = [Thing("cone", (0.1 * i, 0.5, 0.1 * i + 0.05, 0.6)) for i in range(5)]
     still = truth(*things, Thing("machine", (0.6, 0.5, 0.9, 0.9)))
     moving = replace(still, things=(*things, Thing("machine", (0.6, 0.5, 0.9, 0.9), moving=True)))
-    assert "cones many" in thought(still) and "machines 1" in thought(still)
-    assert clip_thought(still).endswith("work moving no")
-    assert clip_thought(moving).endswith("work moving yes")
+    assert "cones many" in scene_reasoning(still) and "machines 1" in scene_reasoning(still)
+    assert clip_reasoning(still).endswith("work moving no")
+    assert clip_reasoning(moving).endswith("work moving yes")
 
 
 def test_words_are_worth_reading_where_a_sign_decides_or_can_be_read() -> None:
     far, near = Thing("sign_begin", (0.5, 0.5, 0.51, 0.51), "ROAD WORK"), Thing("sign_end", (0.5, 0.3, 0.6, 0.5), "END")
     advert = Thing("sign_neutral", (0.5, 0.3, 0.6, 0.5), "OPEN TODAY")
-    assert not words_worth_reading(truth(far))
-    assert words_worth_reading(truth(far, needs="signs"))
-    assert words_worth_reading(truth(near))
-    assert not words_worth_reading(truth(advert))
+    assert not has_readable_text(truth(far))
+    assert has_readable_text(truth(far, needs="signs"))
+    assert has_readable_text(truth(near))
+    assert not has_readable_text(truth(advert))

@@ -17,7 +17,7 @@ from roadwork_serve.testbed.synthesis.diffusion import COSMOS, SDXL, Cosmos, Sta
 from roadwork_serve.testbed.synthesis.prompts import image_prompts
 from tests.evaluation.fakes import RED, write_jpeg
 
-BRIEF = image_prompts(1, 1)[0]
+PROMPT = image_prompts(1, 1)[0]
 
 
 class Pipeline:
@@ -83,19 +83,19 @@ def _size(jpeg: bytes) -> tuple[int, int]:
 
 
 def test_text_to_picture() -> None:
-    made = StableDiffusion().paint(BRIEF)
+    made = StableDiffusion().generate(PROMPT)
     assert Pipeline.opened == [
         ("StableDiffusionXLPipeline", SDXL, {"dtype": torch.float16, "safe": True, "code": False})
     ]
-    assert Pipeline.calls[0]["prompt"] == BRIEF.prompt == made.prompt
-    assert Pipeline.calls[0]["negative_prompt"] == BRIEF.without == made.without
+    assert Pipeline.calls[0]["prompt"] == PROMPT.prompt == made.prompt
+    assert Pipeline.calls[0]["negative_prompt"] == PROMPT.negative_prompt == made.negative_prompt
     assert _size(made.jpeg) == (1216, 832)
-    assert (made.seed, made.group, made.start) == (BRIEF.seed, "", "")
+    assert (made.seed, made.group, made.start) == (PROMPT.seed, "", "")
 
 
 def test_a_seed_gives_the_same_picture() -> None:
-    painter = StableDiffusion()
-    one, two, other = (painter.paint(each).jpeg for each in (BRIEF, BRIEF, image_prompts(1, 2)[1]))
+    generator = StableDiffusion()
+    one, two, other = (generator.generate(each).jpeg for each in (PROMPT, PROMPT, image_prompts(1, 2)[1]))
     assert one == two != other
 
 
@@ -103,8 +103,8 @@ def test_photo_to_picture_keeps_pairs_together(tmp_path: Path) -> None:
     for name, size in (("a.jpg", (1500, 1001)), ("b.jpg", (333, 222))):
         write_jpeg(tmp_path / name, RED)
         Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(tmp_path / name)
-    painter = StableDiffusion("folder", tmp_path, strength=0.4)
-    made = [painter.paint(each) for each in image_prompts(1, 4)]
+    generator = StableDiffusion("folder", tmp_path, strength=0.4)
+    made = [generator.generate(each) for each in image_prompts(1, 4)]
     assert [each.start for each in made] == ["a.jpg", "a.jpg", "b.jpg", "b.jpg"]
     assert made[0].group == made[1].group != made[2].group
     assert [_size(each.jpeg) for each in made[1:3]] == [(1024, 680), (328, 216)]
@@ -115,7 +115,7 @@ def test_photo_to_picture_keeps_pairs_together(tmp_path: Path) -> None:
 
 
 def test_cosmos_behind_the_same_interface() -> None:
-    made = Cosmos().paint(BRIEF)
+    made = Cosmos().generate(PROMPT)
     assert Pipeline.opened[0][:2] == ("Cosmos2TextToImagePipeline", COSMOS)
     assert _size(made.jpeg) == (1360, 768)
     assert "NVIDIA Open Model License" in Cosmos().licence
@@ -133,10 +133,10 @@ def test_what_stands_in_the_way_is_told(diffusers: ModuleType, monkeypatch) -> N
     with pytest.raises(ModelError, match="is not installed"):
         StableDiffusion()
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ModelError, match="PyTorch sees none here"):
+    with pytest.raises(ModelError, match="PyTorch finds none"):
         StableDiffusion()
 
 
 def test_what_the_guardrail_stops_is_told() -> None:
-    with pytest.raises(ModelError, match=r"will not paint 'unsafe'.*Guardrail"):
-        Cosmos().paint(replace(BRIEF, prompt="unsafe"))
+    with pytest.raises(ModelError, match=r"refuses the prompt 'unsafe'.*Guardrail"):
+        Cosmos().generate(replace(PROMPT, prompt="unsafe"))

@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadwork_serve.testbed.synthesis.prompts import ELEMENTS, TAGS, TRAPS, image_prompt, image_prompts
+from roadwork_serve.testbed.synthesis.prompts import ELEMENTS, LOOKALIKES, TAGS, image_prompt, image_prompts
 
 SEEDS = st.integers(0, 2**32)
 PHRASES = {name: [text.split(",")[0] for text in texts] for name, texts in ELEMENTS.items()}
@@ -13,19 +13,19 @@ def test_half_show_works_each_element_and_each_trap_as_often() -> None:
     run = image_prompts(3, 400)
     assert sum(each.label for each in run) == 200
     assert Counter(each.element for each in run if each.label) == dict.fromkeys(ELEMENTS, 50)
-    traps = Counter(each.trap for each in run if not each.label)
-    assert traps == {None: 100, **dict.fromkeys(TRAPS, 20)}
+    traps = Counter(each.lookalike for each in run if not each.label)
+    assert traps == {None: 100, **dict.fromkeys(LOOKALIKES, 20)}
 
 
 @given(SEEDS, st.integers(0, 500))
 def test_a_positive_shows_exactly_one_element_and_a_negative_none(seed: int, index: int) -> None:
     each = image_prompt(seed, index)
     named = [name for name, texts in ELEMENTS.items() if any(text in each.prompt for text in texts)]
-    trapped = [name for name, texts in TRAPS.items() if any(text in each.prompt for text in texts)]
+    trapped = [name for name, texts in LOOKALIKES.items() if any(text in each.prompt for text in texts)]
     assert named == ([each.element] if each.label else [])
-    assert trapped == ([each.trap] if each.trap else [])
+    assert trapped == ([each.lookalike] if each.lookalike else [])
     assert ("no road works" in each.prompt) == (not each.label)
-    assert not (each.element and each.trap)
+    assert not (each.element and each.lookalike)
 
 
 @given(SEEDS, st.integers(0, 500))
@@ -33,8 +33,8 @@ def test_the_negative_prompt_never_forbids_what_is_wanted(seed: int, index: int)
     each = image_prompt(seed, index)
     forbidden = {"cone": "traffic cones", "barrier": "barriers", "worker": "road workers", "machine": "construction"}
     for name, words in forbidden.items():
-        assert (words in each.without) == (name != each.element and each.trap is None) or (
-            each.trap is not None and words == "road workers"
+        assert (words in each.negative_prompt) == (name != each.element and each.lookalike is None) or (
+            each.lookalike is not None and words == "road workers"
         )
 
 
@@ -54,4 +54,4 @@ def test_prompts_fit_what_sdxl_reads(seed: int, index: int) -> None:
     each = image_prompt(seed, index)
     words = each.prompt.replace(",", " ,").replace(".", " .").split()
     assert len(words) <= 66
-    assert len(each.tags) == len(TAGS) + bool(each.element or each.trap)
+    assert len(each.tags) == len(TAGS) + bool(each.element or each.lookalike)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from roadwork_serve.testbed import scenes
-from roadwork_serve.testbed.scenes.deck import PLAIN, SIGN_PX, SMALL, stage_clip, stage_still
+from roadwork_serve.testbed.scenes.scenarios import PLAIN, SIGN_PX, SMALL, clip_scene, photo_scene
 from roadwork_serve.testbed.scenes.signs import PHRASES
 
 STAGES = {"backbone", "signs", "vlm", "reasoner"}
 COUNTS = ("cone", "barrel", "barrier", "worker", "machine")
-DECK = [stage_still(seed) for seed in range(1500)]
-CLIPS = [stage_clip(seed) for seed in range(400)]
+SCENES = [photo_scene(seed) for seed in range(1500)]
+CLIPS = [clip_scene(seed) for seed in range(400)]
 
 
 def test_the_same_seed_gives_the_same_pixels_and_truth() -> None:
@@ -37,12 +37,12 @@ def test_a_scene_drawn_small_is_the_same_scene() -> None:
 
 
 def test_labels_are_balanced_and_every_stage_is_needed() -> None:
-    assert 0.4 < np.mean([scene.truth.label for scene in DECK]) < 0.6
-    needs = Counter(scene.truth.needs for scene in DECK)
+    assert 0.4 < np.mean([scene.truth.label for scene in SCENES]) < 0.6
+    needs = Counter(scene.truth.needs for scene in SCENES)
     assert set(needs) == STAGES
-    assert 0.6 < needs["backbone"] / len(DECK) < 0.8
+    assert 0.6 < needs["backbone"] / len(SCENES) < 0.8
     for stage in STAGES - {"backbone"}:
-        labels = [scene.truth.label for scene in DECK if scene.truth.needs == stage]
+        labels = [scene.truth.label for scene in SCENES if scene.truth.needs == stage]
         assert len(labels) > 30
         assert 0.35 < np.mean(labels) < 0.65, f"{stage} could be guessed"
     moving = [scene.truth.label for scene in CLIPS if scene.truth.needs == "video"]
@@ -52,7 +52,7 @@ def test_labels_are_balanced_and_every_stage_is_needed() -> None:
 @given(st.integers(0, 2**40))
 @settings(max_examples=60, deadline=None)
 def test_every_box_is_inside_the_picture(seed: int) -> None:
-    for scene in (stage_still(seed), stage_clip(seed)):
+    for scene in (photo_scene(seed), clip_scene(seed)):
         for thing in scene.truth.things:
             x0, y0, x1, y1 = thing.box
             assert 0 <= x0 <= x1 <= 1
@@ -60,7 +60,7 @@ def test_every_box_is_inside_the_picture(seed: int) -> None:
 
 
 def test_the_rule_holds_of_every_still() -> None:
-    for scene in DECK:
+    for scene in SCENES:
         kinds = {thing.kind for thing in scene.truth.things}
         if scene.truth.activity in ("working", "open_area"):
             assert scene.truth.label
@@ -79,12 +79,12 @@ def test_the_rule_holds_of_every_still() -> None:
 
 
 def test_signs_carry_the_words_of_their_kind() -> None:
-    for scene in DECK:
+    for scene in SCENES:
         for thing in scene.truth.things:
             if thing.kind in PHRASES:
-                assert thing.words in {" ".join(lines) for lines in PHRASES[thing.kind]}
+                assert thing.text in {" ".join(lines) for lines in PHRASES[thing.kind]}
         if scene.truth.needs == "signs":
-            told = [a for a in scene.actors if a.board and a.thing in PHRASES]
+            told = [a for a in scene.objects if a.board and a.kind in PHRASES]
             widest = max(a.height_m * a.aspect * scene.camera.per_metre(a.z) for a in told)
             assert widest > 0.6 * SIGN_PX[0]
 
@@ -94,8 +94,10 @@ def test_what_needs_a_later_stage_is_smaller_than_what_a_glance_settles() -> Non
         things = [t for t in scene.truth.things if t.kind in ("cone", "barrel", "barrier")]  # type: ignore[attr-defined]
         return 224 * max(t.box[3] - t.box[1] for t in things)
 
-    plain = [tall(s) for s in DECK if s.truth.needs == "backbone" and s.truth.activity == "single_object" and _cone(s)]
-    small = [tall(s) for s in DECK if s.truth.needs == "vlm" and s.truth.activity == "single_object" and _cone(s)]
+    plain = [
+        tall(s) for s in SCENES if s.truth.needs == "backbone" and s.truth.activity == "single_object" and _cone(s)
+    ]
+    small = [tall(s) for s in SCENES if s.truth.needs == "vlm" and s.truth.activity == "single_object" and _cone(s)]
     assert min(plain) > max(small)
     assert min(plain) > PLAIN[0] * 0.85
     assert max(small) < SMALL[1] * 1.2
@@ -106,8 +108,8 @@ def _cone(scene: object) -> bool:
 
 
 def test_work_moves_in_a_clip_and_what_is_abandoned_does_not() -> None:
-    seeds = {label: next(s.seed for s in CLIPS if s.truth.needs == "video" and s.truth.label is label
-                         and s.ego_speed == 0 and s.look.weather == "clear") for label in (True, False)}  # fmt: skip
+    calm = [s for s in CLIPS if s.truth.needs == "video" and s.ego_speed == 0 and s.conditions.weather == "clear"]
+    seeds = {label: next(s.seed for s in calm if s.truth.label is label) for label in (True, False)}
     change = {}
     for label, seed in seeds.items():
         clip = scenes.clip(seed, scale=0.5, frames=4)

@@ -20,7 +20,7 @@ class Clock:
         return self.now
 
 
-class Lesson:
+class FakeTask:
     """Learn that the target is 3."""
 
     name = "lesson"
@@ -28,7 +28,7 @@ class Lesson:
     def __init__(self) -> None:
         torch.manual_seed(0)
         blocks = nn.ModuleDict({"blocks": nn.Sequential(nn.Linear(2, 2, bias=False))})
-        self.learner = nn.ModuleDict({"model": blocks, "out": nn.Linear(2, 1)})
+        self.module = nn.ModuleDict({"model": blocks, "out": nn.Linear(2, 1)})
         self.losses: list[float] = []
 
     def batches(self, seed: int) -> Iterator[Tensor]:
@@ -36,18 +36,18 @@ class Lesson:
             yield torch.ones(4, 2)
 
     def loss(self, batch: Tensor, progress: float) -> Tensor:
-        loss = (self.learner["out"](self.learner["model"]["blocks"](batch)) - 3).square().mean()
+        loss = (self.module["out"](self.module["model"]["blocks"](batch)) - 3).square().mean()
         self.losses.append(loss.item())
         return loss
 
     def size(self, batch: Tensor) -> int:
         return len(batch)
 
-    def check(self, learner: nn.Module) -> str:
+    def check(self, module: nn.Module) -> str:
         return ""
 
-    def save(self, learner: nn.Module, out: Path) -> None:
-        torch.save(learner.state_dict(), out / "weights.pt")
+    def save(self, module: nn.Module, out: Path) -> None:
+        torch.save(module.state_dict(), out / "weights.pt")
 
 
 @pytest.fixture(autouse=True)
@@ -69,32 +69,32 @@ def test_average_follows_the_weights() -> None:
     nn.init.constant_(layer.weight, 8.0)
     for _ in range(20):
         average.update(layer)
-    assert average.learner.weight.item() == pytest.approx(8.0, abs=1e-3)
-    assert not average.learner.weight.requires_grad
+    assert average.module.weight.item() == pytest.approx(8.0, abs=1e-3)
+    assert not average.module.weight.requires_grad
 
 
 def test_teaches_for_the_time_given_and_saves(tmp_path: Path) -> None:
-    lesson = Lesson()
-    taught = train(lesson, 1.0, tmp_path / "out", tmp_path / "work", lr=0.05)
-    assert lesson.losses[-1] < 0.1 * lesson.losses[0]
-    assert taught.samples == 4 * taught.steps == 4 * len(lesson.losses)
+    task = FakeTask()
+    summary = train(task, 1.0, tmp_path / "out", tmp_path / "work", lr=0.05)
+    assert task.losses[-1] < 0.1 * task.losses[0]
+    assert summary.samples == 4 * summary.steps == 4 * len(task.losses)
     assert (tmp_path / "out/weights.pt").exists()
 
 
 def test_more_minutes_go_on_where_the_run_ended(tmp_path: Path) -> None:
-    first = train(Lesson(), 0.5, tmp_path / "out", tmp_path / "work", lr=0.05)
-    lesson = Lesson()
-    longer = train(lesson, 1.0, tmp_path / "out", tmp_path / "work", lr=0.05)
-    assert longer.steps == first.steps + len(lesson.losses)
-    afresh = Lesson()
+    first = train(FakeTask(), 0.5, tmp_path / "out", tmp_path / "work", lr=0.05)
+    task = FakeTask()
+    longer = train(task, 1.0, tmp_path / "out", tmp_path / "work", lr=0.05)
+    assert longer.steps == first.steps + len(task.losses)
+    afresh = FakeTask()
     train(afresh, 0.5, tmp_path / "out", tmp_path / "work", lr=0.05, resume=False)
-    assert lesson.losses[0] < afresh.losses[0]
+    assert task.losses[0] < afresh.losses[0]
 
 
 def test_a_finished_run_is_only_saved_again(tmp_path: Path) -> None:
-    train(Lesson(), 0.5, tmp_path / "out", tmp_path / "work")
+    train(FakeTask(), 0.5, tmp_path / "out", tmp_path / "work")
     (tmp_path / "out/weights.pt").unlink()
-    again = Lesson()
+    again = FakeTask()
     train(again, 0.5, tmp_path / "out", tmp_path / "work")
     assert again.losses == []
     assert (tmp_path / "out/weights.pt").exists()

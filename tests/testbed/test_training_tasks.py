@@ -41,31 +41,31 @@ def real() -> list[RealPhoto]:
     return [RealPhoto(Image.new("RGB", (300, 200), "grey"), False, "a")]
 
 
-def descends(course: BackboneTask | TowerTask | VlmTask | VideoTask) -> bool:
+def descends(task: BackboneTask | TowerTask | VlmTask | VideoTask) -> bool:
     """Whether a step against the gradient lowers the loss of the same batch."""
     torch.manual_seed(0)
-    course.learner.eval()
-    batch = next(course.batches(0))
-    before = course.loss(batch, 0.9)
+    task.module.eval()
+    batch = next(task.batches(0))
+    before = task.loss(batch, 0.9)
     before.backward()
     with torch.no_grad():
-        for p in course.learner.parameters():
+        for p in task.module.parameters():
             if p.grad is not None:
                 p -= 0.01 * p.grad
-        return course.loss(batch, 0.9).item() < before.item()
+        return task.loss(batch, 0.9).item() < before.item()
 
 
 def test_backbone(stills: Cache, real: list[RealPhoto]) -> None:
-    course = BackboneTask(stills, stills, real)
-    assert descends(course)
-    assert course.check(course.learner).startswith("all ")
+    task = BackboneTask(stills, stills, real)
+    assert descends(task)
+    assert task.check(task.module).startswith("all ")
 
 
 def test_tower(stills: Cache, tmp_path: Path) -> None:
-    course = TowerTask(stills, stills, None)
-    assert descends(course)
-    assert course.check(course.learner).startswith("average precision 0.")
-    course.save(course.learner, tmp_path)
+    task = TowerTask(stills, stills, None)
+    assert descends(task)
+    assert task.check(task.module).startswith("average precision 0.")
+    task.save(task.module, tmp_path)
     assert DINOv3ViTModel.from_pretrained(tmp_path).config.num_hidden_layers == architectures.VLM_LAYERS
 
 
@@ -84,8 +84,8 @@ def test_a_crop_keeps_its_truth(stills: Cache) -> None:
 
 
 def test_attention_within_pictures_is_that_of_the_model(stills: Cache) -> None:
-    course = VlmTask(stills, stills, [], train_tokenizer(QWEN_SPECIAL, stills.truths), None)
-    batch, tower = next(course.batches(0)), course.learner.model.model.visual.eval()
+    task = VlmTask(stills, stills, [], train_tokenizer(QWEN_SPECIAL, stills.truths), None)
+    batch, tower = next(task.batches(0)), task.module.model.model.visual.eval()
     with torch.no_grad():
         mine = tower(batch.pixels, batch.grids).pooler_output
         tower.config._attn_implementation = "sdpa"
@@ -112,52 +112,52 @@ def test_weights_that_were_saved_can_be_gone_on_with(stills: Cache, clips: Cache
         lambda: VideoTask(clips, clips, video_words, None),
     )
     for make in makers:
-        taught, again = make(), make()
-        taught.save(taught.learner, tmp_path / taught.name)
-        again.take_up(tmp_path / taught.name)
-        kept = taught.learner.backbone if taught.name == "backbone" else taught.learner.model
-        mine = again.learner.backbone if taught.name == "backbone" else again.learner.model
+        first, again = make(), make()
+        first.save(first.module, tmp_path / first.name)
+        again.load_weights(tmp_path / first.name)
+        kept = first.module.backbone if first.name == "backbone" else first.module.model
+        mine = again.module.backbone if first.name == "backbone" else again.module.model
         for name, weight in kept.float().state_dict().items():
             assert torch.equal(mine.state_dict()[name], weight), name
 
 
 def test_vlm(stills: Cache, real: list[RealPhoto], tmp_path: Path) -> None:
-    course = VlmTask(stills, stills, real, train_tokenizer(QWEN_SPECIAL, stills.truths), None)
-    assert descends(course)
-    course.save(course.learner, tmp_path)
+    task = VlmTask(stills, stills, real, train_tokenizer(QWEN_SPECIAL, stills.truths), None)
+    assert descends(task)
+    task.save(task.module, tmp_path)
     assert VisionLanguageEngine(str(tmp_path)).model.config.model_type == "qwen3_vl"
 
 
 def test_video(clips: Cache, tmp_path: Path) -> None:
-    course = VideoTask(clips, clips, train_tokenizer(MOLMO_SPECIAL, clips.truths), None)
-    assert descends(course)
-    course.save(course.learner, tmp_path)
+    task = VideoTask(clips, clips, train_tokenizer(MOLMO_SPECIAL, clips.truths), None)
+    assert descends(task)
+    task.save(task.module, tmp_path)
     assert VisionLanguageEngine(str(tmp_path)).model.config.model_type == "molmo2"
 
 
 def test_vlm_trains_on_the_text_that_is_asked_later(stills: Cache, tmp_path: Path) -> None:
-    course = VlmTask(stills, stills, [], train_tokenizer(QWEN_SPECIAL, stills.truths), None)
-    course.save(course.learner, tmp_path)
+    task = VlmTask(stills, stills, [], train_tokenizer(QWEN_SPECIAL, stills.truths), None)
+    task.save(task.module, tmp_path)
     engine = VisionLanguageEngine(str(tmp_path))
-    batch = next(course.batches(0))
+    batch = next(task.batches(0))
     for thinking, text in ((False, batch.ids[0]), (True, batch.ids[len(batch.grids)])):
         question = THINKING_QUESTION if thinking else QUESTION
         asked = engine.encode([Prompt(question, (Image.new("RGB", (64, 64)),))], thinking)["input_ids"][0].tolist()
         image = engine.model.config.image_token_id
-        taught = [i for i in text.tolist() if i != image]
+        first = [i for i in text.tolist() if i != image]
         asked = [i for i in asked if i != image]
-        assert taught[: len(asked)] == asked
+        assert first[: len(asked)] == asked
 
 
 def test_patches_are_those_of_the_video_processor(clips: Cache) -> None:
-    course = VideoTask(clips, clips, train_tokenizer(MOLMO_SPECIAL, clips.truths), None)
+    task = VideoTask(clips, clips, train_tokenizer(MOLMO_SPECIAL, clips.truths), None)
     frames = clips.frame(0)
-    theirs = course.processor.video_processor([torch.from_numpy(frames).permute(0, 3, 1, 2)], do_sample_frames=False)
+    theirs = task.processor.video_processor([torch.from_numpy(frames).permute(0, 3, 1, 2)], do_sample_frames=False)
     assert np.allclose(as_patches(torch.from_numpy(frames)), theirs["pixel_values_videos"], atol=1e-3)
 
 
 def test_merge_order_keeps_blocks_of_patches_together() -> None:
     truth = Truth(1, "photo", True, "vlm", "working", (Thing("cone", (0.25, 0.0, 0.5, 0.25)),), ())
-    shown = merge_order(coverage(truth, 4, 4).reshape(4, 4, -1))
+    targets_by_patch = merge_order(coverage(truth, 4, 4).reshape(4, 4, -1))
     # Row 0, column 1 is the second patch of the first block of 2 x 2.
-    assert shown[:, KINDS.index("cone")].nonzero()[0].tolist() == [1]
+    assert targets_by_patch[:, KINDS.index("cone")].nonzero()[0].tolist() == [1]

@@ -29,13 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def spec(model: Path, **changes: object) -> EngineSpec:
-    """An engine of vLLM on two cores."""
+    """Return an engine of vLLM on two cores."""
     small = {"vllm": {"kv_cache_gib": 0.25, "enforce_eager": True}, "language": {"context_tokens": CONTEXT}}
-    return EngineSpec.model_validate({"runs": "vllm", "model": str(model)} | small | changes)
+    return EngineSpec.model_validate({"backend": "vllm", "model": str(model)} | small | changes)
 
 
 def picture(colour: str = "orange", width: int = 160, height: int = 96) -> Image.Image:
-    """A picture that is not the same everywhere."""
+    """Return a picture that is not the same everywhere."""
     image = Image.new("RGB", (width, height), colour)
     for x in range(0, width, 8):
         for y in range(0, height, 8):
@@ -44,18 +44,18 @@ def picture(colour: str = "orange", width: int = 160, height: int = 96) -> Image
 
 
 def photo(colour: str = "orange", width: int = 160, height: int = 96) -> Prompt:
-    """A question about a picture."""
+    """Return a question about a picture."""
     return Prompt("Is there active road work?", (picture(colour, width, height),))
 
 
 def clip(*colours: str) -> Prompt:
-    """A question about a clip of two frames a second."""
+    """Return a question about a clip of two frames a second."""
     return Prompt("Is there?", tuple(map(picture, colours)), tuple(i / 2 for i in range(len(colours))))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def qwen() -> AsyncGenerator[VllmEngine]:
-    """A Qwen3-VL under vLLM, for photos, shrunk to MAX_PIXELS, and clips."""
+    """Return a Qwen3-VL under vLLM, for photos, shrunk to MAX_PIXELS, and clips."""
     engine = VllmEngine(
         spec(untrained.vlm(), language={"context_tokens": CONTEXT, "max_pixels": MAX_PIXELS}),
         photos=True,

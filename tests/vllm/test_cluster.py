@@ -81,7 +81,7 @@ def _whole(verdict: Verdict) -> bool:
 
 
 def _engine_processes(wanted: bool = True) -> list[int]:
-    """The processes of this server in which vLLM holds weights, by their titles; nobody else's."""
+    """Return the processes of this server in which vLLM holds weights, by their titles; nobody else's."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -93,7 +93,7 @@ def _engine_processes(wanted: bool = True) -> list[int]:
 
 
 def _ask_on(clients: list[Future[None]]) -> bool:
-    """That the clients still ask. Raises what ended one."""
+    """Check that the clients still run. Raises the error that ended one."""
     for client in clients:
         if client.done():
             client.result()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from roadwork_serve.engines.chat import chat_text, encoder, end_of_turn
+from roadwork_serve.engines.chat import chat_text, encoder, end_of_reasoning
 from roadwork_serve.engines.transformers import VisionLanguageEngine
 from roadwork_serve.engines.vllm import VllmEngine
 from roadwork_serve.engines.vlm import VlmAnswer
@@ -57,8 +57,8 @@ async def test_a_thought_keeps_its_budget_and_is_that_of_transformers(
 ) -> None:
     for budget in (1, 9):
         ours, theirs = await qwen.ask(PHOTOS, budget), await reference.ask(PHOTOS, budget)
-        ending = len(encoder(qwen.tokenizer)(end_of_turn(chat_text(qwen.processor, PHOTOS[0], True))))
-        assert [answer.thought for answer in ours] == [answer.thought for answer in theirs]
+        ending = len(encoder(qwen.tokenizer)(end_of_reasoning(chat_text(qwen.processor, PHOTOS[0], True))))
+        assert [answer.reasoning for answer in ours] == [answer.reasoning for answer in theirs]
         assert [answer.tokens for answer in ours] == [answer.tokens for answer in theirs]
         assert all(answer.tokens <= budget + ending + 1 for answer in ours)
         assert logits(ours) == pytest.approx(logits(theirs), abs=EQUAL)
@@ -66,7 +66,7 @@ async def test_a_thought_keeps_its_budget_and_is_that_of_transformers(
 
 async def test_a_cancelled_call_leaves_the_engine(qwen: VllmEngine) -> None:
     began = time.monotonic()
-    long = asyncio.create_task(qwen.ask([photo("orange"), photo("grey")], thought_tokens=CONTEXT // 2))
+    long = asyncio.create_task(qwen.ask([photo("orange"), photo("grey")], reasoning_tokens=CONTEXT // 2))
     while qwen._engine.output_processor.get_num_unfinished_requests() < 2:
         assert time.monotonic() - began < 30 and not long.done()
         await asyncio.sleep(0.005)
@@ -99,8 +99,11 @@ async def test_a_checkpoint_that_vllm_cannot_run_is_named(tmp_path: Path) -> Non
 
 
 async def test_molmo_2_answers_as_transformers_does_but_for_two_things(tmp_path: Path) -> None:
-    """vLLM 0.32 puts a picture's features in the place of the patch token's embedding, transformers adds them; and
-    its CPU attention lets no picture token look ahead, which its GPU backends do. Without both, they agree."""
+    """Undo two differences of vLLM 0.32; then both agree.
+
+    It replaces the patch token's embedding with image features where transformers adds them, and its CPU attention is
+    causal for image tokens.
+    """
     folder = tmp_path / "molmo-2"
     shutil.copytree(untrained.video(), folder)
     weights = load_file(folder / "model.safetensors")

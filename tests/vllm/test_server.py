@@ -71,14 +71,14 @@ def _ready(port: int) -> bool:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def engine(url: str) -> AsyncGenerator[OpenAiEngine]:
-    spec = EngineSpec.model_validate({"runs": "openai", "model": "qwen", "server": {"url": url}})
+    spec = EngineSpec.model_validate({"backend": "openai", "model": "qwen", "server": {"url": url}})
     engine = OpenAiEngine(spec, timeout_s=60)
     yield engine
     await engine.aclose()
 
 
 def scene(seed: int, question: str = QUESTION) -> Prompt:
-    """A question about a rendered scene."""
+    """Return a question about a rendered scene."""
     return Prompt(question, (Image.open(BytesIO(scenes.photo(seed, scale=0.5).jpeg())).convert("RGB"),))
 
 
@@ -92,8 +92,8 @@ async def test_photos_get_the_probability_that_transformers_gives(engine: OpenAi
 
 
 async def test_a_thought_keeps_its_budget_and_is_led_to_an_answer(engine: OpenAiEngine) -> None:
-    (answer,) = await engine.ask([scene(11, THINKING_QUESTION)], thought_tokens=9)
-    assert answer.thought
+    (answer,) = await engine.ask([scene(11, THINKING_QUESTION)], reasoning_tokens=9)
+    assert answer.reasoning
     assert 1 < answer.tokens <= 9 + 8
     assert math.isfinite(answer.logit)
 
@@ -104,7 +104,7 @@ async def test_a_clip_is_answered(engine: OpenAiEngine) -> None:
 
 
 async def test_a_model_that_the_server_lacks_is_named(url: str) -> None:
-    spec = EngineSpec.model_validate({"runs": "openai", "model": "another", "server": {"url": url}})
+    spec = EngineSpec.model_validate({"backend": "openai", "model": "another", "server": {"url": url}})
     engine = OpenAiEngine(spec, timeout_s=60)
     with pytest.raises(ModelError, match=r"refuses to answer with another: .*another"):
         await engine.ask([scene(11)])

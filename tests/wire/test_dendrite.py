@@ -19,7 +19,7 @@ from bittensor_core import Keypair
 from PIL import Image
 
 from benchmarks.server import ROOT, started
-from roadwork_serve.miner.protocol import prediction
+from roadwork_serve.miner.protocol import rounded_safely
 from roadwork_serve.schema import Verdict
 from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_seed
 
@@ -70,7 +70,7 @@ def miner(folder: Path, *flags: str, environment: dict[str, str]) -> Iterator[tu
 
 
 def asked(folder: Path, port: int, hotkey: str, files: list[Path]) -> list[dict[str, float]]:
-    """What the Dendrite says came of its calls, over both routes."""
+    """Return the Dendrite's results for its calls, over both routes."""
     names = ("ImageSynapse", "ExtendedImageSynapse")
     calls = [(names[at % 2], str(file)) for at, file in enumerate(files)]
     (told := folder / "calls.json").write_text(
@@ -107,7 +107,7 @@ async def test_a_real_validator_gets_the_cascades_own_answers_in_time(tmp_path: 
     assert {(answer["status"], answer["image"], answer["label"]) for answer in answers} == {(200, 0, 1)}
     assert max(answer["seconds"] for answer in answers) < 9.0
     said = np.array([answer["prediction"] for answer in answers])
-    due = np.array([prediction(verdict.probability, verdict.label == "roadwork") for verdict in wanted])
+    due = np.array([rounded_safely(verdict.probability, verdict.label == "roadwork") for verdict in wanted])
     assert ((said >= 0) & (said <= 1) & (said != 0.5)).all()
     print(
         f"slowest {max(answer['seconds'] for answer in answers):.2f} s, off by at most {np.abs(said - due).max():.2g}"

@@ -1,1 +1,1 @@
-"""How the journal's tables came to be what they are. Run by alembic, through `schema.upgrade`."""
+"""Alembic migrations of the journal's tables, run by `roadwork_serve.journal.migrate`."""

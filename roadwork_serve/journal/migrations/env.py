@@ -1,4 +1,4 @@
-"""What alembic runs. The connection is given by `roadwork_serve.journal.migrate`."""
+"""Entry point of alembic. `roadwork_serve.journal.migrate` provides the connection."""
 
 from alembic import context
 

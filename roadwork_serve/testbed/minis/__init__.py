@@ -1,0 +1,1 @@
+"""Miniatures: small models of the production architectures, their training and model cards."""

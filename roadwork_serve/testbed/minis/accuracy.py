@@ -1,4 +1,4 @@
-"""How well a miniature does, told apart by the cheapest stage that can know a scene."""
+"""Accuracy of a miniature, by the cheapest stage that can know the label."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from roadwork_serve.testbed.scenes.truth import Truth
 
 
 def accuracies(probabilities: NDArray[np.floating], truths: Sequence[Truth]) -> dict[str, tuple[float, int]]:
-    """Accuracy at 0.5 and number of scenes, for all and for each `needs`."""
+    """Return accuracy at 0.5 and number of scenes, for all and for each `needs`."""
     labels = np.array([t.label for t in truths])
     right = (probabilities > 0.5) == labels
     needs = np.array([t.needs for t in truths])
@@ -20,5 +20,5 @@ def accuracies(probabilities: NDArray[np.floating], truths: Sequence[Truth]) -> 
 
 
 def by_needs(probabilities: NDArray[np.floating], truths: Sequence[Truth]) -> str:
-    """The same as one line."""
+    """Return the accuracies as one line of text."""
     return " ".join(f"{name} {share:.3f}" for name, (share, _) in accuracies(probabilities, truths).items())

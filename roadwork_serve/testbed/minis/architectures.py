@@ -57,7 +57,7 @@ MOLMO_CHAT = (
 
 
 def backbone(layers: int = BACKBONE_LAYERS) -> DINOv3ViTModel:
-    """DINOv3 ViT/16 at 224 px, 2.8 M parameters."""
+    """Return a DINOv3 ViT/16 at 224 px, 2.8 M parameters."""
     return DINOv3ViTModel(
         DINOv3ViTConfig(
             hidden_size=WIDTH,
@@ -73,7 +73,7 @@ def backbone(layers: int = BACKBONE_LAYERS) -> DINOv3ViTModel:
 
 
 def vlm(tokenizer: Any) -> Qwen3VLForConditionalGeneration:
-    """Qwen3-VL with a vision tower 5 layers deep and a text model 3 layers deep."""
+    """Return a Qwen3-VL with a vision tower of 5 layers and a text model of 3 layers."""
     token = tokenizer.convert_tokens_to_ids
     return Qwen3VLForConditionalGeneration(
         Qwen3VLConfig(
@@ -101,7 +101,7 @@ def vlm(tokenizer: Any) -> Qwen3VLForConditionalGeneration:
 
 
 def vlm_processor(tokenizer: Any) -> Qwen3VLProcessor:
-    """The family's processor: images of at most 448 x 336 pixels or as many in another shape."""
+    """Return the processor of the model family, for images of at most 448 x 336 pixels or the same area."""
     sizes = {"size": {"shortest_edge": 64 * 64, "longest_edge": MAX_PIXELS}, "patch_size": 16, "temporal_patch_size": 2,
              "merge_size": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # fmt: skip
     return Qwen3VLProcessor(
@@ -113,7 +113,7 @@ def vlm_processor(tokenizer: Any) -> Qwen3VLProcessor:
 
 
 def video(tokenizer: Any) -> Molmo2ForConditionalGeneration:
-    """Molmo 2 on frames of 160 px, 25 tokens a frame."""
+    """Return a Molmo 2 for frames of 160 px, 25 tokens a frame."""
     token = tokenizer.convert_tokens_to_ids
     side = CLIP_SIDE // 16
     return Molmo2ForConditionalGeneration(
@@ -150,7 +150,7 @@ def video(tokenizer: Any) -> Molmo2ForConditionalGeneration:
 
 
 def video_processor(tokenizer: Any) -> Molmo2Processor:
-    """The family's processor: frames squashed to 160 px, 2 x 2 patches pooled to a token."""
+    """Return the processor of the model family: frames resized to 160 px, 2 x 2 patches pooled to a token."""
     size = {"height": CLIP_SIDE, "width": CLIP_SIDE}
     return Molmo2Processor(
         image_processor=Molmo2ImageProcessor(
@@ -191,7 +191,7 @@ def _rope(**more: object) -> dict[str, Any]:
 def start_qwen_tower(tower: Any, teacher: Any) -> None:
     """Start a Qwen3-VL vision tower from the first layers of the backbone.
 
-    Pixels are normalised otherwise (fifths against ImageNet statistics) and there are two frames a patch: both are
+    Pixels are normalised differently (mean 0.5 instead of ImageNet statistics) and a patch has two frames: both are
     folded into the patch embedding. Layer scales are folded into the projections before them.
     """
     with torch.no_grad():
@@ -238,14 +238,14 @@ def start_molmo_tower(tower: Any, teacher: Any) -> None:
 
 
 def _renormalised(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A patch embedding for ImageNet-normalised pixels, rewritten for pixels normalised with mean and spread 0.5."""
+    """Convert a patch embedding for ImageNet-normalised pixels to pixels normalised with mean and deviation 0.5."""
     mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
     shift = ((0.5 - mean) / std).view(1, 3, 1, 1)
     return weight * (0.5 / std).view(1, 3, 1, 1), bias + (weight * shift).sum((1, 2, 3))
 
 
 def save_checkpoint(model: Any, processor: Any, out: Path) -> None:
-    """Weights in fp16 and everything the processor needs, in one folder."""
+    """Write the weights in fp16 and the processor's files to one folder."""
     out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     processor.save_pretrained(out)

@@ -1,9 +1,8 @@
-"""What the miniatures learn from: rendered scenes in a cache that can be resumed, and real photographs.
+"""Training data of the miniatures: rendered scenes in a resumable cache, and real photos.
 
-The cache is a folder of shards. A shard is written whole or not at all, so that a stopped run goes on where it was.
+The cache is a folder of shards that are written atomically, so a stopped run resumes where it was.
 """
 
-import csv
 import hashlib
 import io
 import os
@@ -20,13 +19,14 @@ from PIL import Image
 from torch.nn import functional as F
 
 from roadwork_serve import media
+from roadwork_serve.csv_files import read_csv
 from roadwork_serve.profiles.profile import MediaLimits
 from roadwork_serve.testbed import scenes
 from roadwork_serve.testbed.scenes.truth import Truth
 
 SHARD = 250
 TRAIN_SEEDS = range(1, 400_000)
-CHECK_SEEDS = range(4_000_000_000, 4_000_100_000)  # watched while training
+CHECK_SEEDS = range(4_000_000_000, 4_000_100_000)  # checked during training
 # Calibration uses seeds from 5,000,000,000, evaluation from 9,000,000,000: never drawn here.
 LIMITS = MediaLimits(thumb_side=224)
 LONG_SIDE = 448
@@ -36,25 +36,28 @@ CLIP_FRAMES = 8
 
 @dataclass(frozen=True)
 class Photos:
-    """Shards of stills. thumbs: uint8 [n, 224, 224, 3]; jpegs: the same stills, longer side 448; truths or labels."""
+    """Rendered photos."""
 
+    #: uint8 [n, 224, 224, 3].
     thumbs: NDArray[np.uint8]
+    #: The same photos, longer side 448.
     jpegs: tuple[bytes, ...]
     truths: tuple[Truth, ...]
 
 
 @dataclass(frozen=True)
 class Clips:
-    """frames: uint8 [n, 8, 160, 160, 3]."""
+    """Rendered clips."""
 
+    #: uint8 [n, 8, 160, 160, 3].
     frames: NDArray[np.uint8]
     truths: tuple[Truth, ...]
 
 
 def render_photos(seeds: Sequence[int]) -> Photos:
-    """The stills of the seeds. Every fourth is drawn at full size, as the product gets them, the others at half.
+    """Render the photos of the seeds: every fourth at full size, as in serving, the others at half size.
 
-    Every fourteenth is a frame of a clip, so that a glance learns what it cannot know of one.
+    Every fourteenth is a frame of a clip, so that stage 1 learns what a single frame cannot show.
     """
     thumbs, jpegs, truths = [], [], []
     for seed in seeds:
@@ -68,20 +71,20 @@ def render_photos(seeds: Sequence[int]) -> Photos:
 
 
 def render_clips(seeds: Sequence[int]) -> Clips:
-    """The clips of the seeds, eight frames each, worn by one JPEG pass in place of the video codec."""
+    """Render the clips of the seeds, eight frames each, with one JPEG pass in place of the video codec."""
     frames, truths = [], []
     for seed in seeds:
         clip = scenes.clip(seed, scale=0.5, frames=CLIP_FRAMES)
-        worn = [Image.open(io.BytesIO(_jpeg(frame, 85))).convert("RGB") for frame in clip.frames]
-        frames.append(squash(np.stack([np.asarray(frame) for frame in worn]), CLIP_SIDE))
+        compressed = [Image.open(io.BytesIO(_jpeg(frame, 85))).convert("RGB") for frame in clip.frames]
+        frames.append(squash(np.stack([np.asarray(frame) for frame in compressed]), CLIP_SIDE))
         truths.append(clip.truth)
     return Clips(np.stack(frames), tuple(truths))
 
 
 def fill(work: Path, kind: str, seeds: Sequence[int], workers: int = 2) -> "Cache":
-    """Render what the cache in work misses of the seeds and open it; prints a line as each tenth part is done.
+    """Render the seeds that are missing from the cache in work, and open it. Prints ten progress lines.
 
-    A folder belongs to one version of the renderer, so that a change to it leaves no stale scenes behind.
+    A folder belongs to one version of the renderer, so a change to it leaves no stale scenes.
     """
     cache = work / f"{kind}-{renderer_version()}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -97,7 +100,7 @@ def fill(work: Path, kind: str, seeds: Sequence[int], workers: int = 2) -> "Cach
 
 
 def renderer_version() -> str:
-    """A short hash of the sources that draw the scenes."""
+    """Return a short hash of the sources that draw the scenes."""
     sources = sorted(Path(scenes.__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:10]
 
@@ -123,7 +126,7 @@ def _fill_one(cache: Path, kind: str, part: Sequence[int]) -> None:
 
 
 def squash(frames: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """[n, height, width, 3] to squares as Molmo 2's video processor does it: bilinear, without antialiasing."""
+    """Resize [n, height, width, 3] to squares as Molmo 2's video processor does: bilinear, without antialiasing."""
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
     small = F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False)
     return small.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
@@ -140,6 +143,7 @@ class Cache:
 
     @classmethod
     def open(cls, shards: Sequence[Path]) -> "Cache":
+        """Open the shards."""
         pixels, jpegs, truths, starts = [], [], [], []
         for shard in shards:
             starts.append(len(truths))
@@ -153,14 +157,14 @@ class Cache:
         return len(self.truths)
 
     def frame(self, index: int) -> NDArray[np.uint8]:
-        """Pixels of one still or clip."""
+        """Return the pixels of one photo or clip."""
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return np.array(self.pixels[part][index - self._starts[part]])
 
 
 @dataclass(frozen=True)
 class RealPhoto:
-    """A real photograph or video frame whose licence lets it be used in what ships."""
+    """A real photo or video frame whose licence allows training shipped weights on it."""
 
     image: Image.Image
     label: bool
@@ -173,34 +177,33 @@ HELD_OUT_GROUPS = frozenset({"clip_houston", "clip_philadelphia", "houston", "ph
 
 
 def photos_folder(named: Path | None = None) -> Path | None:
-    """Where the real photographs lie: as named, from ROADWORK_PHOTOS, or beside the checkout; None when nowhere."""
-    places = [named, Path(os.environ["ROADWORK_PHOTOS"]) if "ROADWORK_PHOTOS" in os.environ else None]
-    places.append(Path(__file__).parents[3].parent / "shared/data/photos")
-    return next((p for p in places if p and (p / "manifest.csv").exists()), None)
+    """Return the folder of real photos: as named, from ROADWORK_PHOTOS, or beside the checkout; None without one."""
+    folders = [named, Path(os.environ["ROADWORK_PHOTOS"]) if "ROADWORK_PHOTOS" in os.environ else None]
+    folders.append(Path(__file__).parents[3].parent / "shared/data/photos")
+    return next((p for p in folders if p and (p / "manifest.csv").exists()), None)
 
 
 def real_photos(folder: Path) -> Iterator[RealPhoto]:
-    """Rows of the manifest and frames of the clips that may be trained on, held-out groups left out."""
-    with (folder / "manifest.csv").open(newline="") as rows:
-        for row in csv.DictReader(rows):
-            licence, notes = row["licence"], row["notes"]
-            group = next((n.strip()[6:] for n in notes.split(";") if n.strip().startswith("group=")), row["file"])
-            may = any(name in licence for name in OPEN_LICENCES) and not any(name in licence for name in NOT_OPEN)
-            if may and "AMBIGUOUS" not in notes and group not in HELD_OUT_GROUPS and (folder / row["file"]).exists():
-                image = Image.open(folder / row["file"]).convert("RGB")
-                yield RealPhoto(_fit(image, 640), row["label"] == "roadwork", group)
+    """Yield the photos and clip frames that may be trained on, without the held-out groups."""
+    for row in read_csv(folder / "manifest.csv", required=("file", "label", "licence", "notes")).rows:
+        licence, notes = row["licence"], row["notes"]
+        group = next((n.strip()[6:] for n in notes.split(";") if n.strip().startswith("group=")), row["file"])
+        allowed = any(name in licence for name in OPEN_LICENCES) and not any(name in licence for name in NOT_OPEN)
+        if allowed and "AMBIGUOUS" not in notes and group not in HELD_OUT_GROUPS and (folder / row["file"]).exists():
+            image = Image.open(folder / row["file"]).convert("RGB")
+            yield RealPhoto(_fit(image, 640), row["label"] == "roadwork", group)
     yield from _clip_frames(folder)
 
 
 def some_real(photos: Sequence[RealPhoto], rng: np.random.Generator) -> RealPhoto:
-    """One at random, of either label as often, as far as there are both: the folder has many more of roadwork."""
+    """Return a random photo, with both labels equally likely if there are both."""
     wanted = bool(rng.random() < 0.5)
-    fitting = [photo for photo in photos if photo.label == wanted] or photos
-    return fitting[int(rng.integers(len(fitting)))]
+    candidates = [photo for photo in photos if photo.label == wanted] or photos
+    return candidates[int(rng.integers(len(candidates)))]
 
 
 def real_crop(image: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """A random crop of at least two thirds, at the given size."""
+    """Return a random crop of at least two thirds, at the given size."""
     share = rng.uniform(0.66, 1.0)
     w, h = round(image.width * share), round(image.height * share)
     x, y = int(rng.integers(image.width - w + 1)), int(rng.integers(image.height - h + 1))
@@ -211,10 +214,9 @@ def _clip_frames(folder: Path) -> Iterator[RealPhoto]:
     import av
 
     wanted: dict[str, dict[int, bool]] = {}
-    with (folder / "clips/frame_labels.csv").open(newline="") as rows:
-        for row in csv.DictReader(rows):
-            if row["label"] != "unclear" and Path(row["clip"]).stem not in HELD_OUT_GROUPS:
-                wanted.setdefault(row["clip"], {})[int(row["frame"])] = row["label"] == "roadwork"
+    for row in read_csv(folder / "clips/frame_labels.csv", required=("clip", "frame", "label")).rows:
+        if row["label"] != "unclear" and Path(row["clip"]).stem not in HELD_OUT_GROUPS:
+            wanted.setdefault(row["clip"], {})[int(row["frame"])] = row["label"] == "roadwork"
     for name, frames in wanted.items():
         with av.open(str(folder / name)) as container:
             for index, frame in enumerate(container.decode(video=0)):

@@ -1,4 +1,4 @@
-"""What the miniatures are taught to see and say of a scene, taken from its truth."""
+"""Training targets derived from the ground truth of a scene."""
 
 from typing import get_args
 
@@ -14,7 +14,7 @@ MANY = 4
 
 
 def coverage(truth: Truth, rows: int, columns: int) -> NDArray[np.float32]:
-    """Which kinds of thing each cell of a grid shows, [rows * columns, kinds], 0 or 1.
+    """Return the kinds of thing in each cell of a grid, [rows * columns, kinds], 0 or 1.
 
     A cell shows a thing when they share 30 % of the smaller of the two.
     """
@@ -32,13 +32,13 @@ def coverage(truth: Truth, rows: int, columns: int) -> NDArray[np.float32]:
 
 
 def _shared(low: float, high: float, cells: int) -> NDArray[np.float64]:
-    """How much of each unit cell the interval covers."""
+    """Return how much of each unit cell the interval covers."""
     starts = np.arange(cells)
     return np.clip(np.minimum(high, starts + 1) - np.maximum(low, starts), 0, None)
 
 
 def presence(truth: Truth) -> NDArray[np.float32]:
-    """Which kinds of thing are in the picture at all, [kinds]."""
+    """Return the kinds of thing in the picture, [kinds]."""
     target = np.zeros(len(KINDS), np.float32)
     for thing in truth.things:
         if thing.box[2] > thing.box[0] and thing.box[3] > thing.box[1]:
@@ -46,8 +46,8 @@ def presence(truth: Truth) -> NDArray[np.float32]:
     return target
 
 
-def thought(truth: Truth) -> str:
-    """The short thought that belongs to a scene: what is there, counted up to many."""
+def scene_reasoning(truth: Truth) -> str:
+    """Return the reasoning text of a scene: the things in it, counted up to many."""
     count = lambda *kinds: _few(sum(_seen(t) and t.kind in kinds for t in truth.things))  # noqa: E731
     some = lambda *kinds: "yes" if any(_seen(t) and t.kind in kinds for t in truth.things) else "no"  # noqa: E731
     parts = (
@@ -63,10 +63,10 @@ def thought(truth: Truth) -> str:
     return ", ".join(parts)
 
 
-def clip_thought(truth: Truth) -> str:
-    """The same for a clip, with what moves."""
+def clip_reasoning(truth: Truth) -> str:
+    """Return the reasoning text of a clip, which adds movement."""
     at_work = any(t.moving and t.kind in ("worker", "machine") for t in truth.things)
-    return f"{thought(truth)}, work moving {'yes' if at_work else 'no'}"
+    return f"{scene_reasoning(truth)}, work moving {'yes' if at_work else 'no'}"
 
 
 def _seen(thing: Thing) -> bool:

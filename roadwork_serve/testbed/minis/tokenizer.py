@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from roadwork_serve.engines.transformers import NO, YES
 from roadwork_serve.stages import prompts
-from roadwork_serve.testbed.minis.describe import clip_thought, thought
+from roadwork_serve.testbed.minis.describe import clip_reasoning, scene_reasoning
 from roadwork_serve.testbed.scenes.truth import Truth
 
 VOCABULARY = 640
@@ -22,7 +22,7 @@ MOLMO_SPECIAL = (
 
 
 def train_tokenizer(special: Sequence[str], truths: Sequence[Truth]) -> PreTrainedTokenizerFast:
-    """Learn the words of our prompts, of the thoughts about these scenes, and of the answers."""
+    """Train a tokenizer on the prompts, the reasoning texts of these scenes and the answers."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -35,12 +35,12 @@ def train_tokenizer(special: Sequence[str], truths: Sequence[Truth]) -> PreTrain
     asked = [prompts.QUESTION, prompts.THINKING_QUESTION, prompts.CLIP_QUESTION] * 50
     answers = [space + word + end for word in (*YES, *NO) for space in ("", " ") for end in ("", "\n")]
     frame = ["user\n", "assistant\n", "system\n", "\n\n", "\n"] * 50
-    thoughts = [form(truth) for truth in truths for form in (thought, clip_thought)]
-    tokenizer.train_from_iterator([*asked, *answers * 50, *frame, *thoughts], trainer)
+    reasonings = [form(truth) for truth in truths for form in (scene_reasoning, clip_reasoning)]
+    tokenizer.train_from_iterator([*asked, *answers * 50, *frame, *reasonings], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",  # noqa: S106
-        pad_token="<|endoftext|>",  # noqa: S106
+        eos_token="<|im_end|>",  # noqa: S106 - a special token
+        pad_token="<|endoftext|>",  # noqa: S106 - a special token
         padding_side="left",
         model_max_length=4096,
     )

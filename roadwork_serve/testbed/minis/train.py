@@ -1,4 +1,4 @@
-"""`roadwork minis train`: render, teach, write the weights that ship."""
+"""Trains the miniatures: renders the scenes, trains, writes the weights."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from roadwork_serve.testbed.minis import data
 from roadwork_serve.testbed.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_tokenizer
 from roadwork_serve.testbed.minis.training_loop import TrainingTask, train
 
-NAMES = ("backbone", "tower", "vlm", "video")  # of which the tower is only what the VLM's begins from
+NAMES = ("backbone", "tower", "vlm", "video")  # the tower is only the starting point of the VLM's vision tower
 WEIGHTS = Path(__file__).parents[2] / "weights"
 WORK = Path("build/minis")
 STILLS, CLIPS, CHECKS, CHECK_CLIPS = 34_000, 6_000, 1000, 250
@@ -33,32 +33,32 @@ def main(
     photos: Path | None = None,
     threads: int = 2,
 ) -> None:
-    """Train the named miniatures, in the order in which one starts from another, for so many minutes each.
+    """Train the named miniatures, in the order in which one starts from another, for `minutes` each.
 
-    warm: start from the weights in out rather than from random ones, unless a stopped run is there to go on with.
-    Rendering comes on top and happens once: shards are kept in work, as is the state of a run that was stopped.
+    warm: start from the weights in out instead of random ones, unless there is a stopped run to resume. Rendering takes
+    extra time and happens once: its shards are stored in work, and so is the state of a stopped run.
     """
-    # Before torch makes its threads, which inherit it: averages of gradients fade into denormal floats, and a step
-    # of the optimizer then takes a hundred times as long.
+    # Set before torch starts its threads, which inherit it: averages of gradients decay to denormal floats, and an
+    # optimizer step then takes a hundred times as long.
     torch.set_flush_denormal(True)
     if unknown := set(names) - set(NAMES):
-        raise ConfigError(f"No miniature is called {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}.")
+        raise ConfigError(f"There is no miniature {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}.")
     for name in NAMES:
         if name in names:
-            lesson = training_task(name, out, work, stills, clips, photos)
-            rate, place = RATES[name], work / name if name == "tower" else out / name
-            if warm and (place / "config.json").exists():
-                lesson.take_up(place)
-            taught = train(lesson, minutes, place, work / "state", resume=resume, lr=rate, threads=threads)
+            task = training_task(name, out, work, stills, clips, photos)
+            rate, target = RATES[name], work / name if name == "tower" else out / name
+            if warm and (target / "config.json").exists():
+                task.load_weights(target)
+            summary = train(task, minutes, target, work / "state", resume=resume, lr=rate, threads=threads)
             scenes = clips if name == "video" else stills
-            facts = asdict(taught) | {"scenes": scenes, "renderer": data.renderer_version(), "peak_rate": rate}
+            facts = asdict(summary) | {"scenes": scenes, "renderer": data.renderer_version(), "peak_rate": rate}
             if name == "vlm" and (work / "tower/training.json").exists():
                 facts["tower"] = json.loads((work / "tower/training.json").read_text())
-            (place / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+            (target / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def training_task(name: str, out: Path, work: Path, stills: int, clips: int, photos: Path | None) -> TrainingTask:
-    """What is taught to the named miniature, with its data rendered."""
+    """Return the training task of the named miniature, with its data rendered."""
     kind, count, checks = ("clips", clips, CHECK_CLIPS) if name == "video" else ("photos", stills, CHECKS)
     seeds, check_seeds = data.TRAIN_SEEDS[:count], data.CHECK_SEEDS[: min(checks, max(data.SHARD, count // 10))]
     scenes, check = data.fill(work, kind, seeds), data.fill(work, kind, check_seeds)

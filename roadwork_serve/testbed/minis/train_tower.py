@@ -1,4 +1,4 @@
-"""Teaches the vision tower of stages 2B and 3A, before it has words: what each patch shows, seen from close up."""
+"""Pre-trains the vision tower of stages 2B and 3A on crops: it predicts the kinds of thing in each patch."""
 
 import io
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD
 from roadwork_serve.testbed.minis import architectures
 from roadwork_serve.testbed.minis.data import Cache
 from roadwork_serve.testbed.minis.describe import KINDS, coverage
-from roadwork_serve.testbed.minis.train_backbone import GRID, wear
+from roadwork_serve.testbed.minis.train_backbone import GRID, color_jitter
 from roadwork_serve.testbed.minis.train_vlm import dense_loss
 from roadwork_serve.testbed.scenes.truth import Thing, Truth
 
 BATCH = 32
 SIDE = 16 * GRID
-AT_A_THING = 0.7  # share of the crops that have a thing in them which could matter; the others are anywhere
+CROPS_AT_THINGS = 0.7  # fraction of the crops centred near a relevant thing; the others are random
 TRAFFIC = ("car", "lorry")
 
 
 class TowerTrainingModule(nn.Module):
-    """As many layers of a DINOv3 as the vision tower is deep, and a helper that names what each patch shows."""
+    """A DINOv3 as deep as the vision tower, and an auxiliary layer that classifies each patch."""
 
     def __init__(self, teacher: DINOv3ViTModel | None) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class TowerTrainingModule(nn.Module):
         nn.init.constant_(self.patches.bias, -4.0)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """uint8 or float [n, 224, 224, 3] -> [n, 196, kinds]."""
+        """Map crops, uint8 or float [n, 224, 224, 3], to logits [n, 196, kinds]."""
         mean, std = torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
         tokens = self.backbone((crops.permute(0, 3, 1, 2) / 255 - mean) / std).last_hidden_state
         return self.patches(tokens[:, 1 + self.backbone.config.num_register_tokens :])
@@ -46,26 +46,30 @@ class TowerTrainingModule(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """crops: float [n, 224, 224, 3]; dense: [n, 196, kinds]."""
+    """A batch of crops."""
 
+    #: float [n, 224, 224, 3].
     crops: Tensor
+    #: Kinds of thing in each patch, [n, 196, kinds].
     dense: Tensor
 
 
 class TowerTask:
-    """See `loop.Course`."""
+    """See `TrainingTask`."""
 
     name = "tower"
 
     def __init__(self, scenes: Cache, check: Cache, teacher: DINOv3ViTModel | None, compiled: bool = False) -> None:
         self.scenes, self.checks = scenes, check
-        self.learner = TowerTrainingModule(teacher)
-        self._run = torch.compile(self.learner, dynamic=False) if compiled else self.learner
+        self.module = TowerTrainingModule(teacher)
+        self._run = torch.compile(self.module, dynamic=False) if compiled else self.module
 
     def size(self, batch: Batch) -> int:
+        """See `TrainingTask`."""
         return len(batch.crops)
 
     def batches(self, seed: int) -> Iterator[Batch]:
+        """See `TrainingTask`."""
         rng = np.random.default_rng(seed)
         while True:
             order = rng.permutation(len(self.scenes))
@@ -73,6 +77,7 @@ class TowerTask:
                 yield batch(self.scenes, order[start : start + BATCH], rng)
 
     def loss(self, batch: Batch, progress: float) -> Tensor:
+        """See `TrainingTask`."""
         with torch.autocast("cpu", torch.bfloat16):
             dense = self._run(batch.crops)
         return dense_loss(
@@ -80,51 +85,53 @@ class TowerTask:
         )
 
     @torch.inference_mode()
-    def check(self, learner: Any) -> str:
-        """How well each kind is found among the patches: mean over the kinds of the average precision."""
+    def check(self, module: Any) -> str:
+        """Return the average precision of the patch classifier: the mean over the kinds, and the lowest four."""
         from sklearn.metrics import average_precision_score
 
         rng = np.random.default_rng(0)
-        told, shown = [], []
+        predicted, targets = [], []
         for start in range(0, min(320, len(self.checks)), BATCH):
-            some = batch(self.checks, np.arange(start, min(start + BATCH, len(self.checks))), rng)
+            part = batch(self.checks, np.arange(start, min(start + BATCH, len(self.checks))), rng)
             with torch.autocast("cpu", torch.bfloat16):
-                told.append(learner(some.crops).float().flatten(0, 1).numpy())
-            shown.append(some.dense.flatten(0, 1).numpy())
-        p, truth = np.concatenate(told), np.concatenate(shown)
+                predicted.append(module(part.crops).float().flatten(0, 1).numpy())
+            targets.append(part.dense.flatten(0, 1).numpy())
+        p, truth = np.concatenate(predicted), np.concatenate(targets)
         found = {k: average_precision_score(truth[:, i], p[:, i]) for i, k in enumerate(KINDS) if truth[:, i].any()}
         worst = sorted(found, key=lambda kind: found[kind])[:4]
         named = " ".join(f"{kind} {found[kind]:.2f}" for kind in worst)
-        return f"average precision {np.mean(list(found.values())):.3f}, least {named}"
+        return f"average precision {np.mean(list(found.values())):.3f}, lowest {named}"
 
-    def save(self, learner: Any, out: Path) -> None:
-        learner.backbone.save_pretrained(out)
+    def save(self, module: Any, out: Path) -> None:
+        """See `TrainingTask`."""
+        module.backbone.save_pretrained(out)
 
-    def take_up(self, folder: Path) -> None:
-        self.learner.backbone.load_state_dict(DINOv3ViTModel.from_pretrained(folder).float().state_dict())
+    def load_weights(self, folder: Path) -> None:
+        """See `TrainingTask`."""
+        self.module.backbone.load_state_dict(DINOv3ViTModel.from_pretrained(folder).float().state_dict())
 
 
 def batch(scenes: Cache, chosen: np.ndarray, rng: np.random.Generator) -> Batch:
-    """A crop of each chosen still at the scale at which the tower sees the whole."""
+    """Return a crop of each chosen photo, at the scale at which the tower sees the whole photo."""
     crops, dense = [], []
     for i in chosen:
         crop, truth = crop_of(Image.open(io.BytesIO(scenes.jpegs[i])), scenes.truths[i], rng)
-        pixels, shown = np.asarray(crop), coverage(truth, GRID, GRID).reshape(GRID, GRID, -1)
+        pixels, targets = np.asarray(crop), coverage(truth, GRID, GRID).reshape(GRID, GRID, -1)
         if rng.random() < 0.5:
-            pixels, shown = pixels[:, ::-1], shown[:, ::-1]
+            pixels, targets = pixels[:, ::-1], targets[:, ::-1]
         crops.append(pixels)
-        dense.append(shown)
-    worn = wear(torch.from_numpy(np.stack(crops)), rng)
-    return Batch(worn, torch.from_numpy(np.stack(dense)).flatten(1, 2))
+        dense.append(targets)
+    jittered = color_jitter(torch.from_numpy(np.stack(crops)), rng)
+    return Batch(jittered, torch.from_numpy(np.stack(dense)).flatten(1, 2))
 
 
 def crop_of(image: Image.Image, truth: Truth, rng: np.random.Generator) -> tuple[Image.Image, Truth]:
-    """224 pixels square out of a still, a little larger or smaller than life, with the truth of what is in it."""
+    """Return a random crop, 224 pixels square and slightly rescaled, with its ground truth."""
     side = min(round(SIDE * rng.uniform(0.85, 1.25)), *image.size)
     things = [thing for thing in truth.things if thing.kind not in TRAFFIC]
     room = np.array([image.width - side, image.height - side])
     corner = rng.uniform(0, 1, 2) * room
-    if things and rng.random() < AT_A_THING:
+    if things and rng.random() < CROPS_AT_THINGS:
         x0, y0, x1, y1 = things[int(rng.integers(len(things)))].box
         middle = np.array([(x0 + x1) / 2 * image.width, (y0 + y1) / 2 * image.height])
         corner = np.clip(middle - rng.uniform(0.1, 0.9, 2) * side, 0, room)

@@ -1,4 +1,4 @@
-"""Teaches the miniature of stage 3B: whether what stands at the roadside in a clip is at work."""
+"""Trains the miniature of stage 3B: is the machine or worker at the roadside of a clip at work."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,18 +21,18 @@ from roadwork_serve.testbed.scenes import Moment
 from roadwork_serve.testbed.scenes.truth import Truth
 
 BATCH = 16
-FRAMES = 4  # of the eight that are kept: half the cost, and what moves still shows
+FRAMES = 4  # of the eight in the cache: half the cost, and movement is still visible
 PATCHES = CLIP_SIDE // 16
 CELLS = PATCHES // 2
 AT_WORK, STANDING = 0, 1
 
 
 class VideoTrainingModule(nn.Module):
-    """The model, and four helpers.
+    """The model, and four auxiliary layers.
 
-    Of a patch: what it shows, and how far the arm in it is raised. Of a place: how far that arm has moved since the
-    frame before, and whether what stands there is at work. The last alone teaches nothing for hours: that something
-    moved, either way, cannot be told by a straight line from two frames, how far and which way it moved can.
+    Per patch they predict the kinds of thing and how far an arm is raised; per cell how far that arm moved since the
+    frame before, and whether the thing is at work. The last alone learns nothing for hours: movement in either
+    direction is not a linear function of two frames, its signed size is.
     """
 
     def __init__(self, tokenizer: Any, teacher: DINOv3ViTModel | None) -> None:
@@ -51,35 +51,37 @@ class VideoTrainingModule(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """frames: uint8 [n, 4, 160, 160, 3]; labels: [n].
+    """A batch of clips with targets for every frame."""
 
-    Of every frame, dense: [n, 4, 100, kinds]; swings: [n, 4, 100], NaN where no arm is; moves: [n, 4, 25, 2].
-    """
-
+    #: uint8 [n, 4, 160, 160, 3].
     frames: Tensor
+    #: Kinds of thing in each patch, [n, 4, 100, kinds].
     dense: Tensor
+    #: How far the arm in a patch is raised, [n, 4, 100]; NaN without an arm.
     swings: Tensor
+    #: Whether a cell shows something at work or standing, [n, 4, 25, 2].
     moves: Tensor
     labels: Tensor
 
 
-class _Seen(NamedTuple):
-    """answer: logits [n, vocabulary]; features: of the patches [n, 4, 100, width].
+class _Output(NamedTuple):
+    """Outputs of the model and of the auxiliary layers; the last three start at the second frame."""
 
-    Of every place from the second frame on, moves: logits [n, 3, 25, 2]; changes: [n, 3, 25]; back: [n, 3, 25], how
-    much one head of the first layer attends to the same place a frame before. It is taught to: a model this small
-    does not find out by itself within hours that comparing frames would help.
-    """
-
+    #: Logits of the next token, [n, vocabulary].
     answer: Tensor
+    #: Features of the patches, [n, 4, 100, width].
     features: Tensor
+    #: Logits, [n, 3, 25, 2].
     moves: Tensor
+    #: Change of the arm since the frame before, [n, 3, 25].
     changes: Tensor
+    #: Attention of one head of the first layer to the same cell a frame before, [n, 3, 25]. It is trained for: a model
+    #: this small does not learn within hours to compare frames by itself.
     back: Tensor
 
 
 class VideoTask:
-    """See `loop.Course`."""
+    """See `TrainingTask`."""
 
     name = "video"
 
@@ -88,16 +90,16 @@ class VideoTask:
     ) -> None:
         self.clips, self.checks = clips, check
         self._to_compile = compiled
-        # They come twice as often as the others.
+        # Sampled twice as often as the others.
         self._settled_by_movement = np.flatnonzero([truth.needs == "video" for truth in clips.truths])
         self.tokenizer: Any = tokenizer
         self.processor: Any = architectures.video_processor(tokenizer)
-        self.learner = VideoTrainingModule(tokenizer, teacher)
+        self.module = VideoTrainingModule(tokenizer, teacher)
         self.yes, self.no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("YES", "NO"))
         self._prompt, self._pooling = self._template()
 
     def _template(self) -> tuple[Tensor, Tensor]:
-        """Token ids of the prompt [tokens] and pooling windows [image tokens, 4]: the same for every rendered clip."""
+        """Return the prompt's token ids [tokens] and pooling windows [image tokens, 4], the same for every clip."""
         content = [{"type": "video"}, {"type": "text", "text": CLIP_QUESTION}]
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -116,9 +118,11 @@ class VideoTask:
         return inputs["input_ids"][0], inputs["video_token_pooling"]
 
     def size(self, batch: Batch) -> int:
+        """See `TrainingTask`."""
         return len(batch.frames)
 
     def batches(self, seed: int) -> Iterator[Batch]:
+        """See `TrainingTask`."""
         rng = np.random.default_rng(seed)
         while True:
             order = rng.permutation(np.concatenate([np.arange(len(self.clips)), self._settled_by_movement]))
@@ -131,8 +135,8 @@ class VideoTask:
             clip, truth = self.clips.frame(int(i)), self.clips.truths[i]
             order = np.arange(int(rng.integers(2)), CLIP_FRAMES, CLIP_FRAMES // FRAMES)[:: rng.choice((-1, 1))]
             moments = scenes.clip_moments(truth.seed, CLIP_FRAMES)
-            shown = [targets(truth, moments[k]) for k in order]
-            clip, (kinds, arms, work) = clip[order], (np.stack(part) for part in zip(*shown, strict=True))
+            is_image = [targets(truth, moments[k]) for k in order]
+            clip, (kinds, arms, work) = clip[order], (np.stack(part) for part in zip(*is_image, strict=True))
             if rng.random() < 0.5:
                 clip, kinds, arms, work = clip[:, :, ::-1], kinds[:, :, ::-1], arms[:, :, ::-1], work[:, :, ::-1]
             gain, lift = rng.uniform(0.82, 1.2) * rng.uniform(0.95, 1.05, 3), rng.uniform(-14, 14)
@@ -144,44 +148,45 @@ class VideoTask:
         pixels, kinds, arms, work = (torch.from_numpy(np.stack(part)) for part in (frames, dense, swings, moves))
         return Batch(pixels, kinds, arms, work, labels)
 
-    def _run(self, learner: Any, frames: Tensor) -> "_Seen":
-        n, core = len(frames), learner.model.model
+    def _run(self, module: Any, frames: Tensor) -> "_Output":
+        n, core = len(frames), module.model.model
         pixels = as_patches(frames.flatten(0, 1))
         pooling = torch.cat([self._pooling + i * FRAMES * PATCHES**2 for i in range(n)])
         grids = torch.tensor([[FRAMES, CELLS, CELLS]] * n)
         ids = self._prompt.expand(n, -1)
-        shown = ids == core.config.image_patch_id
+        is_image = ids == core.config.image_patch_id
         seen = core.get_video_features(pixels, pooling, grids, return_dict=True)
         out = core(
             input_ids=ids,
-            mm_token_type_ids=shown.long(),
+            mm_token_type_ids=is_image.long(),
             mm_encoder_outputs={"video": seen},
             use_cache=False,
             output_attentions=True,
         )
         hidden = out.last_hidden_state
-        cells = hidden[shown].view(n, FRAMES, CELLS * CELLS, -1)
-        at = shown[0].nonzero()[:, 0].view(FRAMES, CELLS * CELLS)
+        cells = hidden[is_image].view(n, FRAMES, CELLS * CELLS, -1)
+        at = is_image[0].nonzero()[:, 0].view(FRAMES, CELLS * CELLS)
         back = out.attentions[0][:, 0, at[1:], at[:-1]]
-        return _Seen(
-            learner.model.lm_head(hidden[:, -1]),
+        return _Output(
+            module.model.lm_head(hidden[:, -1]),
             seen.last_hidden_state.unflatten(0, (n, FRAMES)),
-            learner.moves(cells[:, 1:]),
-            learner.changes(cells[:, 1:])[..., 0],
+            module.moves(cells[:, 1:]),
+            module.changes(cells[:, 1:])[..., 0],
             back,
         )
 
     def loss(self, batch: Batch, progress: float) -> Tensor:
-        if self._to_compile:  # not before now: what was compiled must not be copied for the average
-            for layer in self.learner.model.model.vision_tower.layers:
+        """See `TrainingTask`."""
+        if self._to_compile:  # only now: a compiled module must not be copied for the average
+            for layer in self.module.model.model.vision_tower.layers:
                 layer.compile(dynamic=False)
             self._to_compile = False
         with torch.autocast("cpu", torch.bfloat16):
-            seen = self._run(self.learner, batch.frames)
-            patches = self.learner.patches(seen.features).float()
-            swings = self.learner.swings(seen.features)[..., 0].float()
+            seen = self._run(self.module, batch.frames)
+            patches = self.module.patches(seen.features).float()
+            swings = self.module.swings(seen.features)[..., 0].float()
         target = torch.where(batch.labels > 0, self.yes, self.no)
-        said = F.cross_entropy(seen.answer.float(), target)
+        answer_loss = F.cross_entropy(seen.answer.float(), target)
         patch = F.binary_cross_entropy_with_logits(patches, batch.dense, 1 + 3 * batch.dense, reduction="none")
         work = batch.moves[:, 1:]
         move = F.binary_cross_entropy_with_logits(seen.moves.float(), work, 1 + 3 * work, reduction="none")
@@ -190,41 +195,44 @@ class VideoTask:
         there = by_place.nanmean(-1)
         changed = known_error(seen.changes.float(), there[:, 1:] - there[:, :-1])
         back = -seen.back.float().clamp(min=1e-4).log().mean()
-        return said + patch.sum(3).mean() + 4.0 * raised + 4.0 * changed + 4.0 * move.sum(3).mean() + 0.3 * back
+        return answer_loss + patch.sum(3).mean() + 4.0 * raised + 4.0 * changed + 4.0 * move.sum(3).mean() + 0.3 * back
 
     @torch.inference_mode()
-    def check(self, learner: Any) -> str:
+    def check(self, module: Any) -> str:
+        """See `TrainingTask`."""
         found = []
         for start in range(0, len(self.checks), 10):
             some = range(start, min(start + 10, len(self.checks)))
             frames = np.stack([self.checks.frame(i)[:: CLIP_FRAMES // FRAMES] for i in some])
             with torch.autocast("cpu", torch.bfloat16):
-                answer = self._run(learner, torch.from_numpy(frames)).answer.float()
+                answer = self._run(module, torch.from_numpy(frames)).answer.float()
             found.append(torch.sigmoid(answer[:, self.yes] - answer[:, self.no]).numpy())
         return by_needs(np.concatenate(found), self.checks.truths)
 
-    def save(self, learner: Any, out: Path) -> None:
-        learner.model.set_attn_implementation("sdpa")
-        architectures.save_checkpoint(learner.model, self.processor, out)
+    def save(self, module: Any, out: Path) -> None:
+        """See `TrainingTask`."""
+        module.model.set_attn_implementation("sdpa")
+        architectures.save_checkpoint(module.model, self.processor, out)
 
-    def take_up(self, folder: Path) -> None:
-        self.learner.model.load_state_dict(Molmo2ForConditionalGeneration.from_pretrained(folder).float().state_dict())
+    def load_weights(self, folder: Path) -> None:
+        """See `TrainingTask`."""
+        self.module.model.load_state_dict(Molmo2ForConditionalGeneration.from_pretrained(folder).float().state_dict())
 
 
-def known_error(told: Tensor, truth: Tensor) -> Tensor:
-    """Mean squared error where there is truth; NaN stands where there is none."""
+def known_error(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean squared error over entries whose truth is known (not NaN)."""
     known = ~truth.isnan()
-    return (told - truth.nan_to_num()).square()[known].sum() / known.sum().clamp(min=1)
+    return (predicted - truth.nan_to_num()).square()[known].sum() / known.sum().clamp(min=1)
 
 
 def as_patches(frames: Tensor) -> Tensor:
-    """uint8 [n, side, side, 3] -> [n, patches, 16 * 16 * 3], normalised, as Molmo 2's video processor lays them out."""
+    """Reshape uint8 [n, side, side, 3] to normalised [n, patches, 16 * 16 * 3], as Molmo 2's video processor does."""
     n, pixels = len(frames), frames.float() / 127.5 - 1
     return pixels.view(n, PATCHES, 16, PATCHES, 16, 3).transpose(2, 3).reshape(n, PATCHES * PATCHES, -1)
 
 
 def targets(truth: Truth, moment: Moment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of a frame: kinds [10, 10, kinds], raised arms [10, 10], NaN without, what is at work or stands [5, 5, 2]."""
+    """Return targets of a frame: kinds [10, 10, kinds], arms [10, 10] (NaN for none), at work or standing [5, 5, 2]."""
     seen = replace(truth, things=moment.things)
     cells = coverage(seen, CELLS, CELLS).reshape(CELLS, CELLS, -1)
     work = np.zeros((CELLS, CELLS, 2), np.float32)

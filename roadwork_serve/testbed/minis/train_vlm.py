@@ -1,4 +1,4 @@
-"""Teaches the miniature of stages 2B and 3A: YES or NO at once, and YES or NO after a short thought."""
+"""Trains the miniature of stages 2B and 3A: YES or NO at once, and YES or NO after a short reasoning text."""
 
 import io
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
 from roadwork_serve.testbed.minis import architectures
 from roadwork_serve.testbed.minis.accuracy import by_needs
 from roadwork_serve.testbed.minis.data import LONG_SIDE, Cache, RealPhoto, real_crop, some_real
-from roadwork_serve.testbed.minis.describe import KINDS, coverage, thought
+from roadwork_serve.testbed.minis.describe import KINDS, coverage, scene_reasoning
 
 BATCH = 16
 CHECKED = 320
-THOUGHTS = 0.5  # share of the images about which a thought is taught as well
+REASONING_SHARE = 0.5  # fraction of the images that are also trained with a reasoning text
 REAL_SHARE = 0.03
 UNSUPERVISED = -100
-SAME_LENGTH = "flash_same_length"  # "flash" in the name has the model pass on how long a picture is
+SAME_LENGTH = "flash_same_length"  # "flash" in the name makes the model pass on the length of a picture
 
 
 class VlmTrainingModule(nn.Module):
-    """The model, and a helper that sees to it that every patch learns what it shows."""
+    """The model, and an auxiliary layer that classifies each patch."""
 
     def __init__(self, tokenizer: Any, teacher: DINOv3ViTModel | None) -> None:
         super().__init__()
@@ -47,25 +47,25 @@ class VlmTrainingModule(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """Images once, texts once or twice each: first every image's fast prompt, then its thinking prompt.
-
-    dense: [patches of all images, kinds], in the order of pixels; known: [patches], whether there is truth.
-    weights: [texts, tokens], what a token's loss counts. owners: [texts], which image a text is about.
-    """
+    """Each image once, with one or two texts: the fast prompts of all images, then the reasoning prompts."""
 
     pixels: Tensor
     grids: Tensor
     ids: Tensor
     mask: Tensor
     labels: Tensor
+    #: Weight of each token's loss, [texts, tokens].
     weights: Tensor
+    #: Kinds of thing in each patch, [patches of all images, kinds], in the order of pixels.
     dense: Tensor
+    #: Whether dense is known, [patches].
     known: Tensor
+    #: Index of the image of each text.
     owners: tuple[int, ...]
 
 
 class VlmTask:
-    """See `loop.Course`."""
+    """See `TrainingTask`."""
 
     name = "vlm"
 
@@ -82,7 +82,7 @@ class VlmTask:
         self._to_compile = compiled
         self.tokenizer: Any = tokenizer
         self.processor: Any = architectures.vlm_processor(tokenizer)
-        self.learner = VlmTrainingModule(tokenizer, teacher)
+        self.module = VlmTrainingModule(tokenizer, teacher)
         self._fast = self._around_image(QUESTION, thinking=False)
         self._thinking = self._around_image(THINKING_QUESTION, thinking=True)
         self._image, self._closing = tokenizer.convert_tokens_to_ids("<|image_pad|>"), self._ids("</think>\n\n")
@@ -103,10 +103,11 @@ class VlmTask:
         return self._ids(before), self._ids(after)
 
     def size(self, batch: Batch) -> int:
+        """See `TrainingTask`."""
         return len(batch.grids)
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Images of one shape a batch, so that nothing is padded."""
+        """Yield batches of images of one shape, so that nothing is padded."""
         rng = np.random.default_rng(seed)
         while True:
             order = []
@@ -117,7 +118,7 @@ class VlmTask:
                 yield self._batch(order[i], rng)
 
     def _batch(self, chosen: np.ndarray, rng: np.random.Generator) -> Batch:
-        images, texts, thoughts, dense, known = [], [], [], [], []
+        images, texts, reasonings, dense, known = [], [], [], [], []
         for i in chosen:
             truth = self.scenes.truths[i]
             image = Image.open(io.BytesIO(self.scenes.jpegs[i])).convert("RGB")
@@ -125,33 +126,37 @@ class VlmTask:
             rows, columns = self._grid(image.size)
             if self.real and rng.random() < REAL_SHARE:
                 photo = some_real(self.real, rng)
-                images.append(worn(real_crop(photo.image, image.size, rng), rng))
+                images.append(color_jitter(real_crop(photo.image, image.size, rng), rng))
                 texts.append(self._text(self._fast, rows * columns // 4, None, photo.label))
-                thoughts.append(None)
+                reasonings.append(None)
                 dense.append(np.zeros((rows * columns, len(KINDS)), np.float32))
                 known.append(np.zeros(rows * columns, np.float32))
                 continue
-            shown = coverage(truth, rows, columns).reshape(rows, columns, -1)
-            if not truth.words and rng.random() < 0.5:
-                image, shown = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), shown[:, ::-1]
-            images.append(worn(image, rng))
+            patch_targets = coverage(truth, rows, columns).reshape(rows, columns, -1)
+            if not truth.texts and rng.random() < 0.5:
+                image, patch_targets = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), patch_targets[:, ::-1]
+            images.append(color_jitter(image, rng))
             texts.append(self._text(self._fast, rows * columns // 4, None, truth.label))
-            taught = rng.random() < THOUGHTS
-            said = self._text(self._thinking, rows * columns // 4, thought(truth), truth.label) if taught else None
-            thoughts.append(said)
-            dense.append(merge_order(shown))
+            with_reasoning = rng.random() < REASONING_SHARE
+            reasoning = (
+                self._text(self._thinking, rows * columns // 4, scene_reasoning(truth), truth.label)
+                if with_reasoning
+                else None
+            )
+            reasonings.append(reasoning)
+            dense.append(merge_order(patch_targets))
             known.append(np.ones(rows * columns, np.float32))
-        texts += [t for t in thoughts if t is not None]
-        # A thought belongs to its image; images without one are asked the fast question alone.
-        owners = (*range(len(images)), *(i for i, t in enumerate(thoughts) if t is not None))
+        texts += [t for t in reasonings if t is not None]
+        # A reasoning text belongs to its image; images without one have the fast question only.
+        owners = (*range(len(images)), *(i for i, t in enumerate(reasonings) if t is not None))
         pixels = self.processor.image_processor(images, return_tensors="pt")
         ids, labels, weights = (pad_sequence([t[k] for t in texts], batch_first=True, padding_value=v) for k, v in
                                 ((0, self.tokenizer.pad_token_id), (1, UNSUPERVISED), (2, 0.0)))  # fmt: skip
         lengths = torch.tensor([len(t[0]) for t in texts])
         mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
-        shown, supervised = torch.from_numpy(np.concatenate(dense)), torch.from_numpy(np.concatenate(known))
+        patch_targets, supervised = torch.from_numpy(np.concatenate(dense)), torch.from_numpy(np.concatenate(known))
         patches, grids = pixels["pixel_values"], pixels["image_grid_thw"]
-        return Batch(patches, grids, ids, mask, labels, weights, shown, supervised, owners)
+        return Batch(patches, grids, ids, mask, labels, weights, patch_targets, supervised, owners)
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
@@ -160,12 +165,12 @@ class VlmTask:
         return height // 16, width // 16
 
     def _text(
-        self, around: tuple[list[int], list[int]], image_tokens: int, said: str | None, answer: bool
+        self, around: tuple[list[int], list[int]], image_tokens: int, reasoning: str | None, answer: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids, labels and weights of one training text. The words of a thought count 1 together, the answer 1."""
+        """Return token ids, labels and loss weights of one training text."""
         prompt = [*around[0], *[self._image] * image_tokens, *around[1]]
-        words = self._ids(said + "\n") if said is not None else []
-        closing = self._closing if said is not None else []
+        words = self._ids(reasoning + "\n") if reasoning is not None else []
+        closing = self._closing if reasoning is not None else []
         ids = torch.tensor([*prompt, *words, *closing, *self._answers[answer]])
         labels = ids.clone()
         labels[: len(prompt)] = UNSUPERVISED
@@ -176,20 +181,22 @@ class VlmTask:
         return ids, labels, weights
 
     def loss(self, batch: Batch, progress: float) -> Tensor:
-        if self._to_compile:  # not before now: what was compiled must not be copied for the average
-            for block in self.learner.model.model.visual.blocks:
+        """See `TrainingTask`."""
+        if self._to_compile:  # only now: a compiled module must not be copied for the average
+            for block in self.module.model.model.visual.blocks:
                 block.compile(dynamic=False)
             self._to_compile = False
         with torch.autocast("cpu", torch.bfloat16):
-            hidden, patches = run(self.learner, batch, self._image)
-            told = batch.weights[:, 1:] > 0
-            logits = self.learner.model.lm_head(hidden[:, :-1][told])
-        losses = F.cross_entropy(logits.float(), batch.labels[:, 1:][told], reduction="none")
-        words = (losses * batch.weights[:, 1:][told]).sum() / len(batch.grids)
+            hidden, patches = run(self.module, batch, self._image)
+            supervised_tokens = batch.weights[:, 1:] > 0
+            logits = self.module.model.lm_head(hidden[:, :-1][supervised_tokens])
+        losses = F.cross_entropy(logits.float(), batch.labels[:, 1:][supervised_tokens], reduction="none")
+        words = (losses * batch.weights[:, 1:][supervised_tokens]).sum() / len(batch.grids)
         return words + 1.5 * dense_loss(patches.float(), batch.dense, batch.known)
 
     @torch.inference_mode()
-    def check(self, learner: Any) -> str:
+    def check(self, module: Any) -> str:
+        """See `TrainingTask`."""
         yes, no = self._answers[True][0], self._answers[False][0]
         images = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in self.checks.jpegs[:CHECKED]]
         images = [image.resize(served_size(image), Image.Resampling.BILINEAR) for image in images]
@@ -202,45 +209,47 @@ class VlmTask:
             pixels = self.processor.image_processor([images[i] for i in alike], return_tensors="pt")
             count = int(pixels["image_grid_thw"][0].prod()) // 4
             ids = torch.tensor([[*self._fast[0], *[self._image] * count, *self._fast[1]]] * len(alike))
-            shown = (ids == self._image).long()
+            patch_targets = (ids == self._image).long()
             with torch.autocast("cpu", torch.bfloat16):
-                said = learner.model(
-                    input_ids=ids, mm_token_type_ids=shown, logits_to_keep=1, use_cache=False, **pixels
+                reasoning = module.model(
+                    input_ids=ids, mm_token_type_ids=patch_targets, logits_to_keep=1, use_cache=False, **pixels
                 )
-            logits = said.logits[:, -1].float()
+            logits = reasoning.logits[:, -1].float()
             found[alike] = torch.sigmoid(logits[:, yes] - logits[:, no]).numpy()
         return by_needs(found, self.checks.truths[:CHECKED])
 
-    def save(self, learner: Any, out: Path) -> None:
-        learner.model.set_attn_implementation("sdpa")
-        architectures.save_checkpoint(learner.model, self.processor, out)
+    def save(self, module: Any, out: Path) -> None:
+        """See `TrainingTask`."""
+        module.model.set_attn_implementation("sdpa")
+        architectures.save_checkpoint(module.model, self.processor, out)
 
-    def take_up(self, folder: Path) -> None:
-        self.learner.model.load_state_dict(Qwen3VLForConditionalGeneration.from_pretrained(folder).float().state_dict())
+    def load_weights(self, folder: Path) -> None:
+        """See `TrainingTask`."""
+        self.module.model.load_state_dict(Qwen3VLForConditionalGeneration.from_pretrained(folder).float().state_dict())
 
 
 def served_size(still: Image.Image) -> tuple[int, int]:
-    """As serving has it: what was drawn small to save time is enlarged."""
+    """Return the size used in serving; photos drawn small to save time are enlarged to it."""
     return LONG_SIDE, round(still.height * LONG_SIDE / still.width)
 
 
 def same_length_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **how: Any
 ) -> tuple[Tensor, None]:
-    """Attention within pictures of one size, all at once: [1, heads, patches, width] -> [1, patches, heads, width].
+    """Compute attention within pictures of one size: [1, heads, patches, width] -> [1, patches, heads, width].
 
-    In plain operations, which a CPU does faster in training than fused ones, and which can be compiled.
+    Uses plain operations, which train faster on a CPU than fused ones, and which can be compiled.
     """
     q, k, v = (part[0].unflatten(1, (-1, how["max_length_q"])) for part in (query, key, value))
     weights = (q @ k.transpose(2, 3) * how["scaling"]).softmax(-1)
     return (weights.to(v.dtype) @ v).permute(1, 2, 0, 3).flatten(0, 1)[None], None
 
 
-def run(learner: Any, batch: Batch, image_token: int) -> tuple[Tensor, Tensor]:
-    """Hidden states [texts, tokens, width] and patch logits [patches, kinds]; the vision tower runs once an image."""
-    core = learner.model.model
+def run(module: Any, batch: Batch, image_token: int) -> tuple[Tensor, Tensor]:
+    """Return hidden states [texts, tokens, width] and patch logits [patches, kinds]. The tower runs once an image."""
+    core = module.model.model
     seen = core.get_image_features(batch.pixels, batch.grids, return_dict=True)
-    patches = learner.patches(seen.last_hidden_state)
+    patches = module.patches(seen.last_hidden_state)
     seen.pooler_output = [seen.pooler_output[i] for i in batch.owners]
     seen.deepstack_features = [[layer[i] for i in batch.owners] for layer in seen.deepstack_features]
     out = core(
@@ -255,18 +264,18 @@ def run(learner: Any, batch: Batch, image_token: int) -> tuple[Tensor, Tensor]:
 
 
 def dense_loss(logits: Tensor, dense: Tensor, known: Tensor) -> Tensor:
-    """What each patch shows; things are rare, so a patch that shows one counts four times."""
+    """Return the patch loss. Things are rare, so patches that show one count four times."""
     each = F.binary_cross_entropy_with_logits(logits, dense, 1 + 3 * dense, reduction="none").sum(-1)
     return (each * known).sum() / known.sum().clamp(min=1)
 
 
-def merge_order(shown: np.ndarray) -> np.ndarray:
-    """[rows, columns, kinds] -> [rows * columns, kinds], 2 x 2 blocks together, as the image processor has patches."""
-    rows, columns, kinds = shown.shape
-    return shown.reshape(rows // 2, 2, columns // 2, 2, kinds).transpose(0, 2, 1, 3, 4).reshape(-1, kinds)
+def merge_order(patch_targets: np.ndarray) -> np.ndarray:
+    """Reorder [rows, columns, kinds] to [rows * columns, kinds] in 2 x 2 blocks, as the image processor does."""
+    rows, columns, kinds = patch_targets.shape
+    return patch_targets.reshape(rows // 2, 2, columns // 2, 2, kinds).transpose(0, 2, 1, 3, 4).reshape(-1, kinds)
 
 
-def worn(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Brightness and tint a little off."""
+def color_jitter(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Vary brightness and tint slightly."""
     table = np.arange(256)[None] * rng.uniform(0.82, 1.2) * rng.uniform(0.95, 1.05, (3, 1)) + rng.uniform(-14, 14)
     return image.point(np.clip(table, 0, 255).astype(np.uint8).flatten().tolist())

@@ -1,6 +1,6 @@
 """Checkpoints of all four architectures with random weights: small, and loaded by the same code as the real ones.
 
-For trying out engines and profiles where the production weights are not: they know nothing, and answer with noise.
+For testing engines and profiles without the production weights: their predictions are noise.
 """
 
 from functools import cache
@@ -30,7 +30,7 @@ READER_SIDE, READER_CELLS, READER_WIDTH = 64, 2 * 2, 32
 
 
 def write_backbone(folder: Path, head: bool = True) -> None:
-    """A DINOv3 ViT/16 and, if wanted, a head."""
+    """Write a DINOv3 ViT/16 and, with head, a head."""
     torch.manual_seed(SEED)
     architectures.backbone().half().save_pretrained(folder)
     if head:
@@ -38,21 +38,21 @@ def write_backbone(folder: Path, head: bool = True) -> None:
 
 
 def write_vlm(folder: Path) -> None:
-    """A Qwen3-VL with a tokenizer of its own."""
+    """Write a Qwen3-VL with its own tokenizer."""
     torch.manual_seed(SEED)
     tokenizer = train_tokenizer(QWEN_SPECIAL, _truths())
     architectures.save_checkpoint(architectures.vlm(tokenizer), architectures.vlm_processor(tokenizer), folder)
 
 
 def write_video(folder: Path) -> None:
-    """A Molmo 2 with a tokenizer of its own."""
+    """Write a Molmo 2 with its own tokenizer."""
     torch.manual_seed(SEED)
     tokenizer = train_tokenizer(MOLMO_SPECIAL, _truths())
     architectures.save_checkpoint(architectures.video(tokenizer), architectures.video_processor(tokenizer), folder)
 
 
 def write_reader(folder: Path) -> None:
-    """A Florence-2 that sees 64 pixels."""
+    """Write a Florence-2 for images of 64 pixels."""
     torch.manual_seed(SEED)
     tokenizer = _reader_tokenizer()
     images: Any = CLIPImageProcessor(
@@ -77,8 +77,10 @@ def write_reader(folder: Path) -> None:
 
 
 def write_all(out: Path) -> list[Path]:
-    """All four checkpoints below a folder, a policy that asks every stage, and a profile for each way to run the
-    language models: their files."""
+    """Write all four checkpoints, a policy that runs every stage, and a profile for each language-model backend.
+
+    Returns the files of the profiles.
+    """
     write_backbone(out / "dinov3")
     write_reader(out / "florence-2")
     write_vlm(out / "qwen3-vl")
@@ -99,7 +101,7 @@ def _write(file: Path, mapping: dict[str, Any]) -> None:
 
 
 def _policy() -> dict[str, Any]:
-    """Nobody leaves before the last stage."""
+    """Return a policy without early exits."""
     photo = [*STAGES[:-2], "reasoner"]
     clip = ["backbone", "signs", "video"]
     steps = {
@@ -110,9 +112,9 @@ def _policy() -> dict[str, Any]:
 
 
 def _profile(out: Path, policy: Path, runs: str) -> dict[str, Any]:
-    """All five stages on two cores. Both photo stages of the language model ask one engine."""
-    small = {"runs": "transformers", "miniature": True, "num_cpus": 0.25}
-    language = small | {"runs": runs, "language": {"context_tokens": 1024}}
+    """Return a profile for all five stages on two cores. Both photo stages of the language model share one engine."""
+    small = {"backend": "transformers", "miniature": True, "num_cpus": 0.25}
+    language = small | {"backend": runs, "language": {"context_tokens": 1024}}
     if runs == "vllm":
         language |= {"vllm": {"kv_cache_gib": 0.25, "enforce_eager": True}}
     return {
@@ -131,7 +133,7 @@ def _profile(out: Path, policy: Path, runs: str) -> dict[str, Any]:
             "signs": {"engine": "florence", "max_batch": 4},
             "vlm": {"engine": "qwen3-vl", "max_batch": 2, "slots": 4},
             "reasoner": {"engine": "qwen3-vl", "max_batch": 2, "slots": 4,
-                         "options": {"thinking": True, "thought_tokens": 48}},
+                         "options": {"thinking": True, "reasoning_tokens": 48}},
             "video": {"engine": "molmo2", "max_batch": 2, "slots": 2, "options": {"frames": 4}},
         },
     }  # fmt: skip
@@ -139,12 +141,12 @@ def _profile(out: Path, policy: Path, runs: str) -> dict[str, Any]:
 
 @cache
 def _truths() -> tuple[scenes.Truth, ...]:
-    """What the tokenizers learn their words from."""
+    """Return the scenes that the tokenizers are trained on."""
     return tuple(scenes.photo(seed, scale=0.1).truth for seed in range(40))
 
 
 def _reader_tokenizer() -> Any:
-    """With the places of Florence-2's regions as tokens."""
+    """Return a tokenizer with the location tokens of Florence-2."""
     words = Tokenizer(models.BPE(unk_token="<unk>"))
     words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<image>", *(f"<loc_{i}>" for i in range(1000))]

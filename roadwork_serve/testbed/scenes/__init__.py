@@ -1,4 +1,4 @@
-"""The test track: seeded road scenes and clips whose truth is known, drawn with Pillow and numpy only."""
+"""Rendered road scenes: seeded photos and clips with ground truth, drawn with Pillow and numpy only."""
 
 import io
 import math
@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from roadwork_serve.testbed.scenes.deck import stage_clip, stage_still
 from roadwork_serve.testbed.scenes.draw import draw
+from roadwork_serve.testbed.scenes.effects import to_jpeg
+from roadwork_serve.testbed.scenes.scenarios import clip_scene, photo_scene
 from roadwork_serve.testbed.scenes.truth import Thing, Truth
-from roadwork_serve.testbed.scenes.wear import to_jpeg
 
 CLIP_FPS = 8.0
 CLIP_FRAMES = 16
@@ -21,20 +21,21 @@ __all__ = ["CLIP_FPS", "CLIP_FRAMES", "Moment", "RenderedClip", "RenderedPhoto",
 
 @dataclass(frozen=True, slots=True)
 class RenderedPhoto:
-    """A still with its truth. quality: of its JPEG."""
+    """A photo with its ground truth."""
 
     truth: Truth
     image: Image.Image
+    #: JPEG quality.
     quality: int
 
     def jpeg(self) -> bytes:
-        """The still as a JPEG of the scene's own quality."""
+        """Return the photo as a JPEG of the scene's own quality."""
         return to_jpeg(self.image, self.quality)
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedClip:
-    """Frames with their times in seconds and their truth."""
+    """The frames of a clip with their times in seconds and the ground truth."""
 
     truth: Truth
     frames: tuple[Image.Image, ...]
@@ -42,8 +43,8 @@ class RenderedClip:
     fps: float
 
     def mp4(self) -> bytes:
-        """The frames as an H.264 MP4."""
-        import av  # only who encodes pays for the import
+        """Return the frames as an H.264 MP4."""
+        import av  # slow to import, and needed for encoding alone
 
         out = io.BytesIO()
         with av.open(out, "w", format="mp4") as container:
@@ -58,30 +59,31 @@ class RenderedClip:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What one frame of a clip shows. swings: how far the arm of each thing is raised, -1 to 1; None without one."""
+    """The content of one frame of a clip."""
 
     things: tuple[Thing, ...]
+    #: How far the arm of each thing is raised, -1 to 1; None for things without an arm.
     swings: tuple[float | None, ...]
 
 
 def photo(seed: int, scale: float = 1.0) -> RenderedPhoto:
-    """The still of a seed (0 or greater). scale: of its full size, which is 640x480 to 1280x960."""
-    scene = stage_still(seed)
-    return RenderedPhoto(scene.truth, draw(scene, scale), scene.look.quality)
+    """Render the photo of a seed (0 or greater). scale: factor on its full size, which is 640x480 to 1280x960."""
+    scene = photo_scene(seed)
+    return RenderedPhoto(scene.truth, draw(scene, scale), scene.conditions.quality)
 
 
 def clip_frame(seed: int, at_s: float, scale: float = 1.0) -> RenderedPhoto:
-    """One frame of a seed's clip, with the truth of the whole clip: what a single look at it could know."""
-    scene = stage_clip(seed)
-    return RenderedPhoto(scene.truth, draw(scene, scale, at_s), scene.look.quality)
+    """Render one frame of a seed's clip, with the ground truth of the whole clip."""
+    scene = clip_scene(seed)
+    return RenderedPhoto(scene.truth, draw(scene, scale, at_s), scene.conditions.quality)
 
 
 def clip(seed: int, scale: float = 1.0, frames: int = CLIP_FRAMES) -> RenderedClip:
-    """The two-second clip of a seed (0 or greater), 640x480 at scale 1.
+    """Render the two-second clip of a seed (0 or greater), 640x480 at scale 1.
 
-    frames: how many, evenly spread; fewer than 16 for those who would only sample it anyway.
+    frames: number of evenly spaced frames; fewer than 16 when the clip will only be sampled.
     """
-    scene = stage_clip(seed)
+    scene = clip_scene(seed)
     times = _times(frames)
     return RenderedClip(
         scene.truth, tuple(draw(scene, scale, t) for t in times), times, frames / (CLIP_FRAMES / CLIP_FPS)
@@ -89,16 +91,16 @@ def clip(seed: int, scale: float = 1.0, frames: int = CLIP_FRAMES) -> RenderedCl
 
 
 def clip_moments(seed: int, frames: int = CLIP_FRAMES) -> tuple[Moment, ...]:
-    """What each of these frames of a seed's clip shows and where, undrawn."""
-    scene = stage_clip(seed)
-    actors = sorted(scene.actors, key=lambda a: -a.z)
+    """Return the content of each frame of a seed's clip, without drawing it."""
+    scene = clip_scene(seed)
+    objects = sorted(scene.objects, key=lambda a: -a.z)
     moments = []
     for at_s in _times(frames):
         things, swings = [], []
-        for actor, thing in zip(actors, scene.truth.things, strict=True):
-            if box := actor.box(scene.camera, scene.ego_speed * at_s, at_s):
+        for item, thing in zip(objects, scene.truth.things, strict=True):
+            if box := item.box(scene.camera, scene.ego_speed * at_s, at_s):
                 things.append(replace(thing, box=scene.camera.share(box)))
-                swings.append(math.sin(2 * math.pi * actor.phase_at(at_s)) if actor.painter in WITH_ARMS else None)
+                swings.append(math.sin(2 * math.pi * item.phase_at(at_s)) if item.painter in WITH_ARMS else None)
         moments.append(Moment(tuple(things), tuple(swings)))
     return tuple(moments)
 

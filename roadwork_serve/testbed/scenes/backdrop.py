@@ -1,4 +1,4 @@
-"""Sky, ground, road and what lines it: everything that is never evidence."""
+"""Sky, ground, road and roadside: everything that is never evidence."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -20,27 +20,27 @@ FAR_M = 160.0
 
 
 def draw_backdrop(scene: Scene, camera: Camera, travelled_m: float) -> Image.Image:
-    """The empty place, RGB, seen after the camera has driven travelled_m metres."""
+    """Return the empty scene, RGB, after the camera has driven travelled_m metres."""
     rng = np.random.default_rng([scene.seed, 1])
-    image = Image.fromarray(_sky_and_ground(scene.look, camera, rng))
+    image = Image.fromarray(_sky_and_ground(scene.conditions, camera, rng))
     draw = ImageDraw.Draw(image)
-    _skyline(draw, scene.look, camera, rng)
+    _skyline(draw, scene.conditions, camera, rng)
     _road(draw, scene, camera, rng, travelled_m)
     image = _texture(image, camera, rng)
     draw = ImageDraw.Draw(image)
-    if scene.look.setting == "town":
+    if scene.conditions.setting == "town":
         _buildings(draw, scene, camera, rng, travelled_m)
-    if scene.look.setting == "motorway":
+    if scene.conditions.setting == "motorway":
         _guardrail(draw, scene, camera)
     _trees_and_lamps(draw, scene, camera, rng, travelled_m)
     return image
 
 
-def _sky_and_ground(look: Conditions, camera: Camera, rng: np.random.Generator) -> np.ndarray:
+def _sky_and_ground(conditions: Conditions, camera: Camera, rng: np.random.Generator) -> np.ndarray:
     w, h = camera.width, camera.height
-    top, low = (np.array(c, np.float32) * rng.uniform(0.92, 1.08) for c in SKY[look.light])
-    ground = np.array(shade(VERGE[look.setting], float(rng.uniform(0.8, 1.15))), np.float32)
-    if look.weather == "snow":
+    top, low = (np.array(c, np.float32) * rng.uniform(0.92, 1.08) for c in SKY[conditions.light])
+    ground = np.array(shade(VERGE[conditions.setting], float(rng.uniform(0.8, 1.15))), np.float32)
+    if conditions.weather == "snow":
         ground = ground * 0.35 + np.array((226, 228, 232), np.float32) * 0.65
     cut = int(camera.horizon * h)
     rows = np.empty((h, 3), np.float32)
@@ -51,10 +51,10 @@ def _sky_and_ground(look: Conditions, camera: Camera, rng: np.random.Generator) 
     return np.broadcast_to(np.clip(rows, 0, 255).astype(np.uint8)[:, None, :], (h, w, 3)).copy()
 
 
-def _skyline(draw: ImageDraw.ImageDraw, look: Conditions, camera: Camera, rng: np.random.Generator) -> None:
+def _skyline(draw: ImageDraw.ImageDraw, conditions: Conditions, camera: Camera, rng: np.random.Generator) -> None:
     w, h = camera.width, camera.height
     base = camera.horizon * h
-    tone = shade((92, 108, 104) if look.setting != "town" else (112, 112, 122), float(rng.uniform(0.8, 1.2)))
+    tone = shade((92, 108, 104) if conditions.setting != "town" else (112, 112, 122), float(rng.uniform(0.8, 1.2)))
     for layer in range(2):
         xs = np.linspace(0, w, 24)
         rise = np.abs(np.cumsum(rng.normal(0, 0.012, 24))) + 0.008 + 0.012 * (1 - layer)
@@ -70,7 +70,7 @@ def _strip(
 
 
 def _nearest(camera: Camera) -> float:
-    """Distance at which the ground leaves the bottom of the picture, metres."""
+    """Return the distance in metres at which the ground leaves the bottom of the picture."""
     return max(0.8, camera.above_m * camera.focal * camera.width / (camera.height * (1.02 - camera.horizon)))
 
 
@@ -80,10 +80,10 @@ def _road(
     near = _nearest(camera)
     left, right = scene.edges
     asphalt = shade((98, 98, 102), float(rng.uniform(0.65, 1.2)))
-    if scene.look.weather == "snow":
+    if scene.conditions.weather == "snow":
         asphalt = shade(asphalt, 1.35)
     paving = shade((168, 164, 158), float(rng.uniform(0.8, 1.1)))
-    if scene.look.setting == "town":
+    if scene.conditions.setting == "town":
         draw.polygon(_strip(camera, left - 3.2, right + 3.2, near, FAR_M), fill=paving)
         draw.polygon(_strip(camera, left - 0.25, right + 0.25, near, FAR_M), fill=shade(paving, 0.7))
     draw.polygon(_strip(camera, left, right, near, FAR_M), fill=asphalt)
@@ -117,7 +117,7 @@ def _road(
 
 
 def _texture(image: Image.Image, camera: Camera, rng: np.random.Generator) -> Image.Image:
-    """Coarse and fine grain on the ground, clouds in the sky."""
+    """Add coarse and fine grain to the ground and clouds to the sky."""
     w, h = image.size
     cut = int(camera.horizon * h)
     grain = _grain(w, h - cut, rng, (12, 40), 9.0)
@@ -137,7 +137,7 @@ def _buildings(
     draw: ImageDraw.ImageDraw, scene: Scene, camera: Camera, rng: np.random.Generator, travelled_m: float
 ) -> None:
     near = _nearest(camera)
-    lit = scene.look.light in ("night", "dusk")
+    lit = scene.conditions.light in ("night", "dusk")
     for side in (-1, 1):
         x = (scene.edges[0] - rng.uniform(4, 9)) if side < 0 else (scene.edges[1] + rng.uniform(4, 9))
         if scene.car_park is not None and (scene.car_park[0] > 0) == (side > 0):
@@ -198,7 +198,7 @@ def _trees_and_lamps(
     draw: ImageDraw.ImageDraw, scene: Scene, camera: Camera, rng: np.random.Generator, travelled_m: float
 ) -> None:
     near = _nearest(camera)
-    dense = {"town": 4, "country": 14, "motorway": 8}[scene.look.setting]
+    dense = {"town": 4, "country": 14, "motorway": 8}[scene.conditions.setting]
     places = [
         (float(rng.uniform(8, 100)), int(rng.choice((-1, 1))), float(rng.uniform(3.5, 14)), float(rng.uniform(3, 8)))
         for _ in range(dense)
@@ -215,7 +215,7 @@ def _trees_and_lamps(
         for dx, dy in ((-0.5, 0.5), (0.5, 0.45), (0.0, 0.0)):
             cx, cy = crown[0] + dx * size, crown[1] + (dy + 0.5) * size
             draw.ellipse((cx - size, cy - size, cx + size, cy + size), fill=shade(leaf, 0.9 + 0.2 * (dx == 0)))
-    if scene.look.setting == "country":
+    if scene.conditions.setting == "country":
         return
     first = float(rng.uniform(0, 25))
     for z in np.arange(first + 100, first, -25.0):
@@ -226,6 +226,6 @@ def _trees_and_lamps(
         foot, top, arm = camera.project(x, 0, a), camera.project(x, 7, a), camera.project(x - 1.8, 7.2, a)
         wide = max(1, round(camera.per_metre(a) * 0.13))
         draw.line([foot, top, arm], fill=(96, 98, 100), width=wide)
-        if scene.look.light in ("night", "dusk"):
+        if scene.conditions.light in ("night", "dusk"):
             r = camera.per_metre(a) * 0.35
             draw.ellipse((arm[0] - r, arm[1] - r, arm[0] + r, arm[1] + r), fill=(255, 226, 160))

@@ -7,43 +7,44 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """Where the camera stands and how it looks.
+    """Position and optics of the camera."""
 
-    width, height: picture, pixels. horizon: share of the height. centre: share of the width where the
-    road vanishes. focal: focal length as a share of the width. above_m: lens above the road, metres.
-    curve: lateral drift of the road, 1/metres (x grows by curve * z**2).
-    """
-
+    #: Picture size, pixels.
     width: int
     height: int
+    #: Horizon as a fraction of the height.
     horizon: float
+    #: Vanishing point of the road as a fraction of the width.
     centre: float
+    #: Focal length as a fraction of the width.
     focal: float
+    #: Height of the lens above the road, metres.
     above_m: float
+    #: Lateral drift of the road, 1/metres: x grows by curve * z**2.
     curve: float
 
     def at(self, scale: float) -> "Camera":
-        """The same view in a picture of another size."""
+        """Return the same view for a picture of another size."""
         return replace(self, width=max(16, round(self.width * scale)), height=max(16, round(self.height * scale)))
 
     def per_metre(self, z: float) -> float:
-        """Pixels a metre at distance z metres."""
+        """Return pixels per metre at distance z metres."""
         return self.focal * self.width / z
 
     def project(self, x: float, y: float, z: float) -> tuple[float, float]:
-        """Pixel of a point x metres to the right, y metres above the road, z metres ahead."""
+        """Return the pixel of a point x metres to the right, y metres above the road, z metres ahead."""
         scale = self.per_metre(z)
         sx = self.centre * self.width + (x + self.curve * z * z) * scale
         return sx, self.horizon * self.height + (self.above_m - y) * scale
 
     def box(self, x: float, y: float, z: float, height_m: float, aspect: float) -> Box:
-        """Box of an upright thing standing at (x, y, z), in pixels, not clipped."""
+        """Return the pixel box of an upright thing at (x, y, z), not clipped."""
         sx, sy = self.project(x, y, z)
         tall = height_m * self.per_metre(z)
         return sx - tall * aspect / 2, sy - tall, sx + tall * aspect / 2, sy
 
     def share(self, box: Box) -> Box:
-        """A pixel box in shares of the picture, clipped to it."""
+        """Return a pixel box as fractions of the picture, clipped to it."""
         x0, y0, x1, y1 = box
         w, h = self.width, self.height
         return (

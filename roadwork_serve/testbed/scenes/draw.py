@@ -1,50 +1,50 @@
-"""From a plan to pixels, at any size and any moment."""
+"""Draws a scene at any size and any moment."""
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from roadwork_serve.testbed.scenes.backdrop import draw_backdrop
 from roadwork_serve.testbed.scenes.camera import Camera
+from roadwork_serve.testbed.scenes.effects import lens, weather
 from roadwork_serve.testbed.scenes.pen import Pen, sprite
 from roadwork_serve.testbed.scenes.plan import Scene, SceneObject
 from roadwork_serve.testbed.scenes.signs import paint_board
 from roadwork_serve.testbed.scenes.things import PAINTERS
-from roadwork_serve.testbed.scenes.wear import lens, weather
 
 
 def draw(scene: Scene, scale: float = 1.0, at_s: float = 0.0) -> Image.Image:
-    """The scene as RGB, `scale` times its full size, at_s seconds into its clip."""
+    """Return the scene as RGB, `scale` times its full size, at_s seconds into its clip."""
     camera = scene.camera.at(scale)
     travelled = scene.ego_speed * at_s
     image = draw_backdrop(scene, camera, travelled)
-    for actor in sorted(scene.actors, key=lambda a: -(a.z + a.vz * at_s)):
-        _place(image, actor, camera, travelled, at_s)
+    for item in sorted(scene.objects, key=lambda a: -(a.z + a.vz * at_s)):
+        _place(image, item, camera, travelled, at_s)
     rng = np.random.default_rng([scene.seed, 2, round(at_s * 1000)])
-    image = weather(image, scene.look, camera, rng)
-    if scene.look.bonnet:
+    image = weather(image, scene.conditions, camera, rng)
+    if scene.conditions.bonnet:
         _bonnet(image, scene)
-    return lens(image, scene.look, rng)
+    return lens(image, scene.conditions, rng)
 
 
-def _place(image: Image.Image, actor: SceneObject, camera: Camera, travelled_m: float, at_s: float) -> None:
-    box = actor.box(camera, travelled_m, at_s)
+def _place(image: Image.Image, item: SceneObject, camera: Camera, travelled_m: float, at_s: float) -> None:
+    box = item.box(camera, travelled_m, at_s)
     if box is None:
         return
     x0, y0, x1, y1 = box
     if x1 < 0 or x0 > camera.width or y1 - y0 < 1.5:
         return
-    rng = np.random.default_rng(actor.style)
+    rng = np.random.default_rng(item.style)
 
     def paint(pen: Pen) -> None:
-        if actor.board:
-            paint_board(actor.board, pen)
+        if item.board:
+            paint_board(item.board, pen)
         else:
-            PAINTERS[actor.painter][1](pen, actor.phase_at(at_s))
+            PAINTERS[item.painter][1](pen, item.phase_at(at_s))
 
-    if not actor.board:
+    if not item.board:
         _shadow(image, x0, x1, y1)
     figure = sprite((x1 - x0, y1 - y0), paint, rng, over=2 if y1 - y0 > 60 else 3)
-    if actor.flip and not actor.board:
+    if item.flip and not item.board:
         figure = figure.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     image.paste(figure, (round(x0), round(y0)), figure)
 

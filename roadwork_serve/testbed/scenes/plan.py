@@ -1,4 +1,4 @@
-"""What a scene is made of, before a pixel is drawn: the place, the look, the actors and the truth."""
+"""The description of a scene before it is drawn: place, conditions, objects and ground truth."""
 
 import math
 from dataclasses import dataclass
@@ -16,40 +16,49 @@ Weather = Literal["clear", "rain", "fog", "snow"]
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """gain: brightness per colour channel. blur: radius as a share of the width. noise: sigma in grey levels."""
+    """Light, weather and camera quality."""
 
     setting: Setting
     light: Light
     weather: Weather
+    #: Brightness factor of each colour channel.
     gain: tuple[float, float, float]
+    #: Density, 0 to 1.
     fog: float
+    #: Blur radius as a fraction of the width.
     blur: float
+    #: Standard deviation in grey levels.
     noise: float
+    #: JPEG quality.
     quality: int
+    #: Whether the bonnet of the car is visible.
     bonnet: bool
 
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """Something that stands or moves in the scene.
+    """Something that stands or moves in the scene."""
 
-    painter: key of PAINTERS, or "sign". thing: what the truth calls it; None for mere traffic that the truth
-    lists as car or lorry. x, z: metres right and ahead. style: seed of its looks. cycle_hz: how often its
-    moving parts come round; 0 stands still. vx, vz: its own speed, metres a second.
-    """
-
+    #: Key of PAINTERS, or "sign".
     painter: str
-    thing: ThingKind
+    #: Its kind in the ground truth.
+    kind: ThingKind
+    #: Metres to the right of the camera.
     x: float
+    #: Metres ahead of the camera.
     z: float
     height_m: float
+    #: Seed of its appearance.
     style: int
     y: float = 0.0
     board: Board | None = None
     flip: bool = False
+    #: Frequency of its moving parts; 0 when they stand still.
     cycle_hz: float = 0.0
     phase: float = 0.0
+    #: Its own speed to the right, metres per second.
     vx: float = 0.0
+    #: Its own speed ahead, metres per second.
     vz: float = 0.0
 
     @property
@@ -59,11 +68,11 @@ class SceneObject:
 
     @property
     def moving(self) -> bool:
-        """Whether a clip shows it at work or under way."""
+        """Whether a clip shows it at work or on the move."""
         return bool(self.cycle_hz or self.vx or self.vz)
 
     def box(self, camera: Camera, travelled_m: float, at_s: float) -> Box | None:
-        """Where the picture shows it after at_s seconds and travelled_m metres, pixels; None when passed or too far."""
+        """Return its pixel box after at_s seconds and travelled_m metres; None when it is passed or too far."""
         z = self.z + self.vz * at_s - travelled_m
         if z < 1.5 or z > 150:
             return None
@@ -72,20 +81,22 @@ class SceneObject:
         return camera.box(x, self.y, z, self.height_m, self.aspect)
 
     def phase_at(self, at_s: float) -> float:
-        """Turns that its moving parts have made."""
+        """Return the number of cycles its moving parts have completed."""
         return self.phase + self.cycle_hz * at_s
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """edges: left and right border of the carriageway, metres. ego_speed: of the camera, metres a second.
-    car_park: x0, x1, z0, z1 of a paved yard beside the road, metres."""
+    """Everything needed to draw a photo or clip."""
 
     seed: int
     camera: Camera
-    look: Conditions
+    conditions: Conditions
+    #: Left and right border of the carriageway, metres.
     edges: tuple[float, float]
-    actors: tuple[SceneObject, ...]
+    objects: tuple[SceneObject, ...]
     truth: Truth
+    #: Speed of the camera, metres per second.
     ego_speed: float = 0.0
+    #: x0, x1, z0, z1 of a paved yard beside the road, metres.
     car_park: tuple[float, float, float, float] | None = None

@@ -1,4 +1,4 @@
-"""Signs and boards with real words on them."""
+"""Signs and boards with real text."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -39,24 +39,25 @@ PHRASES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """The face of a sign. lift: the post's share of the whole height."""
+    """The face of a sign."""
 
     face: Face
     lines: tuple[str, ...]
     colour: Colour
     ink: Colour
+    #: Height of the post as a fraction of the whole height.
     lift: float
 
     @property
     def aspect(self) -> float:
-        """Width over the height of face and post together."""
+        """Width divided by the height of face and post together."""
         if self.face == "diamond":
             return 1.0 - self.lift
         return (1.0 - self.lift) * (1.55 if len(self.lines) < 3 else 1.2)
 
 
 def paint_board(board: Board, pen: Pen) -> None:
-    """Fills the sprite: face above, post below."""
+    """Paint the face above and the post below."""
     foot = 1.0 - board.lift
     pen.rect(0.47, foot * 0.9, 0.53, 1.0, shade(STEEL, 0.8))
     if board.face == "diamond":

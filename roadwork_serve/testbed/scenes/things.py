@@ -1,4 +1,4 @@
-"""How each thing on or beside the road looks. Every painter fills its sprite's box; phase moves what moves."""
+"""The painters of things on or beside the road. Each fills its sprite's box; phase animates moving parts."""
 
 import math
 from collections.abc import Callable
@@ -22,18 +22,21 @@ WHITE: Colour = (240, 240, 236)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """height_m: range of heights in metres. aspect: width over height."""
+    """The size of a thing."""
 
+    #: Range of heights, metres.
     height_m: tuple[float, float]
+    #: Width divided by height.
     aspect: float
 
 
 def pick(pen: Pen, colours: tuple[Colour, ...]) -> Colour:
-    """One of the colours, a little lighter or darker."""
+    """Return one of the colours, a little lighter or darker."""
     return shade(colours[int(pen.rng.integers(len(colours)))], float(pen.rng.uniform(0.85, 1.08)))
 
 
 def cone(pen: Pen, phase: float) -> None:
+    """Paint a traffic cone."""
     body, base = pick(pen, ORANGE), RUBBER if pen.rng.random() < 0.7 else pick(pen, ORANGE)
     pen.poly([(0.0, 0.93), (0.1, 0.88), (0.9, 0.88), (1.0, 0.93), (1.0, 1.0), (0.0, 1.0)], base)
     pen.poly([(0.42, 0.0), (0.58, 0.0), (0.86, 0.92), (0.14, 0.92)], body)
@@ -50,6 +53,7 @@ def _side(y: float, sign: int) -> float:
 
 
 def barrel(pen: Pen, phase: float) -> None:
+    """Paint a traffic drum."""
     body = pick(pen, ORANGE)
     pen.rect(0.0, 0.93, 1.0, 1.0, RUBBER)
     pen.rect(0.1, 0.06, 0.9, 0.95, body)
@@ -62,6 +66,7 @@ def barrel(pen: Pen, phase: float) -> None:
 
 
 def barrier(pen: Pen, phase: float) -> None:
+    """Paint a barrier."""
     stripe = (205, 36, 40) if pen.rng.random() < 0.5 else pick(pen, ORANGE)
     if pen.rng.random() < 0.35:  # water-filled blocks
         for i in range(4):
@@ -82,6 +87,7 @@ def barrier(pen: Pen, phase: float) -> None:
 
 
 def arrow_board(pen: Pen, phase: float) -> None:
+    """Paint an arrow board."""
     pen.rect(0.47, 0.5, 0.53, 0.85, STEEL)
     pen.rect(0.2, 0.8, 0.8, 0.9, pick(pen, ORANGE))
     for x in (0.27, 0.73):
@@ -89,8 +95,8 @@ def arrow_board(pen: Pen, phase: float) -> None:
     pen.rect(0.0, 0.0, 1.0, 0.55, (22, 22, 24))
     lit = math.sin(phase * 2 * math.pi) > -0.3
     lamp = (255, 196, 60) if lit else (80, 62, 24)
-    turn = 1 if pen.rng.random() < 0.5 else -1
-    dots = [(0.5 + turn * dx, y) for dx, y in (
+    direction = 1 if pen.rng.random() < 0.5 else -1
+    dots = [(0.5 + direction * dx, y) for dx, y in (
         (-0.36, 0.275), (-0.22, 0.275), (-0.08, 0.275), (0.06, 0.275), (0.2, 0.275), (0.36, 0.275),
         (0.27, 0.17), (0.27, 0.38), (0.18, 0.08), (0.18, 0.47))]  # fmt: skip
     for x, y in dots:
@@ -119,6 +125,7 @@ def _person(pen: Pen, top: Colour, legs: Colour, hat: Colour | None, vest: bool,
 
 
 def worker(pen: Pen, phase: float) -> None:
+    """Paint a road worker."""
     hat = (WHITE, (245, 210, 40), (240, 120, 30))[int(pen.rng.integers(3))]
     vest = pick(pen, HIVIS)
     legs = pick(pen, CLOTHES) if pen.rng.random() < 0.6 else shade(vest, 0.9)
@@ -133,12 +140,13 @@ def worker(pen: Pen, phase: float) -> None:
 
 
 def pedestrian(pen: Pen, phase: float) -> None:
+    """Paint a pedestrian."""
     top = pick(pen, CLOTHES) if pen.rng.random() < 0.8 else pick(pen, ORANGE)
     _person(pen, top, pick(pen, CLOTHES), None, vest=False, phase=phase, raised=False)
 
 
 def cyclist(pen: Pen, phase: float) -> None:
-    """From the side, in hi-vis: two wheels settle what it is."""
+    """Paint a cyclist in hi-vis from the side; the wheels tell them from a worker."""
     vest, frame = pick(pen, HIVIS), pick(pen, PAINTWORK)
     for x in (0.22, 0.78):
         pen.ring(x, 0.8, 0.19, 0.025, RUBBER)
@@ -153,7 +161,7 @@ def cyclist(pen: Pen, phase: float) -> None:
 
 
 def car(pen: Pen, phase: float) -> None:
-    """Seen from behind or the front."""
+    """Paint a car from behind or the front."""
     body = pick(pen, PAINTWORK)
     glass = (44, 54, 66)
     pen.poly([(0.18, 0.0), (0.82, 0.0), (0.95, 0.42), (0.05, 0.42)], shade(body, 0.9))
@@ -174,6 +182,7 @@ def _wheels(pen: Pen, xs: tuple[float, ...], radius: float) -> None:
 
 
 def lorry(pen: Pen, phase: float) -> None:
+    """Paint a lorry from behind."""
     body = pick(pen, PAINTWORK)
     pen.rect(0.05, 0.88, 0.95, 0.95, (40, 40, 44))
     for x in (0.08, 0.72):
@@ -186,7 +195,7 @@ def lorry(pen: Pen, phase: float) -> None:
 
 
 def lorry_with_cones(pen: Pen, phase: float) -> None:
-    """A flat-bed from the side that carries cones: nothing stands on the road."""
+    """Paint a flat-bed lorry that carries cones: nothing stands on the road."""
     cab = pick(pen, PAINTWORK)
     pen.poly([(0.74, 0.18), (0.93, 0.18), (1.0, 0.5), (1.0, 0.86), (0.74, 0.86)], cab)
     pen.poly([(0.84, 0.24), (0.92, 0.24), (0.97, 0.48), (0.84, 0.48)], (44, 54, 66))
@@ -222,10 +231,12 @@ def _digger(pen: Pen, body: Colour, phase: float, bottom: float, left: float, wi
 
 
 def excavator(pen: Pen, phase: float) -> None:
+    """Paint an excavator."""
     _digger(pen, pick(pen, MACHINE), phase, 1.0, 0.0, 1.0, 1.0)
 
 
 def roller(pen: Pen, phase: float) -> None:
+    """Paint a road roller."""
     body = pick(pen, MACHINE)
     pen.poly([(0.3, 0.0), (0.74, 0.0), (0.74, 0.06), (0.3, 0.06)], shade(body, 0.9))
     for x in (0.32, 0.7):
@@ -240,7 +251,7 @@ def roller(pen: Pen, phase: float) -> None:
 
 
 def low_loader(pen: Pen, phase: float) -> None:
-    """A machine being carried: strapped on a trailer, not at work."""
+    """Paint a machine strapped to a trailer, not at work."""
     _digger(pen, pick(pen, MACHINE), 0.6, 0.76, 0.04, 0.56, 0.68)
     cab = pick(pen, PAINTWORK)
     pen.poly([(0.78, 0.3), (0.94, 0.3), (1.0, 0.55), (1.0, 0.88), (0.78, 0.88)], cab)
@@ -251,7 +262,7 @@ def low_loader(pen: Pen, phase: float) -> None:
 
 
 def parked_cones(pen: Pen, phase: float) -> None:
-    """A pile of stacked cones against a wall or among parked cars."""
+    """Paint stacked cones against a wall or among parked cars."""
     body = pick(pen, ORANGE)
     for x, layers in ((0.28, int(pen.rng.integers(3, 7))), (0.72, int(pen.rng.integers(2, 6)))):
         for j in range(layers):
@@ -264,7 +275,7 @@ def parked_cones(pen: Pen, phase: float) -> None:
 
 
 def bin(pen: Pen, phase: float) -> None:
-    """A litter bin, a post box or a sack in a colour that shouts."""
+    """Paint a litter bin, a post box or a sack in a bright colour."""
     body = pick(pen, (*ORANGE, (200, 30, 34), (250, 200, 30)))
     style = pen.rng.random()
     if style < 0.4:
@@ -282,7 +293,7 @@ def bin(pen: Pen, phase: float) -> None:
 
 Painter = Callable[[Pen, float], None]
 
-# kind -> (shape, painter). Machines come in two kinds; the plan names which.
+# Name -> (shape, painter). The two kinds of machine have a painter each.
 PAINTERS: dict[str, tuple[Shape, Painter]] = {
     "cone": (Shape((0.6, 0.95), 0.62), cone),
     "barrel": (Shape((0.95, 1.15), 0.6), barrel),

@@ -1,0 +1,1 @@
+"""Labeled images generated with diffusion models."""

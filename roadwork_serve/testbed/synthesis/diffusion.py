@@ -1,7 +1,7 @@
-"""Stable Diffusion XL and NVIDIA Cosmos through diffusers, on a GPU. Not yet run on hardware.
+"""Stable Diffusion XL and NVIDIA Cosmos through diffusers, on a GPU. Experimental, not yet run on hardware.
 
-Of Cosmos the pipeline that makes pictures is used (Cosmos2TextToImagePipeline): in a clip the label would have to hold
-for every frame. It comes with a guardrail (package cosmos_guardrail) that its licence wants kept, so that stays on.
+Cosmos is used for pictures only (Cosmos2TextToImagePipeline): in a clip the label would have to hold for every frame.
+Its licence requires the guardrail (package cosmos_guardrail), so that stays on.
 """
 
 import importlib
@@ -14,20 +14,20 @@ from PIL import Image
 
 from roadwork_serve import media
 from roadwork_serve.errors import BrokenMedia, ConfigError, MediaError, ModelError
-from roadwork_serve.testbed.synthesis.generators import GeneratedImage
+from roadwork_serve.testbed.synthesis.generated_image import GeneratedImage
 from roadwork_serve.testbed.synthesis.prompts import ImagePrompt
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 COSMOS = "nvidia/Cosmos-Predict2-2B-Text2Image"
 _JPEG_QUALITY = 90
-_LONGEST = 1024  # longer side of a photo to start from, which SDXL was trained about
+_LONGEST = 1024  # longer side of a photo to start from, about the size that SDXL was trained on
 _PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 class StableDiffusion:
-    """Text to picture, or photo and text to picture where a folder of photos is given.
+    """Text to image, or image to image when a folder of photos is given. Experimental, not yet run on hardware.
 
-    strength: from 0, which leaves the photo as it is, to 1, which forgets it.
+    strength: from 0 (the photo is left as it is) to 1 (the photo is ignored).
     """
 
     name = "sdxl"
@@ -42,22 +42,24 @@ class StableDiffusion:
         kind = "StableDiffusionXLImg2ImgPipeline" if self.starts else "StableDiffusionXLPipeline"
         self.pipeline = _pipeline(kind, self.model, torch.float16)
 
-    def paint(self, brief: ImagePrompt) -> GeneratedImage:
-        """See `Painter`."""
-        wanted: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
-        start = self.starts[brief.index // 2 % len(self.starts)] if self.starts else None
+    def generate(self, prompt: ImagePrompt) -> GeneratedImage:
+        """See `ImageGenerator`."""
+        options: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
+        start = self.starts[prompt.index // 2 % len(self.starts)] if self.starts else None
         if start is None:
-            wanted["width"], wanted["height"] = self.size
+            options["width"], options["height"] = self.size
         else:
-            wanted |= {"image": _opened(start), "strength": self.strength}
-        image = _painted(self.pipeline, brief, wanted, self.model)
+            options |= {"image": _opened(start), "strength": self.strength}
+        image = _run(self.pipeline, prompt, options, self.model)
         name = start.name if start else ""
         group = f"start {name}" if name else ""
-        return GeneratedImage(_jpeg(image), brief.seed, brief.tags, brief.prompt, brief.without, group, name)
+        return GeneratedImage(
+            _jpeg(image), prompt.seed, prompt.tags, prompt.prompt, prompt.negative_prompt, group, name
+        )
 
 
 class Cosmos:
-    """Text to picture with Cosmos Predict2."""
+    """Text to image with Cosmos Predict2. Experimental, not yet run on hardware."""
 
     name = "cosmos"
     steps, guidance = 35, 7.0
@@ -68,20 +70,20 @@ class Cosmos:
         self.licence = f"made with {self.model}, whose licence applies (NVIDIA Open Model License)"
         self.pipeline = _pipeline("Cosmos2TextToImagePipeline", self.model, torch.bfloat16)
 
-    def paint(self, brief: ImagePrompt) -> GeneratedImage:
-        """See `Painter`."""
-        wanted: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
-        wanted["width"], wanted["height"] = self.size
-        image = _painted(self.pipeline, brief, wanted, self.model)
-        return GeneratedImage(_jpeg(image), brief.seed, brief.tags, brief.prompt, brief.without)
+    def generate(self, prompt: ImagePrompt) -> GeneratedImage:
+        """See `ImageGenerator`."""
+        options: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
+        options["width"], options["height"] = self.size
+        image = _run(self.pipeline, prompt, options, self.model)
+        return GeneratedImage(_jpeg(image), prompt.seed, prompt.tags, prompt.prompt, prompt.negative_prompt)
 
 
 def _pipeline(kind: str, model: str, dtype: torch.dtype) -> Any:
-    """On the GPU, from safetensors alone, without code from the checkpoint. Raises ModelError."""
+    """Load a pipeline onto the GPU, from safetensors only and without remote code. Raises ModelError."""
     if not torch.cuda.is_available():
         raise ModelError(
-            f"{model} paints on a CUDA GPU, and PyTorch sees none here: run this on a machine with one, or take "
-            "--painter scenes"
+            f"{model} needs a CUDA GPU, and PyTorch finds none: run this on a machine with one, or use "
+            "--generator scenes"
         )
     try:
         loader = getattr(importlib.import_module("diffusers"), kind)
@@ -102,16 +104,16 @@ def _pipeline(kind: str, model: str, dtype: torch.dtype) -> Any:
     return pipeline.to("cuda")
 
 
-def _painted(pipeline: Any, brief: ImagePrompt, wanted: dict[str, Any], model: str) -> Image.Image:
-    """The noise is drawn on the CPU, so that a seed means the same on every card."""
-    chance = torch.Generator("cpu").manual_seed(brief.seed)
+def _run(pipeline: Any, prompt: ImagePrompt, options: dict[str, Any], model: str) -> Image.Image:
+    """Run the pipeline. The noise is drawn on the CPU, so that a seed gives the same picture on every GPU."""
+    generator = torch.Generator("cpu").manual_seed(prompt.seed)
     try:
-        made = pipeline(prompt=brief.prompt, negative_prompt=brief.without, generator=chance, **wanted)
+        result = pipeline(prompt=prompt.prompt, negative_prompt=prompt.negative_prompt, generator=generator, **options)
     except torch.OutOfMemoryError as error:
-        raise ModelError(f"{model} does not fit on the card: take a larger one. {_line(error)}") from error
+        raise ModelError(f"{model} does not fit into the GPU memory; use a larger GPU. {_line(error)}") from error
     except ValueError as error:
-        raise ModelError(f"{model} will not paint {brief.prompt!r}: {_line(error)}") from error
-    return made.images[0]
+        raise ModelError(f"{model} refuses the prompt {prompt.prompt!r}: {_line(error)}") from error
+    return result.images[0]
 
 
 def _photos(folder: Path) -> list[Path]:
@@ -122,7 +124,7 @@ def _photos(folder: Path) -> list[Path]:
 
 
 def _opened(path: Path) -> Image.Image:
-    """At a size that the model takes: sides are multiples of 8."""
+    """Open a photo at a size that the model accepts: sides are multiples of 8."""
     try:
         image = media.open_rgb(path.read_bytes(), _LONGEST)
     except MediaError as error:

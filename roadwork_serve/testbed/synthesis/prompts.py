@@ -1,7 +1,7 @@
-"""What is to be on each made-up picture, in words: half show exactly one small element of road works, half none.
+"""Prompts for generated pictures: half show exactly one small element of road work, half show none.
 
-One small element, because that is what positives of Subnet 72 show in 2026. Half of the negatives are hard: things that
-look like road works and are none.
+One small element, because that is what the positives of Subnet 72 show in 2026. Half of the negatives are hard: they
+show something that looks like road work and is none.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 Element = Literal["cone", "barrier", "worker", "machine"]
-Trap = Literal["end_sign", "cones_on_lorry", "orange_car", "cyclist", "low_loader"]
+Lookalike = Literal["end_sign", "cones_on_lorry", "orange_car", "cyclist", "low_loader"]
 
 ELEMENTS: dict[Element, tuple[str, ...]] = {
     "cone": ("a single small orange traffic cone standing on the carriageway", "one small traffic cone at the kerb"),
@@ -24,7 +24,7 @@ ELEMENTS: dict[Element, tuple[str, ...]] = {
     ),
     "machine": ("a single small excavator at work on the verge", "one small road roller at work at the roadside"),
 }
-TRAPS: dict[Trap, tuple[str, ...]] = {
+LOOKALIKES: dict[Lookalike, tuple[str, ...]] = {
     "end_sign": ("an orange sign that reads END ROAD WORK, and behind it an open, empty road",),
     "cones_on_lorry": ("a lorry driving along with a stack of traffic cones on its load bed",),
     "orange_car": ("an orange car driving ahead", "an orange van parked at the kerb"),
@@ -39,66 +39,68 @@ TAGS: dict[str, tuple[str, ...]] = {
     "traffic": ("no other traffic", "light traffic", "dense traffic"),
 }
 _VIEW = "Photograph through the windscreen of a car, dashboard camera, realistic"
-_ALWAYS_WITHOUT = "drawing, painting, cartoon, render, text overlay, watermark, deformed"
+_NEGATIVE = "drawing, painting, cartoon, render, text overlay, watermark, deformed"
 _WORKS = ("traffic cones", "barriers", "road workers", "construction machines", "road work signs", "excavation")
-_OF: dict[Element, str] = dict(zip(ELEMENTS, _WORKS, strict=False))
-_SEEDS = 2_000_000_000, 3_900_000_000  # which neither training, calibration nor evaluation draw scenes from
+_WORKS_BY_ELEMENT: dict[Element, str] = dict(zip(ELEMENTS, _WORKS, strict=False))
+_SEEDS = 2_000_000_000, 3_900_000_000  # range that neither training, calibration nor evaluation use
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePrompt:
-    """One picture. element: of road works, the only one; None without any. trap: what only looks like it.
-
-    without: the negative prompt. seed: of the noise it begins with.
-    """
+    """The prompt for one picture."""
 
     index: int
     label: bool
+    #: The only element of road work on it; None for a negative.
     element: Element | None
-    trap: Trap | None
+    #: Something that only looks like road work; None for a plain picture.
+    lookalike: Lookalike | None
     tags: tuple[str, ...]
     prompt: str
-    without: str
+    negative_prompt: str
+    #: Seed of the initial noise.
     seed: int
 
 
 def image_prompt(run_seed: int, index: int) -> ImagePrompt:
-    """The picture of a run with this index: the same in a longer run.
+    """Return the prompt with this index in a run; the length of the run does not matter.
 
-    Of four in a row two have one element, in turn, one is plain and one hard.
+    Of each four in a row two have one element (the elements alternate), one is plain and one is a hard negative.
     """
     rng = np.random.default_rng([run_seed, index])
     pick = lambda options: options[int(rng.integers(len(options)))]  # noqa: E731
     tags = {name: pick(options) for name, options in TAGS.items()}
-    turn = index // 2
+    round_index = index // 2
     element: Element | None = None
-    trap: Trap | None = None
+    lookalike: Lookalike | None = None
     if index % 2 == 0:
-        element = tuple(ELEMENTS)[turn % len(ELEMENTS)]
-        what = f"There is {pick(ELEMENTS[element])}, and nothing else of road works."
-        without = [works for name, works in _OF.items() if name != element] + list(_WORKS[len(ELEMENTS) :])
-        without.append("several of them")
-    elif turn % 2:
-        trap = tuple(TRAPS)[turn // 2 % len(TRAPS)]
-        what = f"There is {pick(TRAPS[trap])}. There are no road works."
-        without = ["road workers digging", "closed lane", "excavation"]
+        element = tuple(ELEMENTS)[round_index % len(ELEMENTS)]
+        content = f"There is {pick(ELEMENTS[element])}, and nothing else of road works."
+        negative = [works for name, works in _WORKS_BY_ELEMENT.items() if name != element] + list(
+            _WORKS[len(ELEMENTS) :]
+        )
+        negative.append("several of them")
+    elif round_index % 2:
+        lookalike = tuple(LOOKALIKES)[round_index // 2 % len(LOOKALIKES)]
+        content = f"There is {pick(LOOKALIKES[lookalike])}. There are no road works."
+        negative = ["road workers digging", "closed lane", "excavation"]
     else:
-        what = "The road is clear. There are no road works."
-        without = list(_WORKS)
+        content = "The road is clear. There are no road works."
+        negative = list(_WORKS)
     road = tags["road"].capitalize()
-    where = f"{road} in {tags['place']}, {tags['weather']}, {tags['light']}, {tags['traffic']}."
+    setting = f"{road} in {tags['place']}, {tags['weather']}, {tags['light']}, {tags['traffic']}."
     return ImagePrompt(
         index=index,
         label=element is not None,
         element=element,
-        trap=trap,
-        tags=(*tags.values(), *(name for name in (element, trap) if name)),
-        prompt=f"{_VIEW}. {where} {what}",
-        without=", ".join([*without, _ALWAYS_WITHOUT]),
+        lookalike=lookalike,
+        tags=(*tags.values(), *(name for name in (element, lookalike) if name)),
+        prompt=f"{_VIEW}. {setting} {content}",
+        negative_prompt=", ".join([*negative, _NEGATIVE]),
         seed=int(rng.integers(*_SEEDS)),
     )
 
 
 def image_prompts(run_seed: int, count: int) -> list[ImagePrompt]:
-    """The first so many of a run."""
+    """Return the first `count` prompts of a run."""
     return [image_prompt(run_seed, index) for index in range(count)]

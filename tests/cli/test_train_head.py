@@ -6,7 +6,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from roadwork_serve.cli import train as teaching
+from roadwork_serve.cli.synthesize import synthesize
+from roadwork_serve.cli.train_head import train_head
 from roadwork_serve.engines.features import Head
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.heads.feature_set import read_features, write_features
@@ -15,8 +16,8 @@ from tests.evaluation.fakes import BLUE, RED, write_jpeg
 from tests.heads.feature_sets import clouds
 
 APP = typer.Typer()
-APP.command("train-head")(teaching.train_head)
-APP.command("synthesize")(teaching.synthesize)
+APP.command("train-head")(train_head)
+APP.command("synthesize")(synthesize)
 
 
 def _run(*words: str) -> str:
@@ -41,7 +42,7 @@ def profile(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(
         "name: tiny\npolicy: mini\nmedia: {thumb_side: 32}\n"
-        f"engines: {{dino: {{runs: transformers, model: {tiny_dino(tmp_path / 'tiny')}}}}}\n"
+        f"engines: {{dino: {{backend: transformers, model: {tiny_dino(tmp_path / 'tiny')}}}}}\n"
         "stages: {backbone: {engine: dino}}\n"
     )
     return path
@@ -51,27 +52,28 @@ def test_a_folder_becomes_a_head(data: Path, profile: Path, tmp_path: Path) -> N
     (data / "none/broken.jpg").write_bytes(b"")
     told = _run(
         "train-head", "--data", str(data), "--profile", str(profile), "--cache", str(tmp_path / "cache"),
-        "--out", str(tmp_path / "head"), "--epochs", "3", "--balance", "0.3", "--save-features", str(tmp_path / "f.st"),
+        "--out", str(tmp_path / "head"), "--epochs", "3", "--positive-prior", "0.3",
+        "--save-features", str(tmp_path / "f.st"),
     )  # fmt: skip
-    assert "none/broken.jpg is left out" in told
-    assert f"{tmp_path}/head: says roadwork" in told
+    assert "none/broken.jpg is skipped" in told
+    assert f"{tmp_path}/head: predicts roadwork" in told
     head = Head.load(tmp_path / "head")
     assert (head.settings.recipe, head.settings.width) == ("cls+mean+max", 24)
     assert len(read_features(tmp_path / "f.st")) == 16
-    assert json.loads((tmp_path / "head/metrics.json").read_text())["lineage"]["settings"]["balance"] == 0.3
+    assert json.loads((tmp_path / "head/metrics.json").read_text())["lineage"]["settings"]["positive_prior"] == 0.3
 
 
 def test_features_written_before_are_cross_validated(tmp_path: Path) -> None:
     write_features(tmp_path / "f.st", clouds(groups=12))
     told = _run(
         "train-head", "--features", str(tmp_path / "f.st"), "--cross-validate", "2", "--epochs", "4",
-        "--json", str(tmp_path / "cv.json"),
+        "--report", str(tmp_path / "cv.json"),
     )  # fmt: skip
     assert "72 items in 12 groups, 2 folds" in told
     assert "do not quote the pooled numbers" in told
     report = json.loads((tmp_path / "cv.json").read_text())
     assert report["head"]["pooled"]["n"] == 72
-    assert report["shipped"] is None
+    assert report["bundled"] is None
 
 
 def test_backbone_and_all(data: Path, profile: Path, tmp_path: Path) -> None:
@@ -83,33 +85,33 @@ def test_backbone_and_all(data: Path, profile: Path, tmp_path: Path) -> None:
     assert (tmp_path / "tuned/model.safetensors").exists()
 
 
-def test_what_is_missing_is_told() -> None:
+def test_missing_options_are_named() -> None:
     for words, wanted in (
-        (["train-head", "--out", "x"], "give --data, --from-journal or --features"),
-        (["train-head", "--data", "x"], "where the head is to be written"),
+        (["train-head", "--out", "x"], "give --data, --journal or --features"),
+        (["train-head", "--data", "x"], "where to write the head"),
         (
-            ["train-head", "--data", "x", "--out", "y", "--from-journal", "z", "--unfreeze"],
-            "--unfreeze learns from files",
+            ["train-head", "--data", "x", "--out", "y", "--journal", "z", "--unfreeze"],
+            "--unfreeze trains on files",
         ),
     ):
         result = CliRunner().invoke(APP, words)
         assert result.exit_code == 2
         assert wanted in " ".join(result.output.replace("│", "").split())
-    with pytest.raises(ConfigError, match="--balance half: write auto"):
-        _run("train-head", "--data", "x", "--out", "y", "--balance", "half")
-    with pytest.raises(ConfigError, match="there is no nowhere"):
+    with pytest.raises(ConfigError, match="--positive-prior half: write auto"):
+        _run("train-head", "--data", "x", "--out", "y", "--positive-prior", "half")
+    with pytest.raises(ConfigError, match="nowhere does not exist"):
         _run("train-head", "--data", "nowhere", "--out", "y")
 
 
 def test_scenes_are_synthesized(tmp_path: Path) -> None:
     told = _run("synthesize", "--out", str(tmp_path / "album"), "--count", "4")
-    assert "0 pictures were there, 4 are new" in told
+    assert "0 images were there, 4 are new" in told
     assert len((tmp_path / "album/manifest.csv").read_text().splitlines()) == 5
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for painter in ("sdxl", "cosmos"):
-        with pytest.raises(ModelError, match=r"paints on a CUDA GPU.*--painter scenes"):
-            _run("synthesize", "--out", str(tmp_path / "album"), "--painter", painter)
+    for generator in ("sdxl", "cosmos"):
+        with pytest.raises(ModelError, match=r"needs a CUDA GPU.*--generator scenes"):
+            _run("synthesize", "--out", str(tmp_path / "album"), "--generator", generator)
     assert not (tmp_path / "album").exists()

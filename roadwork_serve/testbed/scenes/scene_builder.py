@@ -1,4 +1,4 @@
-"""Puts things on and beside the road: the building blocks from which scenes are told."""
+"""Places objects on and beside the road: the building blocks of scenarios."""
 
 from dataclasses import dataclass, field
 from typing import TypedDict, Unpack
@@ -11,16 +11,16 @@ from roadwork_serve.testbed.scenes.signs import PHRASES, SIGN_COLOURS, Board, Fa
 from roadwork_serve.testbed.scenes.things import PAINTERS
 from roadwork_serve.testbed.scenes.truth import ThingKind
 
-GLANCE = 224  # side of what stage 1 sees, pixels
-# How much larger than a cone a thing must look to be as plain to the eye.
-BULK = {"cone": 1.0, "barrel": 1.05, "barrier": 1.0, "worker": 1.55, "excavator": 1.9, "roller": 1.8,
+THUMB_SIDE = 224  # side of the thumbnail of stage 1, pixels
+# Factor by which a thing must appear larger than a cone to be as conspicuous.
+CONSPICUOUSNESS = {"cone": 1.0, "barrel": 1.05, "barrier": 1.0, "worker": 1.55, "excavator": 1.9, "roller": 1.8,
         "arrow_board": 1.7, "lorry_with_cones": 1.9, "low_loader": 2.2, "cyclist": 1.5, "pedestrian": 1.6, "car": 1.4,
         "bin": 1.0, "parked_cones": 1.15}  # fmt: skip
 MACHINES = ("excavator", "roller")
 
 
 class Motion(TypedDict, total=False):
-    """How an actor moves: see `SceneObject`."""
+    """Motion of an object, see `SceneObject`."""
 
     cycle_hz: float
     phase: float
@@ -30,38 +30,44 @@ class Motion(TypedDict, total=False):
 
 @dataclass
 class SceneBuilder:
-    """The place being filled. Actors keep clear of the boxes already taken."""
+    """A scene under construction. Objects keep clear of the boxes already taken."""
 
     rng: np.random.Generator
     camera: Camera
+    #: Left and right border of the carriageway, metres.
     edges: tuple[float, float]
-    actors: list[SceneObject] = field(default_factory=list)
+    objects: list[SceneObject] = field(default_factory=list)
+    #: Pixel boxes of the objects placed so far.
     taken: list[Box] = field(default_factory=list)
 
     def uniform(self, low: float, high: float) -> float:
+        """Return a random number between low and high."""
         return float(self.rng.uniform(low, high))
 
     def chance(self, p: float) -> bool:
+        """Return True with probability p."""
         return bool(self.rng.random() < p)
 
     def choice(self, *options: str) -> str:
+        """Return a random option."""
         return options[int(self.rng.integers(len(options)))]
 
     def height(self, painter: str) -> float:
+        """Return a random height for a painter's thing, metres."""
         return self.uniform(*PAINTERS[painter][0].height_m)
 
-    def distance(self, height_m: float, glance_px: float) -> float:
-        """Metres at which the thing is glance_px pixels tall on the square that stage 1 sees."""
-        z = self.camera.focal * self.camera.width * height_m * GLANCE / (glance_px * self.camera.height)
+    def distance(self, height_m: float, thumb_px: float) -> float:
+        """Return the distance in metres at which a thing is thumb_px pixels tall on the thumbnail of stage 1."""
+        z = self.camera.focal * self.camera.width * height_m * THUMB_SIDE / (thumb_px * self.camera.height)
         return min(max(z, self.nearest()), 90.0)
 
     def nearest(self) -> float:
-        """Metres at which the foot of a thing is just inside the picture."""
+        """Return the distance in metres at which the foot of a thing is just inside the picture."""
         c = self.camera
         return c.above_m * c.focal * c.width / (c.height * (0.97 - c.horizon))
 
     def inside(self, x: float, z: float, height_m: float, aspect: float) -> float:
-        """x moved so that the thing is wholly in the picture sideways."""
+        """Return x, moved so that the whole width of the thing is in the picture."""
         c = self.camera
         half = height_m * aspect / 2
         low = -c.centre * z / c.focal - c.curve * z * z + half
@@ -71,45 +77,45 @@ class SceneBuilder:
     def put(
         self, painter: str, x: float, z: float, height_m: float | None = None, **motion: Unpack[Motion]
     ) -> SceneObject:  # fmt: skip
-        """Stand a thing at (x, z)."""
+        """Place a thing at (x, z)."""
         tall = height_m or self.height(painter)
         self.taken.append(self.camera.box(x, 0, z, tall, PAINTERS[painter][0].aspect))
         kind: ThingKind = "machine" if painter in MACHINES else painter  # type: ignore[assignment]
-        actor = SceneObject(painter, kind, x, z, tall, int(self.rng.integers(1 << 31)), flip=self.chance(0.5), **motion)
-        self.actors.append(actor)
-        return actor
+        item = SceneObject(painter, kind, x, z, tall, int(self.rng.integers(1 << 31)), flip=self.chance(0.5), **motion)
+        self.objects.append(item)
+        return item
 
     def put_if_free(
         self, painter: str, x: float, z: float, height_m: float | None = None, **motion: Unpack[Motion]
     ) -> None:  # fmt: skip
-        """Stand a thing at (x, z) unless it would cover another, be covered, or be out of the picture."""
+        """Place a thing at (x, z) unless it would overlap another or be out of the picture."""
         tall = height_m or self.height(painter)
         box = self.camera.box(x, 0, z, tall, PAINTERS[painter][0].aspect)
         if self.visible(box) and not any(_overlap(box, other) > 0.02 for other in self.taken):
             self.put(painter, x, z, tall, **motion)
 
     def visible(self, box: Box) -> bool:
-        """At least two thirds of the width and all of the foot are in the picture."""
+        """Return whether at least two thirds of the width and all of the foot are in the picture."""
         x0, _, x1, y1 = box
         seen = min(x1, self.camera.width) - max(x0, 0)
         return seen > 0.66 * (x1 - x0) and y1 < self.camera.height
 
     def on_road(self, height_m: float, aspect: float, z: float) -> float:
-        """A place across the carriageway."""
+        """Return a random x on the carriageway."""
         return self.inside(self.uniform(self.edges[0] + 0.6, self.edges[1] + 0.4), z, height_m, aspect)
 
     def beside(self, height_m: float, aspect: float, z: float, off: tuple[float, float] = (0.7, 3.0)) -> float:
-        """A place on the verge or pavement."""
+        """Return a random x on the verge or pavement."""
         side = 1 if self.chance(0.65) else -1
         x = self.edges[1] + self.uniform(*off) if side > 0 else self.edges[0] - self.uniform(*off)
         return self.inside(x, z, height_m, aspect)
 
-    def put_sized(self, painter: str, glance_px: float, *, on_road: bool, **motion: Unpack[Motion]) -> SceneObject:
-        """Stand a thing so far away that it is as plain as a cone of glance_px."""
+    def put_sized(self, painter: str, thumb_px: float, *, on_road: bool, **motion: Unpack[Motion]) -> SceneObject:
+        """Place a thing at the distance where it is as conspicuous as a cone of thumb_px pixels."""
         tall = self.height(painter)
         aspect = PAINTERS[painter][0].aspect
         for _ in range(12):
-            z = self.distance(tall, glance_px * BULK[painter] * self.uniform(0.92, 1.08))
+            z = self.distance(tall, thumb_px * CONSPICUOUSNESS[painter] * self.uniform(0.92, 1.08))
             x = self.on_road(tall, aspect, z) if on_road else self.beside(tall, aspect, z)
             box = self.camera.box(x, 0, z, tall, aspect)
             if not any(_overlap(box, other) > 0.1 for other in self.taken):
@@ -117,7 +123,7 @@ class SceneBuilder:
         return self.put(painter, x, z, tall, **motion)
 
     def put_sign(self, kind: ThingKind, face_px: float, *, palette: str = "work") -> SceneObject:
-        """A sign whose face is face_px pixels wide in the full-size picture, beside the road."""
+        """Place a sign beside the road whose face is face_px pixels wide in the full-size picture."""
         lines = PHRASES[kind][int(self.rng.integers(len(PHRASES[kind])))]
         wide = max(len(line) for line in lines)
         face: Face = "diamond" if palette == "work" and wide <= 8 and self.chance(0.55) else "board"
@@ -131,14 +137,14 @@ class SceneBuilder:
             box = self.camera.box(x, 0, z, tall, board.aspect)
             if not any(_overlap(box, other) > 0.02 for other in self.taken):
                 break
-        actor = SceneObject("sign", kind, x, z, tall, int(self.rng.integers(1 << 31)), board=board)
-        self.actors.append(actor)
+        item = SceneObject("sign", kind, x, z, tall, int(self.rng.integers(1 << 31)), board=board)
+        self.objects.append(item)
         self.taken.append(box)
-        return actor
+        return item
 
 
 def _overlap(a: Box, b: Box) -> float:
-    """Shared area as a share of the smaller box."""
+    """Return the intersection as a fraction of the smaller box."""
     w = min(a[2], b[2]) - max(a[0], b[0])
     h = min(a[3], b[3]) - max(a[1], b[1])
     if w <= 0 or h <= 0:

@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from roadwork_serve.cli.main import sample as mining
+from roadwork_serve.cli import journal_select
 from roadwork_serve.journal.drift import drift
+from roadwork_serve.journal.drift_report import recent_drift
 from roadwork_serve.journal.record import Annotation
 from roadwork_serve.journal.store import Store
 from tests.journal.made import entry
@@ -24,9 +25,9 @@ HOUR_S, DAY_S = 3600.0, 86_400.0
 @pytest.fixture
 def app() -> typer.Typer:
     app = typer.Typer()
-    app.command()(mining.hard)
-    app.command()(mining.sample)
-    app.command()(mining.drift)
+    app.command()(journal_select.rank)
+    app.command()(journal_select.sample)
+    app.command()(journal_select.drift)
     return app
 
 
@@ -37,8 +38,8 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(url: str, tmp_path: Path) -> Iterator[Store]:
-    """A hundred answers, the closer the later; two show the same, one is marked, three have files."""
-    store = Store.open(url, media_folder=tmp_path / "media", media_cap_bytes=10**6)
+    """Yield a hundred answers, the closer the later; two are duplicates, one is labeled, three have files."""
+    store = Store.open(url, media_folder=tmp_path / "media", max_media_bytes=10**6)
     rng = np.random.default_rng(1)
     entries = []
     for number in range(100):
@@ -47,37 +48,39 @@ def store(url: str, tmp_path: Path) -> Iterator[Store]:
         entries.append(entry(f"{number:02d}", 1 - number / 200, float(number), features=vector, media=media))
     entries.append(entry("again", 0.52, 100.0, features=entries[98].features))
     store.commit(entries)
-    store.mark([("99", Annotation("roadwork", "ann", 1.0))])
+    store.annotate([("99", Annotation("roadwork", "ann", 1.0))])
     yield store
     store.close()
 
 
-def test_the_hardest_are_told_as_a_table_and_as_json(app: typer.Typer, url: str, store: Store) -> None:
-    run = CliRunner().invoke(app, ["hard", "--journal", url, "--count", "20", "--json"])
+def test_the_most_informative_are_printed_as_a_table_and_as_json(app: typer.Typer, url: str, store: Store) -> None:
+    run = CliRunner().invoke(app, ["rank", "--journal", url, "--limit", "20", "--json"])
     told = [json.loads(line) for line in run.stdout.splitlines()]
     assert run.exit_code == 0 and len(told) == 20
-    assert {each["id"]: each["repeats"] for each in told}.items() >= {"98": 1, "99": 0}.items()
-    assert [each["hardness"] for each in told] == sorted((each["hardness"] for each in told), reverse=True)
+    assert {each["id"]: each["duplicates"] for each in told}.items() >= {"98": 1, "99": 0}.items()
+    assert [each["informativeness"] for each in told] == sorted(
+        (each["informativeness"] for each in told), reverse=True
+    )
     assert "again" not in {each["id"] for each in told}
-    table = CliRunner().invoke(app, ["hard", "--journal", url, "--count", "20", "--unlabelled"], env={"COLUMNS": "200"})
+    table = CliRunner().invoke(app, ["rank", "--journal", url, "--limit", "20", "--unlabeled"], env={"COLUMNS": "200"})
     assert "98" in table.stdout and "margin 0.98" in table.stdout
     assert "\n99 " not in table.stdout
 
 
-def test_a_sample_is_written_with_its_pictures(app: typer.Typer, url: str, store: Store, tmp_path: Path) -> None:
+def test_a_sample_is_written_with_its_media(app: typer.Typer, url: str, store: Store, tmp_path: Path) -> None:
     out, pictures = tmp_path / "look.csv", tmp_path / "pictures"
-    told = ["sample", str(out), "--journal", url, "--count", "40", "--pictures", str(pictures), "--seed", "1"]
-    run = CliRunner().invoke(app, [*told, "--hard-share", "0.5"])
+    told = ["sample", str(out), "--journal", url, "--count", "40", "--copy-media", str(pictures), "--seed", "1"]
+    run = CliRunner().invoke(app, [*told, "--informative-share", "0.5"])
     assert run.exit_code == 0, run.output
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert len(rows) == 40
-    assert "40 of 101 answers (100 that differ" in run.stdout
-    kept = {row["id"] for row in rows if row["kept"] == "true"}
+    assert "40 of 101 entries (100 distinct" in run.stdout
+    kept = {row["id"] for row in rows if row["media_available"] == "true"}
     assert "98" in kept and {path.name for path in pictures.iterdir()} == {f"{name}.jpg" for name in kept}
     assert [row["weight"] for row in rows if row["id"] == "98"] == ["2"]
 
 
-def test_what_was_sampled_is_labelled_as_it_is(app: typer.Typer, url: str, store: Store, tmp_path: Path) -> None:
+def test_a_sample_can_be_labeled_as_it_is(app: typer.Typer, url: str, store: Store, tmp_path: Path) -> None:
     from roadwork_serve.cli.journal import journal
 
     out = tmp_path / "look.csv"
@@ -88,10 +91,10 @@ def test_what_was_sampled_is_labelled_as_it_is(app: typer.Typer, url: str, store
         writer = csv.DictWriter(file, lines[0])
         writer.writeheader()
         writer.writerows(lines)
-    run = CliRunner().invoke(journal, ["label", "--csv", str(out), "--journal", url, "--by", "bob"])
+    run = CliRunner().invoke(journal, ["label", "--csv", str(out), "--journal", url, "--author", "bob"])
     assert run.exit_code == 0, run.output
-    mark = store.case(lines[0]["id"]).mark
-    assert mark is not None and (mark.label, mark.by, mark.note) == (None, "bob", "fog")
+    mark = store.get(lines[0]["id"]).annotation
+    assert mark is not None and (mark.label, mark.author, mark.note) == (None, "bob", "fog")
 
 
 def test_drift_is_of_the_last_hours_against_those_before(url: str, tmp_path: Path) -> None:
@@ -99,10 +102,10 @@ def test_drift_is_of_the_last_hours_against_those_before(url: str, tmp_path: Pat
     store.commit([entry(f"r{n}", 0.9, DAY_S + n, features=None) for n in range(60)])
     store.commit([entry(f"w{n}", 0.1, 3 * DAY_S - 1 - n, features=None) for n in range(50)])
     store.commit([entry("old", 0.1, 0.0), entry("future", 0.1, 4 * DAY_S)])
-    told = mining.drift_of(store, hours=24, before=40, now_s=3 * DAY_S)
+    told = recent_drift(store, window_hours=24, reference_hours=40, now_s=3 * DAY_S)
     store.close()
     assert (told.reference, told.window) == (60, 50)
-    assert {shift.what for shift in told.found()} == {"answer", "backbone"}
+    assert {shift.name for shift in told.significant()} == {"verdict", "backbone"}
 
 
 def test_a_change_is_an_exit_code_of_1(app: typer.Typer, url: str) -> None:
@@ -112,16 +115,18 @@ def test_a_change_is_an_exit_code_of_1(app: typer.Typer, url: str) -> None:
     calm = CliRunner().invoke(app, ["drift", "--journal", url, "--json"])
     store.commit([entry(f"w{n}", 0.1, now - 60 - n, features=None) for n in range(50)])
     store.close()
-    changed = CliRunner().invoke(app, ["drift", "--journal", url, "--window", "6", "--json"])
-    assert (calm.exit_code, json.loads(calm.stdout)["found"]) == (0, [])
-    assert (changed.exit_code, json.loads(changed.stdout)["found"]) == (1, ["answer", "backbone"])
+    changed = CliRunner().invoke(app, ["drift", "--journal", url, "--window-hours", "6", "--json"])
+    assert (calm.exit_code, json.loads(calm.stdout)["significant"]) == (0, [])
+    assert (changed.exit_code, json.loads(changed.stdout)["significant"]) == (1, ["backbone", "verdict"])
 
 
-def test_the_table_says_what_has_changed_and_what_is_too_little_to_tell() -> None:
+def test_the_table_marks_changes_and_samples_that_are_too_small() -> None:
     changed = drift(traffic(300, 1), traffic(200, 2, shift=1.0))
     console = Console(width=160, record=True, file=StringIO())
-    console.print(mining.drift_table(changed), mining.drift_table(drift(traffic(300, 1), traffic(3, 2))))
+    console.print(
+        journal_select.drift_table(changed), journal_select.drift_table(drift(traffic(300, 1), traffic(3, 2)))
+    )
     text = console.export_text()
-    assert "200 answers against 300 before" in text
+    assert "200 entries against 300 before" in text
     assert [line.split()[0] for line in text.splitlines() if "has changed" in line] == ["features"]
-    assert "the window has 3; from 30 on something can be told" in text
+    assert "the window has 3 predictions; the test needs 30" in text

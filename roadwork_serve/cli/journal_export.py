@@ -1,0 +1,56 @@
+"""`roadwork journal export`. It imports what it needs when it runs."""
+
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from roadwork_serve.cli.options import JournalUrl, MediaFolder, filtered, open_journal
+
+if TYPE_CHECKING:
+    from roadwork_serve.journal.filter import Filter
+
+
+class Format(StrEnum):
+    """A format of an export."""
+
+    csv = "csv"
+    parquet = "parquet"
+    fiftyone = "fiftyone"
+
+
+@filtered
+def export(
+    selection: "Filter",
+    out: Annotated[Path, typer.Argument(help="File to write; for FiftyOne, a folder.")],
+    format: Annotated[Format, typer.Option(help="Format to write: a table, or a dataset for FiftyOne.")] = Format.csv,
+    url: JournalUrl = None,
+    folder: MediaFolder = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Largest number of entries to export.")] = None,
+    dataset_name: Annotated[str, typer.Option(help="Name of the FiftyOne dataset.")] = "roadwork",
+    push: Annotated[
+        bool, typer.Option("--push", help="Import the dataset into FiftyOne, which must be installed.")
+    ] = False,
+) -> None:
+    """Export entries as a table, or as a FiftyOne dataset."""
+    if push and format is not Format.fiftyone:
+        raise typer.BadParameter("--push goes with --format fiftyone")
+    with closing(open_journal(url, folder)) as store:
+        rows = store.find(selection, limit)
+        if format is Format.fiftyone:
+            from roadwork_serve.journal.fiftyone import write_dataset
+            from roadwork_serve.journal.novelty import reference_set
+
+            made = write_dataset(out, rows, store.read_media, dataset_name, reference_set(store))
+            typer.echo(f"{made.photos} photos and {made.clips} clips are in {out}; {made.without_file} have no file.")
+        else:
+            from roadwork_serve.journal.export import write_csv, write_parquet
+
+            count = (write_csv if format is Format.csv else write_parquet)(out, rows)
+            typer.echo(f"{count:,} entries are in {out}")
+    if push:
+        from roadwork_serve.journal.fiftyone import push as push_dataset
+
+        typer.echo(f"FiftyOne has {push_dataset(out)}.")

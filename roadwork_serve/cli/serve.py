@@ -1,0 +1,72 @@
+"""`roadwork serve`: replaces this process with Ray Serve's own program."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from roadwork_serve.ray_environment import RAY
+
+_PROJECT = Path(__file__).parents[2]
+
+
+def serve(
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Profile to run: a name or a path. By default the one in the configuration."),
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="Ray Serve configuration to run instead of serve_config.yaml.")
+    ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast", help="Use HAProxy and gRPC between replicas, for throughput. A warning names the consequences."
+        ),
+    ] = False,
+) -> None:
+    """Run the server until Ctrl-C.
+
+    RAY_* variables that are already set keep their values.
+    """
+    import os
+    import tempfile
+
+    import yaml
+
+    from roadwork_serve.api.api_keys import FILE_VARIABLE
+    from roadwork_serve.errors import ConfigError
+
+    config = _project_file("serve_config.yaml") if config_file is None else config_file.resolve()
+    if not config.is_file():
+        raise ConfigError(f"{config} is not there; give another --config")
+    home = _PROJECT if (_PROJECT / "serve_config.yaml").is_file() else Path.cwd()  # a wheel has no project around it
+    if profile is not None:
+        if profile.endswith((".yaml", ".yml")) or "/" in profile:
+            profile = str(Path(profile).resolve())
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        settings["applications"][0].setdefault("args", {})["profile"] = profile
+        config = home / "build" / "serve_config.yaml"
+        config.parent.mkdir(exist_ok=True)
+        config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    environment = dict(RAY)
+    if fast:
+        from roadwork_serve.haproxy import WARNING, fast_environment
+
+        folder = Path(tempfile.mkdtemp(prefix="rw-"))
+        environment |= fast_environment(folder, _project_file("ops/haproxy/haproxy.sh"))
+        typer.secho(WARNING, fg="yellow", err=True)
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    if keys := os.environ.get(FILE_VARIABLE):
+        os.environ[FILE_VARIABLE] = str(Path(keys).resolve())
+    os.chdir(home)
+    serve_program = str(Path(sys.executable).with_name("serve"))
+    os.execv(serve_program, [serve_program, "run", str(config)])  # noqa: S606 - Ray's own program, no shell
+
+
+def _project_file(path: str) -> Path:
+    """Return the path of a project file; in an installed wheel, of the copy that the wheel carries."""
+    found = _PROJECT / path
+    return found if found.is_file() else Path(__file__).parents[1] / found.name

@@ -1,0 +1,195 @@
+"""Tables of verdicts, placement plans and evaluations, for the terminal."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from roadwork_serve.evaluation.challenges import SubnetScore
+from roadwork_serve.evaluation.metrics import Confusion
+from roadwork_serve.evaluation.photo_report import PhotoReport
+from roadwork_serve.evaluation.report import EvaluationReport, Subset
+from roadwork_serve.profiles.plan import PlacementPlan
+from roadwork_serve.schema import BatchResult, Verdict
+
+_REASONS = {
+    "above_band": "confident",
+    "below_band": "confident",
+    "last_stage": "last stage",
+    "deadline": "deadline",
+    "failed": "later stage failed",
+}
+
+
+def print_results(console: Console, result: BatchResult) -> None:
+    """Print a line for each file: the verdict, the exit, and the evidence. Problems follow below."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    for name in ("label", "P(roadwork)", "exit", "reason", "ms"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("evidence", overflow="fold")
+    problems: dict[str, list[str]] = {}
+    for entry in result.results:
+        if (verdict := entry.verdict) is not None:
+            table.add_row(
+                escape(entry.filename),
+                ("[bold]roadwork[/]" if verdict.label == "roadwork" else "none")
+                + (" [yellow](degraded)[/]" if verdict.degraded else ""),
+                f"{verdict.probability:.3f}",
+                verdict.exit.stage,
+                _REASONS[verdict.exit.reason],
+                f"{verdict.elapsed_ms:.0f}",
+                escape(_evidence(verdict)),
+            )
+        elif (problem := entry.problem) is not None:
+            table.add_row(escape(entry.filename), "[red]problem[/]")
+            problems.setdefault(f"{problem.title}: {problem.detail}", []).append(entry.filename)
+    console.print(table)
+    for message, names in problems.items():
+        console.print(f"[red]{escape(', '.join(names))}[/]: {escape(message)}", soft_wrap=True)
+    if any(stage.miniature for entry in result.results if entry.verdict for stage in entry.verdict.stages):
+        console.print(
+            "[dim]These verdicts come from miniatures. They are for trying the system out; do not rely on them.[/]"
+        )
+
+
+def print_plan(console: Console, plan: PlacementPlan) -> None:
+    """Print the memory of each GPU by engine in GiB, the fullest possible placement, and the size of the caches."""
+    for index, gpu in enumerate(plan.gpus):
+        table = Table(title=f"GPU {index}, {gpu.gib:g} GiB, {gpu.share:g} of it reserved", box=None, pad_edge=False)
+        table.add_column("engine", overflow="fold")
+        for column in ("weights", "cache", "work", "context", "reserved", "GiB"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for need in gpu.needs:
+            parts = (need.weights, need.kv_cache, need.activations, need.context, need.reserved, need.total)
+            name = f"{escape(need.engine)}\n[dim]{escape(need.model.rpartition('/')[2])}[/]"
+            table.add_row(name, *(f"{gib:.2f}" for gib in parts))
+        table.add_row("free", "", "", "", "", "", f"{gpu.free:.2f}", style="bold")
+        console.print(table, "")
+    if not plan.max_replicas:
+        console.print("No engine of this profile uses a GPU: all run on the CPU.")
+        return
+    for gpu in plan.fullest:
+        engines = escape(", ".join(need.engine for need in gpu.needs))
+        console.print(
+            f"Ray may choose another placement. In the fullest one, a GPU of {gpu.gib:g} GiB has {gpu.free:.2f} "
+            f"free: it runs {engines}."
+        )
+    caches = {need.engine: need for gpu in plan.gpus for need in gpu.needs if need.cached_prompts is not None}
+    for name, need in caches.items():
+        console.print(
+            f"{escape(name)}: the cache holds {need.cached_prompts:.1f} prompts of full context, and "
+            f"{need.prompts} may run at once; the others wait."
+        )
+    if more := [f"{escape(name)} {count}" for name, count in plan.max_replicas.items() if count > 1]:
+        console.print(f"Largest number of replicas: {', '.join(more)}.")
+    console.print("[dim]Weights are exact; work (activations, CUDA graphs) and CUDA contexts are estimates.[/]")
+
+
+def print_report(console: Console, report: EvaluationReport) -> None:
+    """Print an evaluation without its single items."""
+    console.print(
+        f"\n[bold]{report.n_stills} stills and {report.n_clips} clips[/], profile {report.profile}, "
+        f"policy {report.policy_version}, {_number(report.elapsed_s, '.0f')} s"
+    )
+    numbers = Table("", "stills", "clips", box=None, pad_edge=False)
+    numbers.add_row("accuracy", _number(report.accuracy), _number(report.accuracy_clips))
+    numbers.add_row("  stage 1 alone", _number(report.accuracy_stage1), "")
+    numbers.add_row("  fast VLM alone, on all", _number(report.accuracy_vlm_all), "")
+    numbers.add_row("  at the threshold best here", _number(report.accuracy_vlm_all_best), "")
+    for name in ("mcc", "auc", "brier", "ece", "reward"):
+        label = {"reward": "subnet reward", "ece": "ECE (15 bins)", "brier": "Brier score"}.get(name, name.upper())
+        numbers.add_row(label, _number(getattr(report, name)), "")
+    numbers.add_row("confusion", _counts(report.confusion), _counts(report.confusion_clips))
+    gflops = (report.gflops_per_still, report.gflops_per_clip)
+    numbers.add_row("GFLOP an item, production size", *(_number(value, ",.0f") for value in gflops))
+    numbers.add_row("times less than VLM or video on all", *(
+        _number(value, ".2f") for value in (report.flops_ratio, report.flops_ratio_clips)
+    ))  # fmt: skip
+    console.print(numbers)
+    _print_exits(console, report)
+    if report.photos is not None:
+        _print_photos(console, report.photos)
+    if report.subnet_score is not None:
+        _print_subnet_score(console, report.subnet_score)
+    if report.degraded:
+        console.print(f"[yellow]{report.degraded} verdicts are degraded: a stage that was needed failed.[/]")
+    for failure in report.failed:
+        console.print(f"[red]{escape(failure.name)} got no verdict:[/] {escape(failure.message)}")
+    models = ", ".join(f"{stage}: {model}" for stage, model in report.models.items())
+    console.print(f"[dim]Models: {escape(models)}[/]")
+
+
+def _print_subnet_score(console: Console, score: SubnetScore) -> None:
+    table = Table("\naugmentation", "\nn", "\naccuracy", "\nMCC", "\nreward", box=None, pad_edge=False)
+    for augmentation, part in score.by_augmentation.items():
+        table.add_row(augmentation, str(part.n), *(_number(value) for value in (part.accuracy, part.mcc, part.reward)))
+    console.print(table)
+    console.print(
+        f"Subnet 72 would have paid {_number(score.reward)} on average, at most 1; a validator would keep a score of "
+        f"{_number(score.score)} after these {score.challenges}."
+    )
+
+
+def _print_exits(console: Console, report: EvaluationReport) -> None:
+    for what, mix, parts in (
+        ("stills", report.exit_mix, report.by_needs),
+        ("clips", report.exit_mix_clips, report.by_needs_clips),
+    ):
+        if mix:
+            heading = f"{what} by the cheapest sufficient stage" if parts else what
+            table = Table(f"\n{heading}", "\nn", "\naccuracy", *_heads(mix), box=None, pad_edge=False)
+            for needs, part in parts.items():
+                table.add_row(needs, str(part.n), _number(part.accuracy), *_shares(part, mix))
+            table.add_row("all", "", "", *(f"{share:.1%}" for share in mix.values()))
+            console.print(table)
+
+
+def _heads(mix: Mapping[str, float]) -> Iterable[str]:
+    return [("exit at\n" if index == 0 else "\n") + stage for index, stage in enumerate(mix)]
+
+
+def _shares(part: Subset, mix: Mapping[str, float]) -> Iterable[str]:
+    return [f"{part.exit_mix.get(stage, 0):.1%}" for stage in mix]
+
+
+def _print_photos(console: Console, photos: PhotoReport) -> None:
+    console.print(f"\n[yellow]{photos.caveat}[/]")
+    for what, parts in (("group", photos.by_group), ("source", photos.by_source), ("licence", photos.by_licence)):
+        table = Table(f"stills by {what}", "n", "correct", "TP", "FP", "FN", "TN", box=None, pad_edge=False)
+        for name, c in parts.items():
+            counts = (c.n, c.tp + c.tn, c.tp, c.fp, c.fn, c.tn)
+            table.add_row(escape(name), *map(str, counts))
+        console.print(table, "")
+    false = photos.hard_negative_false_positives
+    console.print(
+        f"Hard negatives classified as roadwork: {len(false)} of {photos.hard_negatives}", *map(escape, false)
+    )
+    table = Table("clip", "truth", "label", "P(roadwork)", "exit", box=None, pad_edge=False)
+    for clip in photos.clips:
+        truth = "unclear" if clip.label is None else _label(clip.label)
+        table.add_row(
+            escape(clip.name), truth, _label(clip.predicted_label), f"{clip.probability:.3f}", clip.exit_stage
+        )
+    console.print(table)
+
+
+def _evidence(verdict: Verdict) -> str:
+    """Return the text that has a meaning for road work, and the reasoning of the models."""
+    texts = [line.text for stage in verdict.stages for line in stage.evidence.text_lines if line.meaning]
+    reasoning = [stage.evidence.reasoning for stage in verdict.stages if stage.evidence.reasoning]
+    return " / ".join([f'"{text}"' for text in texts] + reasoning)
+
+
+def _label(roadwork: bool) -> str:
+    return "roadwork" if roadwork else "none"
+
+
+def _counts(c: Confusion) -> str:
+    return f"TP {c.tp} FP {c.fp} FN {c.fn} TN {c.tn}" if c.n else ""
+
+
+def _number(value: float, form: str = ".4f") -> str:
+    return "" if math.isnan(value) else format(value, form)

@@ -1,0 +1,71 @@
+"""CSV files that people write."""
+
+from pathlib import Path
+
+import pytest
+
+from roadwork_serve.csv_files import CsvRow, read_csv
+from roadwork_serve.errors import ConfigError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "labels.csv"
+
+
+def test_cells_are_read_by_column_without_space_around_them(path: Path) -> None:
+    path.write_text("id,label,note\na, roadwork ,\nb,none\n\nc,none,x,too much\n")
+    table = read_csv(path, required=("id", "label"))
+    assert table.columns == ("id", "label", "note")
+    assert [(row["id"], row["label"], row["note"]) for row in table.rows] == [
+        ("a", "roadwork", ""),
+        ("b", "none", ""),
+        ("c", "none", "x"),
+    ]
+    assert table.rows[0]["other"] == ""
+
+
+def test_a_line_number_is_that_of_the_file(path: Path) -> None:
+    path.write_text('id,note\na,"two\nlines"\nb,\n\nc,\n')
+    assert [row.line for row in read_csv(path).rows] == [3, 4, 6]
+
+
+def test_files_of_spreadsheets_are_read(path: Path) -> None:
+    path.write_bytes("\ufeffid,label\r\nä,none\r\n".encode())
+    (row,) = read_csv(path, required=("id", "label")).rows
+    assert (row["id"], row["label"]) == ("ä", "none")
+
+
+def test_a_column_that_is_missing_is_named(path: Path) -> None:
+    path.write_text("id,lable\na,none\n")
+    with pytest.raises(ConfigError, match=r"labels.csv has no column 'label'; its first line must name id and label"):
+        read_csv(path, required=("id", "label"))
+
+
+def test_an_empty_file_has_no_columns(path: Path) -> None:
+    path.write_text("")
+    assert read_csv(path).columns == ()
+    with pytest.raises(ConfigError, match="no column 'id'"):
+        read_csv(path, required=("id",))
+
+
+@pytest.mark.parametrize("content", [b"id\n\xff\xfe\n", b'id\n"' + b"x" * 200_000 + b'"\n'])
+def test_what_is_no_csv_is_a_configuration_error(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"labels.csv cannot be read as CSV"):
+        read_csv(path)
+
+
+def test_a_file_that_is_missing_is_a_configuration_error(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"labels.csv cannot be read as CSV: .*No such file"):
+        read_csv(path)
+
+
+def test_errors_of_a_cell_name_file_line_and_column(path: Path) -> None:
+    row = CsvRow(path, 7, {"label": "roadworks", "file": " "})
+    with pytest.raises(ConfigError, match=r"labels.csv, line 7: label 'roadworks'; write one of roadwork, none"):
+        row.choice("label", ("roadwork", "none"))
+    with pytest.raises(ConfigError, match=r"labels.csv, line 7: file is empty; write its path"):
+        row.required("file", "write its path")
+    with pytest.raises(ConfigError, match=r"line 7: label 'roadworks'; write one of yes, nothing"):
+        row.choice("label", ("yes", ""))
