@@ -99,7 +99,7 @@ async def test_a_real_validator_gets_the_cascades_own_answers_in_time(tmp_path: 
     files = await asyncio.to_thread(drawn, tmp_path)
     with started(tmp_path / "server.log", {"profile": "mini"}) as server:
         environment = {"RAY_TMPDIR": str(server.folder), "RAY_ADDRESS": ""}
-        flags = ("--per-minute", "100000", "--at-once", str(AT_ONCE))
+        flags = ("--per-minute", "100000", "--max-concurrent", str(AT_ONCE))
         with miner(tmp_path, *flags, environment=environment) as (port, hotkey):
             answers = await asyncio.to_thread(asked, tmp_path, port, hotkey, files)
         wanted = await verdicts(server.url, [file.read_bytes() for file in files])
