@@ -87,14 +87,14 @@ async def test_many_at_once_are_answered_alike(qwen: VllmEngine) -> None:
 
 async def test_settings_that_the_profile_has_elsewhere_are_refused() -> None:
     twice = {"kv_cache_gib": 0.25, "arguments": {"max_model_len": 9}}
-    with pytest.raises(ConfigError, match=r"vllm\.arguments holds max_model_len, which the profile sets elsewhere"):
+    with pytest.raises(ConfigError, match=r"vllm\.arguments has max_model_len, which the profile sets elsewhere"):
         VllmEngine(spec(untrained.vlm(), vllm=twice), photos=True, clips=False, concurrency=1, stuck_s=90)
 
 
 async def test_a_checkpoint_that_vllm_cannot_run_is_named(tmp_path: Path) -> None:
     shutil.copytree(untrained.vlm(), tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ModelError, match=r"vLLM cannot start .*broken: .*Its own log"):
+    with pytest.raises(ModelError, match=r"vLLM cannot start .*broken: .*The cause is in its log"):
         VllmEngine(spec(tmp_path / "broken"), photos=True, clips=False, concurrency=1, stuck_s=90)
 
 

@@ -106,6 +106,6 @@ async def test_a_clip_is_answered(engine: OpenAiEngine) -> None:
 async def test_a_model_that_the_server_lacks_is_named(url: str) -> None:
     spec = EngineSpec.model_validate({"backend": "openai", "model": "another", "server": {"url": url}})
     engine = OpenAiEngine(spec, timeout_s=60)
-    with pytest.raises(ModelError, match=r"refuses to answer with another: .*another"):
+    with pytest.raises(ModelError, match=r"rejects the request for another: .*another"):
         await engine.ask([scene(11)])
     await engine.aclose()
