@@ -18,13 +18,15 @@ def calibrate(
     head: StageOneHead = None,
     version: Annotated[str, typer.Option(help="Version of the new policy.")] = "calibrated",
     holdout: Annotated[
-        float, typer.Option(min=0, max=0.95, help="Share of the rows to leave to `tune` for its test; 0 fits to all.")
+        float,
+        typer.Option(min=0, max=0.95, help="Share of the rows to reserve for `tune`, which tests the exits on them."),
     ] = DEFAULT_HOLDOUT,
     report_folder: ReportFolder = None,
 ) -> None:
     """Fit a calibration curve for each stage by cross-validation, and the weights that combine them.
 
-    Exit bands stay as they are. The rows that are held out are those that `tune` tests with when it gets the same rows.
+    Exit bands stay as they are: run `tune` next. Given the same rows, both commands split them the same way, so `tune`
+    tests on rows that `calibrate` has not seen.
     """
     from roadwork_serve.calibration.calibrate import calibrate as fit
     from roadwork_serve.calibration.policy_writer import write_policy

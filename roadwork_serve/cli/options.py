@@ -48,7 +48,9 @@ JournalUrl = Annotated[
 ]
 JournalSource = Annotated[
     str | None,
-    typer.Option("--journal", help="Read the items from the journal at this URL.", metavar="URL"),
+    typer.Option(
+        "--journal", help="Use the predictions in the journal at this URL. Give this or --rows.", metavar="URL"
+    ),
 ]
 MediaFolder = Annotated[
     Path | None,
@@ -60,14 +62,19 @@ ReportFolder = Annotated[
     Path | None, typer.Option("--report-folder", help="Write the full results and diagrams to this folder.")
 ]
 RowsFile = Annotated[
-    Path | None, typer.Option("--rows", help="Read the rows that `roadwork evaluate --all-stages --rows FILE` wrote.")
+    Path | None,
+    typer.Option(
+        "--rows",
+        help="Use the predictions in this file, written by `roadwork evaluate --all-stages --rows FILE`. Give this or "
+        "--journal.",
+    ),
 ]
 StageOneHead = Annotated[
     Path | None,
-    typer.Option("--head", help="Folder of a head: use its predictions for stage 1; needs --journal."),
+    typer.Option("--head", help="Folder of a new head, whose predictions replace those of stage 1. Needs --journal."),
 ]
 RiskLimit = Annotated[
-    float, typer.Option(min=0, max=1, help="Largest share of items that early exits may label wrongly.")
+    float, typer.Option(min=0, max=1, help="Largest share of items that may get a wrong label because they exit early.")
 ]
 Confidence = Annotated[float, typer.Option(min=0, max=1, help="Confidence with which the bound must hold.")]
 LabeledData = Annotated[
