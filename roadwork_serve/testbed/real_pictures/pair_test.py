@@ -1,0 +1,99 @@
+"""Test pairs from sources that training has not seen: works painted out of a picture, or cones pasted on it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from roadwork_serve.testbed.real_pictures.compose import paint_out, paste_row, square
+from roadwork_serve.testbed.real_pictures.cutouts import Cutout, cut_out
+from roadwork_serve.testbed.real_pictures.evaluate import Item, Score
+from roadwork_serve.testbed.real_pictures.sources import Box, Picture, read_boxes
+
+HELDOUT_BOXES = Path(__file__).with_name("heldout_boxes.jsonl")
+SEED = 2121
+LONG_SIDE = 512
+COMPLETE = ("roadwork/fconeb", "roadwork/css_")  # of tier B: their boxes cover what makes them road work
+
+
+@dataclass(frozen=True)
+class HeldOutPair:
+    """before and after, and the source they come from. order: -1 where works were painted out, +1 where pasted."""
+
+    name: str
+    source: str
+    before: Image.Image
+    after: Image.Image
+    order: int
+
+
+def painted_pairs(photos: Path, opendata: Path) -> list[HeldOutPair]:
+    """Boxed pictures of unseen sources and of the two held-out clips, with every box painted out."""
+    pairs = []
+    for picture in heldout_pictures(photos) + _tier_b_pictures(opendata, COMPLETE):
+        if picture.boxes:
+            before = _at_most(picture.image)
+            pairs.append(HeldOutPair(picture.key, picture.group, before, paint_out(before, picture.boxes), -1))
+    return pairs
+
+
+def pasted_pairs(items: Sequence[Item], opendata: Path, photos: Path) -> list[HeldOutPair]:
+    """Unseen pictures without works, with one to four cones on their ground; the cones are of unseen sources too."""
+    rng = np.random.default_rng(SEED)
+    cones = heldout_cones(photos, opendata)
+    pairs = []
+    for item in items:
+        if not item.label:
+            before = _at_most(Image.open(item.path).convert("RGB"))
+            after = paste_row(before, cones[int(rng.integers(len(cones)))], int(rng.integers(1, 5)), rng)
+            pairs.append(HeldOutPair(item.path.name, item.source, before, after, 1))
+    return pairs
+
+
+def heldout_cones(photos: Path, opendata: Path) -> list[Cutout]:
+    """Cutouts of cones from sources that training has not seen."""
+    pictures = heldout_pictures(photos) + _tier_b_pictures(opendata, "objects/fcone")
+    return [cutout for picture in pictures for cutout in cut_out(picture) if cutout.kind == "cone"]
+
+
+def heldout_pictures(photos: Path) -> list[Picture]:
+    """Pictures and clip frames that teach nothing, with boxes drawn by eye."""
+    pictures = []
+    for line in HELDOUT_BOXES.read_text().splitlines():
+        row = json.loads(line)
+        path = photos / row["file"]
+        boxes = tuple(Box(kind, *corners) for kind, *corners in row["boxes"])
+        group = f"clip_{path.stem}" if row["frame"] is not None else path.name.split("_")[0]
+        pictures.append(Picture(path, True, group, "", "", boxes, row["frame"], complete=True))
+    return pictures
+
+
+def _tier_b_pictures(opendata: Path, start: str | tuple[str, ...]) -> list[Picture]:
+    tiers = {line.split(",", 1)[0]: "tier=A" in line for line in (opendata / "manifest.csv").read_text().splitlines()}
+    pictures = []
+    for file, boxes in sorted(read_boxes(opendata / "boxes.jsonl").items()):
+        if file.startswith(start) and boxes and not tiers[file]:
+            pictures.append(
+                Picture(opendata / file, True, file.split("/")[1].split("_")[0], "", "", boxes, complete=True)
+            )
+    return pictures
+
+
+def score_pairs(pairs: Sequence[HeldOutPair], score: Score, side: int) -> NDArray[np.float64]:
+    """Rise of the score from before to after, times the order: positive where it moved as it must, [n]."""
+    before = score(np.stack([square(pair.before, side) for pair in pairs]))
+    after = score(np.stack([square(pair.after, side) for pair in pairs]))
+    return (after - before) * np.array([pair.order for pair in pairs])
+
+
+def _at_most(image: Image.Image) -> Image.Image:
+    scale = LONG_SIDE / max(image.size)
+    if scale >= 1:
+        return image
+    return image.resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR, reducing_gap=2.0
+    )
