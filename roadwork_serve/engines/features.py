@@ -1,31 +1,26 @@
-"""A frozen DINOv3 backbone and the small heads trained on its features."""
+"""A frozen backbone and the small heads trained on its features."""
 
 import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import DINOv3ViTModel
-from transformers.utils.import_utils import is_flash_attn_2_available
 
+from roadwork_serve.engines.backbones import Backbone, load_backbone
 from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.engines.load_options import DEFAULTS, LoadOptions
-from roadwork_serve.engines.loading import load_pretrained
 from roadwork_serve.engines.thumbnails import ROADWORK, SECOND, batch_sizes, batches, reference_thumbs, to_device
 from roadwork_serve.errors import ModelError
 
 Recipe = Literal["cls", "cls+mean", "cls+mean+max"]  # each starts with the shorter ones
 _WHOLE: Recipe = "cls+mean+max"
 _CACHED_HEADS = 8  # heads that policies name
-# The ImageNet statistics, with which the DINOv3 checkpoints were trained (from their image processor).
-PIXEL_MEAN = (0.485, 0.456, 0.406)
-PIXEL_STD = (0.229, 0.224, 0.225)
 _TRAIN = (
     "For a miniature run `roadwork minis train backbone`; for any other backbone name a folder with head.json and "
     "head.safetensors in engines.NAME.features.head of the profile"
@@ -88,18 +83,17 @@ class Head(nn.Sequential):
         return head
 
 
-def pool_features(tokens: Tensor, registers: int, recipe: Recipe) -> Tensor:
-    """Pool the last hidden state after the final norm.
+def pool_features(tokens: Tensor, recipe: Recipe) -> Tensor:
+    """Pool the tokens of a backbone.
 
     Args:
-        tokens: float [n, 1 + registers + patches, width].
-        registers: Number of register tokens.
+        tokens: float [n, 1 + patches, width], the global token first.
         recipe: The features to pool.
 
     Returns:
         float [n, width * parts of the recipe].
     """
-    patches = tokens[:, 1 + registers :]
+    patches = tokens[:, 1:]
     parts = {"cls": lambda: tokens[:, 0], "mean": lambda: patches.mean(1), "max": lambda: patches.amax(1)}
     return torch.cat([parts[part]() for part in recipe.split("+")], dim=1)
 
@@ -107,40 +101,37 @@ def pool_features(tokens: Tensor, registers: int, recipe: Recipe) -> Tensor:
 class BackboneWithHeads(nn.Module):
     """Stage 1 as one module: thumbs uint8 [n, side, side, 3] -> logits float32 [n, outputs of the heads in order]."""
 
-    def __init__(self, backbone: Any, *heads: Head) -> None:
+    def __init__(self, backbone: Backbone, *heads: Head) -> None:
         super().__init__()
         self.backbone, self.heads = backbone, nn.ModuleList(heads)
         self.recipes: list[Recipe] = [head.settings.recipe for head in heads]
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
         self.to(backbone.device)
 
     def features(self, thumbs: Tensor, recipe: Recipe) -> Tensor:
         """Return the pooled features, float32 [n, width * parts of the recipe]."""
-        return self._pool(self._tokens(thumbs), recipe)
+        return pool_features(self._tokens(thumbs), recipe)
 
     def forward(self, thumbs: Tensor) -> Tensor:
         """Return the logits of all heads side by side, float32 [n, outputs]."""
         tokens = self._tokens(thumbs)
-        logits = [head(self._pool(tokens, recipe)) for head, recipe in zip(self.heads, self.recipes, strict=True)]
+        logits = [head(pool_features(tokens, recipe)) for head, recipe in zip(self.heads, self.recipes, strict=True)]
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
     def pooled(self, thumbs: Tensor) -> Tensor:
         """Return the features of the longest recipe, float32 [n, 3 * width]; every other recipe is a prefix of it."""
-        return self._pool(self._tokens(thumbs), _WHOLE)
+        return pool_features(self._tokens(thumbs), _WHOLE)
 
     def _tokens(self, thumbs: Tensor) -> Tensor:
         pixels = (thumbs.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
-        return self.backbone(pixels.to(self.backbone.dtype)).last_hidden_state.float()
-
-    def _pool(self, tokens: Tensor, recipe: Recipe) -> Tensor:
-        return pool_features(tokens, self.backbone.config.num_register_tokens, recipe)
+        return self.backbone(pixels.to(self.backbone.dtype)).float()
 
 
 class FeatureEngine:
-    """A DINOv3 backbone from a folder or hub id, with the heads that are loaded for it."""
+    """A backbone of the DINO family from a folder or hub id, with the heads that are loaded for it."""
 
     def __init__(
         self,
@@ -161,7 +152,7 @@ class FeatureEngine:
             head_folder: Folder of the head. By default the head is loaded from the folder of the weights, if it is
                 there.
             second_head_folder: Folder of a candidate head, which sees the same features. Its logit is named SECOND.
-            side: Side of the thumbnails in pixels. By default that of the checkpoint's config.
+            side: Side of the thumbnails in pixels. By default that of the checkpoint's preprocessing or config.
             max_thumbs: Largest number of thumbnails in one forward pass.
             compile: Compile with torch.compile. By default only on a GPU.
 
@@ -169,10 +160,8 @@ class FeatureEngine:
             ModelError: The model cannot be loaded, or does not take thumbnails of this size.
         """
         self.name, self.device, self.max_thumbs = model, torch.device(options.device), max_thumbs
-        self.model = load_pretrained(
-            DINOv3ViTModel, model, options, attn_implementation=attention(options.dtype, options.device)
-        )
-        self.side = side or int(self.model.config.image_size)
+        self.backbone = load_backbone(model, options)
+        self.side = side or self.backbone.image_size
         if self.side % self.patch:
             raise ModelError(
                 f"{model} has patches of {self.patch} pixels, and the side of the thumbnails, {self.side}, is not a "
@@ -180,7 +169,7 @@ class FeatureEngine:
             )
         self.head = self._own_head(head_folder)
         self.second = self._own_head(second_head_folder) if second_head_folder else None
-        self.module = BackboneWithHeads(self.model, *(head for head in (self.head, self.second) if head)).eval()
+        self.module = BackboneWithHeads(self.backbone, *(head for head in (self.head, self.second) if head)).eval()
         self.compiled = options.device == "cuda" if compile is None else compile
         self._run = torch.compile(self.module.pooled, dynamic=False) if self.compiled else self.module.pooled
         self._head_cache: dict[str, Head] = {}
@@ -194,10 +183,10 @@ class FeatureEngine:
 
     def _load(self, folder: Path) -> Head:
         head = Head.load(folder).to(self.device).eval().requires_grad_(False)
-        if head.settings.width != self.model.config.hidden_size:
+        if head.settings.width != self.backbone.width:
             raise ModelError(
                 f"The head in {folder} was trained on features of width {head.settings.width}, and the backbone "
-                f"{self.name} has {self.model.config.hidden_size}: train a head for this backbone."
+                f"{self.name} has {self.backbone.width}: train a head for this backbone."
             )
         if head.settings.backbone not in ("", self.fingerprint):
             raise ModelError(
@@ -227,8 +216,8 @@ class FeatureEngine:
 
     @property
     def patch(self) -> int:
-        """Side of a patch in pixels; image sides must be multiples of it."""
-        return int(self.model.config.patch_size)
+        """Side of a patch or cell in pixels; image sides must be multiples of it."""
+        return self.backbone.patch
 
     def warm(self) -> None:
         """Run every batch size the model is compiled for, or the smallest and the largest if it is not compiled.
@@ -243,7 +232,7 @@ class FeatureEngine:
                     features = self.extract(reference_thumbs(self.side, count))
                     if not (self.head_logits(features) if self.has_head else features).isfinite().all():
                         raise ModelError(
-                            f"{self.name} overflows in {self.model.dtype}: set dtype: bfloat16, or float32 on a CPU"
+                            f"{self.name} overflows in {self.backbone.dtype}: set dtype: bfloat16, or float32 on a CPU"
                         )
         except torch.OutOfMemoryError as error:
             raise ModelError(
@@ -305,7 +294,7 @@ class FeatureEngine:
 
     def stored_features(self, features: Tensor) -> NDArray[np.float16]:
         """Return the part of the features that the journal stores: float16 [n, width], as the recipe `cls`."""
-        return features[:, : self.model.config.hidden_size].half().cpu().numpy()
+        return features[:, : self.backbone.width].half().cpu().numpy()
 
     def load_head(self, folder: str) -> Head:
         """Return the head in a folder, from a small cache of recently used ones.
@@ -323,11 +312,5 @@ class FeatureEngine:
     def head_logits(self, features: Tensor, head: str | None = None) -> Tensor:
         """Return the logits [n, outputs] of the loaded heads, or of the head in a folder."""
         heads = [own for own in (self.head, self.second) if own] if head is None else [self.load_head(head)]
-        width = self.model.config.hidden_size
+        width = self.backbone.width
         return torch.cat([each(features[:, : width * len(each.settings.recipe.split("+"))]) for each in heads], dim=1)
-
-
-def attention(dtype: str, device: str) -> str:
-    """Return the attention implementation: FlashAttention 2 if it is installed and supported, else PyTorch's own."""
-    flash = device == "cuda" and dtype != "float32" and DINOv3ViTModel._supports_flash_attn
-    return "flash_attention_2" if flash and is_flash_attn_2_available() else "sdpa"

@@ -1,5 +1,6 @@
 """Loading of checkpoints from a folder or hub id, with error messages that say what to do."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +17,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError
+from transformers import PreTrainedConfig
+from transformers.utils.hub import cached_file
 from transformers.utils.logging import disable_progress_bar
 
 from roadwork_serve.engines.load_options import DEFAULTS, LoadOptions
 from roadwork_serve.engines.memory import cap_gpu_memory, check_memory
 from roadwork_serve.errors import ModelError
+from roadwork_serve.profiles.model_sizes import TIMM_MIRRORS
 
 _GIVE = "Give a folder with config.json and weights, or a hub id that this machine can reach and is allowed to read."
 
@@ -82,6 +86,33 @@ def load_processor(kind: Any, model: str, options: LoadOptions = DEFAULTS) -> An
             ) from error
 
 
+def read_config(model: str, options: LoadOptions = DEFAULTS) -> dict[str, Any]:
+    """Return the contents of config.json. A checkpoint of timm gets the model_type timm_wrapper.
+
+    Raises:
+        ModelError: The folder or hub id has no config.json that can be read.
+    """
+    with _explain("config.json", model, options.revision):
+        return PreTrainedConfig.get_config_dict(model, **_source(options))[0]
+
+
+def read_processor_config(model: str, options: LoadOptions = DEFAULTS) -> dict[str, Any]:
+    """Return the contents of preprocessor_config.json; empty if the checkpoint has none.
+
+    Raises:
+        ModelError: The file cannot be read, or the hub cannot be reached to see whether there is one.
+    """
+    with _explain("preprocessor_config.json", model, options.revision):
+        file = cached_file(
+            model,
+            "preprocessor_config.json",
+            revision=options.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=not constants.HF_HUB_OFFLINE,
+        )
+        return json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+
+
 def _check_family(kind: type[Any], model: str, options: LoadOptions) -> None:
     """Raise ModelError for a checkpoint of another model family, before its weights are read."""
     wanted = getattr(kind, "config_class", None)
@@ -123,10 +154,7 @@ def _hub_message(error: BaseException, model: str, revision: str | None) -> str 
     for cause in _causes(error):
         match cause:
             case GatedRepoError():
-                return (
-                    f"{model} is gated and this machine may not read it: accept the licence on "
-                    f"https://huggingface.co/{model}, then run `hf auth login` or set HF_TOKEN."
-                )
+                return _gated_message(model)
             case RevisionNotFoundError():
                 return f"{model} has no revision {revision!r}: set engines.NAME.revision to one it has, or remove it."
             case RepositoryNotFoundError():
@@ -141,9 +169,25 @@ def _hub_message(error: BaseException, model: str, revision: str | None) -> str 
                     f"{model} is not on this machine and {why}: run `hf download {model}{at}` where there is a network "
                     "and copy the cache (HF_HOME) here, with HF_HUB_OFFLINE=1, or give a folder."
                 )
+            case HfHubHTTPError() if cause.response is not None and cause.response.status_code in (401, 403):
+                return _gated_message(model)
             case HfHubHTTPError():
                 return f"The hub returned an error for {model}: {_line(cause)}. Try again later."
     return None
+
+
+def _gated_message(model: str) -> str:
+    mirror = TIMM_MIRRORS.get(model)
+    if mirror:
+        instead = f" Without a licence to accept, {mirror} has the same weights: set model to it to start now."
+    elif model.startswith("facebook/dinov3"):
+        instead = " Without a licence to accept, set model to facebook/dinov2-with-registers-large to start now."
+    else:
+        instead = ""
+    return (
+        f"{model} is gated and this machine may not read it: accept the licence on https://huggingface.co/{model}, "
+        f"then run `hf auth login` or set HF_TOKEN.{instead}"
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

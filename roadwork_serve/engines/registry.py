@@ -74,7 +74,7 @@ def _opener(kind: str, openers: Mapping[str, _Opener], spec: EngineSpec) -> _Ope
     return openers[spec.backend]
 
 
-def _dinov3(spec: EngineSpec) -> FeatureExtractor:
+def _backbone(spec: EngineSpec) -> FeatureExtractor:
     from roadwork_serve.engines.features import FeatureEngine
 
     settings = spec.features
@@ -146,7 +146,7 @@ def _openai(spec: EngineSpec, workload: Workload) -> LanguageEngine:
 
 
 _FEATURES: Mapping[str, Callable[[EngineSpec], FeatureExtractor]] = {
-    "transformers": _dinov3,
+    "transformers": _backbone,
     "onnx": _onnx,
     "tensorrt": _tensorrt,
 }

@@ -76,8 +76,7 @@ class Extractor:
             )
         self.engine, self.limits, self.model = engine, limits, model or engine.name
         self.recipe: Recipe = recipe
-        dtype = str(engine.model.dtype).removeprefix("torch.")
-        self.cache = FeatureCache(cache, origin_of(self.model, engine.fingerprint, recipe, dtype, limits))
+        self.cache = FeatureCache(cache, origin_of(self.model, engine, recipe, limits))
 
     def extract(
         self,

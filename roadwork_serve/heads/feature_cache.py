@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 
 from roadwork_serve import media
 from roadwork_serve.atomic_write import replace_file, write_json
-from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD, Recipe
+from roadwork_serve.engines.backbones import Rgb
+from roadwork_serve.engines.features import FeatureEngine, Recipe
 from roadwork_serve.profiles.profile import MediaLimits
 
 Features = NDArray[np.float32]
@@ -35,12 +36,15 @@ class FeatureOrigin:
     frames: int
     #: Hash of the decoding code and its settings.
     reading: str
+    #: Mean and standard deviation of pixels in 0..1 that the backbone's normalization uses.
+    mean: Rgb
+    std: Rgb
 
     @property
     def key(self) -> str:
         """Twenty hex digits of SHA-256 over all fields but the model name."""
         digest = {name: value for name, value in asdict(self).items() if name != "model"}
-        return hashlib.sha256(json.dumps([digest, PIXEL_MEAN, PIXEL_STD], sort_keys=True).encode()).hexdigest()[:20]
+        return hashlib.sha256(json.dumps(digest, sort_keys=True).encode()).hexdigest()[:20]
 
 
 class FeatureCache:
@@ -107,10 +111,13 @@ def identity_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def origin_of(model: str, fingerprint: str, recipe: Recipe, dtype: str, limits: MediaLimits) -> FeatureOrigin:
-    """Return the origin of features of a backbone under these media limits."""
-    reading = f"{_sources()} {limits.frame_side}"
-    return FeatureOrigin(model, fingerprint, recipe, dtype, limits.thumb_side, limits.frames, reading)
+def origin_of(model: str, engine: FeatureEngine, recipe: Recipe, limits: MediaLimits) -> FeatureOrigin:
+    """Return the origin of features of an engine's backbone under these media limits."""
+    backbone, reading = engine.backbone, f"{_sources()} {limits.frame_side}"
+    dtype = str(backbone.dtype).removeprefix("torch.")
+    return FeatureOrigin(
+        model, engine.fingerprint, recipe, dtype, limits.thumb_side, limits.frames, reading, backbone.mean, backbone.std
+    )
 
 
 @cache

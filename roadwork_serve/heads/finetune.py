@@ -20,16 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import DINOv3ViTModel
-from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTLayer
 
 from roadwork_serve import media
 from roadwork_serve.atomic_write import check_vacant, replace_folder, write_json
 from roadwork_serve.datasets.base import CorruptItem, Dataset
-from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD, Head, pool_features
+from roadwork_serve.engines.backbones import Backbone, load_backbone
+from roadwork_serve.engines.features import Head, pool_features
 from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.engines.load_options import LoadOptions
-from roadwork_serve.engines.loading import load_pretrained
 from roadwork_serve.errors import ConfigError, MediaError
 from roadwork_serve.heads.extract import MAX_SKIPPED
 from roadwork_serve.heads.feature_set import FeatureSet
@@ -137,11 +135,12 @@ def finetune(
     """
     check_vacant(out, replace_out)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = load_pretrained(DINOv3ViTModel, model, LoadOptions(threads=settings.threads))
+    backbone = load_backbone(model, LoadOptions(threads=settings.threads))
+    blocks = backbone.blocks()
     recipe = settings.recipe or "cls+mean+max"
     known = replace(
         images.known, model=model, recipe=recipe, backbone=fingerprint(model),
-        x=np.zeros((len(images.known), backbone.config.hidden_size * len(recipe.split("+"))), np.float32),
+        x=np.zeros((len(images.known), backbone.width * len(recipe.split("+"))), np.float32),
     )  # fmt: skip
     parts = group_split(known.together, known.target >= 0.5, settings.val_fraction, settings.seed)
     train_set = known.rows(parts.train)
@@ -149,13 +148,13 @@ def finetune(
     with deterministic(settings, deterministic=device == "cpu"):
         module = BackboneWithHead(backbone, start or new_head(train_set, settings), settings, finetuning)
         val_metrics_before = _score(module, images, known, parts.val)
-        trainer = _trainer(device, finetuning, callbacks)
+        trainer = _trainer(device, blocks, finetuning, callbacks)
         trainer.fit(module, _loader(images, train_set, parts.train, settings, finetuning))
         weights = trainer.strategy.lightning_module_state_dict()
         seconds, steps = time.monotonic() - began, trainer.global_step
         if not trainer.is_global_zero:
             raise SystemExit(0)
-        trained = BackboneWithHead(DINOv3ViTModel(backbone.config), Head(module.head.settings), settings, finetuning)
+        trained = BackboneWithHead(backbone.fresh(), Head(module.head.settings), settings, finetuning)
         trained.load_state_dict({name: weight.detach().cpu().clone() for name, weight in weights.items()})
         trained.eval().requires_grad_(False)
         val_metrics, train_metrics = (_score(trained, images, known, part) for part in (parts.val, parts.train))
@@ -176,21 +175,20 @@ def finetune(
 class BackboneWithHead(lightning.LightningModule):
     """Trainable backbone and head: thumbs, uint8 [n, side, side, 3], to logits, float32 [n, outputs]."""
 
-    def __init__(self, backbone: nn.Module, head: Head, settings: HeadTraining, finetuning: FinetuneSettings) -> None:
+    def __init__(self, backbone: Backbone, head: Head, settings: HeadTraining, finetuning: FinetuneSettings) -> None:
         super().__init__()
         self.backbone: Any = backbone.requires_grad_(True)
         self.head: Any = head.requires_grad_(True)
         self.settings, self.finetuning = settings, finetuning
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, thumbs: Tensor) -> Tensor:
         """See the class."""
         pixels = (thumbs.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
-        tokens = self.backbone(pixels).last_hidden_state.float()
-        return self.head(pool_features(tokens, self.backbone.config.num_register_tokens, self.head.settings.recipe))
+        return self.head(pool_features(self.backbone(pixels).float(), self.head.settings.recipe))
 
     def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor:
         """See `LightningModule`."""
@@ -215,10 +213,12 @@ class BackboneWithHead(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def _trainer(device: str, finetuning: FinetuneSettings, callbacks: Sequence[lightning.Callback]) -> lightning.Trainer:
-    """Return the trainer. On CUDA every backbone layer is an FSDP unit, and gradients cannot be clipped."""
+def _trainer(
+    device: str, blocks: set[type[nn.Module]], finetuning: FinetuneSettings, callbacks: Sequence[lightning.Callback]
+) -> lightning.Trainer:
+    """Return the trainer. On CUDA every block of the backbone is an FSDP unit, and gradients cannot be clipped."""
     cuda = device == "cuda"
-    strategy = FSDPStrategy(auto_wrap_policy={DINOv3ViTLayer}, state_dict_type="full") if cuda else "auto"
+    strategy = FSDPStrategy(auto_wrap_policy=blocks, state_dict_type="full") if cuda else "auto"
     return lightning.Trainer(
         accelerator="cuda" if cuda else "cpu",
         devices="auto" if cuda else 1,

@@ -26,6 +26,7 @@ GRAPHS_GIB = 0.5  # CUDA graphs of vLLM
 RUNTIME_GIB = 1.0  # workspace of ONNX Runtime and TensorRT
 STEP_TOKENS = 2048  # vLLM's default of max_num_batched_tokens when used as a library
 FRAMES_READ = 3  # frames of a clip that stage 2A reads
+_MLP = 2 * 4 + 6  # `_widest` per number of the residual stream, where the MLP is four times as wide
 OCR_TOKENS = 384  # largest number of tokens that stage 2A generates for an image
 
 
@@ -94,7 +95,7 @@ def gpu_memory_need(
     sizes = _sizes(engine.model)
     weights = _weights_gib(name, engine, sizes)
     if role == "features":
-        tokens = _thumbs(engine) * (((engine.features.side or 224) // 16) ** 2 + 5)
+        tokens = _thumbs(engine) * (((engine.features.side or 224) // sizes.patch) ** 2 + 5)
         return _capped(GpuMemoryNeed(name, engine.model, sizes.parameters, weights, 0, sizes.layer_gib(tokens)), engine)
     if role == "ocr":
         images = max(spec.max_batch * spec.options.get("frames_read", FRAMES_READ) for spec in users.values())
@@ -124,6 +125,8 @@ class Sizes:
     width: int
     #: Memory for one image of an OCR model in GiB.
     image_gib: float
+    #: Side of a patch or cell of a backbone in pixels.
+    patch: int = 16
 
     def layer_gib(self, tokens: int) -> float:
         """Return the memory of the widest layer for this many tokens in 16 bit, in GiB."""
@@ -133,11 +136,12 @@ class Sizes:
 @cache
 def _sizes(model: str) -> Sizes:
     built = on_meta_device(model)
-    text: Any = built.config.get_text_config()
-    vision: Any = getattr(built.config, "vision_config", None)
     parameters = sum(p.numel() for p in built.parameters())
     if not hasattr(built, "lm_head"):
-        return Sizes(parameters, 0, 0, _widest(text), 0.0)
+        patch, width = _patch_and_width(built)
+        return Sizes(parameters, 0, 0, width, 0.0, patch)
+    text: Any = built.config.get_text_config()
+    vision: Any = getattr(built.config, "vision_config", None)
     if built.config.is_encoder_decoder:
         return Sizes(parameters, 0, 0, 0, _image_gib(text, vision))
     from torch import nn
@@ -146,6 +150,24 @@ def _sizes(model: str) -> Sizes:
     cache_bytes = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 2
     patches = getattr(vision, "spatial_merge_size", 3) ** 2  # patches per token; Molmo 2 pools 3 x 3
     return Sizes(parameters, decoder, cache_bytes, _widest(text) + patches * _widest(vision), 0.0)
+
+
+def _patch_and_width(built: Any) -> tuple[int, int]:
+    """Return the side of a patch or cell of a backbone in pixels, and the numbers per patch in its widest layer."""
+    config = built.config
+    if config.model_type == "timm_wrapper":
+        return _widest_stage([(part["reduction"], part["num_chs"]) for part in built.timm_model.feature_info])
+    if config.model_type == "dinov3_convnext":
+        return _widest_stage([(4 << at, channels) for at, channels in enumerate(config.hidden_sizes)])
+    if hasattr(config, "mlp_ratio"):
+        return config.patch_size, _MLP * config.hidden_size
+    return config.patch_size, _widest(config)
+
+
+def _widest_stage(stages: list[tuple[int, int]]) -> tuple[int, int]:
+    """Return the last stride and the numbers per cell of that stride in the widest of stages (stride, channels)."""
+    patch = stages[-1][0]
+    return patch, max(_MLP * channels * (patch // stride) ** 2 for stride, channels in stages)
 
 
 def _widest(config: Any) -> int:

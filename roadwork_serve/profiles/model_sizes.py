@@ -1,7 +1,8 @@
 """Sizes of published models, so that their memory can be computed without a network.
 
-They are from each model's config.json on the hub: facebook/dinov3-*, florence-community/Florence-2-*, Qwen/Qwen3-VL-*,
-allenai/Molmo2-*. Models are instantiated on the meta device, with shapes and without weights.
+They are from each model's config.json on the hub: facebook/dinov3-*, facebook/dinov2-*,
+florence-community/Florence-2-*, Qwen/Qwen3-VL-*, allenai/Molmo2-*. Those of the DINO family agree with timm's
+architectures. Models are instantiated on the meta device, with shapes and without weights.
 """
 
 import json
@@ -16,12 +17,43 @@ if TYPE_CHECKING:  # benchmarks count FLOPs with this where there is no pydantic
 
 _DINOV3: dict[str, dict[str, Any]] = {
     "s16": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
+    "s16plus": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6,
+                "use_gated_mlp": True, "hidden_act": "silu"},
     "b16": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
     "l16": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
     "h16plus": {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
                 "use_gated_mlp": True, "hidden_act": "silu"},
     "7b16": {"hidden_size": 4096, "intermediate_size": 8192, "num_hidden_layers": 40, "num_attention_heads": 32,
              "use_gated_mlp": True, "hidden_act": "silu", "query_bias": False, "value_bias": False},
+}  # fmt: skip
+_DINOV3_CONVNEXT: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 9, 3]},
+    "small": {"hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 27, 3]},
+    "base": {"hidden_sizes": [128, 256, 512, 1024], "depths": [3, 3, 27, 3]},
+    "large": {"hidden_sizes": [192, 384, 768, 1536], "depths": [3, 3, 27, 3]},
+}
+_DINOV2: dict[str, dict[str, Any]] = {
+    "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "giant": {"hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24, "use_swiglu_ffn": True},
+}
+_TIMM_SIZES = {
+    "s16": "small",
+    "s16plus": "small_plus",
+    "b16": "base",
+    "l16": "large",
+    "h16plus": "huge_plus",
+    "7b16": "7b",
+}
+#: Hub ids of timm with the weights of the gated DINOv3 models, and no licence to accept before the download.
+TIMM_MIRRORS: Mapping[str, str] = {
+    **{f"facebook/dinov3-vit{size}-pretrain-lvd1689m": f"timm/vit_{name}_patch16_dinov3.lvd1689m"
+       for size, name in _TIMM_SIZES.items()},
+    **{f"facebook/dinov3-vit{size}-pretrain-sat493m": f"timm/vit_{_TIMM_SIZES[size]}_patch16_dinov3.sat493m"
+       for size in ("l16", "7b16")},
+    **{f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m": f"timm/convnext_{size}.dinov3_lvd1689m"
+       for size in _DINOV3_CONVNEXT},
 }  # fmt: skip
 
 
@@ -55,9 +87,19 @@ _FLORENCE2: dict[str, dict[str, Any]] = {
                                 "num_groups": [8, 16, 32, 64], "projection_dim": 1024}},
 }  # fmt: skip
 
+_DINO: dict[str, tuple[str, Mapping[str, Any]]] = {
+    **{f"facebook/dinov3-vit{size}-pretrain-{data}": ("DINOv3ViT", {"num_register_tokens": 4, **c})
+       for size, c in _DINOV3.items() for data in ("lvd1689m", "sat493m")
+       if data == "lvd1689m" or size in ("l16", "7b16")},
+    **{f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m": ("DINOv3ConvNext", c)
+       for size, c in _DINOV3_CONVNEXT.items()},
+    **{f"facebook/dinov2-{size}": ("Dinov2", {"image_size": 518, **c}) for size, c in _DINOV2.items()},
+    **{f"facebook/dinov2-with-registers-{size}": ("Dinov2WithRegisters", {"image_size": 518, "patch_size": 14, **c})
+       for size, c in _DINOV2.items()},
+}  # fmt: skip
 _BY_ID: dict[str, tuple[str, Mapping[str, Any]]] = {
-    **{f"facebook/dinov3-vit{size}-pretrain-lvd1689m": ("DINOv3ViT", {"num_register_tokens": 4, **c})
-       for size, c in _DINOV3.items()},
+    **_DINO,
+    **{mirror: _DINO[original] for original, mirror in TIMM_MIRRORS.items()},
     **{f"florence-community/Florence-2-{size}{ft}": ("Florence2", c)
        for size, c in _FLORENCE2.items() for ft in ("", "-ft")},
     **{f"Qwen/Qwen3-VL-{size}-{kind}{fp8}": ("Qwen3VL", c)
@@ -66,6 +108,9 @@ _BY_ID: dict[str, tuple[str, Mapping[str, Any]]] = {
 }  # fmt: skip
 _CLASSES = {
     "DINOv3ViT": ("DINOv3ViTConfig", "DINOv3ViTModel"),
+    "DINOv3ConvNext": ("DINOv3ConvNextConfig", "DINOv3ConvNextModel"),
+    "Dinov2": ("Dinov2Config", "Dinov2Model"),
+    "Dinov2WithRegisters": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel"),
     "Florence2": ("Florence2Config", "Florence2ForConditionalGeneration"),
     "Qwen3VL": ("Qwen3VLConfig", "Qwen3VLForConditionalGeneration"),
     "Molmo2": ("Molmo2Config", "Molmo2ForConditionalGeneration"),
@@ -101,6 +146,9 @@ def on_meta_device(model: str) -> Any:
     if (folder / "config.json").is_file():
         config = transformers.AutoConfig.from_pretrained(folder)
         name = (config.architectures or [""])[0]
+        if config.model_type == "timm_wrapper":  # timm writes no name of a class, and the wrapper sets num_classes
+            name = "TimmWrapperModel"
+            config.model_args = {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"}
     elif known := _known(model):
         family, sizes = _BY_ID[known]
         config_class, name = _CLASSES[family]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 from torch._dynamo.utils import counters
-from transformers import DINOv3ViTImageProcessor
+from transformers import DINOv3ViTImageProcessor, DINOv3ViTModel
 
 from roadwork_serve import media
 from roadwork_serve.cancellable_thread import CancellableThread
-from roadwork_serve.engines import features
+from roadwork_serve.engines import backbones
 from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
 from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.thumbnails import batch_sizes, batches, reference_thumbs
@@ -29,7 +29,7 @@ TOLD = r"`roadwork minis train backbone`.* engines\.NAME\.features\.head of the 
 
 def test_recipes_join_the_parts_in_order() -> None:
     engine = FeatureEngine(str(untrained.backbone()))
-    width = engine.model.config.hidden_size
+    width = engine.backbone.width
     whole = engine.features(THUMBS, "cls+mean+max")
     assert whole.shape == (3, 3 * width)
     assert torch.allclose(whole[:, :width], engine.features(THUMBS, "cls"))
@@ -86,9 +86,9 @@ def test_thumbs_are_what_the_models_own_image_processor_makes(side: int, kind: s
     thumbs = media.read(encoded.getvalue(), MediaLimits(thumb_side=side)).thumbs
     seen: list[torch.Tensor] = []
     engine = FeatureEngine(str(untrained.backbone()), side=side)
-    engine.model.register_forward_pre_hook(lambda _, given: seen.extend(given))
+    engine.backbone.register_forward_pre_hook(lambda _, given: seen.extend(given))
     engine.features(thumbs)
-    off = (seen[0] - wanted).abs() * torch.tensor(features.PIXEL_STD).view(1, 3, 1, 1) * 255
+    off = (seen[0] - wanted).abs() * torch.tensor(backbones.PIXEL_STD).view(1, 3, 1, 1) * 255
     assert off.max() <= most
     assert off.mean() <= mean
 
@@ -99,13 +99,13 @@ def test_half_precision_says_nearly_the_same(dtype: str) -> None:
         FeatureEngine(str(untrained.backbone()), options=LoadOptions(dtype=kind)) for kind in (dtype, "float32")
     )
     half.warm()
-    assert half.model.dtype is getattr(torch, dtype)
+    assert half.backbone.dtype is getattr(torch, dtype)
     assert half.logits(THUMBS)["roadwork"] == pytest.approx(full.logits(THUMBS)["roadwork"], abs=0.05)
 
 
 def test_a_precision_that_overflows_is_refused_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FeatureEngine(str(untrained.backbone()), options=LoadOptions(dtype="float16"))
-    engine.model.norm.weight.data *= 1e5
+    engine.backbone.model.norm.weight.data *= 1e5
     with pytest.raises(ModelError, match=r"overflows in torch\.float16: set dtype: bfloat16"):
         engine.warm()
 
@@ -113,7 +113,7 @@ def test_a_precision_that_overflows_is_refused_before_it_serves(monkeypatch: pyt
 def test_the_gated_models_load(tmp_path: Path) -> None:
     """h16plus and 7b16 are such; load_pretrained refuses what lacks a weight."""
     engine = FeatureEngine(tiny_dino(tmp_path, use_gated_mlp=True, hidden_act="silu"), side=32)
-    assert type(engine.model.model.layer[0].mlp).__name__ == "DINOv3ViTGatedMLP"
+    assert type(engine.backbone.model.model.layer[0].mlp).__name__ == "DINOv3ViTGatedMLP"
     engine.warm()
 
 
@@ -177,7 +177,7 @@ def test_a_second_head_says_what_it_would_as_the_first_in_the_same_pass(
     engine.warm()
     seen: list[int] = []
     if not compile:  # a hook would break the graph
-        engine.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        engine.backbone.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     told = engine.logits(thumbs)
     assert set(told) == {"roadwork", "words", "second"}
     assert told["second"] == pytest.approx(alone, abs=1e-5)
@@ -207,7 +207,7 @@ def test_a_head_that_says_nothing_of_road_work_is_refused(tmp_path: Path, second
 def test_large_batches_go_in_passes(tmp_path: Path) -> None:
     engine = FeatureEngine(tiny_dino(tmp_path), side=32, max_thumbs=4)
     seen: list[int] = []
-    engine.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    engine.backbone.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     together = engine.logits(reference_thumbs(32, 11))["words"]
     assert seen == [4, 4, 3]
     seen.clear()
@@ -223,7 +223,7 @@ async def test_thumbs_that_nobody_waits_for_end_with_their_pass(tmp_path: Path) 
         CancellableThread("test"),
         Held(at=2),
     )
-    engine.model.register_forward_pre_hook(held)
+    engine.backbone.register_forward_pre_hook(held)
     await held.cancelled_there(worker.run(engine.logits, reference_thumbs(32, 20)))
     assert held.steps == 2
     await worker.aclose()
@@ -246,7 +246,7 @@ def test_no_room_for_the_largest_batch_is_told(tmp_path: Path, monkeypatch: pyte
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    engine.model.register_forward_pre_hook(full)
+    engine.backbone.register_forward_pre_hook(full)
     with pytest.raises(
         ModelError, match=r"no memory left for 4 thumbnails of 32 px at once: lower features\.max_thumbs"
     ):
@@ -259,10 +259,13 @@ def test_a_side_that_patches_do_not_fill_is_refused() -> None:
 
 
 def test_flash_attention_is_taken_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "is_flash_attn_2_available", lambda: True)
-    assert features.attention("bfloat16", "cuda") == "flash_attention_2"
-    assert features.attention("float32", "cuda") == "sdpa"
-    assert features.attention("bfloat16", "cpu") == "sdpa"
-    monkeypatch.setattr(features, "is_flash_attn_2_available", lambda: False)
-    assert features.attention("float16", "cuda") == "sdpa"
-    assert FeatureEngine(str(untrained.backbone())).model.config._attn_implementation == "sdpa"
+    def taken(dtype: str, device: str) -> str:
+        return backbones.attention(DINOv3ViTModel, LoadOptions(dtype=dtype, device=device))
+
+    monkeypatch.setattr(backbones, "is_flash_attn_2_available", lambda: True)
+    assert taken("bfloat16", "cuda") == "flash_attention_2"
+    assert taken("float32", "cuda") == "sdpa"
+    assert taken("bfloat16", "cpu") == "sdpa"
+    monkeypatch.setattr(backbones, "is_flash_attn_2_available", lambda: False)
+    assert taken("float16", "cuda") == "sdpa"
+    assert FeatureEngine(str(untrained.backbone())).backbone.config._attn_implementation == "sdpa"

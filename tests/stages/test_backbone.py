@@ -101,7 +101,7 @@ def test_it_warms_up_at_the_side_of_the_profile() -> None:
     profile = load_profile("mini", {"media": {"thumb_side": 256}, "stages": {"backbone": {"max_batch": 1}}})
     stage = Backbone(profile.stages["backbone"], profile.engine_of("backbone"))
     seen: list[tuple[int, ...]] = []
-    stage.engine.model.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+    stage.engine.backbone.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
     stage.warm()
     assert seen == [(1, 3, 256, 256), (8, 3, 256, 256)]
 

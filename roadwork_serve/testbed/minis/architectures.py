@@ -19,7 +19,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD
+from roadwork_serve.engines.backbones import PIXEL_MEAN, PIXEL_STD
 
 WIDTH = 192  # of every vision tower, so that one can start from another
 HEADS = 3

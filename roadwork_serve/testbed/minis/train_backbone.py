@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DINOv3ViTModel
 
-from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD, Head, HeadSettings, pool_features
+from roadwork_serve.engines.backbones import PIXEL_MEAN, PIXEL_STD, Backbone
+from roadwork_serve.engines.features import Head, HeadSettings, pool_features
 from roadwork_serve.testbed.minis import architectures
 from roadwork_serve.testbed.minis.accuracy import by_needs
 from roadwork_serve.testbed.minis.data import Cache, RealPhoto, real_crop, some_real
@@ -29,8 +30,8 @@ class BackboneTrainingModule(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone: Any = architectures.backbone()
-        width = self.backbone.config.hidden_size
+        self.backbone: Any = Backbone(architectures.backbone())
+        width = self.backbone.width
         self.head = Head(HeadSettings(width=width, recipe="cls+mean+max"))
         self.patches = nn.Linear(width, len(KINDS))
         self.whole = nn.Linear(3 * width, len(KINDS))
@@ -39,10 +40,9 @@ class BackboneTrainingModule(nn.Module):
     def forward(self, thumbs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map thumbs, uint8 [n, 224, 224, 3], to logits [n, 2], of each patch [n, 196, kinds] and whole [n, kinds]."""
         mean, std = torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1), torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
-        tokens = self.backbone((thumbs.permute(0, 3, 1, 2) / 255 - mean) / std).last_hidden_state
-        seen = pool_features(tokens, self.backbone.config.num_register_tokens, "cls+mean+max")
-        patches = tokens[:, 1 + self.backbone.config.num_register_tokens :]
-        return self.head(seen), self.patches(patches), self.whole(seen)
+        tokens = self.backbone((thumbs.permute(0, 3, 1, 2) / 255 - mean) / std)
+        seen = pool_features(tokens, "cls+mean+max")
+        return self.head(seen), self.patches(tokens[:, 1:]), self.whole(seen)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class BackboneTask:
 
     def load_weights(self, folder: Path) -> None:
         """See `TrainingTask`."""
-        self.module.backbone.load_state_dict(DINOv3ViTModel.from_pretrained(folder).float().state_dict())
+        self.module.backbone.model.load_state_dict(DINOv3ViTModel.from_pretrained(folder).float().state_dict())
         self.module.head.load_state_dict(Head.load(folder).state_dict())
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import DINOv3ViTModel
 
-from roadwork_serve.engines.features import PIXEL_MEAN, PIXEL_STD
+from roadwork_serve.engines.backbones import PIXEL_MEAN, PIXEL_STD
 from roadwork_serve.testbed.minis import architectures
 from roadwork_serve.testbed.minis.data import Cache
 from roadwork_serve.testbed.minis.describe import KINDS, coverage
