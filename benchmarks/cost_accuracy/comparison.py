@@ -1,4 +1,4 @@
-"""Where ways of judging stand: accuracy, compute, and what sets them apart."""
+"""Comparison of methods: accuracy, compute, and differences between them."""
 
 import math
 from collections import defaultdict
@@ -8,130 +8,148 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.cost_accuracy.frugal import Frugal
-from benchmarks.cost_accuracy.ways import Bools, Judged, Way, alone, by_hand, tuned, under
+from benchmarks.cost_accuracy.methods import (
+    Bools,
+    Method,
+    Predictions,
+    by_policy,
+    hand_set_cascade,
+    single_stage,
+    tuned,
+)
 from roadwork_serve.calibration.threshold_path import threshold_path
 from roadwork_serve.calibration.trajectories import trajectories, without_early_exits
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.evaluation.intervals import paired_low, wilson
 from roadwork_serve.evaluation.rows import EvaluationRow
 
-_SURE = 0.975  # on either side: intervals of 95 %
+_QUANTILE = 0.975  # two-sided intervals of 95 %
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """tflop: of a mean item. low, high: a 95 % interval of the accuracy, NaN where items come in groups."""
+class Score:
+    """The accuracy and cost of a method."""
 
     name: str
+    #: Mean per item.
     tflop: float
     accuracy: float
+    #: 95 % interval of the accuracy, low to high; NaN if items come in groups.
     low: float
     high: float
 
 
 @dataclass(frozen=True, slots=True)
-class Versus:
+class PairedDifference:
     """The shipped policy compared with another method, item by item."""
 
     name: str
     #: Items on which only the shipped policy is correct.
-    gained: int
+    only_shipped: int
     #: Items on which only the other method is correct.
-    lost: int
+    only_other: int
     #: 95 % interval of the difference of accuracies, low to high; NaN if items come in groups.
     low: float
     high: float
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Items of one kind. right: how many of them each way has right."""
+class Subset:
+    """Items of one kind."""
 
     n: int
+    #: Items with road work.
     roadwork: int
-    right: Mapping[str, int]
+    #: Correct items by method.
+    correct: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """All ways on one set of items. always: the accuracy of always giving the commoner answer.
-
-    parts: scenes by the cheapest stage that can know them, photographs by group, hard negatives once more.
-    frugal, bands: the lines, from the cheapest.
-    """
+class Comparison:
+    """All methods on one set of items."""
 
     n: int
-    always: float
-    places: tuple[Place, ...]
-    versus: tuple[Versus, ...]
-    frugal: tuple[Place, ...]
-    bands: tuple[Place, ...]
-    parts: Mapping[str, Part]
+    #: Accuracy of always predicting the more frequent class.
+    majority_baseline: float
+    methods: tuple[Score, ...]
+    differences: tuple[PairedDifference, ...]
+    #: FrugalGPT for each budget, from the cheapest.
+    frugal: tuple[Score, ...]
+    #: The policy with each set of bands, from the cheapest.
+    bands: tuple[Score, ...]
+    #: Scenes by the cheapest stage that can classify them, photographs by group, and hard negatives.
+    subsets: Mapping[str, Subset]
 
 
-class Field:
-    """All ways, with whatever they learn fitted to rows of other items.
-
-    base: the policy that ships. ways: by name, the policy that ships among them as `ours`.
-    """
+class MethodComparison:
+    """All methods, fitted to rows of other items. `ours` is the name of the shipped policy among `methods`."""
 
     def __init__(self, rows: Sequence[EvaluationRow], base: Policy) -> None:
-        self.base, self.ours, self.frugal = base, f"{base.version}, as it ships", Frugal(rows)
+        self.base, self.ours, self.frugal = base, f"{base.version}, as shipped", Frugal(rows)
         self.bands = threshold_path(trajectories(rows, base, "photo"))[::-1]
-        self.ways: dict[str, Way] = {
-            "stage 1 alone": alone("backbone"),
-            "fast VLM on all": alone("vlm"),
-            "reasoner on all": alone("reasoner"),
-            f"all stages of {base.version}": under(without_early_exits(base, "photo")),
-            "hand-set cascade": by_hand,
+        self.methods: dict[str, Method] = {
+            "stage 1 alone": single_stage("backbone"),
+            "fast VLM on every item": single_stage("vlm"),
+            "reasoner on every item": single_stage("reasoner"),
+            f"all stages of {base.version}": by_policy(without_early_exits(base, "photo")),
+            "hand-set cascade": hand_set_cascade,
         }
-        budget = float(under(base)(rows).flop.mean())
-        self.ways[f"FrugalGPT, budget of {base.version}"] = self.frugal.judge(self.frugal.within(budget).thresholds)
-        self.ways[self.ours] = under(base)
+        budget = float(by_policy(base)(rows).cost_flops.mean())
+        self.methods[f"FrugalGPT, with the budget of {base.version}"] = self.frugal.method(
+            self.frugal.within(budget).thresholds
+        )
+        self.methods[self.ours] = by_policy(base)
         if (better := tuned(rows, base)) is not None:
-            self.ways["calibrated and tuned anew"] = under(better)
+            self.methods["recalibrated and retuned"] = by_policy(better)
 
-    def on(self, rows: Sequence[EvaluationRow]) -> Found:
-        """Where they stand on these rows."""
+    def evaluate(self, rows: Sequence[EvaluationRow]) -> Comparison:
+        """Return the scores of all methods on these rows."""
         truth = np.array([row.metadata.label for row in rows], dtype=bool)
-        judged = {name: way(rows) for name, way in self.ways.items()}
-        right = {name: each.said == truth for name, each in judged.items()}
-        whole, parts = trajectories(rows, self.base, "photo"), defaultdict[str, list[int]](list)
+        predictions = {name: method(rows) for name, method in self.methods.items()}
+        correct = {name: each.roadwork == truth for name, each in predictions.items()}
+        whole, subsets = trajectories(rows, self.base, "photo"), defaultdict[str, list[int]](list)
         for at, row in enumerate(rows):
-            parts[row.metadata.needs or row.metadata.group].append(at)
+            subsets[row.metadata.needs or row.metadata.group].append(at)
             if row.metadata.hard_negative:
-                parts["hard negatives"].append(at)
-        return Found(
+                subsets["hard negatives"].append(at)
+        return Comparison(
             len(rows),
             round(max(truth.mean(), 1 - truth.mean()), 4),
-            tuple(place(name, rows, each) for name, each in judged.items()),
-            tuple(versus(name, rows, right[self.ours], each) for name, each in right.items() if name != self.ours),
-            tuple(place("FrugalGPT", rows, self.frugal.judge(each.thresholds)(rows)) for each in self.frugal.line),
-            tuple(place("bands", rows, Judged(*whole.apply_bands(*bands)[:2])) for bands in self.bands),
+            tuple(score(name, rows, each) for name, each in predictions.items()),
+            tuple(
+                paired_difference(name, rows, correct[self.ours], each)
+                for name, each in correct.items()
+                if name != self.ours
+            ),
+            tuple(score("FrugalGPT", rows, self.frugal.method(each.thresholds)(rows)) for each in self.frugal.front),
+            tuple(score("bands", rows, Predictions(*whole.apply_bands(*bands)[:2])) for bands in self.bands),
             {
-                part: Part(len(at), int(truth[at].sum()), {name: int(each[at].sum()) for name, each in right.items()})
-                for part, at in sorted(parts.items())
+                part: Subset(
+                    len(at), int(truth[at].sum()), {name: int(each[at].sum()) for name, each in correct.items()}
+                )
+                for part, at in sorted(subsets.items())
             },
         )
 
 
-def place(name: str, rows: Sequence[EvaluationRow], judged: Judged) -> Place:
-    """Where a way stands that judged these rows so."""
-    right = int(sum(said == row.metadata.label for said, row in zip(judged.said.tolist(), rows, strict=True)))
-    low, high = (math.nan, math.nan) if _grouped(rows) else wilson(right, len(rows), _SURE)
-    tflop = float(judged.flop.mean()) / 1e12
-    return Place(name, round(tflop, 3), round(right / len(rows), 4), round(low, 4), round(high, 4))
+def score(name: str, rows: Sequence[EvaluationRow], predictions: Predictions) -> Score:
+    """Return the score of a method from its predictions on these rows."""
+    labels = np.array([row.metadata.label for row in rows], dtype=bool)
+    correct = int((predictions.roadwork == labels).sum())
+    low, high = (math.nan, math.nan) if _grouped(rows) else wilson(correct, len(rows), _QUANTILE)
+    tflop = float(predictions.cost_flops.mean()) / 1e12
+    return Score(name, round(tflop, 3), round(correct / len(rows), 4), round(low, 4), round(high, 4))
 
 
-def versus(name: str, rows: Sequence[EvaluationRow], ours: Bools, other: Bools) -> Versus:
-    """Of two ways, which rows each has right: [n], [n]."""
-    gained, lost, n = int((ours & ~other).sum()), int((other & ~ours).sum()), len(rows)
-    low, high = paired_low(gained, lost, n, _SURE), -paired_low(lost, gained, n, _SURE)
+def paired_difference(name: str, rows: Sequence[EvaluationRow], ours: Bools, other: Bools) -> PairedDifference:
+    """Compare two methods, given for each row whether it is correct: [n], [n]."""
+    only_shipped, only_other, n = int((ours & ~other).sum()), int((other & ~ours).sum()), len(rows)
+    low, high = paired_low(only_shipped, only_other, n, _QUANTILE), -paired_low(only_other, only_shipped, n, _QUANTILE)
     if _grouped(rows):
         low = high = math.nan
-    return Versus(name, gained, lost, round(low, 4), round(high, 4))
+    return PairedDifference(name, only_shipped, only_other, round(low, 4), round(high, 4))
 
 
 def _grouped(rows: Sequence[EvaluationRow]) -> bool:
-    """Frames of one drive are alike, so that there is less to go by than their number says."""
+    """Return whether items come in groups. Frames of one drive are alike, so an interval would be too narrow."""
     return any(row.metadata.group for row in rows)

@@ -1,36 +1,36 @@
-"""Plain FastAPI: one call of the model a request in a thread beside the event loop, and no more requests than fit.
+"""Plain FastAPI: one model call at a time in a thread beside the event loop, and a limit on requests in flight.
 
-One call at a time: many would share the core that one keeps busy, and all be late together. uvicorn's own
---limit-concurrency counts connections, those that rest too, so the limit is kept here.
+Parallel calls would share the core that one call keeps busy, and all would be late. uvicorn's own --limit-concurrency
+also counts idle connections, so the limit is enforced here.
 """
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, HTTPException, Request
 
 from benchmarks.peers.arguments import Arguments
-from benchmarks.peers.model import Whole
+from benchmarks.peers.model import Pipeline
 
-told = Arguments.given()
-whole = Whole(told.model, told.threads)
+arguments = Arguments.from_environment()
+pipeline = Pipeline(arguments.model, arguments.threads)
 app = FastAPI()
-most = max(2, told.most // told.workers)
-one = CapacityLimiter(1)
+max_in_flight = max(2, arguments.max_in_flight // arguments.workers)
+single_call = CapacityLimiter(1)
 in_flight = 0
 
 
 @app.post("/predict")
 async def predict(request: Request) -> dict[str, float]:
-    """Return an answer to a photo."""
+    """Return the prediction for a photo."""
     global in_flight
-    if in_flight >= most:
+    if in_flight >= max_in_flight:
         raise HTTPException(503)
     in_flight += 1
     try:
-        return {"probability": await to_thread.run_sync(answer, await request.body(), limiter=one)}
+        return {"probability": await to_thread.run_sync(answer, await request.body(), limiter=single_call)}
     finally:
         in_flight -= 1
 
 
 def answer(data: bytes) -> float:
-    """Return the work itself."""
-    return whole.answers([data], [whole.judge.thumb(data)])[0]
+    """Run the models."""
+    return pipeline.predict([data], [pipeline.classifier.thumb(data)])[0]

@@ -891,8 +891,8 @@ def test_no_item_is_lost_or_answered_twice(arrivals, plans, max_batch, slots, ma
             except StageFailed as error:
                 if isinstance(error, StageDown):
                     assert client.calls >= 5
-                elif "retry" in str(error):
-                    assert client.tries[name] and time.now == shown.deadline_s
+                elif "retry" in str(error):  # at the deadline, or earlier where the pace is known to be too slow
+                    assert client.tries[name] and (time.now == shown.deadline_s or client.calls >= 5)
                 elif not closed and "longer than" not in str(error):
                     assert client.plan_of[name].end not in ("answer", "hang")
                 return "failed"

@@ -87,12 +87,12 @@ def test_commands_run_from_the_wheel(installed: Installed) -> None:
     for file in installed.run("python", "-W", "ignore", "-c", code).split():
         assert Path(file).is_relative_to(installed.python.parents[1])
     assert installed.run("roadwork", "--version").strip() == version("roadwork-serve")
-    assert "Is there active road work" in installed.run("roadwork", "--help")
+    assert "Detect active road work in photos and clips" in installed.run("roadwork", "--help")
     assert "--offline" in installed.run("roadwork-miner", "--help")
 
 
 def test_profiles_are_in_the_wheel(installed: Installed) -> None:
-    assert "card 0, 22 GiB" in installed.run("roadwork", "plan", "--profile", "gpu-24gb")
+    assert "GPU 0, 22 GiB" in installed.run("roadwork", "plan", "--profile", "gpu-24gb")
 
 
 def test_a_scene_is_rendered_and_classified_by_the_bundled_miniatures(installed: Installed) -> None:
