@@ -1,12 +1,13 @@
-"""`python -m benchmarks.bulk`: `roadwork score` against a bare loop over stage 1, and broken off and gone on with.
+"""Compare `roadwork score` with a bare loop over stage 1, and resume it after a kill: `python -m benchmarks.bulk`.
 
-The bare loop is one process that reads a file, decodes it to what stage 1 looks at, and sends sixteen at a time
-through the backbone and its head: no batcher, no router, no verdicts, nothing written. It is given the number of
-threads that suits it best, as a run over 320 files shows. `score` goes by a policy under which every still leaves at
-stage 1. Both are timed from when their models are open; they take turns, and the ratio is that of the medians. What
-either needs to start is told apart.
+The bare loop is one process that reads a file, decodes it to the input of stage 1 and runs the backbone and its head in
+batches of sixteen: no batcher, no router, no verdicts, no output. It uses the number of threads that is fastest for it
+in a trial over 320 files. `score` uses a policy under which every still exits at stage 1. Both are timed from the
+moment their models are loaded. They run in alternation, and the ratio is that of the medians. Startup is reported
+separately.
 
-Then `score` is killed with everything it started when two fifths are done, and the same command given again.
+Then `score` is killed, with all processes that it started, after two fifths of the files, and the same command is run
+again.
 """
 
 import argparse
@@ -38,7 +39,7 @@ OUT = Path("benchmarks/results/bulk.json")
 SCENES = Path("build/bulk")
 SEED = 9301
 BATCH = 16
-TRIED = 320
+TRIAL_FILES = 320
 POLICY = {
     "version": "stage-1",
     "photo": [{"stage": "backbone", "exit": [0.5, 0.5]}],
@@ -47,43 +48,49 @@ POLICY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
-    """A run over all files. start_s: until the models were open; work_s: from there on."""
+class Timing:
+    """A run over all files."""
 
+    #: Time until the models were loaded.
     start_s: float
+    #: Time from there to the end.
     work_s: float
-    a_second: float
+    #: Files per second.
+    per_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class BrokenOff:
-    """done_before: files that were kept when all was killed; rows: in both tables at the end; files: of those names."""
+class Interrupted:
+    """The run that was killed and resumed."""
 
-    done_before: int
+    #: Rows written before the kill.
+    rows_before_kill: int
+    #: Rows in both tables at the end.
     rows: int
-    files: int
+    #: Distinct files among them.
+    distinct_files: int
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """tried: the bare loop by its number of threads, over TRIED files; bare: with the best of them, over all.
-
-    ratio: files a second of `score` over those of the bare loop, by the medians.
-    """
+    """The result file."""
 
     environment: Environment
     scenes: int
     seed: int
-    tried: dict[int, Timed]
+    #: The bare loop over TRIAL_FILES, by number of threads.
+    bare_by_threads: dict[int, Timing]
     threads: int
-    bare: list[Timed]
-    score: list[Timed]
+    #: The bare loop with the best number of threads.
+    bare: list[Timing]
+    score: list[Timing]
+    #: Median throughput of `score` over that of the bare loop.
     ratio: float
-    broken_off: BrokenOff
+    interrupted: Interrupted
 
 
-def bare(files: Sequence[Path], threads: int) -> Timed:
-    """Return the loop itself, in this process."""
+def bare_loop(files: Sequence[Path], threads: int) -> Timing:
+    """Time the bare loop in this process."""
     from roadwork_serve import media
     from roadwork_serve.cascade.prediction import Item
     from roadwork_serve.profiles.profile import StageSpec
@@ -98,11 +105,11 @@ def bare(files: Sequence[Path], threads: int) -> Timed:
     for start in range(0, len(files), BATCH):
         read = [media.read(path.read_bytes(), profile.media) for path in files[start : start + BATCH]]
         stage.predict([Item.of(each, "bare", 0.0) for each in read])
-    return _timed(began, opened, time.monotonic(), len(files))
+    return _timing(began, opened, time.monotonic(), len(files))
 
 
-def scored(folder: Path, out: Path, policy: Path) -> Timed:
-    """`score` over Ray Data, in this process and what it starts."""
+def time_score(folder: Path, out: Path, policy: Path) -> Timing:
+    """Time `score` over Ray Data, in this process and those it starts."""
     import logging
 
     import ray
@@ -114,21 +121,21 @@ def scored(folder: Path, out: Path, policy: Path) -> Timed:
     done: list[BatchDone] = []
     total = score(JobSpec(source=str(folder), out=out, match=("*.jpg",), policy=str(policy)), on_done=done.append)
     opened, ended = min(kept.began_s for kept in done), max(kept.ended_s for kept in done)
-    return _timed(began, opened, ended, total.verdicts)
+    return _timing(began, opened, ended, total.verdicts)
 
 
-def _timed(began: float, opened: float, ended: float, files: int) -> Timed:
-    return Timed(round(opened - began, 1), round(ended - opened, 2), round(files / (ended - opened), 1))
+def _timing(began: float, opened: float, ended: float, files: int) -> Timing:
+    return Timing(round(opened - began, 1), round(ended - opened, 2), round(files / (ended - opened), 1))
 
 
-def _apart(*args: object) -> Timed:
-    """One of the two above in a process of its own, which nothing has warmed up."""
-    command = [sys.executable, "-m", "benchmarks.bulk", "--one", *map(str, args)]
+def _in_process(*args: object) -> Timing:
+    """Run one of the two variants in a fresh process and return its timing."""
+    command = [sys.executable, "-m", "benchmarks.bulk", "--variant", *map(str, args)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=RAY | os.environ)
-    return Timed(**json.loads(done.stdout.splitlines()[-1]))
+    return Timing(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _broken_off(folder: Path, out: Path, policy: Path, scenes: int) -> BrokenOff:
+def _interrupt(folder: Path, out: Path, policy: Path, scenes: int) -> Interrupted:
     roadwork = Path(sys.executable).with_name("roadwork")
     command = [roadwork, "score", folder, "--out", out, "--match", "*.jpg", "--policy", policy]
     run = BatchRun(out)
@@ -142,16 +149,16 @@ def _broken_off(folder: Path, out: Path, policy: Path, scenes: int) -> BrokenOff
     done = sum(pq.read_metadata(path).num_rows for path in run.folder.glob("parts/[0-9]*.parquet"))
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     names = [name for path in (run.out, run.rejects) for name in pq.read_table(path).column("file").to_pylist()]
-    return BrokenOff(done, len(names), len(set(names)))
+    return Interrupted(done, len(names), len(set(names)))
 
 
-def _drawn(count: int) -> list[Path]:
-    """Return the scenes, drawn where they are not there yet."""
+def _render(count: int) -> list[Path]:
+    """Return the files of the scenes, rendering those that are missing."""
     SCENES.mkdir(parents=True, exist_ok=True)
     paths = [SCENES / f"{scene_seed(SEED, index)}.jpg" for index in range(count)]
     missing = [(int(path.stem), "photo") for path in paths if not path.is_file()]
     with progress() as bar:
-        for sample in bar.track(draw_scenes(missing, drawing_workers()), total=len(missing), description="Drawing"):  # type: ignore[arg-type]
+        for sample in bar.track(draw_scenes(missing, drawing_workers()), total=len(missing), description="Rendering"):  # type: ignore[arg-type]
             draft = SCENES / "draft"
             draft.write_bytes(sample.data)
             draft.replace(SCENES / f"{sample.metadata.seed}.jpg")
@@ -159,44 +166,48 @@ def _drawn(count: int) -> list[Path]:
 
 
 def main() -> None:
-    """Draw, measure, write OUT."""
+    """Render, measure, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=5000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--scenes", type=int, default=5000, help="number of stills to score")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each variant, in alternation")
+    parser.add_argument("--out", type=Path, default=OUT, help="result file")
+    parser.add_argument("--variant", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        kind, folder, *rest = args.one
-        if kind == "bare":
-            timed = bare(sorted(Path(folder).glob("*.jpg"))[: int(rest[1])], int(rest[0]))
+    if args.variant:
+        variant, folder, *options = args.variant
+        if variant == "bare_loop":
+            timing = bare_loop(sorted(Path(folder).glob("*.jpg"))[: int(options[1])], int(options[0]))
         else:
-            timed = scored(Path(folder), Path(rest[0]), Path(rest[1]))
-        print(json.dumps(asdict(timed)))
+            timing = time_score(Path(folder), Path(options[0]), Path(options[1]))
+        print(json.dumps(asdict(timing)))
         return
     environment = Environment.here(shlex.join(["python", "-m", "benchmarks.bulk", *sys.argv[1:]]))
-    paths = _drawn(args.scenes)
+    paths = _render(args.scenes)
     with tempfile.TemporaryDirectory(prefix="bulk-") as work:
         folder, policy = Path(work) / "scenes", Path(work) / "stage-1.yaml"
         folder.mkdir()
         for path in paths:
             (folder / path.name).symlink_to(path.absolute())
         policy.write_text(yaml.safe_dump(POLICY))
-        tried = {threads: _apart("bare", folder, threads, TRIED) for threads in range(1, environment.cores + 1)}
-        threads = max(tried, key=lambda each: tried[each].a_second)
-        loops: list[Timed] = []
-        runs: list[Timed] = []
+        bare_by_threads = {
+            threads: _in_process("bare_loop", folder, threads, TRIAL_FILES)
+            for threads in range(1, environment.cores + 1)
+        }
+        threads = max(bare_by_threads, key=lambda each: bare_by_threads[each].per_s)
+        loops: list[Timing] = []
+        runs: list[Timing] = []
         for repeat in range(args.repeats):
-            loops.append(_apart("bare", folder, threads, args.scenes))
-            print(f"bare loop, {threads} threads: {loops[-1].a_second} a second", flush=True)
-            runs.append(_apart("score", folder, Path(work) / f"{repeat}.parquet", policy))
-            print(f"score: {runs[-1].a_second} a second", flush=True)
-        broken_off = _broken_off(folder, Path(work) / "broken.parquet", policy, args.scenes)
-        rates = [statistics.median(each.a_second for each in timed) for timed in (runs, loops)]
+            loops.append(_in_process("bare_loop", folder, threads, args.scenes))
+            print(f"bare loop, {threads} threads: {loops[-1].per_s} per second", flush=True)
+            runs.append(_in_process("score", folder, Path(work) / f"{repeat}.parquet", policy))
+            print(f"score: {runs[-1].per_s} per second", flush=True)
+        interrupted = _interrupt(folder, Path(work) / "interrupted.parquet", policy, args.scenes)
+        rates = [statistics.median(each.per_s for each in timings) for timings in (runs, loops)]
         ratio = round(rates[0] / rates[1], 3)
-        result = Result(environment, args.scenes, SEED, tried, threads, loops, runs, ratio, broken_off)
+        result = Result(environment, args.scenes, SEED, bare_by_threads, threads, loops, runs, ratio, interrupted)
     write_json(args.out, asdict(result))
-    print(f"score / bare loop: {ratio}; broken off at {broken_off.done_before}, then {broken_off.rows} rows")
+    print(f"score / bare loop: {ratio}")
+    print(f"killed after {interrupted.rows_before_kill} rows, finished with {interrupted.rows}")
 
 
 if __name__ == "__main__":

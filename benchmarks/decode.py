@@ -1,9 +1,9 @@
-"""`python -m benchmarks.decode`: a 12-megapixel JPEG to what stage 1 looks at, by several decoders.
+"""Compare decoders from a 12-megapixel JPEG to the input of stage 1: `python -m benchmarks.decode`.
 
-The pictures are scenes of the test track, enlarged to 4000x3000 with a sensor's noise on them, quality 90, some 4 MB
-each. Every way ends with the same uint8 [side, side, 3], squashed to a square and antialiased, on one thread. The ways
-take turns on every picture; times are of the processor. How far each is from Pillow's full decode is told as well.
-simplejpeg is a binding of libjpeg-turbo; without it that way is left out (`pip install simplejpeg`).
+The images are rendered scenes, enlarged to 4000x3000 with sensor noise, quality 90, about 4 MB each. Every decoder
+returns a uint8 array [side, side, 3], resized to a square with antialiasing, on one thread. The decoders alternate on
+every image; times are processor times. The difference from Pillow's full decode is reported as well. simplejpeg is a
+binding of libjpeg-turbo; it is skipped where it is not installed (`pip install simplejpeg`).
 """
 
 import argparse
@@ -36,26 +36,29 @@ from roadwork_serve.testbed.scene_dataset import draw_scene
 OUT = Path("benchmarks/results/decode.json")
 SIZE, QUALITY, NOISE = (4000, 3000), 90, 6.0
 SEED = 9_401_000_000
-Way = Callable[[bytes], NDArray[np.uint8]]
+Decoder = Callable[[bytes], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
-class Took:
-    """Of a way over all pictures and repeats. off: levels of 255 from Pillow's full decode, mean and most."""
+class Timing:
+    """The figures of a decoder over all images and repeats."""
 
     median_ms: float
-    least_ms: float
-    most_ms: float
-    times_faster: float
-    mean_off: float
-    most_off: int
+    min_ms: float
+    max_ms: float
+    #: Relative to the median of Pillow's full decode.
+    speedup: float
+    #: Mean difference from Pillow's full decode, in levels of 255.
+    mean_error: float
+    #: Largest such difference.
+    max_error: int
 
 
-def ways(side: int) -> Mapping[str, Way]:
-    """By name; the first is what the others are compared with."""
+def decoders(side: int) -> Mapping[str, Decoder]:
+    """Return the decoders by name; the first is the baseline."""
     limits = load_profile("mini", {"media": {"thumb_side": side}}).media
 
-    def here(data: bytes) -> NDArray[np.uint8]:
+    def roadwork(data: bytes) -> NDArray[np.uint8]:
         read = media.read(data, limits)
         assert isinstance(read, Photo)
         return read.thumb
@@ -68,7 +71,11 @@ def ways(side: int) -> Mapping[str, Way]:
         whole = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
         return resize(whole, [side, side], antialias=True).permute(1, 2, 0).numpy()
 
-    found: dict[str, Way] = {"Pillow, whole": pillow, "roadwork-serve": here, "torchvision.io, whole": torchvision}
+    found: dict[str, Decoder] = {
+        "Pillow, full decode": pillow,
+        "roadwork-serve": roadwork,
+        "torchvision.io, full decode": torchvision,
+    }
     if find_spec("simplejpeg"):
         import simplejpeg
 
@@ -76,73 +83,81 @@ def ways(side: int) -> Mapping[str, Way]:
             shrunk = simplejpeg.decode_jpeg(data, "RGB", min_height=side, min_width=side)
             return np.asarray(Image.fromarray(shrunk).resize((side, side), Image.Resampling.BILINEAR))
 
-        found["simplejpeg, scaled"] = turbo
+        found["simplejpeg, scaled decode"] = turbo
     return found
 
 
-def picture(index: int) -> bytes:
-    """Return a JPEG of SIZE."""
-    drawn = Image.open(io.BytesIO(draw_scene(SEED + index, "photo").data)).convert("RGB")
-    large = np.asarray(drawn.resize(SIZE, Image.Resampling.BICUBIC), np.float32)
+def jpeg(index: int) -> bytes:
+    """Return a rendered JPEG of SIZE."""
+    scene = Image.open(io.BytesIO(draw_scene(SEED + index, "photo").data)).convert("RGB")
+    large = np.asarray(scene.resize(SIZE, Image.Resampling.BICUBIC), np.float32)
     noise = np.random.default_rng(index).normal(0, NOISE, (*large.shape[:2], 1))
     out = io.BytesIO()
     Image.fromarray((large + noise).clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=QUALITY)
     return out.getvalue()
 
 
-def measured(pictures: list[bytes], side: int, repeats: int) -> dict[str, Took]:
-    """Every way over every picture, in turns."""
-    all_ways = ways(side)
-    took: dict[str, list[float]] = {name: [] for name in all_ways}
-    off: dict[str, list[NDArray[np.int16]]] = {name: [] for name in all_ways}
-    for data in pictures:
-        whole = next(iter(all_ways.values()))(data).astype(np.int16)
-        for name, way in all_ways.items():
-            off[name].append(np.abs(way(data).astype(np.int16) - whole))
+def measure(images: list[bytes], side: int, repeats: int) -> dict[str, Timing]:
+    """Return the figures of every decoder over all images, in alternation."""
+    all_decoders = decoders(side)
+    times: dict[str, list[float]] = {name: [] for name in all_decoders}
+    errors: dict[str, list[NDArray[np.int16]]] = {name: [] for name in all_decoders}
+    for data in images:
+        whole = next(iter(all_decoders.values()))(data).astype(np.int16)
+        for name, decoder in all_decoders.items():
+            errors[name].append(np.abs(decoder(data).astype(np.int16) - whole))
         for _ in range(repeats):
-            for name, way in all_ways.items():
+            for name, decoder in all_decoders.items():
                 began = time.process_time()
-                way(data)
-                took[name].append(1000 * (time.process_time() - began))
-    slowest = statistics.median(next(iter(took.values())))
+                decoder(data)
+                times[name].append(1000 * (time.process_time() - began))
+    baseline = statistics.median(next(iter(times.values())))
     return {
-        name: Took(
+        name: Timing(
             round(statistics.median(each), 2),
             round(min(each), 2),
             round(max(each), 2),
-            round(slowest / statistics.median(each), 2),
-            round(float(np.mean([part.mean() for part in off[name]])), 2),
-            int(max(part.max() for part in off[name])),
+            round(baseline / statistics.median(each), 2),
+            round(float(np.mean([part.mean() for part in errors[name]])), 2),
+            int(max(part.max() for part in errors[name])),
         )
-        for name, each in took.items()
+        for name, each in times.items()
     }
 
 
 def main() -> None:
-    """Measure, print, write OUT."""
+    """Measure, print the results, and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--images", type=int, default=8, help="number of images")
+    parser.add_argument("--repeats", type=int, default=9, help="measurements of each decoder on each image")
+    parser.add_argument("--out", type=Path, default=OUT, help="result file")
     args = parser.parse_args()
     torch.set_num_threads(1)
     environment = Environment.here(shlex.join(["python", "-m", "benchmarks.decode", *sys.argv[1:]]))
-    pictures = [picture(index) for index in range(args.pictures)]
-    sides = {str(side): measured(pictures, side, args.repeats) for side in (224, 512)}
-    table = Table("thumb", "way", "ms, median", "least to most", "times faster", "off, mean", "most")
-    for side, by_way in sides.items():
-        for name, took in by_way.items():
-            between = f"{took.least_ms} to {took.most_ms}"
+    images = [jpeg(index) for index in range(args.images)]
+    sides = {str(side): measure(images, side, args.repeats) for side in (224, 512)}
+    table = Table("thumbnail", "decoder", "median, ms", "minimum to maximum", "speedup", "mean error", "largest error")
+    for side, by_decoder in sides.items():
+        for name, timing in by_decoder.items():
+            spread = f"{timing.min_ms} to {timing.max_ms}"
             table.add_row(
-                side, name, f"{took.median_ms}", between, f"{took.times_faster}", f"{took.mean_off}", f"{took.most_off}"
+                side,
+                name,
+                f"{timing.median_ms}",
+                spread,
+                f"{timing.speedup}",
+                f"{timing.mean_error}",
+                f"{timing.max_error}",
             )
     Console().print(table)
     result = {
         "environment": asdict(environment),
         "size": SIZE,
         "quality": QUALITY,
-        "bytes": [len(data) for data in pictures],
-        "sides": {side: {name: asdict(took) for name, took in by_way.items()} for side, by_way in sides.items()},
+        "bytes": [len(data) for data in images],
+        "sides": {
+            side: {name: asdict(timing) for name, timing in by_decoder.items()} for side, by_decoder in sides.items()
+        },
     }
     write_json(args.out, result)
 

@@ -1,4 +1,4 @@
-"""`make demo`: sample scenes and clips through a server of its own, one table, build/demo.json."""
+"""Classify sample scenes and clips on a server of its own: `make demo` prints a table and writes build/demo.json."""
 
 import json
 import sys
@@ -15,8 +15,8 @@ from roadwork_serve.testbed import scenes
 
 OUT = ROOT / "build"
 STAGES = ("backbone", "signs", "vlm", "reasoner", "video")
-# Picked from a calibration run so that between them they leave through every stage; they are answered rightly there,
-# so this says nothing of accuracy: `roadwork evaluate` does.
+# Chosen from a calibration run so that every stage is the exit of one of them. All were classified correctly there, so
+# the demo does not measure accuracy; `roadwork evaluate` does.
 STILLS = (
     5_001_000_000,
     5_001_000_001,
@@ -38,7 +38,7 @@ CLIPS = (5_001_000_009, 5_001_000_019, 5_001_000_079)
 
 @dataclass(frozen=True)
 class Sample:
-    """A file as a camera would have written it, with its truth."""
+    """A media file, with its ground truth."""
 
     name: str
     mime: str
@@ -47,18 +47,18 @@ class Sample:
 
 
 def samples() -> list[Sample]:
-    """Return the files that are sent."""
-    found: list[Sample] = []
+    """Return the files to send."""
+    result: list[Sample] = []
     for seed in STILLS:
         photo = scenes.photo(seed)
-        found.append(Sample(f"scene-{seed}.jpg", "image/jpeg", photo.jpeg(), photo.truth))
+        result.append(Sample(f"scene-{seed}.jpg", "image/jpeg", photo.jpeg(), photo.truth))
     for seed in CLIPS:
         clip = scenes.clip(seed)
-        found.append(Sample(f"clip-{seed}.mp4", "video/mp4", clip.mp4(), clip.truth))
-    return found
+        result.append(Sample(f"clip-{seed}.mp4", "video/mp4", clip.mp4(), clip.truth))
+    return result
 
 
-def ask(url: str, sample: Sample) -> dict[str, Any]:
+def classify(url: str, sample: Sample) -> dict[str, Any]:
     """Return the verdict on a sample."""
     reply = httpx.post(f"{url}/v1/classify", content=sample.data, headers={"Content-Type": sample.mime}, timeout=120)
     reply.raise_for_status()
@@ -86,33 +86,33 @@ def row(sample: Sample, verdict: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """For people."""
+    """Return a table of the results."""
     view = Table(title="Sample scenes through the cascade")
-    for heading in ("file", "truth", "verdict", "P(roadwork)", "exit", "why", "ms", "way"):
+    for heading in ("file", "truth", "verdict", "P(roadwork)", "exit", "reason", "ms", "stages, ms"):
         view.add_column(heading, justify="right" if heading in ("P(roadwork)", "ms") else "left")
     for one in rows:
-        right = one["truth"] == one["verdict"]
-        way = " > ".join(f"{stage} {sum(ms.values()):.0f}" for stage, ms in one["stages_ms"].items())
+        correct = one["truth"] == one["verdict"]
+        path = " > ".join(f"{stage} {sum(ms.values()):.0f}" for stage, ms in one["stages_ms"].items())
         view.add_row(
-            one["file"], one["truth"], f"[{'green' if right else 'red'}]{one['verdict']}[/]",
-            f"{one['probability']:.3f}", one["exit_stage"], one["exit_reason"], f"{one['elapsed_ms']:.0f}", way,
+            one["file"], one["truth"], f"[{'green' if correct else 'red'}]{one['verdict']}[/]",
+            f"{one['probability']:.3f}", one["exit_stage"], one["exit_reason"], f"{one['elapsed_ms']:.0f}", path,
         )  # fmt: skip
     return view
 
 
 def main() -> int:
-    """0 when every sample was answered and every stage was somebody's exit."""
+    """Run the demo. Returns 0 if every sample was classified and every stage was the exit of one."""
     console = Console(width=150)
     console.print("Starting a server on a free port ...")
     files = samples()
     with own_server(OUT / "demo-server.log") as url:
-        rows = [row(sample, ask(url, sample)) for sample in files]
+        rows = [row(sample, classify(url, sample)) for sample in files]
     console.print(table(rows))
     (OUT / "demo.json").write_text(json.dumps(rows, indent=1) + "\n")
-    right = sum(one["truth"] == one["verdict"] for one in rows)
-    console.print(f"{right} of {len(rows)} right. Written to {Path('build/demo.json')}.")
+    correct = sum(one["truth"] == one["verdict"] for one in rows)
+    console.print(f"{correct} of {len(rows)} correct. Written to {Path('build/demo.json')}.")
     if missing := set(STAGES) - {one["exit_stage"] for one in rows}:
-        console.print(f"[red]No sample left through: {', '.join(sorted(missing))}[/]")
+        console.print(f"[red]No sample exited at: {', '.join(sorted(missing))}[/]")
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Where a benchmark ran, for its results."""
+"""The environment of a benchmark, recorded in its results."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from pathlib import Path
 from roadwork_serve.provenance import code_revision, cpu_model
 
 ROOT = Path(__file__).parents[1]
-_TOLD = ("transformers", "onnxruntime", "rapidocr", "numpy", "pillow", "fastapi", "uvicorn")
+_PACKAGES = ("transformers", "onnxruntime", "rapidocr", "numpy", "pillow", "fastapi", "uvicorn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class Environment:
     python: str
     ray: str
     torch: str
-    #: Commit, with a plus if files had changed since; empty outside of a checkout.
+    #: Git commit, with a plus if files were changed; empty outside a checkout.
     commit: str
     #: Versions of other packages that the result may depend on.
     packages: dict[str, str]
 
     @classmethod
     def here(cls, command: str) -> "Environment":
-        """Return this machine, now."""
+        """Return the current environment."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return cls(
             date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -48,5 +48,5 @@ class Environment:
             ray=version("ray"),
             torch=version("torch"),
             commit=code_revision(ROOT, exclude=("benchmarks/results",)),
-            packages={name: version(name) for name in _TOLD},
+            packages={name: version(name) for name in _PACKAGES},
         )

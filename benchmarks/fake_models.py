@@ -1,4 +1,4 @@
-"""An application whose stages have no models: each takes a declared time and says what the picture's bytes decide."""
+"""An application with fake stages: each takes a configured time, and derives its score from the bytes of the image."""
 
 import random
 import time
@@ -20,10 +20,12 @@ BUILDER = "benchmarks.fake_models:build"
 
 
 class FakeStage:
-    """A stage that is sure of most items and in doubt about the others, always the same ones.
+    """A stage that is sure of most items and unsure of the others; the same bytes always get the same score.
 
-    options: item_ms, what an item takes; sure, the share of items it is sure of, by default 0.7; doubt, the most
-    log-odds it gives the others, by default 1.2.
+    Options:
+        item_ms: time per item.
+        sure: share of items that it is sure of, by default 0.7.
+        doubt: largest log-odds of the others, by default 1.2.
     """
 
     def __init__(self, name: str, spec: StageSpec, engine: EngineSpec) -> None:
@@ -35,26 +37,26 @@ class FakeStage:
         self._doubt = float(spec.options.get("doubt", 1.2))
 
     def warm(self) -> None:
-        """Do nothing: a fake model is warm."""
+        """Do nothing: a fake model needs no warm-up."""
 
     def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
-        """One opinion an item, in order."""
+        """Return one prediction per item, in order."""
         began = time.perf_counter()
         if self._item_s:
-            time.sleep(self._item_s * len(items))  # blocks as a model does, but leaves the core to others
+            time.sleep(self._item_s * len(items))  # blocks like a model, without using the core
         took_ms = 1000 * (time.perf_counter() - began)
-        return [self._opinion(item, took_ms) for item in items]
+        return [self._prediction(item, took_ms) for item in items]
 
-    def _opinion(self, item: Item, took_ms: float) -> StagePrediction:
-        shown = item.thumbs.tobytes() if self.sees == "thumbs" else b"".join(item.images)
-        dice = random.Random(zlib.crc32(shown))
+    def _prediction(self, item: Item, took_ms: float) -> StagePrediction:
+        content = item.thumbs.tobytes() if self.sees == "thumbs" else b"".join(item.images)
+        dice = random.Random(zlib.crc32(content))
         logit = dice.choice((-8.0, 8.0)) if dice.random() < self._sure else dice.uniform(-self._doubt, self._doubt)
         evidence = Evidence(text_probability=dice.random()) if self.name == "backbone" else Evidence()
         return StagePrediction(logit, self._model, miniature=True, evidence=evidence, compute_ms=took_ms)
 
 
 def overrides(item_ms: Mapping[str, float], ingress_replicas: int = 1, **options: float) -> dict[str, Any]:
-    """Return overrides of profile mini for fake models with these times per item; others take no time."""
+    """Return overrides of profile mini for fake models with these times per item; other stages take no time."""
     stages = {stage: {"options": options | {"item_ms": item_ms.get(stage, 0.0)}} for stage in STAGES}
     return {
         "policy": str(Path(__file__).with_suffix(".yaml")),
@@ -65,10 +67,10 @@ def overrides(item_ms: Mapping[str, float], ingress_replicas: int = 1, **options
 
 
 def open_fake_stages(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
-    """Open an engine as `open_stages` does."""
+    """Open an engine's stages like `open_stages`, with fake models."""
     return {name: ThreadedStage(FakeStage(name, spec, engine)) for name, spec in users.items()}
 
 
 def build(args: Args) -> Application:
-    """Return the application of a profile over stand-ins."""
+    """Return the application of a profile with fake models."""
     return build_app(load_profile(args.profile, args.overrides), opener=open_fake_stages)

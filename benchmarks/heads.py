@@ -1,12 +1,13 @@
-"""`python -m benchmarks.heads`: a head on frozen features against training backbone and head end to end.
+"""Compare a head on frozen features with end-to-end training of backbone and head: `python -m benchmarks.heads`.
 
-Both start from the body of the miniature that ships and a new head, learn from the same rendered stills, hold back the
-same fifth, and are tried on the same other stills. Neither is charged for drawing or decoding. The frozen path pays for
-one look at every picture and for the head; end to end pays for every look, forth and back. Times are of the processor,
-on one thread, so that other work on the machine does not count; looks at the test pictures are left out.
+Both start from the backbone of the miniature that ships and a new head. They train on the same rendered stills, hold
+out the same fifth for validation, and are tested on the same other stills. Rendering and decoding are not counted. The
+cost of the frozen path is one forward pass per image plus training the head; that of end-to-end training is every
+forward and backward pass. Times are processor times on one thread, so that other work on the machine does not count.
+Forward passes over the test images are excluded.
 
-The miniature's body was taught on other scenes like these: a body that knows nothing of roads would leave more for
-training end to end to gain.
+The backbone of the miniature was trained on similar scenes. With one that knows nothing of roads, end-to-end training
+would have more to gain.
 """
 
 import argparse
@@ -39,41 +40,45 @@ from roadwork_serve.testbed.scene_dataset import SceneDataset
 
 MODEL = "mini:backbone"
 OUT = Path("benchmarks/results/heads.json")
-SEEDS = 6101, 6102  # of the stills to learn from, and of those to be tried on
-_LOOK = 32
+SEEDS = 6101, 6102  # of the training and of the test stills
+_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Of training end to end. cpu_s: spent on training so far."""
+    """An evaluation during end-to-end training."""
 
     steps: int
+    #: Processor time of training so far.
     cpu_s: float
-    tried: HeadMetrics
+    metrics: HeadMetrics
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Frozen features compared with end-to-end training.
+    """A comparison of frozen features with end-to-end training."""
 
-    `ratio_same_accuracy` and `ratio_same_log_loss` are the processor time of end-to-end training until it equals the
-    head on frozen features, divided by that of the frozen path; None if it never does. `ratio_all` is that of all
-    epochs, and `ratio_again` the same against another head on existing features. `at_same_cost` is
-    end-to-end training when it had spent as much as the frozen path.
-    """
-
+    #: Description of the method.
     setup: str
     stills: int
-    learned_from: int
-    tried_on: int
+    train_images: int
+    test_images: int
+    #: Processor time of the frozen path for features.
     features_s: float
+    #: Processor time of the frozen path for the head.
     head_s: float
     frozen: HeadMetrics
     end_to_end: tuple[Point, ...]
+    #: Processor time of end-to-end training until it equals the accuracy of the frozen path, relative to the latter;
+    #: None if it never does.
     ratio_same_accuracy: float | None
+    #: The same for the log loss.
     ratio_same_log_loss: float | None
+    #: The same for all epochs.
     ratio_all: float
-    ratio_again: float
+    #: Processor time of all epochs, relative to another head on existing features.
+    ratio_new_head: float
+    #: End-to-end training at the cost of the frozen path.
     at_same_cost: HeadMetrics | None
     settings: HeadTraining
     finetuning: FinetuneSettings
@@ -88,126 +93,139 @@ class Stills(SceneDataset):
         return [each for each in super().items() if each.metadata.kind == "photo"]
 
 
-class Watch(lightning.Callback):
-    """Tries what is being trained on other pictures now and then, and stops the clock for it."""
+class PeriodicEvaluation(lightning.Callback):
+    """Evaluates the model on test images during training, and does not count the time."""
 
-    def __init__(self, tried: TrainingImages, every: int) -> None:
-        self.tried, self.every = tried, every
+    def __init__(self, test: TrainingImages, eval_every: int) -> None:
+        self.test, self.eval_every = test, eval_every
         self.points: list[Point] = []
-        self.began_s = self.away_s = 0.0
+        self.began_s = self.evaluation_s = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.began_s = time.process_time()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
         if (
-            trainer.global_step % self.every
+            trainer.global_step % self.eval_every
             and trainer.global_step != trainer.max_epochs * trainer.num_training_batches
         ):
             return
         stopped_s = time.process_time()
         self.points.append(
-            Point(trainer.global_step, stopped_s - self.began_s - self.away_s, _try(pl_module, self.tried))
+            Point(trainer.global_step, stopped_s - self.began_s - self.evaluation_s, _evaluate(pl_module, self.test))
         )
-        self.away_s += time.process_time() - stopped_s
+        self.evaluation_s += time.process_time() - stopped_s
 
 
-def measure(stills: int, tried: int, epochs: int, every: int, say: Callable[[str], None]) -> Result:
-    """stills: to learn from; tried: to be tried on. every: steps between trials of end to end."""
+def measure(train_count: int, test_count: int, epochs: int, eval_every: int, report: Callable[[str], None]) -> Result:
+    """Train with both methods and return the comparison.
+
+    Args:
+        train_count: scenes for training.
+        test_count: scenes for testing.
+        epochs: epochs of end-to-end training.
+        eval_every: steps of end-to-end training between evaluations.
+        report: receives the name of each step.
+    """
     media = load_profile("mini").media
-    say("Drawing")
-    learn, other = (
-        load_images([Stills(count, seed)], media) for count, seed in zip((stills, tried), SEEDS, strict=True)
+    report("Rendering scenes")
+    train, test = (
+        load_images([Stills(count, seed)], media) for count, seed in zip((train_count, test_count), SEEDS, strict=True)
     )
     settings = HeadTraining(recipe="cls+mean+max")
     finetuning = FinetuneSettings(epochs=epochs, batch=32, lr=1e-4)
     torch.set_num_threads(1)
     engine = FeatureEngine(weights_folder(MODEL), compile=False)
-    engine.features(learn.thumbs[:_LOOK], "cls+mean+max")
-    say("Features")
+    engine.features(train.thumbs[:_BATCH], "cls+mean+max")
+    report("Extracting features")
     began_s = time.process_time()
-    known = _featured(engine, learn)
+    train_features = _extract(engine, train)
     features_s = time.process_time() - began_s
-    say("Head")
+    report("Training a head")
     began_s = time.process_time()
-    fit = fit_head(known, settings)
+    fit = fit_head(train_features, settings)
     head_s = time.process_time() - began_s
-    others = _featured(engine, other)
-    frozen = head_metrics(others, predict_logits(fit.head, others))
-    say("End to end")
-    watch = Watch(other, every)
+    test_features = _extract(engine, test)
+    frozen = head_metrics(test_features, predict_logits(fit.head, test_features))
+    report("Training end to end")
+    callback = PeriodicEvaluation(test, eval_every)
     with tempfile.TemporaryDirectory() as out:
         finetune(
-            weights_folder(MODEL), learn, settings, finetuning, Path(out) / "tuned", device="cpu", callbacks=[watch]
+            weights_folder(MODEL), train, settings, finetuning, Path(out) / "tuned", device="cpu", callbacks=[callback]
         )
-    points, cost = tuple(watch.points), features_s + head_s
+    points, cost = tuple(callback.points), features_s + head_s
     spent = points[-1].cpu_s
     return Result(
         setup=" ".join((__doc__ or "").split("\n\n", 1)[1].split()),
-        stills=len(learn.thumbs),
-        learned_from=len(fit.split.train),
-        tried_on=len(other.thumbs),
+        stills=len(train.thumbs),
+        train_images=len(fit.split.train),
+        test_images=len(test.thumbs),
         features_s=features_s,
         head_s=head_s,
         frozen=frozen,
         end_to_end=points,
-        ratio_same_accuracy=_reached(points, lambda point: point.tried.accuracy >= frozen.accuracy, cost),
-        ratio_same_log_loss=_reached(points, lambda point: point.tried.log_loss <= frozen.log_loss, cost),
+        ratio_same_accuracy=_cost_ratio(points, lambda point: point.metrics.accuracy >= frozen.accuracy, cost),
+        ratio_same_log_loss=_cost_ratio(points, lambda point: point.metrics.log_loss <= frozen.log_loss, cost),
         ratio_all=spent / cost,
-        ratio_again=spent / head_s,
-        at_same_cost=next((point.tried for point in reversed(points) if point.cpu_s <= cost), None),
+        ratio_new_head=spent / head_s,
+        at_same_cost=next((point.metrics for point in reversed(points) if point.cpu_s <= cost), None),
         settings=settings,
         finetuning=finetuning,
         environment=Environment.here(shlex.join(["python", "-m", "benchmarks.heads", *sys.argv[1:]])),
     )
 
 
-def _featured(engine: FeatureEngine, shown: TrainingImages) -> FeatureSet:
-    x = engine.features(shown.thumbs, "cls+mean+max").numpy()
-    return replace(shown.known, model=MODEL, recipe="cls+mean+max", x=x, backbone=engine.fingerprint)
+def _extract(engine: FeatureEngine, images: TrainingImages) -> FeatureSet:
+    x = engine.features(images.thumbs, "cls+mean+max").numpy()
+    return replace(images.known, model=MODEL, recipe="cls+mean+max", x=x, backbone=engine.fingerprint)
 
 
 @torch.inference_mode()
-def _try(both: BackboneWithHead, shown: TrainingImages) -> HeadMetrics:
-    both.eval()
-    parts = (torch.from_numpy(shown.thumbs[at : at + _LOOK]) for at in range(0, len(shown.thumbs), _LOOK))
-    logits = torch.cat([both(part)[:, 0] for part in parts]).double().numpy()
-    both.train()
-    return head_metrics(shown.known, np.asarray(logits))
+def _evaluate(model: BackboneWithHead, images: TrainingImages) -> HeadMetrics:
+    model.eval()
+    parts = (torch.from_numpy(images.thumbs[at : at + _BATCH]) for at in range(0, len(images.thumbs), _BATCH))
+    logits = torch.cat([model(part)[:, 0] for part in parts]).double().numpy()
+    model.train()
+    return head_metrics(images.known, np.asarray(logits))
 
 
-def _reached(points: tuple[Point, ...], there: Callable[[Point], bool], cost: float) -> float | None:
-    return next((point.cpu_s / cost for point in points if there(point)), None)
+def _cost_ratio(points: tuple[Point, ...], reached: Callable[[Point], bool], cost: float) -> float | None:
+    return next((point.cpu_s / cost for point in points if reached(point)), None)
 
 
 def main() -> None:
-    """Measure, print and write benchmarks/results/heads.json."""
+    """Measure, print the results, and write them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--stills", type=int, default=800, help="scenes to learn from, a tenth of them clips left out")
-    parser.add_argument("--tried", type=int, default=400, help="scenes to be tried on")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--every", type=int, default=6, help="steps between trials")
-    parser.add_argument("--json", type=Path, default=OUT)
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--stills", type=int, default=800, help="scenes for training, of which a tenth are skipped clips"
+    )
+    parser.add_argument(
+        "--test-stills", type=int, default=400, help="scenes for testing, of which a tenth are skipped clips"
+    )
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of end-to-end training")
+    parser.add_argument("--eval-every", type=int, default=6, help="steps between evaluations")
+    parser.add_argument("--out", type=Path, default=OUT, help="result file")
+    args = parser.parse_args()
     console = Console()
     result = measure(
-        asked.stills, asked.tried, asked.epochs, asked.every, lambda what: console.print(what, style="dim")
+        args.stills, args.test_stills, args.epochs, args.eval_every, lambda step: console.print(step, style="dim")
     )
-    write_json(asked.json, asdict(result))
-    table = Table("", "processor s", "accuracy", "AUC", "log loss", box=None)
+    write_json(args.out, asdict(result))
+    table = Table("", "CPU s", "accuracy", "AUC", "log loss", box=None)
     rows = [("frozen features and head", result.features_s + result.head_s, result.frozen)]
-    rows += [(f"end to end, {point.steps} steps", point.cpu_s, point.tried) for point in result.end_to_end]
-    for name, seconds, tried in rows:
-        table.add_row(name, f"{seconds:.1f}", *(f"{v:.3f}" for v in (tried.accuracy, tried.auc, tried.log_loss)))
+    rows += [(f"end to end, {point.steps} steps", point.cpu_s, point.metrics) for point in result.end_to_end]
+    for name, seconds, metrics in rows:
+        table.add_row(name, f"{seconds:.1f}", *(f"{v:.3f}" for v in (metrics.accuracy, metrics.auc, metrics.log_loss)))
     console.print(table)
     console.print(
-        f"Features {result.features_s:.1f} s, head {result.head_s:.1f} s. End to end over frozen: same accuracy "
-        f"{_times(result.ratio_same_accuracy)}, same log loss {_times(result.ratio_same_log_loss)}, all epochs "
-        f"{_times(result.ratio_all)}, against another head on the same features {_times(result.ratio_again)}."
+        f"Features {result.features_s:.1f} s, head {result.head_s:.1f} s. "
+        f"CPU time of end-to-end training, relative to both: same accuracy "
+        f"{_ratio(result.ratio_same_accuracy)}, same log loss {_ratio(result.ratio_same_log_loss)}, all epochs "
+        f"{_ratio(result.ratio_all)}, relative to another head on the same features {_ratio(result.ratio_new_head)}."
     )
 
 
-def _times(ratio: float | None) -> str:
+def _ratio(ratio: float | None) -> str:
     return "not reached" if ratio is None else f"{ratio:.1f}x"
 
 

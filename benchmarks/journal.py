@@ -1,6 +1,6 @@
-"""What the journal costs: a request, to hand its record to the kernel; the journal, to commit records in batches.
+"""Measure the cost of the journal: per request to write a record to the spool, and in the journal to commit batches.
 
-Records have 8 KiB of features, as those of a ViT-7B (4,096 numbers), and no picture. Medians of five runs each.
+Records carry 8 KiB of features, like those of a ViT-7B (4,096 numbers), and no image. Medians of five runs.
 """
 
 import argparse
@@ -29,8 +29,8 @@ RUNS, RECORDS = 5, 1024
 BATCHES = (1, 32, 256)
 
 
-def record(name: str, chance: np.random.Generator) -> PredictionRecord:
-    """Return an answer of three stages."""
+def record(name: str, rng: np.random.Generator) -> PredictionRecord:
+    """Return the record of a prediction by three stages."""
     stages = [
         StageReport(stage=stage, outcome="answered", model="m", probability=0.4, posterior=0.4, compute_ms=20.0)
         for stage in ("backbone", "signs", "vlm")
@@ -39,24 +39,24 @@ def record(name: str, chance: np.random.Generator) -> PredictionRecord:
         answer_id=name, request_id=name, media="photo", label="none", probability=0.4,
         exit=Exit(stage="vlm", reason="last_stage"), stages=stages, policy_version="p", profile="mini", elapsed_ms=90.0,
     )  # fmt: skip
-    features = chance.standard_normal((1, 4096)).astype(np.float16)
+    features = rng.standard_normal((1, 4096)).astype(np.float16)
     return PredictionRecord(
         name, time.time(), verdict, "http", "ann", "", 1, "0" * 64, 100_000, None, features, "dinov3"
     )
 
 
 def per_record_us(work: Callable[[int], object]) -> float:
-    """Microseconds, the median of the runs; work is told which run it is."""
-    took: list[float] = []
+    """Return the median time per record in microseconds; `work` receives the number of the run."""
+    durations: list[float] = []
     for run in range(RUNS):
         began = time.perf_counter()
         work(run)
-        took.append(time.perf_counter() - began)
-    return 1e6 * statistics.median(took) / RECORDS
+        durations.append(time.perf_counter() - began)
+    return 1e6 * statistics.median(durations) / RECORDS
 
 
-def commits_a_second(folder: Path, records: list[PredictionRecord], size: int) -> float:
-    """Return the records per second of journals that receive this many at a time."""
+def commits_per_s(folder: Path, records: list[PredictionRecord], size: int) -> float:
+    """Return the records per second of a journal that receives batches of this size."""
     stores = [Store.open(f"sqlite:///{folder}/{size}-{run}.db") for run in range(RUNS)]
 
     def commit(run: int) -> None:
@@ -71,26 +71,26 @@ def commits_a_second(folder: Path, records: list[PredictionRecord], size: int) -
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and write."""
+    """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/journal.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/journal.json", help="result file")
     out: Path = parser.parse_args(arguments).out
     environment = Environment.here("python -m benchmarks.journal")
-    busy = os.getloadavg()[0]
+    load_average = os.getloadavg()[0]
     (ROOT / "build").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="journal-", dir=ROOT / "build"))
     try:
-        chance = np.random.default_rng(0)
-        records = [record(f"{number:05d}", chance) for number in range(RECORDS)]
-        coded = [encode(each) for each in records]
+        rng = np.random.default_rng(0)
+        records = [record(f"{number:05d}", rng) for number in range(RECORDS)]
+        encoded = [encode(each) for each in records]
         spool = Spool(folder / "spool/one", 10**9)
         figures = {
-            "busy_processes_before": round(busy, 1),
-            "record_bytes": len(coded[0]),
+            "load_average_before": round(load_average, 1),
+            "record_bytes": len(encoded[0]),
             "encode_us": per_record_us(lambda _: [encode(each) for each in records]),
-            "append_us": per_record_us(lambda _: [spool.append(each) for each in coded]),
-            "decode_us": per_record_us(lambda _: [decode(each) for each in coded]),
-            "sqlite_records_a_second_by_batch": {size: commits_a_second(folder, records, size) for size in BATCHES},
+            "append_us": per_record_us(lambda _: [spool.append(each) for each in encoded]),
+            "decode_us": per_record_us(lambda _: [decode(each) for each in encoded]),
+            "sqlite_records_per_s_by_batch": {size: commits_per_s(folder, records, size) for size in BATCHES},
         }
         spool.close()
         write_json(out, {"environment": asdict(environment), **figures})

@@ -1,9 +1,9 @@
-"""`make bench-loop`: a server that starts without a head and learns from its own traffic.
+"""Run the learning loop on a server that starts without a head: `make bench-loop`.
 
-Round by round stills of the test track go through a server of its own. Every stage judges a share of them, drawn by
-lot; people, for whom the renderer's truth stands in, label those. Then one turn of the wheel: a head is trained on the
-journal, stages are calibrated, exits tuned under a bound, the result compared with the policy in force and, when it is
-better, put into force. The next round, on scenes nobody has seen, shows what it is worth.
+In each round rendered stills are sent to the server. All stages judge a random share of them, which are labeled with
+the ground truth of the renderer in place of human labels. Then `retrain` runs on the journal: it trains a head,
+calibrates the stages, tunes the exits under an error bound, and compares the result with the active policy, which it
+replaces if it is better. The next round, on new scenes, measures the new policy.
 """
 
 import argparse
@@ -50,42 +50,47 @@ COLD: dict[str, Any] = {
     ],
     "clip": [{"stage": "backbone", "exit": [0.0, 1.0]}, {"stage": "video", "exit": [0.5, 0.5]}],
 }
-SEED, AT_ONCE, DEADLINE_MS = 9301, 8, 120_000
-MAX_LOSS, CONFIDENCE = 0.03, 0.95
+SEED, CONCURRENCY, DEADLINE_MS = 9301, 8, 120_000
+RISK_LIMIT, CONFIDENCE = 0.03, 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What a round's traffic was answered. n: stills; stage1: share that left there, exits: at each stage.
-
-    tflop: a mean answer, at production prices; with_survey: with what the survey asked beside. surveyed: items that all
-    stages have judged and people labelled; surveyed_accuracy, full_accuracy: on these, of the answers and of all stages
-    together; loss: the share of them labelled wrong for having left early.
-    """
+    """The figures of a round's traffic."""
 
     policy: str
+    #: Number of stills.
     n: int
-    stage1: float
+    #: Share of stills that exited at stage 1.
+    stage1_share: float
+    #: Share of stills that exited at each stage.
     exits: dict[str, float]
+    #: Mean per verdict, for the production models.
     tflop: float
-    with_survey: float
+    #: The same including audits.
+    tflop_with_audits: float
     accuracy: float
+    #: Items that all stages judged and that were labeled.
     audited: int
-    surveyed_accuracy: float
+    #: Accuracy of the verdicts on audited items.
+    audited_accuracy: float
+    #: Accuracy of all stages together on audited items.
     full_accuracy: float
-    loss: float
+    #: Share of audited items that were misclassified because they exited early.
+    early_exit_error_rate: float
     seconds: float
     promoted: bool
-    why: str
+    #: Reason for promoting the new policy or not.
+    reason: str
 
 
 async def send(server: Server, key: str, photos: Sequence[tuple[str, bytes]]) -> list[Verdict]:
-    """Return the answers to photos, by request id, so many at once."""
+    """Send photos with CONCURRENCY clients and return the verdicts."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "image/jpeg"}
     waiting = iter(photos)
     verdicts: list[Verdict] = []
 
-    async def work(session: aiohttp.ClientSession) -> None:
+    async def send_next(session: aiohttp.ClientSession) -> None:
         for name, data in waiting:
             url = f"{server.url}/v1/classify?deadline_ms={DEADLINE_MS}"
             async with session.post(url, data=data, headers={"X-Request-Id": name}) as reply:
@@ -93,156 +98,160 @@ async def send(server: Server, key: str, photos: Sequence[tuple[str, bytes]]) ->
                 verdicts.append(Verdict.model_validate_json(await reply.read()))
 
     async with aiohttp.ClientSession(headers=headers) as session, asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
-            group.create_task(work(session))
+        for _ in range(CONCURRENCY):
+            group.create_task(send_next(session))
     return verdicts
 
 
-async def settled(server: Server, key: str, drawn: int) -> None:
-    """Return when every survey has been judged or given up, and the journal has all of it."""
+async def wait_until_journaled(server: Server, key: str, audited_count: int) -> None:
+    """Wait until all audits are completed or abandoned and the journal has every record."""
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session, asyncio.timeout(120):
         while True:
             async with session.get(f"{server.url}/v1/stats") as reply:
                 (load,) = Stats.model_validate_json(await reply.read()).replicas
-            tally, journal = load.audit, load.journal
-            if tally and journal and tally.completed + tally.abandoned >= drawn and not journal.pending:
+            audit, journal = load.audit, load.journal
+            if audit and journal and audit.completed + audit.abandoned >= audited_count and not journal.pending:
                 return
             await asyncio.sleep(0.2)
 
 
-async def put(server: Server, key: str, policy: dict[str, Any], share: float) -> None:
-    """Bring a policy into force, with a survey."""
-    rules = {"policy": policy, "audit": {"share": share, "max_concurrent": 16}}
+async def deploy_policy(server: Server, key: str, policy: dict[str, Any], share: float) -> None:
+    """Deploy a policy, with an audit of this share of the traffic."""
+    rollout = {"policy": policy, "audit": {"share": share, "max_concurrent": 16}}
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
-        async with session.put(f"{server.url}/v1/policy", json=rules) as reply:
+        async with session.put(f"{server.url}/v1/policy", json=rollout) as reply:
             if reply.status != 200:
                 raise RuntimeError(await reply.text())
 
 
-def drawn_scenes(number: int, count: int) -> tuple[list[tuple[str, bytes]], dict[str, bool]]:
-    """Return a round's photos, and what is true of each; no round shares a scene with another, or with any training."""
+def render_scenes(number: int, count: int) -> tuple[list[tuple[str, bytes]], dict[str, bool]]:
+    """Return the photos of a round and their labels by name. No two rounds share a scene, nor do they with training."""
     seeds = [scene_seed(SEED, 100_000 * number + at) for at in range(count)]
     samples = list(draw_scenes([(seed, "photo") for seed in seeds], drawing_workers()))
     return [(s.metadata.name, s.data) for s in samples], {s.metadata.name: s.metadata.label for s in samples}
 
 
-def label(store: Store, cases: Sequence[JournalRow], truth: dict[str, bool]) -> None:
-    """People label what every stage has judged."""
-    asked = [case for case in cases if case.audit is not None and case.annotation is None]
+def label(store: Store, journal: Sequence[JournalRow], truth: dict[str, bool]) -> None:
+    """Label the audited items with the ground truth."""
+    unlabeled = [entry for entry in journal if entry.audit is not None and entry.annotation is None]
     now = time.time()
     store.annotate(
         [
             (
-                case.prediction.id,
-                Annotation("roadwork" if truth[case.prediction.verdict.request_id] else "none", "renderer", now),
+                entry.prediction.id,
+                Annotation("roadwork" if truth[entry.prediction.verdict.request_id] else "none", "renderer", now),
             )
-            for case in asked
-            if case.prediction.verdict.request_id in truth
+            for entry in unlabeled
+            if entry.prediction.verdict.request_id in truth
         ]
     )
 
 
-def told(
-    verdicts: Sequence[Verdict], cases: Sequence[JournalRow], truth: dict[str, bool], policy: Policy, seconds: float
+def summarize(
+    verdicts: Sequence[Verdict], journal: Sequence[JournalRow], truth: dict[str, bool], policy: Policy, seconds: float
 ) -> Round:
-    """Return the figures of a round, before it is learned from."""
-    asked = [[r.stage for r in v.stages if r.outcome in ("answered", "abstained")] for v in verdicts]
-    beside = [[r.stage for r in case.audit] for case in cases if case.audit]
-    spent = sum(flops(stages, "photo") for stages in asked)
-    more = sum(flops(stages, "photo") for stages in beside)
+    """Return the figures of a round, before retraining."""
+    stages_run = [[r.stage for r in v.stages if r.outcome in ("answered", "abstained")] for v in verdicts]
+    audit_stages = [[r.stage for r in entry.audit] for entry in journal if entry.audit]
+    flops_spent = sum(flops(stages, "photo") for stages in stages_run)
+    audit_flops = sum(flops(stages, "photo") for stages in audit_stages)
     exits = Counter(v.exit.stage for v in verdicts)
-    rows = [row for row in journal_rows(cases, policy) if not row.metadata.pseudo_labeled]
-    whole = trajectories(rows, policy, "photo")
+    rows = [row for row in journal_rows(journal, policy) if not row.metadata.pseudo_labeled]
+    full = trajectories(rows, policy, "photo")
     low, high = (np.array([getattr(step, edge) for step in policy.photo]) for edge in ("low", "high"))
-    said, n = whole.apply_bands(low, high)[0], len(verdicts)
+    predictions, n = full.apply_bands(low, high)[0], len(verdicts)
     return Round(
         policy=policy.version,
         n=n,
-        stage1=exits["backbone"] / n,
+        stage1_share=exits["backbone"] / n,
         exits={stage: exits[stage] / n for stage in STAGES},
-        tflop=spent / n / 1e12,
-        with_survey=(spent + more) / n / 1e12,
+        tflop=flops_spent / n / 1e12,
+        tflop_with_audits=(flops_spent + audit_flops) / n / 1e12,
         accuracy=sum((v.label == "roadwork") == truth[v.request_id] for v in verdicts) / n,
         audited=len(rows),
-        surveyed_accuracy=float(np.mean(said == whole.truth)),
-        full_accuracy=float(np.mean((whole.posterior[:, -1] >= whole.decision_threshold) == whole.truth)),
-        loss=float(whole.early_exit_errors(said).mean()),
+        audited_accuracy=float(np.mean(predictions == full.truth)),
+        full_accuracy=float(np.mean((full.posterior[:, -1] >= full.decision_threshold) == full.truth)),
+        early_exit_error_rate=float(full.early_exit_errors(predictions).mean()),
         seconds=seconds,
         promoted=False,
         reason="",
     )
 
 
-async def turn_round(
+async def run_rounds(
     server: Server, key: str, rounds: int, stills: int, share: float, out: Path, console: Console
 ) -> tuple[list[Round], list[RetrainingResult]]:
-    """Return the rounds, and what was learned after each but the last."""
+    """Run the rounds. Returns their figures, and the result of retraining after each but the last."""
     policy = Policy.parse(COLD)
-    await put(server, key, policy.to_mapping(), share)
-    found, learned, drawn, truth = list[Round](), list[RetrainingResult](), 0, dict[str, bool]()
-    scenes = asyncio.create_task(asyncio.to_thread(drawn_scenes, 0, stills))
+    await deploy_policy(server, key, policy.to_mapping(), share)
+    found, learned, audited_count, truth = list[Round](), list[RetrainingResult](), 0, dict[str, bool]()
+    scenes = asyncio.create_task(asyncio.to_thread(render_scenes, 0, stills))
     for number in range(rounds + 1):
         photos, true = await scenes
         truth |= true
         if number < rounds:
-            scenes = asyncio.create_task(asyncio.to_thread(drawn_scenes, number + 1, stills))
+            scenes = asyncio.create_task(asyncio.to_thread(render_scenes, number + 1, stills))
         began, at_s = time.monotonic(), time.time()
         verdicts = await send(server, key, photos)
-        drawn += sum(verdict.audit_rate is not None for verdict in verdicts)
-        await settled(server, key, drawn)
+        audited_count += sum(verdict.audit_rate is not None for verdict in verdicts)
+        await wait_until_journaled(server, key, audited_count)
         seconds = time.monotonic() - began
         store = Store.open(server.journal)
         label(store, list(store.find(Filter(since_s=at_s, audited=True))), true)
-        cases = list(store.find())
+        journal = list(store.find())
         store.close()
-        fresh = [case for case in cases if case.prediction.created_at_s >= at_s]
-        this = told(verdicts, fresh, true, policy, seconds)
+        fresh = [entry for entry in journal if entry.prediction.created_at_s >= at_s]
+        summary = summarize(verdicts, fresh, true, policy, seconds)
         if number < rounds:
             settings = RetrainingSettings(
-                MAX_LOSS, CONFIDENCE, criteria=PromotionCriteria(max_accuracy_loss=2 * MAX_LOSS)
+                RISK_LIMIT, CONFIDENCE, criteria=PromotionCriteria(max_accuracy_loss=2 * RISK_LIMIT)
             )
-            turned = await asyncio.to_thread(retrain, cases, policy, out / f"{number}", f"round-{number + 1}", settings)
-            learned.append(turned)
-            this = Round(**{**asdict(this), "promoted": turned.promoted, "why": turned.reason})
-            if turned.promoted:
-                policy = turned.policy
-                await put(server, key, policy.to_mapping(), share)
-        found.append(this)
+            retrained = await asyncio.to_thread(
+                retrain, journal, policy, out / f"{number}", f"round-{number + 1}", settings
+            )
+            learned.append(retrained)
+            summary = Round(**{**asdict(summary), "promoted": retrained.promoted, "reason": retrained.reason})
+            if retrained.promoted:
+                policy = retrained.policy
+                await deploy_policy(server, key, policy.to_mapping(), share)
+        found.append(summary)
         console.print(
-            f"round {number}: {this.policy}, {this.stage1:.1%} left at stage 1, {this.tflop:.2f} TFLOP, accuracy "
-            f"{this.accuracy:.4f} (all stages {this.full_accuracy:.4f}, loss {this.loss:.4f} of {this.audited}), "
-            f"{seconds:.0f} s; {'promoted' if this.promoted else 'kept'}: {this.why}",
+            f"round {number}: {summary.policy}, {summary.stage1_share:.1%} exited at stage 1, "
+            f"{summary.tflop:.2f} TFLOP, accuracy {summary.accuracy:.4f}; on {summary.audited} audited items: "
+            f"all stages {summary.full_accuracy:.4f}, early-exit errors {summary.early_exit_error_rate:.4f}; "
+            f"{seconds:.0f} s; {'promoted' if summary.promoted else 'not promoted'}: {summary.reason}",
             highlight=False,
         )
     return found, learned
 
 
 def checks(rounds: Sequence[Round]) -> dict[str, bool]:
-    """Return the checks. Accuracy is compared on the same items, those with an audit."""
+    """Return the outcome of each check. Accuracies are compared on the same items, the audited ones."""
     first, last = rounds[0], rounds[-1]
     certified = [each for each in rounds if each.policy != "cold"]
     n = max(1, sum(each.audited for each in certified))
-    loss = sum(each.loss * each.audited for each in certified) / n
-    behind = sum((each.full_accuracy - each.surveyed_accuracy) * each.audited for each in certified) / n
+    early_exit_error_rate = sum(each.early_exit_error_rate * each.audited for each in certified) / n
+    accuracy_loss = sum((each.full_accuracy - each.audited_accuracy) * each.audited for each in certified) / n
     return {
-        "there were at least four rounds after the first": len(rounds) >= 5,
-        "at first nobody leaves at stage 1": first.stage1 == 0,
-        "in the end at least 60 % leave at stage 1": last.stage1 >= 0.6,
+        "at least four rounds after the first": len(rounds) >= 5,
+        "no exits at stage 1 in the first round": first.stage1_share == 0,
+        "at least 60 % exit at stage 1 in the last round": last.stage1_share >= 0.6,
         "mean FLOPs fall at least 3x": first.tflop / last.tflop >= 3,
-        f"under a promise exits spoil at most {MAX_LOSS:.0%} of the traffic": bool(certified) and loss <= MAX_LOSS,
-        f"under a promise accuracy is within {MAX_LOSS:.0%} of that of all stages": bool(certified)
-        and behind <= MAX_LOSS,
+        f"early exits of certified policies cause at most {RISK_LIMIT:.0%} errors": bool(certified)
+        and early_exit_error_rate <= RISK_LIMIT,
+        f"accuracy of certified policies is within {RISK_LIMIT:.0%} of that of all stages": bool(certified)
+        and accuracy_loss <= RISK_LIMIT,
     }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when every check held."""
+    """Run the benchmark. Returns 0 if every check passed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=4, help="turns of the wheel")
-    parser.add_argument("--stills", type=int, default=400, help="a round")
-    parser.add_argument("--share", type=float, default=0.6, help="of the stills that every stage judges")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/learning_loop.json")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("--rounds", type=int, default=4, help="retraining rounds")
+    parser.add_argument("--stills", type=int, default=400, help="stills per round")
+    parser.add_argument("--share", type=float, default=0.6, help="share of the stills that all stages judge")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/learning_loop.json", help="result file")
+    options = parser.parse_args(arguments)
     console, began = Console(width=200), time.monotonic()
     command = " ".join(["python -m benchmarks.learning_loop", *(sys.argv[1:] if arguments is None else arguments)])
     environment = Environment.here(command)
@@ -254,32 +263,39 @@ def main(arguments: list[str] | None = None) -> int:
     args = {"profile": "mini", "overrides": {"engines": engines, "stages": {"vlm": {"slots": 1}}}}
     with started(folder / "server.log", args, {TEXT_VARIABLE: key.entry()}) as server:
         rounds, _ = asyncio.run(
-            turn_round(server, secret, chosen.rounds, chosen.stills, chosen.share, folder / "rounds", console)
+            run_rounds(server, secret, options.rounds, options.stills, options.share, folder / "rounds", console)
         )
-    held = checks(rounds)
-    table = Table("round", "policy", "at stage 1", "TFLOP", "with survey", "accuracy", "all stages", "loss", box=None)
+    results = checks(rounds)
+    table = Table("round", "policy", "at stage 1", "TFLOP", "with audits", "accuracy", "all stages", "errors", box=None)
     for number, each in enumerate(rounds):
-        numbers = (f"{each.stage1:.1%}", f"{each.tflop:.2f}", f"{each.with_survey:.2f}", f"{each.accuracy:.4f}")
-        table.add_row(str(number), each.policy, *numbers, f"{each.full_accuracy:.4f}", f"{each.loss:.4f}")
+        numbers = (
+            f"{each.stage1_share:.1%}",
+            f"{each.tflop:.2f}",
+            f"{each.tflop_with_audits:.2f}",
+            f"{each.accuracy:.4f}",
+        )
+        table.add_row(
+            str(number), each.policy, *numbers, f"{each.full_accuracy:.4f}", f"{each.early_exit_error_rate:.4f}"
+        )
     console.print(table)
-    for what, holds in held.items():
-        console.print(f"{'held  ' if holds else 'BROKEN'} {what}", highlight=False)
+    for claim, ok in results.items():
+        console.print(f"{'passed' if ok else 'FAILED'} {claim}", highlight=False)
     took = time.monotonic() - began
     write_json(
-        chosen.out,
+        options.out,
         {
             "environment": asdict(environment),
-            "risk_limit": MAX_LOSS,
+            "risk_limit": RISK_LIMIT,
             "confidence": CONFIDENCE,
-            "share_surveyed": chosen.share,
+            "audit_share": options.share,
             "rounds": [asdict(each) for each in rounds],
-            "checks": held,
+            "checks": results,
             "seconds": took,
         },
     )
-    _plot(chosen.out.with_suffix(".png"), rounds)
-    console.print(f"Written to {chosen.out}, with a picture beside it, after {took:.0f} s.")
-    return 0 if all(held.values()) else 1
+    _plot(options.out.with_suffix(".png"), rounds)
+    console.print(f"Written to {options.out}, with a plot beside it, after {took:.0f} s.")
+    return 0 if all(results.values()) else 1
 
 
 def _plot(path: Path, rounds: Sequence[Round]) -> None:
@@ -288,16 +304,16 @@ def _plot(path: Path, rounds: Sequence[Round]) -> None:
     figure = Figure(figsize=(12, 3.6), layout="constrained", dpi=110)
     panels = figure.subplots(1, 3)
     at = range(len(rounds))
-    panels[0].plot(at, [100 * each.stage1 for each in rounds], marker="o", color="#0072b2")
-    panels[0].set(title="left at stage 1, %", ylim=(0, 100))
-    panels[1].plot(at, [each.tflop for each in rounds], marker="o", color="#0072b2", label="answers")
-    panels[1].plot(at, [each.with_survey for each in rounds], marker=".", color="#999999", label="with the survey")
-    panels[1].set(title="TFLOP an item, production prices")
+    panels[0].plot(at, [100 * each.stage1_share for each in rounds], marker="o", color="#0072b2")
+    panels[0].set(title="exits at stage 1, %", ylim=(0, 100))
+    panels[1].plot(at, [each.tflop for each in rounds], marker="o", color="#0072b2", label="verdicts")
+    panels[1].plot(at, [each.tflop_with_audits for each in rounds], marker=".", color="#999999", label="with audits")
+    panels[1].set(title="TFLOP per item, production models")
     panels[1].set_ylim(bottom=0)
     panels[1].legend(frameon=False)
-    panels[2].plot(at, [100 * each.accuracy for each in rounds], marker="o", color="#0072b2", label="answers")
+    panels[2].plot(at, [100 * each.accuracy for each in rounds], marker="o", color="#0072b2", label="verdicts")
     panels[2].plot(at, [100 * each.full_accuracy for each in rounds], marker=".", color="#999999", label="all stages")
-    panels[2].set(title="accuracy against truth, %")
+    panels[2].set(title="accuracy, %")
     panels[2].legend(frameon=False)
     for panel in panels:
         panel.set(xlabel="round", xticks=list(at))

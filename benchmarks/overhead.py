@@ -1,9 +1,9 @@
-"""`python -m benchmarks.overhead`: what part of a bare loop this server reaches through HTTP, and where the rest goes.
+"""Compare throughput over HTTP with a bare loop, and break down the overhead: `python -m benchmarks.overhead`.
 
-1.0 is the bare loop of `benchmarks.peers`: the same decoding and model in one process, with the threads that suit it
-best, before and after the server runs. The server has its flags for throughput and never rests. What its processes take
-of the cores is told by what they are for, an answer; what its ingress does with its part by sampling its stacks with
-py-spy, in a run of its own, since sampling costs something. Times of a verdict are the server's own.
+1.0 is the bare loop of `benchmarks.peers`: the same decoding and model in one process, with the number of threads that
+is fastest for it, before and after the server runs. The server runs with its settings for throughput, at saturation.
+The core time of its processes is reported per verdict, by role. That of the ingress is broken down by sampling its
+stacks with py-spy, in a separate run because sampling has a cost. Latencies inside a verdict are the server's own.
 """
 
 import argparse
@@ -29,18 +29,18 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import Environment
-from benchmarks.peers.bare import apart, by_threads
+from benchmarks.peers.bare import loop_process, throughput_by_threads
 from benchmarks.peers.load import Load
-from benchmarks.peers.model import BUNDLED, LARGE, SMALL, WORKS
+from benchmarks.peers.model import BUNDLED, LARGE, SMALL, WORKLOADS
 from benchmarks.peers.pictures import SIZES, pictures
-from benchmarks.peers.servers import Running, running
+from benchmarks.peers.servers import RunningServer, running
 from benchmarks.server import ROOT, end_in_order
 from roadwork_serve.atomic_write import write_json
 
 OUT = ROOT / "benchmarks/results/overhead.json"
-DRAFT = ROOT / "build/overhead.json"  # what is known so far; a run that is broken off leaves no half a result
+DRAFT = ROOT / "build/overhead.json"  # results so far; an interrupted run does not change the result file
 SERVER = "roadwork-serve, fast"
-# What a process is for, by its title: the first that matches.
+# Role of a process: the first pattern that matches its title.
 ROLES = {
     "model": r"ServeReplica:\w+:(?!Ingress|Journal)",
     "decoding": r"roadwork_serve\.media\.decode_worker",
@@ -48,10 +48,10 @@ ROLES = {
     "HAProxy": r"haproxy|HAProxyManager|ProxyActor",
     "Ray, Serve's controller": r"",
 }
-# What a stack is at, by the innermost of its frames that one of these files holds.
-DOINGS = {
-    "to the decoding processes and back": r"roadwork_serve/media/",
-    "hop to the stages: handle, serialisation, gRPC": (
+# Activity of a stack: that of the innermost frame whose file matches.
+ACTIVITIES = {
+    "IPC with the decoding processes": r"roadwork_serve/media/",
+    "RPC to the stages: handle, serialization, gRPC": (
         r"deployments/(stage|cascade)_client|serve/handle|serve/_private/(router|request_router|replica_result|serialization|tracing)"
         r"|cloudpickle|grpc/"
     ),
@@ -67,120 +67,131 @@ DOINGS = {
     "event loop, Ray's core": r"asyncio/|threading|ray/|selectors|concurrent/",
 }
 _WARM_S = 6.0
-_RATE = 200  # stacks a second, of which those that wait do not count
+_RATE = 200  # samples per second; idle stacks do not count
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
-    """Means over the answers, milliseconds. answer: the client's; the others are what the verdict says."""
+class Latency:
+    """Mean latencies of the verdicts."""
 
-    answer: float
-    queue: float
-    batch: float
-    compute: float
-    hop: float
+    #: Measured by the client; the others are from the verdict.
+    client_ms: float
+    #: Wait for a replica of the stage.
+    queue_ms: float
+    #: Preprocessing in the replica.
+    preprocess_ms: float
+    compute_ms: float
+    #: Rest of the RPC.
+    rpc_ms: float
     batch_size: float
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A model. share: of the bare loop. cpu_ms: of an answer, by what the processes are for; of the client last.
-
-    bare_cpu_ms: of the loop, an image; decoding_ms: of it. rest_ms: of a core in a second in which nothing is asked.
-    ingress: shares of its stacks; stacks: so many were seen.
-    """
+    """The figures of a model."""
 
     model: str
     size: str
+    #: Images per second of the bare loop, before and after.
     bare: list[float]
+    #: Processor time of the bare loop per image.
     bare_cpu_ms: float
+    #: Part of it for decoding.
     decoding_ms: float
+    #: Verdicts per second, by repeat.
     per_s: list[float]
-    share: float
+    #: Relative to the bare loop.
+    relative_throughput: float
+    #: Processor time per verdict by role; the client last.
     cpu_ms: dict[str, float]
-    idle_ms: float
-    rest_ms: dict[str, float]
-    times: Times
+    #: Core time per verdict that no process used.
+    unused_ms: float
+    #: Core time per second without load, by role.
+    no_load_ms: dict[str, float]
+    latency: Latency
+    #: Share of the stack samples by activity.
     ingress: dict[str, float]
-    stacks: int
+    #: Number of stack samples.
+    stack_samples: int
 
 
-def measured(model: str, size: str, seconds: float, repeats: int) -> Row:
-    """One model, from the bare loop to the bare loop."""
-    work, cores = WORKS[model], len(os.sched_getaffinity(0))
-    found = by_threads(model, seconds)
-    best = max(found, key=lambda count: found[count])
-    with apart(model, best) as loop:
+def measure(model: str, size: str, seconds: float, repeats: int) -> Row:
+    """Measure one model, between two runs of the bare loop."""
+    workload, cores = WORKLOADS[model], len(os.sched_getaffinity(0))
+    throughputs = throughput_by_threads(model, seconds)
+    best = max(throughputs, key=lambda count: throughputs[count])
+    with loop_process(model, best) as loop:
         before = loop.run(size, seconds)
         with running(SERVER, model, cores, pictures(size)[0]) as server:
             load = server.load(model, size)
-            clients = work.clients(cores, before.per_s)
+            clients = workload.clients(cores, before.per_s)
             time.sleep(_WARM_S)
-            rest_ms = at_rest(server, seconds)
-            asyncio.run(load.saturated(clients, _WARM_S, 1, 0.0))
-            taken, own_s, began = by_role(server), time.process_time(), time.monotonic()
-            rates = asyncio.run(load.saturated(clients, seconds, repeats, 1.0)).repeats
+            no_load_ms = without_load(server, seconds)
+            asyncio.run(load.closed_loop(clients, _WARM_S, 1, 0.0))
+            cpu_before, own_s, began = by_role(server), time.process_time(), time.monotonic()
+            rates = asyncio.run(load.closed_loop(clients, seconds, repeats, 1.0)).throughputs
             took_s = time.monotonic() - began
             answers = max(1.0, statistics.fmean(rates) * took_s)
-            spent = {role: 1000 * (now - taken[role]) / answers for role, now in by_role(server).items()}
-            spent["client"] = 1000 * (time.process_time() - own_s) / answers
-            times = asyncio.run(verdicts(server, size, clients, seconds))
-            seen = sampled(server, load, clients, 3 * seconds)
+            cpu_ms = {role: 1000 * (now - cpu_before[role]) / answers for role, now in by_role(server).items()}
+            cpu_ms["client"] = 1000 * (time.process_time() - own_s) / answers
+            latency = asyncio.run(measure_latency(server, size, clients, seconds))
+            samples = sample_stacks(server, load, clients, 3 * seconds)
         after = loop.run(size, seconds)
     bare = statistics.fmean((before.per_s, after.per_s))
     rate = statistics.median(rates)
     return Row(
-        model, size, [round(pace.per_s, 2) for pace in (before, after)],
+        model, size, [round(result.per_s, 2) for result in (before, after)],
         round(statistics.fmean((before.cpu_ms, after.cpu_ms)), 1),
-        round(statistics.fmean(1000 * pace.decoding / pace.per_s for pace in (before, after)), 1),
-        rates, round(rate / bare, 3), {role: round(each, 2) for role, each in spent.items()},
-        round(1000 * cores * took_s / answers - sum(spent.values()), 2), rest_ms, times, shares(seen), seen.total(),
+        round(statistics.fmean(1000 * result.decoding_share / result.per_s for result in (before, after)), 1),
+        rates, round(rate / bare, 3), {role: round(each, 2) for role, each in cpu_ms.items()},
+        round(1000 * cores * took_s / answers - sum(cpu_ms.values()), 2), no_load_ms, latency, to_shares(samples),
+        samples.total(),
     )  # fmt: skip
 
 
-def by_role(server: Running) -> dict[str, float]:
-    """Processor seconds so far."""
-    taken = dict.fromkeys(ROLES, 0.0)
+def by_role(server: RunningServer) -> dict[str, float]:
+    """Return the processor time so far in seconds, by role."""
+    taken_s = dict.fromkeys(ROLES, 0.0)
     for process in server.processes():
-        taken[next(role for role, title in ROLES.items() if re.search(title, process.title))] += process.cpu_s
-    return taken
+        taken_s[next(role for role, title in ROLES.items() if re.search(title, process.title))] += process.cpu_s
+    return taken_s
 
 
-def at_rest(server: Running, seconds: float) -> dict[str, float]:
-    """Return the core time used while idle, in milliseconds per second."""
-    taken, began = by_role(server), time.monotonic()
+def without_load(server: RunningServer, seconds: float) -> dict[str, float]:
+    """Return the core time used without load, in milliseconds per second, by role."""
+    before, began = by_role(server), time.monotonic()
     time.sleep(seconds)
     took_s = time.monotonic() - began
-    return {role: round(1000 * (now - taken[role]) / took_s, 1) for role, now in by_role(server).items()}
+    return {role: round(1000 * (now - before[role]) / took_s, 1) for role, now in by_role(server).items()}
 
 
-async def verdicts(server: Running, size: str, clients: int, seconds: float) -> Times:
-    """Return the times in verdicts at saturation."""
-    told: list[tuple[float, Mapping[str, Any]]] = []
+async def measure_latency(server: RunningServer, size: str, clients: int, seconds: float) -> Latency:
+    """Return the latencies of verdicts at saturation."""
+    verdicts: list[tuple[float, Mapping[str, Any]]] = []
     bodies = itertools.cycle(pictures(size))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
-        async def ask(end: float) -> None:
+        async def run_client(end: float) -> None:
             while time.monotonic() < end:
                 began = time.monotonic()
                 headers = {"Content-Type": "image/jpeg"}
                 async with session.post(server.url, data=next(bodies), headers=headers) as reply:
-                    answer = await reply.read()
+                    body = await reply.read()
                     if reply.status == 200:
-                        told.append((1000 * (time.monotonic() - began), json.loads(answer)["stages"][0]))
+                        verdicts.append((1000 * (time.monotonic() - began), json.loads(body)["stages"][0]))
                     else:
                         await asyncio.sleep(0.1)
 
         end = time.monotonic() + seconds
-        await asyncio.gather(*(ask(end) for _ in range(clients)))
-    if not told:
-        raise RuntimeError("no verdict came")
+        await asyncio.gather(*(run_client(end) for _ in range(clients)))
+    if not verdicts:
+        raise RuntimeError("the server returned no verdict")
     parts = ("queue_ms", "preprocess_ms", "compute_ms", "rpc_ms", "batch_size")
-    means = [statistics.fmean(stage[part] for _, stage in told) for part in parts]
-    return Times(*(round(each, 1) for each in (statistics.fmean(ms for ms, _ in told), *means)))
+    means = [statistics.fmean(stage[part] for _, stage in verdicts) for part in parts]
+    return Latency(*(round(each, 1) for each in (statistics.fmean(ms for ms, _ in verdicts), *means)))
 
 
-def sampled(server: Running, load: Load, clients: int, seconds: float) -> Counter[str]:
+def sample_stacks(server: RunningServer, load: Load, clients: int, seconds: float) -> Counter[str]:
     """Return stack samples of the ingress by activity; empty if py-spy may not read processes."""
     ingress = next(each for each in server.processes() if re.search(ROLES["ingress"], each.title))
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
@@ -189,62 +200,70 @@ def sampled(server: Running, load: Load, clients: int, seconds: float) -> Counte
             spy += [f"--{option}", str(value)]
         with subprocess.Popen(
             [*spy, "--pid", str(ingress.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as looking:
-            asyncio.run(load.saturated(clients, seconds + 1, 1, 0.0))
-            looking.wait(60)
-        return doings(Path(file.name).read_text().splitlines())
+        ) as profiler:
+            asyncio.run(load.closed_loop(clients, seconds + 1, 1, 0.0))
+            profiler.wait(60)
+        return count_activities(Path(file.name).read_text().splitlines())
 
 
-def doings(lines: Iterable[str]) -> Counter[str]:
-    """Of stacks as py-spy writes them, frames from the outermost to the innermost, and how often each was seen."""
-    seen = Counter[str]()
+def count_activities(lines: Iterable[str]) -> Counter[str]:
+    """Count activities in the output of py-spy: lines with frames, outermost first, and a number of samples."""
+    samples = Counter[str]()
     for line in lines:
         stack, _, count = line.rpartition(" ")
-        seen[_doing(stack.split(";"))] += int(count)
-    return seen
+        samples[_activity(stack.split(";"))] += int(count)
+    return samples
 
 
-def shares(seen: Counter[str]) -> dict[str, float]:
-    """Of all stacks."""
-    return {doing: round(count / seen.total(), 3) for doing, count in seen.most_common()}
+def to_shares(samples: Counter[str]) -> dict[str, float]:
+    """Return the share of each activity."""
+    return {activity: round(count / samples.total(), 3) for activity, count in samples.most_common()}
 
 
-def _doing(stack: list[str]) -> str:
+def _activity(stack: list[str]) -> str:
     for frame in reversed(stack):
-        for doing, files in DOINGS.items():
+        for activity, files in ACTIVITIES.items():
             if re.search(files, frame.rpartition("(")[2]):
-                return doing
-    return "else"
+                return activity
+    return "other"
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print the results, and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=(BUNDLED, SMALL, LARGE), default=[BUNDLED, SMALL, LARGE])
-    parser.add_argument("--size", choices=SIZES, default="50 kB")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a measurement; four times that of the largest")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=(BUNDLED, SMALL, LARGE),
+        default=[BUNDLED, SMALL, LARGE],
+        help="models to measure",
+    )
+    parser.add_argument("--size", choices=SIZES, default="50 kB", help="size of the photos")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="duration of a measurement; four times that for the largest model"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="measurements at saturation")
+    parser.add_argument("--out", type=Path, default=OUT, help="result file")
     args = parser.parse_args()
     end_in_order()
     environment = Environment.here(shlex.join(["python", "-m", "benchmarks.overhead", *sys.argv[1:]]))
     rows: list[Row] = []
     for model in args.models:
-        rows.append(measured(model, args.size, args.seconds * (4 if model == LARGE else 1), args.repeats))
+        rows.append(measure(model, args.size, args.seconds * (4 if model == LARGE else 1), args.repeats))
         Console().print(table(rows[-1]))
         write_json(DRAFT, {"environment": asdict(environment), "rows": [asdict(row) for row in rows]})
     DRAFT.replace(args.out)
 
 
 def table(row: Row) -> Table:
-    """For people."""
-    view = Table("where", "ms of a core, an answer", title=f"{row.model}: {row.share} of the bare loop")
-    view.add_row("the bare loop", f"{row.bare_cpu_ms} ({row.decoding_ms} decoding)")
-    for role, took in (row.cpu_ms | {"idle": row.idle_ms}).items():
+    """Return a table of the figures of a model."""
+    view = Table("component", "core ms per verdict", title=f"{row.model}: {row.relative_throughput} of the bare loop")
+    view.add_row("bare loop", f"{row.bare_cpu_ms}, of which decoding {row.decoding_ms}")
+    for role, took in (row.cpu_ms | {"unused": row.unused_ms}).items():
         view.add_row(role, f"{took}")
-    view.add_row("at rest, a second", f"{sum(row.rest_ms.values()):.0f}")
-    for doing, share in row.ingress.items():
-        view.add_row(f"ingress: {doing}", f"{share * row.cpu_ms['ingress']:.2f}")
+    view.add_row("without load, per second", f"{sum(row.no_load_ms.values()):.0f}")
+    for activity, share in row.ingress.items():
+        view.add_row(f"ingress: {activity}", f"{share * row.cpu_ms['ingress']:.2f}")
     return view
 
 

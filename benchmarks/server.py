@@ -1,4 +1,4 @@
-"""A server of one's own on a free loopback port, with a Ray of its own, gone when the block ends."""
+"""Starts servers for benchmarks and tests, each on a free loopback port with its own Ray, and stops them."""
 
 import os
 import shutil
@@ -29,20 +29,20 @@ RAY_WAS_SLOW = "timed out during startup"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that runs. folder: of its Ray. pid: of its first process, whose session all the others belong to.
-
-    journal: the URL of its database, which goes with the folder.
-    """
+    """A running server."""
 
     url: str
+    #: Folder of its Ray cluster.
     folder: Path
+    #: Its first process, which leads the session of all others.
     pid: int
+    #: URL of its journal, which is deleted with the folder.
     journal: str
 
 
 @contextmanager
 def own_server(log: Path, profile: str = "auto", start_s: float = START_S) -> Iterator[str]:
-    """Start what serve_config.yaml describes and yield its URL once it is ready; see `started`."""
+    """Start the application of serve_config.yaml and yield its URL once it is ready; see `started`."""
     with started(log, {"profile": profile}, start_s=start_s) as server:
         yield server.url
 
@@ -56,21 +56,27 @@ def started(
     start_s: float = START_S,
     scaling: Mapping[str, float] | None = None,
 ) -> Iterator[Server]:
-    """Start what serve_config.yaml describes and yield it once it is ready.
+    """Start the application of serve_config.yaml and yield the server once it is ready.
 
-    log: where its output goes. args: of the application, in place of those it has. environment: for all its processes.
-    builder: another than the application's, as `module:function`. start_s: to get ready in. scaling: settings of the
-    policy that scales.
-    Raises RuntimeError with the end of the log when it does not get ready.
+    Args:
+        log: file for its output.
+        args: arguments of the application that replace those in the file.
+        environment: environment variables for all its processes.
+        builder: another application builder, as `module:function`.
+        start_s: time for it to become ready.
+        scaling: settings of the autoscaling policy.
+
+    Raises:
+        RuntimeError: with the end of the log, if it does not become ready.
     """
     folder = Path(tempfile.mkdtemp(prefix="rw-"))  # Ray's socket paths must be short
     port, journal = write_config(folder / "serve.yaml", args, builder, scaling)
-    found = {**os.environ, **environment_in(folder), **environment}
-    found.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew
+    variables = {**os.environ, **environment_in(folder), **environment}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew
     log.parent.mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
     try:
-        process = _ready(folder / "serve.yaml", found, log, url, start_s)
+        process = _ready(folder / "serve.yaml", variables, log, url, start_s)
         try:
             yield Server(url, folder, process.pid, journal)
         finally:
@@ -99,12 +105,12 @@ def write_config(
 
 
 def environment_in(folder: Path) -> dict[str, str]:
-    """Of a Ray with all of its files in a folder, which joins none that somebody else runs."""
+    """Return the environment of a new Ray cluster that keeps all its files in a folder."""
     return {**RAY, "RAY_ADDRESS": "local", "RAY_TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
 
 
 def journal_in(folder: Path) -> dict[str, str]:
-    """Where a profile's journal lies when all of it is to lie in a folder."""
+    """Return the journal settings of a profile that keep all its files in a folder."""
     return {
         "url": f"sqlite:///{folder / 'journal.db'}",
         "spool_folder": str(folder / "spool"),
@@ -113,7 +119,7 @@ def journal_in(folder: Path) -> dict[str, str]:
 
 
 def _ready(config: Path, environment: dict[str, str], log: Path, url: str, start_s: float) -> subprocess.Popen[bytes]:
-    """Start a server and wait for it; try again if Ray gives up after 15 or 30 s on a busy machine."""
+    """Start a server and wait for it. Retries if Ray gives up after 15 or 30 s on a busy machine."""
     serve = Path(sys.executable).with_name("serve")
     for tries_left in range(RAY_TRIES - 1, -1, -1):
         with log.open("wb") as output:
@@ -149,14 +155,16 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path, start_s: float)
 
 
 def end_in_order() -> None:
-    """When this process is asked to end, let it end what it has started first, as with Ctrl-C."""
+    """Exit on SIGTERM as on Ctrl-C, so that this process stops what it has started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def stop(process: subprocess.Popen[bytes], patience_s: float = STOP_S) -> None:
-    """Ask what leads a session to end as Ctrl-C would, then make sure that nothing is left that it started.
+    """Interrupt a session leader as Ctrl-C would, then kill all processes that it started.
 
-    patience_s: in between; 0 asks nobody.
+    Args:
+        process: the session leader.
+        patience_s: time between the two; 0 kills at once.
     """
     started = session(process.pid)
     if patience_s and process.poll() is None:
@@ -167,15 +175,17 @@ def stop(process: subprocess.Popen[bytes], patience_s: float = STOP_S) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     give_up_at = time.monotonic() + KILL_S
-    while (left := [pid for pid, began in started.items() if _lives(pid, began)]) and time.monotonic() < give_up_at:
-        for pid in left:
+    while (
+        remaining := [pid for pid, began in started.items() if _is_alive(pid, began)]
+    ) and time.monotonic() < give_up_at:
+        for pid in remaining:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
 
 
-def _lives(pid: int, began: str) -> bool:
-    """Whether it is still there, and not another that has got its number."""
+def _is_alive(pid: int, began: str) -> bool:
+    """Return whether the process still runs and its pid has not been reused."""
     with suppress(OSError):
         stat = status(pid)
         return stat[0] != "Z" and stat[19] == began
@@ -189,19 +199,19 @@ def session(leader: int) -> dict[int, str]:
         if entry.name.isdecimal():
             with suppress(OSError):
                 stats[int(entry.name)] = status(int(entry.name))
-    found = {pid for pid, stat in stats.items() if int(stat[3]) == leader}
-    while more := {pid for pid, stat in stats.items() if int(stat[1]) in found} - found:
-        found |= more
-    return {pid: stats[pid][19] for pid in sorted(found) if stats[pid][0] != "Z"}
+    members = {pid for pid, stat in stats.items() if int(stat[3]) == leader}
+    while children := {pid for pid, stat in stats.items() if int(stat[1]) in members} - members:
+        members |= children
+    return {pid: stats[pid][19] for pid in sorted(members) if stats[pid][0] != "Z"}
 
 
 def status(pid: int) -> list[str]:
-    """Return the fields behind the name in /proc/PID/stat: state, parent, group, session, ..., start time."""
+    """Return the fields after the name in /proc/PID/stat: state, parent, group, session, ..., start time."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def free_port() -> int:
-    """One that nobody listens on at the moment."""
+    """Return a port on which nothing listens at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

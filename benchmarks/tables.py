@@ -1,7 +1,7 @@
-"""`python -m benchmarks.tables`: writes what pages quote of `benchmarks/results/` into them; `--check` only compares.
+"""Update the tables of benchmark results in the pages: `python -m benchmarks.tables`; `--check` only compares.
 
-A page says where with `<!-- table: NAME -->` and `<!-- end -->`: what stands between the two is made from the results,
-and nothing else is touched.
+A page marks a table with `<!-- table: NAME -->` and `<!-- end -->`. The text between the two is generated from the
+results; the rest of the page is not changed.
 """
 
 import argparse
@@ -20,19 +20,19 @@ RESULTS = ROOT / "benchmarks/results"
 PAGES = (ROOT / "README.md", ROOT / "docs/benchmarks.md")
 EARLIER = "earlier"  # a folder of the results
 OURS = "roadwork-serve, fast"
-WANTED_OF_LOOP = {"bundled": 0.5, "vit-s": 0.85, "vit-l": 0.95}
+LOOP_TARGETS = {"bundled": 0.5, "vit-s": 0.85, "vit-l": 0.95}
 _BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.S)
 Result = dict[str, Any]
 T = TypeVar("T")
 
 
-def written(page: str, results: Path = RESULTS) -> str:
-    """Return the page with its tables as the results have them. Raises KeyError for a table that nobody makes."""
+def update_page(page: str, results: Path = RESULTS) -> str:
+    """Return the page with its tables updated. Raises KeyError for an unknown table."""
     return _BLOCK.sub(lambda found: found[1] + TABLES[found[2]](results) + found[3], page)
 
 
-def shares(results: Path) -> str:
-    """Answers a second of every server while saturated, of the bare loop."""
+def throughput(results: Path) -> str:
+    """Return the saturated throughput of every server, relative to the bare loop."""
     rows = _rows(results)
     servers = _unique(row["server"] for row in rows)
     lines: list[list[str]] = []
@@ -40,14 +40,14 @@ def shares(results: Path) -> str:
         here = {row["server"]: row for row in rows if (row["model"], row["size"]) == (model, size)}
         bare = statistics.median(pace["per_s"] for row in here.values() for pace in row["bare"])
         lines.append([f"{model}, {size}", f"{bare:.3g}", *(_share(here.get(server)) for server in servers)])
-    return _table(["model, JPEG", "bare loop, a second", *servers], lines)
+    return _table(["model, JPEG", "bare loop, images per second", *servers], lines)
 
 
-def costs(results: Path) -> str:
-    """Return processor time, memory and start-up time of every server, with JPEGs of the first size."""
+def resources(results: Path) -> str:
+    """Return processor time, memory and startup time of every server, with JPEGs of the first size."""
     rows = _rows(results)
     return _table(
-        ["model", "server", "processor ms an answer", "memory, MiB", "ready after, s"],
+        ["model", "server", "CPU ms per answer", "memory, MiB", "startup, s"],
         [
             [row["model"], row["server"], *_cost(row), f"{row['start_s']:.0f}"]
             for row in rows
@@ -56,121 +56,130 @@ def costs(results: Path) -> str:
     )
 
 
-def curves(results: Path) -> str:
-    """Rates that are kept, latencies, and goodput under overload."""
-    works = _read(results, "peers")["works"]
+def latency(results: Path) -> str:
+    """Return sustained rates, latencies, and goodput under overload."""
+    workloads = _read(results, "peers")["workloads"]
     lines: list[list[str]] = []
     for curve in _of(results, "curves"):
         middle, over = curve["points"][1], curve["overload"]
         lines.append(
             [
-                f"{curve['model']}, {curve['size']}, {1000 * works[curve['model']]['limit_s']:.0f} ms",
+                f"{curve['model']}, {curve['size']}, {1000 * workloads[curve['model']]['limit_s']:.0f} ms",
                 curve["server"],
-                f"{curve['saturated']:.1f}",
-                "none" if curve["kept"] is None else f"{curve['kept']:.1f}",
-                f"{middle['p50_ms']:.0f}, {middle['p99_ms']:.0f} ms, {middle['kept']:.1%}",
-                f"{over['in_time']:.1f} ({curve['goodput']:.2f})",
+                f"{curve['saturated_per_s']:.1f}",
+                "none" if curve["sustained_per_s"] is None else f"{curve['sustained_per_s']:.1f}",
+                f"{middle['p50_ms']:.0f}, {middle['p99_ms']:.0f} ms, {middle['in_time_share']:.1%}",
+                f"{over['in_time_per_s']:.1f} ({curve['goodput']:.2f})",
             ]
         )
-    heads = [
-        "model, JPEG, limit",
+    header = [
+        "model, JPEG, latency limit",
         "server",
-        "saturated",
-        "99 % in time up to",
-        "p50, p99, in time at 0.7",
-        "in time at 1.5x",
+        "saturated, per second",
+        "99 % in time up to, per second",
+        "p50, p99, share in time at 0.7x",
+        "in time at 1.5x, per second (relative)",
     ]
-    return _table(heads, lines)
+    return _table(header, lines)
 
 
-def limit(results: Path) -> str:
-    """Where the time of a core goes, a column a model."""
+def overhead(results: Path) -> str:
+    """Return the breakdown of core time and latency, one column per model."""
     rows: list[Result] = _read(results, "overhead")["rows"]
     times = {
-        "answers a second, of the bare loop": [f"{row['share']:.2f}" for row in rows],
-        "bare loop: ms of a core an image": [f"{row['bare_cpu_ms']:.1f}" for row in rows],
-        "of it decoding": [f"{row['decoding_ms']:.1f}" for row in rows],
+        "throughput relative to the bare loop": [f"{row['relative_throughput']:.2f}" for row in rows],
+        "bare loop: core ms per image": [f"{row['bare_cpu_ms']:.1f}" for row in rows],
+        "bare loop: of which decoding": [f"{row['decoding_ms']:.1f}" for row in rows],
     }
     for role in _unique(role for row in rows for role in row["cpu_ms"]):
-        times[f"server: {role}"] = [f"{row['cpu_ms'].get(role, 0):.1f}" for row in rows]
-    times["server: cores idle"] = [f"{row['idle_ms']:.1f}" for row in rows]
-    times["server at rest, a second"] = [f"{sum(row['rest_ms'].values()):.0f}" for row in rows]
-    for doing in _unique(doing for row in rows for doing in row["ingress"]):
-        times[f"ingress: {doing}"] = [f"{row['ingress'].get(doing, 0) * row['cpu_ms']['ingress']:.2f}" for row in rows]
-    times["ingress: stacks that tell"] = [f"{row['stacks']}" for row in rows]
-    for part in ("queue", "batch", "compute", "hop", "answer"):
-        times[f"a verdict's ms: {part}"] = [f"{row['times'][part]:.0f}" for row in rows]
-    times["items in a batch"] = [f"{row['times']['batch_size']:.1f}" for row in rows]
+        times[f"core ms per verdict: {role}"] = [f"{row['cpu_ms'].get(role, 0):.1f}" for row in rows]
+    times["core ms per verdict: unused"] = [f"{row['unused_ms']:.1f}" for row in rows]
+    times["server without load: core ms per second"] = [f"{sum(row['no_load_ms'].values()):.0f}" for row in rows]
+    for activity in _unique(activity for row in rows for activity in row["ingress"]):
+        times[f"ingress, core ms per verdict: {activity}"] = [
+            f"{row['ingress'].get(activity, 0) * row['cpu_ms']['ingress']:.2f}" for row in rows
+        ]
+    times["ingress: stack samples"] = [f"{row['stack_samples']}" for row in rows]
+    parts = {
+        "queue": "queue_ms",
+        "preprocessing": "preprocess_ms",
+        "compute": "compute_ms",
+        "RPC": "rpc_ms",
+        "total at the client": "client_ms",
+    }
+    for name, key in parts.items():
+        times[f"latency in ms: {name}"] = [f"{row['latency'][key]:.0f}" for row in rows]
+    times["items per batch"] = [f"{row['latency']['batch_size']:.1f}" for row in rows]
     return _table(["", *(row["model"] for row in rows)], [[name, *values] for name, values in times.items()])
 
 
 def decode(results: Path) -> str:
-    """Ways to decode a large JPEG."""
-    told = _read(results, "decode")["sides"]
+    """Return the decoders of large JPEGs."""
+    sides = _read(results, "decode")["sides"]
     return _table(
-        ["way", *(f"{side} px: ms, times faster" for side in told)],
+        ["decoder", *(f"{side} px: ms, speedup" for side in sides)],
         [
-            [way, *(f"{told[side][way]['median_ms']:.0f}, {told[side][way]['times_faster']:.1f}" for side in told)]
-            for way in next(iter(told.values()))
+            [decoder, *(f"{side[decoder]['median_ms']:.0f}, {side[decoder]['speedup']:.1f}" for side in sides.values())]
+            for decoder in next(iter(sides.values()))
         ],
     )
 
 
 def batching(results: Path) -> str:
-    """Mean latency over the least possible, and the mean batch, by load."""
+    """Return the mean latency relative to the lowest possible, and the mean batch size, by load."""
     rows: list[Result] = _read(results, "batching")["rows"]
-    shown = _unique(row["share"] for row in rows)
+    loads = _unique(row["load"] for row in rows)
     lines: list[list[str]] = []
     for model, contender in _unique((row["model"], row["contender"]) for row in rows):
-        here = {row["share"]: row for row in rows if (row["model"], row["contender"]) == (model, contender)}
-        lines.append([model, contender, *(_batching(here.get(share)) for share in shown)])
-    return _table(["model", "batching", *(f"{share:.0%}" for share in shown)], lines)
+        here = {row["load"]: row for row in rows if (row["model"], row["contender"]) == (model, contender)}
+        lines.append([model, contender, *(_batching(here.get(load)) for load in loads)])
+    return _table(["model", "batcher", *(f"{load:.0%}" for load in loads)], lines)
 
 
-def worth(results: Path) -> str:
-    """Accuracy over compute of every way to judge rendered scenes. Of photographs no pooled figure is quoted."""
+def cost_accuracy(results: Path) -> str:
+    """Return accuracy and compute of every method on rendered scenes. No pooled figure of photographs is quoted."""
     lines: list[list[str]] = []
-    for place in _read(results, "cost_accuracy")["judged"]["rendered scenes"]["places"]:
-        interval = f"{place['low']:.3f} to {place['high']:.3f}"
-        lines.append([place["name"], f"{place['tflop']:.2f}", f"{place['accuracy']:.3f}", interval])
-    return _table(["way", "TFLOP an item", "accuracy", "95 %"], lines)
+    for method in _read(results, "cost_accuracy")["results"]["rendered scenes"]["methods"]:
+        interval = f"{method['low']:.3f} to {method['high']:.3f}"
+        lines.append([method["name"], f"{method['tflop']:.2f}", f"{method['accuracy']:.3f}", interval])
+    return _table(["method", "TFLOP per item", "accuracy", "95 % interval"], lines)
 
 
-def cards(results: Path) -> str:
+def gpu(results: Path) -> str:
     """Return the measurements on GPUs, with the name of the GPU."""
     lines: list[list[str]] = []
     for file in sorted(results.glob("gpu-*.json")):
-        told = json.loads(file.read_text())
-        for row in told["rows"]:
+        result = json.loads(file.read_text())
+        for row in result["rows"]:
             case = row["case"]
-            what = f"{case['model']} {case['what']}, {case['mode']}, batch {case['batch']}, {case['side']} px"
-            lines.append([told["card"], what, f"{row['timing']['median_ms']:.1f}", f"{row['per_s']:.1f}"])
+            operation = f"{case['model']} {case['operation']}, {case['mode']}, batch {case['batch']}, {case['side']} px"
+            lines.append([result["gpu"], operation, f"{row['timing']['median_ms']:.1f}", f"{row['per_s']:.1f}"])
     if not lines:
         return "Nothing has been measured on a GPU yet.\n"
-    return _table(["card", "what", "ms, median", "a second"], lines)
+    return _table(["GPU", "operation", "median, ms", "items per second"], lines)
 
 
 def summary(results: Path) -> str:
-    """Return the few lines that the README has: this server beside the best of the others."""
+    """Return the table of the README: this server and the best of the others."""
     rows = _rows(results)
     lines: list[list[str]] = []
-    most = 0
+    count = 0
     for model, size in _unique((row["model"], row["size"]) for row in rows):
         here = {row["server"]: row for row in rows if (row["model"], row["size"]) == (model, size)}
         others = [row for server, row in here.items() if not server.startswith("roadwork-serve")]
         if OURS in here and others:
-            best = max(others, key=lambda row: row["of_bare"])
-            most = max(most, len(others))
+            best = max(others, key=lambda row: row["relative_throughput"])
+            count = max(count, len(others))
             lines.append([f"{model}, {size}", _share(here[OURS]), f"{best['server']}: {_share(best)}"])
-    return _table(["model, JPEG", "of a bare loop (a second)", f"the best of {most} other servers"], lines)
+    return _table(["model, JPEG", "relative to a bare loop (per second)", f"best of {count} other servers"], lines)
 
 
 def headline(results: Path) -> str:
-    """Return the README's few rows: the cascade beside single models, on rendered stills."""
+    """Return the README's main table: the cascade and single models, on rendered stills."""
     scenes = _read(results, "scenes")
     cascade, saved, early = scenes["gflops_per_still"], scenes["flops_ratio"], scenes["exit_mix"]["backbone"]
-    places = _read(results, "cost_accuracy")["judged"]["rendered scenes"]["places"]
-    (stage1,) = (place["tflop"] for place in places if place["name"] == "stage 1 alone")
+    methods = _read(results, "cost_accuracy")["results"]["rendered scenes"]["methods"]
+    (stage1,) = (method["tflop"] for method in methods if method["name"] == "stage 1 alone")
     return _table(
         ["", "accuracy", "compute per image"],
         [
@@ -186,53 +195,69 @@ def headline(results: Path) -> str:
 
 
 def goals(results: Path) -> str:
-    """Return the goals and the results, with those of an earlier run if there are any."""
-    now, earlier = _aims(results), _aims(results / EARLIER) if (results / EARLIER).is_dir() else {}
+    """Return the goals with their results, and those of an earlier run if there is one."""
+    now, earlier = _goals(results), _goals(results / EARLIER) if (results / EARLIER).is_dir() else {}
     return _table(
-        ["what", "wanted", "measured", "", "earlier", ""],
+        ["goal", "target", "measured", "", "earlier run", ""],
         [
-            [what, f"{aim.wanted:g}", *aim.told(), *(earlier[what].told() if what in earlier else ("", ""))]
-            for what, aim in now.items()
+            [name, f"{goal.target:g}", *goal.cells(), *(earlier[name].cells() if name in earlier else ("", ""))]
+            for name, goal in now.items()
         ],
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Aim:
-    """beside: the best of the others, where it is what counts."""
+class _Goal:
+    """A goal, met if `measured` reaches the target."""
 
-    wanted: float
-    got: float
-    beside: str = ""
+    target: float
+    measured: float
+    #: The best other server, if it is the reference.
+    competitor: str = ""
 
-    def told(self) -> tuple[str, str]:
-        return f"{self.got:.2f}{self.beside and f' ({self.beside})'}", "met" if self.got >= self.wanted else "missed"
+    def cells(self) -> tuple[str, str]:
+        competitor = f" ({self.competitor})" if self.competitor else ""
+        return f"{self.measured:.2f}{competitor}", "met" if self.measured >= self.target else "missed"
 
 
-def _aims(results: Path) -> dict[str, _Aim]:
+def _goals(results: Path) -> dict[str, _Goal]:
     """Return the goals by name."""
-    aims = {
-        f"share of the bare loop, {row['model']}": _Aim(WANTED_OF_LOOP[row["model"]], row["share"])
+    found = {
+        f"throughput relative to the bare loop, {row['model']}": _Goal(
+            LOOP_TARGETS[row["model"]], row["relative_throughput"]
+        )
         for row in _read(results, "overhead")["rows"]
     }
-    for what, wanted, ours, (server, best) in _beside(results):
-        aims[f"{what}, over the best of the others"] = _Aim(wanted, ours / best, server)
+    for name, target, ours, (server, best) in _comparisons(results):
+        found[f"{name}, relative to the best other server"] = _Goal(target, ours / best, server)
     for curve in _of(results, "curves"):
         if curve["server"] == OURS:
-            aims[f"in time at 1.5x, of the saturated rate, {curve['model']}"] = _Aim(0.8, curve["goodput"])
-    fastest = min(side["roadwork-serve"]["times_faster"] for side in _read(results, "decode")["sides"].values())
-    aims["decoding 12 megapixels, times faster than whole"] = _Aim(3.0, fastest)
-    return aims
+            found[f"goodput at 1.5x, share of the saturated rate, {curve['model']}"] = _Goal(0.8, curve["goodput"])
+    fastest = min(side["roadwork-serve"]["speedup"] for side in _read(results, "decode")["sides"].values())
+    found["decoding 12 megapixels, speedup over a full decode"] = _Goal(3.0, fastest)
+    return found
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
-    each.__name__: each
-    for each in (shares, costs, curves, limit, decode, batching, worth, cards, summary, headline, goals)
+    each.__name__.replace("_", "-"): each
+    for each in (
+        throughput,
+        resources,
+        latency,
+        overhead,
+        decode,
+        batching,
+        cost_accuracy,
+        gpu,
+        summary,
+        headline,
+        goals,
+    )
 }
 
 
 def _cost(row: Result) -> list[str]:
-    """Unknown where not all of its processes were found."""
+    """Return processor time and memory; unknown if not all processes were found."""
     return [f"{row['cpu_ms']:.0f}", f"{row['memory_mib']:.0f}"] if row["cpu_ms"] >= 1 else ["unknown", "unknown"]
 
 
@@ -241,44 +266,47 @@ def _batching(row: Result | None) -> str:
         return ""
     if not row["keeps_up"]:
         return "falls behind"
-    return f"{row['over_best']['median']:.2f}, {row['batch']['median']:.1f}"
+    return f"{row['over_best']['median']:.2f}, {row['batch_size']['median']:.1f}"
 
 
 def _share(row: Result | None) -> str:
     if row is None:
         return ""
-    least, middle, most = (f(row["repeats"]) for f in (min, statistics.median, max))
+    lowest, middle, highest = (f(row["throughputs"]) for f in (min, statistics.median, max))
     refused = ", some unanswered" if row["refused"] else ""
-    return f"{row['of_bare']:.2f} ({middle:.3g}, {least:.3g} to {most:.3g}{refused})"
+    return f"{row['relative_throughput']:.2f} ({middle:.3g}, {lowest:.3g} to {highest:.3g}{refused})"
 
 
 def _rows(results: Path) -> list[Result]:
-    """Of all servers over all models."""
+    """Return the rows of all servers with all models."""
     return _of(results, "rows")
 
 
 def _of(results: Path, kind: str) -> list[Result]:
-    """Rows or curves, of all servers over all models."""
+    """Return the rows or curves of all servers with all models."""
     return [each for run in _read(results, "peers")["runs"] for each in run[kind]]
 
 
-def _beside(results: Path) -> Iterator[tuple[str, float, float, tuple[str, float]]]:
-    """Yield comparisons with the best other server: name, wanted ratio, own figure, the best one.
+def _comparisons(results: Path) -> Iterator[tuple[str, float, float, tuple[str, float]]]:
+    """Yield comparisons with the best other server: name, target ratio, own figure, the best one.
 
-    Rates are shares of the bare loop, which ran before and after each server, because the speed of the machine varies.
+    Throughput is relative to the bare loop, which ran before and after each server, because the speed of the machine
+    varies.
     """
     size = _rows(results)[0]["size"]
-    for model, wanted in (("bundled", 0.9), ("cascade", 1.0)):
+    for model, target in (("bundled", 0.9), ("cascade", 1.0)):
         rates = {
-            row["server"]: row["of_bare"] for row in _rows(results) if (row["model"], row["size"]) == (model, size)
+            row["server"]: row["relative_throughput"]
+            for row in _rows(results)
+            if (row["model"], row["size"]) == (model, size)
         }
-        yield f"saturated, {model}", wanted, rates[OURS], _best(rates)
-    late = {curve["server"]: curve["goodput"] for curve in _of(results, "curves") if curve["model"] == "bundled"}
-    yield "in time at 1.5x, of the saturated rate, bundled", 2.0, late[OURS], _best(late)
+        yield f"saturated throughput, {model}", target, rates[OURS], _best_other(rates)
+    goodput = {curve["server"]: curve["goodput"] for curve in _of(results, "curves") if curve["model"] == "bundled"}
+    yield "goodput at 1.5x, bundled", 2.0, goodput[OURS], _best_other(goodput)
 
 
-def _best(values: dict[str, float]) -> tuple[str, float]:
-    """Of the others."""
+def _best_other(values: dict[str, float]) -> tuple[str, float]:
+    """Return the best of the other servers."""
     others = {server: value for server, value in values.items() if not server.startswith("roadwork-serve")}
     return max(others.items(), key=lambda each: each[1])
 
@@ -291,24 +319,24 @@ def _unique(values: Iterable[T]) -> list[T]:
     return list(dict.fromkeys(values))
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    rows = [heads, ["---"] * len(heads), *lines]
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    rows = [header, ["---"] * len(header), *lines]
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
 def main() -> int:
-    """0 when every page has what the results say, or has got it."""
+    """Update or check all pages. Returns 1 if --check finds one that is out of date, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 when a page is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a page is out of date")
     check = parser.parse_args().check
-    old = [page for page in PAGES if written(page.read_text()) != page.read_text()]
-    for page in old:
+    outdated = [page for page in PAGES if update_page(page.read_text()) != page.read_text()]
+    for page in outdated:
         if check:
-            print(f"{page} quotes other figures than benchmarks/results has: run `make tables`", file=sys.stderr)
+            print(f"{page} does not match benchmarks/results: run `make tables`", file=sys.stderr)
         else:
-            page.write_text(written(page.read_text()))
-    return int(check and bool(old))
+            page.write_text(update_page(page.read_text()))
+    return int(check and bool(outdated))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ _PROBLEM = "urn:roadwork:problem:"
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """When a request is sent again.
+    """Limits for sending a request again.
 
     A request is repeated after a response with status 429 or 503 and a Retry-After header, and only where that is safe:
     the server rejected it before doing any work, or repeating it changes nothing.

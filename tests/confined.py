@@ -1,4 +1,4 @@
-"""Reads hostile and odd files in a process that the kernel kills when it opens a file or socket or starts another.
+"""Decodes hostile and odd files in a process that the kernel kills if it opens a file or socket or starts a process.
 
 Run as a module; prints each name before its file is read. Linux on x86_64.
 """
@@ -30,7 +30,7 @@ class Program(ctypes.Structure):
 
 
 def confine() -> None:
-    """From here on each of the forbidden calls, by any thread, ends the process with SIGSYS."""
+    """Make every forbidden system call, by any thread, end the process with SIGSYS."""
     steps = [(LOAD_WORD, 0, 0, 0)]  # the number of the call
     steps += [(JUMP_IF_EQUAL, len(FORBIDDEN) - at, 0, number) for at, number in enumerate(FORBIDDEN.values())]
     steps += [(RETURN, 0, 0, ALLOW), (RETURN, 0, 0, KILL_PROCESS)]

@@ -1,4 +1,4 @@
-"""Ray is imported here, with what it must find in the environment, and without its own warnings, which are errors."""
+"""Imports Ray with the environment it needs, and without its own warnings, which would be errors."""
 
 import asyncio
 import os

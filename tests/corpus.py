@@ -1,6 +1,6 @@
-"""Media made by code: small good files, odd ones that are read all the same, and hostile ones with their error.
+"""Media made by code: small good files, odd ones that are still readable, and hostile ones with their error.
 
-The bytes a file begins with decide what it is; what follows the end of a picture or clip is never looked at.
+The first bytes of a file decide its type; bytes after the end of an image or clip are ignored.
 """
 
 import base64
@@ -23,7 +23,7 @@ from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, Unsupp
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:
-    """Red above, with a white corner at the top left; blue below: which way is up can be seen."""
+    """Return an image whose orientation is visible: red above with a white top left corner, blue below."""
     image = Image.new("RGB", (width, height), (200, 30, 30))
     image.paste((30, 30, 200), (0, height // 2, width, height))
     image.paste((255, 255, 255), (0, 0, width // 4, height // 4))
@@ -31,14 +31,14 @@ def picture(width: int = 64, height: int = 48) -> Image.Image:
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    """Return the bytes of an image in a format Pillow writes."""
+    """Return the bytes of an image in a format that Pillow writes."""
     file = BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def exif(orientation: int, order: str = ">") -> bytes:
-    """Return the least EXIF that says which way up the camera was held."""
+    """Return the minimal EXIF with the orientation of the camera."""
     mark = b"MM\0*" if order == ">" else b"II*\0"
     return b"Exif\0\0" + mark + struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
 
@@ -66,7 +66,7 @@ def clip(
         audio = container.add_stream("aac", rate=8000, layout="mono") if sound else None
         for number in range(frames):
             grey = np.full((size[1], size[0], 3), grey_of(number), np.uint8)
-            grey[: size[1] // 4, : size[0] // 4] = (255, 0, 0)  # the top left corner, to see turns
+            grey[: size[1] // 4, : size[0] // 4] = (255, 0, 0)  # the top left corner, to detect rotation
             frame = VideoFrame.from_ndarray(grey, format="rgb24")
             frame.pts = number
             container.mux(stream.encode(frame))
@@ -97,9 +97,9 @@ def patched(data: bytes, box: bytes, form: str, *values: int, skip: int = 4) -> 
 
 
 def edited(mp4: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
-    """Return an MP4 that shows what is named in its edit list (ISO/IEC 14496-12, 8.6.6).
+    """Return an MP4 with an edit list (ISO/IEC 14496-12, 8.6.6).
 
-    edits: for how many milliseconds, and from where in the track's own time; -1 shows nothing meanwhile.
+    edits: duration in milliseconds, and start in the track's own time units; a start of -1 shows nothing.
     """
     entries = b"".join(struct.pack(">IiHH", duration, start, 1, 0) for duration, start in edits)
     return _refilled(mp4, (b"moov", b"trak", b"edts", b"elst"), struct.pack(">II", 0, len(edits)) + entries)
@@ -115,7 +115,7 @@ def raw_png(width: int, height: int, depth: int, colour: int, rows: Iterable[byt
 
 
 def png_with(*chunks: tuple[bytes, bytes]) -> bytes:
-    """Return a good PNG with further chunks, of a name and what they hold, ahead of its picture."""
+    """Return a good PNG with further chunks (name, content) before its image data."""
     data = encoded(picture(), "PNG")
     return data[:33] + b"".join(_chunk(name, body) for name, body in chunks) + data[33:]
 
@@ -143,7 +143,7 @@ def webp_canvas(side: int) -> bytes:
 
 
 def mp4_reading_itself() -> bytes:
-    """Return an MP4 whose frames are each all of its picture data."""
+    """Return an MP4 in which every frame refers to all of the image data."""
     frames = 40
     data = clip(frames, gop=1)
     pictures = data.index(b"mdat") + 4
@@ -169,45 +169,45 @@ def mp4_of_a_compressed_header(samples: int = 16_000_000) -> bytes:
 
 
 def exif_bomb(entries: int = 2_000, size: int = 300_000) -> bytes:
-    """Return a good JPEG whose EXIF has thousands of tags that all claim to be the same long data."""
+    """Return a good JPEG whose EXIF has thousands of tags that all refer to the same long data."""
     tiff = tags_of_the_same(entries, size)
     room = 65_535 - 2 - 6
     parts = [b"Exif\0\0" + tiff[at : at + room] for at in range(0, len(tiff), room)]
     data = jpeg_with(0xE1, *parts)
-    jfif = data.index(b"JFIF") - 4  # taken out, for it would spare Pillow the EXIF
+    jfif = data.index(b"JFIF") - 4  # removed, because otherwise Pillow would not read the EXIF
     return data[:jfif] + data[jfif + 18 :]
 
 
 def tags_of_the_same(entries: int = 2_000, size: int = 300_000) -> bytes:
-    """TIFF tags, as EXIF has them, that all claim to be the same long data."""
+    """Return TIFF tags, as in EXIF, that all refer to the same long data."""
     tags = b"".join(struct.pack(">HHII", 0xA000 + at % 0x5000, 7, size, 8) for at in range(entries))
     tiff = b"MM\0*" + struct.pack(">IH", 8, entries) + tags
     return tiff + bytes(size + 64 - len(tiff))
 
 
 def jpeg_with(marker: int, *segments: bytes) -> bytes:
-    """Return a good JPEG with further segments of a marker, 0xE0 to 0xEF or 0xFE, ahead of its picture."""
+    """Return a good JPEG with further segments of a marker, 0xE0 to 0xEF or 0xFE, before its image data."""
     data = encoded(picture())
     more = (bytes((0xFF, marker)) + struct.pack(">H", len(each) + 2) + each for each in segments)
     return data[:2] + b"".join(more) + data[2:]
 
 
 def mp4_pointing_at(url: str, form: bytes = b"url ") -> bytes:
-    """Return an MP4 that says its pictures lie elsewhere (ISO/IEC 14496-12, 8.7.2), and has them all the same."""
+    """Return an MP4 that refers to external media data (ISO/IEC 14496-12, 8.7.2) but contains them."""
     entry = _box(form, b"\0\0\0\0" + (b"pictures\0" if form == b"urn " else b"") + url.encode() + b"\0")
     path = (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref")
     return _refilled(clip(), path, struct.pack(">II", 0, 1) + entry)
 
 
 def mov_of_references(url: str) -> bytes:
-    """Return a QuickTime movie that is nothing but the address of another (QuickTime file format, reference movies)."""
+    """Return a QuickTime movie that contains only the address of another (QuickTime file format, reference movies)."""
     data = b"\0\0\0\0url " + struct.pack(">I", len(url) + 1) + url.encode() + b"\0"
     reference = _box(b"rmra", _box(b"rmda", _box(b"rdrf", data)))
     return _box(b"ftyp", b"qt  \0\0\2\0qt  ") + _box(b"moov", reference)
 
 
 def addressed_files(url: str) -> dict[str, tuple[bytes, type[MediaError] | None]]:
-    """Name -> bytes that name an address which must not be asked, and the error; None where a picture is there too."""
+    """Return name -> bytes that contain a forbidden address, and the error; None where there is an image too."""
     return {
         "svg-of-a-url": (
             f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{url}" width="9" height="9"/></svg>'.encode(),
@@ -232,7 +232,7 @@ def addressed_files(url: str) -> dict[str, tuple[bytes, type[MediaError] | None]
 
 @cache
 def odd_files() -> dict[str, tuple[bytes, bytes]]:
-    """Name -> bytes with something else behind, beside or within them, and the plain file they are read as."""
+    """Return name -> bytes with foreign data behind, beside or within them, and the plain file they decode as."""
     jpeg, png, webp, mp4 = encoded(picture()), encoded(picture(), "PNG"), encoded(picture(), "WEBP"), clip()
     webm = clip(kind="webm", codec="libvpx")
     page = b"<!doctype html><script>alert(1)</script><?php system('id'); ?>"
@@ -262,7 +262,7 @@ def odd_files() -> dict[str, tuple[bytes, bytes]]:
 
 @cache
 def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
-    """Name -> bytes that must be refused under the default limits, and the error they must be refused with."""
+    """Return name -> bytes that must be rejected under the default limits, and the expected error."""
     jpeg = encoded(picture(640, 480))
     png = encoded(Image.effect_noise((200, 150), 50), "PNG")
     webp = encoded(picture(640, 480), "WEBP")
@@ -350,7 +350,7 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
 
 
 def _of_tiny_samples(count: int) -> bytes:
-    """Return an MP4 that declares this many samples of a byte, all in one chunk."""
+    """Return an MP4 that declares this many samples of one byte, all in one chunk."""
     data = patched(patched(clip(), b"stsz", ">II", 1, count), b"stts", ">III", 1, count, 1)
     return patched(data, b"stsc", ">IIII", 1, 1, count, 1)
 
@@ -383,7 +383,7 @@ def _zip() -> bytes:
 
 
 def _noise(mp4: bytes) -> bytes:
-    """Return an MP4 with an intact index of pictures that are none."""
+    """Return an MP4 with an intact index of invalid frames."""
     at = mp4.index(b"mdat")
     size = int.from_bytes(mp4[at - 4 : at], "big") - 8
     return mp4[: at + 4] + np.random.default_rng(0).bytes(size) + mp4[at + 4 + size :]

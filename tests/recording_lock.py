@@ -1,4 +1,4 @@
-"""A step of blocking work that tests can stop at."""
+"""A point at which tests can pause blocking work."""
 
 import asyncio
 import threading
@@ -6,8 +6,8 @@ from collections.abc import Awaitable
 from typing import Any
 
 
-class Held:
-    """Called at every step: counts them, and at step `at` waits until it is let go."""
+class PausePoint:
+    """A callable for every step of the work: counts the steps and blocks at step `at`."""
 
     def __init__(self, at: int = 1) -> None:
         self.at, self.steps = at, 0
@@ -19,8 +19,8 @@ class Held:
             self._entered.set()
             assert self._leave.wait(30)
 
-    async def cancelled_there(self, work: Awaitable[Any]) -> None:
-        """Cancel the work while it is held, and see that it ends no sooner than it stops."""
+    async def cancel_there(self, work: Awaitable[Any]) -> None:
+        """Cancel the work while it is paused, and check that the call ends only after the work has."""
         task = asyncio.ensure_future(work)
         assert await asyncio.to_thread(self._entered.wait, 30)
         task.cancel()

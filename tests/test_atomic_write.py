@@ -22,7 +22,7 @@ def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_block_that_raises_leaves_the_old_content_and_no_draft(tmp_path: Path) -> None:
+def test_a_block_that_raises_keeps_the_old_content_and_leaves_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
     with pytest.raises(KeyError), replace_file(path) as draft:
@@ -44,7 +44,7 @@ def test_two_writers_each_have_a_draft_and_the_last_one_wins(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_readers_see_the_old_content_or_all_of_the_new(tmp_path: Path) -> None:
+def test_readers_see_either_the_old_or_the_new_content(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "0" * 100_000)
     seen: set[str] = set()
@@ -82,7 +82,7 @@ def test_a_disk_that_refuses_is_a_configuration_error_that_names_the_file(tmp_pa
         write_text(tmp_path / "file" / "a.txt", "x")
 
 
-def test_callers_that_handle_it_get_the_error_of_the_system(tmp_path: Path) -> None:
+def test_callers_can_get_the_original_oserror(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"), replace_file(tmp_path / "a.txt", os_errors=True):
         raise OSError("No space left on device")
     assert list(tmp_path.iterdir()) == []

@@ -39,7 +39,7 @@ Response = httpx.Response | Exception
 
 
 class Server:
-    """Gives the responses in turn, the last one for ever, and records the requests."""
+    """Returns the responses one after the other, repeats the last one, and records the requests."""
 
     def __init__(self, *responses: Response) -> None:
         self.responses = list(responses)
@@ -141,7 +141,7 @@ def test_a_policy_may_be_a_model_or_plain_data(call: Call) -> None:
     assert {request.method for request in server.requests} == {"PUT"}
 
 
-def test_names_of_entries_cannot_leave_their_place_in_the_path(call: Call) -> None:
+def test_entry_ids_are_escaped_in_the_path(call: Call) -> None:
     server = Server(httpx.Response(200, content=b"file"))
     assert call(server, "journal_media", "../policy?x=1") == b"file"
     assert server.requests[0].url.raw_path == b"/v1/journal/..%2Fpolicy%3Fx%3D1/media"
@@ -166,7 +166,7 @@ def test_a_problem_becomes_the_error_it_was_made_of(call: Call, kind: type[Roadw
     assert (raised.value.status, raised.value.title) == (kind.status, kind.title)
 
 
-def test_a_problem_that_only_a_newer_server_knows_keeps_its_title(call: Call) -> None:
+def test_an_unknown_problem_of_a_newer_server_keeps_its_title(call: Call) -> None:
     body = {"type": "urn:roadwork:problem:too-dark", "title": "It is too dark", "status": 422, "detail": "wait"}
     with pytest.raises(RoadworkError, match="wait") as raised:
         call(Server(httpx.Response(422, json=body)), "classify", b"x")
@@ -192,7 +192,7 @@ def test_fields_that_a_newer_server_has_added_are_ignored(call: Call) -> None:
         (httpx.Response(307, headers={"Location": "http://evil/"}), NotARoadworkServer, "answered 307"),
     ],
 )
-def test_no_response_and_a_strangers_response_are_errors_of_their_own(
+def test_no_response_and_a_foreign_response_are_different_errors(
     call: Call, response: Response, error: type[RoadworkError], message: str
 ) -> None:
     server = Server(response)
@@ -203,7 +203,7 @@ def test_no_response_and_a_strangers_response_are_errors_of_their_own(
 
 
 @pytest.mark.parametrize("kind", [Overloaded, NotReady, RateLimited])
-def test_what_was_rejected_before_work_is_sent_again_after_the_pause(
+def test_a_request_rejected_before_work_is_retried_after_the_pause(
     call: Call, pauses: list[float], kind: type[RoadworkError]
 ) -> None:
     server = Server(problem(kind, "2"), problem(kind, "1"), ok(GIVEN))
@@ -212,7 +212,7 @@ def test_what_was_rejected_before_work_is_sent_again_after_the_pause(
     assert [request.content for request in server.requests] == [b"x"] * 3
 
 
-def test_what_may_have_been_worked_on_is_not_sent_again(call: Call, pauses: list[float]) -> None:
+def test_a_request_that_may_have_been_processed_is_not_retried(call: Call, pauses: list[float]) -> None:
     server = Server(problem(StageFailed, "1"))
     for method, *args in (("classify", b"x"), ("rollback_policy",)):
         with pytest.raises(StageFailed):
@@ -220,14 +220,14 @@ def test_what_may_have_been_worked_on_is_not_sent_again(call: Call, pauses: list
     assert pauses == []
 
 
-def test_what_changes_nothing_when_repeated_is_sent_again_whatever_failed(call: Call, pauses: list[float]) -> None:
+def test_an_idempotent_request_is_retried_after_any_failure(call: Call, pauses: list[float]) -> None:
     stats = Stats(replicas=[])
     assert call(Server(problem(JournalDown, "3"), ok(stats)), "stats") == stats
     assert call(Server(httpx.Response(503, text="busy", headers={"Retry-After": "4"}), ok(stats)), "stats") == stats
     assert pauses == [3, 4]
 
 
-def test_readiness_is_reported_as_it_is(call: Call, pauses: list[float]) -> None:
+def test_ready_raises_not_ready_without_a_retry(call: Call, pauses: list[float]) -> None:
     with pytest.raises(NotReady):
         call(Server(problem(NotReady, "1")), "ready")
     assert pauses == []
@@ -237,7 +237,7 @@ def test_readiness_is_reported_as_it_is(call: Call, pauses: list[float]) -> None
     ("retry", "count"),
     [(Retry(max_tries=1), 1), (Retry(max_tries=3), 3), (Retry(max_wait_s=5), 3), (Retry(max_wait_s=1), 1)],
 )
-def test_retrying_ends_with_the_last_error(call: Call, pauses: list[float], retry: Retry, count: int) -> None:
+def test_exhausted_retries_raise_the_last_error(call: Call, pauses: list[float], retry: Retry, count: int) -> None:
     server = Server(problem(Overloaded, "2"))
     with pytest.raises(Overloaded) as raised:
         call(server, "classify", b"x", settings={"retry": retry})
@@ -245,9 +245,7 @@ def test_retrying_ends_with_the_last_error(call: Call, pauses: list[float], retr
 
 
 @pytest.mark.parametrize("header", [None, "", "soon", "-1", "9" * 5000, "1.5"])
-def test_without_a_pause_that_makes_sense_nothing_is_sent_again(
-    call: Call, pauses: list[float], header: str | None
-) -> None:
+def test_without_a_valid_retry_time_nothing_is_retried(call: Call, pauses: list[float], header: str | None) -> None:
     with pytest.raises(Overloaded):
         call(Server(problem(Overloaded, header)), "classify", b"x")
     assert pauses == []
@@ -260,7 +258,7 @@ def test_a_pause_may_be_a_date(call: Call, pauses: list[float]) -> None:
     assert 15 < pauses[0] <= 20 and pauses[1] == 0
 
 
-def test_a_deadline_holds_for_all_tries_together(
+def test_a_deadline_covers_all_attempts_together(
     call: Call, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
@@ -280,7 +278,7 @@ def test_a_deadline_holds_for_all_tries_together(
 
 
 @pytest.mark.parametrize("make", [Client, AsyncClient])
-def test_an_address_or_a_key_that_cannot_be_used_is_an_error_at_once(make: type[Client] | type[AsyncClient]) -> None:
+def test_an_invalid_address_or_key_is_an_immediate_error(make: type[Client] | type[AsyncClient]) -> None:
     with pytest.raises(BadRequest, match=r"'http://\[::1' is no URL"):
         make("http://[::1")
     with pytest.raises(BadRequest, match=KEY_VARIABLE):
@@ -288,7 +286,7 @@ def test_an_address_or_a_key_that_cannot_be_used_is_an_error_at_once(make: type[
     assert make("server:8000/").url == "http://server:8000"
 
 
-def test_a_file_that_cannot_be_read_is_an_error(call: Call, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error(call: Call, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match=r"gone\.jpg cannot be read: No such file"):
         call(Server(ok(GIVEN)), "classify", tmp_path / "gone.jpg")
 

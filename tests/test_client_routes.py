@@ -132,7 +132,7 @@ def test_the_context_of_a_request_reaches_the_service(server: Server) -> None:
     assert 1 < server.classifier.left_s < 2
 
 
-def test_errors_cross_the_wire_as_they_are(server: Server) -> None:
+def test_errors_of_the_server_are_raised_by_the_client(server: Server) -> None:
     with pytest.raises(BrokenMedia, match="it is bad"):
         server.call("classify", b"bad")
     with pytest.raises(Unauthorised):

@@ -1,4 +1,4 @@
-"""CSV files that people write."""
+"""CSV files written by people."""
 
 from pathlib import Path
 
@@ -25,18 +25,18 @@ def test_cells_are_read_by_column_without_space_around_them(path: Path) -> None:
     assert table.rows[0]["other"] == ""
 
 
-def test_a_line_number_is_that_of_the_file(path: Path) -> None:
+def test_line_numbers_are_those_of_the_file(path: Path) -> None:
     path.write_text('id,note\na,"two\nlines"\nb,\n\nc,\n')
     assert [row.line for row in read_csv(path).rows] == [3, 4, 6]
 
 
-def test_files_of_spreadsheets_are_read(path: Path) -> None:
+def test_files_saved_by_spreadsheets_are_read(path: Path) -> None:
     path.write_bytes("\ufeffid,label\r\nä,none\r\n".encode())
     (row,) = read_csv(path, required=("id", "label")).rows
     assert (row["id"], row["label"]) == ("ä", "none")
 
 
-def test_a_column_that_is_missing_is_named(path: Path) -> None:
+def test_a_missing_column_is_named(path: Path) -> None:
     path.write_text("id,lable\na,none\n")
     with pytest.raises(ConfigError, match=r"labels.csv has no column 'label'; its first line must name id and label"):
         read_csv(path, required=("id", "label"))
@@ -50,18 +50,18 @@ def test_an_empty_file_has_no_columns(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"id\n\xff\xfe\n", b'id\n"' + b"x" * 200_000 + b'"\n'])
-def test_what_is_no_csv_is_a_configuration_error(path: Path, content: bytes) -> None:
+def test_an_invalid_csv_file_is_a_configuration_error(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"labels.csv cannot be read as CSV"):
         read_csv(path)
 
 
-def test_a_file_that_is_missing_is_a_configuration_error(path: Path) -> None:
+def test_a_missing_file_is_a_configuration_error(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"labels.csv cannot be read as CSV: .*No such file"):
         read_csv(path)
 
 
-def test_errors_of_a_cell_name_file_line_and_column(path: Path) -> None:
+def test_errors_name_the_file_line_and_column(path: Path) -> None:
     row = CsvRow(path, 7, {"label": "roadworks", "file": " "})
     with pytest.raises(ConfigError, match=r"labels.csv, line 7: label 'roadworks'; write one of roadwork, none"):
         row.choice("label", ("roadwork", "none"))

@@ -1,4 +1,4 @@
-"""What `roadwork serve --fast` sets, without a server."""
+"""The settings of `roadwork serve --fast`, without a server."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ listen stats
 """
 
 
-def test_haproxy_gets_its_file_mended_and_its_arguments_as_they_are(tmp_path: Path) -> None:
+def test_haproxy_gets_a_patched_file_and_unchanged_arguments(tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
     file.write_text(WRITTEN)
     environment = {"PATH": os.environ["PATH"], "ROADWORK_HAPROXY": "/bin/echo"}
@@ -67,20 +67,20 @@ def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         assert select.select([os.pidfd_open(child)], [], [], 5)[0], "it goes on without its parent"
 
 
-def test_the_program_and_the_wrapper_are_there(tmp_path: Path) -> None:
+def test_the_program_and_the_wrapper_exist(tmp_path: Path) -> None:
     settings = fast_environment(tmp_path, WRAPPER)
     for name in ("ROADWORK_HAPROXY", "RAY_SERVE_HAPROXY_BINARY_PATH"):
         assert os.access(settings[name], os.X_OK)
 
 
-def test_without_haproxy_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_haproxy_fast_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roadwork_serve.haproxy.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="serve without --fast"):
         fast_environment(tmp_path, WRAPPER)
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_serve_sets_it_when_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+def test_serve_fast_sets_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
     seen: dict[str, str] = {}
     shutil.copy(ROOT / "serve_config.yaml", tmp_path)
     monkeypatch.setattr("roadwork_serve.cli.serve._PROJECT", tmp_path)

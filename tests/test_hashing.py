@@ -11,7 +11,7 @@ def test_a_name_always_has_the_same_number() -> None:
     assert stable_uniform("design", "trip 7") == 0.8976405045612995
 
 
-def test_every_word_counts() -> None:
+def test_every_part_changes_the_number() -> None:
     assert len({stable_uniform("a", "b"), stable_uniform("b", "a"), stable_uniform("a"), stable_uniform("ab")}) == 4
 
 

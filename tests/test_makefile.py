@@ -1,4 +1,4 @@
-"""What make would do, without doing it."""
+"""Dry runs of make."""
 
 import os
 import shutil
@@ -36,13 +36,13 @@ def installs(project: Path, target: str) -> list[str]:
 
 
 @pytest.mark.parametrize("target", ["serve", "test", "check"])
-def test_what_is_set_up_is_left_alone(project: Path, target: str) -> None:
+def test_a_complete_environment_is_not_reinstalled(project: Path, target: str) -> None:
     assert installs(project, target) == []
     touch(project / ".venv/.gpu", 2)
     assert installs(project, target) == []
 
 
-def test_only_make_gpu_installs_what_gpus_need(project: Path) -> None:
+def test_only_make_gpu_installs_gpu_packages(project: Path) -> None:
     (project / ".venv/.ready").unlink()
     for target in ("serve", "test", "check"):
         (installed,) = installs(project, target)
@@ -51,7 +51,7 @@ def test_only_make_gpu_installs_what_gpus_need(project: Path) -> None:
     assert GPU in last
 
 
-def test_serve_after_make_gpu_keeps_to_its_lock(project: Path) -> None:
+def test_serve_after_make_gpu_uses_the_gpu_lock(project: Path) -> None:
     touch(project / ".venv/.gpu", 2)
     touch(project / "constraints.txt", 3)
     assert installs(project, "serve") == []
@@ -60,8 +60,8 @@ def test_serve_after_make_gpu_keeps_to_its_lock(project: Path) -> None:
     assert GPU in installed and CPU not in installed
 
 
-def test_the_lock_for_gpus_holds_what_the_other_holds() -> None:
-    """So that tests run in either."""
+def test_the_gpu_lock_includes_the_packages_of_the_other() -> None:
+    """The tests must run in either environment."""
     names = [
         {line.partition("==")[0] for line in (ROOT / name).read_text().splitlines()}
         for name in ("constraints.txt", "ops/gpu/requirements.txt")

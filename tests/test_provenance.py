@@ -23,13 +23,13 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_commit_is_told(checkout: Path) -> None:
-    told = code_revision(checkout, exclude=("benchmarks/results",))
-    assert len(told) == 40
-    assert set(told) <= set("0123456789abcdef")
+def test_the_revision_is_the_commit_hash(checkout: Path) -> None:
+    revision = code_revision(checkout, exclude=("benchmarks/results",))
+    assert len(revision) == 40
+    assert set(revision) <= set("0123456789abcdef")
 
 
-def test_changed_code_is_told(checkout: Path) -> None:
+def test_changed_code_is_marked(checkout: Path) -> None:
     (checkout / "server.py").write_text("import os")
     assert code_revision(checkout, exclude=("benchmarks/results",)).endswith("+")
 
@@ -39,5 +39,5 @@ def test_a_result_measured_before_does_not_count_as_changed(checkout: Path) -> N
     assert not code_revision(checkout, exclude=("benchmarks/results",)).endswith("+")
 
 
-def test_outside_of_a_checkout_there_is_none(tmp_path: Path) -> None:
+def test_outside_of_a_checkout_there_is_no_revision(tmp_path: Path) -> None:
     assert code_revision(tmp_path) == ""

@@ -1,4 +1,4 @@
-"""A turn of the wheel on a journal that was made up, so that the right answer is known."""
+"""A retraining cycle on a synthetic journal, whose right labels are known."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ SETTINGS = RetrainingSettings(
 
 
 def traffic(n: int, seed: int = 0, learnable: bool = True) -> list[JournalRow]:
-    """Stage 1 abstains; the VLM is right on nine in ten; features tell the truth, or nothing."""
+    """Return entries: stage 1 abstains, the VLM is right on nine in ten; if `learnable`, features reveal the label."""
     rng = np.random.default_rng(seed)
     direction = rng.normal(size=16)
     cases: list[JournalRow] = []
@@ -55,7 +55,7 @@ def traffic(n: int, seed: int = 0, learnable: bool = True) -> list[JournalRow]:
     return cases
 
 
-def test_a_journal_becomes_a_head_and_a_policy_with_a_promise_that_is_better(tmp_path: Path) -> None:
+def test_retraining_gives_a_better_head_and_a_certified_policy(tmp_path: Path) -> None:
     done = retrain(traffic(1200), COLD, tmp_path / "one", "round-1", SETTINGS)
     assert done.promoted, done.reason
     assert done.policy.certificate is not None
@@ -69,7 +69,7 @@ def test_a_journal_becomes_a_head_and_a_policy_with_a_promise_that_is_better(tmp
     assert "cheaper" in done.reason
 
 
-def test_late_stages_are_weighed_on_all_that_was_surveyed_however_eager_the_exits_in_force(tmp_path: Path) -> None:
+def test_late_stages_are_calibrated_on_all_audits_for_any_active_exits(tmp_path: Path) -> None:
     early = Step(stage="backbone", exit=(0.4, 0.6))
     eager = COLD.named("eager")
     for kind in ("photo", "clip"):
@@ -80,20 +80,20 @@ def test_late_stages_are_weighed_on_all_that_was_surveyed_however_eager_the_exit
     assert (other.clip[0].low, other.clip[0].high) == (0.4, 0.6), "of clips there are no rows"
 
 
-def test_what_cannot_be_learned_is_not_promoted(tmp_path: Path) -> None:
+def test_unlearnable_data_is_not_promoted(tmp_path: Path) -> None:
     done = retrain(traffic(900, seed=1, learnable=False), COLD, tmp_path / "one", "round-1", SETTINGS)
     (photos,) = done.tuning.parts
     assert not done.promoted or photos.exits[0] < 0.1
 
 
-def test_too_little_to_promise_anything_is_told_with_what_is_missing(tmp_path: Path) -> None:
+def test_too_little_data_for_a_bound_reports_the_missing_rows(tmp_path: Path) -> None:
     done = retrain(traffic(150), COLD, tmp_path / "one", "round-1", replace(SETTINGS, risk_limit=0.005))
     assert not done.promoted
     assert "more rows of photos are needed" in done.reason
     assert done.policy.certificate is None
 
 
-def test_no_head_learns_from_what_it_is_judged_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_calibration_and_test_rows_are_disjoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from roadwork_serve import retraining
 
     seen: dict[str, set[str]] = {}
@@ -125,6 +125,6 @@ def test_no_head_learns_from_what_it_is_judged_by(tmp_path: Path, monkeypatch: p
     assert not groups["calibrate"] & groups["test"]
 
 
-def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="already exists"):
         retrain([], COLD, tmp_path, "round-1", SETTINGS)

@@ -1,4 +1,4 @@
-"""Checkpoints with random weights, written once a test session: the layout of the real ones, no training."""
+"""Checkpoints with random weights in the layout of the real ones, written once per test session."""
 
 from functools import cache
 from pathlib import Path

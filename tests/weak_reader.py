@@ -1,4 +1,4 @@
-"""A process that reads media and has weak spots: a file that begins like a JPEG and goes on with a word finds them."""
+"""A decoding process with weaknesses, triggered by files that begin like a JPEG followed by a keyword."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from roadwork_serve.media import decode_worker as reader
 JPEG = b"\xff\xd8\xff"
 HANGS, DIES, EATS, LIES = (JPEG + word for word in (b"hang ", b"die", b"eat", b"lie "))
 
-read, told, decoded = reader.read, reader._decode, photo._decoded
+read, decode, decoded = reader.read, reader._decode, photo._decoded
 
 
 def weak_read(data: bytes, limits: Any) -> Photo | Clip:
@@ -29,7 +29,7 @@ def weak_read(data: bytes, limits: Any) -> Photo | Clip:
 
 def lying(data: bytes, limits: Any) -> tuple[dict[str, Any], bytes]:
     if not data.startswith(LIES):
-        return told(data, limits)
+        return decode(data, limits)
     header, size = json.loads(data.removeprefix(LIES))
     return header, bytes(size)
 

@@ -1,1 +1,1 @@
-"""A day of traffic through the cascade, event by event, on cards that replicas have to find room on."""
+"""Event simulation of a day of traffic through the cascade, on a cluster of GPUs."""

@@ -1,15 +1,15 @@
-"""The two policies side by side: the cascade's own, and Ray Serve's by its own code."""
+"""The two autoscaling policies: the cascade's own, and Ray Serve's, run by Ray's code."""
 
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-import ray.serve.autoscaling_policy as rays
+import ray.serve.autoscaling_policy as ray_policy
 from ray.serve._private.common import DeploymentID
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-from benchmarks.autoscaling_sim.simulate import Line
+from benchmarks.autoscaling_sim.simulate import StageState
 from benchmarks.autoscaling_sim.world import World
 from roadwork_serve.autoscaling.arrivals import ArrivalStats
 from roadwork_serve.autoscaling.replicas import (
@@ -21,48 +21,50 @@ from roadwork_serve.autoscaling.replicas import (
     place_replicas,
 )
 
-LEAST = 1
+MIN_REPLICAS = 1
 
 
 class Cascade:
-    """`roadwork_serve.autoscaling.replicas`, as the server runs it."""
+    """The policy of `roadwork_serve.autoscaling.replicas`, as the server runs it."""
 
     def __init__(self, world: World, settings: ScalingSettings) -> None:
         self._settings = settings
         self._now_s = 0.0
-        self._flow = ArrivalStats({name: stage.slots for name, stage in world.stages}, lambda: self._now_s)
+        self._arrivals = ArrivalStats({name: stage.slots for name, stage in world.stages}, lambda: self._now_s)
         self._engines = {
-            name: ScalableEngine(stage.gpus, stage.slots, LEAST, stage.most) for name, stage in world.stages
+            name: ScalableEngine(stage.gpus, stage.slots, MIN_REPLICAS, stage.max_replicas)
+            for name, stage in world.stages
         }
-        self._cards = [1.0] * world.cards
+        self._gpus = [1.0] * world.gpu_count
         self._peaks: dict[str, list[tuple[float, int]]] = {}
 
     def record_arrival(self, now_s: float) -> None:
         self._now_s = now_s
-        self._flow.record_arrival()
+        self._arrivals.record_arrival()
 
     def record_inference(self, stage: str, took_s: float, batch: int) -> None:
-        self._flow.record_inference(stage, took_s, batch)
+        self._arrivals.record_inference(stage, took_s, batch)
 
     def record_exit(self, stages: list[str]) -> None:
-        self._flow.record_exit(stages)
+        self._arrivals.record_exit(stages)
 
-    def targets(self, now_s: float, lines: dict[str, Line]) -> dict[str, int]:
+    def targets(self, now_s: float, states: dict[str, StageState]) -> dict[str, int]:
         self._now_s = now_s
         wants = {}
         for name, engine in self._engines.items():
-            backlog_s = len(lines[name].waiting) * self._flow.item_s(name)
-            demand = Demand(self._flow.load(name), backlog_s, self._flow.idle_s(name))
+            backlog_s = len(states[name].waiting) * self._arrivals.item_s(name)
+            demand = Demand(self._arrivals.load(name), backlog_s, self._arrivals.idle_s(name))
             wants[name] = desired_replicas(engine, demand, self._settings)
-        most, self._peaks = apply_downscale_delay(wants, self._peaks, now_s, self._settings)
-        running = {name: lines[name].target for name in lines}
-        return place_replicas(most, self._engines, self._cards, running)
+        wants, self._peaks = apply_downscale_delay(wants, self._peaks, now_s, self._settings)
+        running = {name: states[name].target for name in states}
+        return place_replicas(wants, self._engines, self._gpus, running)
 
 
 @dataclass(frozen=True, slots=True)
 class RaySettings:
-    """target: ongoing items a replica, as a share of what one has in work when all of its slots hold full batches."""
+    """The settings of Ray's policy."""
 
+    #: Ongoing items per replica, as a share of those in flight when all its slots hold full batches.
     target: float
     upscale_delay_s: float = 30.0
     downscale_delay_s: float = 600.0
@@ -76,27 +78,27 @@ class _Clock:
         return self.now_s
 
 
-class Default:
-    """`replica_queue_length_autoscaling_policy` of the Ray that is installed, each deployment by itself.
+class RayDefault:
+    """The `replica_queue_length_autoscaling_policy` of the installed Ray, for each deployment separately.
 
-    It is shown more than a handle would show it: what waits in the ingress counts as ongoing, too.
+    It sees more than a deployment handle reports: items queued in the ingress count as ongoing, too.
     """
 
     def __init__(self, world: World, settings: RaySettings) -> None:
         self._clock = _Clock()
         self._configs = {
             name: AutoscalingConfig(
-                min_replicas=LEAST,
-                max_replicas=stage.most,
+                min_replicas=MIN_REPLICAS,
+                max_replicas=stage.max_replicas,
                 target_ongoing_requests=max(0.1, settings.target * stage.slots * stage.max_batch),
                 upscale_delay_s=settings.upscale_delay_s,
                 downscale_delay_s=settings.downscale_delay_s,
             )
             for name, stage in world.stages
         }
-        self._seen: dict[str, deque[tuple[float, int]]] = {name: deque() for name in self._configs}
+        self._history: dict[str, deque[tuple[float, int]]] = {name: deque() for name in self._configs}
         self._state: dict[str, dict[str, Any]] = {name: {} for name in self._configs}
-        self._policy = rays._apply_autoscaling_config(rays.replica_queue_length_autoscaling_policy)
+        self._policy = ray_policy._apply_autoscaling_config(ray_policy.replica_queue_length_autoscaling_policy)
 
     def record_arrival(self, now_s: float) -> None:
         """Do nothing: this policy uses queue lengths only."""
@@ -107,24 +109,24 @@ class Default:
     def record_exit(self, stages: list[str]) -> None:
         """Do nothing: this policy uses queue lengths only."""
 
-    def targets(self, now_s: float, lines: dict[str, Line]) -> dict[str, int]:
+    def targets(self, now_s: float, states: dict[str, StageState]) -> dict[str, int]:
         self._clock.now_s = now_s
-        with patch.object(rays, "time", self._clock):
-            return {name: self._target(name, lines[name], now_s) for name in lines}
+        with patch.object(ray_policy, "time", self._clock):
+            return {name: self._target(name, states[name], now_s) for name in states}
 
-    def _target(self, name: str, line: Line, now_s: float) -> int:
-        config, seen = self._configs[name], self._seen[name]
-        seen.append((now_s, line.ongoing))
-        while seen[0][0] < now_s - config.look_back_period_s:
-            seen.popleft()
+    def _target(self, name: str, state: StageState, now_s: float) -> int:
+        config, history = self._configs[name], self._history[name]
+        history.append((now_s, state.ongoing))
+        while history[0][0] < now_s - config.look_back_period_s:
+            history.popleft()
         context = AutoscalingContext(
             deployment_id=DeploymentID(name, "day"),
             deployment_name=name,
             app_name="day",
-            current_num_replicas=line.running,
-            target_num_replicas=line.target,
+            current_num_replicas=state.running,
+            target_num_replicas=state.target,
             running_replicas=[],
-            total_num_requests=sum(ongoing for _, ongoing in seen) / len(seen),
+            total_num_requests=sum(ongoing for _, ongoing in history) / len(history),
             total_queued_requests=None,
             aggregated_metrics=None,
             raw_metrics=None,

@@ -1,4 +1,4 @@
-"""Events: items come, calls end, replicas get ready, and now and then a policy says how many there are to be."""
+"""Event simulation of the cascade: arrivals, calls, replica starts, and a policy that sets the numbers of replicas."""
 
 import heapq
 from collections import deque
@@ -14,54 +14,60 @@ TICK_S = 5.0
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """An item on its way. at: the stage it is at, by number."""
+    """An item on its way through the stages."""
 
     item: Item
     deadline_s: float
-    at: int = 0
+    #: Position of its current stage.
+    stage_index: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """ready: answers. busy: calls in work. going: takes no more."""
+    """A replica of a stage."""
 
-    card: int
+    gpu: int
     since_s: float
+    #: Accepts calls.
     ready: bool = False
-    busy: int = 0
-    going: bool = False
+    #: Calls in flight.
+    calls: int = 0
+    #: Accepts no further calls.
+    draining: bool = False
 
 
 @dataclass(slots=True, eq=False)
-class Line:
-    """A stage: what waits for it and what works for it. pending: replicas that have found no card yet."""
+class StageState:
+    """A stage with its queue and its replicas."""
 
     name: str
     stage: Stage
     waiting: deque[Job] = field(default_factory=deque)
     replicas: list[Replica] = field(default_factory=list)
+    #: Replicas waiting for room on a GPU.
     pending: int = 0
-    held_s: float = 0.0  # replica-seconds of those that are gone
+    #: Replica-seconds of replicas that have stopped.
+    stopped_replica_s: float = 0.0
     starts: int = 0
 
     @property
     def target(self) -> int:
-        """Replicas there are to be."""
-        return sum(not replica.going for replica in self.replicas) + self.pending
+        """Replicas there should be."""
+        return sum(not replica.draining for replica in self.replicas) + self.pending
 
     @property
     def running(self) -> int:
-        """Replicas that answer."""
-        return sum(replica.ready and not replica.going for replica in self.replicas)
+        """Replicas that accept calls."""
+        return sum(replica.ready and not replica.draining for replica in self.replicas)
 
     @property
     def ongoing(self) -> int:
-        """Items that wait or are worked on, as calls in flight."""
-        return len(self.waiting) + sum(replica.busy for replica in self.replicas)
+        """Items queued, plus calls in flight."""
+        return len(self.waiting) + sum(replica.calls for replica in self.replicas)
 
 
 class Policy(Protocol):
-    """What scales. It is told of what a server knows, and of nothing else."""
+    """An autoscaling policy. It sees only what a server knows."""
 
     def record_arrival(self, now_s: float) -> None:
         """Record the arrival of an item."""
@@ -72,8 +78,8 @@ class Policy(Protocol):
     def record_exit(self, stages: list[str]) -> None:
         """Record the exit of an item, with the stages that it reached."""
 
-    def targets(self, now_s: float, lines: dict[str, Line]) -> dict[str, int]:
-        """Replicas that every stage is to have from now on. Called every TICK_S."""
+    def targets(self, now_s: float, states: dict[str, StageState]) -> dict[str, int]:
+        """Return the wanted number of replicas of each stage. Called every TICK_S."""
         ...
 
 
@@ -88,12 +94,13 @@ class Day:
     #: GPU shares reserved by replicas, from their placement on.
     gpu_hours: float
     #: Hours of GPUs with at least one replica.
-    card_hours: float
+    occupied_gpu_hours: float
     #: Starts of replicas after the first.
     starts: int
     #: 50th and 99th percentile of the latency of items in time.
-    waits_s: tuple[float, float]
-    hours: tuple[tuple[float, float, float], ...]  # by quarter of an hour: items a second, cards' shares held, missed
+    latency_s: tuple[float, float]
+    #: For each quarter of an hour: items per second, GPU shares reserved, deadlines missed.
+    quarters: tuple[tuple[float, float, float], ...]
 
     @property
     def missed_share(self) -> float:
@@ -101,160 +108,163 @@ class Day:
 
 
 class Simulation:
-    """One day under one policy."""
+    """A simulation of one day under one policy."""
 
     def __init__(self, world: World, policy: Policy) -> None:
         self._world, self._policy = world, policy
-        self._free = [1.0] * world.cards
-        self.lines = {name: Line(name, stage) for name, stage in world.stages}
-        self._order = list(self.lines.values())
+        self._free = [1.0] * world.gpu_count
+        self.states = {name: StageState(name, stage) for name, stage in world.stages}
+        self._order = list(self.states.values())
         self._events: list[tuple[float, int, str, Any]] = []
-        self._number = count()
+        self._sequence = count()
         self.now_s = 0.0
         self._items = self._missed = 0
-        self._waits: list[float] = []
-        self._card_s = 0.0
+        self._latencies: list[float] = []
+        self._occupied_gpu_s = 0.0
         self._quarters: list[list[float]] = []
 
     def run(self, items: Iterable[Item]) -> Day:
-        """Return the day's items, one after the other, until all have left."""
-        for line in self._order:
-            self._place(line, ready=True)
-        coming = iter(items)
-        self._next(coming)
-        self._at(0.0, "tick", None)
+        """Simulate the items in order, until all have left, and return the results."""
+        for state in self._order:
+            self._start_replica(state, ready=True)
+        arrivals = iter(items)
+        self._schedule_next(arrivals)
+        self._schedule(0.0, "tick", None)
         while self._events:
-            self.now_s, _, kind, about = heapq.heappop(self._events)
+            self.now_s, _, kind, payload = heapq.heappop(self._events)
             if kind == "item":
-                self._came(about, coming)
+                self._arrive(payload, arrivals)
             elif kind == "done":
-                self._done(*about)
+                self._finish(*payload)
             elif kind == "ready":
-                self._ready(*about)
-            elif self._events:  # a tick, while there is something else to come
+                self._on_ready(*payload)
+            elif self._events:  # a tick; the last one ends the day
                 self._tick()
-        return self._told()
+        return self._summary()
 
-    def _at(self, at_s: float, kind: str, about: Any) -> None:
-        heapq.heappush(self._events, (at_s, next(self._number), kind, about))
+    def _schedule(self, at_s: float, kind: str, payload: Any) -> None:
+        heapq.heappush(self._events, (at_s, next(self._sequence), kind, payload))
 
-    def _next(self, coming: Any) -> None:
-        if (item := next(coming, None)) is not None:
-            self._at(item.at_s, "item", item)
+    def _schedule_next(self, arrivals: Any) -> None:
+        if (item := next(arrivals, None)) is not None:
+            self._schedule(item.at_s, "item", item)
 
-    def _came(self, item: Item, coming: Any) -> None:
-        self._next(coming)
+    def _arrive(self, item: Item, arrivals: Any) -> None:
+        self._schedule_next(arrivals)
         self._items += 1
         self._quarter()[0] += 1
         self._policy.record_arrival(self.now_s)
         self._order[0].waiting.append(Job(item, item.at_s + self._world.deadline_s))
-        self._go(self._order[0])
+        self._dispatch(self._order[0])
 
-    def _go(self, line: Line) -> None:
-        """Give what waits to whoever is free."""
-        stage = line.stage
-        for replica in line.replicas:
-            while replica.ready and not replica.going and replica.busy < stage.slots and line.waiting:
+    def _dispatch(self, state: StageState) -> None:
+        """Assign queued items to free replicas."""
+        stage = state.stage
+        for replica in state.replicas:
+            while replica.ready and not replica.draining and replica.calls < stage.slots and state.waiting:
                 jobs: list[Job] = []
-                while line.waiting and len(jobs) < stage.max_batch:
-                    job = line.waiting.popleft()
+                while state.waiting and len(jobs) < stage.max_batch:
+                    job = state.waiting.popleft()
                     if job.deadline_s <= self.now_s:
-                        self._leave(job, line, missed=True)
+                        self._exit(job, state, missed=True)
                     else:
                         jobs.append(job)
                 if jobs:
-                    replica.busy += 1
+                    replica.calls += 1
                     took_s = stage.call_s(len(jobs))
-                    self._at(self.now_s + took_s, "done", (line, replica, jobs, took_s))
+                    self._schedule(self.now_s + took_s, "done", (state, replica, jobs, took_s))
 
-    def _done(self, line: Line, replica: Replica, jobs: list[Job], took_s: float) -> None:
-        replica.busy -= 1
-        if replica.going and not replica.busy:
-            self._remove(line, replica)
+    def _finish(self, state: StageState, replica: Replica, jobs: list[Job], took_s: float) -> None:
+        replica.calls -= 1
+        if replica.draining and not replica.calls:
+            self._remove(state, replica)
         for job in jobs:
-            self._policy.record_inference(line.name, took_s, len(jobs))
-            job.at += 1
-            if job.at == job.item.stages or job.deadline_s <= self.now_s:
-                self._leave(job, line, missed=job.deadline_s < self.now_s or job.at < job.item.stages)
+            self._policy.record_inference(state.name, took_s, len(jobs))
+            job.stage_index += 1
+            if job.stage_index == job.item.stages or job.deadline_s <= self.now_s:
+                self._exit(job, state, missed=job.deadline_s < self.now_s or job.stage_index < job.item.stages)
             else:
-                self._order[job.at].waiting.append(job)
-                self._go(self._order[job.at])
-        self._go(line)
+                self._order[job.stage_index].waiting.append(job)
+                self._dispatch(self._order[job.stage_index])
+        self._dispatch(state)
 
-    def _leave(self, job: Job, line: Line, missed: bool) -> None:
-        self._policy.record_exit([each.name for each in self._order[: max(job.at, self._order.index(line) + 1)]])
+    def _exit(self, job: Job, state: StageState, missed: bool) -> None:
+        self._policy.record_exit(
+            [each.name for each in self._order[: max(job.stage_index, self._order.index(state) + 1)]]
+        )
         if missed:
             self._missed += 1
             self._quarter()[2] += 1
         else:
-            self._waits.append(self.now_s - job.item.at_s)
+            self._latencies.append(self.now_s - job.item.at_s)
 
     def _tick(self) -> None:
-        for line in self._order:  # as a server does, what is too late is not kept
-            while line.waiting and line.waiting[0].deadline_s <= self.now_s:
-                self._leave(line.waiting.popleft(), line, missed=True)
-        targets = self._policy.targets(self.now_s, self.lines)
-        for line in self._order:
-            self._scale(line, targets[line.name])
-        for line in self._order:
-            while line.pending and self._place(line):
-                line.pending -= 1
-        held = len(self._free) - sum(self._free)
-        self._card_s += TICK_S * sum(free < 1 - 1e-9 for free in self._free)
-        self._quarter()[1] += held * TICK_S
-        self._at(self.now_s + TICK_S, "tick", None)
+        for state in self._order:  # like a server, drop items that are too late
+            while state.waiting and state.waiting[0].deadline_s <= self.now_s:
+                self._exit(state.waiting.popleft(), state, missed=True)
+        targets = self._policy.targets(self.now_s, self.states)
+        for state in self._order:
+            self._scale(state, targets[state.name])
+        for state in self._order:
+            while state.pending and self._start_replica(state):
+                state.pending -= 1
+        reserved = len(self._free) - sum(self._free)
+        self._occupied_gpu_s += TICK_S * sum(free < 1 - 1e-9 for free in self._free)
+        self._quarter()[1] += reserved * TICK_S
+        self._schedule(self.now_s + TICK_S, "tick", None)
 
-    def _scale(self, line: Line, target: int) -> None:
-        line.pending += max(0, target - line.target)
-        line.pending -= min(line.pending, max(0, line.target - target))
-        staying = [replica for replica in line.replicas if not replica.going]
-        for replica in sorted(staying, key=lambda each: (each.ready, each.busy))[: max(0, line.target - target)]:
-            replica.going = True
-            if not replica.busy:
-                self._remove(line, replica)
+    def _scale(self, state: StageState, target: int) -> None:
+        state.pending += max(0, target - state.target)
+        state.pending -= min(state.pending, max(0, state.target - target))
+        staying = [replica for replica in state.replicas if not replica.draining]
+        for replica in sorted(staying, key=lambda each: (each.ready, each.calls))[: max(0, state.target - target)]:
+            replica.draining = True
+            if not replica.calls:
+                self._remove(state, replica)
 
-    def _place(self, line: Line, ready: bool = False) -> bool:
-        """Start a replica on the fullest card that has room, as Ray does."""
-        fitting = [(free, card) for card, free in enumerate(self._free) if free >= line.stage.gpus - 1e-9]
+    def _start_replica(self, state: StageState, ready: bool = False) -> bool:
+        """Start a replica on the fullest GPU that has room, as Ray does. Returns whether there was room."""
+        fitting = [(free, gpu) for gpu, free in enumerate(self._free) if free >= state.stage.gpus - 1e-9]
         if not fitting:
             return False
-        _, card = min(fitting)
-        self._free[card] -= line.stage.gpus
-        replica = Replica(card, self.now_s, ready)
-        line.replicas.append(replica)
+        _, gpu = min(fitting)
+        self._free[gpu] -= state.stage.gpus
+        replica = Replica(gpu, self.now_s, ready)
+        state.replicas.append(replica)
         if not ready:
-            line.starts += 1
-            self._at(self.now_s + line.stage.start_s, "ready", (line, replica))
+            state.starts += 1
+            self._schedule(self.now_s + state.stage.start_s, "ready", (state, replica))
         return True
 
-    def _ready(self, line: Line, replica: Replica) -> None:
-        if replica in line.replicas and not replica.going:
+    def _on_ready(self, state: StageState, replica: Replica) -> None:
+        if replica in state.replicas and not replica.draining:
             replica.ready = True
-            self._go(line)
+            self._dispatch(state)
 
-    def _remove(self, line: Line, replica: Replica) -> None:
-        line.replicas.remove(replica)
-        self._free[replica.card] += line.stage.gpus
-        line.held_s += self.now_s - replica.since_s
+    def _remove(self, state: StageState, replica: Replica) -> None:
+        state.replicas.remove(replica)
+        self._free[replica.gpu] += state.stage.gpus
+        state.stopped_replica_s += self.now_s - replica.since_s
 
     def _quarter(self) -> list[float]:
         while len(self._quarters) <= self.now_s // 900:
             self._quarters.append([0.0, 0.0, 0.0])
         return self._quarters[int(self.now_s // 900)]
 
-    def _told(self) -> Day:
+    def _summary(self) -> Day:
         gpu_s = sum(
-            line.stage.gpus * (line.held_s + sum(self.now_s - replica.since_s for replica in line.replicas))
-            for line in self._order
+            state.stage.gpus
+            * (state.stopped_replica_s + sum(self.now_s - replica.since_s for replica in state.replicas))
+            for state in self._order
         )
-        waits = sorted(self._waits) or [0.0]
+        latencies = sorted(self._latencies) or [0.0]
         return Day(
             items=self._items,
-            in_time=len(self._waits),
+            in_time=len(self._latencies),
             missed=self._missed,
             gpu_hours=gpu_s / 3600,
-            card_hours=self._card_s / 3600,
-            starts=sum(line.starts for line in self._order),
-            waits_s=(waits[len(waits) // 2], waits[int(0.99 * (len(waits) - 1))]),
-            hours=tuple((items / 900, held_s / 900, missed) for items, held_s, missed in self._quarters),
+            occupied_gpu_hours=self._occupied_gpu_s / 3600,
+            starts=sum(state.starts for state in self._order),
+            latency_s=(latencies[len(latencies) // 2], latencies[int(0.99 * (len(latencies) - 1))]),
+            quarters=tuple((items / 900, reserved_s / 900, missed) for items, reserved_s, missed in self._quarters),
         )

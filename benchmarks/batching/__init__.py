@@ -1,1 +1,1 @@
-"""The batcher alone: in virtual time, over a model that is only a time, against Ray Serve's and the best there is."""
+"""Simulation of the batcher in virtual time, compared with Ray Serve's and with the best possible."""

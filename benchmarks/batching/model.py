@@ -1,4 +1,4 @@
-"""The model that is only a time, and what comes to it. Times are whole microseconds, so that sums of them are exact."""
+"""The simulated models and their arrivals. Times are whole microseconds, so that sums are exact."""
 
 import random
 from dataclasses import dataclass
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A call takes fixed_us and item_us for each of its items; one runs at a time. why: there is a model like this."""
+    """A model that takes fixed_us per call plus item_us per item, one call at a time."""
 
     name: str
     fixed_us: int
     item_us: int
-    why: str
+    #: The real case that it stands for.
+    rationale: str
     max_batch: int = 16
 
     def call_us(self, items: int) -> int:
@@ -20,35 +21,35 @@ class Model:
 
     @property
     def full_per_s(self) -> float:
-        """Items a second in full batches, the most it can do."""
+        """Items per second in full batches, the highest possible rate."""
         return self.max_batch / self.full_s
 
     @property
     def full_s(self) -> float:
-        """What a full batch takes, seconds."""
+        """Duration of a full batch in seconds."""
         return self.call_us(self.max_batch) / 1e6
 
 
 MODELS = (
-    Model("like a GPU", 20_000, 500, "a call costs its launches and its weights, and one item more is almost free"),
+    Model("like a GPU", 20_000, 500, "launches and reading the weights dominate, so one more item is almost free"),
     Model(
         "in between",
         12_000,
         6_000,
-        "what the benchmark of scaling assumes for stage 1 (benchmarks/autoscaling_sim/world.py)",
+        "the autoscaling simulation's assumption for stage 1 (benchmarks/autoscaling_sim/world.py)",
     ),
-    Model("like a CPU", 1_000, 20_000, "one item keeps every core busy, and a batch saves no more than a call's way"),
+    Model("like a CPU", 1_000, 20_000, "one item keeps every core busy, so a batch saves only the overhead of a call"),
 )
 
 
-def arrivals(model: Model, share: float, count: int, seed: int) -> tuple[int, ...]:
-    """When each item is due, from 0 on: Poisson, at a share of what the model can do in full batches.
+def arrivals(model: Model, load: float, count: int, seed: int) -> tuple[int, ...]:
+    """Return the due time of each item, from 0 on: a Poisson process at a load relative to the rate of full batches.
 
-    A seed has the same arrivals for every model and share but for the scale.
+    A seed has the same arrivals for every model and load, up to scale.
     """
     rng = random.Random(seed)
-    at, due = 0.0, []
+    at_us, due = 0.0, []
     for _ in range(count):
-        due.append(round(at))
-        at += 1e6 * rng.expovariate(1.0) / (share * model.full_per_s)
+        due.append(round(at_us))
+        at_us += 1e6 * rng.expovariate(1.0) / (load * model.full_per_s)
     return tuple(due)

@@ -9,14 +9,14 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-TURN_S = 1e-9
+TICK_S = 1e-9
 T = TypeVar("T")
 
 
 class Clock(selectors.DefaultSelector):
-    """Stands in for the loop's selector, and for the clocks of `time`.
+    """A selector for the event loop that also provides the clocks of `time`.
 
-    A turn of the loop takes TURN_S, for whoever waits until a clock has moved.
+    Each iteration of the loop takes TICK_S, so that code that waits for the clock to advance makes progress.
     """
 
     def __init__(self) -> None:
@@ -24,12 +24,12 @@ class Clock(selectors.DefaultSelector):
         self.now_s = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.now_s += TURN_S
+        self.now_s += TICK_S
         ready = super().select(0)
         if ready or timeout == 0:
             return ready
         if timeout is None:
-            raise RuntimeError("everything waits and nothing is left that could happen")
+            raise RuntimeError("deadlock: every task is waiting and no timer is left")
         self.now_s += timeout
         return []
 

@@ -1,1 +1,1 @@
-"""The parts of `benchmarks.chaos`; plan, outcomes, versions, figures and checks are pure."""
+"""Fault injection under load; plan, outcomes, versions, figures and checks are pure functions."""

@@ -1,8 +1,9 @@
-"""`make chaos`: an open-loop load at 0.5, 1 and 2 times the capacity while processes are killed and policies swapped.
+"""Load a server while killing its processes and swapping its policy: `make chaos`.
 
-Poisson arrivals of stills, clips and 5 % hostile files hit a server of its own with two ingress replicas. Every request
-is followed to its end, and sent again only when its connection broke, or Serve itself answered with a plain 500, 502 or
-503, because a process was killed under it. Goodput is of phases in which nothing is killed.
+The load is open-loop, at 0.5, 1 and 2 times the capacity: Poisson arrivals of stills, clips and 5 % hostile files, to a
+server with two ingress replicas. Every request is followed to its end. It is retried only if its connection broke, or
+if Ray Serve itself answered with a plain 500, 502 or 503 because a process was killed. Goodput is measured in the
+phases without kills.
 """
 
 import argparse
@@ -25,25 +26,25 @@ from benchmarks.server import ROOT, started
 from roadwork_serve.api.api_keys import TEXT_VARIABLE, new_key
 
 REPLICAS = 2
-# Of the stand-ins, so that the rate is that of the miniatures on two cores.
+# Service times of the fake models; about the throughput of the miniatures on two cores.
 ITEM_MS = {"backbone": 70.0, "signs": 100.0, "vlm": 100.0, "reasoner": 150.0, "video": 150.0}
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.chaos", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="run for a minute with fake models; all checks apply")
     parser.add_argument(
-        "--short", action="store_true", help="a minute, with all the checks, over stand-ins without models"
+        "--ignore-timing", action="store_true", help="do not fail on checks of times, for busy machines"
     )
+    parser.add_argument("--seed", type=int, default=1, help="seed of the arrivals and the files")
     parser.add_argument(
-        "--exact", action="store_true", help="fail on counts alone, not on times: for machines with other things to do"
+        "--out", type=Path, help="result file; benchmarks/results/chaos.json, or build/chaos.json with --short"
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the arrivals and the files")
-    parser.add_argument("--out", type=Path, help="JSON; benchmarks/results/chaos.json, with --short build/chaos.json")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when every check that counts held, 1 when one did not."""
+    """Run the benchmark. Returns 0 if every check passed that counts."""
     chosen = _options(arguments)
     console = Console(width=170)
     plan = SHORT if chosen.short else FULL
@@ -51,19 +52,19 @@ def main(arguments: list[str] | None = None) -> int:
     command = " ".join(["python -m benchmarks.chaos", *(sys.argv[1:] if arguments is None else arguments)])
     environment, began = Environment.here(command), time.monotonic()
     secret, key = new_key("chaos", "admin")
-    console.print("Drawing scenes, starting a server ...")
+    console.print("Rendering scenes and starting a server ...")
     sent = files(plan)
     driver = Driver(plan, chosen.seed, sent, lambda line: console.print(line, highlight=False))
     overrides = fake_models.overrides(ITEM_MS, REPLICAS) if chosen.short else {"ingress": {"replicas": REPLICAS}}
     args, builder = {"profile": "mini", "overrides": overrides}, fake_models.BUILDER if chosen.short else None
     with started(ROOT / "build/chaos-server.log", args, {TEXT_VARIABLE: key.entry()}, builder) as server:
-        storm = asyncio.run(driver.run(server, secret, REPLICAS))
-    found = checks(storm.told)
-    show(console, storm, found)
-    write(out, storm, plan, chosen.seed, found, environment)
-    plot(storm, plan.deadline_ms / 1000, out.with_suffix(".png"))
-    console.print(f"Written to {out}, with a picture beside it, after {time.monotonic() - began:.0f} s.")
-    return 0 if all(check.held or (chosen.exact and check.timed) for check in found) else 1
+        run = asyncio.run(driver.run(server, secret, REPLICAS))
+    found = checks(run.observations)
+    show(console, run, found)
+    write(out, run, plan, chosen.seed, found, environment)
+    plot(run, plan.deadline_ms / 1000, out.with_suffix(".png"))
+    console.print(f"Written to {out}, with a plot beside it, after {time.monotonic() - began:.0f} s.")
+    return 0 if all(check.passed or (chosen.ignore_timing and check.timing_dependent) for check in found) else 1
 
 
 if __name__ == "__main__":

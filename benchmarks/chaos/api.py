@@ -1,4 +1,4 @@
-"""What a storm asks of the server beside classifying: which stages are up, which policy rules, what is left over."""
+"""Client of the server's management API: stages that are up, the policy, remaining work."""
 
 import time
 from typing import Any
@@ -12,7 +12,7 @@ _PATIENCE_S = 10.0
 
 
 class Api:
-    """The server's own word. Close it with `async with`."""
+    """A client of the server's management API. Close it with `async with`."""
 
     def __init__(self, url: str, key: str) -> None:
         self._client = httpx.AsyncClient(
@@ -26,39 +26,39 @@ class Api:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def up(self, replicas: int) -> set[str]:
-        """Return the stages that are up as every replica of the ingress sees it; none while not all of them answer."""
-        told = await self._loads()
-        if len(told) < replicas:
+    async def stages_up(self, replicas: int) -> set[str]:
+        """Return the stages that every ingress replica reports as up; none unless all replicas respond."""
+        loads = await self._loads()
+        if len(loads) < replicas:
             return set()
-        return set.intersection(*({stage.stage for stage in load.stages if stage.up} for load in told))
+        return set.intersection(*({stage.stage for stage in load.stages if stage.up} for load in loads))
 
-    async def answers(self) -> bool:
-        """Whether anybody does."""
+    async def is_responding(self) -> bool:
+        """Return whether any ingress replica responds."""
         return bool(await self._loads())
 
     async def policy(self) -> dict[str, Any]:
-        """Return the policy in force. Raises httpx.HTTPError."""
+        """Return the active policy. Raises httpx.HTTPError."""
         response = await self._client.get("/v1/policy")
         response.raise_for_status()
         return PolicyState.model_validate_json(response.content).rollout.policy.to_mapping()
 
     async def put_policy(self, policy: dict[str, Any]) -> PolicyChange:
-        """Put a policy in force on every replica. The same again changes nothing. Raises httpx.HTTPError."""
+        """Deploy a policy on every replica; idempotent. Raises httpx.HTTPError."""
         return _change(await self._client.put("/v1/policy", json=policy))
 
     async def roll_back(self) -> PolicyChange:
-        """Put the policy before this one back in force. Raises httpx.HTTPError."""
+        """Restore the previous policy. Raises httpx.HTTPError."""
         return _change(await self._client.post("/v1/policy/rollback"))
 
-    async def held(self, replicas: int, within_s: float) -> dict[str, dict[str, int]]:
-        """Return the requests left in each ingress replica, by name, when they are done or the time is over."""
+    async def remaining_work(self, replicas: int, within_s: float) -> dict[str, dict[str, int]]:
+        """Return the remaining requests of each ingress replica, by kind, once they are done or the time is over."""
         found: dict[str, dict[str, int]] = {}
         give_up_at = time.monotonic() + within_s
         while len(found) < replicas or any(any(each.values()) for each in found.values()):
             if time.monotonic() > give_up_at:
                 break
-            found |= {load.replica: _held(load) for load in await self._loads()}
+            found |= {load.replica: _work_of(load) for load in await self._loads()}
         return found
 
     async def _loads(self) -> list[ReplicaStats]:
@@ -74,8 +74,8 @@ def _change(response: httpx.Response) -> PolicyChange:
     return PolicyChange.model_validate_json(response.content)
 
 
-def _held(load: ReplicaStats) -> dict[str, int]:
-    held = {"in flight": load.in_flight, "decoding": load.decoding}
+def _work_of(load: ReplicaStats) -> dict[str, int]:
+    work = {"in flight": load.in_flight, "decoding": load.decoding}
     for stage in load.stages:
-        held |= {f"{stage.stage} queued": stage.queued, f"{stage.stage} in flight": stage.in_flight}
-    return held
+        work |= {f"{stage.stage} queued": stage.queued, f"{stage.stage} in flight": stage.in_flight}
+    return work

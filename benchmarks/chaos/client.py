@@ -1,4 +1,4 @@
-"""The load generator: requests that are followed to their end, one asyncio process for all."""
+"""The load generator: sends requests and follows them to their end, in one asyncio process."""
 
 import asyncio
 import itertools
@@ -7,32 +7,32 @@ from collections.abc import Callable
 import aiohttp
 
 from benchmarks.chaos.clock import Clock
-from benchmarks.chaos.outcomes import Outcome, Reading, Record, Reply, read
+from benchmarks.chaos.outcomes import Outcome, ParsedReply, Record, Reply, parse_reply
 from benchmarks.chaos.plan import File
 
-_WAITS_S = (0.02, 0.05, 0.1, 0.2)  # before a request is sent again; the last for all that follow
-_IDLE_S = 2.0  # then the client closes a connection: before the server does, which would look like one that broke
+_RETRY_DELAYS_S = (0.02, 0.05, 0.1, 0.2)  # before a retry; the last value is repeated
+_KEEPALIVE_S = 2.0  # shorter than the server's, so that it never closes an idle connection first
 _BROKEN = "the connection broke"
 
 
 class Client:
-    """Sends files and says what became of them. Close it with `async with`.
+    """Sends files and records the outcomes. Close it with `async with`.
 
-    disturbed: whether a process was killed a moment ago. Only then may a plain error of Serve's be followed by another
-    try; a broken connection always may, for such a request was not answered.
+    `recently_killed` returns whether a process was killed a moment ago. Only then is a plain error of Serve's retried.
+    A broken connection is always retried, because such a request was not answered.
     """
 
     def __init__(
-        self, url: str, key: str, clock: Clock, deadline_ms: int, grace_s: float, disturbed: Callable[[], bool]
+        self, url: str, key: str, clock: Clock, deadline_ms: int, grace_s: float, recently_killed: Callable[[], bool]
     ) -> None:
         self._url = url
         self._clock = clock
         self._deadline_s = deadline_ms / 1000
         self._grace_s = grace_s
-        self._disturbed = disturbed
+        self._recently_killed = recently_killed
         self._numbers = itertools.count()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
             headers={"Authorization": f"Bearer {key}"},
         )
         self.sent = 0
@@ -43,26 +43,29 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def follow(self, file: File, phase: str) -> Record:
-        """Send a file and again while nothing answers, until it has an answer or its deadline is over."""
+    async def send(self, file: File, phase: str) -> Record:
+        """Send a file, with retries, until it is answered or its deadline has passed."""
         request_id = f"chaos-{next(self._numbers)}"
         self.sent += 1
-        broken = plain = 0
-        told, verdict = "", None
+        broken_connections = serve_errors = 0
+        detail, verdict = "", None
         sent_s = self._clock.now_s()
         outcome: Outcome | None = None
         while outcome is None:
-            left_s = sent_s + self._deadline_s - self._clock.now_s()
-            if left_s <= 0:
+            remaining_s = sent_s + self._deadline_s - self._clock.now_s()
+            if remaining_s <= 0:
                 outcome = "cut off"
                 break
-            reading = await self._try(file, request_id, left_s)
-            outcome, told, verdict = reading.outcome, reading.told, reading.verdict
+            parsed = await self._try(file, request_id, remaining_s)
+            outcome, detail, verdict = parsed.outcome, parsed.detail, parsed.verdict
             if outcome is None:
-                broken, plain = broken + (told == _BROKEN), plain + (told != _BROKEN)
-                await asyncio.sleep(_WAITS_S[min(broken + plain, len(_WAITS_S)) - 1])
+                broken_connections, serve_errors = (
+                    broken_connections + (detail == _BROKEN),
+                    serve_errors + (detail != _BROKEN),
+                )
+                await asyncio.sleep(_RETRY_DELAYS_S[min(broken_connections + serve_errors, len(_RETRY_DELAYS_S)) - 1])
         ended_s = self._clock.now_s()
-        await asyncio.sleep(0.02)  # until the clock has seen how late the loop was
+        await asyncio.sleep(0.02)  # until the clock has measured the lag
         lag_s = self._clock.lag_s(sent_s, ended_s)
         return Record(
             request_id=request_id,
@@ -72,29 +75,29 @@ class Client:
             ended_s=ended_s,
             deadline_s=self._deadline_s,
             outcome=outcome,
-            told=told,
+            detail=detail,
             verdict=verdict,
-            broken=broken,
-            plain=plain,
+            broken_connections=broken_connections,
+            serve_errors=serve_errors,
             lag_s=lag_s,
         )
 
-    async def _try(self, file: File, request_id: str, left_s: float) -> Reading:
-        """One request and its reply. An outcome of None may be tried again."""
+    async def _try(self, file: File, request_id: str, remaining_s: float) -> ParsedReply:
+        """Send one request and parse its reply. An outcome of None may be retried."""
         try:
             async with self._session.post(
                 f"{self._url}/v1/classify",
-                params={"deadline_ms": max(1, round(1000 * left_s))},
+                params={"deadline_ms": max(1, round(1000 * remaining_s))},
                 data=file.data,
                 headers={"Content-Type": file.mime, "X-Request-Id": request_id},
-                timeout=aiohttp.ClientTimeout(total=left_s + self._grace_s),
+                timeout=aiohttp.ClientTimeout(total=remaining_s + self._grace_s),
             ) as response:
                 reply = Reply(response.status, response.content_type, await response.read())
         except TimeoutError:
-            return Reading("unanswered", f"nothing within {left_s + self._grace_s:.0f} s")
+            return ParsedReply("unanswered", f"nothing within {remaining_s + self._grace_s:.0f} s")
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
-            return Reading(None, _BROKEN)
-        reading = read(reply, file, request_id)
-        if reading.outcome is None and not self._disturbed():
-            return Reading("wrong", f"{reading.told}, and no process was killed")
-        return reading
+            return ParsedReply(None, _BROKEN)
+        parsed = parse_reply(reply, file, request_id)
+        if parsed.outcome is None and not self._recently_killed():
+            return ParsedReply("wrong", f"{parsed.detail}, and no process was killed")
+        return parsed

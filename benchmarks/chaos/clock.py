@@ -1,4 +1,4 @@
-"""The clock of a run, and how late the load generator itself is."""
+"""The clock of a run, and the lag of the load generator."""
 
 import asyncio
 import time
@@ -8,9 +8,9 @@ _TICK_S = 0.01
 
 
 class Clock:
-    """Seconds since it was made, and by how much this process's event loop was late when.
+    """Measures the time since its creation, and the lag of the event loop.
 
-    Run `watch` beside whatever is measured.
+    Run `watch` as a task during the measurement.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Clock:
         self._late_s: list[float] = []
 
     def now_s(self) -> float:
-        """Seconds since the clock was made."""
+        """Return the seconds since the clock was created."""
         return time.monotonic() - self._began
 
     async def watch(self) -> None:
@@ -32,6 +32,6 @@ class Clock:
             self._late_s.append(at_s - due_s)
 
     def lag_s(self, since_s: float, until_s: float) -> float:
-        """Return the most by which the loop was late between two moments."""
+        """Return the largest lag of the event loop between two times."""
         first, last = bisect_left(self._at_s, since_s), bisect_left(self._at_s, until_s + _TICK_S)
         return max(self._late_s[first:last], default=0.0)

@@ -1,4 +1,4 @@
-"""A storm in numbers."""
+"""Figures of a run, by phase."""
 
 import math
 from collections import Counter
@@ -11,61 +11,66 @@ from benchmarks.chaos.outcomes import Outcome, Record
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A process killed with SIGKILL. Seconds on the clock of the run; back_s None: not within what it was given."""
+    """A process killed with SIGKILL. Times are seconds on the clock of the run."""
 
     target: str
     phase: str
-    at_s: float
-    back_s: float | None = None
+    killed_s: float
+    #: None if it did not recover within the time limit.
+    recovered_s: float | None = None
 
     @property
     def recovery_s(self) -> float | None:
-        """From the kill until a successor does its work."""
-        return None if self.back_s is None else self.back_s - self.at_s
+        """Time from the kill until a successor works."""
+        return None if self.recovered_s is None else self.recovered_s - self.killed_s
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A phase as it ran, seconds on the clock of the run. ramp_s: of its beginning, left out of goodput."""
+    """A phase as it ran. Times are seconds on the clock of the run."""
 
     name: str
-    times: float
+    #: Load relative to the capacity.
+    factor: float
     began_s: float
     ended_s: float
+    #: Part of the beginning that is excluded from goodput.
     ramp_s: float = 0.0
-    own_cpu: float = 0.0  # of a core, what the load generator took
-    lag_ms: float = 0.0  # by which the load generator was late at most
+    #: Cores used by the load generator.
+    client_cpu: float = 0.0
+    #: Largest lag of the load generator.
+    client_lag_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseFigures:
-    """Of the requests sent in a phase; goodput of the answers that came in it.
-
-    offered_per_s: what was sent. goodput_per_s: answers within their deadline, after the ramp.
-    latencies are of verdicts, from the first time a request was sent. degraded_share: of verdicts. retries: requests
-    sent again because a process died under them, each time counted.
-    """
+    """Figures of the requests sent in a phase; goodput counts the answers that arrived in it."""
 
     name: str
     seconds: float
     sent: int
     outcomes: dict[str, int]
+    #: Requests sent.
     offered_per_s: float
+    #: Answers within their deadline, after the ramp.
     goodput_per_s: float
+    #: Share of verdicts that are degraded.
     degraded_share: float
     late: int
+    #: Latency of verdicts, from the first attempt.
     p50_ms: float | None
     p99_ms: float | None
     exits: dict[str, int]
     reasons: dict[str, int]
     refusals: dict[str, int]
+    #: Retries after a process died.
     retries: int
-    own_cpu: float
-    lag_ms: float
+    client_cpu: float
+    client_lag_ms: float
 
 
 def phase_figures(span: Span, records: Sequence[Record], slack_s: float) -> PhaseFigures:
-    """Return the figures of one phase. A verdict more than `slack_s` beyond its deadline is late."""
+    """Return the figures of one phase. A verdict more than `slack_s` after its deadline is late."""
     sent = [record for record in records if record.phase == span.name]
     verdicts = [record.verdict for record in sent if record.verdict is not None]
     took = sorted(1000 * record.took_s for record in sent if record.outcome == "answered")
@@ -84,26 +89,26 @@ def phase_figures(span: Span, records: Sequence[Record], slack_s: float) -> Phas
         p99_ms=quantile(took, 0.99),
         exits=_counted(verdict.exit.stage for verdict in verdicts),
         reasons=_counted(verdict.exit.reason for verdict in verdicts),
-        refusals=_counted(record.told for record in sent if record.outcome in ("refused", "cut off")),
-        retries=sum(record.broken + record.plain for record in sent),
-        own_cpu=span.own_cpu,
-        lag_ms=span.lag_ms,
+        refusals=_counted(record.detail for record in sent if record.outcome in ("refused", "cut off")),
+        retries=sum(record.broken_connections + record.serve_errors for record in sent),
+        client_cpu=span.client_cpu,
+        client_lag_ms=span.client_lag_ms,
     )
 
 
 def outcomes(records: Iterable[Record]) -> dict[str, int]:
-    """How many requests ended in each way."""
+    """Return the number of requests by outcome."""
     counted = Counter(record.outcome for record in records)
     return {outcome: counted[outcome] for outcome in get_args(Outcome)}
 
 
 def quantile(ascending: Sequence[float], part: float) -> float | None:
-    """Return the nearest-rank quantile of sorted numbers; None of none."""
+    """Return the nearest-rank quantile of sorted numbers; None if there are none."""
     return ascending[max(0, math.ceil(part * len(ascending)) - 1)] if ascending else None
 
 
 def share(part: int, whole: int) -> float:
-    """Of nothing, nothing."""
+    """Return a fraction; 0 if the denominator is 0."""
     return part / whole if whole else 0.0
 
 

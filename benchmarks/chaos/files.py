@@ -1,23 +1,23 @@
-"""What is sent: rendered scenes, none of which anything was trained or fitted on, and hostile files."""
+"""The files that are sent: rendered scenes that are in no training or calibration set, and hostile files."""
 
 from benchmarks.chaos.plan import File, Plan
 from roadwork_serve.schema import MediaKind
 from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_seed
 from tests.corpus import hostile_files
 
-RUN_SEED = 9004  # of the scenes, as `roadwork evaluate --seed` has it
+RUN_SEED = 9004  # of the scenes, as in `roadwork evaluate --seed`
 
 
 def files(plan: Plan) -> list[File]:
-    """All that a storm sends, in memory. Drawing takes a tenth of a second each."""
+    """Return all files of a run, in memory. Rendering takes a tenth of a second each."""
     seeds = [scene_seed(RUN_SEED, index) for index in range(plan.stills + plan.clips)]
     kinds: list[MediaKind] = ["photo" if index < plan.stills else "clip" for index in range(len(seeds))]
-    wanted = list(zip(seeds, kinds, strict=True))
+    scenes = list(zip(seeds, kinds, strict=True))
     found = [
         File(sample.metadata.name, "image/jpeg", sample.data, "still")
         if sample.metadata.kind == "photo"
         else File(sample.metadata.name, "video/mp4", sample.data, "clip")
-        for sample in draw_scenes(wanted, drawing_workers())
+        for sample in draw_scenes(scenes, drawing_workers())
     ]
     found += [
         File(name, "application/octet-stream", data, "hostile", error.status)

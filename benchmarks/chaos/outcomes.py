@@ -1,4 +1,4 @@
-"""What became of a request, and how that is told from a reply."""
+"""The outcome of a request, derived from the reply."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,107 +9,110 @@ from benchmarks.chaos.plan import File
 from roadwork_serve.schema import Problem, Verdict
 
 Outcome = Literal[
-    "answered",  # with a verdict of its own
-    "refused",  # 429, 503 or 504 with a problem document of ours
-    "cut off",  # the deadline was over before an answer of ours had come; the client was told by a broken connection
-    "client error",  # a hostile file got its problem
-    "unanswered",  # nothing came, not even long after the deadline
+    "answered",  # with its own verdict
+    "refused",  # 429, 503 or 504 with a problem document
+    "cut off",  # the deadline passed while connections broke, before there was a reply
+    "client error",  # a hostile file was rejected as expected
+    "unanswered",  # no reply, not even long after the deadline
     "wrong",  # anything else
 ]
 REFUSALS = (429, 503, 504)
-# What Serve's proxy says in its own words: when a process dies under a request, and, with 404, when the proxy itself
-# has just been started anew and has not heard of any route yet.
+# Plain-text errors of Serve's proxy: when a process dies during a request, and 404 when the proxy itself has just
+# restarted and has no routes yet.
 PLAIN = (404, 500, 502, 503)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One HTTP response. kind: its content type, without parameters."""
+    """One HTTP response."""
 
     status: int
+    #: Content type, without parameters.
     kind: str
     body: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What a reply says. outcome: None when it is Serve's own and not ours, so that the request may be sent again."""
+class ParsedReply:
+    """The content of a reply."""
 
+    #: None if the reply is Serve's own, so that the request may be retried.
     outcome: Outcome | None
-    told: str
+    #: The slug of a problem, or the fault.
+    detail: str
     verdict: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A request that was followed to its end. Seconds on the clock of the run.
-
-    phase: in which it was sent. told: the slug of a problem, or what was wrong.
-    broken: connections that broke under it. plain: Serve's own errors it got. lag_s: the most by which the load
-    generator itself was late while the request was on its way.
-    """
+    """A request that was followed to its end. Times are seconds on the clock of the run."""
 
     request_id: str
     kind: str
+    #: The phase in which it was sent.
     phase: str
     sent_s: float
     ended_s: float
     deadline_s: float
     outcome: Outcome
-    told: str = ""
+    #: The slug of a problem, or the fault.
+    detail: str = ""
     verdict: Verdict | None = None
-    broken: int = 0
-    plain: int = 0
+    #: Connections that broke during it.
+    broken_connections: int = 0
+    #: Serve's own errors during it.
+    serve_errors: int = 0
+    #: Largest lag of the load generator during it.
     lag_s: float = 0.0
 
     @property
     def took_s(self) -> float:
-        """From the first time it was sent to the end."""
+        """Time from the first attempt to the end."""
         return self.ended_s - self.sent_s
 
     @property
     def late_s(self) -> float:
-        """How much later it ended than its deadline and the load generator's own lag allow; negative: earlier."""
+        """Delay after the deadline and the load generator's own lag; negative if early."""
         return self.took_s - self.deadline_s - self.lag_s
 
     def in_time(self, slack_s: float) -> bool:
-        """Answered, and no later than this beyond its deadline."""
+        """Return whether it was answered, at most this much after its deadline."""
         return self.outcome == "answered" and self.late_s <= slack_s
 
 
-def read(reply: Reply, file: File, request_id: str) -> Reading:
+def parse_reply(reply: Reply, file: File, request_id: str) -> ParsedReply:
     """Return the outcome of a reply to this file."""
     if reply.status == 200:
         return _verdict(reply, file, request_id)
     if reply.kind != "application/problem+json":
-        told = f"plain {reply.status}"
-        return Reading(None if reply.status in PLAIN else "wrong", told)
+        detail = f"plain {reply.status}"
+        return ParsedReply(None if reply.status in PLAIN else "wrong", detail)
     try:
         problem = Problem.model_validate_json(reply.body)
     except ValidationError:
-        return Reading("wrong", f"a problem document of {reply.status} that is none")
+        return ParsedReply("wrong", f"an invalid problem document with status {reply.status}")
     slug = problem.type.rpartition(":")[2]
     if problem.instance != request_id:
-        return Reading("wrong", f"{slug} for request {problem.instance}")
+        return ParsedReply("wrong", f"{slug} for request {problem.instance}")
     if problem.status != reply.status:
-        return Reading("wrong", f"{slug} says {problem.status} under {reply.status}")
+        return ParsedReply("wrong", f"{slug} has status {problem.status} in a response with {reply.status}")
     if reply.status in REFUSALS:
-        return Reading("refused", slug)
-    if file.refusal == reply.status:
-        return Reading("client error", slug)
-    wanted = "a verdict" if file.refusal is None else str(file.refusal)
-    return Reading("wrong", f"{file.name} got {reply.status} {slug} instead of {wanted}: {problem.detail[:200]}")
+        return ParsedReply("refused", slug)
+    if file.expected_status == reply.status:
+        return ParsedReply("client error", slug)
+    expected = "a verdict" if file.expected_status is None else str(file.expected_status)
+    return ParsedReply("wrong", f"{file.name} got {reply.status} {slug} instead of {expected}: {problem.detail[:200]}")
 
 
-def _verdict(reply: Reply, file: File, request_id: str) -> Reading:
+def _verdict(reply: Reply, file: File, request_id: str) -> ParsedReply:
     try:
         verdict = Verdict.model_validate_json(reply.body)
     except ValidationError as error:
-        return Reading("wrong", f"a verdict that is none: {error.errors()[0]['msg']}")
+        return ParsedReply("wrong", f"an invalid verdict: {error.errors()[0]['msg']}")
     if verdict.request_id != request_id:
-        return Reading("wrong", f"the verdict of request {verdict.request_id}")
-    if file.refusal is not None:
-        return Reading("wrong", f"{file.name} got a verdict")
+        return ParsedReply("wrong", f"the verdict of request {verdict.request_id}")
+    if file.expected_status is not None:
+        return ParsedReply("wrong", f"{file.name} got a verdict")
     if verdict.media != ("clip" if file.kind == "clip" else "photo"):
-        return Reading("wrong", f"{file.name} was taken for a {verdict.media}")
-    return Reading("answered", "degraded" if verdict.degraded else verdict.exit.reason, verdict)
+        return ParsedReply("wrong", f"{file.name} was taken for a {verdict.media}")
+    return ParsedReply("answered", "degraded" if verdict.degraded else verdict.exit.reason, verdict)

@@ -1,4 +1,4 @@
-"""What a storm is made of: how long each part lasts, what is sent when, and what is broken meanwhile."""
+"""The plan of a run: durations, arrivals, and faults."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -7,13 +7,14 @@ from typing import Literal, get_args
 
 Kind = Literal["still", "clip", "hostile"]
 
+# Stage by deployment.
 STAGES = {
     "Backbone": "backbone",
     "SignReader": "signs",
     "FastVLM": "vlm",
     "Reasoner": "reasoner",
     "VideoReasoner": "video",
-}  # the deployment of each stage
+}
 INGRESS, PROXY = "Ingress", "proxy"
 TARGETS = (*STAGES, INGRESS, PROXY)
 
@@ -23,18 +24,19 @@ CLIP_SHARE = 0.1  # of the good files
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Something to send. refusal: the status a hostile file must be refused with; None of a good file."""
+    """A file to send."""
 
     name: str
     mime: str
     data: bytes
     kind: Kind
-    refusal: int | None = None
+    #: Status with which a hostile file must be rejected; None for a good file.
+    expected_status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """A request that leaves `at_s` seconds after the load began, whatever has become of those before it."""
+class Arrival:
+    """A request that is sent `at_s` seconds after the load began, without waiting for earlier ones."""
 
     at_s: float
     file: File
@@ -42,49 +44,48 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """So many times the measured capacity: a calm phase, then what is done to the server.
+    """A load relative to the capacity: a calm phase, then one with faults."""
 
-    steps: `kill TARGET`, `swap`, `rollback`, and `recover`, which waits until all that was killed is back.
-    """
-
-    times: float
+    #: Rate relative to the measured capacity.
+    factor: float
     calm_s: float
+    #: `kill TARGET`, `swap`, `rollback`, or `recover`, which waits until every killed process has recovered.
     steps: tuple[str, ...]
 
     @property
     def calm(self) -> str:
-        """The name of the calm phase."""
-        return f"{self.times:g}x calm"
+        """Name of the calm phase."""
+        return f"{self.factor:g}x calm"
 
     @property
     def faults(self) -> str:
-        """The name of the phase with faults."""
-        return f"{self.times:g}x faults"
+        """Name of the phase with faults."""
+        return f"{self.factor:g}x faults"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole storm. Seconds, but for the deadline that every request is sent with.
-
-    ramp_s: at the beginning of a calm phase, left out of its goodput: queues are filling.
-    clients: of the closed loop that measures capacity.
-    pause_s: after each recovery. recover_s: at most for a recovery. grace_s: beyond its deadline that a request is
-    waited for before it counts as unanswered.
-    """
+    """A whole run."""
 
     loads: tuple[Load, ...]
     capacity_s: float
+    #: Beginning of a calm phase that is excluded from goodput, while queues fill.
     ramp_s: float
+    #: Pause after each recovery.
     pause_s: float
     stills: int
     clips: int
+    #: Closed-loop clients that measure the capacity.
     clients: int = 24
+    #: Deadline of every request.
     deadline_ms: int = 4000
+    #: Time limit of a recovery.
     recover_s: float = 60.0
+    #: Time after its deadline until a request counts as unanswered.
     grace_s: float = 6.0
 
     def count(self, verb: str) -> int:
-        """How many steps begin with this word."""
+        """Return the number of steps that begin with this word."""
         return sum(step.split()[0] == verb for load in self.loads for step in load.steps)
 
 
@@ -114,37 +115,37 @@ SHORT = Plan(
 )  # fmt: skip
 
 
-def shots(seed: int, per_s: float, files: Sequence[File]) -> Iterator[Shot]:
-    """Poisson arrivals without end, the same for the same seed: 5 % hostile files, of the rest 9 stills to a clip.
+def arrivals(seed: int, per_s: float, files: Sequence[File]) -> Iterator[Arrival]:
+    """Yield Poisson arrivals without end, the same for the same seed: 5 % hostile files, else 9 stills to a clip.
 
-    Each kind goes through its files in a shuffled order and then again, so that none comes more often than another.
+    Each kind cycles through its files in shuffled order, so that all are equally frequent.
     """
-    dice = random.Random(seed)
-    decks = _decks(dice, files, get_args(Kind))
+    rng = random.Random(seed)
+    queues = _queues(rng, files, get_args(Kind))
     at_s = 0.0
     while True:
-        at_s += dice.expovariate(per_s)
-        good: Kind = "clip" if dice.random() < CLIP_SHARE else "still"
-        yield Shot(at_s, next(decks["hostile" if dice.random() < HOSTILE_SHARE else good]))
+        at_s += rng.expovariate(per_s)
+        good: Kind = "clip" if rng.random() < CLIP_SHARE else "still"
+        yield Arrival(at_s, next(queues["hostile" if rng.random() < HOSTILE_SHARE else good]))
 
 
 def good_files(seed: int, files: Sequence[File]) -> Iterator[File]:
     """Yield the files of the closed loop, without end: 9 stills, then a clip."""
-    decks = _decks(random.Random(seed), files, ("still", "clip"))
+    queues = _queues(random.Random(seed), files, ("still", "clip"))
     while True:
         for _ in range(round(1 / CLIP_SHARE) - 1):
-            yield next(decks["still"])
-        yield next(decks["clip"])
+            yield next(queues["still"])
+        yield next(queues["clip"])
 
 
-def _decks(dice: random.Random, files: Sequence[File], kinds: Sequence[Kind]) -> dict[Kind, Iterator[File]]:
+def _queues(rng: random.Random, files: Sequence[File], kinds: Sequence[Kind]) -> dict[Kind, Iterator[File]]:
     by_kind: dict[Kind, list[File]] = {kind: [file for file in files if file.kind == kind] for kind in kinds}
     for kind, found in by_kind.items():
         if not found:
             raise ValueError(f"there is no {kind} file to send")
-    return {kind: _shuffled(dice, found) for kind, found in by_kind.items()}
+    return {kind: _shuffled(rng, found) for kind, found in by_kind.items()}
 
 
-def _shuffled(dice: random.Random, files: Sequence[File]) -> Iterator[File]:
+def _shuffled(rng: random.Random, files: Sequence[File]) -> Iterator[File]:
     while True:
-        yield from dice.sample(files, len(files))
+        yield from rng.sample(files, len(files))

@@ -1,4 +1,4 @@
-"""The processes of one server's own Ray, found by the session they were started in and its folder."""
+"""The processes of one server's Ray cluster, found by its session and its folder."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ from benchmarks.server import Server
 
 def pids(server: Server, target: str) -> list[int]:
     """Return the live processes of a deployment's replicas, or of the HTTP proxy."""
-    wanted = "ray::ProxyActor" if target == PROXY else f"ray::ServeReplica:roadwork:{target}"
-    return [pid for pid, title in processes(server) if title == wanted or title.startswith(f"{wanted}.")]
+    replica_title = "ray::ProxyActor" if target == PROXY else f"ray::ServeReplica:roadwork:{target}"
+    return [pid for pid, title in processes(server) if title == replica_title or title.startswith(f"{replica_title}.")]
 
 
 def kill(server: Server, target: str) -> int:
-    """Kill one with SIGKILL and say which. Raises RuntimeError when there is none."""
+    """Kill one process of a target with SIGKILL and return its pid. Raises RuntimeError if there is none."""
     found = pids(server, target)
     if not found:
         raise RuntimeError(f"no process of {target} runs")
@@ -26,12 +26,12 @@ def kill(server: Server, target: str) -> int:
 
 
 def processes(server: Server) -> Iterator[tuple[int, str]]:
-    """Pid and title of every process that the server's Ray has started."""
+    """Yield pid and title of every process that the server's Ray cluster has started."""
     folder = f"RAY_TMPDIR={server.folder}".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
-        with suppress(OSError):  # it is gone, or somebody else's
+        with suppress(OSError):  # it has ended, or belongs to another user
             ours = os.getsid(int(entry.name)) == server.pid and folder in (entry / "environ").read_bytes().split(b"\0")
             if ours:
                 title = (entry / "cmdline").read_bytes().partition(b"\0")[0]

@@ -1,4 +1,4 @@
-"""Which policy was in force when, and whether a verdict is one policy's and no other's."""
+"""Periods in which policies were active, and consistency checks of verdicts with them."""
 
 import copy
 import math
@@ -13,47 +13,45 @@ _ROUNDING = 1e-9
 
 
 @dataclass(slots=True)
-class Reign:
-    """A policy from the moment its PUT was sent; seconds on the clock of the run.
-
-    told_s: when the server said that it is in force, infinite if it never did: then it may or may not have been.
-    """
+class PolicyPeriod:
+    """A policy from the moment its PUT was sent. Times are seconds on the clock of the run."""
 
     policy: Policy
-    asked_s: float
-    told_s: float = math.inf
+    requested_s: float
+    #: Time at which the server reported it as active; infinite if it never did, so that it may or may not have been.
+    confirmed_s: float = math.inf
 
     @property
     def version(self) -> str:
-        """What its verdicts carry."""
+        """The version that its verdicts carry."""
         return self.policy.version
 
 
-def permitted(reigns: Sequence[Reign], sent_s: float, ended_s: float) -> set[str]:
-    """Return the versions that a verdict may carry whose request was sent and answered at these times.
+def allowed_versions(periods: Sequence[PolicyPeriod], sent_s: float, ended_s: float) -> set[str]:
+    """Return the versions that a verdict may carry, given the times of its request and its reply.
 
-    A policy may be in force from when it was asked for until another one is said to be. A request that was sent after
-    a PUT had returned and answered before the next one was sent has exactly one.
+    A policy may be active from the request for it until the next one is confirmed. A request that was sent after a PUT
+    had returned, and answered before the next one was sent, has exactly one allowed version.
     """
     found: set[str] = set()
-    for at, reign in enumerate(reigns):
-        over_s = min((later.told_s for later in reigns[at + 1 :]), default=math.inf)
-        if reign.asked_s <= ended_s and over_s >= sent_s:
-            found.add(reign.version)
+    for at, period in enumerate(periods):
+        ended_by_s = min((later.confirmed_s for later in periods[at + 1 :]), default=math.inf)
+        if period.requested_s <= ended_s and ended_by_s >= sent_s:
+            found.add(period.version)
     return found
 
 
-def breach(verdict: Verdict, policy: Policy) -> str | None:
+def contradiction(verdict: Verdict, policy: Policy) -> str | None:
     """Return the first contradiction between a verdict and its policy; None if there is none.
 
-    Every stage must be the policy's, in its order; those before the exit must have left the posterior inside their
-    band, and the exit's must be on the side of its own that the reason names.
+    Every stage must be one of the policy's, in its order. Stages before the exit must have left the posterior inside
+    their band; that of the exit must be on the side that the exit reason names.
     """
     steps = policy.steps(verdict.media)
     order = [step.stage for step in steps]
-    asked = [report.stage for report in verdict.stages]
-    if asked != order[: len(asked)]:
-        return f"stages {asked}, and the policy asks {order}"
+    reported = [report.stage for report in verdict.stages]
+    if reported != order[: len(reported)]:
+        return f"stages {reported}, but the policy has {order}"
     last = verdict.exit.stage
     for step, report in zip(steps, verdict.stages, strict=False):
         if report.outcome != "answered" or report.posterior is None:

@@ -1,1 +1,1 @@
-"""The parts of `python -m benchmarks.cost_accuracy`: rows, ways to judge them, where these stand, the picture."""
+"""The parts of `python -m benchmarks.cost_accuracy`: rows, methods, their comparison, the plot."""

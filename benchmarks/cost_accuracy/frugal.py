@@ -8,89 +8,91 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.cost_accuracy.ways import Bools, Floats, Judged, Way, logits, price
+from benchmarks.cost_accuracy.methods import Bools, Floats, Method, Predictions, logits, stage_flops
 from roadwork_serve.evaluation.rows import EvaluationRow
 
-STAGES = ("backbone", "signs", "vlm", "reasoner")  # from the cheapest; where the signs are silent their score is low
-NEVER = np.inf  # a threshold that says: do not ask this stage at all
-_THRESHOLDS = 30  # tried at each stage but the last
+STAGES = ("backbone", "signs", "vlm", "reasoner")  # from the cheapest; without text the score of signs is low
+NEVER = np.inf  # threshold of a stage that is left out
+_THRESHOLDS = 30  # candidates at each stage but the last
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
-    """Thresholds of all stages but the last, and what they came to on the rows they are fitted to."""
+class Candidate:
+    """Thresholds of all stages but the last, with their results on the rows to which they are fitted."""
 
     thresholds: tuple[float, ...]
-    flop: float
+    cost_flops: float
     accuracy: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Answers:
-    """A stage's answers to n rows, and how likely each is right. said, score: [n]."""
+    """A stage's answers to n rows, with the probability that each is correct."""
 
-    said: Bools
+    roadwork: Bools
     score: Floats
 
 
 class Frugal:
-    """Scores of answers and thresholds on them, fitted to rows.
-
-    tried: all thresholds. line: those that no others beat on these rows, from the cheapest to the most careful.
-    """
+    """A FrugalGPT cascade: scores of answers, and thresholds on them, fitted to rows."""
 
     def __init__(self, rows: Sequence[EvaluationRow]) -> None:
         truth = np.array([row.metadata.label for row in rows], dtype=bool)
         self._scorers = {stage: _scorer(logits(rows, stage), truth) for stage in STAGES[:-1]}
         answers = self._answers(rows)
         levels = np.linspace(0, 1, _THRESHOLDS)
-        grids = [(*np.unique(np.quantile(each.score, levels)).tolist(), NEVER) for each in answers[:-1]]
-        self.tried: list[Tried] = []
+        grids = [(*np.unique(np.quantile(answer.score, levels)).tolist(), NEVER) for answer in answers[:-1]]
+        #: All thresholds.
+        self.candidates: list[Candidate] = []
         for thresholds in itertools.product(*grids):
-            found = _walk(answers, thresholds)
-            self.tried.append(Tried(thresholds, float(found.flop.mean()), float(np.mean(found.said == truth))))
-        self.line: list[Tried] = []
-        for each in sorted(self.tried, key=lambda each: (each.flop, -each.accuracy)):
-            if not self.line or each.accuracy > self.line[-1].accuracy:
-                self.line.append(each)
+            result = _run(answers, thresholds)
+            accuracy = float(np.mean(result.roadwork == truth))
+            self.candidates.append(Candidate(thresholds, float(result.cost_flops.mean()), accuracy))
+        #: The Pareto front of the candidates, from the cheapest.
+        self.front: list[Candidate] = []
+        for candidate in sorted(self.candidates, key=lambda candidate: (candidate.cost_flops, -candidate.accuracy)):
+            if not self.front or candidate.accuracy > self.front[-1].accuracy:
+                self.front.append(candidate)
 
-    def within(self, flop: float) -> Tried:
-        """Return the most accurate for a mean item of this budget, on the rows it is fitted to."""
-        return [each for each in self.line if each.flop <= flop or each is self.line[0]][-1]
+    def within(self, cost_flops: float) -> Candidate:
+        """Return the most accurate candidate within this mean cost per item, on the rows to which it is fitted."""
+        return [
+            candidate for candidate in self.front if candidate.cost_flops <= cost_flops or candidate is self.front[0]
+        ][-1]
 
-    def judge(self, thresholds: Sequence[float]) -> Way:
+    def method(self, thresholds: Sequence[float]) -> Method:
         """Return the cascade with these thresholds."""
-        return lambda rows: _walk(self._answers(rows), thresholds)
+        return lambda rows: _run(self._answers(rows), thresholds)
 
     def _answers(self, rows: Sequence[EvaluationRow]) -> list[_Answers]:
-        found = list[_Answers]()
+        result = list[_Answers]()
         for stage in STAGES:
-            said = logits(rows, stage)
+            stage_logits = logits(rows, stage)
             scorer = self._scorers.get(stage)
-            sure = np.ones(len(rows)) if scorer is None else scorer.predict_proba(_features(said))[:, 1]
-            found.append(_Answers(said >= 0, sure))
-        return found
+            score = np.ones(len(rows)) if scorer is None else scorer.predict_proba(_features(stage_logits))[:, 1]
+            result.append(_Answers(stage_logits >= 0, score))
+        return result
 
 
-def _scorer(said: Floats, truth: Bools) -> LogisticRegression | None:
-    """Of whether an answer is right; None where all are or none is."""
-    right = (said >= 0) == truth
-    return LogisticRegression().fit(_features(said), right) if 0 < right.sum() < len(right) else None
+def _scorer(stage_logits: Floats, truth: Bools) -> LogisticRegression | None:
+    """Fit a model that predicts whether an answer is correct; None if all or none are."""
+    correct = (stage_logits >= 0) == truth
+    return LogisticRegression().fit(_features(stage_logits), correct) if 0 < correct.sum() < len(correct) else None
 
 
-def _features(said: Floats) -> NDArray[np.float64]:
-    """[n, 2]: how sure the stage is, and which way it answered."""
-    return np.stack([np.abs(said), said], axis=1)
+def _features(stage_logits: Floats) -> NDArray[np.float64]:
+    """Return the features of the scorer, [n, 2]: the absolute logit and the logit."""
+    return np.stack([np.abs(stage_logits), stage_logits], axis=1)
 
 
-def _walk(answers: Sequence[_Answers], thresholds: Sequence[float]) -> Judged:
-    """From stage to stage until an answer's score is high enough; the last stage's always is."""
-    n = len(answers[0].said)
-    said, flop, there = np.zeros(n, dtype=bool), np.zeros(n), np.ones(n, dtype=bool)
+def _run(answers: Sequence[_Answers], thresholds: Sequence[float]) -> Predictions:
+    """Run the stages in order until an answer's score reaches the threshold; that of the last stage always does."""
+    n = len(answers[0].roadwork)
+    roadwork, cost_flops, active = np.zeros(n, dtype=bool), np.zeros(n), np.ones(n, dtype=bool)
     for stage, answer, threshold in zip(STAGES, answers, (*thresholds, -np.inf), strict=True):
         if threshold != NEVER:
-            flop += there * price(stage)
-            out = there & (answer.score >= threshold)
-            said[out] = answer.said[out]
-            there &= ~out
-    return Judged(said, flop)
+            cost_flops += active * stage_flops(stage)
+            exiting = active & (answer.score >= threshold)
+            roadwork[exiting] = answer.roadwork[exiting]
+            active &= ~exiting
+    return Predictions(roadwork, cost_flops)

@@ -1,7 +1,7 @@
-"""Rows in which every stage spoke, as `roadwork evaluate --all-stages --rows` makes them, of stills alone.
+"""Rows with the predictions of all stages, as `roadwork evaluate --all-stages --rows` writes them, for stills only.
 
-They are kept under names that say what they are of, and of what models and profile: another count, seed or weight makes
-others. After a change to the code of stages or of scenes remove the folder.
+They are cached. The file name identifies the data, the models and the profile, so another count, seed or weight makes
+new rows. After a change to the code of stages or scenes, remove the folder.
 """
 
 import asyncio
@@ -25,42 +25,44 @@ from roadwork_serve.progress import progress
 from roadwork_serve.testbed.minis.data import HELD_OUT_GROUPS, NOT_OPEN, OPEN_LICENCES
 from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_track
 
-FOLDER = ROOT / "build/worth"
+FOLDER = ROOT / "build/cost_accuracy"
 
 
-def of_scenes(count: int, seed: int, folder: Path = FOLDER) -> list[EvaluationRow]:
-    """Return the stills of a run of rendered scenes: nine in ten of them."""
+def scene_rows(count: int, seed: int, folder: Path = FOLDER) -> list[EvaluationRow]:
+    """Return the rows of the stills of a scene track: nine in ten of its items."""
     stills = [scene for scene in scene_track(count, seed) if scene[1] == "photo"]
-    return _kept(folder / f"scenes-{seed}-{count}.jsonl", draw_scenes(stills, drawing_workers()), len(stills))
+    return _cached(folder / f"scenes-{seed}-{count}.jsonl", draw_scenes(stills, drawing_workers()), len(stills))
 
 
-def of_photos(photos: Path, folder: Path = FOLDER) -> list[EvaluationRow]:
-    """Return the stills that people could tell of a folder with a manifest.csv."""
-    abouts = [about for about in photo_metadata(photos) if about.kind == "photo" and not about.ignore]
+def photo_rows(photos: Path, folder: Path = FOLDER) -> list[EvaluationRow]:
+    """Return the rows of the unambiguous stills of a folder with a manifest.csv."""
+    all_metadata = [metadata for metadata in photo_metadata(photos) if metadata.kind == "photo" and not metadata.ignore]
     manifest = hashlib.sha256((photos / "manifest.csv").read_bytes()).hexdigest()[:12]
-    return _kept(folder / f"photos-{manifest}.jsonl", photo_samples(photos, abouts), len(abouts))
+    return _cached(folder / f"photos-{manifest}.jsonl", photo_samples(photos, all_metadata), len(all_metadata))
 
 
-def taught(about: SampleMetadata) -> bool:
-    """Whether the miniatures that ship learned from this photograph, by the rules of `minis.data.real_photos`."""
-    may = any(name in about.licence for name in OPEN_LICENCES) and not any(name in about.licence for name in NOT_OPEN)
-    return may and about.group not in HELD_OUT_GROUPS
+def in_training_set(metadata: SampleMetadata) -> bool:
+    """Return whether the miniatures were trained on this photograph, by the rules of `minis.data.real_photos`."""
+    open_licence = any(name in metadata.licence for name in OPEN_LICENCES) and not any(
+        name in metadata.licence for name in NOT_OPEN
+    )
+    return open_licence and metadata.group not in HELD_OUT_GROUPS
 
 
-def _kept(path: Path, samples: Generator[Sample], total: int) -> list[EvaluationRow]:
-    path = path.with_stem(f"{path.stem}-{judges()}")
+def _cached(path: Path, samples: Generator[Sample], total: int) -> list[EvaluationRow]:
+    path = path.with_stem(f"{path.stem}-{fingerprint()}")
     with closing(samples):
         if path.is_file():
             return read_rows(path)
-        rows = asyncio.run(_made(samples, total, path.name))
-    draft = path.with_suffix(".part")  # one that was broken off is not taken for the whole
+        rows = asyncio.run(_evaluate(samples, total, path.name))
+    draft = path.with_suffix(".part")  # an interrupted run leaves no file under the final name
     write_rows(draft, rows)
     draft.replace(path)
     return rows
 
 
-def judges() -> str:
-    """Return a name for the weights, the profile and the policy that rows are made by."""
+def fingerprint() -> str:
+    """Return a hash of the weights, the profile and the policy that produce the rows."""
     profile = load_profile("mini")
     found = hashlib.sha256(profile.model_dump_json().encode())
     found.update(repr(load_policy(profile.policy)).encode())
@@ -69,12 +71,12 @@ def judges() -> str:
     return found.hexdigest()[:12]
 
 
-async def _made(samples: Generator[Sample], total: int, name: str) -> list[EvaluationRow]:
+async def _evaluate(samples: Generator[Sample], total: int, name: str) -> list[EvaluationRow]:
     profile = load_profile("mini")
     with progress() as bar:
-        task = bar.add_task(f"Making {name}", total=total)
+        task = bar.add_task(f"Evaluating {name}", total=total)
         async with local_cascade(profile, load_policy(profile.policy)) as cascade:
             rows, failed = await evaluate_samples(samples, cascade, STAGES, lambda: bar.advance(task))
     if failed:
-        raise ConfigError(f"{failed[0].name} got no verdict: {failed[0].message}; mend or remove it")
+        raise ConfigError(f"{failed[0].name} got no verdict: {failed[0].message}; fix or remove it")
     return rows

@@ -1,1 +1,1 @@
-"""What `benchmarks/gpu.py` is made of: models with random weights, a clock, and the record that is written."""
+"""The parts of `benchmarks/gpu.py`: models with random weights, timing, and the results."""

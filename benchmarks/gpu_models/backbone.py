@@ -16,7 +16,7 @@ from benchmarks.gpu_models.results import Case, Mode
 
 
 def jobs(machine: Machine, plan: Plan, modes: tuple[Mode, ...]) -> Iterator[Job]:
-    """Every mode, side and batch; CUDA graphs for small batches alone."""
+    """Yield a job for every mode, side and batch; CUDA graphs for small batches only."""
     model = build(BACKBONE, machine)
     name = title(BACKBONE, machine)
     plain = partial(_tokens, model)
@@ -30,13 +30,13 @@ def jobs(machine: Machine, plan: Plan, modes: tuple[Mode, ...]) -> Iterator[Job]
                 images = noise(machine, batch, 3, side, side)
                 case = Case("stage1", name, "forward", batch, side, mode)
                 yield Job(case, partial(forward, images), partial(plain, images))
-    torch._dynamo.reset()  # what it holds of the card's memory is for others
+    torch._dynamo.reset()  # frees its GPU memory for the other parts
 
 
 def _tensorrt_jobs(
     model: Any, plain: Callable[[Tensor], Tensor], side: int, machine: Machine, plan: Plan
 ) -> Iterator[Job]:
-    """Normalising the pixels and the head are in the plan, and cost next to nothing."""
+    """Yield the jobs with TensorRT. They include normalization and the head, at a negligible cost."""
     forward = tensorrt.Plan(model, side, max(plan.batches))
     for batch in plan.batches:
         thumbs = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8, device=machine.device)
@@ -46,15 +46,15 @@ def _tensorrt_jobs(
 
 
 def _tokens(model: Any, images: Tensor) -> Tensor:
-    """[n, 3, side, side] -> [n, tokens, width]."""
+    """Return the tokens, [n, 3, side, side] -> [n, tokens, width]."""
     return model(images).last_hidden_state
 
 
 def _forward(plain: Callable[[Tensor], Tensor], mode: Mode, machine: Machine) -> Callable[[Tensor], Tensor]:
-    """As it is, or compiled for each batch by itself, as the server's engine does."""
+    """Return the forward pass, in eager mode or compiled for each batch separately, like the server's engine."""
     if mode == "eager":
         return plain
-    torch._dynamo.reset()  # it keeps eight compilations of a function at most, then goes on uncompiled
-    if machine.tiny:  # traced and run as it is: no minutes in a C++ compiler
+    torch._dynamo.reset()  # a function has at most eight compilations; further ones would run uncompiled
+    if machine.tiny:  # traced but not compiled, which would take minutes
         return torch.compile(plain, backend="eager", dynamic=False)
     return torch.compile(plain, mode="reduce-overhead" if mode == "graphs" else "default", dynamic=False)

@@ -1,4 +1,4 @@
-"""How long a call takes and how much it computes."""
+"""Measures the duration and the compute of a call."""
 
 import math
 import statistics
@@ -18,43 +18,44 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """plain: the same in eager mode, for counting, where `call` does not run PyTorch's operators one by one."""
+    """A call to measure."""
 
     case: Case
     call: Call
+    #: The same in eager mode, for counting FLOPs, if `call` does not run PyTorch's operators one by one.
     plain: Call | None = None
 
 
-def measured(job: Job, machine: Machine, effort: Effort, peak: Peak, run: int) -> Row:
-    """Time and count the job."""
-    machine.forget_memory()
+def measure(job: Job, machine: Machine, effort: Effort, peak: Peak, run: int) -> Row:
+    """Time the job and count its FLOPs."""
+    machine.reset_memory()
     with torch.inference_mode():
-        timing = timed(job.call, machine, effort)
+        timing = time_call(job.call, machine, effort)
         memory = machine.memory_gib()
-        flop = counted(job.plain or job.call) / job.case.batch
+        flop = count_flops(job.plain or job.call) / job.case.batch
     per_s = job.case.batch / timing.median_ms * 1000
     tflops = per_s * flop / 1e12
     return Row(job.case, timing, per_s, flop / 1e9, tflops, tflops / peak.tflops, memory, run)
 
 
-def timed(call: Call, machine: Machine, effort: Effort) -> Timing:
-    """Call again and again, waiting for the card after each call, as a server does that needs the answer."""
+def time_call(call: Call, machine: Machine, effort: Effort) -> Timing:
+    """Time repeated calls, waiting for the GPU after each, as a server does that needs the result."""
     first_s = _once(call, machine)
-    for _ in range(effort.warm):
+    for _ in range(effort.warmup):
         _once(call, machine)
     seconds: list[float] = []
-    while len(seconds) < effort.least or (len(seconds) < effort.most and sum(seconds) < effort.budget_s):
+    while len(seconds) < effort.min_calls or (len(seconds) < effort.max_calls and sum(seconds) < effort.budget_s):
         seconds.append(_once(call, machine))
     return Timing(first_s, len(seconds), 1000 * statistics.median(seconds), 1000 * p90(seconds))
 
 
 def p90(values: list[float]) -> float:
-    """Return the smallest value that nine in ten do not pass."""
+    """Return the nearest-rank 90th percentile."""
     return sorted(values)[math.ceil(len(values) * 9 / 10) - 1]
 
 
-def counted(call: Call) -> float:
-    """FLOPs of matrix products, convolutions and attention, a multiply-add counted as 2; attention in full."""
+def count_flops(call: Call) -> float:
+    """Return the FLOPs of matrix products, convolutions and attention, with 2 per multiply-add; attention in full."""
     aten = torch.ops.aten
     attention = (
         aten._scaled_dot_product_flash_attention,
@@ -68,7 +69,7 @@ def counted(call: Call) -> float:
 
 
 def _attention(query: list[int], key: list[int], value: list[int], *_: object, **__: object) -> int:
-    """PyTorch's own formula leaves out the CPU's kernel; in older versions it refuses heads that share a key."""
+    """Return the FLOPs of attention. PyTorch's formula lacks the CPU kernel; older versions reject grouped heads."""
     n, heads, rows, width = query
     return 2 * n * heads * rows * key[2] * (width + value[3])
 

@@ -1,4 +1,4 @@
-"""The card: what it is called, how to wait for it, and the most it can do."""
+"""The GPU: its name, synchronization, memory and peak throughput."""
 
 import shutil
 import subprocess
@@ -11,51 +11,51 @@ import transformers
 
 from benchmarks.gpu_models.results import Peak, Run
 
-TINY_CARD = "cpu, tiny"
+TINY_NAME = "cpu, tiny"
 REPEATS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """tiny: a CPU that stands in for a card, with models that stand in for the real ones."""
+    """A GPU, or with `tiny` a CPU with toy models."""
 
-    card: str
+    gpu: str
     device: torch.device
     dtype: torch.dtype
     tiny: bool
 
     @classmethod
     def here(cls, tiny: bool) -> "Machine":
-        """Return the first CUDA card, or with `tiny` the CPU. Raises RuntimeError when there is no card."""
+        """Return the first CUDA GPU, or with `tiny` the CPU. Raises RuntimeError if there is no GPU."""
         if tiny:
-            torch.set_num_threads(1)  # two would wait for each other on a busy machine, far longer than they compute
-            return cls(TINY_CARD, torch.device("cpu"), torch.float32, True)
+            torch.set_num_threads(1)  # on a busy machine two threads mostly wait for each other
+            return cls(TINY_NAME, torch.device("cpu"), torch.float32, True)
         if not torch.cuda.is_available():
-            raise RuntimeError("there is no CUDA card here; --tiny tries the benchmark out on a CPU")
+            raise RuntimeError("there is no CUDA GPU here; --tiny rehearses the benchmark on a CPU")
         return cls(torch.cuda.get_device_name(0), torch.device("cuda", 0), torch.bfloat16, False)
 
     def wait(self) -> None:
-        """Until the card has done all it was given."""
+        """Wait until the GPU has finished all its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def forget_memory(self) -> None:
-        """Give back what nobody holds, and count the most that is allocated from here on."""
+    def reset_memory(self) -> None:
+        """Release unused memory and restart the measurement of the peak."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def memory_gib(self) -> float:
-        """Return the most that was allocated since; 0 on a CPU."""
+        """Return the peak of allocated memory; 0 on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) / 2**30 if self.device.type == "cuda" else 0.0
 
     def driver(self) -> str:
-        """As nvidia-smi says."""
+        """Return the driver version from nvidia-smi."""
         smi = shutil.which("nvidia-smi")
         if self.tiny or smi is None:
             return "unknown"
-        asked = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(asked, capture_output=True, text=True, timeout=30).stdout.strip() or "unknown"
+        command = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip() or "unknown"
 
     def run(self, command: str, peak_side: int) -> Run:
         """Return the record of a command, with the peak throughput measured now."""
@@ -71,7 +71,7 @@ class Machine:
         )
 
     def peak(self, side: int) -> Peak:
-        """TFLOP/s of a product of two square matrices of random numbers, the best of several after a warm-up."""
+        """Return the TFLOP/s of a product of two random square matrices, the best of several after a warm-up."""
         left, right = (torch.randn(side, side, device=self.device, dtype=self.dtype) for _ in range(2))
         best = float("inf")
         for i in range(REPEATS + 3):

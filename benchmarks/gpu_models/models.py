@@ -1,4 +1,4 @@
-"""Models of the published sizes with random weights, made on the card: nothing is downloaded, read or copied."""
+"""Models of the published sizes with random weights, created on the GPU: nothing is downloaded or copied."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ _TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def build(model: str, machine: Machine) -> Any:
-    """Return the model of that hub id, or on the tiny machine one of its class that is a few thousand times smaller."""
+    """Return the model of a hub id; on the tiny machine, a toy model of the same class."""
     if machine.tiny:
         config_class, name, sizes = _TINY[model]
         config = _named(config_class)(**sizes)
@@ -46,7 +46,7 @@ def build(model: str, machine: Machine) -> Any:
     else:
         meta = on_meta_device(model)
         config, kind = meta.config, type(meta)
-    # The class's own initialisation, on the card, takes seconds; it sets the buffers that no weight fills, too.
+    # Initialization on the GPU takes seconds. It also sets the buffers that are not weights.
     with machine.device:
         made = kind._from_config(config, dtype=machine.dtype)
     return made.eval().requires_grad_(False)
@@ -58,12 +58,12 @@ def title(model: str, machine: Machine) -> str:
 
 
 def noise(machine: Machine, *shape: int) -> Tensor:
-    """Return normal random numbers: zeros would be multiplied faster than a picture."""
+    """Return normal random numbers; zeros would be multiplied faster than real data."""
     return torch.randn(*shape, device=machine.device, dtype=machine.dtype)
 
 
-def words(machine: Machine, batch: int, tokens: int) -> Tensor:
-    """Token ids of text, [batch, tokens], away from the special ones at both ends of a vocabulary."""
+def text_tokens(machine: Machine, batch: int, tokens: int) -> Tensor:
+    """Return random token ids of text, [batch, tokens], which avoid the special tokens at both ends of a vocabulary."""
     return torch.randint(16, 256, (batch, tokens), device=machine.device)
 
 

@@ -1,4 +1,4 @@
-"""Stage 3B: Molmo 2 looks at the frames of a clip and answers with one token, run by transformers."""
+"""Stage 3B: Molmo 2 answers a question on the frames of a clip with one token, run by transformers."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from benchmarks.gpu_models.clock import Job
 from benchmarks.gpu_models.machine import Machine
-from benchmarks.gpu_models.models import build, noise, title, words
+from benchmarks.gpu_models.models import build, noise, text_tokens, title
 from benchmarks.gpu_models.plan import MOLMO, Plan
 from benchmarks.gpu_models.qwen import answer
 from benchmarks.gpu_models.results import Case
 
-POOL = 3  # patches a side that one token stands for: pooling_size of Molmo2VideoProcessor
-PROMPT_TOKENS, FRAME_TOKENS = 60, 7  # of the question; of a frame's two marks and its timestamp
+POOL = 3  # patches per side that are pooled into one token: pooling_size of Molmo2VideoProcessor
+PROMPT_TOKENS, FRAME_TOKENS = 60, 7  # of the question; of a frame's two markers and its timestamp
 
 
 def jobs(machine: Machine, plan: Plan) -> Iterator[Job]:
-    """One clip."""
+    """Yield the job for one clip."""
     model = build(MOLMO, machine)
     side = model.config.vision_config.image_size[0]
     inputs = _inputs(model, machine, plan.frames)
@@ -35,9 +35,11 @@ def _inputs(model: Any, machine: Machine, frames: int) -> dict[str, Tensor]:
     grid = torch.arange(frames * across**2, device=machine.device).view(frames, across, across)
     pooled = grid.unfold(1, POOL, POOL).unfold(2, POOL, POOL).reshape(-1, POOL * POOL)
     rows = across // POOL
-    seen = torch.full((1, rows * rows), model.config.image_patch_id, device=machine.device)
-    shown = [part for _ in range(frames) for part in (words(machine, 1, FRAME_TOKENS), seen)]
-    ids = torch.cat([*shown, words(machine, 1, PROMPT_TOKENS)], 1)
+    image_tokens = torch.full((1, rows * rows), model.config.image_patch_id, device=machine.device)
+    frames_and_timestamps = [
+        part for _ in range(frames) for part in (text_tokens(machine, 1, FRAME_TOKENS), image_tokens)
+    ]
+    ids = torch.cat([*frames_and_timestamps, text_tokens(machine, 1, PROMPT_TOKENS)], 1)
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),

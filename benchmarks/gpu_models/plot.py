@@ -1,17 +1,17 @@
-"""The results of a card as a picture: stage 1 by batch, and the latency of each stage."""
+"""Plots the results of a GPU: stage 1 by batch, and the latency of each stage."""
 
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_models.results import Cascade, Estimate, Results
 
-COLOURS = ("#0072b2", "#009e73", "#d55e00")  # Okabe and Ito: told apart by colour-blind readers, too
+COLOURS = ("#0072b2", "#009e73", "#d55e00")  # Okabe and Ito, distinguishable for colour-blind readers
 STYLES = {"eager": ":", "compiled": "-", "graphs": "--", "tensorrt": "-."}
 MODES = {"eager": "eager", "compiled": "torch.compile", "graphs": "torch.compile, CUDA graphs", "tensorrt": "TensorRT"}
 
 
 def plot(results: Results, path: Path) -> None:
-    """Write a PNG. Raises ImportError without matplotlib."""
+    """Write the plot as PNG. Raises ImportError without matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5.2), layout="constrained", dpi=150)
@@ -20,9 +20,9 @@ def plot(results: Results, path: Path) -> None:
     _stages(right, results)
     last = results.runs[-1]
     figure.suptitle(
-        f"{results.card}: random weights at full size, {last.dtype}"
-        if "tiny" not in results.card
-        else f"{results.card}: a rehearsal with toy models, these numbers mean nothing"
+        f"{results.gpu}: random weights at full size, {last.dtype}"
+        if "tiny" not in results.gpu
+        else f"{results.gpu}: a rehearsal with toy models; the numbers mean nothing"
     )
     figure.savefig(path)
 
@@ -43,7 +43,7 @@ def _stage1(axes: Any, results: Results) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(batches, [str(b) for b in batches])
     axes.set_ylim(bottom=0)
-    axes.set(title="Stage 1, one batch after the other", xlabel="batch", ylabel="images a second")
+    axes.set(title="Stage 1, sequential batches", xlabel="batch", ylabel="images per second")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if rows:
@@ -53,31 +53,31 @@ def _stage1(axes: Any, results: Results) -> None:
 def _stages(axes: Any, results: Results) -> None:
     bars = _bars(results.cascade) if results.cascade else _single(results)
     names, values, colours = [list(column) for column in zip(*bars, strict=True)] if bars else ([], [], [])
-    drawn = axes.barh(range(len(bars)), values, color=colours, height=0.7)
-    axes.bar_label(drawn, [f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1000:.2f} s" for ms in values], padding=4)
+    chart = axes.barh(range(len(bars)), values, color=colours, height=0.7)
+    axes.bar_label(chart, [f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1000:.2f} s" for ms in values], padding=4)
     axes.set_yticks(range(len(bars)), names)
     axes.invert_yaxis()
     axes.margins(x=0.16)
-    axes.set(title="Latency of one item, run by transformers, with no queue", xlabel="milliseconds")
+    axes.set(title="Latency of one item with transformers, without queueing", xlabel="milliseconds")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
 
 
 def _bars(cascade: Cascade) -> list[tuple[str, float, str]]:
-    """(name, milliseconds, colour): stages measured, then what a still or a clip comes to."""
+    """Return (name, milliseconds, colour): the measured stages, then the computed total of a still or a clip."""
     bars: list[tuple[str, float, str]] = []
     kinds: tuple[tuple[str, Estimate, str], ...] = (("still", cascade.photo, COLOURS[0]),
                                                     ("clip", cascade.clip, COLOURS[2]))  # fmt: skip
-    for kind, told, colour in kinds:
-        bars += [(f"{stage}, {kind}", ms, colour) for stage, ms in told.stage_ms.items()]
-        mean = told.mean_ms if told.mean_ms is not None else told.most.mean_ms
+    for kind, result, colour in kinds:
+        bars += [(f"{stage}, {kind}", ms, colour) for stage, ms in result.stage_ms.items()]
+        mean = result.mean_ms if result.mean_ms is not None else result.upper.mean_ms
         bars.append((f"whole cascade, {kind}\n(computed mean)", mean, "0.45"))
     return bars
 
 
 def _single(results: Results) -> list[tuple[str, float, str]]:
-    """Where there is no estimate: each case of one item, but for stage 1, which the other panel has."""
+    """Return a bar for each case with one item, except stage 1, if there is no estimate."""
     return [
         (f"{row.case.part}, {row.case.side} px, {row.case.new_tokens} tokens", row.timing.median_ms, COLOURS[0])
         for row in results.rows

@@ -1,6 +1,6 @@
-"""Stages 2B and 3A: Qwen3-VL looks at a square image and answers with one token, or writes a thought.
+"""Stages 2B and 3A: Qwen3-VL answers a question on a square image with one token, or with reasoning.
 
-Run by transformers, one batch at a time: no vLLM, no continuous batching, weights in 16 bit.
+Run by transformers, one batch at a time: no vLLM, no continuous batching, 16-bit weights.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.gpu_models.clock import Job
 from benchmarks.gpu_models.machine import Machine
-from benchmarks.gpu_models.models import build, noise, title, words
+from benchmarks.gpu_models.models import build, noise, text_tokens, title
 from benchmarks.gpu_models.plan import QWEN, Plan
 from benchmarks.gpu_models.results import Case
 from roadwork_serve.engines.transformers import embed_patches_by_matmul
@@ -21,7 +21,7 @@ PROMPT_TOKENS = 65  # of the question in its chat template, as profiles/flops.ya
 
 
 def jobs(machine: Machine, plan: Plan) -> Iterator[Job]:
-    """One token at every size and batch, and a thought at the usual size."""
+    """Yield jobs with one token at every size and batch, and with reasoning at the reference size."""
     model = build(QWEN, machine)
     embed_patches_by_matmul(model)
     model.generation_config.eos_token_id = None
@@ -33,14 +33,14 @@ def jobs(machine: Machine, plan: Plan) -> Iterator[Job]:
             case = Case("qwen", name, "prefill + 1 token", batch, side, prompt_tokens=prompt, new_tokens=1)
             yield Job(case, partial(answer, model, inputs))
     for batch in plan.qwen_batches:
-        inputs = _inputs(model, machine, batch, plan.usual_side)
-        case = Case("qwen", name, "prefill + tokens", batch, plan.usual_side,
-                    prompt_tokens=inputs["input_ids"].shape[1], new_tokens=plan.thought_tokens)  # fmt: skip
-        yield Job(case, partial(_think, model, inputs, plan.thought_tokens))
+        inputs = _inputs(model, machine, batch, plan.reference_side)
+        case = Case("qwen", name, "prefill + tokens", batch, plan.reference_side,
+                    prompt_tokens=inputs["input_ids"].shape[1], new_tokens=plan.reasoning_tokens)  # fmt: skip
+        yield Job(case, partial(_reason, model, inputs, plan.reasoning_tokens))
 
 
 def answer(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """Logits of the next token, [n, vocabulary], as `VisionLanguageEngine.answer` asks for them."""
+    """Return the logits of the next token, [n, vocabulary], as in `VisionLanguageEngine.answer`."""
     return model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
 
 
@@ -48,14 +48,14 @@ def _inputs(model: Any, machine: Machine, batch: int, side: int) -> dict[str, Te
     """Return the processor's output for a square image and a question: one token for 2 x 2 patches."""
     config, vision = model.config, model.config.vision_config
     patches = side // vision.patch_size
-    seen = (patches // vision.spatial_merge_size) ** 2
+    image_tokens = (patches // vision.spatial_merge_size) ** 2
     start, image, end = (
         torch.full((batch, n), token, device=machine.device)
-        for n, token in ((1, config.vision_start_token_id), (seen, config.image_token_id),
+        for n, token in ((1, config.vision_start_token_id), (image_tokens, config.image_token_id),
                          (1, config.vision_end_token_id))
     )  # fmt: skip
-    before = words(machine, batch, 4)  # the turn's header
-    ids = torch.cat([before, start, image, end, words(machine, batch, PROMPT_TOKENS - 6)], 1)
+    before = text_tokens(machine, batch, 4)  # the header of the chat message
+    ids = torch.cat([before, start, image, end, text_tokens(machine, batch, PROMPT_TOKENS - 6)], 1)
     width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     return {
         "input_ids": ids,
@@ -66,9 +66,9 @@ def _inputs(model: Any, machine: Machine, batch: int, side: int) -> dict[str, Te
     }
 
 
-def _think(model: Any, inputs: dict[str, Tensor], tokens: int) -> Tensor:
-    written = model.generate(**inputs, max_new_tokens=tokens, num_beams=1, do_sample=False)
-    new = written.shape[1] - inputs["input_ids"].shape[1]
+def _reason(model: Any, inputs: dict[str, Tensor], tokens: int) -> Tensor:
+    generated = model.generate(**inputs, max_new_tokens=tokens, num_beams=1, do_sample=False)
+    new = generated.shape[1] - inputs["input_ids"].shape[1]
     if new != tokens:
-        raise RuntimeError(f"Qwen3-VL wrote {new} tokens, and {tokens} were to be timed")
-    return written
+        raise RuntimeError(f"Qwen3-VL generated {new} tokens instead of {tokens}")
+    return generated

@@ -1,4 +1,4 @@
-"""What a run on a card found, and the JSON file it is kept in: one file a card, one row a case."""
+"""The results of a GPU and their JSON file: one file per GPU, one row per case."""
 
 import json
 import re
@@ -12,32 +12,32 @@ Mode = Literal["eager", "compiled", "graphs", "tensorrt"]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What was timed; a row's name in the file.
-
-    what: `forward`, `prefill + 1 token` or `prefill + tokens` (of Florence-2, its encoder).
-    mode: eager, compiled (torch.compile), graphs (torch.compile with CUDA graphs) or tensorrt.
-    side: of the square image or frame, pixels. frames: of a clip, 1 of an image.
-    """
+    """The case that was timed; identifies a row in the file."""
 
     part: Part
     model: str
-    what: str
+    #: `forward`, `prefill + 1 token` or `prefill + tokens` (prefill is the encoder of Florence-2).
+    operation: str
     batch: int
+    #: Of the square image or frame, in pixels.
     side: int
+    #: Eager, compiled (torch.compile), graphs (torch.compile with CUDA graphs) or tensorrt.
     mode: Mode = "eager"
+    #: Of a clip; 1 for an image.
     frames: int = 1
     prompt_tokens: int = 0
     new_tokens: int = 0
 
     def __str__(self) -> str:
-        told = f"{self.model} {self.what}, {self.mode}, batch {self.batch}, {self.side} px"
-        return told + (f", {self.new_tokens} tokens" if self.new_tokens > 1 else "")
+        result = f"{self.model} {self.operation}, {self.mode}, batch {self.batch}, {self.side} px"
+        return result + (f", {self.new_tokens} tokens" if self.new_tokens > 1 else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Of a call with its inputs on the card, until the card is done. first_s: the first call, with any compiling."""
+    """Times of a call with its inputs on the GPU, until the GPU has finished."""
 
+    #: The first call, including compilation.
     first_s: float
     repeats: int
     median_ms: float
@@ -46,26 +46,26 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """per_s: items a second at the median, one call after the other.
-
-    gflop: of one item, a multiply-add counted as 2, as torch.utils.flop_counter counts (causal attention in full).
-    peak_share: of the matrix product measured by the same run. memory_gib: most that was allocated meanwhile.
-    run: index into the runs.
-    """
+    """The figures of a case."""
 
     case: Case
     timing: Timing
+    #: Items per second at the median, with sequential calls.
     per_s: float
+    #: Compute per item. A multiply-add counts as 2, as in torch.utils.flop_counter; causal attention counts in full.
     gflop: float
     tflops: float
+    #: Fraction of the peak throughput measured in the same run.
     peak_share: float
+    #: Peak of allocated memory.
     memory_gib: float
+    #: Index into the runs.
     run: int
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A case, or with none a whole part, that could not be measured."""
+    """A case that could not be measured, or a whole part."""
 
     part: Part
     error: str
@@ -75,7 +75,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The best of several products of two square matrices of this side; no data sheet."""
+    """Measured peak throughput: the best of several products of two square matrices."""
 
     side: int
     tflops: float
@@ -83,7 +83,7 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One command. notes: what was left out, and why."""
+    """One command."""
 
     date: str
     command: str
@@ -93,13 +93,14 @@ class Run:
     transformers: str
     dtype: str
     peak: Peak
+    #: Skipped measurements, with reasons.
     notes: tuple[str, ...] = ()
     elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of the latencies of all items, in milliseconds."""
+    """Latency percentiles over all items."""
 
     mean_ms: float
     p50_ms: float
@@ -109,32 +110,33 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Latency of a still or a clip with no queue, from the medians of the stages it visits.
+    """Latency of a still or a clip without queueing, from the medians of the stages it visits."""
 
-    exit_mix: share of the items that leave at a stage, in the policy's order.
-    most: an item pays for every stage up to its exit; least: it pays for a conditional stage only if it leaves there.
-    mean_ms: with the share of items that visited the conditional stage, told from the report's mean compute; None
-        where that does not tell.
-    alone, alone_ms: the stage that would see every item if there were no cascade, and its latency.
-    """
-
+    #: Share of items that exit at each stage, in the policy's order.
     exit_mix: dict[str, float]
     stage_ms: dict[str, float]
-    most: Spread
-    least: Spread
+    #: If every item runs each stage up to its exit.
+    upper: Spread
+    #: If an item runs a conditional stage only when it exits there.
+    lower: Spread
+    #: With the share of items that visited the conditional stage, derived from the report's mean compute; None if that
+    #: is inconclusive.
     mean_ms: float | None
-    alone: str
-    alone_ms: float
+    #: The stage that would run on every item without a cascade.
+    single_stage: str
+    #: Its latency.
+    single_stage_ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """Computed, not measured. stages: the row a stage's latency was taken from."""
+    """The estimate for the cascade: computed, not measured."""
 
-    how: str
+    method: str
     report: str
     policy_version: str
     seed: int | None
+    #: The row from which each stage's latency was taken.
     stages: dict[str, str]
     photo: Estimate
     clip: Estimate
@@ -142,16 +144,16 @@ class Cascade:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Everything that is known of a card."""
+    """All results of a GPU."""
 
-    card: str
+    gpu: str
     runs: tuple[Run, ...] = ()
     rows: tuple[Row, ...] = ()
     failures: tuple[Failure, ...] = ()
     cascade: Cascade | None = field(default=None)
 
     def with_row(self, row: Row) -> "Results":
-        """Return the row in place of what an earlier run said of the same case."""
+        """Return the results with this row in place of an earlier one of the same case."""
         return replace(
             self,
             rows=(*(r for r in self.rows if r.case != row.case), row),
@@ -159,16 +161,16 @@ class Results:
         )
 
     def with_failure(self, failure: Failure) -> "Results":
-        """Return the failure noted. What an earlier run measured of the case stays."""
+        """Return the results with this failure. An earlier measurement of the case is kept."""
         kept = [f for f in self.failures if (f.part, f.case) != (failure.part, failure.case)]
         return replace(self, failures=(*kept, failure))
 
     def with_cascade(self, cascade: Cascade) -> "Results":
-        """Return the estimate in place of an earlier one."""
+        """Return the results with this estimate in place of an earlier one."""
         return replace(self, cascade=cascade).without_failure("cascade")
 
     def without_failure(self, part: Part) -> "Results":
-        """Without the note that the part as a whole failed."""
+        """Return the results without the failure of a whole part."""
         return replace(self, failures=tuple(f for f in self.failures if f.part != part or f.case is not None))
 
     def find(self, part: Part, **wanted: object) -> Row | None:
@@ -180,7 +182,7 @@ class Results:
         return None
 
     def write(self, path: Path) -> None:
-        """As JSON. A reader, or a command that is cut short, finds the old file or the new one."""
+        """Write the results as JSON, atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".part")
         new.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
@@ -198,14 +200,14 @@ def read(path: Path) -> Results:
         ) from e
 
 
-def file_name(card: str) -> str:
-    """gpu-nvidia-h200.json for `NVIDIA H200`."""
-    return f"gpu-{re.sub('[^a-z0-9]+', '-', card.lower()).strip('-')}.json"
+def file_name(gpu: str) -> str:
+    """Return the file name for a GPU, such as gpu-nvidia-h200.json for `NVIDIA H200`."""
+    return f"gpu-{re.sub('[^a-z0-9]+', '-', gpu.lower()).strip('-')}.json"
 
 
 def _results(raw: dict[str, Any]) -> Results:
     return Results(
-        card=raw["card"],
+        gpu=raw["gpu"],
         runs=tuple(Run(**{**r, "peak": Peak(**r["peak"]), "notes": tuple(r["notes"])}) for r in raw["runs"]),
         rows=tuple(Row(**{**r, "case": Case(**r["case"]), "timing": Timing(**r["timing"])}) for r in raw["rows"]),
         failures=tuple(Failure(**{**f, "case": f["case"] and Case(**f["case"])}) for f in raw["failures"]),
@@ -218,4 +220,4 @@ def _cascade(raw: dict[str, Any]) -> Cascade:
 
 
 def _estimate(raw: dict[str, Any]) -> Estimate:
-    return Estimate(**{**raw, **{name: Spread(**raw[name]) for name in ("most", "least")}})
+    return Estimate(**{**raw, **{name: Spread(**raw[name]) for name in ("upper", "lower")}})

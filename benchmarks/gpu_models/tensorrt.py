@@ -1,4 +1,4 @@
-"""Stage 1 under TensorRT, by the same way that a server takes: export to ONNX, build a plan, run it."""
+"""Stage 1 with TensorRT, built as on a server: export to ONNX, build a plan, run it."""
 
 import tempfile
 from pathlib import Path
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class Plan:
-    """A plan of the backbone with an untrained head, fp16, for one side and batches up to the largest.
+    """A TensorRT plan of the backbone with an untrained head, fp16, for one side and batches up to the largest.
 
-    Takes thumbs that are on the card already, uint8 [n, side, side, 3]. Takes minutes to make. Raises ModelError when
-    the model cannot be exported or built.
+    It takes thumbnails on the GPU, uint8 [n, side, side, 3]. Building it takes minutes. Raises ModelError if the model
+    cannot be exported or built.
     """
 
     def __init__(self, model: Any, side: int, largest: int) -> None:
@@ -30,6 +30,6 @@ class Plan:
             self._engine: Any = TensorRtBackbone(file, side=side, max_thumbs=largest)
 
     def __call__(self, thumbs: Tensor) -> Tensor:
-        """Logits, [n, outputs]."""
+        """Return logits, [n, outputs]."""
         with torch.cuda.stream(self._engine._stream):
             return self._engine._run(thumbs, self.outputs)

@@ -1,1 +1,1 @@
-"""The same model behind other servers, each written and tuned as its own documentation advises."""
+"""The same model behind other servers, each written and tuned as its documentation recommends."""

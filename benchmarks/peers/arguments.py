@@ -1,51 +1,52 @@
-"""What a server here is told, by its environment, which the processes it starts inherit."""
+"""The arguments of a server, passed in an environment variable that its processes inherit."""
 
 import json
 import os
 from dataclasses import asdict, dataclass
 
-from benchmarks.peers.model import CASCADE, WORKS, Work
+from benchmarks.peers.model import CASCADE, WORKLOADS, Workload
 
 VARIABLE = "ROADWORK_PEER"
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """workers: processes with a model of their own each, or what a server has in their place; threads: of each.
-
-    limit_s: an answer that takes longer is late. most: requests that can be in work at once and be in time.
-    """
+    """The arguments of a server."""
 
     port: int
     model: str
+    #: Processes with their own model, or the equivalent of the server.
     workers: int
+    #: Threads of each.
     threads: int
+    #: Latency above which an answer is late.
     limit_s: float
-    most: int
+    #: Most requests in flight that can be answered in time.
+    max_in_flight: int
 
     @property
-    def work(self) -> Work:
-        """What is asked of it."""
-        return WORKS[self.model]
+    def workload(self) -> Workload:
+        """The workload of the model."""
+        return WORKLOADS[self.model]
 
     @property
-    def first(self) -> int:
+    def first_stage_workers(self) -> int:
         """Workers of the first stage, if stages are separate processes.
 
-        In the cascade more of them would compete with those of the second stage, and have smaller batches.
+        In the cascade more of them would compete with the second stage, and have smaller batches.
         """
         return max(1, self.workers // 2) if self.model == CASCADE else self.workers
 
     @property
-    def patience_s(self) -> float:
-        """What may wait in a queue and still be in time when it has been answered, seconds."""
+    def queue_timeout_s(self) -> float:
+        """Longest wait in a queue after which an answer can still be in time."""
         return 0.6 * self.limit_s
 
     def to_environment(self) -> dict[str, str]:
-        """For `given`."""
+        """Return the environment variable for `from_environment`."""
         return {VARIABLE: json.dumps(asdict(self))}
 
     @classmethod
-    def given(cls) -> "Arguments":
+    def from_environment(cls) -> "Arguments":
         """Return the arguments of this process."""
         return cls(**json.loads(os.environ[VARIABLE]))

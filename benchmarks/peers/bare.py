@@ -1,7 +1,7 @@
-"""The bare loop that is the measure of servers: the same decoding and models in one process, a batch at a time.
+"""The bare loop, the baseline for all servers: the same decoding and models in one process, batch by batch.
 
-As `python -m benchmarks.peers.bare MODEL THREADS` it runs for each line that it reads, a size and seconds with a tab
-between them, and answers with a line of JSON.
+`python -m benchmarks.peers.bare MODEL THREADS` reads lines with a size and seconds, separated by a tab, and answers
+each with a line of JSON.
 """
 
 import json
@@ -13,80 +13,83 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
-from benchmarks.peers.model import WORKS, Whole
+from benchmarks.peers.model import WORKLOADS, Pipeline
 from benchmarks.peers.pictures import COUNT, SIZES, pictures
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """per_s: images a second. decoding: its share of the time. cpu_ms: of an image."""
+class LoopResult:
+    """The figures of a run of the loop."""
 
+    #: Images per second.
     per_s: float
-    decoding: float
+    #: Share of the time spent on decoding.
+    decoding_share: float
+    #: Processor time per image.
     cpu_ms: float
 
 
 class Loop:
-    """The loop in this process."""
+    """The loop, in this process."""
 
     def __init__(self, model: str, threads: int) -> None:
-        self._whole, self._batch = Whole(model, threads), WORKS[model].batch
+        self._pipeline, self._batch = Pipeline(model, threads), WORKLOADS[model].batch
 
-    def run(self, size: str, seconds: float) -> Pace:
-        """Run for about so long, at least once through all photos."""
+    def run(self, size: str, seconds: float) -> LoopResult:
+        """Run for about this long, at least once over all photos."""
         bodies = pictures(size)
-        parts = [bodies[start : start + self._batch] for start in range(0, COUNT, self._batch)]
+        batches = [bodies[start : start + self._batch] for start in range(0, COUNT, self._batch)]
         count, decoding_s, began, spent_s = 0, 0.0, time.monotonic(), time.process_time()
         while time.monotonic() < began + seconds or count < COUNT:
-            part = parts[count // self._batch % len(parts)]
+            batch = batches[count // self._batch % len(batches)]
             now = time.monotonic()
-            thumbs = [self._whole.judge.thumb(data) for data in part]
+            thumbs = [self._pipeline.classifier.thumb(data) for data in batch]
             decoding_s += time.monotonic() - now
-            self._whole.answers(part, thumbs)
-            count += len(part)
+            self._pipeline.predict(batch, thumbs)
+            count += len(batch)
         took_s = time.monotonic() - began
-        return Pace(count / took_s, decoding_s / took_s, 1000 * (time.process_time() - spent_s) / count)
+        return LoopResult(count / took_s, decoding_s / took_s, 1000 * (time.process_time() - spent_s) / count)
 
 
-class Apart:
-    """The loop in a process of its own, which rests between runs."""
+class LoopProcess:
+    """The loop in its own process, which is idle between runs."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
-    def run(self, size: str, seconds: float) -> Pace:
-        """See `Loop`. Raises RuntimeError when the process has ended."""
+    def run(self, size: str, seconds: float) -> LoopResult:
+        """Run the loop; see `Loop`. Raises RuntimeError if the process has ended."""
         if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("it has no pipes")
-        with suppress(BrokenPipeError):  # told of below
+            raise RuntimeError("the process has no pipes")
+        with suppress(BrokenPipeError):  # reported below
             print(f"{size}\t{seconds}", file=self._process.stdin, flush=True)
         if not (line := self._process.stdout.readline()):
             raise RuntimeError("the bare loop has ended")
-        return Pace(**json.loads(line))
+        return LoopResult(**json.loads(line))
 
 
 @contextmanager
-def apart(model: str, threads: int) -> Iterator[Apart]:
-    """Yield a process of its own for the loop, until the block ends."""
+def loop_process(model: str, threads: int) -> Iterator[LoopProcess]:
+    """Yield a process for the loop, which is killed when the block ends."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.peers.bare", model, str(threads)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield Apart(process)
+            yield LoopProcess(process)
         finally:
             process.kill()
 
 
-def by_threads(model: str, seconds: float) -> dict[int, float]:
-    """Images a second of the loop by its number of threads."""
-    found: dict[int, float] = {}
+def throughput_by_threads(model: str, seconds: float) -> dict[int, float]:
+    """Return the images per second of the loop by number of threads."""
+    throughputs: dict[int, float] = {}
     for count in range(1, len(os.sched_getaffinity(0)) + 1):
-        with apart(model, count) as loop:
-            found[count] = loop.run(next(iter(SIZES)), seconds).per_s
-    return found
+        with loop_process(model, count) as loop:
+            throughputs[count] = loop.run(next(iter(SIZES)), seconds).per_s
+    return throughputs
 
 
 if __name__ == "__main__":
     loop = Loop(sys.argv[1], int(sys.argv[2]))
-    for order in sys.stdin:
-        size, seconds = order.split("\t")
+    for line in sys.stdin:
+        size, seconds = line.split("\t")
         print(json.dumps(asdict(loop.run(size, float(seconds)))), flush=True)

@@ -1,4 +1,4 @@
-"""BentoML: a service with an adaptive batch behind one that reads requests; for the cascade a third one."""
+"""BentoML: a service with adaptive batching behind one that reads requests, and a third one for the cascade."""
 
 import asyncio
 from pathlib import Path
@@ -8,64 +8,64 @@ import bentoml
 from bentoml.validators import ContentType
 
 from benchmarks.peers.arguments import Arguments
-from benchmarks.peers.model import CASCADE, Judge, SignReader, unsure
+from benchmarks.peers.model import CASCADE, Classifier, SignReader, unsure
 
-told = Arguments.given()
-LATEST_MS = int(1000 * told.limit_s)
-STAYS = {"max_requests": 10**9}  # by default a connection ends after 100, and what is on its way fails
-BATCHES = told.work.batch > 1  # it takes no batch of one
+arguments = Arguments.from_environment()
+MAX_LATENCY_MS = int(1000 * arguments.limit_s)
+KEEP_ALIVE = {"max_requests": 10**9}  # by default a connection is closed after 100 requests, and those in flight fail
+BATCHED = arguments.workload.batch > 1  # BentoML does not support batches of one
 QUIET = {"access": {"enabled": False}}
 
 
-@bentoml.service(workers=told.first, logging=QUIET, runner_connection=STAYS)
+@bentoml.service(workers=arguments.first_stage_workers, logging=QUIET, runner_connection=KEEP_ALIVE)
 class First:
-    """The backbone. What may not take longer than the limit its batcher refuses."""
+    """The backbone. Its batcher rejects requests that would exceed the limit."""
 
     def __init__(self) -> None:
-        self._judge = Judge(told.model, told.threads)
+        self._classifier = Classifier(arguments.model, arguments.threads)
 
-    if BATCHES:
+    if BATCHED:
 
-        @bentoml.api(batchable=True, max_batch_size=told.work.batch, max_latency_ms=LATEST_MS)
-        def judge(self, bodies: list[bytes]) -> list[float]:
+        @bentoml.api(batchable=True, max_batch_size=arguments.workload.batch, max_latency_ms=MAX_LATENCY_MS)
+        def classify(self, bodies: list[bytes]) -> list[float]:
             """Return the probability of road work of each."""
-            return self._judge.judge([self._judge.thumb(data) for data in bodies])
+            return self._classifier.classify([self._classifier.thumb(data) for data in bodies])
 
     @bentoml.api
-    def judge_one(self, data: bytes) -> float:
-        """Of one."""
-        return self._judge.judge([self._judge.thumb(data)])[0]
+    def classify_one(self, data: bytes) -> float:
+        """Return the probability of road work of one photo."""
+        return self._classifier.classify([self._classifier.thumb(data)])[0]
 
 
-@bentoml.service(workers=told.workers, logging=QUIET, runner_connection=STAYS)
+@bentoml.service(workers=arguments.workers, logging=QUIET, runner_connection=KEEP_ALIVE)
 class Second:
     """The sign reader."""
 
     def __init__(self) -> None:
-        self._reader = SignReader(told.threads)
+        self._reader = SignReader(arguments.threads)
 
     @bentoml.api
-    def read(self, data: bytes, before: float) -> float:
+    def read(self, data: bytes, prior: float) -> float:
         """See `SignReader`."""
-        return self._reader.read(data, before)
+        return self._reader.read(data, prior)
 
 
-@bentoml.service(traffic={"timeout": told.limit_s, "max_concurrency": told.most}, logging=QUIET)
+@bentoml.service(traffic={"timeout": arguments.limit_s, "max_concurrency": arguments.max_in_flight}, logging=QUIET)
 class Front:
-    """Reads requests, asks the others."""
+    """Reads requests and calls the other services."""
 
     first = bentoml.depends(First)
-    if told.model == CASCADE:
+    if arguments.model == CASCADE:
         second = bentoml.depends(Second)
 
     @bentoml.api
     async def predict(self, photo: Annotated[Path, ContentType("image/jpeg")], /) -> dict[str, float]:
-        """Return an answer to a photo."""
+        """Return the prediction for a photo."""
         data = await asyncio.to_thread(photo.read_bytes)
-        if BATCHES:
-            (said,) = await self.first.to_async.judge([data])
+        if BATCHED:
+            (probability,) = await self.first.to_async.classify([data])
         else:
-            said = await self.first.to_async.judge_one(data)
-        if told.model == CASCADE and unsure(said):
-            said = await self.second.to_async.read(data, said)
-        return {"probability": float(said)}
+            probability = await self.first.to_async.classify_one(data)
+        if arguments.model == CASCADE and unsure(probability):
+            probability = await self.second.to_async.read(data, probability)
+        return {"probability": float(probability)}

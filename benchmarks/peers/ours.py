@@ -1,7 +1,7 @@
-"""This project's own server, as its documentation has it: one profile, one policy.
+"""This project's own server, configured as in its documentation: one profile, one policy.
 
-By default it keeps its journal and its log of requests, as nobody else here does. With the flags for throughput it does
-what the others do: the page on operation tells what to leave out.
+By default it keeps its journal and its access log, which no other server here does. With the settings for throughput it
+leaves them out, as the page on operation describes.
 """
 
 import sys
@@ -23,34 +23,37 @@ _CASCADE = {
 }
 
 
-def settings(folder: Path, told: Arguments, fast: bool) -> tuple[list[str], dict[str, str]]:
-    """Return the command and the environment of a server, all of whose files lie in a folder."""
+def settings(folder: Path, arguments: Arguments, fast: bool) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment of a server that keeps all its files in a folder."""
     policy = folder / "policy.yaml"
-    policy.write_text(yaml.safe_dump(_CASCADE if told.model == CASCADE else POLICY))
+    policy.write_text(yaml.safe_dump(_CASCADE if arguments.model == CASCADE else POLICY))
     config = folder / "serve.yaml"
-    write_config(config, {"profile": "mini", "overrides": _overrides(told, policy, journal=not fast)})
-    written = yaml.safe_load(config.read_text())
-    written["http_options"]["port"] = told.port
+    write_config(config, {"profile": "mini", "overrides": _overrides(arguments, policy, journal=not fast)})
+    serve_config = yaml.safe_load(config.read_text())
+    serve_config["http_options"]["port"] = arguments.port
     if fast:
-        written["logging_config"] = {"enable_access_log": False}
-    config.write_text(yaml.safe_dump(written))
+        serve_config["logging_config"] = {"enable_access_log": False}
+    config.write_text(yaml.safe_dump(serve_config))
     environment = environment_in(folder)
     if fast:
         environment |= fast_ports(folder)
     return [str(Path(sys.executable).with_name("serve")), "run", str(config)], environment
 
 
-def _overrides(told: Arguments, policy: Path, journal: bool) -> dict[str, Any]:
-    computes = {"threads": told.threads, "replicas": told.workers}
+def _overrides(arguments: Arguments, policy: Path, journal: bool) -> dict[str, Any]:
+    resources = {"threads": arguments.threads, "replicas": arguments.workers}
     stages: dict[str, Any] = dict.fromkeys(("signs", "vlm", "reasoner", "video"))
     engines: dict[str, Any] = dict.fromkeys(("ocr", "qwen3-vl", "qwen3-vl-thinking", "molmo2"))
-    if told.model == CASCADE:
+    if arguments.model == CASCADE:
         del stages["signs"]
-        engines["ocr"] = computes
+        engines["ocr"] = resources
     return {
         "policy": str(policy),
         "journal": {"enabled": journal},
-        "ingress": {"default_deadline_ms": int(1000 * told.limit_s)},
-        "stages": {**stages, "backbone": {"max_batch": told.work.batch}},
-        "engines": {**engines, "dinov3": {"model": weights(told.model), **computes, "replicas": told.first}},
+        "ingress": {"default_deadline_ms": int(1000 * arguments.limit_s)},
+        "stages": {**stages, "backbone": {"max_batch": arguments.workload.batch}},
+        "engines": {
+            **engines,
+            "dinov3": {"model": weights(arguments.model), **resources, "replicas": arguments.first_stage_workers},
+        },
     }

@@ -1,4 +1,4 @@
-"""JPEGs of about the sizes that are asked for."""
+"""JPEGs of given sizes."""
 
 import io
 from collections.abc import Mapping
@@ -20,24 +20,24 @@ SIZES: Mapping[str, tuple[int, tuple[int, int]]] = {  # bytes, pixels
 
 @cache
 def pictures(size: str, count: int = COUNT) -> tuple[bytes, ...]:
-    """Scenes of the test track, enlarged, with a sensor's noise, at the quality that comes nearest."""
-    wanted, pixels = SIZES[size]
-    return tuple(_at(wanted, _picture(index, pixels)) for index in range(count))
+    """Return rendered scenes, enlarged, with sensor noise, at the quality that comes closest to the size."""
+    size_bytes, pixels = SIZES[size]
+    return tuple(_encode_to_size(size_bytes, _render(index, pixels)) for index in range(count))
 
 
-def _picture(index: int, pixels: tuple[int, int]) -> Image.Image:
-    drawn = Image.open(io.BytesIO(draw_scene(SEED + index, "photo").data)).convert("RGB")
-    large = np.asarray(drawn.resize(pixels, Image.Resampling.BICUBIC), np.float32)
+def _render(index: int, pixels: tuple[int, int]) -> Image.Image:
+    scene = Image.open(io.BytesIO(draw_scene(SEED + index, "photo").data)).convert("RGB")
+    large = np.asarray(scene.resize(pixels, Image.Resampling.BICUBIC), np.float32)
     noise = np.random.default_rng(index).normal(0, 5.0, (*large.shape[:2], 1))
     return Image.fromarray((large + noise).clip(0, 255).astype(np.uint8))
 
 
-def _at(wanted: int, picture: Image.Image) -> bytes:
-    tried = [_encoded(picture, quality) for quality in range(50, 97, 5)]
-    return min(tried, key=lambda data: abs(len(data) - wanted))
+def _encode_to_size(size_bytes: int, image: Image.Image) -> bytes:
+    candidates = [_encode(image, quality) for quality in range(50, 97, 5)]
+    return min(candidates, key=lambda data: abs(len(data) - size_bytes))
 
 
-def _encoded(picture: Image.Image, quality: int) -> bytes:
+def _encode(image: Image.Image, quality: int) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=quality)
+    image.save(out, "JPEG", quality=quality)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""What was measured of all servers, as one picture."""
+"""Plots the figures of all servers."""
 
 import math
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from benchmarks.peers.results import Curve, Row
 
 
-def drawn(path: Path, rows: Sequence[Row], curves: Sequence[Curve]) -> None:
-    """Above shares of the bare loop, below latencies over rates; a panel a model."""
+def plot(path: Path, rows: Sequence[Row], curves: Sequence[Curve]) -> None:
+    """Plot throughput relative to the bare loop above, and latency over rate below; one panel per model."""
     models = list(dict.fromkeys(row.model for row in rows))
     servers = list(dict.fromkeys(row.server for row in rows))
     colours = {server: f"C{at}" for at, server in enumerate(servers)}
@@ -33,10 +33,10 @@ def _shares(axes: Axes, rows: Sequence[Row], servers: Sequence[str], colours: di
     width = 0.85 / len(servers)
     for row in rows:
         at = sizes.index(row.size) + (servers.index(row.server) - (len(servers) - 1) / 2) * width
-        axes.bar(at, row.of_bare, width, color=colours[row.server])
+        axes.bar(at, row.relative_throughput, width, color=colours[row.server])
     axes.axhline(1.0, color="grey", linewidth=0.8)
     axes.set_xticks(range(len(sizes)), sizes)
-    axes.set(ylabel="answers a second, of the bare loop", xlabel="JPEG")
+    axes.set(ylabel="throughput relative to the bare loop", xlabel="JPEG")
 
 
 def _latencies(axes: Axes, curves: Sequence[Curve], colours: dict[str, str]) -> None:
@@ -46,15 +46,15 @@ def _latencies(axes: Axes, curves: Sequence[Curve], colours: dict[str, str]) -> 
     for curve in curves:
         colour, every = colours[curve.server], [*curve.points, curve.overload]
         p99_ms = [math.nan if point.p99_ms is None else point.p99_ms for point in every]
-        axes.plot([point.offered for point in every], p99_ms, "o-", color=colour, ms=3)
-        axes.plot([curve.overload.offered], p99_ms[-1:], "X", color=colour, ms=9)
+        axes.plot([point.offered_per_s for point in every], p99_ms, "o-", color=colour, ms=3)
+        axes.plot([curve.overload.offered_per_s], p99_ms[-1:], "X", color=colour, ms=9)
         axes.annotate(
-            f"{curve.overload.in_time:.3g}", (curve.overload.offered, p99_ms[-1]),
+            f"{curve.overload.in_time_per_s:.3g}", (curve.overload.offered_per_s, p99_ms[-1]),
             textcoords="offset points", xytext=(5, 5), fontsize=8, color=colour,
         )  # fmt: skip
     axes.set(
-        xlabel=f"offered a second, {curves[0].size}\nX: 1.5 times saturated, answers in time a second",
-        ylabel="p99 of what was answered, ms",
+        xlabel=f"offered rate per second, {curves[0].size}\nX: at 1.5x, with its goodput per second",
+        ylabel="p99 latency of answers, ms",
         yscale="log",
     )
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""What is kept of a server here."""
+"""The result file of the comparison."""
 
 import json
 from collections.abc import Sequence
@@ -8,75 +8,75 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from benchmarks.peers.bare import Pace
+from benchmarks.peers.bare import LoopResult
 from benchmarks.peers.load import Point
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A server over a model with photos of a size.
-
-    repeats: answers a second while saturated. bare: of the loop, right before and right after the server ran. of_bare:
-    the median of the first over the mean of the second. cpu_ms: of all its processes, an answer. memory_mib: of them
-    all. refused: requests that got no whole answer, while saturated; clients then rest, so such a row says too little.
-    """
+    """A server with a model, at saturation, with photos of one size."""
 
     server: str
     model: str
     size: str
     start_s: float
-    repeats: list[float]
-    bare: list[Pace]
-    of_bare: float
+    #: Answers per second, by repeat.
+    throughputs: list[float]
+    #: The bare loop, right before and right after the server ran.
+    bare: list[LoopResult]
+    #: Median throughput over the mean of the bare loop.
+    relative_throughput: float
+    #: Processor time of all its processes per answer.
     cpu_ms: float
+    #: Of all its processes.
     memory_mib: float
+    #: Requests without a complete answer. Clients pause after them, so such a row underestimates the throughput.
     refused: int
 
-    def told(self) -> str:
-        """In a line."""
-        return f"{self.model}, {self.size}, {self.server}: {self.of_bare} of the bare loop"
+    def summary(self) -> str:
+        """Return a line for the log."""
+        return f"{self.model}, {self.size}, {self.server}: {self.relative_throughput} of the bare loop"
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What a server made of arrivals at its own shares of saturated. saturated: answers a second, the median.
-
-    kept: the highest rate offered up to which 99 % of what came was answered in time at every rate. goodput: of
-    overload, answers in time a second, over the saturated rate.
-    """
+    """A server with a model, with Poisson arrivals at shares of its saturated throughput."""
 
     server: str
     model: str
     size: str
-    saturated: float
+    #: Median throughput at saturation.
+    saturated_per_s: float
     points: list[Point]
-    kept: float | None
+    #: Highest offered rate up to which 99 % of the requests were answered in time at every rate.
+    sustained_per_s: float | None
     overload: Point
+    #: Answers in time per second at overload, relative to the saturated throughput.
     goodput: float
 
-    def told(self) -> str:
-        """In a line."""
+    def summary(self) -> str:
+        """Return a line for the log."""
         return f"{self.model}, {self.size}, {self.server}: goodput {self.goodput}"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """All servers over one model, beside each other.
-
-    environment: see `Environment`. threads: images a second of the bare loop by its threads. failed: servers that did
-    not run, and why. pins: what was installed for each beside what this project locks.
-    """
+    """All servers with one model."""
 
     model: str
+    #: See `Environment`.
     environment: dict[str, Any]
-    threads: dict[int, float]
+    #: Images per second of the bare loop by number of threads.
+    bare_per_s_by_threads: dict[int, float]
     rows: list[Row] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
+    #: Servers that failed, with the error.
     failed: list[dict[str, str]] = field(default_factory=list)
+    #: Packages installed for each server beside those that this project locks.
     pins: dict[str, list[str]] = field(default_factory=dict)
 
 
-def joined(path: Path, run: Run, models: Sequence[str]) -> list[Run]:
-    """Return this one, and those that a file has of other models, in the order of the models."""
+def merge_runs(path: Path, run: Run, models: Sequence[str]) -> list[Run]:
+    """Return this run and those of other models in a file, in the order of the models."""
     old = TypeAdapter(list[Run]).validate_python(json.loads(path.read_text())["runs"]) if path.is_file() else []
     return sorted([run, *(each for each in old if each.model != run.model)], key=lambda each: models.index(each.model))

@@ -1,4 +1,4 @@
-"""Starts a server in an environment of its own, and says what its processes take."""
+"""Starts each server in its own environment, and measures the resources of its processes."""
 
 import json
 import os
@@ -18,56 +18,60 @@ import httpx
 from benchmarks.peers import ours
 from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.load import Load
-from benchmarks.peers.model import WORKS
+from benchmarks.peers.model import WORKLOADS
 from benchmarks.peers.pictures import pictures
 from benchmarks.server import ROOT, environment_in, free_port, session, status, stop
 from benchmarks.transport import fast as fast_ports
 
 TRITON_PATH = "/v2/models/predict/infer"
 _START_S = 300.0
-_TRIES = 3  # a port that was free may be somebody's by the time it is listened on
-_PATIENT, _ROOM = 6, 1000  # times the limit, and requests at once, of a server that is to refuse nothing
-_BROKEN = 20  # answers of 500, after which nothing else is to be expected
+_TRIES = 3  # another process may take a free port before the server listens on it
+_RELAXED_LIMIT, _RELAXED_IN_FLIGHT = (
+    6,
+    1000,
+)  # factor on the limit, and requests in flight, for a server that rejects nothing
+_MAX_FAILURES = 20  # responses with status 500 after which the start counts as failed
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """command: with the interpreter's folder as {bin} and a port as {port}. needs: beside this project.
+    """Another server, and the environment that it needs."""
 
-    loose: of this project's locked versions those that what it needs cannot live with. last: installed over all the
-    others, whatever they ask for. python: an interpreter that it needs, where there is one. fast: with Ray Serve's
-    settings for throughput.
-    """
-
+    #: With {bin} for the interpreter's folder and {port} for the port.
     command: str
     path: str = "/predict"
-    needs: tuple[str, ...] = ()
-    loose: tuple[str, ...] = ()
-    last: tuple[str, ...] = ()
+    #: Packages to install beside this project.
+    packages: tuple[str, ...] = ()
+    #: Prefixes of this project's pinned packages that conflict with them.
+    unpinned: tuple[str, ...] = ()
+    #: Packages installed last, whatever the others require.
+    forced: tuple[str, ...] = ()
+    #: Interpreter that it needs, if it exists.
     python: str = sys.executable
+    #: Runs with Ray Serve's settings for throughput.
     fast: bool = False
 
 
 PEERS = {
     "FastAPI": Peer(
-        "{bin}/uvicorn benchmarks.peers.plain:app --host 127.0.0.1 --port {port} --workers {workers} "
+        "{bin}/uvicorn benchmarks.peers.fastapi_app:app --host 127.0.0.1 --port {port} --workers {workers} "
         "--log-level warning"
     ),
-    "LitServe": Peer("{bin}/python -m benchmarks.peers.lit", needs=("litserve==0.2.19",)),
+    "LitServe": Peer("{bin}/python -m benchmarks.peers.lit", packages=("litserve==0.2.19",)),
     "BentoML": Peer(
         "{bin}/bentoml serve benchmarks.peers.bento:Front --host 127.0.0.1 --port {port}",
-        needs=("bentoml==1.4.39",),
-        loose=("opentelemetry", "wrapt"),
+        packages=("bentoml==1.4.39",),
+        unpinned=("opentelemetry", "wrapt"),
     ),
-    "Ray Serve, @serve.batch": Peer("{bin}/python -m benchmarks.peers.batched", fast=True),
+    "Ray Serve, @serve.batch": Peer("{bin}/python -m benchmarks.peers.ray_serve_app", fast=True),
     "Triton": Peer(
         "{bin}/python -m benchmarks.peers.triton",
         path=TRITON_PATH,
-        needs=("nvidia-pytriton==0.7.0",),
-        loose=("opentelemetry", "wrapt", "protobuf", "grpcio", "googleapis", "gevent", "websockets"),
-        last=("numpy==1.26.4",),  # its compiled part reads what numpy 2 has laid out anew as nonsense
-        python="/usr/bin/python3.11",  # Debian's: Triton looks for a Python that is a shared library
+        packages=("nvidia-pytriton==0.7.0",),
+        unpinned=("opentelemetry", "wrapt", "protobuf", "grpcio", "googleapis", "gevent", "websockets"),
+        forced=("numpy==1.26.4",),  # its compiled code does not support the memory layout of numpy 2
+        python="/usr/bin/python3.11",  # Debian's: Triton needs a Python built as a shared library
     ),
 }
 OURS = {"roadwork-serve": False, "roadwork-serve, fast": True}
@@ -75,24 +79,29 @@ OURS = {"roadwork-serve": False, "roadwork-serve, fast": True}
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """title: as `ps` shows it. cpu_s: processor time so far, seconds."""
+    """A process of a server."""
 
     pid: int
+    #: As shown by `ps`.
     title: str
+    #: Processor time so far.
     cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A server that answers. url: of predictions. start_s: from its start until it answered."""
+class RunningServer:
+    """A server that answers."""
 
     name: str
+    #: Of predictions.
     url: str
+    #: Session of its processes.
     session: int
+    #: Time from its start until it answered.
     start_s: float = 0.0
 
     def request(self, photo: bytes) -> tuple[bytes, dict[str, str]]:
-        """Return a body and its headers."""
+        """Return the body and the headers of a request."""
         if not self.url.endswith(TRITON_PATH):
             return photo, {"Content-Type": "image/jpeg"}
         # https://github.com/kserve/open-inference-protocol, with its extension for binary tensors
@@ -108,7 +117,7 @@ class Running:
         kind = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
         return head + tensor, kind
 
-    def whole(self, answer: bytes) -> bool:
+    def is_complete(self, answer: bytes) -> bool:
         """Return whether all the work was done for an answer.
 
         Only this server may skip a stage under load, and its verdict then reports it.
@@ -119,15 +128,17 @@ class Running:
         return verdict["exit"]["reason"] != "deadline" and not verdict["degraded"]
 
     def load(self, model: str, size: str) -> Load:
-        """Of photos of this size, under the limit of this model."""
-        return Load(self.url, [self.request(data) for data in pictures(size)], WORKS[model].limit_s, self.whole)
+        """Return a load of photos of this size, with the latency limit of this model."""
+        return Load(
+            self.url, [self.request(data) for data in pictures(size)], WORKLOADS[model].limit_s, self.is_complete
+        )
 
     def cpu_s(self) -> float:
-        """Processor time of all its processes so far."""
+        """Return the processor time of all its processes so far."""
         return sum(process.cpu_s for process in self.processes())
 
     def processes(self) -> Iterator["Process"]:
-        """All of them."""
+        """Yield its processes."""
         for pid in session(self.session):
             with suppress(OSError):
                 stat, command = status(pid), Path(f"/proc/{pid}/cmdline")
@@ -135,7 +146,7 @@ class Running:
                 yield Process(pid, title, (int(stat[11]) + int(stat[12])) / _TICKS)
 
     def memory_mib(self) -> float:
-        """Of all its processes; pages that several share count once, in parts."""
+        """Return the memory of all its processes; shared pages count once."""
         found = 0
         for pid in session(self.session):
             with suppress(OSError):
@@ -145,24 +156,31 @@ class Running:
 
 
 @contextmanager
-def running(name: str, model: str, workers: int, photo: bytes, per_s: float | None = None) -> Iterator[Running]:
-    """Yield a server of this name over this model, asked until it answers. Raises RuntimeError with the end of its log.
+def running(name: str, model: str, workers: int, photo: bytes, per_s: float | None = None) -> Iterator[RunningServer]:
+    """Start a server for a model and yield it once it answers.
 
-    workers: that it has, each with its share of the cores. per_s: what it answers a second, which its bounds are taken
-    from; without it none is reached by clients that wait for their answers.
+    Args:
+        name: of the server.
+        model: of the workload.
+        workers: number of workers, each with its share of the cores.
+        photo: for the requests that test whether it answers.
+        per_s: its throughput, from which its limits are derived; without it, closed-loop clients do not reach them.
+
+    Raises:
+        RuntimeError: with the end of the log, if it does not answer.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
-    log = ROOT / "build/peers" / f"{_plain(name)}.log"
+    log = ROOT / "build/peers" / f"{_slug(name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rw-", ignore_cleanup_errors=True) as folder:
-        limit_s = WORKS[model].limit_s * (1 if per_s else _PATIENT)
-        most = max(2 * workers, round(0.8 * limit_s * per_s)) if per_s else _ROOM
+        limit_s = WORKLOADS[model].limit_s * (1 if per_s else _RELAXED_LIMIT)
+        max_in_flight = max(2 * workers, round(0.8 * limit_s * per_s)) if per_s else _RELAXED_IN_FLIGHT
         for tries_left in range(_TRIES - 1, -1, -1):
-            told = Arguments(free_port(), model, workers, threads, limit_s, most)
-            process, server, began = _started(name, told, Path(folder), log)
+            arguments = Arguments(free_port(), model, workers, threads, limit_s, max_in_flight)
+            process, server, began = _start(name, arguments, Path(folder), log)
             try:
                 try:
-                    _answers(process, server, photo, log)
+                    _wait_until_ready(process, server, photo, log)
                 except RuntimeError:
                     if tries_left and process.poll() is not None:
                         continue
@@ -170,75 +188,80 @@ def running(name: str, model: str, workers: int, photo: bytes, per_s: float | No
                 yield replace(server, start_s=time.monotonic() - began)
                 return
             finally:
-                stop(process, patience_s=0)  # Ray takes a minute to end in good order, and has nothing to lose here
+                stop(process, patience_s=0)  # an orderly shutdown of Ray takes a minute
 
 
-def _started(name: str, told: Arguments, folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], Running, float]:
-    """Return a server that starts, and when it began to."""
+def _start(
+    name: str, arguments: Arguments, folder: Path, log: Path
+) -> tuple[subprocess.Popen[bytes], RunningServer, float]:
+    """Start a server. Returns its process, its address, and the time."""
     if name in OURS:
-        command, environment = ours.settings(folder, told, fast=OURS[name])
+        command, environment = ours.settings(folder, arguments, fast=OURS[name])
         path = "/v1/classify"
     else:
         peer = PEERS[name]
-        command = peer.command.format(bin=made(name, peer).parent, port=told.port, workers=told.workers).split()
-        environment, path = environment_in(folder) | told.to_environment(), peer.path
+        command = peer.command.format(
+            bin=prepare_interpreter(name, peer).parent, port=arguments.port, workers=arguments.workers
+        ).split()
+        environment, path = environment_in(folder) | arguments.to_environment(), peer.path
         if peer.fast:
             environment |= fast_ports(folder)
-    environment["OMP_NUM_THREADS"] = str(told.threads)
+    environment["OMP_NUM_THREADS"] = str(arguments.threads)
     began = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output, start_new_session=True
         )
-    return process, Running(name, f"http://127.0.0.1:{told.port}{path}", process.pid), began
+    return process, RunningServer(name, f"http://127.0.0.1:{arguments.port}{path}", process.pid), began
 
 
-def made(name: str, peer: Peer) -> Path:
-    """Return the interpreter of its environment, which is made when it is missing; without more to install, this one.
+def prepare_interpreter(name: str, peer: Peer) -> Path:
+    """Return the interpreter of a server's environment, which is created if it is missing.
 
-    Raises RuntimeError when it cannot be made.
+    A server that needs no further packages uses this interpreter. Raises RuntimeError if the environment cannot be
+    created.
     """
-    if not peer.needs:
+    if not peer.packages:
         return Path(sys.executable)
-    folder = ROOT / "build/peers" / f"venv-{_plain(name)}"
+    folder = ROOT / "build/peers" / f"venv-{_slug(name)}"
     found = folder / "bin/python"
-    ready, wanted = folder / ".ready", f"{peer}\n{(ROOT / 'constraints.txt').read_text()}"
-    if not ready.is_file() or ready.read_text() != wanted:
+    ready, fingerprint = folder / ".ready", f"{peer}\n{(ROOT / 'constraints.txt').read_text()}"
+    if not ready.is_file() or ready.read_text() != fingerprint:
         uv = str(Path(sys.executable).with_name("uv"))
         base = peer.python if Path(peer.python).exists() else sys.executable
         _run([uv, "venv", "--quiet", "--clear", "--python", base, str(folder)])
         locked = (ROOT / "constraints.txt").read_text().splitlines()
         constraints, overrides = folder / "constraints.txt", folder / "overrides.txt"
-        constraints.write_text("\n".join(line for line in locked if not line.startswith(peer.loose)))
-        forced = {each.partition("==")[0] for each in peer.last}
+        constraints.write_text("\n".join(line for line in locked if not line.startswith(peer.unpinned)))
+        forced = {each.partition("==")[0] for each in peer.forced}
         overrides.write_text("\n".join(line for line in locked if line.partition("==")[0] in forced))
         install = [uv, "pip", "install", "--quiet", "--python", str(found)]
         limits = ["--constraints", str(constraints), "--overrides", str(overrides)]
-        _run([*install, *limits, "--editable", ".", *peer.needs])
-        if peer.last:
-            _run([*install, "--no-deps", *peer.last])
-        ready.write_text(wanted)
+        _run([*install, *limits, "--editable", ".", *peer.packages])
+        if peer.forced:
+            _run([*install, "--no-deps", *peer.forced])
+        ready.write_text(fingerprint)
     return found
 
 
 def _run(command: list[str]) -> None:
-    if ended := subprocess.run(command, cwd=ROOT).returncode:
-        raise RuntimeError(f"`{shlex.join(command)}` ended with {ended}")
+    if exit_code := subprocess.run(command, cwd=ROOT).returncode:
+        raise RuntimeError(f"`{shlex.join(command)}` ended with exit code {exit_code}")
 
 
-def _plain(name: str) -> str:
+def _slug(name: str) -> str:
     return name.replace(",", "").replace(" ", "-")
 
 
-def _answers(process: subprocess.Popen[bytes], server: Running, photo: bytes, log: Path) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], server: RunningServer, photo: bytes, log: Path) -> None:
     body, headers = server.request(photo)
-    give_up_at, broken = time.monotonic() + _START_S, 0
-    while time.monotonic() < give_up_at and process.poll() is None and broken < _BROKEN:
+    give_up_at, failures = time.monotonic() + _START_S, 0
+    while time.monotonic() < give_up_at and process.poll() is None and failures < _MAX_FAILURES:
         with suppress(httpx.TransportError):
-            answered = httpx.post(server.url, content=body, headers=headers, timeout=60).status_code
-            if answered == 200:
+            status_code = httpx.post(server.url, content=body, headers=headers, timeout=60).status_code
+            if status_code == 200:
                 return
-            broken += answered == 500
+            failures += status_code == 500
         time.sleep(0.2)
     end = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
-    raise RuntimeError(f"It does not answer. The end of {log}:\n{end}")
+    raise RuntimeError(f"The server does not answer. The end of {log}:\n{end}")

@@ -94,7 +94,7 @@ class BatchRun:
 
     @property
     def started(self) -> bool:
-        """Whether an earlier run can be resumed."""
+        """True if an earlier run can be resumed."""
         return self._listing.is_file()
 
     def check(self, spec: RunSpec) -> None:

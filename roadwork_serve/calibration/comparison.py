@@ -30,7 +30,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class PromotionCriteria:
-    """When a challenger replaces the champion."""
+    """Criteria for replacing the champion by a challenger."""
 
     #: Accuracy that the challenger may lose at most, with the confidence.
     max_accuracy_loss: float = 0.01

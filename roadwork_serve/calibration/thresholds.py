@@ -97,7 +97,7 @@ class TuningResult:
 
     @property
     def shortfall(self) -> str:
-        """What is missing for the bounds that were not proven; empty when all were."""
+        """Explanation of the bounds that were not proven; empty if all were."""
         lines: list[str] = []
         for part in self.parts:
             if part.bound is None:

@@ -9,7 +9,7 @@ keys = typer.Typer(no_args_is_help=True, help="Create API keys.")
 
 
 class Role(StrEnum):
-    """What the holder of a key may do."""
+    """Permissions of the holder of a key."""
 
     client = "client"
     admin = "admin"

@@ -36,7 +36,7 @@ class GpuPlan:
 
 @dataclass(frozen=True, slots=True)
 class PlacementPlan:
-    """Where the engines of a profile fit."""
+    """Placement of the engines of a profile on GPUs."""
 
     #: The GPUs with the required replicas, each on the first GPU with enough left.
     gpus: tuple[GpuPlan, ...]

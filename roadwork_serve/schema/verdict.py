@@ -89,7 +89,7 @@ class StageReport(WireModel):
 
 
 class Exit(WireModel):
-    """Where and why the item left the cascade."""
+    """Exit of the item from the cascade: stage and reason."""
 
     stage: str = Field(description="Last stage that contributed to the verdict.")
     reason: ExitReason = Field(description="Reason for leaving the cascade at this stage.")
@@ -103,7 +103,7 @@ class Verdict(WireModel):
     media: MediaKind = Field(description="Kind of media: photo or clip.")
     label: Label = Field(description="Predicted label: roadwork if the probability reaches the decision threshold.")
     probability: float = Field(ge=0, le=1, description="Posterior probability of active road work.")
-    exit: Exit = Field(description="Where and why the item left the cascade.")
+    exit: Exit = Field(description="Exit of the item from the cascade: stage and reason.")
     degraded: bool = Field(default=False, description="True if a stage that was needed failed or was unavailable.")
     stages: list[StageReport] = Field(description="Reports of the stages, in the order in which they ran.")
     policy_version: str = Field(description="Version of the policy that produced the verdict.")

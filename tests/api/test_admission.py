@@ -6,7 +6,7 @@ from tests.cascade import clock
 from tests.cascade.clock import Clock
 
 
-def test_places_and_bytes_are_bounded_and_given_back():
+def test_requests_and_bytes_are_bounded_and_released():
     admission = Admission(2, 100)
     one, two = admission.enter(), admission.enter()
     with pytest.raises(Overloaded, match="2 requests are in flight; come back in 1 s"):
@@ -21,7 +21,7 @@ def test_places_and_bytes_are_bounded_and_given_back():
     admission.enter().reserve_bytes(100)
 
 
-def test_when_to_come_back_is_measured_by_how_many_leave():
+def test_the_retry_time_follows_the_rate_of_finished_requests():
     async def main(time: Clock) -> None:
         admission = Admission(20, 100)
         places = [admission.enter() for _ in range(20)]
@@ -34,6 +34,6 @@ def test_when_to_come_back_is_measured_by_how_many_leave():
             admission.enter()
         assert caught.value.retry_after_s == pytest.approx(10.0)
         time.now += 60
-        assert admission.drain_s() == 1.0, "what was a minute ago says nothing"
+        assert admission.drain_s() == 1.0, "calls of a minute ago do not count"
 
     clock.run(main)

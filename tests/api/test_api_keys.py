@@ -1,4 +1,4 @@
-"""API keys: the ring, the file it follows, and the command that makes them."""
+"""API keys: the key ring, its file, and the command that creates keys."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()
 
 
 def entry(**changes: object) -> str:
-    """Return a list of one entry, with changes; None takes an entry out."""
+    """Return a YAML list with one entry. `changes` replaces fields; None removes one."""
     whole = {"name": "dashcams", "role": "client", "sha256": DIGEST, "per_minute": 600} | changes
     return json.dumps([{name: value for name, value in whole.items() if value is not None}])
 
@@ -43,16 +43,16 @@ def test_a_name_that_yaml_would_take_for_something_else_stays_a_name(name: str):
 
 
 @pytest.mark.parametrize("presented", ["", "rw_", SECRET[:-1], SECRET + "x", SECRET.upper(), DIGEST, "ä\ud800", " "])
-def test_nothing_but_the_whole_key_is_found(presented: str):
+def test_only_the_complete_key_is_found(presented: str):
     assert Keyring.from_text(entry()).find(presented) is None
 
 
-def test_an_empty_ring_lets_in_nobody():
+def test_an_empty_key_ring_accepts_no_key():
     assert Keyring.from_text("[]").find(SECRET) is None
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "not a list; write one"),
         ("{}", "not a list; write one"),
@@ -80,8 +80,8 @@ def test_an_empty_ring_lets_in_nobody():
         (json.dumps([{}] * 1_001), "1,001 keys; the limit is 1,000"),
     ],
 )
-def test_a_mistake_names_the_entry_and_what_to_do(text: str, told: str):
-    with pytest.raises(ConfigError, match=told):
+def test_an_error_names_the_entry_and_the_fix(text: str, message: str):
+    with pytest.raises(ConfigError, match=message):
         Keyring.from_text(text)
 
 
@@ -99,7 +99,7 @@ def test_a_mistake_names_the_entry_and_what_to_do(text: str, told: str):
         SECRET,
     ],
 )
-def test_a_key_in_the_wrong_place_is_not_repeated(text: str):
+def test_a_misplaced_key_is_not_repeated_in_the_error(text: str):
     with pytest.raises(ConfigError) as caught:
         Keyring.from_text(text)
     assert SECRET[3:] not in str(caught.value)
@@ -116,20 +116,20 @@ def test_keys_come_from_the_environment_itself():
     assert keys.ring.find(SECRET) == KEPT
 
 
-def test_one_source_is_enough(tmp_path: Path):
+def test_two_sources_of_keys_are_rejected(tmp_path: Path):
     with pytest.raises(ConfigError, match="both set; unset one"):
         ApiKeyStore.from_environment({TEXT_VARIABLE: entry(), FILE_VARIABLE: str(tmp_path / "keys.yaml")})
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [(None, "No such file"), (b"\xff", "not UTF-8 text"), (b"#" * (2**20 + 1), "more than 1,048,576")],
 )
-def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path, data: bytes | None, told: str):
+def test_an_unreadable_file_prevents_the_start(tmp_path: Path, data: bytes | None, message: str):
     file = tmp_path / "keys.yaml"
     if data is not None:
         file.write_bytes(data)
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         ApiKeyStore.from_environment({FILE_VARIABLE: str(file)})
     assert str(file) in str(caught.value)
 
@@ -142,7 +142,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def rewrite(file: Path, text: str) -> None:
-    """As an editor does: a new file in the place of the old."""
+    """Replace the file as an editor does: by a new file of the same name."""
     new = file.with_suffix(".new")
     new.write_text(text)
     new.replace(file)
@@ -156,7 +156,7 @@ def test_a_key_is_revoked_without_a_restart(file: Path):
     assert keys.ring.find(SECRET) is None and keys.ring.find(OTHER) == KEPT_OTHER
 
 
-def test_a_change_that_leaves_the_size_as_it_was_is_seen(file: Path):
+def test_a_change_that_keeps_the_file_size_is_detected(file: Path):
     keys = ApiKeyStore.from_file(file)
     file.write_text(file.read_text().replace("dashcams", "taxicabs"))
     os.utime(file, ns=(0, 0))
@@ -165,7 +165,7 @@ def test_a_change_that_leaves_the_size_as_it_was_is_seen(file: Path):
 
 
 @pytest.mark.parametrize("text", ["", "- {", entry(role="root"), None])
-def test_a_file_that_breaks_keeps_the_ring_and_says_so_once(
+def test_a_file_that_becomes_invalid_keeps_the_old_keys_and_is_logged_once(
     file: Path, text: str | None, caplog: pytest.LogCaptureFixture
 ):
     keys = ApiKeyStore.from_file(file)
@@ -174,15 +174,15 @@ def test_a_file_that_breaks_keeps_the_ring_and_says_so_once(
         keys.refresh()
         keys.refresh()
     assert keys.ring.find(SECRET) == KEPT
-    (told,) = caplog.messages
-    assert "The keys are unchanged" in told and str(file) in told
+    (logged,) = caplog.messages
+    assert "The keys are unchanged" in logged and str(file) in logged
     assert DIGEST not in caplog.text and SECRET not in caplog.text
     rewrite(file, "[]")
     keys.refresh()
     assert keys.ring.find(SECRET) is None
 
 
-def test_the_command_prints_the_key_alone_and_the_entry_beside_it():
+def test_the_command_prints_the_key_to_stdout_and_the_entry_to_stderr():
     result = CliRunner().invoke(app, ["keys", "create", "dashcams", "--role", "client", "--per-minute", "60"])
     assert result.exit_code == 0, result.output
     secret = result.stdout.removesuffix("\n")
@@ -194,7 +194,7 @@ def test_the_command_prints_the_key_alone_and_the_entry_beside_it():
 @pytest.mark.parametrize(
     "options", [["a b", "--role", "client"], ["rw_a", "--role", "client"], ["a", "--role", "root"]]
 )
-def test_the_command_refuses_what_the_file_would(options: list[str]):
+def test_the_command_rejects_invalid_entries(options: list[str]):
     result = CliRunner().invoke(app, ["keys", "create", *options])
     assert result.exit_code == 2
     assert "Traceback" not in result.output and "rw_" not in result.stdout

@@ -1,4 +1,4 @@
-"""Who is let in, over a service that answers everything."""
+"""Authentication and rate limits, over a service that answers everything."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ class Clock:
 
 
 class Body:
-    """A body that tells whether it was read."""
+    """A request body that records whether it was read."""
 
     def __init__(self) -> None:
         self.read = False
@@ -101,13 +101,13 @@ async def send(client: httpx.AsyncClient, method: str, path: str, **headers: str
         {"authorization": "Basic dXNlcjpwYXNz", "x-api-key": CLIENT},
     ],
 )
-async def test_a_known_key_is_let_in(client: httpx.AsyncClient, method: str, path: str, headers: dict[str, str]):
+async def test_a_known_key_is_accepted(client: httpx.AsyncClient, method: str, path: str, headers: dict[str, str]):
     assert (await send(client, method, path, **headers)).status_code == 200
 
 
 @pytest.mark.parametrize(("method", "path"), [*GUARDED, ("PUT", "/v1/policy")])
 @pytest.mark.parametrize(
-    ("headers", "told"),
+    ("headers", "message"),
     [
         ({}, "send a key as"),
         ({"authorization": ""}, "send a key as"),
@@ -121,18 +121,18 @@ async def test_a_known_key_is_let_in(client: httpx.AsyncClient, method: str, pat
         ({"authorization": "Bearer wrong", "x-api-key": CLIENT}, "unknown"),
     ],
 )
-async def test_any_other_is_told_to_bring_one(
-    client: httpx.AsyncClient, service: FakeService, method: str, path: str, headers: dict[str, str], told: str
+async def test_any_other_key_gets_a_401_with_instructions(
+    client: httpx.AsyncClient, service: FakeService, method: str, path: str, headers: dict[str, str], message: str
 ):
     raw = {name: value.encode() for name, value in headers.items()}
     response = await client.request(method, path, headers=raw)
-    assert told in problem(response, 401, "unauthorised").detail
+    assert message in problem(response, 401, "unauthorised").detail
     assert response.headers["www-authenticate"] == "Bearer"
     assert CLIENT not in response.text
     assert service.seen == []
 
 
-async def test_what_is_refused_is_not_read(client: httpx.AsyncClient):
+async def test_the_body_of_a_rejected_request_is_not_read(client: httpx.AsyncClient):
     for path, headers, status in (
         ("/v1/classify", {}, 401),
         ("/v1/classify/batch", {"content-type": "multipart/form-data; boundary=x"}, 401),
@@ -146,21 +146,21 @@ async def test_what_is_refused_is_not_read(client: httpx.AsyncClient):
     assert body.read
 
 
-async def test_a_key_comes_before_whatever_else_is_wrong(client: httpx.AsyncClient):
+async def test_the_key_is_checked_before_anything_else(client: httpx.AsyncClient):
     wrong = {"params": {"deadline_ms": "soon"}, "content": b"x"}
     assert "key" in problem(await client.post("/v1/classify", **wrong), 401, "unauthorised").detail
-    told = problem(await client.post("/v1/classify", headers=bearer(CLIENT), **wrong), 400, "bad-request")
-    assert "deadline_ms" in told.detail
+    document = problem(await client.post("/v1/classify", headers=bearer(CLIENT), **wrong), 400, "bad-request")
+    assert "deadline_ms" in document.detail
 
 
-async def test_what_is_for_admins_takes_an_admins_key(client: httpx.AsyncClient):
+async def test_admin_routes_require_an_admin_key(client: httpx.AsyncClient):
     response = await client.put("/v1/policy", content=b"x", headers=bearer(CLIENT))
     assert "role client" in problem(response, 403, "forbidden").detail
     response = await client.put("/v1/policy", content=b"x", headers=bearer(ADMIN))
     assert (response.status_code, response.json()) == (200, "x")
 
 
-async def test_every_method_of_a_path_is_told_of(service: FakeService):
+async def test_the_allow_header_lists_every_method_of_a_path(service: FakeService):
     guard = Authenticator(ApiKeyStore(RING))
     routes = guard.router("client")
 
@@ -176,13 +176,15 @@ async def test_every_method_of_a_path_is_told_of(service: FakeService):
     assert response.headers["allow"] == "GET, PUT"
 
 
-async def test_without_keys_clients_are_welcome_and_admins_told_what_to_do(open_client: httpx.AsyncClient):
+async def test_without_keys_clients_are_accepted_and_admin_routes_explain_how_to_add_a_key(
+    open_client: httpx.AsyncClient,
+):
     for method, path in GUARDED:
         assert (await send(open_client, method, path)).status_code == 200
         assert (await send(open_client, method, path, **bearer(CLIENT))).status_code == 200
     for headers in ({}, bearer(ADMIN)):
-        told = problem(await open_client.put("/v1/policy", headers=headers), 403, "forbidden")
-        assert "roadwork keys create NAME --role admin" in told.detail and FILE_VARIABLE in told.detail
+        document = problem(await open_client.put("/v1/policy", headers=headers), 403, "forbidden")
+        assert "roadwork keys create NAME --role admin" in document.detail and FILE_VARIABLE in document.detail
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json", "/"])
@@ -190,7 +192,7 @@ async def test_some_paths_need_no_key(client: httpx.AsyncClient, path: str):
     assert (await client.get(path)).status_code == 200
 
 
-async def test_a_rate_holds_and_is_given_back_evenly(client: httpx.AsyncClient, clock: Clock):
+async def test_a_rate_limit_is_enforced_and_refills_evenly(client: httpx.AsyncClient, clock: Clock):
     async def ask() -> httpx.Response:
         return await client.get("/v1/info", headers=bearer(SLOW))
 
@@ -223,7 +225,7 @@ async def test_replicas_share_a_rate(service: FakeService, clock: Clock, replica
     assert answers == [200] * allowed + [429]
 
 
-async def test_a_batch_that_never_fits_says_so(service: FakeService, clock: Clock):
+async def test_a_batch_above_the_rate_limit_is_rejected_with_the_reason(service: FakeService, clock: Clock):
     async with client_of(service, Authenticator(ApiKeyStore(RING), 3, clock)) as client:
         response = await client.post("/v1/classify/batch", files=[("file", b"photo")] * 3, headers=bearer(SLOW))
         assert "shared by 3 replicas" in problem(response, 429, "rate-limited").detail
@@ -232,7 +234,9 @@ async def test_a_batch_that_never_fits_says_so(service: FakeService, clock: Cloc
         assert response.status_code == 200
 
 
-async def test_a_key_is_revoked_and_another_let_in_within_a_second(service: FakeService, clock: Clock, tmp_path: Path):
+async def test_a_key_is_revoked_and_another_accepted_within_a_second(
+    service: FakeService, clock: Clock, tmp_path: Path
+):
     file = tmp_path / "keys.yaml"
     file.write_text(CLIENT_KEPT.entry())
     async with client_of(service, Authenticator(ApiKeyStore.from_file(file), clock=clock)) as client:
@@ -264,7 +268,7 @@ async def test_a_rate_survives_a_change_of_the_file(service: FakeService, clock:
     assert answers == [200] * 6 + [429]
 
 
-def test_a_mistake_in_the_keys_stops_the_start(service: FakeService, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_in_the_keys_prevents_the_start(service: FakeService, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(TEXT_VARIABLE, "- {name: dashcams}")
     with pytest.raises(ConfigError, match=r"ROADWORK_KEYS: entry 1 \(dashcams\): role is missing"):
         http_app(service)
@@ -277,7 +281,7 @@ async def test_the_environment_names_the_keys(service: FakeService, monkeypatch:
         assert (await client.get("/v1/info", headers=bearer(CLIENT))).status_code == 200
 
 
-async def test_openapi_declares_keys_and_what_they_are_refused_with(
+async def test_openapi_declares_keys_and_the_errors_of_rejected_ones(
     client: httpx.AsyncClient, open_client: httpx.AsyncClient
 ):
     spec = (await client.get("/openapi.json")).json()
@@ -296,7 +300,7 @@ async def test_openapi_declares_keys_and_what_they_are_refused_with(
     assert {} not in spec["paths"]["/v1/policy"]["put"]["security"]
 
 
-async def test_no_log_line_and_no_answer_holds_a_key_or_media(
+async def test_no_log_line_and_no_response_contains_a_key_or_media(
     client: httpx.AsyncClient, service: FakeService, caplog: pytest.LogCaptureFixture
 ):
     service.error = ValueError("unforeseen")
@@ -310,10 +314,10 @@ async def test_no_log_line_and_no_answer_holds_a_key_or_media(
                         answers.append((await client.post(path, content=media, headers=headers)).text)
                     except ValueError:
                         answers.append("")
-    told = caplog.text + "".join(answers)
+    output = caplog.text + "".join(answers)
     assert "unforeseen" in caplog.text
-    assert not any(secret in told for secret in (CLIENT, ADMIN, "x" * 43, "secret picture"))
-    assert base64.b64encode(media[:12]).decode() not in told
+    assert not any(secret in output for secret in (CLIENT, ADMIN, "x" * 43, "secret picture"))
+    assert base64.b64encode(media[:12]).decode() not in output
 
 
 @pytest.mark.parametrize(
@@ -327,7 +331,7 @@ async def test_no_log_line_and_no_answer_holds_a_key_or_media(
     ],
 )
 @pytest.mark.parametrize("path", ["/healthz", "/v1/info", "/openapi.json"])
-async def test_absurd_headers_are_refused(open_client: httpx.AsyncClient, path: str, extra: dict, status: int):
+async def test_absurd_headers_are_rejected(open_client: httpx.AsyncClient, path: str, extra: dict, status: int):
     response = await open_client.get(path, headers=extra)
     assert response.status_code == status
     if status == 431:
@@ -335,12 +339,12 @@ async def test_absurd_headers_are_refused(open_client: httpx.AsyncClient, path: 
         assert "a" * 33 not in response.text
 
 
-async def test_absurd_paths_and_queries_are_refused_and_not_repeated(open_client: httpx.AsyncClient):
+async def test_absurd_paths_and_queries_are_rejected_and_not_repeated(open_client: httpx.AsyncClient):
     long = "a" * MAX_TARGET_BYTES
     for target in (f"/{long}", f"/v1/info?{long}", f"/v1/classify?deadline_ms={long}"):
         response = await open_client.get(target)
-        told = problem(response, 414, "request-uri-too-long")
-        assert "8,192" in told.detail and "a" * 33 not in response.text
+        document = problem(response, 414, "request-uri-too-long")
+        assert "8,192" in document.detail and "a" * 33 not in response.text
     response = await open_client.post("/v1/classify", params={"deadline_ms": "b" * 4_000}, content=b"x")
     assert len(problem(response, 400, "bad-request").detail) < 300
     response = await open_client.get(f"/{'c' * 4_000}")

@@ -40,7 +40,7 @@ PROFILE = Profile(
 
 
 class FakeService:
-    """Answers with what it was given, or raises what it was told to."""
+    """Returns a fixed verdict, or raises `error`."""
 
     def __init__(self) -> None:
         self.profile = PROFILE
@@ -131,10 +131,10 @@ def problem(response: httpx.Response, status: int, slug: str) -> Problem:
     """Return the response as the problem it must be."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
-    told = Problem.model_validate_json(response.content)
-    assert (told.type, told.status) == (f"urn:roadwork:problem:{slug}", status)
-    assert told.instance == response.headers["x-request-id"]
-    return told
+    document = Problem.model_validate_json(response.content)
+    assert (document.type, document.status) == (f"urn:roadwork:problem:{slug}", status)
+    assert document.instance == response.headers["x-request-id"]
+    return document
 
 
 async def post(client: httpx.AsyncClient, body: bytes = b"photo", kind: str = "image/jpeg", **query: object):
@@ -148,7 +148,7 @@ async def test_a_raw_body_of_any_media_type_gets_a_verdict(client: httpx.AsyncCl
     assert service.seen == [b"photo"]
 
 
-async def test_a_raw_body_without_a_type_is_looked_at_all_the_same(client: httpx.AsyncClient, service: FakeService):
+async def test_a_raw_body_without_a_content_type_is_classified(client: httpx.AsyncClient, service: FakeService):
     assert (await client.post("/v1/classify", content=b"photo")).status_code == 200
     assert service.seen == [b"photo"]
 
@@ -178,14 +178,14 @@ async def test_json_carries_base64(client: httpx.AsyncClient, service: FakeServi
         ({"deadline_ms": 500}, {"x-request-timeout-seconds": "2"}, 0.5),
     ],
 )
-async def test_the_nearest_deadline_holds(
+async def test_the_nearest_deadline_applies(
     client: httpx.AsyncClient, service: FakeService, query: dict, headers: dict, at_most_s: float
 ):
     await client.post("/v1/classify", content=b"photo", params=query, headers=headers)
     assert at_most_s - 0.4 < service.left_s <= at_most_s
 
 
-async def test_a_request_whose_body_may_allow_more_is_not_refused_by_the_default(
+async def test_the_default_deadline_does_not_reject_a_request_whose_body_may_allow_more(
     client: httpx.AsyncClient, service: FakeService
 ):
     body = {"image": base64.b64encode(b"photo").decode(), "deadline_ms": 60_000}
@@ -198,9 +198,7 @@ async def test_a_request_whose_body_may_allow_more_is_not_refused_by_the_default
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "NaN", "inf", "1.5", "soon", "600001", ""])
-async def test_a_deadline_that_makes_no_sense_is_a_bad_request(
-    client: httpx.AsyncClient, service: FakeService, value: str
-):
+async def test_an_invalid_deadline_is_a_bad_request(client: httpx.AsyncClient, service: FakeService, value: str):
     problem(await post(client, deadline_ms=value), 400, "bad-request")
     problem(
         await client.post("/v1/classify", files={"file": b"photo"}, data={"deadline_ms": value}), 400, "bad-request"
@@ -213,7 +211,7 @@ async def test_a_deadline_that_makes_no_sense_is_a_bad_request(
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "soon", "601", "1e9"])
-async def test_a_timeout_header_that_makes_no_sense_is_a_bad_request(client: httpx.AsyncClient, value: str):
+async def test_an_invalid_timeout_header_is_a_bad_request(client: httpx.AsyncClient, value: str):
     response = await client.post("/v1/classify", content=b"x", headers={"x-request-timeout-seconds": value})
     assert "x-request-timeout-seconds" in problem(response, 400, "bad-request").detail
 
@@ -240,7 +238,7 @@ async def test_a_timeout_header_that_makes_no_sense_is_a_bad_request(client: htt
         b'{"image": "YQ==", "deadline_ms": ' + b"9" * 50_000 + b"}",
     ],
 )
-async def test_json_that_cannot_be_used_is_a_bad_request(client: httpx.AsyncClient, service: FakeService, body: bytes):
+async def test_invalid_json_is_a_bad_request(client: httpx.AsyncClient, service: FakeService, body: bytes):
     problem(await post(client, body, "application/json"), 400, "bad-request")
     assert service.seen == []
 
@@ -259,7 +257,7 @@ FORM = "multipart/form-data; boundary=x"
         (FORM, b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nno end'),
     ],
 )
-async def test_a_form_that_cannot_be_read_is_a_bad_request(
+async def test_an_invalid_form_is_a_bad_request(
     client: httpx.AsyncClient, service: FakeService, kind: str, body: bytes
 ):
     assert problem(await post(client, body, kind), 400, "bad-request").detail
@@ -271,8 +269,8 @@ async def test_a_form_names_its_files_in_utf8(client: httpx.AsyncClient, service
     body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="\\ud800.jpg"\r\n\r\nphoto\r\n--x--\r\n'
     for path in ("/v1/classify", "/v1/classify/batch"):
         headers = {"content-type": f"{FORM}; charset={charset}"}
-        told = problem(await client.post(path, content=body, headers=headers), 400, "bad-request")
-        assert "UTF-8" in told.detail and len(told.detail) < 200
+        document = problem(await client.post(path, content=body, headers=headers), 400, "bad-request")
+        assert "UTF-8" in document.detail and len(document.detail) < 200
     assert service.seen == []
     for charset in ("utf-8", '"UTF-8"', "us-ascii"):
         assert (await post(client, body, f"{FORM}; charset={charset}")).status_code == 200
@@ -290,18 +288,18 @@ async def test_a_part_with_absurd_headers_is_a_bad_request(
 
 
 @pytest.mark.parametrize("name", ["a" * 3_000, "../../etc/passwd", "<script>", "a\u202egpj.exe"])
-async def test_a_file_name_is_told_and_no_more(client: httpx.AsyncClient, service: FakeService, name: str):
+async def test_a_file_name_is_returned_truncated(client: httpx.AsyncClient, service: FakeService, name: str):
     response = await client.post("/v1/classify/batch", files=[("file", (name, b"photo"))])
     assert [entry["filename"] for entry in response.json()["results"]] == [name[:255]]
 
 
-async def test_a_form_of_one_takes_no_two_files_and_no_unknown_field(client: httpx.AsyncClient):
+async def test_a_single_file_form_rejects_two_files_and_unknown_fields(client: httpx.AsyncClient):
     two = [("file", b"photo"), ("file", b"photo")]
     problem(await client.post("/v1/classify", files=two), 400, "bad-request")
-    told = problem(
+    document = problem(
         await client.post("/v1/classify", files={"file": b"photo"}, data={"deadline": "5"}), 400, "bad-request"
     )
-    assert "'deadline'" in told.detail
+    assert "'deadline'" in document.detail
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "text/html", "application/x-www-form-urlencoded", "application/xml"])
@@ -337,7 +335,7 @@ class Endless:
         ("/v1/classify/batch", FORM, b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'),
     ],
 )
-async def test_a_body_is_refused_while_it_is_read(app: FastAPI, path: str, kind: str, head: bytes):
+async def test_a_body_is_rejected_while_it_is_read(app: FastAPI, path: str, kind: str, head: bytes):
     """Call the application through ASGI, because httpx would read the whole body first."""
     body = Endless(head)
     chunks = aiter(body)
@@ -374,7 +372,7 @@ async def test_a_body_that_declares_too_much_is_not_read(client: httpx.AsyncClie
     assert body.taken == 0
 
 
-async def test_a_body_that_could_not_be_judged_in_time_is_not_read(client: httpx.AsyncClient, service: FakeService):
+async def test_a_body_that_could_not_be_classified_in_time_is_not_read(client: httpx.AsyncClient, service: FakeService):
     service.busy, body = True, Endless()
     refused = await client.post("/v1/classify", content=body, headers={"content-type": "image/jpeg"})
     problem(refused, 503, "overloaded")
@@ -403,7 +401,7 @@ async def test_each_error_is_its_problem(
     assert response.headers.get("retry-after") == retry_after
 
 
-async def test_what_nobody_foresaw_tells_nothing_of_the_inside(client: httpx.AsyncClient, service: FakeService):
+async def test_an_unexpected_error_reveals_no_internals(client: httpx.AsyncClient, service: FakeService):
     service.error = ValueError("secret path")
     response = await post(client)
     assert response.status_code == 500
@@ -420,7 +418,7 @@ async def test_unknown_paths_and_methods_are_problems(client: httpx.AsyncClient)
     assert "GET" in (await client.post("/docs")).headers["allow"]
 
 
-async def test_a_path_that_almost_fits_is_not_sent_elsewhere(client: httpx.AsyncClient):
+async def test_a_path_that_almost_matches_is_not_redirected(client: httpx.AsyncClient):
     response = await client.post("/v1/classify/", content=b"photo", headers={"host": "elsewhere.example"})
     problem(response, 404, "not-found")
     assert "location" not in response.headers
@@ -439,7 +437,7 @@ async def test_nothing_is_read_before_the_stages_are_warm(client: httpx.AsyncCli
     assert service.seen == []
 
 
-async def test_readiness_names_what_is_down(client: httpx.AsyncClient):
+async def test_readiness_lists_the_stages_that_are_down(client: httpx.AsyncClient):
     assert (await client.get("/readyz")).json() == {"ready": True, "up": ["backbone"], "down": ["vlm"]}
 
 
@@ -478,20 +476,20 @@ async def test_each_file_of_a_batch_gets_its_own_verdict_or_problem(client: http
     assert service.left_s <= 0.9
 
 
-async def test_one_unforeseen_error_does_not_spoil_a_batch(client: httpx.AsyncClient, service: FakeService):
+async def test_an_unexpected_error_does_not_fail_the_whole_batch(client: httpx.AsyncClient, service: FakeService):
     service.error = ValueError("secret")
     response = await client.post("/v1/classify/batch", files=[("file", b"1"), ("file", b"2")])
     assert [entry["problem"]["status"] for entry in response.json()["results"]] == [500, 500]
     assert "secret" not in response.text
 
 
-async def test_a_batch_of_too_many_files_is_refused_whole(client: httpx.AsyncClient, service: FakeService):
+async def test_a_batch_of_too_many_files_is_rejected_as_a_whole(client: httpx.AsyncClient, service: FakeService):
     files = [("file", b"photo")] * 4
     assert "3" in problem(await client.post("/v1/classify/batch", files=files), 400, "bad-request").detail
     assert service.seen == []
 
 
-async def test_openapi_tells_of_every_status_and_body(client: httpx.AsyncClient):
+async def test_openapi_lists_every_status_and_body(client: httpx.AsyncClient):
     spec = (await client.get("/openapi.json")).json()
     classify = spec["paths"]["/v1/classify"]["post"]
     assert set(classify["responses"]) == {"200", "400", "401", "403", "408", "413", "415", "422", "429", "503", "504"}
@@ -520,14 +518,14 @@ async def test_stopping_the_application_stops_the_service(service: FakeService):
     assert stopped.is_set()
 
 
-async def test_what_all_requests_hold_is_bounded(client: httpx.AsyncClient, service: FakeService):
+async def test_the_bytes_of_all_requests_are_bounded(client: httpx.AsyncClient, service: FakeService):
     service.room = 10
     response = await client.post("/v1/classify", content=b"eleven byte")
     assert "too much" in problem(response, 503, "overloaded").detail
     assert service.seen == []
 
 
-async def test_a_body_that_names_no_deadline_in_time_has_the_default(service: FakeService):
+async def test_a_body_without_a_timely_deadline_gets_the_default(service: FakeService):
     service.profile = PROFILE.model_copy(update={"ingress": IngressSpec(default_deadline_ms=50)})
 
     async def never() -> AsyncIterator[bytes]:

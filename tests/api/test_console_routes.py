@@ -24,18 +24,18 @@ def client() -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
 
 
-async def test_a_browser_gets_the_page_and_a_program_the_way_on():
+async def test_a_browser_gets_the_page_and_a_program_gets_links():
     async with client() as asked:
         page = await asked.get("/", headers={"Accept": "text/html,application/xhtml+xml;q=0.9"})
-        told = await asked.get("/", headers={"Accept": "*/*"})
+        links = await asked.get("/", headers={"Accept": "*/*"})
     assert page.headers["content-type"].startswith("text/html")
     assert "Is there active road work?" in page.text
-    assert told.json()["docs"] == "/docs"
-    assert page.headers["vary"] == told.headers["vary"] == "Accept"
+    assert links.json()["docs"] == "/docs"
+    assert page.headers["vary"] == links.headers["vary"] == "Accept"
 
 
 @pytest.mark.parametrize("path", ["/", *(f"/console/{page}" for page in PAGES), "/console/console.css"])
-async def test_every_file_keeps_to_itself(path: str):
+async def test_every_file_has_a_strict_content_security_policy(path: str):
     async with client() as asked:
         reply = await asked.get(path, headers={"Accept": "text/html"})
     assert reply.status_code == 200
@@ -55,7 +55,7 @@ async def test_nothing_else_is_served(path: str):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_asks_for_files_that_are_there_and_nothing_from_elsewhere(page: str):
+def test_a_page_loads_only_files_that_exist_on_the_server(page: str):
     text = (FOLDER / page).read_text()
     asked = re.findall(r'(?:src|href)="([^"#]+)"', text)
     assert asked and all(each.startswith("/console/") for each in asked)
@@ -72,14 +72,14 @@ def test_scripts_put_no_text_into_a_page_as_markup(script: str):
         assert (FOLDER / each).is_file()
 
 
-def test_every_stage_and_every_reason_has_words():
+def test_every_stage_and_every_exit_reason_has_a_label():
     text = (FOLDER / "page.js").read_text()
     for name in (*STAGES, *ExitReason.__args__):
         assert f"\n  {name}: " in text
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample["file"])
-def test_samples_are_scenes_that_are_read(sample: dict[str, str]):
+def test_samples_are_readable_scenes(sample: dict[str, str]):
     data = (FOLDER / "samples" / sample["file"]).read_bytes()
     read = media.read(data, MediaLimits())
     assert read.kind == ("clip" if "still" in sample else "photo")

@@ -1,4 +1,4 @@
-"""The journal as people read it, and as the ingress asks for it."""
+"""The journal reader, directly and through the client of the ingress."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -59,30 +59,30 @@ class Journal:
             return error
 
 
-def recall(journal: Journal | None) -> JournalClient:
+def journal_client(journal: Journal | None) -> JournalClient:
     return JournalClient(journal)  # type: ignore[arg-type]
 
 
-async def test_the_latest_come_first(archive: JournalReader):
-    page = await recall(Journal(archive)).recent(2)
+async def test_the_newest_come_first(archive: JournalReader):
+    page = await journal_client(Journal(archive)).recent(2)
     assert [answer.id for answer in page.entries] == ["none", "close"]
     assert page.entries[0].created_at == "1970-01-01T00:00:03.000+00:00"
     assert page.entries[0].verdict.probability == 0.02
 
 
-async def test_hard_ones_are_those_nobody_has_labelled(archive: JournalReader):
-    asked = recall(Journal(archive))
+async def test_informative_entries_are_unlabelled_ones(archive: JournalReader):
+    asked = journal_client(Journal(archive))
     first = (await asked.informative(3, 0.5)).entries[0]
     assert (first.id, set(first.reasons)) == ("close", {"margin"})
     assert first.informativeness is not None and first.informativeness > 0.4
-    told = await asked.label("close", HumanLabel(label="unclear"), "ann")
-    assert told.human_label == "unclear"
+    labeled = await asked.label("close", HumanLabel(label="unclear"), "ann")
+    assert labeled.human_label == "unclear"
     assert "close" not in {answer.id for answer in (await asked.informative(3, 0.5)).entries}
     assert {answer.id: answer.human_label for answer in (await asked.recent(3)).entries}["close"] == "unclear"
 
 
-async def test_the_last_word_counts(archive: JournalReader, store: Store):
-    asked = recall(Journal(archive))
+async def test_the_last_label_counts(archive: JournalReader, store: Store):
+    asked = journal_client(Journal(archive))
     for label in ("roadwork", "none"):
         await asked.label("sure", HumanLabel(label=label, note="seen twice"), "ann")  # type: ignore[arg-type]
     mark = store.get("sure").annotation
@@ -90,8 +90,8 @@ async def test_the_last_word_counts(archive: JournalReader, store: Store):
     assert (mark.label, mark.author, mark.note) == ("none", "ann", "seen twice")
 
 
-async def test_files_that_are_kept_are_there(archive: JournalReader):
-    asked = recall(Journal(archive))
+async def test_stored_files_are_returned(archive: JournalReader):
+    asked = journal_client(Journal(archive))
     assert await asked.media("sure") == PHOTO
     assert [answer.media_available for answer in (await asked.recent(3)).entries] == [False, False, True]
     with pytest.raises(NotFound, match=r"the file of close is not stored; set journal\.max_media_gib"):
@@ -102,27 +102,27 @@ async def test_files_that_are_kept_are_there(archive: JournalReader):
         await asked.label("nobody", HumanLabel(label="none"), "ann")
 
 
-async def test_a_policy_is_held_against_the_latest(archive: JournalReader):
-    told = await recall(Journal(archive)).preview(RULES.policy, RULES.policy, 2)
-    assert (told.entries, told.version) == (2, RULES.policy.version)
+async def test_a_policy_is_previewed_on_the_newest_entries(archive: JournalReader):
+    preview = await journal_client(Journal(archive)).preview(RULES.policy, RULES.policy, 2)
+    assert (preview.entries, preview.version) == (2, RULES.policy.version)
 
 
-async def test_a_journal_that_is_away_is_told(tmp_path: Path):
+async def test_an_unreadable_database_is_reported_as_journal_down(tmp_path: Path):
     (tmp_path / "j.db").write_bytes(b"this is no database, whatever it is called" * 50)
     archive = JournalReader(lambda: Store.open(f"sqlite:///{tmp_path / 'j.db'}"))
     with pytest.raises(JournalDown):
-        await recall(Journal(archive)).recent(1)
+        await journal_client(Journal(archive)).recent(1)
     archive.close()
 
 
-async def test_a_deployment_that_is_gone_is_a_journal_that_is_down():
+async def test_a_dead_deployment_is_reported_as_journal_down():
     journal = Journal(None)
     journal.error = RuntimeError("The actor died.")
     with pytest.raises(JournalDown, match="does not answer at the moment"):
-        await recall(journal).recent(1)
+        await journal_client(journal).recent(1)
 
 
-async def test_a_deployment_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch):
+async def test_a_deployment_that_hangs_is_reported_as_journal_down(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("deployments.journal_client._TIMEOUT_S", 0.05)
     journal = Journal(None)
 
@@ -131,9 +131,9 @@ async def test_a_deployment_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPat
 
     journal.recent = FakeMethod(hang)  # type: ignore[attr-defined]
     with pytest.raises(JournalDown):
-        await recall(journal).recent(1)
+        await journal_client(journal).recent(1)
 
 
-async def test_a_server_without_a_journal_says_so():
+async def test_a_server_without_a_journal_answers_not_found():
     with pytest.raises(NotFound, match=r"has no journal; set journal\.enabled"):
-        await recall(None).recent(1)
+        await journal_client(None).recent(1)

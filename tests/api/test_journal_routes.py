@@ -1,4 +1,4 @@
-"""The journal routes, and who may use them."""
+"""The journal routes and their access control."""
 
 import hashlib
 import json
@@ -112,7 +112,7 @@ def client(service: Service, key: str = "", keys: object = KEYS, host: str = "12
         ("", None, "127.0.0.1.evil.example", 403),
     ],
 )
-async def test_what_was_seen_is_for_admins_or_without_keys_for_whoever_is_here(
+async def test_entries_require_an_admin_key_or_without_keys_a_local_client(
     service: Service, method: str, path: str, body: object, key: str, keys: object, host: str, status: int
 ):
     async with client(service, key, keys, host) as asked:
@@ -121,7 +121,7 @@ async def test_what_was_seen_is_for_admins_or_without_keys_for_whoever_is_here(
     assert bool(service.asked) == (status == 200)
 
 
-async def test_a_label_is_written_down_with_the_name_of_the_key(service: Service):
+async def test_a_label_is_stored_with_the_name_of_the_key(service: Service):
     async with client(service, "rw_admin") as asked:
         reply = await asked.put("/v1/journal/a1/label", json={"label": "unclear", "note": "fog"})
     assert reply.status_code == 200
@@ -129,7 +129,7 @@ async def test_a_label_is_written_down_with_the_name_of_the_key(service: Service
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "status", "told"),
+    ("kind", "body", "status", "message"),
     [
         ("text/plain", b'{"label": "none"}', 415, "send application/json"),
         ("application/json", b'{"label": "maybe"}', 400, "label: Input should be 'roadwork', 'none' or 'unclear'"),
@@ -140,15 +140,15 @@ async def test_a_label_is_written_down_with_the_name_of_the_key(service: Service
         ("application/json", b" " * 20_000, 413, "send less"),
     ],
 )
-async def test_a_label_that_is_none_is_refused(service: Service, kind: str, body: bytes, status: int, told: str):
+async def test_an_unknown_label_is_rejected(service: Service, kind: str, body: bytes, status: int, message: str):
     async with client(service, "rw_admin") as asked:
         reply = await asked.put("/v1/journal/a1/label", content=body, headers={"Content-Type": kind})
     assert reply.status_code == status, reply.text
-    assert told in reply.json()["detail"]
+    assert message in reply.json()["detail"]
     assert service.asked == []
 
 
-async def test_a_file_cannot_act_as_a_page(service: Service):
+async def test_a_file_cannot_run_as_a_page(service: Service):
     async with client(service, "rw_admin") as asked:
         reply = await asked.get("/v1/journal/a1/media")
     assert reply.content == service.file
@@ -159,7 +159,7 @@ async def test_a_file_cannot_act_as_a_page(service: Service):
 
 @pytest.mark.parametrize(("method", "path", "body"), PATHS)
 @pytest.mark.parametrize("error", [JournalDown("it is away"), NotFound("no answer is known by a1")])
-async def test_what_the_journal_cannot_is_a_problem(
+async def test_journal_errors_become_problem_documents(
     service: Service, method: str, path: str, body: object, error: Exception
 ):
     service.error = error
@@ -169,7 +169,7 @@ async def test_what_the_journal_cannot_is_a_problem(
     assert reply.json()["detail"] == str(error)
 
 
-async def test_a_policy_that_makes_no_sense_is_not_previewed(service: Service):
+async def test_an_invalid_policy_is_not_previewed(service: Service):
     service.error = PolicyRefused("policy: photo[0].exit: low 0.9 is above high 0.1")
     async with client(service, "rw_admin") as asked:
         reply = await asked.post("/v1/policy/preview", json=POLICY)
@@ -179,7 +179,7 @@ async def test_a_policy_that_makes_no_sense_is_not_previewed(service: Service):
 @pytest.mark.parametrize(
     "path", ["/v1/journal?limit=0", "/v1/journal?limit=201", "/v1/journal?limit=x", "/v1/journal?sort=oldest"]
 )
-async def test_limits_hold(service: Service, path: str):
+async def test_limits_out_of_range_are_rejected(service: Service, path: str):
     async with client(service, "rw_admin") as asked:
         assert (await asked.get(path)).status_code == 400
     assert service.asked == []

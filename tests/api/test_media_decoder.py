@@ -22,7 +22,7 @@ async def reading():
     await reading.aclose()
 
 
-async def test_a_file_is_read_by_its_deadline(reading: MediaDecoder):
+async def test_a_file_is_decoded_by_its_deadline(reading: MediaDecoder):
     assert (await reading.read(PHOTO, time.monotonic() + 30)).kind == "photo"
     with pytest.raises(BrokenMedia):
         await reading.read(PHOTO[:200], time.monotonic() + 30)
@@ -32,7 +32,7 @@ async def test_a_file_is_read_by_its_deadline(reading: MediaDecoder):
 
 
 class Slow:
-    """Readers of two processes that take 0.2 s a file, and lose one when they are stopped in the middle."""
+    """A pool of two processes that take 0.2 s per file; stopping a read costs its process."""
 
     def __init__(self, count: int, timed: Callable[[float, bool], None]) -> None:
         self.stopped = 0
@@ -51,20 +51,20 @@ class Slow:
 
 
 @pytest.mark.parametrize("rate", [9, 15, 30])
-def test_offered_more_than_it_can_read_it_goes_on_reading_all_it_can(monkeypatch: pytest.MonkeyPatch, rate: int):
+def test_under_overload_it_keeps_decoding_at_full_capacity(monkeypatch: pytest.MonkeyPatch, rate: int):
     monkeypatch.setattr("roadwork_serve.api.media_decoder.DecodePool", Slow)
 
     async def main(time: Clock) -> None:
         reading = MediaDecoder(load_profile("mini"))
-        told: Counter[str] = Counter()
+        outcomes: Counter[str] = Counter()
 
         async def one() -> None:
             began = time.now
             try:
                 await reading.read(PHOTO, time.now + 1.0)
-                told["read"] += 1
+                outcomes["read"] += 1
             except (Overloaded, DeadlineExceeded) as error:
-                told[type(error).__name__] += 1
+                outcomes[type(error).__name__] += 1
             assert time.now <= began + 1.0
 
         tasks = []
@@ -72,7 +72,7 @@ def test_offered_more_than_it_can_read_it_goes_on_reading_all_it_can(monkeypatch
             tasks.append(asyncio.create_task(one()))
             await asyncio.sleep(1 / rate)
         await asyncio.gather(*tasks)
-        assert told["read"] >= 0.95 * 60 * min(rate, 10)
+        assert outcomes["read"] >= 0.95 * 60 * min(rate, 10)
         assert reading._pool.stopped <= 0.01 * 60 * rate  # type: ignore[attr-defined]
         assert (reading.count, reading.wait_s()) == (0, 0.0)
 

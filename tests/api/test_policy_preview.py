@@ -1,4 +1,4 @@
-"""Answers under another policy, from what the stages said of them."""
+"""Replays of stored predictions under another policy."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def case(name: str, *stages: StageReport, label: str = "", audit: tuple[StageRep
     return JournalRow(given, audit, (), mark)
 
 
-def test_an_answer_goes_the_way_that_the_policy_says():
+def test_an_entry_exits_where_the_policy_requires():
     seen = case("a", asked("backbone", 0.8), asked("vlm", 0.01))
     early, late = replay_stages(seen, policy(NARROW, NARROW)), replay_stages(seen, policy(WIDE, [0.5, 0.5]))
     assert (early.stage, early.label) == ("backbone", "roadwork")
@@ -36,7 +36,7 @@ def test_an_answer_goes_the_way_that_the_policy_says():
     assert late.gflops > early.gflops > 0
 
 
-def test_what_a_stage_never_judged_is_not_known():
+def test_without_a_prediction_of_the_stage_the_result_is_unknown():
     seen = case("a", asked("backbone", 0.8))
     assert replay_stages(seen, policy(NARROW, NARROW)).stage == "backbone"
     assert replay_stages(seen, policy(WIDE, NARROW)).stage is None
@@ -44,14 +44,14 @@ def test_what_a_stage_never_judged_is_not_known():
     assert replay_stages(beside, policy(WIDE, NARROW)).stage == "vlm"
 
 
-def test_another_heads_word_is_another_word():
+def test_the_prediction_of_another_head_is_not_reused():
     seen = case("a", asked("backbone", 0.8, head="old"))
     assert replay_stages(seen, policy(NARROW, head="old")).stage == "backbone"
     assert replay_stages(seen, policy(NARROW, head="new")).stage is None
     assert replay_stages(seen, policy(NARROW)).stage is None
 
 
-def test_a_stage_that_abstains_or_is_not_wanted_is_passed():
+def test_a_stage_that_abstains_or_is_not_needed_is_skipped():
     steps = [
         {"stage": "backbone", "exit": WIDE},
         {"stage": "signs", "exit": NARROW, "min_text_probability": 0.5},
@@ -66,7 +66,7 @@ def test_a_stage_that_abstains_or_is_not_wanted_is_passed():
     assert replay_stages(silent, asks).gflops > replay_stages(unlikely, asks).gflops
 
 
-def test_two_policies_side_by_side():
+def test_two_policies_are_compared():
     now, then = policy(WIDE, [0.5, 0.5], version="now"), policy(NARROW, [0.5, 0.5], version="then")
     cases = [
         case("turned", asked("backbone", 0.8), asked("vlm", 0.01), label="none"),
@@ -75,26 +75,26 @@ def test_two_policies_side_by_side():
         case("unknown now", asked("backbone", 0.8)),
         case("unknown", asked("backbone", 0.5)),
     ]
-    told = preview_policy(cases, now, then)
-    assert told.version == "then"
-    assert told.entries == 5
-    assert [(exit.stage, exit.current, exit.proposed) for exit in told.exits] == [("backbone", 1, 4), ("vlm", 2, 0)]
-    assert (told.unknown_current, told.unknown_proposed) == (2, 1)
-    assert told.flipped == 1
-    assert (told.labeled, told.correct_current, told.correct_proposed) == (2, 2, 1)
-    assert told.gflops_current > told.gflops_proposed > 0
+    preview = preview_policy(cases, now, then)
+    assert preview.version == "then"
+    assert preview.entries == 5
+    assert [(exit.stage, exit.current, exit.proposed) for exit in preview.exits] == [("backbone", 1, 4), ("vlm", 2, 0)]
+    assert (preview.unknown_current, preview.unknown_proposed) == (2, 1)
+    assert preview.flipped == 1
+    assert (preview.labeled, preview.correct_current, preview.correct_proposed) == (2, 2, 1)
+    assert preview.gflops_current > preview.gflops_proposed > 0
 
 
-def test_of_nothing_nothing_is_said():
-    told = preview_policy([], policy(WIDE), policy(NARROW))
-    assert (told.entries, told.exits, told.gflops_current) == (0, [], 0.0)
+def test_no_entries_give_an_empty_preview():
+    preview = preview_policy([], policy(WIDE), policy(NARROW))
+    assert (preview.entries, preview.exits, preview.gflops_current) == (0, [], 0.0)
 
 
 @pytest.mark.parametrize("outcome", ["failed", "skipped"])
-def test_a_stage_that_did_not_answer_then_is_not_known(outcome: str):
+def test_a_stage_that_failed_at_the_time_is_unknown(outcome: str):
     seen = case("a", asked("backbone", 0.8), replace_outcome(report("vlm", None), outcome))
     assert replay_stages(seen, policy(WIDE, NARROW)).stage is None
 
 
-def replace_outcome(said: StageReport, outcome: str) -> StageReport:
-    return said.model_copy(update={"outcome": outcome})
+def replace_outcome(stage_report: StageReport, outcome: str) -> StageReport:
+    return stage_report.model_copy(update={"outcome": outcome})

@@ -90,14 +90,14 @@ async def test_an_admin_puts_a_policy_and_rolls_it_back(service: Service):
 
 
 @pytest.mark.parametrize(("key", "keys", "status"), [("", KEYS, 401), ("rw_no", KEYS, 401), ("rw_client", KEYS, 403)])
-async def test_nobody_else_may(service: Service, key: str, keys: object, status: int):
+async def test_only_admins_may_change_the_policy(service: Service, key: str, keys: object, status: int):
     async with client(service, key, keys) as asked:
         assert (await asked.put("/v1/policy", json=policy("b"))).status_code == status
         assert (await asked.post("/v1/policy/rollback")).status_code == status
     assert service.put == []
 
 
-async def test_on_a_server_without_keys_nobody_may_and_it_says_what_to_do(service: Service):
+async def test_without_keys_policy_changes_are_forbidden_with_instructions(service: Service):
     async with client(service, "", None) as asked:
         reply = await asked.put("/v1/policy", json=policy("b"))
         assert reply.status_code == 403
@@ -109,7 +109,7 @@ async def test_on_a_server_without_keys_nobody_may_and_it_says_what_to_do(servic
     ("body", "status"),
     [(b"", 400), (b"version: b", 400), (b"[" * 100_000, 400), (b'{"a": "' + b"x" * MAX_POLICY_BYTES + b'"}', 413)],
 )
-async def test_a_body_that_cannot_be_used_is_a_problem(service: Service, body: bytes, status: int):
+async def test_an_invalid_body_is_a_problem(service: Service, body: bytes, status: int):
     async with client(service) as asked:
         reply = await asked.put("/v1/policy", content=body)
     assert (reply.status_code, reply.headers["content-type"]) == (status, "application/problem+json")
@@ -117,13 +117,13 @@ async def test_a_body_that_cannot_be_used_is_a_problem(service: Service, body: b
 
 
 @pytest.mark.parametrize(("error", "status"), [(PolicyRefused("low"), 422), (PolicyConflict("known"), 409)])
-async def test_what_is_refused_is_a_problem(service: Service, error: Exception, status: int):
+async def test_a_refused_policy_is_a_problem(service: Service, error: Exception, status: int):
     service.error = error
     async with client(service) as asked:
         assert (await asked.put("/v1/policy", json=policy("b"))).status_code == status
 
 
-async def test_an_invalid_policy_is_rejected_at_the_door(service: Service):
+async def test_an_invalid_policy_is_rejected_before_it_reaches_the_store(service: Service):
     async with client(service) as asked:
         reply = await asked.put("/v1/policy", json=policy("b") | {"prior": 2})
     assert (reply.status_code, service.put) == (422, [])

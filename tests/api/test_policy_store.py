@@ -43,7 +43,7 @@ def log() -> InMemoryRevisionLog:
     return InMemoryRevisionLog()
 
 
-async def test_what_one_replica_puts_the_others_find(log: InMemoryRevisionLog):
+async def test_a_policy_put_on_one_replica_reaches_the_others(log: InMemoryRevisionLog):
     one, other = Replica(log), Replica(log)
     for replica in (one, other):
         await replica.store.configure({"policy": policy("a")})
@@ -55,7 +55,7 @@ async def test_what_one_replica_puts_the_others_find(log: InMemoryRevisionLog):
     assert one.versions == other.versions == ["a", "b"]
 
 
-async def test_a_replica_that_starts_goes_by_what_was_put_not_by_its_configuration(log: InMemoryRevisionLog):
+async def test_a_new_replica_uses_the_last_policy_put_instead_of_its_configuration(log: InMemoryRevisionLog):
     one = Replica(log)
     await one.store.configure({"policy": policy("a")})
     await one.put(policy("b"), "ann")
@@ -65,7 +65,7 @@ async def test_a_replica_that_starts_goes_by_what_was_put_not_by_its_configurati
     assert len(await late.store.revisions()) == 2
 
 
-async def test_another_configuration_replaces_what_was_put(log: InMemoryRevisionLog):
+async def test_a_changed_configuration_replaces_the_policy_put(log: InMemoryRevisionLog):
     one, other = Replica(log), Replica(log)
     await one.store.configure({"policy": policy("a")})
     await one.put(policy("b"), "ann")
@@ -74,7 +74,7 @@ async def test_another_configuration_replaces_what_was_put(log: InMemoryRevision
     assert [revision.origin for revision in await one.store.revisions()] == ["config", "put", "config"]
 
 
-async def test_rules_with_a_split_and_a_shadow_are_swapped_whole(log: InMemoryRevisionLog):
+async def test_a_rollout_with_a_split_and_a_shadow_is_activated_atomically(log: InMemoryRevisionLog):
     one = Replica(log)
     rules = {
         "policy": policy("a"),
@@ -85,7 +85,7 @@ async def test_rules_with_a_split_and_a_shadow_are_swapped_whole(log: InMemoryRe
     assert [each.version for each in one.activated[-1].policies] == ["a", "b", "s"]
 
 
-async def test_the_same_again_changes_nothing(log: InMemoryRevisionLog):
+async def test_putting_the_same_policy_again_changes_nothing(log: InMemoryRevisionLog):
     one = Replica(log)
     first = await one.put(policy("a"), "ann")
     assert await one.put(policy("a"), "bob") == first
@@ -93,7 +93,7 @@ async def test_the_same_again_changes_nothing(log: InMemoryRevisionLog):
 
 
 @pytest.mark.parametrize(
-    ("rules", "told"),
+    ("rules", "message"),
     [
         ({"version": "x"}, "policy.clip is missing"),
         ([], "it should be a mapping"),
@@ -105,28 +105,30 @@ async def test_the_same_again_changes_nothing(log: InMemoryRevisionLog):
         (policy("x" * 200), "at most 128"),
     ],
 )
-async def test_what_makes_no_sense_is_refused_and_the_old_stays(log: InMemoryRevisionLog, rules: object, told: str):
+async def test_an_invalid_policy_is_rejected_and_the_old_one_stays_active(
+    log: InMemoryRevisionLog, rules: object, message: str
+):
     one = Replica(log)
     await one.store.configure({"policy": policy("a")})
-    with pytest.raises(PolicyRefused, match=told):
+    with pytest.raises(PolicyRefused, match=message):
         await one.put(rules, "ann")
     assert one.versions == ["a"]
     assert len(await one.store.revisions()) == 1
 
 
-async def test_a_policy_that_asks_a_stage_the_profile_lacks_is_refused(log: InMemoryRevisionLog):
+async def test_a_policy_with_a_stage_that_the_profile_lacks_is_rejected(log: InMemoryRevisionLog):
     small = PolicyStore(log, load_profile("mini", {"stages": {"video": None}}), lambda _: None)
     with pytest.raises(PolicyRefused, match="uses video, which profile mini lacks; it has backbone"):
         await put(small, policy("x", clip=[{"stage": "video", "exit": [0, 1]}]), "ann")
 
 
-async def test_a_refusal_is_no_echo_of_everything_that_was_sent(log: InMemoryRevisionLog):
+async def test_an_error_does_not_repeat_the_whole_request(log: InMemoryRevisionLog):
     with pytest.raises(PolicyRefused) as caught:
         await Replica(log).put({"version": ["x" * 100_000], "photo": [], "clip": []}, "ann")
     assert len(str(caught.value)) <= 1000
 
 
-async def test_a_version_stands_for_one_policy_for_ever(log: InMemoryRevisionLog):
+async def test_a_version_always_names_the_same_policy(log: InMemoryRevisionLog):
     one = Replica(log)
     await one.put(policy("a"), "ann")
     await one.put(policy("b"), "ann")
@@ -136,7 +138,7 @@ async def test_a_version_stands_for_one_policy_for_ever(log: InMemoryRevisionLog
     assert one.versions == ["a", "b", "a"]
 
 
-async def test_rollbacks_go_back_and_further_back(log: InMemoryRevisionLog):
+async def test_repeated_rollbacks_restore_ever_older_revisions(log: InMemoryRevisionLog):
     one = Replica(log)
     await one.store.configure({"policy": policy("a")})
     for version in "bc":
@@ -151,12 +153,12 @@ async def test_rollbacks_go_back_and_further_back(log: InMemoryRevisionLog):
     assert one.versions == ["a", "b", "c", "b", "a", "d", "a"]
 
 
-async def test_without_history_there_is_nothing_to_go_back_to(log: InMemoryRevisionLog):
+async def test_without_history_a_rollback_fails(log: InMemoryRevisionLog):
     with pytest.raises(PolicyConflict):
         await Replica(log).store.roll_back("ann")
 
 
-async def test_changes_at_the_same_moment_all_count_and_the_last_is_in_force_everywhere(log: InMemoryRevisionLog):
+async def test_concurrent_changes_are_all_recorded_and_the_last_is_active_everywhere(log: InMemoryRevisionLog):
     class Slow(InMemoryRevisionLog):
         async def numbers(self) -> list[int]:
             found = await super().numbers()
@@ -174,13 +176,13 @@ async def test_changes_at_the_same_moment_all_count_and_the_last_is_in_force_eve
     assert {each.versions[-1] for each in replicas} == {revisions[-1].version}
 
 
-async def test_without_a_configuration_the_first_edition_is_the_profiles_own(log: InMemoryRevisionLog):
+async def test_without_a_configuration_the_first_revision_is_the_profiles_policy(log: InMemoryRevisionLog):
     one = Replica(log)
     await one.put(policy("a"), "ann")
     assert (await one.store.roll_back("ann")).version.startswith("mini")
 
 
-async def test_nobody_goes_back_to_an_edition_that_was_read_before_a_newer_one_came(log: InMemoryRevisionLog):
+async def test_a_stale_revision_does_not_replace_a_newer_one(log: InMemoryRevisionLog):
     one = Replica(log)
     await one.store.configure({"policy": policy("a")})
     stale = (await one.store.revisions())[-1]
@@ -209,6 +211,6 @@ async def test_history_is_bounded(log: InMemoryRevisionLog):
     assert revisions[-1].revision == MAX_REVISIONS + 21
 
 
-async def test_a_configuration_that_makes_no_sense_is_told(log: InMemoryRevisionLog):
+async def test_an_invalid_configuration_is_an_error(log: InMemoryRevisionLog):
     with pytest.raises(ConfigError, match="no-such"):
         await Replica(log).store.configure({"policy": "no-such"})

@@ -1,4 +1,4 @@
-"""Errors as problem documents: what is told, and how much of it."""
+"""Errors as problem documents: their content and its limits."""
 
 import json
 import math
@@ -12,17 +12,17 @@ from roadwork_serve.errors import BadRequest, NotReady, Overloaded, RateLimited,
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [("soon", "'soon'"), ("a\nb\x1b[31m", "'a\\nb\\x1b[31m'"), ("\ud800", "'\\ud800'"), (7, "7"), (None, "None")],
 )
-def test_an_echo_is_quoted_and_in_one_line(value: object, told: str):
-    assert echo(value) == told
+def test_an_echoed_value_is_quoted_on_one_line(value: object, expected: str):
+    assert echo(value) == expected
 
 
 @pytest.mark.parametrize(
     "value", ["a" * 10**6, [["a" * 10**6] * 10**3], {str(at): at for at in range(10**4)}, 10**4_000]
 )
-def test_an_echo_is_short(value: object):
+def test_an_echoed_value_is_truncated(value: object):
     assert len(echo(value)) < 1_000
 
 
@@ -34,7 +34,7 @@ def test_a_detail_is_bounded_and_always_json():
     assert problem_of(BadRequest("a" * 10**6)).detail.endswith("a…")
 
 
-def test_many_mistakes_are_told_briefly():
+def test_many_errors_are_summarized():
     error = RequestValidationError(
         [{"loc": ("query", f"name{at}"), "input": "x" * 10**5, "msg": "is wrong"} for at in range(100)]
     )
@@ -53,16 +53,16 @@ def test_many_mistakes_are_told_briefly():
         (BadRequest("a"), {}),
     ],
 )
-def test_the_headers_that_belong_to_a_problem(error: Exception, headers: dict[str, str]):
+def test_problems_have_their_headers(error: Exception, headers: dict[str, str]):
     response = response_of(error)
     assert {name: value for name, value in response.headers.items() if not name.startswith("content-")} == headers
 
 
 @pytest.mark.parametrize("error", [Unauthorised("a"), RateLimited("a"), Overloaded("a"), BadRequest("a")])
-def test_what_is_documented_is_what_is_sent(error: RoadworkError):
+def test_documented_problems_match_the_responses(error: RoadworkError):
     account = documented(error)[error.status]
     sent = response_of(error, "5f1c9a7e")
     assert account["content"][sent.media_type]["example"] == json.loads(sent.body)
-    told = {name.lower() for name in account["headers"]}
-    assert told == {name for name in sent.headers if not name.startswith("content-")}
-    assert all(math.isfinite(int(sent.headers[name])) for name in told & {"retry-after"})
+    names = {name.lower() for name in account["headers"]}
+    assert names == {name for name in sent.headers if not name.startswith("content-")}
+    assert all(math.isfinite(int(sent.headers[name])) for name in names & {"retry-after"})

@@ -1,4 +1,4 @@
-"""What an ingress replica tells of what it has answered, in /v1/stats and to Ray's metrics alike."""
+"""Request statistics of an ingress replica, in /v1/stats and in Ray's metrics."""
 
 from collections import defaultdict
 from typing import Any
@@ -37,7 +37,7 @@ def stats(clock: Clock) -> RequestStatsCollector:
     return RequestStatsCollector(PROFILE, clock)
 
 
-def looked(stage: str, compute_ms: float = 100.0, batch: int = 4, tokens: int = 0, **fields: Any) -> StageReport:
+def answered(stage: str, compute_ms: float = 100.0, batch: int = 4, tokens: int = 0, **fields: Any) -> StageReport:
     given = {"outcome": "answered", "probability": 0.5, "queue_ms": 1.0, "preprocess_ms": 2.0, "rpc_ms": 3.0}
     return StageReport(
         stage=stage, compute_ms=compute_ms, batch_size=batch, tokens=tokens, **(given | fields)  # type: ignore[arg-type]
@@ -48,27 +48,27 @@ def skipped(stage: str) -> StageReport:
     return StageReport(stage=stage, outcome="skipped", detail="it is down")
 
 
-def told(name: str, *reports: StageReport, reason: str = "above_band", **fields: Any) -> Verdict:
+def verdict_of(name: str, *reports: StageReport, reason: str = "above_band", **fields: Any) -> Verdict:
     where = Exit(stage=reports[-1].stage, reason=reason)  # type: ignore[arg-type]
     return verdict(name, stages=reports, exit=where, **fields)
 
 
 def event(verdict: Verdict) -> VerdictEvent:
-    """Return a verdict as observers get it."""
+    """Return the event that observers get for a verdict."""
     gpus = {name: PROFILE.engine_of(name).num_gpus for name in PROFILE.stages}
     costs = verdict_costs(verdict, gpus)
     return VerdictEvent(RoutedVerdict(verdict, None), b"", RequestContext(), load_policy("mini"), 1, costs)
 
 
 ANSWERS = (
-    told("a", looked("backbone")),
-    told("b", looked("backbone"), looked("vlm", 2000.0, batch=2, tokens=1), elapsed_ms=3.0),
-    told("c", looked("backbone"), skipped("vlm"), reason="deadline", degraded=True, probability=0.2),
-    told("d", looked("video", tokens=9), media="clip", probability=0.1),
+    verdict_of("a", answered("backbone")),
+    verdict_of("b", answered("backbone"), answered("vlm", 2000.0, batch=2, tokens=1), elapsed_ms=3.0),
+    verdict_of("c", answered("backbone"), skipped("vlm"), reason="deadline", degraded=True, probability=0.2),
+    verdict_of("d", answered("video", tokens=9), media="clip", probability=0.1),
 )
 
 
-async def test_answers_are_counted_by_where_and_why_they_left(stats: RequestStatsCollector, clock: Clock) -> None:
+async def test_verdicts_are_counted_by_exit_stage_and_reason(stats: RequestStatsCollector, clock: Clock) -> None:
     for answer in ANSWERS:
         await stats.on_verdict(event(answer))
     stats.on_rejected("overloaded")
@@ -85,7 +85,7 @@ async def test_answers_are_counted_by_where_and_why_they_left(stats: RequestStat
     assert found.elapsed_ms is not None and (found.elapsed_ms.n, found.elapsed_ms.p95) == (4, 3.0)
 
 
-async def test_a_stage_is_told_with_its_times_tokens_and_its_share_of_the_cards(stats: RequestStatsCollector) -> None:
+async def test_a_stage_reports_its_latency_tokens_and_gpu_share(stats: RequestStatsCollector) -> None:
     for answer in ANSWERS:
         await stats.on_verdict(event(answer))
     found = stats.snapshot()
@@ -100,14 +100,14 @@ async def test_a_stage_is_told_with_its_times_tokens_and_its_share_of_the_cards(
     assert found.cost_per_1000 == pytest.approx(1000 * found.gpu_seconds / 3600 * 1.8 / 4)
 
 
-async def test_without_a_price_or_an_answer_there_is_no_cost(clock: Clock, stats: RequestStatsCollector) -> None:
+async def test_without_a_price_or_a_verdict_there_is_no_cost(clock: Clock, stats: RequestStatsCollector) -> None:
     assert stats.snapshot().cost_per_1000 is None
     free = RequestStatsCollector(load_profile("mini"), clock)
     await free.on_verdict(event(ANSWERS[0]))
     assert free.snapshot().cost_per_1000 is None
 
 
-async def test_it_is_reckoned_at_most_once_a_second(stats: RequestStatsCollector, clock: Clock) -> None:
+async def test_the_snapshot_is_computed_at_most_once_a_second(stats: RequestStatsCollector, clock: Clock) -> None:
     assert stats.snapshot().verdicts == 0
     await stats.on_verdict(event(ANSWERS[0]))
     assert stats.snapshot().verdicts == 0
@@ -115,11 +115,11 @@ async def test_it_is_reckoned_at_most_once_a_second(stats: RequestStatsCollector
     assert stats.snapshot().verdicts == 1
 
 
-async def test_a_spread_is_of_the_last_thousand(stats: RequestStatsCollector, clock: Clock) -> None:
+async def test_percentiles_cover_the_last_thousand_values(stats: RequestStatsCollector, clock: Clock) -> None:
     for _ in range(1000):
-        await stats.on_verdict(event(told("x", looked("backbone", compute_ms=500.0))))
+        await stats.on_verdict(event(verdict_of("x", answered("backbone", compute_ms=500.0))))
     for _ in range(1000):
-        await stats.on_verdict(event(told("x", looked("backbone", compute_ms=5.0))))
+        await stats.on_verdict(event(verdict_of("x", answered("backbone", compute_ms=5.0))))
     clock.now += 2
     compute = next(each for each in stats.snapshot().stages if each.stage == "backbone").compute_ms
     assert compute is not None and (compute.n, compute.p95) == (1000, 5.0)
@@ -128,14 +128,14 @@ async def test_a_spread_is_of_the_last_thousand(stats: RequestStatsCollector, cl
 @pytest.mark.parametrize(
     ("values", "p50", "p95"), [([7.0], 7.0, 7.0), ([2.0, 1.0], 1.0, 2.0), (list(range(1, 101)), 50, 95)]
 )
-def test_spreads_by_hand(values: list[float], p50: float, p95: float) -> None:
+def test_percentiles_by_hand(values: list[float], p50: float, p95: float) -> None:
     found = distribution(values)
     assert found is not None and (found.p50, found.p95, found.n) == (p50, p95, len(values))
     assert distribution([]) is None
 
 
 class Recorded:
-    """A counter, gauge or histogram of Ray's: the sums it was told, by tags."""
+    """Stands in for Ray's counter, gauge and histogram; sums the recorded values by tags."""
 
     all: "dict[str, Recorded]"
 
@@ -164,7 +164,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorded]:
     return Recorded.all
 
 
-async def test_ray_is_told_the_same(stats: RequestStatsCollector, recorded: dict[str, Recorded]) -> None:
+async def test_ray_metrics_report_the_same_numbers(stats: RequestStatsCollector, recorded: dict[str, Recorded]) -> None:
     metrics = IngressMetrics(PROFILE)
     for answer in ANSWERS:
         await metrics.on_verdict(event(answer))

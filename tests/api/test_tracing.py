@@ -1,4 +1,4 @@
-"""The way through the cascade as spans, by OpenTelemetry's own exporter for tests."""
+"""Spans of the stages of a verdict, collected by OpenTelemetry's exporter for tests."""
 
 import sys
 
@@ -11,7 +11,7 @@ from opentelemetry.trace import StatusCode
 
 from roadwork_serve.api.tracing import otlp, trace_stages
 from roadwork_serve.errors import ConfigError
-from tests.api.test_stats import looked, skipped, told
+from tests.api.test_stats import answered, skipped, verdict_of
 
 ENDED_NS = 1_700_000_000_000_000_000
 MS = 1_000_000
@@ -30,7 +30,7 @@ def spans(exported: InMemorySpanExporter) -> dict[str, ReadableSpan]:
 
 
 def test_each_stage_is_a_span_of_its_measured_length_one_after_the_other(exported: InMemorySpanExporter) -> None:
-    answer = told("a", looked("backbone", compute_ms=20.0), looked("vlm", compute_ms=500.0, tokens=1))
+    answer = verdict_of("a", answered("backbone", compute_ms=20.0), answered("vlm", compute_ms=500.0, tokens=1))
     with trace.get_tracer("serve").start_as_current_span("request"):
         trace_stages(answer, ENDED_NS)
     found = spans(exported)
@@ -45,20 +45,20 @@ def test_each_stage_is_a_span_of_its_measured_length_one_after_the_other(exporte
 
 
 def test_a_stage_that_failed_is_an_error_and_one_that_was_skipped_takes_no_time(exported: InMemorySpanExporter) -> None:
-    failed = looked("signs", outcome="failed", detail="it is lost", probability=None)
+    failed = answered("signs", outcome="failed", detail="it is lost", probability=None)
     with trace.get_tracer("serve").start_as_current_span("request"):
-        trace_stages(told("a", looked("backbone"), failed, skipped("vlm")), ENDED_NS)
+        trace_stages(verdict_of("a", answered("backbone"), failed, skipped("vlm")), ENDED_NS)
     found = spans(exported)
     assert found["stage signs"].status.status_code == StatusCode.ERROR
     assert found["stage vlm"].start_time == found["stage vlm"].end_time == ENDED_NS
 
 
-def test_without_a_trace_nothing_is_done(exported: InMemorySpanExporter) -> None:
-    trace_stages(told("a", looked("backbone")), ENDED_NS)
+def test_without_a_trace_no_span_is_created(exported: InMemorySpanExporter) -> None:
+    trace_stages(verdict_of("a", answered("backbone")), ENDED_NS)
     assert not spans(exported)
 
 
-def test_a_missing_exporter_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_exporter_is_an_error_that_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(ConfigError, match=r"roadwork-serve\[tracing\]"):
         otlp("ingress_tracing.json")

@@ -119,7 +119,7 @@ def test_packed_shares_fit_on_the_gpus(wanted_shares: list[float], count: int):
     if pack_shares(wanted_shares, [1.0] * count):
         assert _can_pack(sorted(wanted_shares, reverse=True), [1.0] * count)
     elif not any(share > 1 for share in wanted_shares) and sum(wanted_shares) <= count / 2:
-        raise AssertionError("half full, every share of at most a whole card has found room")
+        raise AssertionError("half full, every share of at most a whole GPU fits")
 
 
 def _can_pack(left: list[float], room: list[float]) -> bool:

@@ -21,17 +21,17 @@ def filled(folder: Path) -> Path:
     return folder
 
 
-def test_a_folder_is_all_below_it_but_what_is_hidden(tmp_path: Path):
+def test_a_folder_includes_all_files_below_it_except_hidden_ones(tmp_path: Path):
     of = open_source(str(filled(tmp_path)))
     assert of.list_files() == [
         InputFile("a/1.png", f"{tmp_path}/a/1.png", size=7),
         InputFile("b.jpg", f"{tmp_path}/b.jpg", size=5),
     ]
     assert of.read(of.list_files()[1], 100) == b"b.jpg"
-    assert of.read(of.list_files()[1], 2) == b"b.j", "no more than is allowed, and one to tell that there is more"
+    assert of.read(of.list_files()[1], 2) == b"b.j", "no more than is allowed, and one to detect that there is more"
 
 
-def test_only_what_matches(tmp_path: Path):
+def test_only_matching_files_are_listed(tmp_path: Path):
     assert [file.name for file in open_source(str(filled(tmp_path)), ["*.png", "c*"]).list_files()] == ["a/1.png"]
     with pytest.raises(ConfigError, match=r"no file that matches \*.webp"):
         open_source(str(tmp_path), ["*.webp"]).list_files()
@@ -44,19 +44,19 @@ def test_a_single_file(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("named", "told"),
+    ("named", "message"),
     [
         ("gone", "gone does not exist"),
         ("s3:///", "not a readable location"),
         ("ftp://host/x", "is not a readable location"),
     ],
 )
-def test_what_cannot_be_named(named: str, told: str):
-    with pytest.raises(ConfigError, match=told):
+def test_an_invalid_source_is_an_error(named: str, message: str):
+    with pytest.raises(ConfigError, match=message):
         open_source(named).list_files()
 
 
-def test_an_empty_folder_is_told_of(tmp_path: Path):
+def test_an_empty_folder_is_an_error(tmp_path: Path):
     with pytest.raises(ConfigError, match="has no file; name a folder"):
         open_source(str(tmp_path)).list_files()
 
@@ -67,7 +67,7 @@ def pictures(path: Path, count: int, groups: int) -> Path:
     return path
 
 
-def test_rows_with_pictures_are_named_by_their_number(tmp_path: Path):
+def test_rows_with_images_are_named_by_their_number(tmp_path: Path):
     path = pictures(tmp_path / "train.parquet", 300, groups=3)
     of = open_source(str(path))
     listed = of.list_files()
@@ -77,7 +77,7 @@ def test_rows_with_pictures_are_named_by_their_number(tmp_path: Path):
     assert [file for file, _ in of.read_rows(wanted)] == wanted
 
 
-def test_a_folder_of_tables_is_their_rows(tmp_path: Path):
+def test_a_folder_of_tables_lists_their_rows(tmp_path: Path):
     pictures(tmp_path / "1.parquet", 4, groups=1)
     pictures(tmp_path / "0.parquet", 4, groups=1)
     assert [file.name for file in open_source(str(tmp_path)).list_files()][::3] == [
@@ -87,7 +87,7 @@ def test_a_folder_of_tables_is_their_rows(tmp_path: Path):
     ]
 
 
-def test_a_table_of_paths_is_those_files_once(tmp_path: Path):
+def test_a_table_of_paths_lists_each_file_once(tmp_path: Path):
     table = tmp_path / "list.parquet"
     pq.write_table(pa.table({"file": ["a/1.png", "b.jpg", None, "b.jpg"], "n": [1, 2, 3, 4]}), table)
     of = open_source(str(table))
@@ -97,7 +97,7 @@ def test_a_table_of_paths_is_those_files_once(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "column", "told"),
+    ("columns", "column", "message"),
     [
         ({"n": [1]}, None, "no column named image or bytes or file or path: it has n; name one with --column"),
         ({"image": ["x"]}, "picture", "no column 'picture': it has image"),
@@ -105,20 +105,22 @@ def test_a_table_of_paths_is_those_files_once(tmp_path: Path):
         ({"image": pa.array([], pa.binary())}, None, "has no rows"),
     ],
 )
-def test_a_table_without_pictures(tmp_path: Path, columns: dict[str, object], column: str | None, told: str):
+def test_a_table_without_images_is_an_error(
+    tmp_path: Path, columns: dict[str, object], column: str | None, message: str
+):
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         open_source(str(tmp_path / "t.parquet"), column=column).list_files()
 
 
-def test_what_is_no_table_is_told_of(tmp_path: Path):
+def test_an_invalid_table_is_an_error(tmp_path: Path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 not")
     with pytest.raises(ConfigError, match="cannot be read as Parquet"):
         open_source(str(tmp_path / "t.parquet")).list_files()
 
 
 class Bucket(BaseHTTPRequestHandler):
-    """The few calls of S3 that reading takes, on keys of a bucket named roads."""
+    """Serves the S3 calls that reading needs, for a bucket named roads."""
 
     keys: dict[str, bytes] = {}  # noqa: RUF012
 
@@ -171,7 +173,7 @@ class Bucket(BaseHTTPRequestHandler):
 
 @contextmanager
 def bucket(keys: dict[str, bytes]) -> Iterator[str]:
-    """Serve a bucket, and yield what to append to a URL of it."""
+    """Serve a bucket, and yield the query to append to its URLs."""
     handler = type("Roads", (Bucket,), {"keys": keys})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -12,8 +12,15 @@ from roadwork_serve.schema import Exit, StageReport, Verdict
 
 
 def spec(**changes: Any) -> RunSpec:
-    told = {"source": "/photos", "match": (), "column": None, "profile": {}, "policy": {"version": "a"}, "version": "1"}
-    return RunSpec.model_validate(told | changes)
+    fields = {
+        "source": "/photos",
+        "match": (),
+        "column": None,
+        "profile": {},
+        "policy": {"version": "a"},
+        "version": "1",
+    }
+    return RunSpec.model_validate(fields | changes)
 
 
 def files(count: int) -> list[InputFile]:
@@ -59,7 +66,7 @@ def keep(run: BatchRun, *numbers: int) -> None:
             run.save_part(number, encode_part([scored(file, degraded=file.size == 4) for file in batch]))
 
 
-def test_every_file_is_in_one_of_the_tables_once_in_the_order_of_the_listing(tmp_path: Path):
+def test_every_file_appears_once_in_listing_order(tmp_path: Path):
     run = begun(tmp_path / "scores.parquet")
     keep(run, 2, 0, 1)
     assert run.finish() == BatchTotals(verdicts=299, degraded=1, rejects=1)
@@ -90,7 +97,7 @@ def test_every_file_is_in_one_of_the_tables_once_in_the_order_of_the_listing(tmp
     ]
 
 
-def test_a_run_that_was_broken_off_goes_on_with_what_is_left(tmp_path: Path):
+def test_an_interrupted_run_resumes_with_the_remaining_batches(tmp_path: Path):
     keep(begun(tmp_path / "s.parquet"), 1)
     again = BatchRun(tmp_path / "s.parquet")
     again.check(spec())
@@ -100,7 +107,7 @@ def test_a_run_that_was_broken_off_goes_on_with_what_is_left(tmp_path: Path):
     assert left[1][1][0] == files(300)[256]
 
 
-def test_a_lot_is_kept_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_batch_is_stored_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = begun(tmp_path / "s.parquet")
 
     def half(path: Path, data: bytes) -> int:
@@ -114,7 +121,7 @@ def test_a_lot_is_kept_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.M
     assert [number for number, _ in run.remaining()[1]] == [0, 1, 2]
 
 
-def test_rows_of_two_tables_are_never_in_one_lot(tmp_path: Path):
+def test_rows_of_two_tables_are_never_in_one_batch(tmp_path: Path):
     run = BatchRun(tmp_path / "s.parquet")
     rows = [InputFile(f"{name}#{row}", name, row) for name in "ab" for row in range(100)]
     run.start(spec(), rows)
@@ -124,33 +131,33 @@ def test_rows_of_two_tables_are_never_in_one_lot(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"policy": {"version": "b"}}, "a different policy"),
         ({"source": "/more", "version": "2"}, "a different source and version"),
         ({"match": ("*.jpg",)}, "a different match"),
     ],
 )
-def test_another_recipe_does_not_go_on_with_it(tmp_path: Path, changes: dict[str, Any], told: str):
+def test_a_run_with_other_settings_does_not_resume(tmp_path: Path, changes: dict[str, Any], message: str):
     begun(tmp_path / "s.parquet")
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         BatchRun(tmp_path / "s.parquet").check(spec(**changes))
 
 
-def test_what_is_there_is_not_written_over(tmp_path: Path):
+def test_an_existing_output_is_not_overwritten(tmp_path: Path):
     (tmp_path / "s.parquet").touch()
     with pytest.raises(ConfigError, match="already exists; name another --out"):
         BatchRun(tmp_path / "s.parquet").check(spec())
 
 
-def test_a_part_is_small_and_plain(tmp_path: Path):
+def test_a_part_is_a_small_plain_table(tmp_path: Path):
     (tmp_path / "part").write_bytes(encode_part([scored(file) for file in files(4)]))
     table = pq.read_table(tmp_path / "part").to_pylist()
     assert [row["file"] for row in table] == ["0000.jpg", "0001.jpg", "0002.jpg", "0003.jpg"]
     assert json.loads(table[3]["problem"])["status"] == 422 and table[3]["verdict"] is None
 
 
-def test_two_runs_are_not_at_the_same_result_at_once(tmp_path: Path):
+def test_two_runs_cannot_write_the_same_output_at_once(tmp_path: Path):
     first, second = BatchRun(tmp_path / "s.parquet"), BatchRun(tmp_path / "s.parquet")
     with first.locked():
         with pytest.raises(ConfigError, match="another run is writing"), second.locked():

@@ -32,20 +32,20 @@ def scorer(folder: Path) -> Iterator[Scorer]:
 
 def test_every_file_has_a_verdict_or_a_reason(folder: Path, scorer: Scorer):
     scored = {each.name: each for each in scorer.score(open_source(str(folder)).list_files())}
-    told = {name: each.verdict.label if each.verdict else each.problem for name, each in scored.items()}
-    assert {name: label for name, label in told.items() if isinstance(label, str)} == {
+    outcomes = {name: each.verdict.label if each.verdict else each.problem for name, each in scored.items()}
+    assert {name: label for name, label in outcomes.items() if isinstance(label, str)} == {
         "red.jpg": "roadwork",
         "blue.jpg": "none",
         "grey.jpg": "roadwork",
         "clip.mp4": "roadwork",
     }
-    wrong = {name: problem["status"] for name, problem in told.items() if isinstance(problem, dict)}
+    wrong = {name: problem["status"] for name, problem in outcomes.items() if isinstance(problem, dict)}
     assert wrong == {"cut.jpg": 422, "empty.jpg": 422, "notes.txt": 415}
     grey = scored["grey.jpg"].verdict
     assert grey and grey.exit.stage == "reasoner", "what stage 1 is not sure of goes on, as in the server"
 
 
-def test_a_file_that_went_or_is_too_large_is_a_reject(folder: Path, scorer: Scorer):
+def test_a_missing_or_too_large_file_is_rejected(folder: Path, scorer: Scorer):
     listed = {file.name: file for file in open_source(str(folder)).list_files()}
     (folder / "red.jpg").unlink()
     with (folder / "big.jpg").open("wb") as big:
@@ -56,7 +56,7 @@ def test_a_file_that_went_or_is_too_large_is_a_reject(folder: Path, scorer: Scor
     assert big and big["status"] == 413 and "max_bytes" in big["detail"]
 
 
-def test_rows_of_a_table(tmp_path: Path):
+def test_rows_of_a_table_are_scored(tmp_path: Path):
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"image": [jpeg(RED), None, b"no picture", jpeg(BLUE)]}), path)
     of = open_source(str(path))
@@ -69,7 +69,7 @@ def test_rows_of_a_table(tmp_path: Path):
     assert next(each.problem["detail"] for each in scored if each.problem) == "the row has no image"
 
 
-def test_a_model_that_does_not_open_is_told_of(tmp_path: Path):
+def test_a_model_that_cannot_be_loaded_is_an_error(tmp_path: Path):
     def refuse(*_: object) -> dict[str, object]:
         raise ModelError("weights are missing")
 

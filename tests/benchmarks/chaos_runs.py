@@ -1,4 +1,4 @@
-"""Requests and verdicts made up for the tests of the storm."""
+"""Synthetic requests and verdicts for the tests of chaos runs."""
 
 from typing import Any
 
@@ -59,9 +59,9 @@ def record(
     took_s: float = 0.5,
     version: str = "one",
     lag_s: float = 0.0,
-    said: Verdict | None = None,
+    given: Verdict | None = None,
 ) -> Record:
-    """Return a request with a deadline of a second, answered by stage 1 unless told otherwise."""
-    if outcome == "answered" and said is None:
-        said = verdict(0.95, request_id=request_id, version=version)
-    return Record(request_id, "still", phase, sent_s, sent_s + took_s, 1.0, outcome, "", said, lag_s=lag_s)
+    """Return a request with a deadline of a second, by default answered by stage 1."""
+    if outcome == "answered" and given is None:
+        given = verdict(0.95, request_id=request_id, version=version)
+    return Record(request_id, "still", phase, sent_s, sent_s + took_s, 1.0, outcome, "", given, lag_s=lag_s)

@@ -1,4 +1,4 @@
-"""The batchers' benchmark: that its bound is one, and that its virtual time is what arithmetic says."""
+"""Tests of the batching benchmark: its bound holds, and its virtual time matches arithmetic."""
 
 import asyncio
 import gc
@@ -15,8 +15,8 @@ from ray.serve.batching import _BatchQueue
 
 from benchmarks.batching import __main__ as batching
 from benchmarks.batching import virtual
-from benchmarks.batching.bound import best, eager, latencies_us
-from benchmarks.batching.contenders import ours, rays, served
+from benchmarks.batching.bound import latencies_us, optimal_schedule, threshold_schedule
+from benchmarks.batching.contenders import roadwork_batcher, serve_batch, simulate
 from benchmarks.batching.figures import Cell
 from benchmarks.batching.model import Model, arrivals
 
@@ -57,13 +57,13 @@ def mean_us(due: Sequence[int], sizes: Sequence[int], of: Model) -> float:
         ([0, 12, 14, 14, 14], model(10, 2), (1, 4), [12, 20, 18, 18, 18]),
     ],
 )
-def test_the_best_of_a_few_arrivals(due: list[int], of: Model, sizes: tuple[int, ...], latencies: list[int]) -> None:
-    assert best(due, of) == sizes
+def test_the_optimal_schedule(due: list[int], of: Model, sizes: tuple[int, ...], latencies: list[int]) -> None:
+    assert optimal_schedule(due, of) == sizes
     assert latencies_us(due, sizes, of) == latencies
 
 
 def splits(items: tuple[int, ...], most: int) -> Iterator[list[tuple[int, ...]]]:
-    """Every way to put the items into batches of any members, in any order."""
+    """Yield every partition of the items into batches, in any order."""
     if not items:
         yield []
     for mask in range(1, 2 ** len(items)):
@@ -75,7 +75,7 @@ def splits(items: tuple[int, ...], most: int) -> Iterator[list[tuple[int, ...]]]
 
 @settings(deadline=None, max_examples=200)
 @given(gaps(5), models)
-def test_no_batches_in_any_order_are_better(gaps: list[int], of: Model) -> None:
+def test_no_schedule_in_any_order_is_better(gaps: list[int], of: Model) -> None:
     due = dues(gaps)
 
     def cost(batches: list[tuple[int, ...]]) -> int:
@@ -85,11 +85,13 @@ def test_no_batches_in_any_order_are_better(gaps: list[int], of: Model) -> None:
             total += sum(end - due[at] for at in batch)
         return total
 
-    assert sum(latencies_us(due, best(due, of), of)) == min(map(cost, splits(tuple(range(len(due))), of.max_batch)))
+    assert sum(latencies_us(due, optimal_schedule(due, of), of)) == min(
+        map(cost, splits(tuple(range(len(due))), of.max_batch))
+    )
 
 
 def in_order(count: int, most: int) -> Iterator[tuple[int, ...]]:
-    """Every way to cut a line of so many into batches."""
+    """Yield every way to cut a queue of this length into batches."""
     if count == 0:
         yield ()
     for size in range(1, min(count, most) + 1):
@@ -98,35 +100,39 @@ def in_order(count: int, most: int) -> Iterator[tuple[int, ...]]:
 
 @settings(deadline=None, max_examples=200)
 @given(gaps(9), models)
-def test_no_cut_of_the_line_is_better(gaps: list[int], of: Model) -> None:
+def test_no_schedule_in_order_is_better(gaps: list[int], of: Model) -> None:
     due = dues(gaps)
-    assert mean_us(due, best(due, of), of) == min(mean_us(due, cut, of) for cut in in_order(len(due), of.max_batch))
+    assert mean_us(due, optimal_schedule(due, of), of) == min(
+        mean_us(due, cut, of) for cut in in_order(len(due), of.max_batch)
+    )
 
 
 @settings(deadline=None, max_examples=100)
 @given(gaps(), models, st.sampled_from([None, 0.0, 0.01, 0.03]), st.integers(1, 4))
-def test_nobody_beats_the_bound(gaps: list[int], of: Model, wait_s: float | None, number: int) -> None:
+def test_no_batcher_beats_the_bound(gaps: list[int], of: Model, wait_s: float | None, count: int) -> None:
     due = [1000 * each for each in dues(gaps)]
     of = model(1000 * of.fixed_us, 1000 * of.item_us, of.max_batch)
-    bound_us = mean_us(due, best(due, of), of)
-    run = served(ours if wait_s is None else rays(wait_s), of, due)
+    bound_us = mean_us(due, optimal_schedule(due, of), of)
+    run = simulate(roadwork_batcher if wait_s is None else serve_batch(wait_s), of, due)
     assert sum(run.sizes) == len(due) and max(run.sizes) <= of.max_batch
     assert fmean(run.latencies_s) >= bound_us / 1e6 - 1e-6
-    number = min(number, of.max_batch)
-    for rule in (eager(due, of, least=number), eager(due, of, most=number)):
+    count = min(count, of.max_batch)
+    for rule in (threshold_schedule(due, of, min_batch=count), threshold_schedule(due, of, max_batch=count)):
         assert sum(rule) == len(due)
         assert mean_us(due, rule, of) >= bound_us
 
 
 @settings(deadline=None, max_examples=60)
 @given(gaps(), st.integers(0, 60_000), st.integers(1, 30_000), st.integers(1, 4))
-def test_ours_is_the_rule_that_never_rests(gaps: list[int], fixed_us: int, item_us: int, max_batch: int) -> None:
+def test_our_batcher_is_the_rule_that_never_idles(gaps: list[int], fixed_us: int, item_us: int, max_batch: int) -> None:
     of = model(fixed_us, item_us, max_batch)
     due = [1000 * each for each in dues(gaps)]
-    planned = eager(due, of)
+    planned = threshold_schedule(due, of)
     expected = latencies_us(due, planned, of)
-    assume(not {at + took for at, took in zip(due, expected, strict=True)} & set(due))  # who is first then is left open
-    run = served(ours, of, due)
+    assume(
+        not {at + took for at, took in zip(due, expected, strict=True)} & set(due)
+    )  # otherwise the order of simultaneous events is undefined
+    run = simulate(roadwork_batcher, of, due)
     assert run.sizes == planned
     assert run.latencies_s == pytest.approx([took / 1e6 for took in expected], abs=1e-5)
 
@@ -134,39 +140,39 @@ def test_ours_is_the_rule_that_never_rests(gaps: list[int], fixed_us: int, item_
 @pytest.mark.parametrize(
     ("contender", "sizes", "latencies_ms"),
     [
-        (ours, (1, 2), [20.5, 40.5, 39.5]),  # the first goes at once, the others when it has ended
-        (rays(0.01), (3,), [31.5, 30.5, 29.5]),  # all wait 10 ms for more
-        (rays(0.0), (1, 1, 1), [20.5, 40.0, 59.5]),  # what has come is a batch, though the model is busy
+        (roadwork_batcher, (1, 2), [20.5, 40.5, 39.5]),  # the first goes at once, the others when it has ended
+        (serve_batch(0.01), (3,), [31.5, 30.5, 29.5]),  # all wait 10 ms for more
+        (serve_batch(0.0), (1, 1, 1), [20.5, 40.0, 59.5]),  # items form batches although the model is busy
     ],
 )
-def test_virtual_time_is_what_arithmetic_says(contender, sizes: tuple[int, ...], latencies_ms: list[float]) -> None:
-    run = served(contender, GPU, [0, 1000, 2000], warm_us=[0, 0, 0, 500])
+def test_virtual_time_matches_arithmetic(contender, sizes: tuple[int, ...], latencies_ms: list[float]) -> None:
+    run = simulate(contender, GPU, [0, 1000, 2000], warmup_us=[0, 0, 0, 500])
     assert run.sizes == sizes
     assert [1000 * took for took in run.latencies_s] == pytest.approx(latencies_ms, abs=0.001)
-    assert served(contender, GPU, [0, 1000, 2000], warm_us=[0, 0, 0, 500]).latencies_s == run.latencies_s
+    assert simulate(contender, GPU, [0, 1000, 2000], warmup_us=[0, 0, 0, 500]).latencies_s == run.latencies_s
 
 
-def test_a_run_leaves_no_queue_that_would_make_itself_an_event_loop() -> None:
-    served(rays(0.01), GPU, [0, 1000])
+def test_a_run_leaves_no_queue_that_would_create_an_event_loop() -> None:
+    simulate(serve_batch(0.01), GPU, [0, 1000])
     assert not [each for each in gc.get_objects() if type(each) is _BatchQueue]
 
 
-def test_a_rule_waits_for_as_many_and_takes_no_more_than_it_is_told() -> None:
+def test_a_rule_respects_its_batch_limits() -> None:
     due = [0, 1000, 2000, 50_000]
-    assert eager(due, GPU) == (1, 2, 1)
-    assert eager(due, GPU, least=3) == (3, 1)
-    assert eager(due, GPU, most=1) == (1, 1, 1, 1)
+    assert threshold_schedule(due, GPU) == (1, 2, 1)
+    assert threshold_schedule(due, GPU, min_batch=3) == (3, 1)
+    assert threshold_schedule(due, GPU, max_batch=1) == (1, 1, 1, 1)
 
 
-def test_what_waits_for_nothing_is_told() -> None:
+def test_a_deadlock_is_reported() -> None:
     async def main() -> None:
         await asyncio.get_running_loop().create_future()
 
-    with pytest.raises(RuntimeError, match="nothing is left that could happen"):
+    with pytest.raises(RuntimeError, match="no timer is left"):
         virtual.run(main())
 
 
-def test_arrivals_come_at_the_share_that_was_asked_for() -> None:
+def test_arrivals_come_at_the_load_that_was_requested() -> None:
     due = arrivals(GPU, 0.7, 20_000, seed=1)
     assert list(due) == sorted(due) and due[0] == 0
     assert len(due) / (due[-1] / 1e6) == pytest.approx(0.7 * GPU.full_per_s, rel=0.03)
@@ -174,22 +180,22 @@ def test_arrivals_come_at_the_share_that_was_asked_for() -> None:
     assert arrivals(GPU, 0.7, 20_000, seed=2) != due
 
 
-def test_who_does_not_keep_up_is_told_so() -> None:
+def test_a_batcher_that_cannot_keep_up_is_reported() -> None:
     cell = Cell.of(GPU, 0.5, count=300, seeds=1)
     rows = {row.contender: row for row in cell.rows()}
     assert rows["roadwork-serve"].keeps_up and rows["@serve.batch, tuned"].keeps_up
     assert not rows["@serve.batch, 0 ms"].keeps_up
-    assert min(row.over_best.least for row in rows.values()) == 1.0
+    assert min(row.over_best.minimum for row in rows.values()) == 1.0
     assert 1.0 < rows["roadwork-serve"].over_best.median < 1.2
 
 
-def test_the_figures_are_written_with_where_they_were_measured(
+def test_the_figures_are_written_with_their_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(batching, "QUICK", ((0.5,), 60, 1))
     assert batching.main(["--quick", "--out", str(tmp_path / "batching.json")]) == 0
-    told = json.loads((tmp_path / "batching.json").read_text())
-    assert told["environment"]["command"].startswith("python -m benchmarks.batching --quick")
-    assert len(told["rows"]) == 3 * 6
+    result = json.loads((tmp_path / "batching.json").read_text())
+    assert result["environment"]["command"].startswith("python -m benchmarks.batching --quick")
+    assert len(result["rows"]) == 3 * 6
     assert (tmp_path / "batching.png").stat().st_size > 10_000
     assert "like a CPU" in capsys.readouterr().out

@@ -1,82 +1,88 @@
-"""What is found fault with after a storm."""
+"""Tests of the checks on chaos runs."""
 
 import math
 from dataclasses import replace
 
 import pytest
 
-from benchmarks.chaos.checks import Check, Told, checks
+from benchmarks.chaos.checks import Check, Observations, checks
 from benchmarks.chaos.figures import Kill, Span, phase_figures, quantile
 from benchmarks.chaos.outcomes import Record
 from benchmarks.chaos.plan import STAGES
-from benchmarks.chaos.versions import Reign
+from benchmarks.chaos.versions import PolicyPeriod
 from roadwork_serve.cascade.policy import Policy
 from tests.benchmarks.chaos_runs import POLICY, record, verdict
 
 ALL = verdict(0.5, 0.5, 0.9, request_id="all")
 SPANS = [Span("1x calm", 1, 0, 10, ramp_s=2), Span("2x calm", 2, 20, 30, ramp_s=2)]
-REIGNS = [Reign(Policy.parse(POLICY), 0, 0)]
+PERIODS = [PolicyPeriod(Policy.parse(POLICY), 0, 0)]
 
 
-def told(*more: Record, **changed: object) -> Told:
-    """Return a storm in which everything held, with more requests or other facts."""
+def observations(*more: Record, **changed: object) -> Observations:
+    """Return observations that pass every check, with more requests or other values."""
     records = [
         *(record(f"once-{n}", sent_s=n) for n in range(10)),
         *(record(f"twice-{n}", phase="2x calm", sent_s=20 + n) for n in range(10)),
-        *(record(f"spoke-{stage}", said=spoke(f"spoke-{stage}", stage), phase="x") for stage in ("signs", "video")),
-        record("all", said=ALL, phase="x"),
+        *(
+            record(f"only-{stage}", given=clip_verdict(f"only-{stage}", stage), phase="x")
+            for stage in ("signs", "video")
+        ),
+        record("all", given=ALL, phase="x"),
         record("no", "refused"),
         record("bad", "client error"),
         *more,
     ]
     figures = [phase_figures(span, records, 0.05) for span in SPANS]
     kills = [Kill("Backbone", "x", 1.0, 4.0)]
-    left = {"i1": {"in flight": 0}, "i2": {"in work": 0}}
-    return replace(Told(len(records), records, figures, kills, REIGNS, 11, 11, left, 2), **changed)  # type: ignore[arg-type]
+    left = {"i1": {"in flight": 0}, "i2": {"decoding": 0}}
+    return replace(Observations(len(records), records, figures, kills, PERIODS, 11, 11, left, 2), **changed)  # type: ignore[arg-type]
 
 
-def spoke(request_id: str, stage: str):
-    """Return a clip's verdict in which this stage said something."""
+def clip_verdict(request_id: str, stage: str):
+    """Return a clip's verdict in which this stage answered."""
     stages = ("backbone", "signs", "video")
     posteriors = (0.5, 0.5, 0.9)
-    said = verdict(*posteriors, request_id=request_id, stages=stages)
-    return said.model_copy(update={"media": "clip"})
+    given = verdict(*posteriors, request_id=request_id, stages=stages)
+    return given.model_copy(update={"media": "clip"})
 
 
-def broken(found: Told) -> list[str]:
-    return [check.claim for check in checks(found) if not check.held]
+def failed_claims(found: Observations) -> list[str]:
+    return [check.claim for check in checks(found) if not check.passed]
 
 
-def test_a_storm_in_which_all_held_breaks_nothing() -> None:
-    assert broken(told()) == []
+def test_a_run_without_faults_passes_every_check() -> None:
+    assert failed_claims(observations()) == []
 
 
-def test_the_machine_has_a_say_in_lateness_and_goodput_alone() -> None:
-    timed = [check.claim for check in checks(told()) if check.timed]
-    assert len(timed) == 2
-    assert "late" in timed[0] and "goodput" in timed[1]
+def test_only_lateness_and_goodput_depend_on_timing() -> None:
+    timing_dependent = [check.claim for check in checks(observations()) if check.timing_dependent]
+    assert len(timing_dependent) == 2
+    assert "late" in timing_dependent[0] and "goodput" in timing_dependent[1]
 
 
 @pytest.mark.parametrize(
     ("found", "claims"),
     [
-        (told(record("u", "unanswered")), ["sent = answered + refused + client errors", "every request got an answer"]),
-        (told(record("w", "wrong")), ["sent = answered", "right kind of answer"]),
-        (told(sent=24), ["sent = answered"]),
-        (told(record("once-1")), ["answered twice"]),
-        (told(record("v", version="never")), ["version of a policy that was in force"]),
-        (told(record("c", said=verdict(0.7, request_id="c"))), ["of one policy"]),
-        (told(changes=10), ["swapped and rolled back"]),
-        (told(record("l", took_s=1.2)), ["ms late"]),
-        (told(kills=[Kill("proxy", "x", 1.0)]), ["came back"]),
-        (told(leftovers={"i1": {"in flight": 0}, "i2": {"in work": 1}}), ["holds nothing"]),
-        (told(leftovers={"i1": {"in flight": 0}}), ["holds nothing"]),
+        (
+            observations(record("u", "unanswered")),
+            ["sent = answered + refused + client errors", "every request got an answer"],
+        ),
+        (observations(record("w", "wrong")), ["sent = answered", "of the right kind"]),
+        (observations(sent=24), ["sent = answered"]),
+        (observations(record("once-1")), ["answered twice"]),
+        (observations(record("v", version="never")), ["version of a policy that was active"]),
+        (observations(record("c", given=verdict(0.7, request_id="c"))), ["follows a single policy"]),
+        (observations(changes=10), ["swapped and rolled back"]),
+        (observations(record("l", took_s=1.2)), ["ms late"]),
+        (observations(kills=[Kill("proxy", "x", 1.0)]), ["every killed process recovered"]),
+        (observations(leftovers={"i1": {"in flight": 0}, "i2": {"decoding": 1}}), ["is idle a second after the load"]),
+        (observations(leftovers={"i1": {"in flight": 0}}), ["is idle a second after the load"]),
     ],
 )
-def test_what_did_not_hold_is_found(found: Told, claims: list[str]) -> None:
-    seen = broken(found)
-    assert len(seen) == len(claims)
-    assert all(claim in each for claim, each in zip(claims, seen, strict=True))
+def test_violations_are_found(found: Observations, claims: list[str]) -> None:
+    observed = failed_claims(found)
+    assert len(observed) == len(claims)
+    assert all(claim in each for claim, each in zip(claims, observed, strict=True))
 
 
 def test_goodput_counts_answers_in_time_after_the_ramp() -> None:
@@ -91,20 +97,20 @@ def test_goodput_that_collapses_under_load_is_found() -> None:
     slow = [record(f"t{n}", phase="2x calm", sent_s=20 + n, took_s=5) for n in range(10)]
     records = [*(record(f"o{n}", sent_s=n) for n in range(10)), *slow]
     figures = [phase_figures(span, records, 0.05) for span in SPANS]
-    assert any("80%" in claim for claim in broken(told(phases=figures)))
+    assert any("80%" in claim for claim in failed_claims(observations(phases=figures)))
 
 
-def test_a_stage_that_never_spoke_is_missed() -> None:
-    (check,) = [each for each in checks(told()) if each.claim == "every stage spoke"]
-    assert check.held and all(stage in check.seen for stage in STAGES.values())
-    found = told()
-    few = [each for each in found.records if not each.request_id.startswith("spoke")]
-    assert "every stage spoke" in broken(replace(found, records=few, sent=len(few)))
+def test_a_stage_that_never_answered_is_found() -> None:
+    (check,) = [each for each in checks(observations()) if each.claim == "every stage answered"]
+    assert check.passed and all(stage in check.observed for stage in STAGES.values())
+    found = observations()
+    few = [each for each in found.records if not each.request_id.startswith("only")]
+    assert "every stage answered" in failed_claims(replace(found, records=few, sent=len(few)))
 
 
-def test_a_check_says_what_it_saw() -> None:
-    found: list[Check] = checks(told(record("u", "unanswered")))
-    assert "1: u (still, 1x calm)" in next(check.seen for check in found if "got an answer" in check.claim)
+def test_a_check_reports_its_observation() -> None:
+    found: list[Check] = checks(observations(record("u", "unanswered")))
+    assert "1: u (still, 1x calm)" in next(check.observed for check in found if "got an answer" in check.claim)
 
 
 @pytest.mark.parametrize(("part", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.0, 1)])

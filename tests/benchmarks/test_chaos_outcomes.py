@@ -1,10 +1,10 @@
-"""What a reply to a file counts as."""
+"""Tests of the outcomes that replies are mapped to."""
 
 import json
 
 import pytest
 
-from benchmarks.chaos.outcomes import Reply, read
+from benchmarks.chaos.outcomes import Reply, parse_reply
 from benchmarks.chaos.plan import File
 from tests.benchmarks.chaos_runs import CLIP, HOSTILE, STILL, record, verdict
 
@@ -42,8 +42,8 @@ def answer(request_id: str = "r") -> Reply:
         (Reply(408, "text/plain", b""), STILL, "wrong"),
     ],
 )
-def test_a_reply_is_what_it_is(reply: Reply, file: File, outcome: str | None) -> None:
-    assert read(reply, file, "r").outcome == outcome
+def test_a_reply_has_the_right_outcome(reply: Reply, file: File, outcome: str | None) -> None:
+    assert parse_reply(reply, file, "r").outcome == outcome
 
 
 def test_an_answer_is_late_beyond_deadline_lag_and_slack() -> None:

@@ -1,21 +1,21 @@
-"""Which policy a verdict may be of."""
+"""Tests of the policy versions that a verdict may have."""
 
 import math
 from typing import Any
 
 import pytest
 
-from benchmarks.chaos.versions import Reign, altered, breach, permitted, renamed
+from benchmarks.chaos.versions import PolicyPeriod, allowed_versions, altered, contradiction, renamed
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.schema import Verdict
 from tests.benchmarks.chaos_runs import POLICY, verdict
 
 
-def reign(version: str, asked_s: float, told_s: float = math.inf) -> Reign:
-    return Reign(Policy.parse(renamed(POLICY, version)), asked_s, told_s)
+def period(version: str, requested_s: float, confirmed_s: float = math.inf) -> PolicyPeriod:
+    return PolicyPeriod(Policy.parse(renamed(POLICY, version)), requested_s, confirmed_s)
 
 
-REIGNS = [reign("a", 0, 0), reign("b", 10, 11), reign("c", 20, 21)]
+PERIODS = [period("a", 0, 0), period("b", 10, 11), period("c", 20, 21)]
 
 
 @pytest.mark.parametrize(
@@ -29,14 +29,14 @@ REIGNS = [reign("a", 0, 0), reign("b", 10, 11), reign("c", 20, 21)]
         (30, 31, {"c"}),
     ],
 )
-def test_a_verdict_may_have_what_was_in_force_meanwhile(sent_s: float, ended_s: float, versions: set[str]) -> None:
-    assert permitted(REIGNS, sent_s, ended_s) == versions
+def test_a_verdict_may_have_any_version_active_meanwhile(sent_s: float, ended_s: float, versions: set[str]) -> None:
+    assert allowed_versions(PERIODS, sent_s, ended_s) == versions
 
 
 def test_a_put_that_was_lost_may_have_had_effect_until_the_next_one() -> None:
-    lost = [reign("a", 0, 0), reign("b", 10), reign("c", 20, 21)]
-    assert permitted(lost, 12, 13) == {"a", "b"}
-    assert permitted(lost, 22, 23) == {"c"}
+    lost = [period("a", 0, 0), period("b", 10), period("c", 20, 21)]
+    assert allowed_versions(lost, 12, 13) == {"a", "b"}
+    assert allowed_versions(lost, 22, 23) == {"c"}
 
 
 ONE = Policy.parse(POLICY)
@@ -44,7 +44,7 @@ OTHER = Policy.parse(altered(POLICY, "other"))  # backbone's band is [0.15, 0.85
 
 
 @pytest.mark.parametrize(
-    ("said", "policy", "agrees"),
+    ("given", "policy", "agrees"),
     [
         (verdict(0.95), ONE, True),
         (verdict(0.87), OTHER, True),
@@ -58,8 +58,8 @@ OTHER = Policy.parse(altered(POLICY, "other"))  # backbone's band is [0.15, 0.85
         (verdict(0.5, 0.9, stages=("backbone", "reasoner")), ONE, False),
     ],
 )
-def test_a_verdict_agrees_with_its_policy_or_not(said: Verdict, policy: Policy, agrees: bool) -> None:
-    assert (breach(said, policy) is None) is agrees
+def test_a_verdict_agrees_with_its_policy_or_not(given: Verdict, policy: Policy, agrees: bool) -> None:
+    assert (contradiction(given, policy) is None) is agrees
 
 
 def test_an_altered_policy_makes_sense_and_leaves_the_first_as_it_was() -> None:

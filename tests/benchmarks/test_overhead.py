@@ -1,10 +1,10 @@
-"""Where the time of a core goes is told of processes by their titles, and of stacks by their innermost known frame."""
+"""Tests of the roles of processes and the activities of stacks."""
 
 import re
 
 import pytest
 
-from benchmarks.overhead import ROLES, doings, shares
+from benchmarks.overhead import ROLES, count_activities, to_shares
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,11 @@ from benchmarks.overhead import ROLES, doings, shares
         ("/x/ray/core/src/ray/gcs/gcs_server --log_dir=x", "Ray, Serve's controller"),
     ],
 )
-def test_a_process_is_known_by_its_title(title: str, role: str) -> None:
+def test_the_role_of_a_process_follows_from_its_title(title: str, role: str) -> None:
     assert next(name for name, pattern in ROLES.items() if re.search(pattern, title)) == role
 
 
-def test_a_stack_is_at_what_its_innermost_known_frame_is_at() -> None:
+def test_the_activity_of_a_stack_is_that_of_its_innermost_known_frame() -> None:
     outside = "run (threading.py:982);handle (ray/serve/_private/replica.py:10)"
     lines = [
         f"{outside};app (fastapi/routing.py:1);judge (roadwork_serve/cascade/batcher.py:5);sorted (heapq.py:1) 3",
@@ -31,12 +31,12 @@ def test_a_stack_is_at_what_its_innermost_known_frame_is_at() -> None:
         f"{outside};send (uvicorn/protocols/http/httptools_impl.py:1) 2",
         "run (threading.py:982) 1",
     ]
-    seen = doings(lines)
-    assert seen.total() == 10
-    assert shares(seen) == {
-        "hop to the stages: handle, serialisation, gRPC": 0.4,
+    samples = count_activities(lines)
+    assert samples.total() == 10
+    assert to_shares(samples) == {
+        "RPC to the stages: handle, serialization, gRPC": 0.4,
         "cascade": 0.3,
         "HTTP": 0.2,
         "event loop, Ray's core": 0.1,
     }
-    assert shares(doings([])) == {}
+    assert to_shares(count_activities([])) == {}

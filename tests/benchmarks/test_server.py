@@ -1,4 +1,4 @@
-"""A server is stopped with all that it started."""
+"""Tests of stopping a server with all its processes."""
 
 import signal
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.server import session, status, stop
 
-# Starts a child in a session of its own, says which, and ends by Ctrl-C without it.
+# Starts a child in its own session, prints its pid, and exits on Ctrl-C without stopping it.
 PARENT = """
 import signal, subprocess, sys
 signal.signal(signal.SIGINT, lambda *_: sys.exit())
@@ -19,7 +19,7 @@ signal.pause()
 """
 
 
-# Ends what it has begun when it is told to.
+# Cleans up on SIGTERM.
 ORDERLY = """
 import time
 from benchmarks.server import end_in_order
@@ -33,10 +33,10 @@ finally:
 
 
 @pytest.mark.parametrize(
-    ("patience_s", "code", "why"), [(60.0, 0, "it was asked"), (0.0, -signal.SIGKILL, "it was not")]
+    ("patience_s", "code", "reason"), [(60.0, 0, "it was interrupted"), (0.0, -signal.SIGKILL, "it was killed")]
 )
-def test_a_process_in_a_session_of_its_own_is_counted_and_stopped_with_the_one_that_started_it(
-    patience_s: float, code: int, why: str
+def test_a_child_in_its_own_session_is_found_and_stopped_with_its_parent(
+    patience_s: float, code: int, reason: str
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, start_new_session=True) as parent:
         assert parent.stdout is not None
@@ -44,12 +44,12 @@ def test_a_process_in_a_session_of_its_own_is_counted_and_stopped_with_the_one_t
         assert set(session(parent.pid)) == {parent.pid, child}
         assert status(child)[3] != status(parent.pid)[3]
         stop(parent, patience_s)
-    assert parent.returncode == code, why
+    assert parent.returncode == code, reason
     assert not Path(f"/proc/{child}").exists() or status(child)[0] == "Z"
     assert session(parent.pid) == {}
 
 
-def test_a_measurement_that_is_told_to_end_ends_what_it_has_begun() -> None:
+def test_a_terminated_benchmark_cleans_up() -> None:
     with subprocess.Popen([sys.executable, "-c", ORDERLY], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "began\n"

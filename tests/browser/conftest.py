@@ -1,4 +1,4 @@
-"""A server with keys and a headless Chromium: `make test-browser` gets what these tests need."""
+"""A server with keys and a headless Chromium; `make test-browser` installs what these tests need."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ SCREENS = os.environ.get("ROADWORK_SCREENS")  # a folder for pictures of the pag
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is here where there is no browser."""
+    """Skip these tests where there is no browser."""
     missing = "playwright is" if importlib.util.find_spec("playwright") is None else "" if CHROMIUM else "Chromium is"
     for item in items:
         if item.path.is_relative_to(HERE):
@@ -33,14 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def secret() -> tuple[str, str]:
-    """Return an admin's key, and the environment that lets a server know it."""
+    """Return an admin's key, and the environment in which a server accepts it."""
     secret, key = new_key("console", "admin")
     return secret, key.entry()
 
 
 @pytest.fixture(scope="session")
 def url(tmp_path_factory: pytest.TempPathFactory, secret: tuple[str, str]) -> Iterator[str]:
-    """Of a server that keeps files and has answered a few scenes."""
+    """Yield the URL of a server that stores media and has classified a few scenes."""
     args = {"profile": "mini", "overrides": {"journal": {"max_media_gib": 0.5}}}
     folder = tmp_path_factory.mktemp("console")
     with started(folder / "log", args, {"ROADWORK_KEYS": secret[1]}) as server:
@@ -59,7 +59,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture
 def page(browser: "Browser", url: str, secret: tuple[str, str]) -> Iterator["Page"]:
-    """Yield a tab that knows the key. Fails when the page has an error, or asks anybody but its server."""
+    """Yield a tab with the key. Fails if the page has an error or sends a request to another server."""
     context = browser.new_context(base_url=url, viewport={"width": 1180, "height": 900}, reduced_motion="reduce")
     context.add_init_script(f"sessionStorage.setItem('roadwork-key', {json.dumps(secret[0])})")
     wrong, page = watched(context.new_page(), url)
@@ -69,10 +69,12 @@ def page(browser: "Browser", url: str, secret: tuple[str, str]) -> Iterator["Pag
 
 
 def watched(page: "Page", url: str) -> tuple[list[str], "Page"]:
-    """Return the page, and a list that fills with its errors and with requests that leave the server."""
+    """Return the page, and a list that collects its errors and its requests to other servers."""
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
+    page.on(
+        "console", lambda message: wrong.append(message.text) if "Content Security Policy" in message.text else None
+    )
     page.on(
         "request",
         lambda asked: None if asked.url.startswith((url, "blob:", "data:")) else wrong.append(asked.url),
@@ -81,7 +83,7 @@ def watched(page: "Page", url: str) -> tuple[list[str], "Page"]:
 
 
 def screens(page: "Page", name: str) -> None:
-    """Pictures of a page in light and dark, where a folder for them is named."""
+    """Save screenshots of a page in light and dark mode if a folder is set."""
     if SCREENS:
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]

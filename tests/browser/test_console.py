@@ -1,4 +1,4 @@
-"""The console as people use it: drop a file, see its way; label; try a policy and bring it into force."""
+"""The console: classify a dropped file, label entries, preview and activate a policy."""
 
 import base64
 import json
@@ -38,7 +38,7 @@ def ask(url: str, secret: tuple[str, str], method: str, path: str, **request: ob
 
 @pytest.fixture(scope="module")
 def journaled(url: str, secret: tuple[str, str]) -> int:
-    """How many answers the journal holds: scenes of every kind, a clip among them."""
+    """Return the number of entries in the journal, after scenes of every kind and a clip."""
     files = [("image/jpeg", scenes.photo(seed).jpeg()) for seed in range(100, 115)]
     for kind, data in [*files, ("video/mp4", scenes.clip(7).mp4())]:
         headers = {"X-API-Key": secret[0], "Content-Type": kind}
@@ -50,28 +50,28 @@ def journaled(url: str, secret: tuple[str, str]) -> int:
     return there
 
 
-def test_a_dropped_photo_shows_its_verdict_and_its_way(page: "Page") -> None:
+def test_a_dropped_photo_shows_its_verdict_and_its_stages(page: "Page") -> None:
     page.goto("/")
     drop(page, "barriers.jpg", "image/jpeg", PHOTO.jpeg())
-    card = page.locator("article.verdict")
-    card.wait_for(timeout=WAIT_MS)
-    assert card.get_attribute("data-label") == "roadwork"
-    assert "active road work here" in card.locator(".answer").inner_text()
-    steps = card.locator("ol.stages > li")
+    article = page.locator("article.verdict")
+    article.wait_for(timeout=WAIT_MS)
+    assert article.get_attribute("data-label") == "roadwork"
+    assert "active road work here" in article.locator(".answer").inner_text()
+    steps = article.locator("ol.stages > li")
     assert steps.first.get_attribute("data-stage") == "backbone"
     assert re.search(r"queue [\d.,]+, preprocess [\d.,]+, compute [\d.,]+, rpc [\d.,]+ ms", steps.first.inner_text())
-    exits = card.locator("li[data-exit]")
+    exits = article.locator("li[data-exit]")
     assert exits.count() == 1 and "Exit" in exits.inner_text()
-    assert card.locator(".picture img").evaluate("image => image.naturalWidth") == PHOTO.image.width
+    assert article.locator(".picture img").evaluate("image => image.naturalWidth") == PHOTO.image.width
     assert "barriers.jpg" in page.get_by_role("status").inner_text()
 
 
-def test_signs_are_boxed_and_clips_have_a_time_line(page: "Page") -> None:
+def test_signs_are_boxed_and_clips_have_a_timeline(page: "Page") -> None:
     page.goto("/")
     for name in ("A sign in the rain at night", "Clip: a machine that digs"):
         page.get_by_role("button", name=name).click()
-    cards = page.locator("article.verdict")
-    cards.nth(1).wait_for(timeout=WAIT_MS)
+    articles = page.locator("article.verdict")
+    articles.nth(1).wait_for(timeout=WAIT_MS)
     clip = page.locator("article.verdict", has_text="Clip: a machine that digs")
     assert clip.locator("ol.frames button").count() > 1
     clip.locator("ol.frames button").last.click()
@@ -83,7 +83,7 @@ def test_signs_are_boxed_and_clips_have_a_time_line(page: "Page") -> None:
     screens(page, "classify")
 
 
-def test_what_is_no_picture_is_told_in_words(page: "Page") -> None:
+def test_an_unsupported_file_shows_an_error_message(page: "Page") -> None:
     page.goto("/")
     drop(page, "notes.txt", "text/plain", b"this is no picture")
     alert = page.get_by_role("alert")
@@ -93,7 +93,7 @@ def test_what_is_no_picture_is_told_in_words(page: "Page") -> None:
     page.get_by_role("heading", name="<img src=x onerror=alert(1)>.jpg").wait_for(timeout=WAIT_MS)
 
 
-def test_the_page_asks_for_a_key_and_goes_on_with_it(browser: "Browser", url: str, secret: tuple[str, str]) -> None:
+def test_the_page_asks_for_a_key_and_uses_it(browser: "Browser", url: str, secret: tuple[str, str]) -> None:
     context = browser.new_context(base_url=url)
     wrong, page = watched(context.new_page(), url)
     page.goto("/")
@@ -108,29 +108,31 @@ def test_the_page_asks_for_a_key_and_goes_on_with_it(browser: "Browser", url: st
     assert wrong == []
 
 
-def test_a_hard_case_is_labelled_with_one_key(page: "Page", url: str, secret: tuple[str, str], journaled: int) -> None:
+def test_an_informative_entry_is_labelled_with_one_keystroke(
+    page: "Page", url: str, secret: tuple[str, str], journaled: int
+) -> None:
     page.goto("/console/live.html")
     page.locator("#cases article.verdict").wait_for(timeout=WAIT_MS)
     assert page.locator("#cases .picture img, #cases .picture video").count() == 1
     page.locator("#stages tr[data-stage=backbone]").wait_for(timeout=WAIT_MS)
-    looks = page.locator("#stages tr[data-stage=backbone] td").nth(8)  # as of a second ago at most
-    eventually(lambda: int(looks.inner_text()) >= journaled, WAIT_MS / 1000, "the page counts every answer")
+    items = page.locator("#stages tr[data-stage=backbone] td").nth(8)  # as of a second ago at most
+    eventually(lambda: int(items.inner_text()) >= journaled, WAIT_MS / 1000, "the page counts every answer")
     page.locator("#recent tbody tr").nth(journaled - 1).wait_for(timeout=WAIT_MS)
     screens(page, "live")
     before = page.locator("#cases h3").first.inner_text(), page.locator("#cases pre").text_content()
-    hardest = json.loads(before[1] or "")["answer_id"]
+    entry_id = json.loads(before[1] or "")["answer_id"]
     page.keyboard.press("n")
     page.get_by_text("Labeled: none.").wait_for(timeout=WAIT_MS)
     assert page.locator("#cases pre").text_content() != before[1]
     entries = ask(url, secret, "GET", "/v1/journal?limit=50").json()["entries"]
-    said = {each["id"]: each["human_label"] for each in entries}
-    assert said[hardest] == "none"
-    assert sum(word is not None for word in said.values()) == 1
+    labels = {each["id"]: each["human_label"] for each in entries}
+    assert labels[entry_id] == "none"
+    assert sum(word is not None for word in labels.values()) == 1
     page.keyboard.press("s")
     page.get_by_text("Skipped.").wait_for(timeout=WAIT_MS)
 
 
-def test_a_policy_is_tried_brought_into_force_and_rolled_back(
+def test_a_policy_is_previewed_activated_and_rolled_back(
     page: "Page", url: str, secret: tuple[str, str], journaled: int
 ) -> None:
     before = ask(url, secret, "GET", "/v1/policy").json()

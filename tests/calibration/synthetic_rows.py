@@ -15,15 +15,15 @@ def synthetic_rows(count: int, seed: int = 0) -> list[EvaluationRow]:
         label, hard = bool(rng.random() < 0.5), rng.random() < 0.3
         sign = 1 if label else -1
         backbone = 2 * rng.normal(0.3 * sign if hard else 5 * sign, 0.75 if hard else 3)
-        said: dict[str, float | None] = {"backbone": backbone}
+        logits: dict[str, float | None] = {"backbone": backbone}
         if kind == "photo":
-            said["signs"] = 4.0 * sign if hard and rng.random() < 0.2 else None
-            said["vlm"] = rng.normal(3 * sign, 2.4)
-            said["reasoner"] = rng.normal(4 * sign, 2.0)
+            logits["signs"] = 4.0 * sign if hard and rng.random() < 0.2 else None
+            logits["vlm"] = rng.normal(3 * sign, 2.4)
+            logits["reasoner"] = rng.normal(4 * sign, 2.0)
         else:
-            said["video"] = rng.normal(4 * sign, 2.0)
-        likely = 0.9 if said.get("signs") else 0.2
-        records = [StageRecord(s, v, None, "m", True, likely if s == "backbone" else None) for s, v in said.items()]
+            logits["video"] = rng.normal(4 * sign, 2.0)
+        likely = 0.9 if logits.get("signs") else 0.2
+        records = [StageRecord(s, v, None, "m", True, likely if s == "backbone" else None) for s, v in logits.items()]
         metadata = SampleMetadata(f"{kind}-{index}", kind, label, seed=5_001_000_000 + index)
         rows.append(EvaluationRow(metadata, 0.5, True, "backbone", "last_stage", False, tuple(records)))
     return rows

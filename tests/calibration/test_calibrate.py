@@ -1,4 +1,4 @@
-"""Stages that overstate their case are told what their word is worth."""
+"""Calibration of overconfident stages."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,7 @@ POLICY = Policy.parse(
 
 
 def overstated(n: int, seed: int = 0, same_cues: bool = True, **metadata: Any) -> list[EvaluationRow]:
-    """Photos whose stage 1 overstates its case threefold, and whose VLM goes by the very same cues if so told."""
+    """Return photos whose stage 1 is threefold overconfident; with `same_cues`, the VLM uses the same evidence."""
     rng = np.random.default_rng(seed)
     rows: list[EvaluationRow] = []
     for at in range(n):
@@ -32,8 +32,8 @@ def overstated(n: int, seed: int = 0, same_cues: bool = True, **metadata: Any) -
         label = bool(rng.random() < 1 / (1 + np.exp(-evidence)))
         other = rng.normal(4 if label else -4, 1) if not same_cues else evidence
         records = (StageRecord("backbone", 3 * evidence, None, "m", True), StageRecord("vlm", other, None, "m", True))
-        told = SampleMetadata(f"{seed}-{at}", "photo", label, **metadata)
-        rows.append(EvaluationRow(told, 0.5, True, "vlm", "last_stage", False, records))
+        sample = SampleMetadata(f"{seed}-{at}", "photo", label, **metadata)
+        rows.append(EvaluationRow(sample, 0.5, True, "vlm", "last_stage", False, records))
     return rows
 
 
@@ -42,19 +42,19 @@ def fitted() -> tuple[Policy, CalibrationResult]:
     return calibrate(overstated(1500), POLICY, "calm-1")
 
 
-def test_a_stage_that_overstates_its_case_is_believed_less(fitted: tuple[Policy, CalibrationResult]) -> None:
-    policy, told = fitted
+def test_an_overconfident_stage_is_scaled_down(fitted: tuple[Policy, CalibrationResult]) -> None:
+    policy, result = fitted
     stage = policy.photo[0].calibration
     worth = [stage.update(0.0, logit) for logit in (-6.0, 0.0, 6.0)]
     assert worth == pytest.approx([-2.0, 0.0, 2.0], abs=0.4)
-    tried = told.fits[0].log_losses
-    assert tried["none"] > tried[told.fits[0].curve]
+    tried = result.fits[0].log_losses
+    assert tried["none"] > tried[result.fits[0].curve]
     assert policy.version == "calm-1"
 
 
-def test_the_figures_after_are_of_rows_that_nothing_was_fitted_to(fitted: tuple[Policy, CalibrationResult]) -> None:
-    _, told = fitted
-    before, after = told.before["photo"], told.after["photo"]
+def test_quality_after_calibration_is_measured_out_of_fold(fitted: tuple[Policy, CalibrationResult]) -> None:
+    _, result = fitted
+    before, after = result.before["photo"], result.after["photo"]
     assert (before.n, after.n) == (1500, 1500)
     assert after.log_loss < before.log_loss and after.ece < before.ece / 2 and after.brier < before.brier
     fresh = overstated(4000, seed=1)
@@ -65,15 +65,15 @@ def test_the_figures_after_are_of_rows_that_nothing_was_fitted_to(fitted: tuple[
     assert after.log_loss == pytest.approx(measured.log_loss, abs=0.04)
 
 
-def test_what_two_stages_see_alike_is_not_counted_twice(fitted: tuple[Policy, CalibrationResult]) -> None:
-    policy, told = fitted
+def test_evidence_that_two_stages_share_is_not_counted_twice(fitted: tuple[Policy, CalibrationResult]) -> None:
+    policy, result = fitted
     vlm = policy.photo[1].calibration
-    assert told.fits[1].stage == "vlm" and told.fits[1].stacked
+    assert result.fits[1].stage == "vlm" and result.fits[1].stacked
     assert 0.7 < vlm.prior_weight + vlm.scale < 1.3
 
 
-def test_a_stage_is_fitted_to_what_reaches_it() -> None:
-    """Stage 1 lets out what it is sure of; what it says there has no say in what the VLM's word is worth."""
+def test_a_stage_is_fitted_to_the_rows_that_reach_it() -> None:
+    """Items of which stage 1 is confident exit there; they must not influence the calibration of the VLM."""
     rows = overstated(1500, same_cues=False)
     bent = [_where_sure(row, POLICY) for row in rows]
     plain, _ = calibrate(rows, POLICY, "x")
@@ -93,7 +93,7 @@ def _where_sure(row: EvaluationRow, _: Policy) -> EvaluationRow:
     return replace(row, records=records)
 
 
-def test_bands_stay_and_a_promise_about_other_calibrators_does_not(fitted: tuple[Policy, CalibrationResult]) -> None:
+def test_calibration_keeps_the_bands_and_drops_the_certificate(fitted: tuple[Policy, CalibrationResult]) -> None:
     policy, _ = fitted
     bands = [(step.low, step.high) for step in policy.photo]
     assert bands == [(0.1, 0.9), (0.5, 0.5)] and policy.clip == POLICY.clip
@@ -105,7 +105,7 @@ def test_a_calibrated_policy_is_the_same_from_its_file(fitted: tuple[Policy, Cal
     assert Policy.parse(yaml.safe_load(policy_yaml(policy, "made up"))) == policy
 
 
-def test_rows_that_are_not_scored_and_stages_that_abstain_have_no_say() -> None:
+def test_ignored_rows_and_abstaining_stages_have_no_influence() -> None:
     rows = overstated(300)
     unclear = [
         replace(r, metadata=replace(r.metadata, ignore=True, label=not r.metadata.label)) for r in overstated(300, 2)
@@ -116,6 +116,6 @@ def test_rows_that_are_not_scored_and_stages_that_abstain_have_no_say() -> None:
 
 
 def test_too_few_rows_change_nothing() -> None:
-    policy, told = calibrate(overstated(15), POLICY, "x")
+    policy, result = calibrate(overstated(15), POLICY, "x")
     assert policy.photo == POLICY.photo
-    assert told.fits == () and told.after == {}
+    assert result.fits == () and result.after == {}

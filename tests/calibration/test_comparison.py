@@ -1,4 +1,4 @@
-"""Whether to put a challenger in the champion's place."""
+"""Promotion of a challenger policy over the champion."""
 
 from dataclasses import replace
 
@@ -33,11 +33,11 @@ TWO = Policy.parse(
         "clip": [{"stage": "backbone", "exit": [0.5, 0.5]}],
     }
 )
-EAGER = with_bands(TWO, "photo", [0.5, 0.5], [0.5, 0.5]).named("eager")  # nobody gets past stage 1
+EAGER = with_bands(TWO, "photo", [0.5, 0.5], [0.5, 0.5]).named("eager")  # every item exits at stage 1
 
 
-def said(n: int, champion_wrong: int, challenger_wrong: int, group: str = "") -> list[EvaluationRow]:
-    """Photos on which stage 1, all that EAGER asks, and all stages together, as TWO has it, err where they are to."""
+def rows_with_errors(n: int, champion_wrong: int, challenger_wrong: int, group: str = "") -> list[EvaluationRow]:
+    """Return photos on which stage 1 (policy EAGER) and both stages (policy TWO) make the given numbers of errors."""
     rows: list[EvaluationRow] = []
     for at in range(n):
         label = at % 2 == 0
@@ -58,8 +58,8 @@ def decided(rows: list[EvaluationRow], margins: PromotionCriteria | None = None)
     return result
 
 
-def test_cheaper_and_as_good_is_promoted_and_says_why() -> None:
-    result = decided(said(1000, 4, 4))
+def test_a_cheaper_challenger_of_equal_accuracy_is_promoted_with_the_reason() -> None:
+    result = decided(rows_with_errors(1000, 4, 4))
     assert result.verdict == "promote"
     assert (result.champion.ms, result.challenger.ms) == (32, 2)
     assert result.challenger.cost < result.champion.cost / 10
@@ -70,52 +70,52 @@ def test_cheaper_and_as_good_is_promoted_and_says_why() -> None:
     ("n", "champion_wrong", "challenger_wrong", "verdict"),
     [
         (1000, 0, 40, "keep"),  # cheaper, and surely worse
-        (60, 0, 0, "keep"),  # cheaper, and no item tells them apart: of 60 that proves nothing yet
+        (60, 0, 0, "keep"),  # cheaper and equal on every item, but 60 items are too few to prove it
         (600, 0, 0, "promote"),
         (600, 40, 0, "promote"),
     ],
 )
-def test_a_saving_is_taken_only_where_the_loss_is_surely_small(
+def test_a_saving_is_accepted_only_if_the_loss_is_provably_small(
     n: int, champion_wrong: int, challenger_wrong: int, verdict: Verdict
 ) -> None:
-    result = decided(said(n, champion_wrong, challenger_wrong))
+    result = decided(rows_with_errors(n, champion_wrong, challenger_wrong))
     assert result.verdict == verdict
     assert (result.only_champion, result.only_challenger) == (challenger_wrong, champion_wrong)
     assert result.p_value == pytest.approx(binomtest(champion_wrong, champion_wrong + challenger_wrong or 1).pvalue)
 
 
-def test_better_at_more_cost_is_kept_for_a_person_to_decide() -> None:
-    (result,) = compare_policies(rows := said(1000, 0, 60), rows, EAGER, TWO)
+def test_a_better_but_costlier_challenger_is_left_to_a_person() -> None:
+    (result,) = compare_policies(rows := rows_with_errors(1000, 0, 60), rows, EAGER, TWO)
     assert result.low > 0 and result.verdict == "keep"
 
 
-def test_better_at_the_same_cost_is_promoted() -> None:
-    rows, better = said(1000, 0, 60), said(1000, 0, 10)
+def test_a_better_challenger_at_the_same_cost_is_promoted() -> None:
+    rows, better = rows_with_errors(1000, 0, 60), rows_with_errors(1000, 0, 10)
     (result,) = compare_policies(rows, better, EAGER, EAGER.named("other-head"))
     assert result.verdict == "promote" and "more accurate at no more cost" in result.reason
     assert (result.only_champion, result.only_challenger) == (0, 50)
 
 
-def test_items_that_hang_together_make_the_interval_wider() -> None:
-    alone, grouped = decided(said(1000, 0, 50)), decided(said(1000, 0, 50, group="site-"))
+def test_correlated_items_widen_the_interval() -> None:
+    alone, grouped = decided(rows_with_errors(1000, 0, 50)), decided(rows_with_errors(1000, 0, 50, group="site-"))
     assert grouped.low < alone.low < alone.difference == grouped.difference == pytest.approx(-0.05)
 
 
-def test_a_wider_margin_lets_more_through() -> None:
-    rows = said(1000, 0, 20)
+def test_a_wider_margin_promotes_more() -> None:
+    rows = rows_with_errors(1000, 0, 20)
     verdicts = [decided(rows, PromotionCriteria(max_accuracy_loss=margin)).verdict for margin in (0.01, 0.05)]
     assert verdicts == ["keep", "promote"]
 
 
-def test_rows_of_both_sides_are_matched_by_name_not_by_place() -> None:
-    rows = said(300, 0, 30)
-    (straight,) = compare_policies(rows, said(300, 0, 30), TWO, EAGER)
-    (shuffled,) = compare_policies(rows, said(300, 0, 30)[::-1], TWO, EAGER)
+def test_rows_of_both_sides_are_matched_by_name_instead_of_position() -> None:
+    rows = rows_with_errors(300, 0, 30)
+    (straight,) = compare_policies(rows, rows_with_errors(300, 0, 30), TWO, EAGER)
+    (shuffled,) = compare_policies(rows, rows_with_errors(300, 0, 30)[::-1], TWO, EAGER)
     assert straight == shuffled
 
 
-def test_two_sides_that_judged_different_items_are_not_paired() -> None:
-    rows = said(100, 0, 0)
+def test_sides_with_different_items_are_not_paired() -> None:
+    rows = rows_with_errors(100, 0, 0)
     with pytest.raises(ConfigError, match="hold different items"):
         compare_policies(rows, rows[1:], TWO, EAGER)
     turned = [replace(row, metadata=replace(row.metadata, label=not row.metadata.label)) for row in rows]
@@ -123,7 +123,7 @@ def test_two_sides_that_judged_different_items_are_not_paired() -> None:
         compare_policies(rows, turned, TWO, EAGER)
 
 
-def test_a_replayed_side_is_what_the_cascade_would_have_answered() -> None:
+def test_replayed_predictions_match_the_cascade() -> None:
     rows = synthetic_rows(400)
     for kind in ("photo", "clip"):
         mine = [row for row in rows if row.metadata.kind == kind]
@@ -133,7 +133,7 @@ def test_a_replayed_side_is_what_the_cascade_would_have_answered() -> None:
         assert judged.correct.tolist() == [(p >= 0.5) == row.metadata.label for p, row in zip(ways, mine, strict=True)]
 
 
-def test_what_was_answered_is_taken_as_it_was() -> None:
+def test_served_predictions_are_used_unchanged() -> None:
     records = (StageRecord("backbone", 1.0, 0.7, "m", True, ms=3.0), StageRecord("vlm", 1.0, None, "m", True, ms=40.0))
     row = EvaluationRow(SampleMetadata("a", "photo", False), 0.7, True, "backbone", "above_band", False, records)
     judged = predictions_as_served([row], "arm a", "photo")
@@ -158,23 +158,23 @@ def test_arms_with_items_of_their_own_are_compared_unpaired() -> None:
     assert compare_arms(arm(20, 0), [], ("arm a", "arm b")) == []
 
 
-def test_the_same_items_paired_tell_more_than_unpaired() -> None:
-    champion, challenger = (predictions_under(said(800, 0, wrong), EAGER, "photo") for wrong in (100, 104))
+def test_pairing_the_same_items_narrows_the_interval() -> None:
+    champion, challenger = (predictions_under(rows_with_errors(800, 0, wrong), EAGER, "photo") for wrong in (100, 104))
     paired = compare(champion, challenger, "photo", paired=True)
     unpaired = compare(champion, challenger, "photo", paired=False)
     assert unpaired.low < paired.low < paired.difference
 
 
-def test_in_all_a_gain_on_one_kind_is_not_paid_for_by_another() -> None:
-    good = decided(said(1000, 4, 4))
-    bad = replace(decided(said(1000, 0, 40)), media="clip")
+def test_a_gain_on_one_media_type_does_not_offset_a_loss_on_another() -> None:
+    good = decided(rows_with_errors(1000, 4, 4))
+    bad = replace(decided(rows_with_errors(1000, 0, 40)), media="clip")
     idle = replace(good, media="clip", low=0.0, verdict="keep", reason="neither")
     assert overall([good])[0] == overall([good, idle])[0] == "promote"
     assert overall([good, bad])[0] == overall([idle])[0] == "keep"
     assert overall([good, bad])[1].startswith("clips: ")
 
 
-def test_a_kind_on_which_nothing_changed_is_not_compared() -> None:
+def test_an_unchanged_media_type_is_not_compared() -> None:
     rows = synthetic_rows(300)
     changed = with_bands(POLICY, "photo", [0.4] * 4, [0.6] * 4)
     assert [each.media for each in compare_policies(rows, rows, POLICY, changed)] == ["photo"]
@@ -182,7 +182,7 @@ def test_a_kind_on_which_nothing_changed_is_not_compared() -> None:
         overall(compare_policies(rows, rows, POLICY, POLICY.named("x")))
 
 
-def test_nothing_labelled_is_told() -> None:
+def test_missing_labels_are_an_error() -> None:
     empty = predictions_as_served([], "a", "photo")
     with pytest.raises(ConfigError, match="no labelled photos"):
         compare(empty, empty, "photo", paired=True)

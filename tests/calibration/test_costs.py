@@ -16,7 +16,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_course_costs_what_the_file_says(file: Path) -> None:
+def test_trajectory_costs_come_from_the_file(file: Path) -> None:
     rows = synthetic_rows(100)
     price = read_costs(file)
     photos, clips = ([row for row in rows if row.metadata.kind == kind] for kind in ("photo", "clip"))
@@ -36,13 +36,13 @@ def test_a_course_costs_what_the_file_says(file: Path) -> None:
         ("a: b: c", "cannot be read"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_refused_with_the_entry_to_mend(file: Path, text: str, message: str) -> None:
+def test_an_invalid_file_is_rejected_with_the_entry_to_fix(file: Path, text: str, message: str) -> None:
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_costs(file)
 
 
-def test_a_look_without_a_price_is_told(file: Path) -> None:
+def test_a_stage_without_a_cost_is_an_error(file: Path) -> None:
     file.write_text("{backbone: 1, signs: 5}")
     with pytest.raises(ConfigError, match="vlm has no price for a photo; add one"):
         trajectories(synthetic_rows(5), POLICY, "photo", read_costs(file))

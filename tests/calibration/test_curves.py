@@ -1,4 +1,4 @@
-"""Curves fitted to logits of which the right answer is known."""
+"""Calibration curves fitted to logits whose true curve is known."""
 
 import math
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def drawn(shape: str, n: int = N, seed: int = 3) -> tuple[np.ndarray, np.ndarray
     return logits, rng.random(n) < expit(SHAPES[shape](logits))
 
 
-def test_each_finds_what_made_the_data() -> None:
+def test_each_curve_recovers_the_parameters_of_the_data() -> None:
     ones = np.ones(N)
     hot, moved, bent = (
         temperature(*drawn("temperature"), ones),
@@ -54,7 +54,7 @@ def test_each_finds_what_made_the_data() -> None:
 
 
 @pytest.mark.parametrize("shape", ["none", "temperature", "platt", "beta", "isotonic"])
-def test_the_simplest_that_is_good_enough_is_taken(shape: str) -> None:
+def test_the_simplest_sufficient_curve_is_chosen(shape: str) -> None:
     logits, truth = drawn(shape)
     chosen = choose_curve(logits, truth, np.ones(N), [""] * N)
     names = ["none", *FITS]
@@ -66,7 +66,7 @@ def test_the_simplest_that_is_good_enough_is_taken(shape: str) -> None:
         assert chosen.name != "none"
 
 
-def test_what_a_stage_says_already_right_is_left_alone() -> None:
+def test_a_calibrated_stage_gets_no_curve() -> None:
     logits, truth = drawn("none")
     assert choose_curve(logits, truth, np.ones(N), [""] * N).curve is None
 
@@ -74,18 +74,18 @@ def test_what_a_stage_says_already_right_is_left_alone() -> None:
 @pytest.mark.parametrize("name", FITS)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_whatever_is_fitted_rises_is_finite_and_can_be_written(name: str, data: st.DataObject) -> None:
+def test_fitted_curves_are_monotonic_finite_and_serializable(name: str, data: st.DataObject) -> None:
     n = data.draw(st.integers(2, 40))
     logits = np.array(data.draw(st.lists(st.sampled_from([-30, -4, -1, 0, 0.5, 2, 30]), min_size=n, max_size=n)), float)
     truth = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     weight = np.array(data.draw(st.lists(st.sampled_from([0.5, 1, 20]), min_size=n, max_size=n)), float)
     curve = FITS[name](logits, truth, weight)
-    told = [curve(x) for x in np.linspace(-40, 40, 81)]
-    assert all(map(math.isfinite, told)) and told == sorted(told)
+    values = [curve(x) for x in np.linspace(-40, 40, 81)]
+    assert all(map(math.isfinite, values)) and values == sorted(values)
     assert TypeAdapter(Curve).validate_python(curve.model_dump()) == curve
 
 
-def test_isotonic_is_never_surer_than_half_an_item_allows_and_has_not_too_many_knots() -> None:
+def test_isotonic_confidence_and_the_number_of_knots_are_bounded() -> None:
     logits = np.linspace(-5, 5, 20_000)
     curve = isotonic(logits, logits + 0.5 * np.sin(40 * logits) > 0, np.ones(len(logits)))
     assert isinstance(curve, Isotonic) and len(curve.x) <= MAX_KNOTS
@@ -93,7 +93,7 @@ def test_isotonic_is_never_surer_than_half_an_item_allows_and_has_not_too_many_k
     assert (expit(few(-9.0)), expit(few(9.0))) == pytest.approx((0.25, 0.75), abs=1e-5)
 
 
-def test_an_item_that_weighs_three_is_three_items() -> None:
+def test_an_item_of_weight_three_equals_three_items() -> None:
     logits, truth = drawn("platt", 300)
     weight = np.where(np.arange(300) % 2 == 0, 3.0, 1.0)
     times = weight.astype(int)
@@ -102,10 +102,10 @@ def test_an_item_that_weighs_three_is_three_items() -> None:
         assert [heavy(x) for x in (-2, 0, 2)] == pytest.approx([many(x) for x in (-2, 0, 2)], abs=0.02)
 
 
-def test_a_group_is_never_fitted_to_and_judged_by() -> None:
-    """Frames of a clip agree by accident: what suits 40 clips of 50 frames each need not suit another."""
+def test_no_group_is_in_both_the_fit_and_the_validation() -> None:
+    """Frames of a clip are correlated: a curve that fits 40 clips of 50 frames need not fit another clip."""
     rng = np.random.default_rng(5)
-    of_clip, labels = rng.normal(0, 3, 40), rng.random(40) < 0.5  # logits that say nothing of the truth
+    of_clip, labels = rng.normal(0, 3, 40), rng.random(40) < 0.5  # logits independent of the truth
     logits, truth = np.repeat(of_clip, 50), np.repeat(labels, 50)
     groups = [f"clip-{at // 50}" for at in range(2000)]
     together = choose_curve(logits, truth, np.ones(2000), groups)
@@ -114,7 +114,7 @@ def test_a_group_is_never_fitted_to_and_judged_by() -> None:
 
 
 @pytest.mark.parametrize("truth", [np.ones(100, bool), np.zeros(100, bool), np.arange(100) < 50])
-def test_where_nothing_can_be_told_the_stage_is_believed_as_it_is(truth: np.ndarray) -> None:
+def test_with_too_little_data_the_stage_gets_no_curve(truth: np.ndarray) -> None:
     few = [f"site-{at % 4}" for at in range(100)]
     assert choose_curve(np.linspace(-3, 3, 100), truth, np.ones(100), few).curve is None
     assert choose_curve(np.linspace(-3, 3, 10), truth[:10], np.ones(10), [""] * 10).name == "none"
@@ -126,7 +126,7 @@ def test_log_loss_never_overflows(logit: float, truth: bool) -> None:
     assert 0 <= loss <= 701
 
 
-def test_through_no_curve_is_as_it_was() -> None:
+def test_the_identity_curve_changes_nothing() -> None:
     logits, curve = np.array([-1.0, 2.0]), Linear(slope=2.0, offset=1.0)
     assert apply_curve(None, logits) is logits
     curves: list[Curve] = [curve]

@@ -1,4 +1,4 @@
-"""From the journal to rows and features."""
+"""Evaluation rows and features from the journal."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ def words(meaning: str | None) -> StageReport:
     )
 
 
-def test_rows_are_what_was_drawn_and_judged_by_all() -> None:
+def test_rows_are_the_sampled_entries_with_a_full_audit() -> None:
     sure, vlm, signs = report("backbone", 0.9), report("vlm", 0.2, compute_ms=80, batch_size=4), report("signs", None)
     cases = [
         case("a", sure, audit=(vlm, signs)),
@@ -63,12 +63,12 @@ def test_rows_are_what_was_drawn_and_judged_by_all() -> None:
     assert row.record("vlm").ms == 20  # type: ignore[union-attr]
 
 
-def test_an_answer_that_was_not_drawn_is_no_row_even_if_all_have_judged_it() -> None:
-    everybody = (report("backbone", 0.5), report("signs", None), report("vlm", 0.7))
-    assert journal_rows([case("a", *everybody), case("b", *everybody, audit=())], POLICY) == []
+def test_an_entry_that_was_not_sampled_is_no_row_even_with_all_predictions() -> None:
+    reports = (report("backbone", 0.5), report("signs", None), report("vlm", 0.7))
+    assert journal_rows([case("a", *reports), case("b", *reports, audit=())], POLICY) == []
 
 
-def test_people_are_right_and_where_nobody_looked_all_stages_together_are() -> None:
+def test_the_label_is_human_or_else_that_of_the_full_cascade() -> None:
     reports = report("backbone", 0.9), report("signs", None), report("vlm", 0.01)
     nobody = journal_row(case("a", *reports), POLICY)
     assert (nobody.metadata.label, nobody.metadata.pseudo_labeled, not nobody.metadata.ignore) == (False, True, True)
@@ -78,12 +78,12 @@ def test_people_are_right_and_where_nobody_looked_all_stages_together_are() -> N
     assert unsure.metadata.ignore
 
 
-def test_what_the_answer_itself_needed_is_told_from_what_was_asked_beside() -> None:
+def test_stages_of_the_answer_are_distinguished_from_audited_ones() -> None:
     row = journal_row(case("a", report("backbone", 0.9, posterior=0.9), audit=(report("vlm", 0.2),)), POLICY)
     assert row.entered == ("backbone",)
 
 
-def test_features_come_with_what_others_said_and_never_with_stage_1s_own_word() -> None:
+def test_features_are_labelled_by_people_or_later_stages_and_never_by_stage_1() -> None:
     cases = [
         case("vlm", report("backbone", 0.99), report("vlm", 0.3)),
         case("marked", report("backbone", 0.99), annotation=Annotation("none", "ann", 1.0)),
@@ -109,6 +109,6 @@ def test_features_of_two_backbones_do_not_mix() -> None:
         features_from_journal([one, other], POLICY)
 
 
-def test_an_empty_journal_teaches_nothing_and_says_so() -> None:
+def test_an_empty_journal_is_an_error() -> None:
     with pytest.raises(ConfigError, match="holds no photo with features"):
         features_from_journal([], POLICY)

@@ -1,4 +1,4 @@
-"""Where policies and single stages stand, and what other bounds would cost."""
+"""Accuracy and cost of policies and single stages, and the cost of other bounds."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ ROWS = synthetic_rows(1200)
 TUNED = with_bands(POLICY, "photo", [0.3, 0.3, 0.3, 0.5], [0.7, 0.7, 0.7, 0.5])
 
 
-def test_policies_and_stages_stand_where_they_would() -> None:
+def test_points_have_the_accuracy_and_cost_of_their_policy_or_stage() -> None:
     photo, clip = pareto_fronts(ROWS, POLICY, TUNED)
     assert (photo.media, clip.media) == ("photo", "clip")
     points = {point.name: point for point in photo.points}
@@ -39,7 +39,7 @@ def test_policies_and_stages_stand_where_they_would() -> None:
     assert {point.name for point in clip.points} >= {"video on all", "today", "stage 1 alone"}
 
 
-def test_a_line_goes_from_all_stages_to_stage_one() -> None:
+def test_the_path_leads_from_all_stages_to_stage_1() -> None:
     front = pareto_fronts(ROWS, POLICY, POLICY)[0]
     cost = [point.cost for point in front.path]
     assert "tuned" not in {point.name for point in front.points}
@@ -47,7 +47,7 @@ def test_a_line_goes_from_all_stages_to_stage_one() -> None:
     assert cost == sorted(cost, reverse=True) and cost[-1] < cost[0] / 10
 
 
-def test_an_item_that_stands_for_many_counts_for_many() -> None:
+def test_points_respect_item_weights() -> None:
     rows = [row for row in ROWS[:300] if row.metadata.kind == "photo"]
     heavy = [replace(row, weight=20.0) for row in rows[:20]] + rows[20:]
     many = [row for row in rows[:20] for _ in range(20)] + rows[20:]
@@ -81,7 +81,7 @@ def test_tighter_bounds_and_more_confidence_cost_more_and_take_more_rows() -> No
     assert loose.full_cost == pytest.approx(whole.cost[:, -1].mean())
 
 
-def test_a_bound_that_cannot_be_proven_says_what_is_missing() -> None:
+def test_an_unproven_bound_reports_the_missing_rows() -> None:
     cases = trade_offs(ROWS[:200], POLICY, TuningSettings(), (0.005,), (0.95,))
     assert [case.media for case in cases] == ["photo", "clip"]
     assert all(not case.proven and case.test_size == 0 and case.cost == case.full_cost for case in cases)

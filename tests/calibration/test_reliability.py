@@ -1,4 +1,4 @@
-"""Whether probabilities are to be believed, before and after, stage by stage."""
+"""Reliability of probabilities before and after calibration, by stage."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +22,11 @@ from tests.evaluation import fakes
 @pytest.fixture(scope="module")
 def drawn() -> list[Panel]:
     rows = overstated(500)
-    policy, told = calibrate(rows, POLICY, "x")
-    return reliability_panels(rows, policy, told)
+    policy, result = calibrate(rows, POLICY, "x")
+    return reliability_panels(rows, policy, result)
 
 
-def test_each_stage_and_the_cascade_are_shown_before_and_after(drawn: list[Panel]) -> None:
+def test_panels_show_each_stage_and_the_cascade_before_and_after(drawn: list[Panel]) -> None:
     assert [(panel.media, panel.stage) for panel in drawn] == [
         ("photo", "backbone"),
         ("photo", "vlm"),
@@ -39,7 +39,7 @@ def test_each_stage_and_the_cascade_are_shown_before_and_after(drawn: list[Panel
     assert stage1.truth.mean() == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_stage_that_only_looks_where_words_are_likely_is_judged_there() -> None:
+def test_a_stage_gated_by_text_probability_is_evaluated_only_where_it_runs() -> None:
     rows = overstated(200)
     records = [
         StageRecord("backbone", 0.1, None, "m", True, text_probability=0.9 if at % 2 else 0.1) for at in range(200)
@@ -50,12 +50,12 @@ def test_a_stage_that_only_looks_where_words_are_likely_is_judged_there() -> Non
     ]
     signs = POLICY.photo[1].model_copy(update={"stage": "signs", "min_text_probability": 0.5})
     gated = POLICY.with_steps("photo", (POLICY.photo[0], signs))
-    policy, told = calibrate(worded, gated, "x")
-    signs = next(panel for panel in reliability_panels(worded, policy, told) if panel.stage == "signs")
+    policy, result = calibrate(worded, gated, "x")
+    signs = next(panel for panel in reliability_panels(worded, policy, result) if panel.stage == "signs")
     assert signs.truth.tolist() == [row.metadata.label for row in worded[1::2]]
 
 
-def test_sources_and_hard_negatives_are_told_apart(drawn: list[Panel]) -> None:
+def test_sources_and_hard_negatives_are_reported_separately(drawn: list[Panel]) -> None:
     rows = overstated(500)
     split = [
         replace(row, metadata=replace(row.metadata, source="ours" if at % 2 else "theirs", hard_negative=at % 10 == 0))
@@ -73,7 +73,7 @@ def test_sources_and_hard_negatives_are_told_apart(drawn: list[Panel]) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=60))
-def test_bins_hold_every_item_once(items: list[tuple[bool, float]]) -> None:
+def test_every_item_is_in_exactly_one_bin(items: list[tuple[bool, float]]) -> None:
     truth, p = (np.array(each) for each in zip(*items, strict=True))
     found = bins(truth, p)
     assert sum(each.n for each in found) == len(items)
@@ -82,7 +82,7 @@ def test_bins_hold_every_item_once(items: list[tuple[bool, float]]) -> None:
     assert all(each.low - 1e-9 <= each.positive_share <= each.high + 1e-9 for each in found)
 
 
-def test_pictures_are_drawn_of_whatever_there_is(drawn: list[Panel], tmp_path: Path) -> None:
+def test_figures_are_drawn_even_without_data(drawn: list[Panel], tmp_path: Path) -> None:
     rows = synthetic_rows(300)
     reliability(drawn, tmp_path / "deep" / "reliability.png")
     reliability([], tmp_path / "none.png")

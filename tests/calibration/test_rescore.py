@@ -26,12 +26,12 @@ def head(folder: Path, **settings: object) -> Head:
     return made
 
 
-def test_it_says_what_the_server_would(tmp_path: Path) -> None:
+def test_rescored_predictions_match_the_server(tmp_path: Path) -> None:
     made = head(tmp_path / "head")
     engine = FeatureEngine(tiny_dino(tmp_path / "model"), side=32, head_folder=tmp_path / "head")
     thumbs = reference_thumbs(32, 6)
-    looked = engine.extract(thumbs)
-    kept, wanted = engine.stored_features(looked), engine.apply_heads(looked)
+    extracted = engine.extract(thumbs)
+    kept, wanted = engine.stored_features(extracted), engine.apply_heads(extracted)
     features = {"photo": kept[:1], "clip": kept[1:]}
     photo, clip = rescore([row("photo"), row("clip"), row("without")], features, made)
     assert photo.record("backbone").logit == pytest.approx(float(wanted["roadwork"][0]), abs=5e-3)
@@ -42,12 +42,12 @@ def test_it_says_what_the_server_would(tmp_path: Path) -> None:
     assert photo.records[1] == row("photo").records[1]
 
 
-def test_a_head_that_knows_nothing_of_words_says_nothing_of_them(tmp_path: Path) -> None:
+def test_a_head_without_a_text_output_gives_no_text_probability(tmp_path: Path) -> None:
     made = head(tmp_path / "head", outputs=("roadwork",))
     (one,) = rescore([row("a")], {"a": np.ones((1, 24), np.float16)}, made)
     assert one.record("backbone").text_probability is None
 
 
-def test_a_head_that_goes_by_more_than_is_kept_is_refused(tmp_path: Path) -> None:
+def test_a_head_that_needs_more_features_than_stored_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"stores features of recipe cls, and this head needs cls\+mean"):
         rescore([row("a")], {"a": np.ones((1, 24), np.float16)}, head(tmp_path / "head", recipe="cls+mean"))

@@ -1,4 +1,4 @@
-"""Exit bands with a promise, and that the promise is kept."""
+"""Exit bands with a proven bound, and the validity of the bound."""
 
 import math
 from collections.abc import Callable
@@ -27,7 +27,7 @@ ROWS = synthetic_rows(600)
 
 
 def smooth(rng: np.random.Generator, n: int) -> Trajectories:
-    """Two stages and a last one, none of them calibrated, each with noise of its own."""
+    """Draw trajectories of three uncalibrated stages with independent noise."""
     truth = rng.random(n) < 0.4
     sign = np.where(truth, 1.0, -1.0)
     logodds = np.stack([rng.normal(1.4 * sign, 1.3), rng.normal(2.4 * sign, 1.5), rng.normal(3.5 * sign, 1.6)], axis=1)
@@ -35,7 +35,7 @@ def smooth(rng: np.random.Generator, n: int) -> Trajectories:
 
 
 def tied(rng: np.random.Generator, n: int) -> Trajectories:
-    """Posteriors of six values alone, and a first stage that abstains on a third of the items."""
+    """Draw trajectories with only six posterior values, whose first stage abstains on a third of the items."""
     made = smooth(rng, n)
     posterior = np.clip(np.round(made.posterior * 5) / 5, 0.02, 0.98)
     spoke = np.ones((n, 3), dtype=bool)
@@ -48,18 +48,18 @@ def costs(n: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("draw", [smooth, tied])
-def test_the_bound_is_broken_no_more_often_than_promised(
+def test_the_bound_is_violated_no_more_often_than_the_confidence_allows(
     draw: Callable[[np.random.Generator, int], Trajectories],
 ) -> None:
-    """And a choice without a proof, the most eager bands with few enough losses, breaks it far more often."""
+    """Choosing the widest exits with an acceptable error on the sample, without a test, violates it far more often."""
     rng = np.random.default_rng(7)
     world = draw(rng, 60_000)
-    broken = naive = promised = 0
+    broken = naive = proven = 0
     for _ in range(REPETITIONS):
         design, test = draw(rng, 500), draw(rng, 900)
         proof = fixed_sequence_test(design, test, MAX_LOSS, CONFIDENCE)
         if proof.bands is not None:
-            promised += 1
+            proven += 1
             broken += world.early_exit_errors(world.apply_bands(*proof.bands)[0]).mean() > MAX_LOSS
         few = [
             bands
@@ -69,11 +69,11 @@ def test_the_bound_is_broken_no_more_often_than_promised(
         naive += bool(few) and world.early_exit_errors(world.apply_bands(*few[-1])[0]).mean() > MAX_LOSS
     allowed = binom.ppf(0.999, REPETITIONS, 1 - CONFIDENCE)
     assert broken <= allowed
-    assert promised > REPETITIONS / 2
+    assert proven > REPETITIONS / 2
     assert naive > allowed
 
 
-def test_a_line_is_ever_more_eager_and_never_leaves_out_the_decision() -> None:
+def test_the_path_exits_ever_earlier_and_its_bands_contain_the_threshold() -> None:
     made = smooth(np.random.default_rng(1), 2000)
     bands = threshold_path(made)
     assert len(bands) > 20
@@ -84,19 +84,19 @@ def test_a_line_is_ever_more_eager_and_never_leaves_out_the_decision() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 0.5), st.floats(0.5, 1)), min_size=4, max_size=4))
-def test_a_cut_course_is_what_the_cascade_would_do(edges: list[tuple[float, float]]) -> None:
+def test_applying_bands_matches_the_cascade(edges: list[tuple[float, float]]) -> None:
     photos = [row for row in ROWS if row.metadata.kind == "photo"][:80]
     policy = with_bands(POLICY, "photo", *zip(*edges, strict=True))
     low, high = np.array(list(zip(*edges, strict=True)))
-    said, cost, _ = trajectories(photos, POLICY, "photo").apply_bands(low, high)
-    for row, label, spent in zip(photos, said, cost, strict=True):
+    labels, cost, _ = trajectories(photos, POLICY, "photo").apply_bands(low, high)
+    for row, label, spent in zip(photos, labels, cost, strict=True):
         way = replay(row, policy)
         assert label == (way.progress.posterior >= policy.decision_threshold)
         assert spent == pytest.approx(_asked(row, policy), rel=1e-12)
 
 
 def _asked(row: EvaluationRow, policy: Policy) -> float:
-    """FLOPs of the stages that a policy asks of a row, told by walking."""
+    """Return the FLOPs of the stages that run for a row, by stepping through the policy."""
     from roadwork_serve.cascade.policy import ExitCascade, Skip
     from roadwork_serve.profiles.flops import flops
 
@@ -111,7 +111,7 @@ def _asked(row: EvaluationRow, policy: Policy) -> float:
     return spent
 
 
-def test_what_is_tuned_leaves_early_within_the_bound_and_says_on_what_grounds() -> None:
+def test_a_tuned_policy_exits_early_within_the_bound_and_has_a_certificate() -> None:
     rows = synthetic_rows(3000, seed=3)
     tuned = tune(rows, POLICY, TuningSettings(risk_limit=0.03, confidence=0.9, version="tuned-1"))
     assert (tuned.shortfall, tuned.policy.version) == ("", "tuned-1")
@@ -128,11 +128,11 @@ def test_what_is_tuned_leaves_early_within_the_bound_and_says_on_what_grounds() 
     photos = [row for row in fresh if row.metadata.kind == "photo"]
     whole = trajectories(photos, POLICY, "photo")
     steps = tuned.policy.photo
-    said, _, _ = whole.apply_bands(np.array([s.low for s in steps]), np.array([s.high for s in steps]))
-    assert whole.early_exit_errors(said).mean() <= 0.03
+    labels, _, _ = whole.apply_bands(np.array([s.low for s in steps]), np.array([s.high for s in steps]))
+    assert whole.early_exit_errors(labels).mean() <= 0.03
 
 
-def test_a_sample_that_is_too_small_promises_nothing_and_says_how_many_more_it_takes() -> None:
+def test_a_small_sample_proves_no_bound_and_reports_the_missing_rows() -> None:
     photos = [row for row in ROWS if row.metadata.kind == "photo"][:100]
     tuned = tune(photos, POLICY, TuningSettings(risk_limit=0.01))
     assert tuned.policy.certificate is None
@@ -143,14 +143,14 @@ def test_a_sample_that_is_too_small_promises_nothing_and_says_how_many_more_it_t
 
 
 @pytest.mark.parametrize(("bound", "confidence", "n"), [(0.01, 0.95, 299), (0.01, 0.9, 230), (0.05, 0.95, 59)])
-def test_the_least_number_of_items_that_proves_a_bound(bound: float, confidence: float, n: int) -> None:
+def test_the_minimum_sample_size_that_proves_a_bound(bound: float, confidence: float, n: int) -> None:
     assert min_sample_size(bound, confidence) == n
     assert p_value(0, n, bound) <= 1 - confidence < p_value(0, n - 1, bound)
     assert (more := min_sample_size(bound, confidence, error_rate=bound / 2)) is not None and more > n
     assert min_sample_size(bound, confidence, error_rate=bound) is None
 
 
-def test_one_of_each_group_is_tested_and_weights_are_made_equal() -> None:
+def test_one_item_of_each_group_is_tested_with_equal_weight() -> None:
     grouped = [replace(row, metadata=replace(row.metadata, group=f"site-{at // 10}")) for at, row in enumerate(ROWS)]
     assert subsample_independent(grouped).sum() == 60
     weighed = [replace(row, weight=4.0 if at % 2 else 1.0) for at, row in enumerate(ROWS)]
@@ -158,8 +158,8 @@ def test_one_of_each_group_is_tested_and_weights_are_made_equal() -> None:
     assert kept[1::2].all() and 0.15 < kept[::2].mean() < 0.35
 
 
-def test_large_groups_stand_for_as_much_of_the_test_as_of_the_traffic() -> None:
-    """Eight in ten items are in groups of eight, and what is lost there must not count for one in three."""
+def test_large_groups_have_the_same_share_of_the_test_as_of_the_traffic() -> None:
+    """Eight in ten items are in groups of eight; errors there must not count as one in three."""
     rows = synthetic_rows(4000, seed=5)
     grouped = [
         replace(row, metadata=replace(row.metadata, group=f"trip-{at // 8}" if at < 3200 else ""))
@@ -171,7 +171,7 @@ def test_large_groups_stand_for_as_much_of_the_test_as_of_the_traffic() -> None:
     assert of_trips / chosen.sum() == pytest.approx(0.8, abs=0.04)
 
 
-def test_within_a_group_what_stands_for_more_is_drawn_more_often() -> None:
+def test_within_a_group_items_are_sampled_in_proportion_to_weight() -> None:
     rows = [
         replace(row, weight=3.0 if at % 2 else 1.0, metadata=replace(row.metadata, group=f"pair-{at // 2}"))
         for at, row in enumerate(synthetic_rows(2000, seed=6))
@@ -181,19 +181,19 @@ def test_within_a_group_what_stands_for_more_is_drawn_more_often() -> None:
     assert chosen[1::2].sum() / 1000 == pytest.approx(0.75, abs=0.05)
 
 
-def test_rows_named_for_the_design_are_not_tested() -> None:
+def test_rows_reserved_for_calibration_are_not_tested() -> None:
     names = frozenset(row.metadata.name for row in ROWS[:200])
     tuned = tune(ROWS, POLICY, TuningSettings(risk_limit=0.2, calibration_rows=names))
-    assert sum(p.n for p in (tuned.policy.certificate or pytest.fail("nothing is promised")).bounds) == 400
+    assert sum(p.n for p in (tuned.policy.certificate or pytest.fail("no bound is proven")).bounds) == 400
 
 
-def test_where_nobody_looked_all_stages_together_are_right_and_the_certificate_says_so() -> None:
-    taught = [replace(row, metadata=replace(row.metadata, pseudo_labeled=True)) for row in ROWS]
-    tuned = tune(taught, POLICY, TuningSettings(risk_limit=0.2))
+def test_without_human_labels_the_certificate_counts_none() -> None:
+    pseudo_labeled_rows = [replace(row, metadata=replace(row.metadata, pseudo_labeled=True)) for row in ROWS]
+    tuned = tune(pseudo_labeled_rows, POLICY, TuningSettings(risk_limit=0.2))
     assert tuned.policy.certificate is not None and tuned.policy.certificate.human_labeled == 0
 
 
-def test_time_is_a_price_too() -> None:
+def test_latency_can_be_the_cost() -> None:
     rows = [
         replace(r, records=tuple(replace(record, ms=5.0) for record in r.records))
         for r in ROWS
@@ -208,7 +208,7 @@ def _looks(row: EvaluationRow) -> int:
     return len(row.records) - (words is not None and words < POLICY.photo[1].min_text_probability)  # type: ignore[operator]
 
 
-def test_nothing_to_tune_with_and_bounds_that_make_no_sense_are_refused() -> None:
+def test_missing_rows_and_invalid_bounds_are_rejected() -> None:
     with pytest.raises(ConfigError, match="no rows to tune with"):
         tune([], POLICY, TuningSettings())
     with pytest.raises(ConfigError, match="risk_limit is 0"):

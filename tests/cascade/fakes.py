@@ -35,19 +35,19 @@ def batcher(client: StageClient, **settings: Any) -> Batcher:
 
 
 class InstantClient:
-    """Answers at once with the result of `say` for each item; if that is an exception, the call fails."""
+    """Answers at once with the result of `respond` for each item; an exception as a result fails the call."""
 
-    def __init__(self, say: Callable[[Item], StagePrediction | Exception]) -> None:
-        self.say = say
+    def __init__(self, respond: Callable[[Item], StagePrediction | Exception]) -> None:
+        self.respond = respond
         self.batches: list[list[str]] = []
 
     async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         self.batches.append([each.request_id for each in items])
-        said = [self.say(each) for each in items]
-        for each in said:
+        results = [self.respond(each) for each in items]
+        for each in results:
             if isinstance(each, Exception):
                 raise each
-        return [each for each in said if isinstance(each, StagePrediction)]
+        return [each for each in results if isinstance(each, StagePrediction)]
 
 
 @dataclass(eq=False)
@@ -84,15 +84,15 @@ class GatedClient:
 
 
 class FakeStage:
-    """A blocking stage whose predictions `say` returns."""
+    """A blocking stage that returns the predictions of `respond`."""
 
     sees: StageInput = "both"
 
     def __init__(
-        self, name: str = "backbone", say: Callable[[Item], StagePrediction] = lambda _: prediction(1.0)
+        self, name: str = "backbone", respond: Callable[[Item], StagePrediction] = lambda _: prediction(1.0)
     ) -> None:
         self.name = name
-        self.say = say
+        self.respond = respond
         self.warmed = 0
         self.batches: list[list[str]] = []
 
@@ -101,14 +101,14 @@ class FakeStage:
 
     def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         self.batches.append([each.request_id for each in items])
-        return [self.say(each) for each in items]
+        return [self.respond(each) for each in items]
 
 
-class HeldStage(FakeStage):
+class BlockedStage(FakeStage):
     """Blocks its thread until the test sets `leave`; `entered` is set once a call has arrived."""
 
-    def __init__(self, say: Callable[[Item], StagePrediction] = lambda _: prediction(1.0)) -> None:
-        super().__init__(say=say)
+    def __init__(self, respond: Callable[[Item], StagePrediction] = lambda _: prediction(1.0)) -> None:
+        super().__init__(respond=respond)
         self.entered = threading.Event()
         self.leave = threading.Event()
 

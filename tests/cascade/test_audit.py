@@ -118,7 +118,7 @@ async def test_live_traffic_takes_precedence():
     for number in range(3):
         await audited.router.classify_item(item(f"r{number}"))
     await settle()
-    audited.clients["backbone"].say = lambda _: prediction(0.0)
+    audited.clients["backbone"].respond = lambda _: prediction(0.0)
     waiting = asyncio.create_task(audited.router.classify_item(item("now", left_s=5.0)))
     await settle()
     slow.calls[0].answer(1.0)
@@ -139,12 +139,12 @@ async def test_closing_cancels_audits():
 async def test_a_policy_can_name_the_head_of_stage_1():
     seen: list[str | None] = []
 
-    def say(each):
+    def respond(each):
         seen.append(each.head)
         return prediction(3.0)
 
     headed = Policy(version="headed", photo=(Step(stage="backbone", exit=(0.4, 0.6), head="heads/2"),), clip=EAGER.clip)
-    verdict = await Router({"backbone": batcher(InstantClient(say))}, Rollout(policy=headed), "mini").classify_item(
+    verdict = await Router({"backbone": batcher(InstantClient(respond))}, Rollout(policy=headed), "mini").classify_item(
         item()
     )
     assert (seen, verdict.stages[0].head) == (["heads/2"], "heads/2")

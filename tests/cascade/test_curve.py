@@ -18,7 +18,7 @@ logits = st.floats(-FAR, FAR)
 
 @settings(deadline=None)
 @given(curves(), logits, logits)
-def test_no_curve_decreases_or_leaves_the_finite_numbers(curve: Curve, one: float, other: float) -> None:
+def test_no_curve_decreases_or_returns_infinity(curve: Curve, one: float, other: float) -> None:
     low, high = sorted((one, other))
     below, above = curve(low), curve(high)
     assert math.isfinite(below) and math.isfinite(above)
@@ -58,8 +58,8 @@ def test_beta_matches_the_published_formula(a: float, b: float, c: float, logit:
 
 def test_knots_are_interpolated_linearly_and_constant_beyond() -> None:
     knots = Isotonic(x=(-2.0, 0.0, 1.0), y=(-3.0, -1.0, 4.0))
-    told = [knots(logit) for logit in (-FAR, -2, -1, 0, 0.5, 1, FAR)]
-    assert told == [-3.0, -3.0, -2.0, -1.0, 1.5, 4.0, 4.0]
+    values = [knots(logit) for logit in (-FAR, -2, -1, 0, 0.5, 1, FAR)]
+    assert values == [-3.0, -3.0, -2.0, -1.0, 1.5, 4.0, 4.0]
     assert Isotonic(x=(0.0,), y=(0.7,))(-5) == 0.7
 
 

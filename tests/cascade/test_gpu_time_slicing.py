@@ -77,12 +77,12 @@ async def gpu() -> AsyncGenerator[Gpu]:
 
 
 async def test_the_active_engine_runs_at_once(gpu: Gpu) -> None:
-    assert [opinion.model for opinion in await gpu.photos.predict([item()])] == ["photos"]
+    assert [each.model for each in await gpu.photos.predict([item()])] == ["photos"]
     assert gpu.taken == []
 
 
 async def test_an_idle_engine_yields_the_gpu(gpu: Gpu) -> None:
-    assert [opinion.model for opinion in await gpu.clips.predict([item()])] == ["clips"]
+    assert [each.model for each in await gpu.clips.predict([item()])] == ["clips"]
     assert gpu.taken == ["clips"]
     assert not gpu.engines["photos"].awake
 
@@ -91,7 +91,7 @@ async def test_running_calls_finish_before_a_switch(gpu: Gpu) -> None:
     gpu.engines["photos"].go.clear()
     photo = asyncio.create_task(gpu.photos.predict([item()]))
     await gpu.engines["photos"].busy.wait()
-    clip = asyncio.create_task(gpu.clips.predict([item(left_s=0.1)]))  # presses, and must wait all the same
+    clip = asyncio.create_task(gpu.clips.predict([item(left_s=0.1)]))  # is urgent, but must still wait
     await asyncio.sleep(0.05)
     assert not clip.done() and gpu.taken == []
     gpu.engines["photos"].go.set()

@@ -40,7 +40,7 @@ def test_the_level_falls_step_by_step_after_a_calm_period():
         shedder.policy_for(2.0)
         time.now += CALM_S + 1
         shedder.policy_for(0.6)
-        assert shedder.degradation_level == 2, "0.6 s is less than the gear begins at, but not by half"
+        assert shedder.degradation_level == 2, "0.6 s is less than the level starts at, but not by half"
         time.now += CALM_S - 1
         shedder.policy_for(0.4)
         assert shedder.degradation_level == 2, "it is not calm for long enough"

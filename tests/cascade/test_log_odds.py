@@ -53,8 +53,8 @@ def test_scale_prior_weight_and_bias_are_applied():
 
 
 @given(calibrators, believable, logits)
-def test_the_posterior_is_always_finite(calibrator, prior, said):
-    assert -MAX_LOGODDS <= calibrator.update(prior, said) <= MAX_LOGODDS
+def test_the_posterior_is_always_finite(calibrator, prior, evidence):
+    assert -MAX_LOGODDS <= calibrator.update(prior, evidence) <= MAX_LOGODDS
 
 
 @given(calibrators, believable, logits, logits)
@@ -64,9 +64,9 @@ def test_the_posterior_never_decreases_with_the_logit(calibrator, prior, one, ot
 
 
 @given(calibrators, believable, believable, logits)
-def test_the_posterior_never_decreases_with_the_prior(calibrator, one, other, said):
+def test_the_posterior_never_decreases_with_the_prior(calibrator, one, other, evidence):
     low, high = sorted((one, other))
-    assert calibrator.update(low, said) <= calibrator.update(high, said)
+    assert calibrator.update(low, evidence) <= calibrator.update(high, evidence)
 
 
 def test_nan_is_a_failure_of_the_stage():

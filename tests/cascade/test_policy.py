@@ -224,15 +224,15 @@ def test_the_policy_always_ends(policy, kind, data):
 def test_more_evidence_never_reverses_the_exit(policy, one, other):
     order = {"below_band": 0, "above_band": 2}
     low, high = (
-        policy.next_step("photo", policy.start().after(policy.photo[0], said), 1e9) for said in sorted((one, other))
+        policy.next_step("photo", policy.start().after(policy.photo[0], logit), 1e9) for logit in sorted((one, other))
     )
     rank = [order.get(move.reason, 1) if isinstance(move, ExitCascade) else 1 for move in (low, high)]
     assert rank == sorted(rank)
 
 
 @given(policies(), logits)
-def test_the_band_and_the_label_never_contradict_each_other(policy, said):
-    progress = policy.start().after(policy.photo[0], said)
+def test_the_band_and_the_label_never_contradict_each_other(policy, logit):
+    progress = policy.start().after(policy.photo[0], logit)
     move = policy.next_step("photo", progress, 1e9)
     assert progress.posterior == sigmoid(progress.logodds)
     if move == ExitCascade("above_band"):

@@ -33,13 +33,13 @@ POLICY = Policy(version="test-1", photo=PHOTO, clip=CLIP)
 
 
 def router(policy: Policy = POLICY, **stages: StagePrediction | Exception | object) -> Router:
-    """Return a router over stages with this prediction, this error or this client."""
+    """Return a router over stages that have this prediction, this error or this client."""
 
-    def client(said):
-        return InstantClient(lambda _: said) if isinstance(said, StagePrediction | Exception) else said
+    def client(outcome):
+        return InstantClient(lambda _: outcome) if isinstance(outcome, StagePrediction | Exception) else outcome
 
     return Router(
-        {name: batcher(client(said), name=name) for name, said in stages.items()}, Rollout(policy=policy), "mini"
+        {name: batcher(client(outcome), name=name) for name, outcome in stages.items()}, Rollout(policy=policy), "mini"
     )
 
 
@@ -84,15 +84,15 @@ async def test_a_clip_has_its_own_steps():
 async def test_an_uncertain_item_exits_at_the_last_stage():
     verdict = await router(backbone=prediction(0.0), video=prediction(0.0)).classify_item(item(kind="clip"))
     assert (verdict.exit.stage, verdict.exit.reason) == ("video", "last_stage")
-    assert verdict.label == "roadwork"  # from decide_at up
+    assert verdict.label == "roadwork"  # from decision_threshold up
 
 
 async def test_a_report_has_the_evidence_and_timing_of_the_stage():
     evidence = Evidence(reasoning="cones, a worker", other_token_mass=0.01)
-    said = StagePrediction(
+    full_prediction = StagePrediction(
         4.0, "mini:vlm", miniature=True, evidence=evidence, preprocess_ms=3.0, compute_ms=40.0, tokens=12
     )
-    report = (await router(backbone=said).classify_item(item())).stages[0]
+    report = (await router(backbone=full_prediction).classify_item(item())).stages[0]
     assert (report.model, report.miniature, report.tokens) == ("mini:vlm", True, 12)
     assert (report.preprocess_ms, report.compute_ms, report.batch_size) == (3.0, 40.0, 1)
     assert report.evidence == evidence
@@ -153,7 +153,7 @@ async def test_without_the_first_stage_later_stages_answer():
     assert verdict.degraded
 
 
-async def test_the_best_answer_so_far_is_given_when_all_later_stages_fail():
+async def test_the_best_answer_so_far_is_returned_when_all_later_stages_fail():
     verdict = await router(backbone=prediction(1.0), video=RuntimeError("no memory")).classify_item(item(kind="clip"))
     assert (verdict.exit.stage, verdict.exit.reason) == ("backbone", "failed")
     assert verdict.probability == pytest.approx(sigmoid(1.0))
@@ -215,7 +215,7 @@ async def test_a_full_later_stage_sheds_the_item_if_no_other_stage_answered():
     await close(stage, tasks)
 
 
-def test_at_the_deadline_the_best_answer_so_far_is_given():
+def test_at_the_deadline_the_best_answer_so_far_is_returned():
     async def main(time: Clock) -> None:
         asked = router(backbone=prediction(1.0), video=(client := GatedClient()))
         began = time.now
@@ -283,8 +283,8 @@ async def test_an_item_keeps_the_policy_it_started_with():
     assert (new.policy_version, new.exit.stage) == ("test-2", "backbone")
 
 
-said = st.builds(prediction, st.none() | logits | st.just(math.nan), text_probability=st.none() | shares)
-behaviours = said | st.sampled_from([StageFailed("died"), ValueError("bad"), "missing", "hangs"])
+any_prediction = st.builds(prediction, st.none() | logits | st.just(math.nan), text_probability=st.none() | shares)
+behaviours = any_prediction | st.sampled_from([StageFailed("died"), ValueError("bad"), "missing", "hangs"])
 
 
 @settings(deadline=None, max_examples=200)
@@ -345,20 +345,20 @@ def test_under_load_bands_narrow_and_the_verdict_has_the_level():
             {"backbone": batcher(InstantClient(lambda _: prediction(1.0))), "video": video}, Rollout(policy=geared), "m"
         )
         tasks = []
-        for _ in range(6):  # to learn how slow it is
+        for _ in range(6):  # to measure how slow it is
             tasks.append(asyncio.create_task(asked.classify_item(item(kind="clip"))))
             await settle()
             await asyncio.sleep(1.0)
             client.calls[-1].answer(1.0)
             await settle()
         assert {task.result().degradation_level for task in tasks} == {0}
-        held = asyncio.create_task(asked.classify_item(item(kind="clip")))
+        waiting = asyncio.create_task(asked.classify_item(item(kind="clip")))
         await settle()
         verdict = await asked.classify_item(item(kind="clip"))
         assert (verdict.degradation_level, verdict.exit.stage, verdict.policy_version) == (1, "backbone", "geared")
         assert asked.degradation_level == 1
         client.calls[-1].answer(1.0)
-        assert (await held).exit.stage == "video"
+        assert (await waiting).exit.stage == "video"
 
     clock.run(main)
 
@@ -381,7 +381,7 @@ def test_a_stage_too_slow_for_the_time_left_does_not_run():
         assert (verdict.exit.stage, verdict.exit.reason, verdict.degraded) == ("backbone", "deadline", False)
         assert verdict.stages[1].detail and "video takes up to 2000 ms" in verdict.stages[1].detail
         with asked.reserve(began + 1.0):
-            pass  # stage 1 could look
+            pass  # stage 1 could run
         with pytest.raises(DeadlineExceeded), asked.reserve(began - 1.0):
             pass
 
@@ -424,5 +424,5 @@ async def test_a_full_first_stage_rejects_a_file_before_any_work_on_it():
     ):
         pass
     with Router({}, Rollout(policy=POLICY), "mini").reserve(item().deadline_s):
-        pass  # others may speak
+        pass  # others may run
     await close(stage, tasks)

@@ -7,19 +7,19 @@ import pytest
 from roadwork_serve.cascade.prediction import Item, StagePrediction
 from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.errors import StageFailed
-from tests.cascade.fakes import FakeStage, HeldStage, batcher, item, prediction, settle
+from tests.cascade.fakes import BlockedStage, FakeStage, batcher, item, prediction, settle
 
 
 async def test_a_stage_runs_in_one_thread_of_its_own():
     threads: set[threading.Thread] = set()
 
-    def say(each):
+    def respond(each):
         threads.add(threading.current_thread())
         return prediction(1.0, model=each.request_id)
 
-    client = ThreadedStage(FakeStage(say=say))
-    said = await asyncio.gather(*(client.predict([item(a), item(b)]) for a, b in ["ab", "cd", "ef"]))
-    assert [[each.model for each in batch] for batch in said] == [["a", "b"], ["c", "d"], ["e", "f"]]
+    client = ThreadedStage(FakeStage(respond=respond))
+    batches = await asyncio.gather(*(client.predict([item(a), item(b)]) for a, b in ["ab", "cd", "ef"]))
+    assert [[each.model for each in batch] for batch in batches] == [["a", "b"], ["c", "d"], ["e", "f"]]
     assert len(threads) == 1
     assert threading.main_thread() not in threads
     await client.aclose()
@@ -31,7 +31,7 @@ def refuse(each: Item) -> StagePrediction:
 
 
 async def test_errors_of_the_stage_reach_the_caller():
-    client = ThreadedStage(FakeStage(say=refuse))
+    client = ThreadedStage(FakeStage(respond=refuse))
     with pytest.raises(ValueError, match="cannot read it"):
         await client.predict([item()])
     with pytest.raises(StageFailed, match="fake raised ValueError: cannot read it"):
@@ -40,7 +40,7 @@ async def test_errors_of_the_stage_reach_the_caller():
 
 
 async def test_the_event_loop_is_free_while_the_stage_computes():
-    client = ThreadedStage(stage := HeldStage())
+    client = ThreadedStage(stage := BlockedStage())
     task = asyncio.create_task(client.predict([item()]))
     await asyncio.to_thread(stage.entered.wait, 30)
     stage.leave.set()
@@ -48,11 +48,11 @@ async def test_the_event_loop_is_free_while_the_stage_computes():
     await client.aclose()
 
 
-@pytest.mark.parametrize("say", [lambda _: prediction(1.0), refuse])
-async def test_a_cancelled_call_ends_only_when_the_stage_has_finished(say):
+@pytest.mark.parametrize("respond", [lambda _: prediction(1.0), refuse])
+async def test_a_cancelled_call_ends_only_when_the_stage_has_finished(respond):
     complaints: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    queue = batcher(client := ThreadedStage(stage := HeldStage(say)))
+    queue = batcher(client := ThreadedStage(stage := BlockedStage(respond)))
     task = asyncio.create_task(queue.submit(item()))
     await asyncio.to_thread(stage.entered.wait, 30)
     task.cancel()
@@ -65,11 +65,11 @@ async def test_a_cancelled_call_ends_only_when_the_stage_has_finished(say):
     await client.aclose()
     del task
     gc.collect()
-    assert complaints == []  # what it raised after all is nobody's business
+    assert complaints == []  # its late error is ignored
 
 
 async def test_a_call_that_never_reached_the_stage_is_withdrawn():
-    client = ThreadedStage(stage := HeldStage())
+    client = ThreadedStage(stage := BlockedStage())
     first = asyncio.create_task(client.predict([item("first")]))
     await asyncio.to_thread(stage.entered.wait, 30)
     second = asyncio.create_task(client.predict([item("second")]))

@@ -33,7 +33,7 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """rows.jsonl of 1,200 photos and clips, base.yaml, and calibrated.yaml made of both."""
+    """Return a folder with rows.jsonl of 1,200 photos and clips, base.yaml, and calibrated.yaml made from both."""
     path = tmp_path_factory.mktemp("tuning")
     write_rows(path / "rows.jsonl", synthetic_rows(1200, seed=3))
     (path / "base.yaml").write_text(yaml.safe_dump(POLICY.to_mapping()))
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "calibrate", "--policy", path / "base.yaml", "--rows", path / "rows.jsonl", "--out", path / "calibrated.yaml",
         "--report-folder", path / "calibration", "--version", "calm-1",
     )  # fmt: skip
-    (path / "told").write_text(f"{done.exit_code}\n{done.output}")
+    (path / "output").write_text(f"{done.exit_code}\n{done.output}")
     return path
 
 
@@ -49,9 +49,9 @@ def load(path: Path) -> Policy:
     return Policy.parse(yaml.safe_load(path.read_text()))
 
 
-def test_calibrating_writes_a_policy_and_says_how_good_it_is(folder: Path) -> None:
-    told, policy = (folder / "told").read_text(), load(folder / "calibrated.yaml")
-    assert told.startswith("0\n") and "photos, out of fold: log loss" in told
+def test_calibrate_writes_a_policy_and_its_quality(folder: Path) -> None:
+    output, policy = (folder / "output").read_text(), load(folder / "calibrated.yaml")
+    assert output.startswith("0\n") and "photos, out of fold: log loss" in output
     assert policy.version == "calm-1" and policy.certificate is None
     stage1 = policy.photo[0].calibration
     assert abs(stage1.update(0.0, 8.0)) < 7  # it overstates its case
@@ -62,9 +62,9 @@ def test_calibrating_writes_a_policy_and_says_how_good_it_is(folder: Path) -> No
     assert (folder / "calibration" / "reliability.png").stat().st_size > 10_000
 
 
-def test_nothing_is_fitted_to_the_rows_that_the_bound_is_tested_with(folder: Path) -> None:
+def test_calibration_never_uses_the_rows_of_the_bound_test(folder: Path) -> None:
     rows = synthetic_rows(1200, seed=3)
-    kept = [row for row, held in zip(rows, holdout_mask(rows, 0.6), strict=True) if not held]
+    kept = [row for row, held_out in zip(rows, holdout_mask(rows, 0.6), strict=True) if not held_out]
     figures = json.loads((folder / "calibration" / "calibration.json").read_text())
     done = run("tune", "--policy", folder / "calibrated.yaml", "--rows", folder / "rows.jsonl", "--out",
                folder / "loose.yaml", "--risk-limit", 0.05, "--report-folder", folder / "loose")  # fmt: skip
@@ -72,10 +72,10 @@ def test_nothing_is_fitted_to_the_rows_that_the_bound_is_tested_with(folder: Pat
     certificate = load(folder / "loose.yaml").certificate
     assert certificate is not None
     assert figures["fitted_to"] == len(kept)
-    assert sum(promise.n for promise in certificate.bounds) <= len(rows) - len(kept)
+    assert sum(bound.n for bound in certificate.bounds) <= len(rows) - len(kept)
 
 
-def test_tuning_writes_a_promise_a_picture_and_what_else_could_be_had(folder: Path) -> None:
+def test_tune_writes_a_certificate_a_figure_and_the_trade_offs(folder: Path) -> None:
     out, report_folder = folder / "tuned.yaml", folder / "tuning"
     done = run("tune", "--policy", folder / "calibrated.yaml", "--rows", folder / "rows.jsonl", "--out", out,
                "--risk-limit", 0.05, "--confidence", 0.9, "--report-folder", report_folder)  # fmt: skip
@@ -91,7 +91,7 @@ def test_tuning_writes_a_promise_a_picture_and_what_else_could_be_had(folder: Pa
     assert (report_folder / "pareto.png").stat().st_size > 10_000
 
 
-def test_what_cannot_be_promised_is_not_written(folder: Path) -> None:
+def test_without_a_proven_bound_nothing_is_written(folder: Path) -> None:
     out = folder / "strict.yaml"
     done = run("tune", "--policy", folder / "calibrated.yaml", "--rows", folder / "rows.jsonl", "--out", out,
                "--risk-limit", 0.0005)  # fmt: skip
@@ -99,7 +99,7 @@ def test_what_cannot_be_promised_is_not_written(folder: Path) -> None:
     assert "no bound was proven for photos" in done.output and "Nothing is written." in done.output
 
 
-def test_a_limit_that_is_missed_is_told(folder: Path) -> None:
+def test_a_missed_cost_limit_is_reported(folder: Path) -> None:
     common = ("tune", "--policy", folder / "calibrated.yaml", "--rows", folder / "rows.jsonl", "--risk-limit", 0.05)
     (folder / "costs.yaml").write_text("{backbone: 1, signs: 2, vlm: 10, reasoner: 50, video: 100}")
     dear = run(*common, "--out", folder / "a.yaml", "--costs", folder / "costs.yaml", "--max-cost", 1.001)
@@ -108,14 +108,14 @@ def test_a_limit_that_is_missed_is_told(folder: Path) -> None:
     assert fine.exit_code == 0, fine.output
 
 
-def test_time_cannot_be_saved_where_none_was_measured(folder: Path) -> None:
+def test_latency_cannot_be_the_cost_without_measurements(folder: Path) -> None:
     common = ("tune", "--policy", folder / "base.yaml", "--rows", folder / "rows.jsonl", "--out", folder / "c.yaml")
     untimed = run(*common, "--latency")
     assert isinstance(untimed.exception, ConfigError) and "carry no times" in str(untimed.exception)
     assert run(*common, "--latency", "--flops").exit_code == 2
 
 
-def test_comparing_says_promote_or_keep_and_why(folder: Path) -> None:
+def test_compare_prints_the_decision_and_the_reason(folder: Path) -> None:
     write_rows(folder / "fresh.jsonl", fresh := synthetic_rows(1500, seed=8))
     open_ended = tuple(step.with_band(0.0, 1.0) for step in POLICY.photo[:-1])
     never = POLICY.named("never").with_steps("photo", (*open_ended, POLICY.photo[-1]))
@@ -132,7 +132,7 @@ def test_comparing_says_promote_or_keep_and_why(folder: Path) -> None:
     assert figures["comparisons"][0]["champion"]["n"] == sum(row.metadata.kind == "photo" for row in fresh)
 
 
-def test_heads_are_compared_by_the_rows_of_each(folder: Path) -> None:
+def test_heads_are_compared_on_rows_of_their_own(folder: Path) -> None:
     rows = synthetic_rows(800, seed=9)
     write_rows(folder / "old.jsonl", [_wild(row) for row in rows])
     write_rows(folder / "new.jsonl", rows)
@@ -143,21 +143,21 @@ def test_heads_are_compared_by_the_rows_of_each(folder: Path) -> None:
 
 
 def _wild(row: EvaluationRow) -> EvaluationRow:
-    """Stage 1 sure of nothing but to ask."""
+    """Return the row with an undecided stage 1."""
     records = tuple(replace(record, logit=0.0) if record.stage == "backbone" else record for record in row.records)
     return replace(row, records=records)
 
 
 def audited(path: Path, count: int) -> str:
-    """Return a journal with answers of two arms that every stage has judged and people, too; URL."""
+    """Return the URL of a journal with entries of two arms, all audited and labelled by people."""
     url = f"sqlite:///{path}"
     records, marks = [], []
     for at in range(count):
         label, arm = at % 2 == 0, "a" if at % 4 < 2 else "b"
         wrong = arm == "a" and at % 3 == 0
         p, good = (0.97 if label != wrong else 0.03), (0.98 if label else 0.02)
-        said = {"stages": (report("backbone", p, posterior=p),), "arm": arm}
-        records.append(entry(f"e{at}", p, created_at_s=1000.0 + at, audit_rate=0.5, verdict=said))
+        fields = {"stages": (report("backbone", p, posterior=p),), "arm": arm}
+        records.append(entry(f"e{at}", p, created_at_s=1000.0 + at, audit_rate=0.5, verdict=fields))
         beside = (report("signs", None), report("vlm", good), report("reasoner", good))
         records.append(audit(f"e{at}", *beside))
         marks.append((f"e{at}", Annotation("roadwork" if label else "none", "ann", 2000.0)))
@@ -181,18 +181,18 @@ def test_a_journal_is_a_source_of_rows_and_of_arms(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("source", [(), ("--rows", "x.jsonl", "--journal", "sqlite:///y.db")])
-def test_rows_come_from_one_place(folder: Path, source: tuple[str, ...]) -> None:
+def test_rows_come_from_one_source(folder: Path, source: tuple[str, ...]) -> None:
     done = run("tune", "--policy", folder / "base.yaml", "--out", folder / "d.yaml", *source)
     assert isinstance(done.exception, ConfigError) and "one of --rows FILE and --journal" in str(done.exception)
 
 
-def test_an_empty_journal_says_how_to_fill_it(folder: Path) -> None:
+def test_an_empty_journal_is_an_error_that_explains_how_to_fill_it(folder: Path) -> None:
     done = run("tune", "--policy", folder / "base.yaml", "--out", folder / "e.yaml", "--journal",
                f"sqlite:///{folder / 'empty.db'}")  # fmt: skip
     assert isinstance(done.exception, ConfigError) and "audit: {share: 0.05}" in str(done.exception)
 
 
-def test_too_few_rows_to_calibrate_on_are_refused(folder: Path) -> None:
+def test_too_few_rows_to_calibrate_on_are_rejected(folder: Path) -> None:
     write_rows(folder / "few.jsonl", synthetic_rows(10))
     done = run(
         "calibrate", "--policy", folder / "base.yaml", "--rows", folder / "few.jsonl", "--out", folder / "f.yaml"

@@ -50,7 +50,7 @@ async def test_in_process_results_keep_the_order_and_problems_name_their_file(tm
     assert len(done) == 4
 
 
-async def test_a_server_is_asked_with_the_bytes_and_the_deadline(tmp_path: Path) -> None:
+async def test_a_server_gets_the_bytes_and_the_deadline(tmp_path: Path) -> None:
     asked: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -70,7 +70,7 @@ TOO_LARGE = Problem(type="urn:roadwork:problem:media-too-large", title="t", stat
 
 
 @pytest.mark.parametrize(
-    ("response", "status", "slug", "told"),
+    ("response", "status", "slug", "message"),
     [
         (httpx.Response(413, text=TOO_LARGE.model_dump_json()), 413, "media-too-large", "32 MB at most"),
         (httpx.Response(200, text="<html>hello</html>"), 502, "not-roadwork", "is it a roadwork server?"),
@@ -79,8 +79,8 @@ TOO_LARGE = Problem(type="urn:roadwork:problem:media-too-large", title="t", stat
         (httpx.ReadTimeout(""), 503, "unreachable", "ReadTimeout"),
     ],
 )
-async def test_what_a_server_says_that_is_no_verdict_is_a_problem(
-    tmp_path: Path, response: httpx.Response | Exception, status: int, slug: str, told: str
+async def test_a_response_that_is_no_verdict_becomes_a_problem(
+    tmp_path: Path, response: httpx.Response | Exception, status: int, slug: str, message: str
 ) -> None:
     def answer(_: httpx.Request) -> httpx.Response:
         if isinstance(response, Exception):
@@ -92,4 +92,4 @@ async def test_what_a_server_says_that_is_no_verdict_is_a_problem(
     problem = result.results[0].problem
     assert problem is not None
     assert (problem.status, problem.type.rpartition(":")[2]) == (status, slug)
-    assert told in problem.detail
+    assert message in problem.detail

@@ -62,14 +62,14 @@ def test_evaluate_photos_reports_groups(tmp_path: Path, policy: str) -> None:
 
 
 def labelled(folder: Path) -> Path:
-    """Two of each class: the stages are right of one and wrong of the other."""
+    """Write two photos of each class; the stages classify one correctly and the other wrongly."""
     for name, colour in (("a", RED), ("b", BLUE)):
         write_jpeg(folder / "roadwork" / f"{name}.jpg", colour)
         write_jpeg(folder / "none" / f"{name}.jpg", colour)
     return folder
 
 
-def test_evaluate_data_judges_any_labelled_data_and_tells_what_is_damaged(tmp_path: Path, policy: str) -> None:
+def test_evaluate_accepts_any_labelled_dataset_and_lists_corrupt_files(tmp_path: Path, policy: str) -> None:
     folder, report = labelled(tmp_path / "data"), tmp_path / "report.json"
     (folder / "none" / "c.jpg").write_bytes(b"no picture")
     result = run("evaluate", "--data", folder, "--data", "scenes:3:7", "--report", report, "--policy", policy)
@@ -79,9 +79,7 @@ def test_evaluate_data_judges_any_labelled_data_and_tells_what_is_damaged(tmp_pa
     assert [each["name"] for each in numbers["failed"]] == ["none/c.jpg"]
 
 
-def test_evaluate_reward_says_what_the_subnet_would_pay_for_challenges_made_of_the_data(
-    tmp_path: Path, policy: str
-) -> None:
+def test_evaluate_reward_estimates_the_subnet_reward_on_challenges_of_the_data(tmp_path: Path, policy: str) -> None:
     folder, report = labelled(tmp_path / "data"), tmp_path / "report.json"
     options = ["--data", folder, "--reward", "--challenges", 60, "--report", report, "--policy", policy]
     result = run("evaluate", *options)
@@ -94,7 +92,7 @@ def test_evaluate_reward_says_what_the_subnet_would_pay_for_challenges_made_of_t
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ([], ["--scenes", "--photos", "--data"]),
         (["--scenes", 2, "--data", "scenes:2"], ["one of"]),
@@ -102,10 +100,10 @@ def test_evaluate_reward_says_what_the_subnet_would_pay_for_challenges_made_of_t
         (["--data", "/nowhere"], ["/nowhere does not exist"]),
     ],
 )
-def test_evaluate_says_what_it_wants(arguments: list[object], told: list[str]) -> None:
+def test_evaluate_explains_missing_or_conflicting_options(arguments: list[object], expected: list[str]) -> None:
     result = run("evaluate", *arguments)
     assert result.exit_code == 2
-    assert all(word in result.output for word in told)
+    assert all(word in result.output for word in expected)
 
 
 def test_evaluate_exits_with_1_when_a_file_got_no_verdict(

@@ -1,4 +1,4 @@
-"""`roadwork journal`, as people type it."""
+"""`roadwork journal`, as typed in a shell."""
 
 import csv
 import inspect
@@ -70,12 +70,12 @@ def test_the_newest_answers_come_first_and_filters_narrow_them(url: str) -> None
 
 
 def test_show_prints_the_whole_entry(url: str, tmp_path: Path) -> None:
-    told = json.loads(run("show", "request-a").stdout)
-    assert (told["id"], told["human_label"]["label"], told["origin"]) == ("a", "none", "http")
-    assert Path(told["file"]).read_bytes() == PHOTO
-    told = json.loads(run("show", "b").stdout)
-    assert [each["stage"] for each in told["audit"]] == ["signs"]
-    assert [each["stage"] for each in told["verdict"]["stages"]] == ["backbone", "vlm"]
+    shown = json.loads(run("show", "request-a").stdout)
+    assert (shown["id"], shown["human_label"]["label"], shown["origin"]) == ("a", "none", "http")
+    assert Path(shown["file"]).read_bytes() == PHOTO
+    shown = json.loads(run("show", "b").stdout)
+    assert [each["stage"] for each in shown["audit"]] == ["signs"]
+    assert [each["stage"] for each in shown["verdict"]["stages"]] == ["backbone", "vlm"]
     assert "the journal has no prediction z" in run("show", "z", code=2).output
 
 
@@ -84,9 +84,9 @@ def test_one_or_many_entries_are_labeled(url: str, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("request_id,label,note\nrequest-a,roadwork,\nrequest-c,unclear,dark\n")
     assert "2 labeled" in run("label", "--csv", str(tmp_path / "labels.csv"), "--author", "bob").stdout
     store = Store.open(url)
-    said = {case.prediction.id: case.annotation for case in store.find()}
+    annotations = {case.prediction.id: case.annotation for case in store.find()}
     store.close()
-    assert {name: (mark.label, mark.author, mark.note) for name, mark in said.items() if mark} == {
+    assert {name: (mark.label, mark.author, mark.note) for name, mark in annotations.items() if mark} == {
         "a": ("roadwork", "bob", ""),
         "b": ("roadwork", "ann", "a cone"),
         "c": (None, "bob", "dark"),
@@ -94,7 +94,7 @@ def test_one_or_many_entries_are_labeled(url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("id,label\na,maybe\n", "line 2: label 'maybe'; write one of roadwork, none, unclear"),
         ("id,label\na,\nb,maybe\n", "line 3: label 'maybe'"),
@@ -102,34 +102,36 @@ def test_one_or_many_entries_are_labeled(url: str, tmp_path: Path) -> None:
         ("id,label\na,none\nz,none\n", "the journal has no prediction z"),
     ],
 )
-def test_a_file_of_labels_counts_whole_or_not_at_all(url: str, tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_of_labels_is_applied_as_a_whole_or_not_at_all(
+    url: str, tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "labels.csv").write_text(text)
-    assert told in run("label", "--csv", str(tmp_path / "labels.csv"), code=2).output.replace("\n", " ")
+    assert message in run("label", "--csv", str(tmp_path / "labels.csv"), code=2).output.replace("\n", " ")
     assert listed("--labeled") == ["a"]
 
 
 def test_stats_summarize_the_entries(url: str) -> None:
-    told = json.loads(run("stats", "--json").stdout)
-    assert (told["predictions"], told["labeled"], told["accuracy_where_labeled"], told["audited"]) == (3, 1, 0.0, 1)
-    assert told["exit_mix"] == {"backbone": pytest.approx(2 / 3), "vlm": pytest.approx(1 / 3)}
-    assert told["mean_tflop"] == pytest.approx((3 * 126e9 + 5600e9) / 3 / 1e12)
-    assert told["stage_ms"]["backbone"]["n"] == 3
+    stats = json.loads(run("stats", "--json").stdout)
+    assert (stats["predictions"], stats["labeled"], stats["accuracy_where_labeled"], stats["audited"]) == (3, 1, 0.0, 1)
+    assert stats["exit_mix"] == {"backbone": pytest.approx(2 / 3), "vlm": pytest.approx(1 / 3)}
+    assert stats["mean_tflop"] == pytest.approx((3 * 126e9 + 5600e9) / 3 / 1e12)
+    assert stats["stage_ms"]["backbone"]["n"] == 3
     assert "exit mix: backbone 0.6667, vlm 0.3333" in run("stats").stdout
     assert "drift" in json.loads(run("stats", "--json", "--window-hours", "1").stdout)
 
 
-def test_a_file_as_spreadsheets_save_it_is_read(url: str, tmp_path: Path) -> None:
+def test_a_file_saved_by_a_spreadsheet_is_read(url: str, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes("\ufeffsha256;x,label,id\r\n,none ,b\r\n,,c\r\n".encode())
     assert "1 labeled" in run("label", "--csv", str(tmp_path / "labels.csv")).stdout
     assert listed("--labeled") == ["b", "a"]
 
 
-def test_a_label_needs_an_answer(url: str) -> None:
+def test_label_requires_an_answer(url: str) -> None:
     assert "give an id and a label, or --csv FILE" in run("label", "b", code=2).output
     assert listed("--labeled") == ["a"]
 
 
-def test_a_table_for_others(url: str, tmp_path: Path) -> None:
+def test_export_writes_a_table(url: str, tmp_path: Path) -> None:
     assert "3 entries" in run("export", str(tmp_path / "all.csv")).stdout
     with (tmp_path / "all.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -143,9 +145,7 @@ def test_a_table_for_others(url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_csv, write_parquet])
-def test_a_table_is_written_as_its_rows_come(
-    tmp_path: Path, write: Callable[[Path, Iterator[JournalRow]], int]
-) -> None:
+def test_a_table_is_written_row_by_row(tmp_path: Path, write: Callable[[Path, Iterator[JournalRow]], int]) -> None:
     made = entry("a")
     write(tmp_path / "warm", iter([JournalRow(made)]))
     tracemalloc.start()
@@ -158,13 +158,13 @@ def test_a_table_is_written_as_its_rows_come(
     assert peak < 3.5e6
 
 
-def test_a_table_that_cannot_be_written_is_told(url: str, tmp_path: Path) -> None:
+def test_a_table_that_cannot_be_written_is_an_error(url: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    told = run("export", str(tmp_path / "file/table.csv"), code=2).output
-    assert "cannot be written: " in told
+    output = run("export", str(tmp_path / "file/table.csv"), code=2).output
+    assert "cannot be written: " in output
 
 
-def test_what_breaks_in_the_middle_leaves_no_file(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_fails_halfway_leaves_no_file(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roadwork_serve.journal.export.export_row", lambda case: 1 / 0)
     for kind in ("csv", "parquet"):
         result = CliRunner().invoke(app, ["journal", "export", str(tmp_path / f"x.{kind}"), "--format", kind])
@@ -172,20 +172,20 @@ def test_what_breaks_in_the_middle_leaves_no_file(url: str, tmp_path: Path, monk
     assert not list(tmp_path.glob("*x.*"))
 
 
-def test_a_data_set_for_fiftyone(url: str, tmp_path: Path) -> None:
+def test_export_writes_a_fiftyone_dataset(url: str, tmp_path: Path) -> None:
     assert "1 photos and 0 clips" in run("export", str(tmp_path / "out"), "--format", "fiftyone").stdout
     samples = json.loads((tmp_path / "out/photos/samples.json").read_text())["samples"]
     assert samples[0]["ground_truth"]["label"] == "none"
 
 
 @pytest.mark.parametrize("words", [("list",), ("stats",), ("show", "a")])
-def test_reading_makes_no_journal(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_reading_does_not_create_a_journal(tmp_path: Path, words: tuple[str, ...]) -> None:
     where = tmp_path / "none.db"
     assert "there is no journal" in run(*words, "--journal", f"sqlite:///{where}", code=2).output
     assert not where.exists()
 
 
-def test_filters_offer_the_values_that_verdicts_have() -> None:
+def test_filters_offer_the_values_of_verdicts() -> None:
     options = inspect.signature(journal_filter).parameters
     for name, values in (
         ("label", schema.Label),
@@ -197,5 +197,5 @@ def test_filters_offer_the_values_that_verdicts_have() -> None:
     assert "Invalid value for '--label'" in run("list", "--label", "cones", code=2).output
 
 
-def test_a_time_that_is_none_is_told(url: str) -> None:
+def test_an_invalid_time_is_an_error(url: str) -> None:
     assert "'yesterday' is no time" in run("list", "--since", "yesterday", code=2).output

@@ -55,22 +55,22 @@ def store(url: str, tmp_path: Path) -> Iterator[Store]:
 
 def test_the_most_informative_are_printed_as_a_table_and_as_json(app: typer.Typer, url: str, store: Store) -> None:
     run = CliRunner().invoke(app, ["rank", "--journal", url, "--limit", "20", "--json"])
-    told = [json.loads(line) for line in run.stdout.splitlines()]
-    assert run.exit_code == 0 and len(told) == 20
-    assert {each["id"]: each["duplicates"] for each in told}.items() >= {"98": 1, "99": 0}.items()
-    assert [each["informativeness"] for each in told] == sorted(
-        (each["informativeness"] for each in told), reverse=True
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert run.exit_code == 0 and len(rows) == 20
+    assert {each["id"]: each["duplicates"] for each in rows}.items() >= {"98": 1, "99": 0}.items()
+    assert [each["informativeness"] for each in rows] == sorted(
+        (each["informativeness"] for each in rows), reverse=True
     )
-    assert "again" not in {each["id"] for each in told}
+    assert "again" not in {each["id"] for each in rows}
     table = CliRunner().invoke(app, ["rank", "--journal", url, "--limit", "20", "--unlabeled"], env={"COLUMNS": "200"})
     assert "98" in table.stdout and "margin 0.98" in table.stdout
     assert "\n99 " not in table.stdout
 
 
 def test_a_sample_is_written_with_its_media(app: typer.Typer, url: str, store: Store, tmp_path: Path) -> None:
-    out, pictures = tmp_path / "look.csv", tmp_path / "pictures"
-    told = ["sample", str(out), "--journal", url, "--count", "40", "--copy-media", str(pictures), "--seed", "1"]
-    run = CliRunner().invoke(app, [*told, "--informative-share", "0.5"])
+    out, pictures = tmp_path / "sample.csv", tmp_path / "pictures"
+    arguments = ["sample", str(out), "--journal", url, "--count", "40", "--copy-media", str(pictures), "--seed", "1"]
+    run = CliRunner().invoke(app, [*arguments, "--informative-share", "0.5"])
     assert run.exit_code == 0, run.output
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert len(rows) == 40
@@ -83,7 +83,7 @@ def test_a_sample_is_written_with_its_media(app: typer.Typer, url: str, store: S
 def test_a_sample_can_be_labeled_as_it_is(app: typer.Typer, url: str, store: Store, tmp_path: Path) -> None:
     from roadwork_serve.cli.journal import journal
 
-    out = tmp_path / "look.csv"
+    out = tmp_path / "sample.csv"
     CliRunner().invoke(app, ["sample", str(out), "--journal", url, "--count", "10"])
     lines = list(csv.DictReader(out.read_text().splitlines()))
     lines[0]["label"], lines[0]["note"] = "unclear", "fog"
@@ -97,18 +97,18 @@ def test_a_sample_can_be_labeled_as_it_is(app: typer.Typer, url: str, store: Sto
     assert mark is not None and (mark.label, mark.author, mark.note) == (None, "bob", "fog")
 
 
-def test_drift_is_of_the_last_hours_against_those_before(url: str, tmp_path: Path) -> None:
+def test_drift_compares_the_last_hours_with_those_before(url: str, tmp_path: Path) -> None:
     store = Store.open(url)
     store.commit([entry(f"r{n}", 0.9, DAY_S + n, features=None) for n in range(60)])
     store.commit([entry(f"w{n}", 0.1, 3 * DAY_S - 1 - n, features=None) for n in range(50)])
     store.commit([entry("old", 0.1, 0.0), entry("future", 0.1, 4 * DAY_S)])
-    told = recent_drift(store, window_hours=24, reference_hours=40, now_s=3 * DAY_S)
+    result = recent_drift(store, window_hours=24, reference_hours=40, now_s=3 * DAY_S)
     store.close()
-    assert (told.reference, told.window) == (60, 50)
-    assert {shift.name for shift in told.significant()} == {"verdict", "backbone"}
+    assert (result.reference, result.window) == (60, 50)
+    assert {shift.name for shift in result.significant()} == {"verdict", "backbone"}
 
 
-def test_a_change_is_an_exit_code_of_1(app: typer.Typer, url: str) -> None:
+def test_a_detected_change_exits_with_1(app: typer.Typer, url: str) -> None:
     store, now = Store.open(url), time.time()
     store.commit([entry(f"r{n}", 0.9, now - 40 * HOUR_S + n, features=None) for n in range(60)])
     store.commit([entry(f"same{n}", 0.9, now - 7 * HOUR_S + n, features=None) for n in range(50)])

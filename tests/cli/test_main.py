@@ -41,7 +41,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_classify_prints_a_line_a_file(tmp_path: Path, policy: str) -> None:
+def test_classify_prints_one_line_per_file(tmp_path: Path, policy: str) -> None:
     red, blue = write_jpeg(tmp_path / "[red].jpg", RED), write_jpeg(tmp_path / "blue.jpg", BLUE)
     result = run("classify", red, blue, "--policy", policy)
     assert result.exit_code == 0, result.output
@@ -53,7 +53,7 @@ def test_classify_prints_a_line_a_file(tmp_path: Path, policy: str) -> None:
     assert "miniatures" in result.stdout
 
 
-def test_classify_json_is_what_the_batch_route_answers(tmp_path: Path, policy: str) -> None:
+def test_classify_json_matches_the_response_of_the_batch_route(tmp_path: Path, policy: str) -> None:
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(mp4(RED))
     result = run("classify", clip, "--policy", policy, "--json")
@@ -70,34 +70,34 @@ def test_classify_reports_failures_and_exits_with_1(tmp_path: Path, policy: str)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--profile", "gpu-9000"], "'gpu-9000' does not ship with the project; use one of gpu-24gb, "),
         (["--policy", "strict"], "policy strict: policy 'strict' does not ship"),
     ],
 )
-def test_a_wrong_name_is_told_in_a_line(tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_an_unknown_name_is_a_one_line_error(tmp_path: Path, arguments: list[str], message: str) -> None:
     result = run("classify", write_jpeg(tmp_path / "red.jpg", RED), *arguments)
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.output
 
 
-def test_a_url_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
+def test_an_invalid_url_is_a_one_line_error(tmp_path: Path) -> None:
     result = run("classify", write_jpeg(tmp_path / "red.jpg", RED), "--server", "http://[::1")
     assert result.exit_code == 2
     assert "'http://[::1' is no URL" in result.stderr
     assert "Traceback" not in result.output
 
 
-def test_rows_that_are_not_there_are_told_in_a_line(tmp_path: Path) -> None:
+def test_a_missing_rows_file_is_a_one_line_error(tmp_path: Path) -> None:
     result = run("tune", "--policy", "mini", "--rows", tmp_path / "gone.jsonl", "--out", tmp_path / "out.yaml")
     assert result.exit_code == 2
     assert "roadwork evaluate --all-stages --rows" in result.stderr
     assert "Traceback" not in result.output
 
 
-def test_render_writes_the_scenes_of_a_run_and_their_truth(tmp_path: Path) -> None:
+def test_render_writes_scenes_and_their_ground_truth(tmp_path: Path) -> None:
     result = run("render", "--out", tmp_path / "scenes", "--count", 2, "--seed", 3)
     assert result.exit_code == 0, result.output
     truths = [json.loads(line) for line in (tmp_path / "scenes" / "truth.jsonl").read_text().splitlines()]
@@ -108,7 +108,7 @@ def test_render_writes_the_scenes_of_a_run_and_their_truth(tmp_path: Path) -> No
         assert isinstance(truth["label"], bool)
 
 
-def test_minis_train_names_what_to_train_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minis_train_passes_on_its_models_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
     training = ModuleType("roadwork_serve.testbed.minis.train")
     vars(training).update(WEIGHTS=Path("shipped"), main=lambda *what, **more: asked.append((*what, more)))
@@ -122,7 +122,7 @@ def test_minis_train_names_what_to_train_and_where(tmp_path: Path, monkeypatch: 
     ]
 
 
-def test_help_groups_the_commands_by_what_people_do() -> None:
+def test_help_groups_the_commands_by_task() -> None:
     text = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"}).stdout
     words = re.findall(r"^[╭│]─? (Run|Classify|Label and learn|Operate|[a-z-]+) ", text, flags=re.M)
     panels = [words.index(panel) for panel in ("Run", "Classify", "Label and learn", "Operate")]
@@ -140,7 +140,7 @@ def every_option() -> list[tuple[str, click.Parameter]]:
     return list(walk(typer.main.get_command(app), "roadwork"))
 
 
-def test_every_option_has_a_sentence_of_help() -> None:
+def test_every_option_has_a_help_text() -> None:
     for command, parameter in every_option():
         if parameter.name not in ("install_completion", "show_completion"):
             text = getattr(parameter, "help", None) or ""
@@ -165,7 +165,7 @@ def test_help_is_instant_because_nothing_heavy_is_imported() -> None:
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Return the configurations that `serve run` was given, in a copy of the project and from a folder of its own."""
+    """Return the configurations passed to `serve run`, called from another folder on a copy of the project."""
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     project.mkdir()
     elsewhere.mkdir()
@@ -185,7 +185,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, An
     return ran
 
 
-def test_serve_runs_the_configuration_with_the_profile_asked_for(tmp_path: Path, served: list[dict[str, Any]]) -> None:
+def test_serve_runs_the_configuration_with_the_requested_profile(tmp_path: Path, served: list[dict[str, Any]]) -> None:
     for options in ([], ["--profile", "mini"], ["--profile", "mine.yaml"], ["--profile", "../mine"]):
         assert run("serve", *options).exit_code == 0
     assert [config["applications"][0]["args"].pop("profile") for config in served] == [
@@ -198,7 +198,7 @@ def test_serve_runs_the_configuration_with_the_profile_asked_for(tmp_path: Path,
     assert sorted(path.name for path in (tmp_path / "project").iterdir()) == ["build", "serve_config.yaml"]
 
 
-def test_serve_runs_another_configuration_with_the_profile_asked_for(served: list[dict[str, Any]]) -> None:
+def test_serve_runs_another_configuration_with_the_requested_profile(served: list[dict[str, Any]]) -> None:
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     config["http_options"]["port"] = 8001
     Path("mine.yaml").write_text(yaml.safe_dump(config))
@@ -212,7 +212,7 @@ def test_serve_runs_another_configuration_with_the_profile_asked_for(served: lis
     assert result.exit_code == 2 and "gone.yaml is not there" in result.stderr
 
 
-def test_serve_sets_the_table_of_ray_except_for_what_the_user_has_set(
+def test_serve_sets_rays_environment_except_for_variables_the_user_has_set(
     served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in RAY:
@@ -240,20 +240,20 @@ def test_plan_uses_the_gpus_given() -> None:
     assert "Largest number of replicas: dinov3 2, qwen3-vl 2." in result.stdout
 
 
-def test_plan_refuses_what_does_not_fit_and_names_the_engine() -> None:
+def test_plan_rejects_a_profile_that_does_not_fit_and_names_the_engine() -> None:
     result = run("plan", "--profile", "gpu-80gb", "--gpu", 24)
     assert result.exit_code == 2
     assert "shrink engines.qwen3-vl, which needs 19.8 GiB" in result.stderr
     assert "Traceback" not in result.output
 
 
-def test_plan_of_a_profile_without_gpus_says_so() -> None:
+def test_plan_of_a_profile_without_gpus_reports_that_none_are_used() -> None:
     result = run("plan")
     assert result.exit_code == 0
     assert "No engine of this profile uses a GPU" in result.stdout
 
 
-def test_make_serve_is_roadwork_serve_and_leaves_ray_to_it() -> None:
+def test_make_serve_runs_roadwork_serve_without_ray_settings() -> None:
     dry = ["make", "--dry-run", "--old-file=.venv/.ready", "serve"]
     done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True)
     assert ".venv/bin/roadwork serve" in done.stdout.splitlines()

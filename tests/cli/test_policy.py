@@ -53,7 +53,7 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(app, ["policy", *words])
 
 
-def test_a_file_is_checked_and_put_whole_with_the_key(server: Server, tmp_path: Path):
+def test_a_file_is_validated_and_sent_complete_with_the_key(server: Server, tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(POLICY))
     done = run("put", str(file), "--server", "http://there:1/")
@@ -64,7 +64,7 @@ def test_a_file_is_checked_and_put_whole_with_the_key(server: Server, tmp_path: 
     assert body["policy"]["version"] == "mine-1"
 
 
-def test_rules_in_a_file_may_name_policies(server: Server, tmp_path: Path):
+def test_a_rollout_file_may_name_policies(server: Server, tmp_path: Path):
     file = tmp_path / "trial.yaml"
     file.write_text(yaml.safe_dump({"policy": "mini", "split": {"policy": POLICY, "share": 0.1}}))
     assert run("put", str(file)).exit_code == 0
@@ -74,7 +74,7 @@ def test_rules_in_a_file_may_name_policies(server: Server, tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["version: x", "{", "[]", "policy: no-such"])
-def test_what_makes_no_sense_is_told_and_not_sent(server: Server, tmp_path: Path, text: str):
+def test_an_invalid_file_is_an_error_and_not_sent(server: Server, tmp_path: Path, text: str):
     file = tmp_path / "bad.yaml"
     file.write_text(text)
     done = run("put", str(file))
@@ -83,14 +83,14 @@ def test_what_makes_no_sense_is_told_and_not_sent(server: Server, tmp_path: Path
     assert server.requests == []
 
 
-def test_a_problem_is_printed_in_the_servers_words(server: Server):
+def test_a_problem_is_printed_with_its_title_and_detail(server: Server):
     server.response = 409, problem_of(PolicyConflict("no earlier revision is stored")).model_dump()
     done = run("rollback")
     assert done.exit_code == 2
     assert f"{PolicyConflict.title}: no earlier revision is stored" in done.output
 
 
-def test_history_is_shown(server: Server):
+def test_show_prints_the_history(server: Server):
     state = {"revision": 2, "version": "mine-1", "rollout": {"policy": POLICY}, "history": [REVISION]}
     server.response = 200, state
     done = run("show")

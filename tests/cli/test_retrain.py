@@ -1,4 +1,4 @@
-"""`roadwork retrain`, as people type it."""
+"""`roadwork retrain`, as typed in a shell."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def url(tmp_path: Path) -> str:
     return where
 
 
-def test_a_better_policy_is_activated_and_the_audit_goes_on(
+def test_a_better_policy_is_activated_and_the_audit_continues(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests: list[tuple[str, Any]] = []
@@ -54,7 +54,7 @@ def test_a_better_policy_is_activated_and_the_audit_goes_on(
     assert put["policy"]["photo"][0]["head"] == str(folder / "head")
 
 
-def test_what_is_not_better_stays_in_its_folder(url: str, tmp_path: Path) -> None:
+def test_a_policy_that_is_not_better_is_not_activated(url: str, tmp_path: Path) -> None:
     (tmp_path / "cold.yaml").write_text(yaml.safe_dump(COLD.to_mapping()))
     words = ["retrain", "--journal", url, "--policy", str(tmp_path / "cold.yaml"), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, [*words, "--risk-limit", "0.001"])
@@ -62,6 +62,6 @@ def test_what_is_not_better_stays_in_its_folder(url: str, tmp_path: Path) -> Non
     assert "Not better" in result.output and "more rows of photos are needed" in result.output.replace("\n", " ")
 
 
-def test_without_a_journal_nothing_is_learned(tmp_path: Path) -> None:
+def test_without_a_journal_retrain_is_an_error(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["retrain", "--journal", f"sqlite:///{tmp_path / 'none.db'}", "--policy", "mini"])
     assert result.exit_code == 2 and "there is no journal" in result.output

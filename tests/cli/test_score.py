@@ -24,10 +24,12 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_what_is_asked_for_is_handed_on(tmp_path: Path, handed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_are_passed_to_the_batch_job(
+    tmp_path: Path, handed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    told = run("photos", "--out", "scores.parquet", "--match", "*.jpg", "--match", "*.png", "--workers", 3)
-    assert told.exit_code == 0, told.output
+    result = run("photos", "--out", "scores.parquet", "--match", "*.jpg", "--match", "*.png", "--workers", 3)
+    assert result.exit_code == 0, result.output
     *command, order = handed
     assert command == [sys.executable, sys.executable, "-m", "deployments.batch_job"]
     assert JobSpec.model_validate(json.loads(order)) == JobSpec(
@@ -35,8 +37,8 @@ def test_what_is_asked_for_is_handed_on(tmp_path: Path, handed: list[str], monke
     )
 
 
-def test_what_is_not_installed_is_named(handed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(handed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "pandas" else object())
-    told = run("photos", "--out", "scores.parquet")
-    assert told.exit_code == 2 and not handed
-    assert "pandas not installed; pip install 'roadwork-serve[bulk]'" in told.output
+    result = run("photos", "--out", "scores.parquet")
+    assert result.exit_code == 2 and not handed
+    assert "pandas not installed; pip install 'roadwork-serve[bulk]'" in result.output

@@ -38,7 +38,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def profile(tmp_path: Path) -> Path:
-    """Stage 1 alone, by a tiny backbone."""
+    """Return the path of a profile with stage 1 only, on a tiny backbone."""
     path = tmp_path / "tiny.yaml"
     path.write_text(
         "name: tiny\npolicy: mini\nmedia: {thumb_side: 32}\n"
@@ -48,40 +48,40 @@ def profile(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_folder_becomes_a_head(data: Path, profile: Path, tmp_path: Path) -> None:
+def test_a_head_is_trained_on_a_folder(data: Path, profile: Path, tmp_path: Path) -> None:
     (data / "none/broken.jpg").write_bytes(b"")
-    told = _run(
+    output = _run(
         "train-head", "--data", str(data), "--profile", str(profile), "--cache", str(tmp_path / "cache"),
         "--out", str(tmp_path / "head"), "--epochs", "3", "--positive-prior", "0.3",
         "--save-features", str(tmp_path / "f.st"),
     )  # fmt: skip
-    assert "none/broken.jpg is skipped" in told
-    assert f"{tmp_path}/head: predicts roadwork" in told
+    assert "none/broken.jpg is skipped" in output
+    assert f"{tmp_path}/head: predicts roadwork" in output
     head = Head.load(tmp_path / "head")
     assert (head.settings.recipe, head.settings.width) == ("cls+mean+max", 24)
     assert len(read_features(tmp_path / "f.st")) == 16
     assert json.loads((tmp_path / "head/metrics.json").read_text())["lineage"]["settings"]["positive_prior"] == 0.3
 
 
-def test_features_written_before_are_cross_validated(tmp_path: Path) -> None:
+def test_saved_features_are_cross_validated(tmp_path: Path) -> None:
     write_features(tmp_path / "f.st", clouds(groups=12))
-    told = _run(
+    output = _run(
         "train-head", "--features", str(tmp_path / "f.st"), "--cross-validate", "2", "--epochs", "4",
         "--report", str(tmp_path / "cv.json"),
     )  # fmt: skip
-    assert "72 items in 12 groups, 2 folds" in told
-    assert "do not quote the pooled numbers" in told
+    assert "72 items in 12 groups, 2 folds" in output
+    assert "do not quote the pooled numbers" in output
     report = json.loads((tmp_path / "cv.json").read_text())
     assert report["head"]["pooled"]["n"] == 72
     assert report["bundled"] is None
 
 
-def test_backbone_and_all(data: Path, profile: Path, tmp_path: Path) -> None:
-    told = _run(
+def test_the_backbone_is_finetuned_with_the_head(data: Path, profile: Path, tmp_path: Path) -> None:
+    output = _run(
         "train-head", "--unfreeze", "--data", str(data), "--profile", str(profile), "--out", str(tmp_path / "tuned"),
         "--epochs", "1",
     )  # fmt: skip
-    assert f"Serve it with model: {tmp_path}/tuned" in told
+    assert f"Serve it with model: {tmp_path}/tuned" in output
     assert (tmp_path / "tuned/model.safetensors").exists()
 
 
@@ -103,13 +103,13 @@ def test_missing_options_are_named() -> None:
         _run("train-head", "--data", "nowhere", "--out", "y")
 
 
-def test_scenes_are_synthesized(tmp_path: Path) -> None:
-    told = _run("synthesize", "--out", str(tmp_path / "album"), "--count", "4")
-    assert "0 images were there, 4 are new" in told
+def test_synthesize_writes_scenes(tmp_path: Path) -> None:
+    output = _run("synthesize", "--out", str(tmp_path / "album"), "--count", "4")
+    assert "0 images were there, 4 are new" in output
     assert len((tmp_path / "album/manifest.csv").read_text().splitlines()) == 5
 
 
-def test_without_a_gpu_it_says_so(tmp_path: Path, monkeypatch) -> None:
+def test_synthesize_without_a_gpu_is_an_error(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for generator in ("sdxl", "cosmos"):
         with pytest.raises(ModelError, match=r"needs a CUDA GPU.*--generator scenes"):

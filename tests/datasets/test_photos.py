@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_notes_hold_group_ambiguity_and_hard_negatives(folder: Path) -> None:
+def test_metadata_contains_group_ambiguity_and_hard_negatives(folder: Path) -> None:
     a, b, c, d, *_ = photo_metadata(folder)
     assert (a.label, a.ignore, a.group, a.source, a.licence) == (
         True,
@@ -64,11 +64,11 @@ def test_a_clip_is_road_work_if_any_frame_is(folder: Path) -> None:
     }
 
 
-def test_samples_hold_the_files(folder: Path) -> None:
+def test_samples_contain_the_files(folder: Path) -> None:
     assert next(photo_samples(folder, photo_metadata(folder))).data == b"a.jpg"
 
 
-def test_the_report_parts_groups_and_lists_false_alarms(folder: Path) -> None:
+def test_the_report_separates_groups_and_lists_false_alarms(folder: Path) -> None:
     probabilities = {
         "roadwork/a.jpg": 0.9,
         "roadwork/b.jpg": 0.1,
@@ -91,7 +91,7 @@ def test_the_report_parts_groups_and_lists_false_alarms(folder: Path) -> None:
     assert "product's accuracy" in report.caveat
 
 
-def test_the_error_names_what_is_wrong_with_a_folder(folder: Path) -> None:
+def test_an_invalid_folder_is_an_error_that_names_the_line(folder: Path) -> None:
     (folder / "none" / "d.jpg").unlink()
     with pytest.raises(ConfigError, match=r"d\.jpg is listed but missing"):
         photo_metadata(folder)

@@ -29,19 +29,19 @@ def test_a_folder_of_classes_with_groups_below(tmp_path: Path) -> None:
     for name in ("roadwork/a.jpg", "roadwork/trip-7/b.jpg", "none/trip-7/deep/c.jpg", "none/d.mp4", "none/.hidden"):
         write_jpeg(tmp_path / name, RED)
     dataset = open_dataset(str(tmp_path))
-    told = {
+    found = {
         each.metadata.name: (each.metadata.label, each.metadata.group, each.metadata.kind) for each in dataset.items()
     }
-    assert told == {
+    assert found == {
         "roadwork/a.jpg": (True, "", "photo"),
         "roadwork/trip-7/b.jpg": (True, "trip-7", "photo"),
         "none/d.mp4": (False, "", "clip"),
         "none/trip-7/deep/c.jpg": (False, "trip-7/deep", "photo"),
     }
-    assert [each.metadata.name for each in _samples(dataset) if isinstance(each, Sample)] == list(told)
+    assert [each.metadata.name for each in _samples(dataset) if isinstance(each, Sample)] == list(found)
 
 
-def test_a_folder_without_a_class_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_class_is_rejected(tmp_path: Path) -> None:
     write_jpeg(tmp_path / "roadwork/a.jpg", RED)
     with pytest.raises(ConfigError, match=r"none holds no files"):
         open_dataset(str(tmp_path))
@@ -133,7 +133,7 @@ def test_natix_rows(tmp_path: Path) -> None:
     assert [each.data for each in dataset.samples(some) if isinstance(each, Sample)] == [pictures[1], pictures[4]]
 
 
-def test_natix_shards_are_read_in_order_and_rows_without_a_picture_told(tmp_path: Path) -> None:
+def test_natix_shards_are_read_in_order_and_rows_without_an_image_are_corrupt(tmp_path: Path) -> None:
     natix(tmp_path / "b.parquet", [jpeg(RED)], [1])
     natix(tmp_path / "a.parquet", [b"", jpeg(BLUE)], [0, 0])
     dataset = open_dataset(f"natix:{tmp_path}")
@@ -142,7 +142,7 @@ def test_natix_shards_are_read_in_order_and_rows_without_a_picture_told(tmp_path
     assert [each.data for each in (blue, red) if isinstance(each, Sample)] == [jpeg(BLUE), jpeg(RED)]
 
 
-def test_natix_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+def test_natix_files_with_another_schema_are_rejected(tmp_path: Path) -> None:
     pq.write_table(pa.table({"label": [1]}), tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match="no column 'image': it has label"):
         open_dataset(f"natix:{tmp_path / 'x.parquet'}")
@@ -162,7 +162,7 @@ def coco(folder: Path, images: dict[str, tuple[str, ...]]) -> Path:
     names = list(images)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     path = folder / "annotations" / "instances.json"
-    told = {
+    annotations = {
         "categories": [{"id": at, "name": name} for at, name in enumerate(ROADWORK, 1)],
         "images": [{"id": at, "file_name": name} for at, name in enumerate(names)],
         "annotations": [
@@ -171,7 +171,7 @@ def coco(folder: Path, images: dict[str, tuple[str, ...]]) -> Path:
             for kind in kinds
         ],
     }
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(annotations))
     return path
 
 
@@ -191,24 +191,24 @@ def test_roadwork_annotations(tmp_path: Path) -> None:
     assert len(_samples(open_dataset(f"coco:{tmp_path / 'annotations/instances.json'}"))) == 3
 
 
-def test_every_category_of_roadwork_is_decided_on() -> None:
+def test_every_roadwork_category_is_mapped() -> None:
     assert {name.lower() for name in ROADWORK} <= ACTIVE | DOUBTFUL
     assert not ACTIVE & DOUBTFUL
 
 
-def test_names_of_another_kind_have_no_group() -> None:
+def test_unknown_file_names_have_no_group() -> None:
     assert group_of("IMG0012.jpg") == ""
 
 
-def test_annotations_of_another_kind_are_refused(tmp_path: Path) -> None:
+def test_annotations_with_another_schema_are_rejected(tmp_path: Path) -> None:
     path = coco(tmp_path, {"pgh07_00012.jpg": ("Cone",)})
     with pytest.raises(ConfigError, match="put the images into one of them"):
         open_dataset(f"coco:{path}")
     path.write_text(path.read_text().replace("Cone", "Kite"))
-    told = json.loads(path.read_text())
-    told["categories"] = [{"id": 1, "name": "kite"}]
-    told["annotations"] = []
-    path.write_text(json.dumps(told))
+    annotations = json.loads(path.read_text())
+    annotations["categories"] = [{"id": 1, "name": "kite"}]
+    annotations["annotations"] = []
+    path.write_text(json.dumps(annotations))
     with pytest.raises(ConfigError, match=r"categories kite: none of ROADWork's"):
         open_dataset(f"coco:{path}")
     path.write_text("{}")
@@ -216,7 +216,7 @@ def test_annotations_of_another_kind_are_refused(tmp_path: Path) -> None:
         open_dataset(f"coco:{path}")
 
 
-def test_scenes_are_known_before_they_are_drawn() -> None:
+def test_scene_metadata_is_known_before_rendering() -> None:
     dataset = open_dataset("scenes:10:7")
     listed = dataset.items()
     drawn = list(dataset.samples(listed[:1] + listed[9:]))
@@ -232,19 +232,19 @@ def test_scenes_are_known_before_they_are_drawn() -> None:
 
 
 @pytest.mark.parametrize("uri", ["scenes:0", "scenes:many", "scenes:5:x", "scenes:"])
-def test_scenes_are_spelt_in_one_way(uri: str) -> None:
+def test_scene_uris_have_one_spelling(uri: str) -> None:
     with pytest.raises(ConfigError, match="write scenes:N:SEED"):
         open_dataset(uri)
 
 
-def test_errors_tell_why_a_uri_is_not_a_dataset(tmp_path: Path) -> None:
+def test_errors_explain_why_a_uri_is_not_a_dataset(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    for uri, told in (
+    for uri, message in (
         (str(tmp_path / "nowhere"), "does not exist"),
         (str(tmp_path / "notes.txt"), "is a file of an unknown type; a dataset is a folder"),
         (str(tmp_path), "has no manifest.csv and no folders"),
         (f"natix:{tmp_path / 'nowhere'}", "does not exist"),
         ("journal:x", "does not exist"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             open_dataset(uri)

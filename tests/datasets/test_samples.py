@@ -15,7 +15,7 @@ def test_one_scene_in_ten_is_a_clip_and_runs_share_no_seed() -> None:
     assert not {seed for seed, _ in track} & {seed for seed, _ in scene_track(2000, 9002)}
 
 
-def test_a_drawn_photo_is_a_jpeg_with_its_truth() -> None:
+def test_a_rendered_photo_is_a_jpeg_with_its_ground_truth() -> None:
     sample = draw_scene(9_001_000_000, "photo")
     assert Image.open(io.BytesIO(sample.data)).format == "JPEG"
     assert sample.truth is not None
@@ -28,7 +28,7 @@ def test_a_drawn_photo_is_a_jpeg_with_its_truth() -> None:
     assert draw_scene(9_001_000_000, "photo") == sample
 
 
-def test_drawing_takes_the_cores_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rendering_uses_the_available_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5}, raising=False)
     assert drawing_workers() == 2
@@ -36,7 +36,7 @@ def test_drawing_takes_the_cores_it_may_use(monkeypatch: pytest.MonkeyPatch) -> 
     assert drawing_workers() == 64
 
 
-def test_scenes_come_in_order_and_the_workers_end_when_no_more_are_wanted() -> None:
+def test_scenes_come_in_order_and_workers_end_when_iteration_stops() -> None:
     drawing = draw_scenes([(seed, "photo") for seed in range(7, 107)], workers=1)
     assert [next(drawing).metadata.seed for _ in range(3)] == [7, 8, 9]
     drawing.close()

@@ -1,4 +1,4 @@
-"""A Serve handle without Ray: what the client of a stage needs of one."""
+"""A Serve handle without Ray, as far as the client of a stage uses it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -11,7 +11,7 @@ from roadwork_serve.profiles.profile import StageName
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Let the loop run until it holds; fails when it does not within two seconds of the loop's clock."""
+    """Let the loop run until the condition holds. Fails after two seconds of the loop's clock."""
     give_up_at = asyncio.get_running_loop().time() + 2
     while not holds():
         assert asyncio.get_running_loop().time() < give_up_at
@@ -47,9 +47,9 @@ class FakeMethod:
 
 
 class FakeHandle:
-    """A stage that says yes to everything, until it is told to fail, to hang or to hang up.
+    """A stage that predicts road work for everything, unless it is set to fail, to hang or to drop calls.
 
-    error: raised by every call. hangs: no call ends by itself. seen: the items judged, with the time left.
+    error: raised by every call. hangs: no call ends by itself. seen: the items received, with the time left.
     """
 
     def __init__(self, sees: str = "thumbs") -> None:
@@ -65,7 +65,7 @@ class FakeHandle:
         self.describe = FakeMethod(self._describe)
 
     def let_go(self) -> None:
-        """End the hanging: what hung is answered."""
+        """Stop hanging and answer the pending calls."""
         self.hangs = False
         self._hanging.set_result(None)
 

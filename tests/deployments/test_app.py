@@ -11,8 +11,7 @@ import yaml
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from deployments import app
-from deployments import gpus as cards
+from deployments import app, gpus
 from deployments.app import Args, build
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import load_profile
@@ -28,24 +27,24 @@ def test_overrides_are_merged_into_the_profile():
     assert "video" not in profile.stages
 
 
-def test_a_profile_that_does_not_exist_is_named():
+def test_an_unknown_profile_is_an_error_that_names_it():
     with pytest.raises(ConfigError, match="no-such"):
         build(Args(profile="no-such"))
 
 
-def test_unknown_arguments_are_refused():
+def test_unknown_arguments_are_rejected():
     with pytest.raises(ValidationError):
         Args.model_validate({"profil": "mini"})
 
 
 def cluster(monkeypatch: pytest.MonkeyPatch, *gib: float, **resources: float) -> None:
-    """Ray with one GPU of each size, and these resources."""
+    """Fake a Ray cluster with one GPU of each size, and these resources."""
     monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(app.ray, "cluster_resources", lambda: resources | ({"GPU": float(len(gib))} if gib else {}))
     monkeypatch.setattr(app, "gpu_memory_gib", lambda: gib)
 
 
-def test_auto_says_what_ray_reports_and_what_it_chose(
+def test_auto_logs_rays_resources_and_the_chosen_profile(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     cluster(monkeypatch, CPU=2.0, memory=6 * 2**30)
@@ -56,16 +55,16 @@ def test_auto_says_what_ray_reports_and_what_it_chose(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_auto_serves_the_profile_for_the_cards(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+def test_auto_chooses_the_profile_for_the_gpus(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     cluster(monkeypatch, 22.0, CPU=8.0)
-    monkeypatch.setattr(cards, "find_spec", lambda name: name)
+    monkeypatch.setattr(gpus, "find_spec", lambda name: name)
     with caplog.at_level(logging.INFO, logger="ray.serve.roadwork"):
         assert profile_of(Args()).name == "gpu-24gb"
     assert "Engine qwen3-vl: 1 of up to 2 replicas fit on the GPUs" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_replicas_start_under_load_where_the_cards_have_room(monkeypatch: pytest.MonkeyPatch):
+def test_replicas_scale_up_where_the_gpus_have_room(monkeypatch: pytest.MonkeyPatch):
     cluster(monkeypatch, 22.0, 22.0, CPU=8.0)
     ingress = build(Args(profile="gpu-24gb"))._bound_deployment
     profile, stages, _ = ingress.init_args
@@ -78,7 +77,7 @@ def test_replicas_start_under_load_where_the_cards_have_room(monkeypatch: pytest
     assert stages["signs"]._bound_deployment._deployment_config.autoscaling_config is None
 
 
-def test_one_card_has_room_for_no_more(monkeypatch: pytest.MonkeyPatch):
+def test_one_gpu_has_no_room_for_more_replicas(monkeypatch: pytest.MonkeyPatch):
     cluster(monkeypatch, 22.0, CPU=8.0)
     _, stages, _ = build(Args(profile="gpu-24gb"))._bound_deployment.init_args
     for stage in stages.values():
@@ -86,7 +85,7 @@ def test_one_card_has_room_for_no_more(monkeypatch: pytest.MonkeyPatch):
         assert stage._bound_deployment._deployment_config.autoscaling_config is None
 
 
-def test_a_profile_that_was_asked_for_is_tried_though_the_plan_says_no(
+def test_a_requested_profile_is_tried_even_if_the_plan_rejects_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     cluster(monkeypatch, 16.0, 16.0, CPU=8.0)
@@ -95,7 +94,7 @@ def test_a_profile_that_was_asked_for_is_tried_though_the_plan_says_no(
     assert "Profile gpu-24gb may not run here: a GPU of 16 GiB is" in caplog.text
 
 
-def test_a_profile_that_books_more_than_there_is_gets_a_warning(
+def test_a_profile_that_reserves_more_than_available_logs_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     cluster(monkeypatch, CPU=1.0)
@@ -105,9 +104,7 @@ def test_a_profile_that_books_more_than_there_is_gets_a_warning(
     assert "reserves 0.5 GPUs and there are 0" in caplog.text
 
 
-def test_the_file_of_keys_is_named_to_replicas_whose_ray_may_not_have_it_in_its_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_replicas_get_the_path_of_the_key_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "keys.yaml").write_text("[]")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROADWORK_KEYS_FILE", "keys.yaml")
@@ -118,7 +115,7 @@ def test_the_file_of_keys_is_named_to_replicas_whose_ray_may_not_have_it_in_its_
 
 
 @pytest.mark.parametrize("text", ["- {name: ann}", "not a list"])
-def test_a_mistake_in_the_keys_stops_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str):
+def test_an_error_in_the_keys_prevents_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str):
     cluster(monkeypatch, CPU=2.0)
     (tmp_path / "keys.yaml").write_text(text)
     named = {"ingress": {"keys_file": str(tmp_path / "keys.yaml")}}
@@ -129,7 +126,9 @@ def test_a_mistake_in_the_keys_stops_the_start(monkeypatch: pytest.MonkeyPatch, 
         build(Args(profile="mini"))
 
 
-def test_auto_without_ray_counts_this_machine(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+def test_auto_without_ray_uses_the_resources_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     monkeypatch.setattr(app.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(app, "gpu_memory_gib", lambda: ())
     with caplog.at_level(logging.INFO, logger="ray.serve.roadwork"):
@@ -146,7 +145,7 @@ def test_choosing_mini_imports_no_torch():
     assert done.stdout.strip() == "False"
 
 
-def test_the_configuration_that_ships_is_valid_and_stays_on_loopback(monkeypatch: pytest.MonkeyPatch):
+def test_the_shipped_configuration_is_valid_and_listens_on_loopback(monkeypatch: pytest.MonkeyPatch):
     cluster(monkeypatch, CPU=2.0)
     config = yaml.safe_load((Path(__file__).parents[2] / "serve_config.yaml").read_text())
     schema = ServeDeploySchema.model_validate(config)

@@ -1,4 +1,4 @@
-"""From what ingress replicas tell to replicas of deployments, over Ray's own contexts."""
+"""Autoscaling decisions from the demand that ingress replicas report, over Ray's own contexts."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,7 @@ class Sample:
 
 @dataclass
 class Context:
-    """Of the attributes of Serve's AutoscalingContext those that are read."""
+    """The attributes of Serve's AutoscalingContext that the policy reads."""
 
     target_num_replicas: int = 1
     capacity_adjusted_min_replicas: int = 1
@@ -39,7 +39,7 @@ class Context:
     raw_metrics: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
 
 
-def told(*replicas: dict[str, float]) -> dict[str, dict[str, list[Sample]]]:
+def reported(*replicas: dict[str, float]) -> dict[str, dict[str, list[Sample]]]:
     found: dict[str, dict[str, list[Sample]]] = {}
     for number, metrics in enumerate(replicas):
         for metric, value in metrics.items():
@@ -47,9 +47,9 @@ def told(*replicas: dict[str, float]) -> dict[str, dict[str, list[Sample]]]:
     return found
 
 
-def policy(cards: int = 2, **settings: float) -> CascadeAutoscalingPolicy:
+def policy(gpu_count: int = 2, **settings: float) -> CascadeAutoscalingPolicy:
     made = CascadeAutoscalingPolicy(**settings)
-    made.gpus = lambda: [1.0] * cards
+    made.gpus = lambda: [1.0] * gpu_count
     now = iter(range(10_000))
     made.clock = lambda: float(next(now))  # type: ignore[method-assign]
     return made
@@ -65,40 +65,40 @@ VLM = ScalableEngine(0.65, 16)
 
 def test_the_loads_of_all_ingress_replicas_add_up():
     one = metrics_of("FastVLM", VLM, Demand(0.5, 0.0, 3.0))
-    ingress = Context(2, 2, 2, told(one, one))
+    ingress = Context(2, 2, 2, reported(one, one))
     assert decide(policy(), {"Ingress": ingress, "FastVLM": Context()}) == {"Ingress": 2, "FastVLM": 2}
 
 
-def test_no_more_than_the_cards_hold():
-    ingress = Context(raw_metrics=told(metrics_of("FastVLM", VLM, Demand(9.0))))
-    assert decide(policy(cards=2), {"Ingress": ingress, "FastVLM": Context()})["FastVLM"] == 2
-    assert decide(policy(cards=3), {"Ingress": ingress, "FastVLM": Context()})["FastVLM"] == 3
+def test_replicas_never_exceed_the_gpus():
+    ingress = Context(raw_metrics=reported(metrics_of("FastVLM", VLM, Demand(9.0))))
+    assert decide(policy(gpu_count=2), {"Ingress": ingress, "FastVLM": Context()})["FastVLM"] == 2
+    assert decide(policy(gpu_count=3), {"Ingress": ingress, "FastVLM": Context()})["FastVLM"] == 3
 
 
-def test_what_nothing_was_told_of_keeps_what_it_has():
+def test_a_deployment_without_demand_reports_keeps_its_replicas():
     vlm = Context(target_num_replicas=3)
     assert decide(policy(), {"Ingress": Context(), "FastVLM": vlm})["FastVLM"] == 3
     assert decide(policy(), {"FastVLM": vlm})["FastVLM"] == 3
-    other = Context(raw_metrics=told(metrics_of("Backbone", VLM, Demand(9.0))))
+    other = Context(raw_metrics=reported(metrics_of("Backbone", VLM, Demand(9.0))))
     assert decide(policy(), {"Ingress": other, "FastVLM": vlm})["FastVLM"] == 3
 
 
-def test_a_lull_takes_nothing_away_before_its_time():
+def test_a_lull_scales_down_only_after_the_delay():
     scaled = policy(downscale_delay_s=40)
-    busy, calm = (Context(raw_metrics=told(metrics_of("FastVLM", VLM, Demand(load)))) for load in (1.2, 0.1))
+    busy, calm = (Context(raw_metrics=reported(metrics_of("FastVLM", VLM, Demand(load)))) for load in (1.2, 0.1))
     assert decide(scaled, {"Ingress": busy, "FastVLM": Context()})["FastVLM"] == 2
     seen = [decide(scaled, {"Ingress": calm, "FastVLM": Context(2)})["FastVLM"] for _ in range(12)]
     assert seen == [2] * 9 + [1] * 3, "ten seconds here, and Serve waits for another thirty"
 
 
-def test_an_engine_that_may_sleep_goes_to_none():
+def test_an_engine_that_scales_to_zero_ends_its_last_replica():
     asleep = metrics_of("FastVLM", ScalableEngine(0.65, 16, 0, 2, scale_to_zero=True), Demand(0.0, 0.0, 5000.0))
     sleeper = Context(1, 0, 2)
-    ingress = Context(raw_metrics=told(asleep))
+    ingress = Context(raw_metrics=reported(asleep))
     assert decide(policy(), {"Ingress": ingress, "FastVLM": sleeper})["FastVLM"] == 0
 
 
-def test_a_setting_that_makes_no_sense_is_refused():
+def test_an_invalid_setting_is_rejected():
     with pytest.raises(ValueError, match="speed is not a scaling setting"):
         CascadeAutoscalingPolicy(speed=3)
 
@@ -108,7 +108,7 @@ class Batcher:
         self.queued = queued
 
 
-def test_an_answer_counts_for_the_stages_it_needed():
+def test_a_verdict_counts_towards_the_demand_of_its_stages():
     profile = load_profile("mini", {"engines": {"qwen3-vl": {"max_replicas": 3}}})
     flow = ArrivalStats(slots_per_replica(profile), lambda: 1.0)
     words = [report("backbone", 0.5, batch_size=4, compute_ms=80.0), report("signs", None, outcome="skipped")]
@@ -132,12 +132,12 @@ def test_an_answer_counts_for_the_stages_it_needed():
     assert metrics["FastVLM.load"] > 0
 
 
-def test_a_profile_without_ranges_tells_nothing():
+def test_a_profile_without_replica_ranges_reports_no_demand():
     profile = load_profile("mini")
     assert replica_demand(profile, ArrivalStats(slots_per_replica(profile)), {}) == {}
 
 
-def test_a_profile_with_ranges_lets_serve_ask_the_ingress_and_keeps_its_number():
+def test_a_profile_with_replica_ranges_autoscales_and_fixes_the_ingress():
     deployments = built({"max_replicas": 3})
     assert (deployments["FastVLM"].min_replicas, deployments["FastVLM"].max_replicas) == (1, 3)
     ingress = deployments["Ingress"]
@@ -145,17 +145,17 @@ def test_a_profile_with_ranges_lets_serve_ask_the_ingress_and_keeps_its_number()
     assert deployments["Backbone"] is None
 
 
-def test_an_engine_that_may_sleep_starts_awake():
+def test_an_engine_that_scales_to_zero_starts_with_a_replica():
     vlm = built({"scale_to_zero": True})["FastVLM"]
     assert (vlm.min_replicas, vlm.initial_replicas, vlm.max_replicas) == (0, 1, 1)
 
 
-def test_without_ranges_nothing_scales():
+def test_without_replica_ranges_nothing_scales():
     assert set(built({}).values()) == {None}
 
 
 def built(changes: dict[str, Any]) -> dict[str, Any]:
-    """Of every deployment of profile mini what it says of scaling, with an engine changed."""
+    """Return the autoscaling config of every deployment of profile mini, with one engine changed."""
     app = build_app(load_profile("mini", {"engines": {"qwen3-vl": changes}}))
     found: dict[str, Any] = {}
     todo = [app]

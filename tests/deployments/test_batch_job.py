@@ -10,9 +10,9 @@ NONE: tuple[float, ...] = ()
 
 
 def crew(
-    profile: Profile, workers: int | None, cpus: int, cards: tuple[float, ...] = NONE, memory_gib: float = 64
+    profile: Profile, workers: int | None, cpus: int, gpus: tuple[float, ...] = NONE, memory_gib: float = 64
 ) -> WorkerPlan:
-    return plan_workers(profile, load_policy(profile.policy), workers, cpus, memory_gib, cards)
+    return plan_workers(profile, load_policy(profile.policy), workers, cpus, memory_gib, gpus)
 
 
 @pytest.mark.parametrize(
@@ -26,32 +26,32 @@ def crew(
         (3, 16, 1, WorkerPlan(3, 5, 0)),
     ],
 )
-def test_on_cpus_a_worker_has_a_core_where_memory_suffices(
+def test_on_cpus_there_is_a_worker_per_core_if_memory_suffices(
     workers: int | None, cpus: int, memory_gib: float, expected: WorkerPlan
 ):
     assert crew(load_profile("mini"), workers, cpus, memory_gib=memory_gib) == expected
 
 
-def test_on_cards_each_has_a_worker_of_its_own():
+def test_each_gpu_has_its_own_worker():
     profile = load_profile("gpu-24gb")
     assert crew(profile, None, 8, (23.6, 23.6)) == WorkerPlan(2, 1, 1)
     assert crew(profile, 1, 8, (23.6, 23.6)) == WorkerPlan(1, 1, 1)
-    assert crew(profile, 4, 8, (23.6,)) == WorkerPlan(1, 1, 1), "more would wait for a card for ever"
+    assert crew(profile, 4, 8, (23.6,)) == WorkerPlan(1, 1, 1), "more would wait for a GPU for ever"
 
 
 @pytest.mark.parametrize(
-    ("profile", "cards", "told"),
+    ("profile", "gpus", "message"),
     [
         ("gpu-24gb", NONE, "needs a GPU, and there is none"),
         ("gpu-2x24gb", (23.6, 23.6), "a worker has one GPU, and .*or a server"),
     ],
 )
-def test_what_does_not_fit_one_card_is_refused(profile: str, cards: tuple[float, ...], told: str):
-    with pytest.raises(ConfigError, match=told):
-        crew(load_profile(profile), None, 8, cards)
+def test_a_profile_that_does_not_fit_on_one_gpu_is_rejected(profile: str, gpus: tuple[float, ...], message: str):
+    with pytest.raises(ConfigError, match=message):
+        crew(load_profile(profile), None, 8, gpus)
 
 
-def test_engines_that_take_turns_are_refused():
+def test_time_sliced_engines_are_rejected():
     turning = {"time_slice_group": "both", "replicas": 1, "max_replicas": None}
     profile = load_profile("gpu-80gb", {"engines": {"qwen3-vl": turning, "qwen3-vl-thinking": turning}})
     with pytest.raises(ConfigError, match="share a GPU by time slicing, which workers cannot"):
@@ -59,6 +59,6 @@ def test_engines_that_take_turns_are_refused():
 
 
 @pytest.mark.parametrize(("workers", "cpus"), [(None, 0), (4, 2)])
-def test_workers_that_would_wait_for_a_core_for_ever_are_refused(workers: int | None, cpus: int):
+def test_more_workers_than_cores_are_rejected(workers: int | None, cpus: int):
     with pytest.raises(ConfigError, match=f"Ray has {cpus} free"):
         crew(load_profile("mini"), workers, cpus)

@@ -1,4 +1,4 @@
-"""The cascade of a Serve application, asked from outside: what comes back, and what happens while Serve is away."""
+"""The client of a Serve application's cascade: results, errors, and calls while Serve is down."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ VERDICT = "a verdict"
 
 
 class Ingress:
-    """A handle, and the method of it that is called."""
+    """A handle and its called method."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, int, str, str]] = []
@@ -91,13 +91,13 @@ async def test_an_error_of_the_tree_comes_as_itself_and_any_other_as_a_failure(a
         await ask(app)
 
 
-async def test_a_call_that_serve_lets_go_of_is_lost_and_does_not_end_the_caller(app: CascadeClient, node: Node) -> None:
+async def test_a_call_that_serve_drops_raises_stage_lost(app: CascadeClient, node: Node) -> None:
     node.handles[0].error = asyncio.CancelledError()  # type: ignore[assignment]
     with pytest.raises(StageLost, match="dropped the call"):
         await ask(app)
 
 
-async def test_a_caller_who_leaves_leaves(app: CascadeClient, node: Node) -> None:
+async def test_cancelling_the_caller_cancels_the_call(app: CascadeClient, node: Node) -> None:
     node.handles[0].hangs = True
     asking = asyncio.create_task(ask(app))
     await until(lambda: len(node.handles[0].asked) == 1)
@@ -106,14 +106,14 @@ async def test_a_caller_who_leaves_leaves(app: CascadeClient, node: Node) -> Non
         await asking
 
 
-async def test_without_an_application_it_says_so_before_the_first_call() -> None:
+async def test_a_missing_application_is_an_error_before_the_first_call() -> None:
     node = Node()
     node.there = False
     with pytest.raises(StageLost, match="no application roadwork"):
         await CascadeClient("roadwork", node).ready()  # type: ignore[arg-type]
 
 
-async def test_while_serve_is_away_calls_fail_at_once_and_when_it_is_back_they_are_answered(
+async def test_calls_fail_at_once_while_serve_is_down_and_succeed_when_it_is_back(
     app: CascadeClient, node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -128,14 +128,14 @@ async def test_while_serve_is_away_calls_fail_at_once_and_when_it_is_back_they_a
     assert "is gone" in caplog.text and "is back" in caplog.text
 
 
-async def test_another_serve_in_the_place_of_the_first_is_asked_instead(app: CascadeClient, node: Node) -> None:
+async def test_a_replacement_serve_gets_the_calls(app: CascadeClient, node: Node) -> None:
     node.replaced = True
     await until(lambda: app._handle is not None and app._handle is not node.handles[0])
     assert await ask(app) == VERDICT
     assert (len(node.handles[0].asked), len(node.handles[1].asked)) == (0, 1)
 
 
-async def test_a_lost_call_and_a_late_one_bring_a_new_handle_but_no_other_call_down(
+async def test_lost_and_late_calls_renew_the_handle_without_failing_other_calls(
     app: CascadeClient, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deployments.cascade_client._MIN_HANDLE_AGE_S", 0.05)
@@ -155,7 +155,7 @@ async def test_a_lost_call_and_a_late_one_bring_a_new_handle_but_no_other_call_d
     slow.cancel()
 
 
-async def test_a_handle_that_was_just_got_is_not_got_anew(app: CascadeClient, node: Node) -> None:
+async def test_a_new_handle_is_not_renewed_at_once(app: CascadeClient, node: Node) -> None:
     node.handles[0].error = ActorUnavailableError("The actor died.", None)
     for _ in range(3):
         with pytest.raises(StageLost):
@@ -165,7 +165,7 @@ async def test_a_handle_that_was_just_got_is_not_got_anew(app: CascadeClient, no
 
 
 class Ray:
-    """Stands in for the modules `ray` and `serve`, and for who listens where Ray does."""
+    """Stands in for the modules `ray` and `serve`, and for the process that listens on Ray's port."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.listening = self.app = True
@@ -216,7 +216,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Ray:
     return Ray(monkeypatch)
 
 
-def test_a_ray_whose_serve_is_not_there_yet_is_joined_once(ray: Ray) -> None:
+def test_a_ray_without_serve_is_connected_to_once(ray: Ray) -> None:
     cluster = Cluster("roadwork")
     ray.app = False
     for _ in range(3):
@@ -227,7 +227,7 @@ def test_a_ray_whose_serve_is_not_there_yet_is_joined_once(ray: Ray) -> None:
     assert (ray.joined, ray.left) == (1, 0)
 
 
-def test_a_ray_that_is_gone_is_left_before_the_next_is_joined(ray: Ray) -> None:
+def test_a_dead_ray_is_disconnected_before_the_next_connection(ray: Ray) -> None:
     cluster = Cluster("roadwork")
     cluster.connect()
     ray.listening = False
@@ -240,7 +240,7 @@ def test_a_ray_that_is_gone_is_left_before_the_next_is_joined(ray: Ray) -> None:
     assert (ray.joined, ray.left) == (2, 1)
 
 
-def test_one_that_is_broken_is_left_too(ray: Ray) -> None:
+def test_a_broken_ray_is_disconnected_too(ray: Ray) -> None:
     cluster = Cluster("roadwork")
     ray.broken = RuntimeError("RPC error")
     with pytest.raises(StageLost, match="RPC error"):
@@ -248,7 +248,7 @@ def test_one_that_is_broken_is_left_too(ray: Ray) -> None:
     assert (ray.joined, ray.left) == (1, 1)
 
 
-def test_another_serve_in_the_same_ray_is_not_the_same(ray: Ray) -> None:
+def test_a_restarted_serve_in_the_same_ray_is_detected(ray: Ray) -> None:
     cluster = Cluster("roadwork")
     cluster.connect()
     assert cluster.up()

@@ -1,4 +1,4 @@
-"""The cards there are, and the profile that auto chooses for them."""
+"""The available GPUs, and the profile that auto chooses for them."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployments import gpus as cards
+from deployments import gpus
 from deployments.gpus import GPU_PROFILES, gpu_memory_gib, profile_for_gpus
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import load_profile
@@ -18,12 +18,12 @@ GIB = 2**30
 
 @pytest.fixture(autouse=True)
 def vllm_is_there(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(cards, "find_spec", lambda name: object() if name == "vllm" else None)
+    monkeypatch.setattr(gpus, "find_spec", lambda name: object() if name == "vllm" else None)
     caplog.set_level(logging.INFO, logger="ray.serve.roadwork")
 
 
 def driver(monkeypatch: pytest.MonkeyPatch, *gib: float, reserved: float = 0.4, fails: str = "") -> None:
-    """nvidia-ml-py over GPUs of this size. fails: the call that raises."""
+    """Fake nvidia-ml-py with GPUs of these sizes. fails: the call that raises."""
     nvml: Any = ModuleType("pynvml")
     nvml.NVMLError, nvml.nvmlMemory_v2 = type("NVMLError", (Exception,), {}), 2
 
@@ -47,26 +47,26 @@ def driver(monkeypatch: pytest.MonkeyPatch, *gib: float, reserved: float = 0.4, 
 
 
 def cluster(monkeypatch: pytest.MonkeyPatch, *nodes: tuple[str, dict[str, float]], dead: str = "") -> None:
-    """Ray with these nodes; this process runs on HERE."""
-    told = [{"NodeID": name, "Alive": name != dead, "Resources": resources} for name, resources in nodes]
-    monkeypatch.setattr(cards.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(cards.ray, "nodes", lambda: told)
-    monkeypatch.setattr(cards.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: HERE))
+    """Fake a Ray cluster with these nodes; this process runs on HERE."""
+    listed = [{"NodeID": name, "Alive": name != dead, "Resources": resources} for name, resources in nodes]
+    monkeypatch.setattr(gpus.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(gpus.ray, "nodes", lambda: listed)
+    monkeypatch.setattr(gpus.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: HERE))
 
 
-def test_the_driver_tells_of_the_cards_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_gpu_memory_comes_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     driver(monkeypatch, 24.0, 22.5)
     cluster(monkeypatch, (HERE, {"GPU": 2.0}))
     assert gpu_memory_gib() == (22.1, 23.6)
 
 
-def test_ray_may_use_fewer_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_may_use_fewer_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     driver(monkeypatch, 80.0, 24.0)
     cluster(monkeypatch, (HERE, {"GPU": 1.0}))
     assert gpu_memory_gib() == (23.6,)
 
 
-def test_ray_tells_of_cards_elsewhere_by_their_type(
+def test_gpu_memory_of_other_nodes_follows_from_the_accelerator_type(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     driver(monkeypatch, 24.0)
@@ -79,21 +79,21 @@ def test_ray_tells_of_cards_elsewhere_by_their_type(
         ("e", {"GPU": 8.0, "accelerator_type:H100": 1.0}),
         dead="e",
     )
-    assert gpu_memory_gib() == (23.6, 22.0, 22.0, cards.ASSUMED_GIB)
+    assert gpu_memory_gib() == (23.6, 22.0, 22.0, gpus.ASSUMED_GIB)
     assert "2 GPUs of type L4 are assumed to have 22 GiB each" in caplog.text
     assert "The memory of 1 GPUs (Made-Up) is unknown; 23.6 GiB each are assumed" in caplog.text
 
 
 @pytest.mark.parametrize("fails", ["nvmlInit", "nvmlDeviceGetMemoryInfo"])
-def test_a_driver_that_does_not_answer_is_no_end(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+def test_a_failing_driver_is_not_fatal(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
     driver(monkeypatch, 80.0, fails=fails)
     cluster(monkeypatch, (HERE, {"GPU": 1.0, "accelerator_type:A100-80G": 1.0}))
     assert gpu_memory_gib() == (79.1,)
 
 
-def test_without_the_library_or_ray_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_driver_library_or_ray_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    monkeypatch.setattr(cards.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(gpus.ray, "is_initialized", lambda: False)
     assert gpu_memory_gib() == ()
     driver(monkeypatch, 24.0)
     assert gpu_memory_gib() == (23.6,)
@@ -119,7 +119,7 @@ def test_auto_takes_the_first_profile_that_fits(
     assert f"Profile auto chose {chosen}" in caplog.text
 
 
-def test_auto_says_why_no_profile_fits(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_why_no_profile_fits(caplog: pytest.LogCaptureFixture) -> None:
     profile_for_gpus((16.0,), {})
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "the GPUs stay idle: no other fits GPUs of 16 GiB" in record.getMessage()
@@ -127,13 +127,13 @@ def test_auto_says_why_no_profile_fits(caplog: pytest.LogCaptureFixture) -> None
     assert "gpu-24gb: a GPU of 16 GiB is" in record.getMessage()
 
 
-def test_auto_asks_for_vllm(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(cards, "find_spec", lambda name: None)
+def test_auto_requires_vllm(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(gpus, "find_spec", lambda name: None)
     assert profile_for_gpus((79.1,), {}).name == "mini"
     assert "vllm is not installed. Run `make gpu`" in caplog.text
 
 
-def test_overrides_go_into_the_profile_that_is_chosen() -> None:
+def test_overrides_apply_to_the_chosen_profile() -> None:
     smaller = {"engines": {"qwen3-vl": {"vllm": {"kv_cache_gib": 1.5}}}}
     chosen = profile_for_gpus((22.0,), smaller)
     assert (chosen.name, chosen.engines["qwen3-vl"].vllm.kv_cache_gib) == ("gpu-24gb", 1.5)
@@ -141,7 +141,7 @@ def test_overrides_go_into_the_profile_that_is_chosen() -> None:
         profile_for_gpus((22.0,), {"polcy": "mini"})
 
 
-def test_the_table_of_cards_agrees_with_the_profiles() -> None:
-    assert load_profile("gpu-24gb").gpus_gib == (cards.KNOWN_GIB["L4"],)
-    assert load_profile("gpu-2x24gb").gpus_gib == (cards.KNOWN_GIB["GeForce-RTX-4090"],) * 2
-    assert load_profile("gpu-80gb").gpus_gib[0] <= cards.KNOWN_GIB["H100"]
+def test_the_table_of_gpus_agrees_with_the_profiles() -> None:
+    assert load_profile("gpu-24gb").gpus_gib == (gpus.KNOWN_GIB["L4"],)
+    assert load_profile("gpu-2x24gb").gpus_gib == (gpus.KNOWN_GIB["GeForce-RTX-4090"],) * 2
+    assert load_profile("gpu-80gb").gpus_gib[0] <= gpus.KNOWN_GIB["H100"]

@@ -1,4 +1,4 @@
-"""The ingress over fake handles: readiness, admission, deadlines, policies, and what it imports."""
+"""The ingress over fake handles: readiness, admission, deadlines, policies and imports."""
 
 import asyncio
 import io
@@ -68,7 +68,7 @@ async def ready(ingress: Ingress) -> None:
         await ingress._warming
 
 
-async def test_nothing_is_accepted_before_every_stage_has_been_warm(handles: dict[str, FakeHandle]):
+async def test_nothing_is_accepted_before_every_stage_has_warmed_up(handles: dict[str, FakeHandle]):
     handles["vlm"].hangs = True
     ingress = Ingress(PROFILE, handles)  # type: ignore[arg-type]
     await until(lambda: sum(stage.up for stage in ingress.status.info().stages) == 4)
@@ -83,7 +83,7 @@ async def test_nothing_is_accepted_before_every_stage_has_been_warm(handles: dic
     await ingress.aclose()
 
 
-async def test_a_stage_that_falls_later_does_not_close_the_server(ingress: Ingress, handles: dict[str, FakeHandle]):
+async def test_a_stage_that_fails_later_leaves_the_server_ready(ingress: Ingress, handles: dict[str, FakeHandle]):
     await ready(ingress)
     ingress._clients["vlm"]._mark_down(ConnectionError("gone"))
     assert ingress.status.readiness().down == ["vlm"]
@@ -98,7 +98,7 @@ async def test_with_every_stage_down_it_is_not_ready(ingress: Ingress):
         ingress.status.readiness()
 
 
-async def test_a_handle_gets_verdicts_and_errors(ingress: Ingress):
+async def test_a_handle_returns_verdicts_and_errors(ingress: Ingress):
     await ready(ingress)
     verdict = await ingress.classify(PHOTO, deadline_ms=5000, request_id="mine")
     assert (verdict.request_id, verdict.label, verdict.profile) == ("mine", "roadwork", "mini")
@@ -110,13 +110,13 @@ async def test_a_handle_gets_verdicts_and_errors(ingress: Ingress):
             await ingress.classify(PHOTO, nonsense)
 
 
-async def test_a_deadline_that_passes_before_the_file_is_read_is_told(ingress: Ingress):
+async def test_a_deadline_that_passes_before_decoding_is_an_error(ingress: Ingress):
     await ready(ingress)
     with pytest.raises(DeadlineExceeded, match="had passed"):
         await ingress.classify_media(PHOTO, 0.0, "late", RequestContext())
 
 
-async def test_more_than_it_has_places_for_is_refused_and_places_are_given_back(ingress: Ingress):
+async def test_too_many_requests_are_rejected_and_permits_released(ingress: Ingress):
     await ready(ingress)
     with ingress.admission(), ingress.admission():
         assert ingress.status.info().in_flight == 2
@@ -125,7 +125,7 @@ async def test_more_than_it_has_places_for_is_refused_and_places_are_given_back(
     assert (await ingress.classify(PHOTO)).label == "roadwork"
 
 
-async def test_more_bytes_than_it_may_hold_are_refused_and_given_back(ingress: Ingress):
+async def test_too_many_bytes_are_rejected_and_released(ingress: Ingress):
     await ready(ingress)
     most = ingress.profile.ingress.max_in_flight_bytes
     with ingress.admission() as place:
@@ -138,14 +138,14 @@ async def test_more_bytes_than_it_may_hold_are_refused_and_given_back(ingress: I
     assert ingress._admission.reserved_bytes == 0
 
 
-async def test_a_bad_policy_does_not_end_a_server_that_serves(ingress: Ingress):
+async def test_an_invalid_policy_does_not_stop_a_running_server(ingress: Ingress):
     await ready(ingress)
     await ingress.classify(PHOTO)
     await ingress.reconfigure({"policy": "no-such"})
     assert "no-such" in (ingress.status.info().policy_error or "")
 
 
-async def test_a_policy_is_swapped_whole_by_mapping_name_or_path(ingress: Ingress, tmp_path):
+async def test_a_policy_is_replaced_by_mapping_name_or_path(ingress: Ingress, tmp_path):
     await ready(ingress)
     await ingress.reconfigure({"policy": policy("a", prior=0.2)})
     assert (await ingress.classify(PHOTO)).policy_version == "a"
@@ -163,7 +163,7 @@ BAD = [{"policy": {"version": "c"}}, {"policy": "no-such"}, {"policies": "mini"}
 
 
 @pytest.mark.parametrize("config", BAD)
-async def test_a_bad_policy_leaves_the_old_one_and_says_why(ingress: Ingress, config: dict):
+async def test_an_invalid_policy_leaves_the_old_one_active_and_is_reported(ingress: Ingress, config: dict):
     await ingress.reconfigure({"policy": policy("a")})
     await ingress.reconfigure(config)
     info = ingress.status.info()
@@ -174,12 +174,12 @@ async def test_a_bad_policy_leaves_the_old_one_and_says_why(ingress: Ingress, co
 
 
 @pytest.mark.parametrize("config", BAD)
-async def test_a_server_does_not_start_with_a_bad_policy(ingress: Ingress, config: dict):
+async def test_a_server_does_not_start_with_an_invalid_policy(ingress: Ingress, config: dict):
     with pytest.raises(ConfigError):
         await ingress.reconfigure(config)
 
 
-async def test_a_server_whose_preparations_fail_says_so_to_its_health_check(handles: dict[str, FakeHandle]):
+async def test_a_failed_startup_fails_the_health_check(handles: dict[str, FakeHandle]):
     ingress = Ingress(PROFILE, handles)  # type: ignore[arg-type]
 
     async def fails() -> None:
@@ -192,9 +192,7 @@ async def test_a_server_whose_preparations_fail_says_so_to_its_health_check(hand
     await ingress.aclose()
 
 
-async def test_what_a_shadow_says_is_a_line_in_the_log_beside_what_was_answered(
-    ingress: Ingress, caplog: pytest.LogCaptureFixture
-):
+async def test_shadow_verdicts_are_logged_with_the_active_verdict(ingress: Ingress, caplog: pytest.LogCaptureFixture):
     await ready(ingress)
     trial = policy("trial", prior=0.001)
     await put(ingress, {"policy": policy("main"), "shadow": {"policy": trial, "share": 1.0}}, "ann")
@@ -208,9 +206,7 @@ async def test_what_a_shadow_says_is_a_line_in_the_log_beside_what_was_answered(
     assert load.shadow and (load.shadow.compared, load.shadow.agreed) == (1, 0)
 
 
-async def test_a_head_that_a_policy_names_is_tried_before_it_comes_into_force(
-    ingress: Ingress, handles: dict[str, FakeHandle]
-):
+async def test_the_head_of_a_policy_is_validated_before_activation(ingress: Ingress, handles: dict[str, FakeHandle]):
     await ready(ingress)
     headed = policy("headed", photo=[{"stage": "backbone", "exit": [0.1, 0.9], "head": "heads/2"}])
     failed = RayTaskError("predict", "", StageFailed("The head in heads/2 cannot be read"))
@@ -228,13 +224,13 @@ async def test_a_head_that_a_policy_names_is_tried_before_it_comes_into_force(
 @pytest.mark.parametrize(
     "wrong", [{"request_id": "a\0b"}, {"request_id": "x" * 129}, {"key": "\ud800"}, {"key": "x" * 257}]
 )
-async def test_what_a_caller_names_itself_must_be_a_text(ingress: Ingress, wrong: dict[str, str]):
+async def test_a_callers_request_id_and_key_must_be_printable_text(ingress: Ingress, wrong: dict[str, str]):
     await ready(ingress)
     with pytest.raises(BadRequest, match="is not a printable text of at most"):
         await ingress.classify(PHOTO, **wrong)
 
 
-async def test_surveys_are_told_with_the_load(ingress: Ingress):
+async def test_audits_are_reported_with_the_load(ingress: Ingress):
     await ready(ingress)
     await put(ingress, {"policy": policy("main"), "audit": {"share": 1.0}}, "ann")
     verdict = await ingress.classify(PHOTO)
@@ -243,7 +239,7 @@ async def test_surveys_are_told_with_the_load(ingress: Ingress):
     assert ingress.load().journal is None
 
 
-async def test_info_tells_what_the_server_is_made_of(ingress: Ingress):
+async def test_info_describes_the_server(ingress: Ingress):
     await ready(ingress)
     info = ingress.status.info()
     assert [stage.stage for stage in info.stages] == list(PROFILE.stages)

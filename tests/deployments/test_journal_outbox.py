@@ -26,7 +26,7 @@ PHOTO = b"\xff\xd8\xff photo"
 
 
 class FakeJournal:
-    """A handle that takes what it is given, or raises. lost: it writes, and then the answer goes astray."""
+    """A handle that commits its records, or raises. lost: number of commits whose response gets lost."""
 
     def __init__(self, replica: JournalReplica) -> None:
         self.replica, self.error, self.lost = replica, None, 0
@@ -40,7 +40,7 @@ class FakeJournal:
         written = await self.replica.commit(records)
         if self.lost:
             self.lost -= 1
-            raise ConnectionError("it died before it could say so")
+            raise ConnectionError("it died before it could answer")
         return written
 
 
@@ -91,9 +91,7 @@ def written(spec: JournalSpec) -> dict[str, PredictionRecord]:
         store.close()
 
 
-async def test_an_answer_reaches_the_journal_with_all_that_is_known_of_it(
-    outbox: JournalOutbox, spec: JournalSpec
-) -> None:
+async def test_a_verdict_reaches_the_journal_with_all_its_details(outbox: JournalOutbox, spec: JournalSpec) -> None:
     await outbox.on_verdict(event(judged("a", audit_rate=0.5), PHOTO, RequestContext("batch", "ann", "camera 7"), 3))
     outbox.on_audit(verdict("a"), (report("vlm", 0.2),))
     outbox.on_shadow(verdict("a"), verdict("a", 0.1))
@@ -109,21 +107,21 @@ async def test_an_answer_reaches_the_journal_with_all_that_is_known_of_it(
     assert outbox.load() is not None and outbox.load().pending == 0
 
 
-async def test_while_the_journal_is_down_requests_go_on_and_nothing_is_lost(
+async def test_while_the_journal_is_down_requests_continue_and_no_record_is_lost(
     outbox: JournalOutbox, journal: FakeJournal, spec: JournalSpec
 ) -> None:
     journal.error = ConnectionError("it is gone")
     for number in range(20):
         await outbox.on_verdict(event(judged(f"{number}"), PHOTO, RequestContext(), 1))
     await until(lambda: journal.calls > 3)
-    told = outbox.load()
-    assert (told.up, told.pending, told.committed, told.dropped) == (False, 20, 0, 0)
+    load = outbox.load()
+    assert (load.up, load.pending, load.committed, load.dropped) == (False, 20, 0, 0)
     journal.error = None
     await until(lambda: outbox.committed == 20)
     assert (len(written(spec)), outbox.load().up) == (20, True)
 
 
-async def test_what_was_written_but_not_acknowledged_is_sent_again_and_is_there_once(
+async def test_an_unacknowledged_record_is_resent_and_stored_once(
     outbox: JournalOutbox, journal: FakeJournal, spec: JournalSpec
 ) -> None:
     journal.lost = 2
@@ -133,7 +131,7 @@ async def test_what_was_written_but_not_acknowledged_is_sent_again_and_is_there_
     assert list(written(spec)) == ["a"]
 
 
-async def test_what_a_replica_leaves_behind_another_one_sends(
+async def test_records_left_by_a_replica_are_sent_by_another(
     outbox: JournalOutbox, journal: FakeJournal, spec: JournalSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal.error = ConnectionError("it is gone")
@@ -146,29 +144,29 @@ async def test_what_a_replica_leaves_behind_another_one_sends(
     await other.aclose()
 
 
-async def test_pictures_are_left_out_before_answers_are_lost(spec: JournalSpec, journal: FakeJournal) -> None:
+async def test_media_are_dropped_before_records(spec: JournalSpec, journal: FakeJournal) -> None:
     journal.error = ConnectionError("it is gone")
     outbox = JournalOutbox(spec.model_copy(update={"max_media_gib": 1.0}), journal, "one")  # type: ignore[arg-type]
     for number in range(30):
         await outbox.on_verdict(event(judged(f"{number}"), bytes(100_000), RequestContext(), 1))
-    told = outbox.load()
-    assert told.pending == 30 and told.dropped == 0
-    assert 0 < told.without_media < 30
+    load = outbox.load()
+    assert load.pending == 30 and load.dropped == 0
+    assert 0 < load.without_media < 30
     await outbox.aclose()
 
 
-async def test_beyond_the_room_records_are_counted(spec: JournalSpec, journal: FakeJournal) -> None:
+async def test_records_dropped_for_lack_of_space_are_counted(spec: JournalSpec, journal: FakeJournal) -> None:
     journal.error = ConnectionError("it is gone")
     outbox = JournalOutbox(spec, journal, "one")  # type: ignore[arg-type]
     big = RoutedVerdict(verdict("a"), np.ones((64, 1024), np.float16))
     for _ in range(12):
         await outbox.on_verdict(event(big, PHOTO, RequestContext(), 1))
-    told = outbox.load()
-    assert told.dropped > 0 and told.pending + told.dropped == 12
+    load = outbox.load()
+    assert load.dropped > 0 and load.pending + load.dropped == 12
     await outbox.aclose()
 
 
-async def test_damage_is_put_aside_and_holds_up_nothing(
+async def test_a_damaged_record_is_set_apart_and_blocks_nothing(
     outbox: JournalOutbox, journal: FakeJournal, spec: JournalSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox._append(b"\x01garbage")
@@ -179,7 +177,7 @@ async def test_damage_is_put_aside_and_holds_up_nothing(
     assert (Path(spec.spool_folder) / "damaged").read_bytes().endswith(b"\x01garbage")
 
 
-async def test_a_record_that_the_database_refuses_holds_up_no_other(
+async def test_a_record_that_the_database_rejects_blocks_no_other(
     outbox: JournalOutbox, spec: JournalSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really = Store.commit
@@ -197,7 +195,7 @@ async def test_a_record_that_the_database_refuses_holds_up_no_other(
     assert b'"bad"' in (Path(spec.spool_folder) / "damaged").read_bytes()
 
 
-async def test_a_database_that_is_away_is_looked_for_again(
+async def test_an_unavailable_database_is_retried(
     outbox: JournalOutbox, journal: FakeJournal, spec: JournalSpec, tmp_path: Path
 ) -> None:
     (tmp_path / "journal.db").write_text("this is no database, and long enough to be seen to be none " * 20)
@@ -209,7 +207,7 @@ async def test_a_database_that_is_away_is_looked_for_again(
     assert list(written(spec)) == ["a"]
 
 
-async def test_without_a_journal_nothing_is_kept() -> None:
+async def test_without_a_journal_nothing_is_stored() -> None:
     nothing = NullOutbox()
     await nothing.on_verdict(event(judged("a"), PHOTO, RequestContext(), 1))
     assert nothing.load() is None and asyncio.all_tasks() == {asyncio.current_task()}

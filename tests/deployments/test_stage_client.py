@@ -1,4 +1,4 @@
-"""The client of a stage: down until it answers, down when a call is lost, up again by its probes."""
+"""The client of a stage: down until it answers, down after a lost call, up again after a probe."""
 
 import asyncio
 import gc
@@ -36,12 +36,12 @@ async def test_a_stage_is_down_until_it_has_answered(client: RayStageClient, han
         await client.predict([item()])
     await client.warm()
     assert client.up
-    assert [opinion.logit for opinion in await client.predict([item(), item()])] == [4.0, 4.0]
+    assert [prediction.logit for prediction in await client.predict([item(), item()])] == [4.0, 4.0]
     assert len(handle.seen) == 2
 
 
 @pytest.mark.parametrize(("sees", "images", "thumbs"), [("thumbs", 0, 1), ("images", 1, 0), ("both", 1, 1)])
-async def test_only_what_the_stage_looks_at_travels_with_the_time_left(sees: str, images: int, thumbs: int):
+async def test_only_the_media_that_the_stage_needs_are_sent_with_the_time_left(sees: str, images: int, thumbs: int):
     handle = FakeHandle(sees)
     client = RayStageClient("vlm", handle, timeout_s=1)  # type: ignore[arg-type]
     await client.warm()
@@ -52,7 +52,7 @@ async def test_only_what_the_stage_looks_at_travels_with_the_time_left(sees: str
     await client.aclose()
 
 
-async def test_the_stages_own_word_leaves_it_up(client: RayStageClient, handle: FakeHandle):
+async def test_an_error_that_the_stage_returns_leaves_it_up(client: RayStageClient, handle: FakeHandle):
     await client.warm()
     handle.error = RayTaskError("judge", "a long traceback", StageFailed("ValueError: no"))
     with pytest.raises(StageFailed, match="vlm failed: ValueError: no") as raised:
@@ -75,7 +75,7 @@ async def test_a_dead_process_takes_the_stage_down_until_a_probe_answers(client:
     assert len(await client.predict([item()])) == 1
 
 
-async def test_one_slow_call_does_not_throw_away_what_waits_behind_it(handle: FakeHandle):
+async def test_one_slow_call_does_not_fail_the_calls_queued_behind_it(handle: FakeHandle):
     client = RayStageClient("vlm", handle, timeout_s=0.05, probe_s=60)  # type: ignore[arg-type]
     await client.warm()
     handle.hangs = True
@@ -87,7 +87,7 @@ async def test_one_slow_call_does_not_throw_away_what_waits_behind_it(handle: Fa
     await client.aclose()
 
 
-async def test_a_lost_call_leaves_those_in_flight_to_other_processes_alone(handle: FakeHandle):
+async def test_a_lost_call_does_not_fail_calls_to_other_processes(handle: FakeHandle):
     client = RayStageClient("vlm", handle, timeout_s=5, probe_s=60)  # type: ignore[arg-type]
     await client.warm()
     handle.hangs = True
@@ -117,7 +117,7 @@ async def test_a_call_that_takes_too_long_is_cancelled_and_takes_the_stage_down(
 
 
 async def complaint(client: RayStageClient) -> str:
-    """Why judging fails. A frame that held the error would keep alive what the error is about."""
+    """Return an error. A stack frame that referenced it would keep its objects alive."""
     try:
         await client.predict([item()])
     except StageFailed as error:
@@ -138,20 +138,20 @@ async def test_a_silent_death_is_found_by_a_probe_and_fails_the_calls_in_flight(
     await until(lambda: client.up)
 
 
-async def test_a_slow_probe_keeps_new_calls_out_and_leaves_those_in_flight_alone(handle: FakeHandle):
+async def test_a_slow_probe_blocks_new_calls_and_keeps_those_in_flight(handle: FakeHandle):
     client = RayStageClient("vlm", handle, timeout_s=5, probe_s=0.2)  # type: ignore[arg-type]
     await client.warm()
     handle.hangs = True
-    held = asyncio.create_task(client.predict([item()]))
+    waiting = asyncio.create_task(client.predict([item()]))
     await until(lambda: not client.up)
-    assert not held.done()
+    assert not waiting.done()
     handle.let_go()
-    assert [opinion.logit for opinion in await held] == [4.0]
+    assert [prediction.logit for prediction in await waiting] == [4.0]
     await until(lambda: client.up)
     await client.aclose()
 
 
-async def test_a_replica_that_lets_go_of_a_call_has_lost_it(client: RayStageClient, handle: FakeHandle):
+async def test_a_call_that_the_replica_drops_has_failed(client: RayStageClient, handle: FakeHandle):
     await client.warm()
     handle.error = asyncio.CancelledError()
     with pytest.raises(StageFailed, match="dropped the call"):
@@ -172,7 +172,7 @@ async def test_a_cancelled_call_is_cancelled_in_the_stage(handle: FakeHandle):
     await client.aclose()
 
 
-async def test_closing_fails_what_is_in_flight_and_stops_probing(client: RayStageClient, handle: FakeHandle):
+async def test_closing_fails_calls_in_flight_and_stops_probing(client: RayStageClient, handle: FakeHandle):
     await client.warm()
     handle.hangs = True
     call = asyncio.create_task(client.predict([item()]))
@@ -194,7 +194,7 @@ async def test_odd_errors_do_not_end_the_probing(client: RayStageClient, handle:
     assert len(await client.predict([item()])) == 1
 
 
-async def test_a_stage_that_may_sleep_is_left_alone_once_nobody_asks(handle: FakeHandle):
+async def test_an_idle_stage_that_scales_to_zero_is_not_probed(handle: FakeHandle):
     client = RayStageClient("vlm", handle, timeout_s=1, probe_s=0.01, idle_after_s=0.1)  # type: ignore[arg-type]
     await client.warm()
     await asyncio.sleep(0.2)
@@ -208,7 +208,7 @@ async def test_a_stage_that_may_sleep_is_left_alone_once_nobody_asks(handle: Fak
     await client.aclose()
 
 
-async def test_a_stage_that_has_never_answered_is_probed_whether_anybody_asks_or_not(handle: FakeHandle):
+async def test_a_stage_that_has_never_answered_is_probed_even_if_idle(handle: FakeHandle):
     handle.error = ActorDiedError()
     client = RayStageClient("vlm", handle, timeout_s=1, probe_s=0.01, idle_after_s=0.02)  # type: ignore[arg-type]
     await asyncio.sleep(0.1)

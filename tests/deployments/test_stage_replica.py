@@ -23,7 +23,7 @@ from roadwork_serve.errors import ModelError, StageFailed
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageSpec
 from roadwork_serve.stages.health import PROBE_AFTER_S
-from tests.recording_lock import Held
+from tests.recording_lock import PausePoint
 
 ENGINE = EngineSpec(backend="transformers", model="fake", threads=3)
 SPEC = StageSpec(engine="fake", timeout_s=1)
@@ -74,18 +74,18 @@ def item(deadline_s: float = 0.0) -> Item:
     return Item("r", "photo", (b"jpeg",), np.zeros((0, 16, 16, 3), np.uint8), (0.0,), deadline_s)
 
 
-async def test_it_is_warm_before_it_is_ready_and_has_its_threads(replica: StageReplica, stage: FakeStage):
+async def test_it_warms_up_and_starts_its_threads_before_it_is_ready(replica: StageReplica, stage: FakeStage):
     assert (stage.warmed, stage.threads) == (1, "3")
     assert await replica.describe("vlm") == "images"
 
 
-async def test_deadlines_are_told_on_its_own_clock(replica: StageReplica, stage: FakeStage):
-    opinions = await replica.predict("vlm", [item(deadline_s=-1e9), item(deadline_s=1e9)], [2.0, 0.5])
-    assert [opinion.logit for opinion in opinions] == [1.0, 1.0]
+async def test_deadlines_are_converted_to_its_own_clock(replica: StageReplica, stage: FakeStage):
+    predictions = await replica.predict("vlm", [item(deadline_s=-1e9), item(deadline_s=1e9)], [2.0, 0.5])
+    assert [prediction.logit for prediction in predictions] == [1.0, 1.0]
     assert [round(each.left_s(), 1) for each in stage.items] == pytest.approx([2.0, 0.5], abs=0.2)
 
 
-async def test_health_checks_answer_while_it_judges(replica: StageReplica, stage: FakeStage):
+async def test_health_checks_answer_during_a_prediction(replica: StageReplica, stage: FakeStage):
     stage.go.clear()
     call = asyncio.create_task(replica.predict("vlm", [item()], [1.0]))
     await asyncio.sleep(0)
@@ -110,7 +110,7 @@ async def test_a_stuck_model_fails_its_health_check(
     await replica.check_health()
 
 
-async def test_what_the_model_raises_travels_as_text(replica: StageReplica, stage: FakeStage):
+async def test_errors_of_the_model_are_sent_as_text(replica: StageReplica, stage: FakeStage):
     stage.error = type("ExoticError", (Exception,), {})("out of luck")
     with pytest.raises(StageFailed, match=r"^ExoticError; see its log$") as raised:
         await replica.predict("vlm", [item()], [1.0])
@@ -120,13 +120,13 @@ async def test_what_the_model_raises_travels_as_text(replica: StageReplica, stag
         await replica.predict("vlm", [item()], [1.0])
 
 
-async def test_an_answer_that_is_no_number_is_a_failure(replica: StageReplica, stage: FakeStage):
+async def test_a_logit_that_is_not_a_number_is_a_failure(replica: StageReplica, stage: FakeStage):
     stage.logit = math.nan
     with pytest.raises(StageFailed, match="fake returns nan: set dtype: bfloat16"):
         await replica.predict("vlm", [item()], [1.0])
 
 
-async def test_a_quiet_replica_whose_model_no_longer_judges_fails_its_health_check(
+async def test_an_idle_replica_whose_model_no_longer_works_fails_its_health_check(
     replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
 ):
     await replica.check_health()
@@ -141,20 +141,20 @@ async def test_a_quiet_replica_whose_model_no_longer_judges_fails_its_health_che
 
 
 async def test_work_that_was_cancelled_stops(replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch):
-    held = Held(at=2)
+    pause = PausePoint(at=2)
 
     def predict(items: Sequence[Item]) -> list[StagePrediction]:
         for _ in items:
             stop_if_cancelled()
-            held()
+            pause()
         return []
 
     monkeypatch.setattr(stage, "predict", predict)
-    await held.cancelled_there(replica.predict("vlm", [item()] * 20, [1.0] * 20))
-    assert held.steps == 2
+    await pause.cancel_there(replica.predict("vlm", [item()] * 20, [1.0] * 20))
+    assert pause.steps == 2
 
 
-async def test_it_lets_go_of_its_model_when_serve_stops_it(replica: StageReplica, stage: FakeStage):
+async def test_it_finishes_its_calls_and_ends_its_threads_when_serve_stops_it(replica: StageReplica, stage: FakeStage):
     stage.go.clear()
     call = asyncio.create_task(replica.predict("vlm", [item()], [1.0]))
     while not stage.items:  # noqa: ASYNC110 - set by a thread
@@ -162,14 +162,14 @@ async def test_it_lets_go_of_its_model_when_serve_stops_it(replica: StageReplica
     stop = asyncio.create_task(replica.__del__())
     for _ in range(10):
         await asyncio.sleep(0)
-    assert not stop.done()  # what has begun is finished
+    assert not stop.done()  # running calls are finished
     stage.go.set()
     assert len(await call) == 1
     await stop
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("vlm")]
 
 
-def test_calls_stay_out_of_the_access_log_and_words_do_not(replica: StageReplica):
+def test_calls_are_filtered_from_the_access_log_and_other_messages_are_not(replica: StageReplica):
     logger = logging.getLogger("ray.serve")
     record = logger.makeRecord(logger.name, logging.INFO, "", 0, "CALL judge OK 1ms", (), None)
     assert logger.filter(record)
@@ -198,7 +198,7 @@ def test_each_stage_is_a_deployment_with_the_resources_of_its_spec():
     assert vlm.max_ongoing_requests > vlm.max_queued_requests > 2 * 3
 
 
-def test_another_version_starts_before_the_one_it_replaces_ends_where_there_is_room_for_both():
+def test_a_rolling_update_starts_the_new_version_first_where_both_fit():
     on_card = {"device": "cuda", "num_gpus": 0.5}
     overrides = {
         "engines": {"qwen3-vl": on_card, "molmo2": on_card | {"rolling_surge": True}, "ocr": {"rolling_surge": False}}
@@ -221,7 +221,7 @@ def test_every_stage_of_a_profile_has_a_deployment():
     assert set(DEPLOYMENTS) == set(STAGES)
 
 
-def test_stages_that_ask_one_engine_are_one_deployment():
+def test_stages_of_one_engine_are_one_deployment():
     app = build_app(load_profile("mini", {"stages": {"reasoner": {"engine": "qwen3-vl"}}}))
     _, stages, _ = app._bound_deployment.init_args
     shared = stages["vlm"]._bound_deployment
@@ -231,11 +231,11 @@ def test_stages_that_ask_one_engine_are_one_deployment():
     assert [list(using) for using in users.values()] == [["vlm", "reasoner"]]
 
 
-TURNING = {"engines": {"qwen3-vl-thinking": {"time_slice_group": "card"}, "molmo2": {"time_slice_group": "card"}}}
+TIME_SLICED = {"engines": {"qwen3-vl-thinking": {"time_slice_group": "gpu"}, "molmo2": {"time_slice_group": "gpu"}}}
 
 
-def test_engines_that_take_turns_are_one_deployment_with_one_share():
-    app = build_app(load_profile("mini", TURNING))
+def test_time_sliced_engines_are_one_deployment_with_one_share():
+    app = build_app(load_profile("mini", TIME_SLICED))
     _, stages, _ = app._bound_deployment.init_args
     shared = stages["video"]._bound_deployment
     assert shared.name == "Reasoner-VideoReasoner" and stages["reasoner"] is stages["video"]
@@ -263,10 +263,10 @@ class Sleepy(FakeStage):
     async def check(self) -> None: ...
 
 
-async def test_a_replica_lets_its_engines_take_turns(monkeypatch: pytest.MonkeyPatch):
-    told: list[str] = []
+async def test_a_replica_time_slices_its_engines(monkeypatch: pytest.MonkeyPatch):
+    switched: list[str] = []
     monkeypatch.setattr(
-        "deployments.stage_replica.Histogram.observe", lambda _, cost_s, tags: told.append(tags["engine"])
+        "deployments.stage_replica.Histogram.observe", lambda _, cost_s, tags: switched.append(tags["engine"])
     )
     stages = {"reasoner": Sleepy("reasoner"), "video": Sleepy("video")}
     replica = StageReplica.__new__(StageReplica)
@@ -275,15 +275,15 @@ async def test_a_replica_lets_its_engines_take_turns(monkeypatch: pytest.MonkeyP
         {"thinking": ENGINE, "molmo2": ENGINE}, users, lambda engine, using: {name: stages[name] for name in using}
     )
     logging.getLogger("ray.serve").filters.clear()
-    assert [stage.awake for stage in stages.values()] == [True, False]  # after a turn that told what one costs
+    assert [stage.awake for stage in stages.values()] == [True, False]  # after a switch that measured its cost
     for name in ("video", "reasoner", "video"):
-        (opinion,) = await replica.predict(name, [item()], [60.0])
-        assert opinion.model == name
+        (prediction,) = await replica.predict(name, [item()], [60.0])
+        assert prediction.model == name
     await replica.check_health()
-    assert told == ["thinking", "molmo2", "thinking", "molmo2"]
+    assert switched == ["thinking", "molmo2", "thinking", "molmo2"]
 
 
-def test_it_gives_way_with_the_threads_it_started_and_no_others():
+def test_it_lowers_the_priority_of_its_own_threads_only():
     code = """
 import os, threading
 from deployments.stage_replica import lower_priority

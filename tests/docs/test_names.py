@@ -1,4 +1,4 @@
-"""No name of the private vocabulary is left where users meet it."""
+"""The public surfaces contain no name of the former private vocabulary."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_no_old_name_is_a_name() -> None:
     assert not left, "\n".join(sorted(set(left)))
 
 
-def test_no_old_word_is_part_of_a_name() -> None:
+def test_no_name_contains_an_old_word() -> None:
     left = [
         f"{found.place}: {found.text}; use {OLD_WORDS[word]}"
         for found in names()
@@ -38,7 +38,7 @@ def test_no_old_word_is_part_of_a_name() -> None:
     assert not left, "\n".join(sorted(set(left)))
 
 
-def test_no_old_word_is_in_a_text() -> None:
+def test_no_text_contains_an_old_word() -> None:
     left = [
         f"{found.place}: {word!r} in {found.text!r}; use {OLD_WORDS[word]}"
         for found in texts()

@@ -31,15 +31,15 @@ POLICY = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those of Ray Data come last: what it leaves running takes time from tests that measure it."""
+    """Run the Ray Data tests last: its leftover processes would disturb tests that measure time."""
     items.sort(key=lambda item: item.path.name == "test_bulk.py")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """url: of the HTTP server. journal: a file with the ids of the requests the reasoner was given.
+    """A running application. url: of the HTTP server. journal: a file with the ids of requests to the reasoner.
 
-    gate: a file without which the reasoner does not get past requests whose id begins with "held".
+    gate: a file without which the reasoner blocks on requests whose id begins with "held".
     model: a file without which the fast VLM does not load.
     """
 
@@ -56,7 +56,7 @@ class Cluster:
         _get_global_client().deploy_apps(ServeDeploySchema.model_validate(self.config), _blocking=False)
 
     def pids(self) -> dict[str, list[int]]:
-        """Return the processes of each deployment's replicas that run."""
+        """Return the processes of the running replicas by deployment."""
         details = _get_global_client().get_serve_details()["applications"]["roadwork"]["deployments"]
         return {
             name: [replica["pid"] for replica in deployment["replicas"] if replica["state"] == "RUNNING"]
@@ -64,11 +64,11 @@ class Cluster:
         }
 
 
-def eventually(look: Callable[[], T | None], within_s: float, what: str) -> T:
-    """Return the first thing `look` finds that is no None and no False; fails when that takes too long."""
+def eventually(check: Callable[[], T | None], within_s: float, what: str) -> T:
+    """Return the first result of `check` that is neither None nor False. Fails after a timeout."""
     give_up_at = time.monotonic() + within_s
     while time.monotonic() < give_up_at:
-        if found := look():
+        if found := check():
             return found
         time.sleep(0.2)
     raise AssertionError(f"not within {within_s:g} s: {what}")
@@ -76,7 +76,7 @@ def eventually(look: Callable[[], T | None], within_s: float, what: str) -> T:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Yield the application, ready. Ray keeps its sockets in a folder of its own, whose path must be short."""
+    """Yield the application when it is ready. Ray keeps its sockets in a separate folder, whose path must be short."""
     folder = Path(tempfile.mkdtemp(prefix="roadwork-"))
     journal, gate, model = (folder / name for name in ("journal", "gate", "model"))
     journal.touch()
@@ -100,7 +100,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _start_ray(folder: Path, tries: int = 3) -> None:
-    """Ray gives its own processes 15 and 30 seconds to start, which a busy machine may not manage at once."""
+    """Start Ray, with a retry: its processes get 15 and 30 seconds to start, too little on a busy machine."""
     try:
         ray.init(
             address="local",
@@ -144,7 +144,7 @@ def _config(port: int, folder: Path, journal: Path, gate: Path, model: Path) -> 
 
 
 def ready(url: str) -> bool:
-    """Whether a server takes requests."""
+    """Return whether a server accepts requests."""
     try:
         return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
     except httpx.TransportError:

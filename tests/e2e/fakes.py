@@ -19,10 +19,10 @@ SEES: dict[str, StageInput] = {"backbone": "thumbs"}
 
 
 class FakeStage:
-    """Stage 1 says yes to white, no to black and nothing definite to grey; the others lean to yes.
+    """Stage 1 is positive on white, negative on black and undecided on grey; the others lean to positive.
 
-    options: journal, a file that gets the ids of the requests it judges; gate, a file without which it does
-    not get past requests whose id begins with "held"; model, a file without which it does not load.
+    options: journal, a file that gets the ids of its requests; gate, a file without which it
+    blocks on requests whose id begins with "held"; model, a file without which it does not load.
     """
 
     def __init__(self, name: str, spec: StageSpec, engine: EngineSpec) -> None:
@@ -45,9 +45,9 @@ class FakeStage:
             self._gate and any(item.request_id.startswith("held") for item in items) and not Path(self._gate).exists()
         ):
             time.sleep(0.01)
-        return [self._opinion(item) for item in items]
+        return [self._prediction(item) for item in items]
 
-    def _opinion(self, item: Item) -> StagePrediction:
+    def _prediction(self, item: Item) -> StagePrediction:
         shown = bool(item.images), bool(item.thumbs.size)
         if shown != (self.sees != "thumbs", self.sees != "images"):
             raise AssertionError(f"{self.name} was shown images, thumbs = {shown}")
@@ -63,9 +63,9 @@ def wait_for(file: Path) -> None:
 
 
 class Waiting:
-    """A stage whose engine holds what it is asked until nobody waits for it any more, as one on vLLM would.
+    """A stage whose engine holds its items until their callers have gone, as one on vLLM would.
 
-    options: held, a file that has as many bytes as items are held.
+    options: held, a file with one byte for every item in the engine.
     """
 
     sees: StageInput = "images"

@@ -1,4 +1,4 @@
-"""What a server over untrained checkpoints must do, whatever runs them."""
+"""Checks of a server over untrained checkpoints, for any backend."""
 
 import httpx
 
@@ -15,11 +15,11 @@ def every_stage_speaks(url: str) -> set[str]:
             (stage, "answered") for stage in stages if stage != "signs"
         ]
         (signs,) = (report for report in verdict.stages if report.stage == "signs")
-        assert signs.outcome in ("answered", "abstained")  # noise may read as nothing
+        assert signs.outcome in ("answered", "abstained")  # noise may contain no text
         assert not verdict.degraded and verdict.exit.stage == stages[-1] and 0 < verdict.probability < 1
     (reasoner,) = (report for report in photo.stages if report.stage == "reasoner")
     assert reasoner.evidence.reasoning is not None
-    assert 1 < reasoner.tokens <= 48 + 8  # the budget, what ends the thought, and the answer
+    assert 1 < reasoner.tokens <= 48 + 8  # the budget, the end of the reasoning, and the answer
     return {report.stage for report in photo.stages + clip.stages}
 
 

@@ -1,4 +1,4 @@
-"""Files scored over Ray Data: as the server does it, each once, whatever ends meanwhile."""
+"""Batch scoring over Ray Data: the server's verdicts, each file once, even after failures."""
 
 import io
 import os
@@ -29,17 +29,17 @@ FILES, LOT = 900, 128
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the stand-ins, which say of every picture what its bytes decide, at once."""
+    """Return a profile of stand-ins whose immediate predictions depend only on the bytes of an image."""
     folder = tmp_path_factory.mktemp("bulk")
-    told = load_profile("mini", overrides({}) | {"journal": journal_in(folder)}).model_dump(mode="json")
+    settings = load_profile("mini", overrides({}) | {"journal": journal_in(folder)}).model_dump(mode="json")
     path = folder / "standins.yaml"
-    path.write_text(yaml.safe_dump(told))
+    path.write_text(yaml.safe_dump(settings))
     return str(path)
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of noise, two that are none, and a hidden one."""
+    """Write images of noise, two invalid ones, and a hidden one."""
     folder = tmp_path_factory.mktemp("photos")
     dice = np.random.default_rng(1)
     for number in range(FILES - 2):
@@ -66,7 +66,7 @@ def assert_each_is_there_once(order: JobSpec, photos: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(cluster: Cluster, profile: str) -> Iterator[str]:
-    """Yield the same stand-ins behind a server."""
+    """Yield the URL of a server with the same stand-ins."""
     serve.run(build_app(load_profile(profile), open_fake_stages), name="standins", route_prefix="/standins")
     url = f"{cluster.url}/standins"
     eventually(lambda: ready(url), 120, "the server is ready")
@@ -74,7 +74,7 @@ def server(cluster: Cluster, profile: str) -> Iterator[str]:
     serve.delete("standins")
 
 
-def test_the_verdicts_are_those_of_the_server(server: str, order: JobSpec, photos: Path):
+def test_the_verdicts_match_the_server(server: str, order: JobSpec, photos: Path):
     total = score(order, opener=open_fake_stages)
     assert (total.verdicts, total.degraded, total.rejects) == (FILES - 2, 0, 2)
     assert_each_is_there_once(order, photos)
@@ -93,7 +93,7 @@ def test_the_verdicts_are_those_of_the_server(server: str, order: JobSpec, photo
     assert len(left_at) > 2, "they left at several stages"
 
 
-def test_what_was_broken_off_goes_on(cluster: Cluster, order: JobSpec, photos: Path):
+def test_an_interrupted_job_resumes(cluster: Cluster, order: JobSpec, photos: Path):
     class Broken(Exception): ...
 
     def break_off(_: BatchDone) -> None:
@@ -110,7 +110,7 @@ def test_what_was_broken_off_goes_on(cluster: Cluster, order: JobSpec, photos: P
     assert_each_is_there_once(order, photos)
 
 
-def test_a_worker_that_is_killed_loses_nothing(cluster: Cluster, order: JobSpec, photos: Path):
+def test_a_killed_worker_loses_no_verdict(cluster: Cluster, order: JobSpec, photos: Path):
     eventually(at_rest, 60, "the workers of the test before have ended")
     killed: list[int] = []
 
@@ -125,12 +125,12 @@ def test_a_worker_that_is_killed_loses_nothing(cluster: Cluster, order: JobSpec,
 
 
 def at_rest() -> bool:
-    """Whether no worker is left, and what the last ones held is free for two."""
+    """Return whether all workers have ended and their resources are free for two others."""
     return not workers() and ray.available_resources().get("CPU", 0) >= 2
 
 
 def workers() -> list[int]:
-    """Return processes of Ray Data that judge."""
+    """Return the worker processes of Ray Data."""
     found: list[int] = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

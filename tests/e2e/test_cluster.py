@@ -74,7 +74,7 @@ def test_each_stage_the_ingress_and_the_journal_is_one_process(cluster: Cluster)
     assert len({pid for each in pids.values() for pid in each}) == 7
 
 
-def test_where_cores_are_short_stages_give_way_to_the_ingress(cluster: Cluster):
+def test_stages_run_at_lower_priority_than_the_ingress(cluster: Cluster):
     pids = cluster.pids()
     assert niceness(*pids.pop("Ingress")) == {0}
     for each in pids.values():
@@ -82,11 +82,11 @@ def test_where_cores_are_short_stages_give_way_to_the_ingress(cluster: Cluster):
 
 
 def niceness(pid: int) -> set[int]:
-    """Of the threads of a process."""
+    """Return the niceness values of the threads of a process."""
     return {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()}
 
 
-def test_the_ingress_holds_no_torch(cluster: Cluster):
+def test_the_ingress_does_not_load_torch(cluster: Cluster):
     (pid,) = cluster.pids()["Ingress"]
     maps = Path(f"/proc/{pid}/maps").read_text()
     assert "python" in maps
@@ -101,7 +101,7 @@ def test_no_process_of_the_application_listens_beyond_loopback(cluster: Cluster)
 
 
 def listening(pid: int) -> list[IPv4Address | IPv6Address]:
-    """Return the addresses a process listens on, as the kernel tells them: words of hexadecimal, least byte first."""
+    """Return the listening addresses of a process, as the kernel writes them: hexadecimal words, least byte first."""
     inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
     bound: list[IPv4Address | IPv6Address] = []
     for table in ("tcp", "tcp6"):
@@ -122,7 +122,9 @@ def listening(pid: int) -> list[IPv4Address | IPv6Address]:
         (GREY, "roadwork", ["backbone", "signs", "vlm", "reasoner"], "above_band"),
     ],
 )
-def test_a_photo_leaves_where_its_posterior_does(cluster: Cluster, data: bytes, label: str, stages: list, reason: str):
+def test_a_photo_exits_where_its_posterior_leaves_the_band(
+    cluster: Cluster, data: bytes, label: str, stages: list, reason: str
+):
     answer = verdict(post(cluster, data))
     assert (answer.media, answer.label, asked(answer), answer.exit.reason) == ("photo", label, stages, reason)
     assert not answer.degraded
@@ -141,7 +143,7 @@ def test_a_form_and_json_get_the_same_verdict(cluster: Cluster):
     assert verdict(form).probability == verdict(body).probability == verdict(post(cluster, WHITE)).probability
 
 
-def test_a_batch_holds_verdicts_and_problems(cluster: Cluster):
+def test_a_batch_contains_verdicts_and_problems(cluster: Cluster):
     files = [("file", ("w.jpg", WHITE)), ("file", ("x.jpg", b"text")), ("file", ("c.mp4", mp4(0)))]
     response = httpx.post(f"{cluster.url}/v1/classify/batch", files=files, timeout=30)
     white, text, clip = BatchResult.model_validate_json(response.content).results
@@ -162,7 +164,7 @@ def test_a_batch_holds_verdicts_and_problems(cluster: Cluster):
         (bytes(33 * 2**20), "image/jpeg", {}, 413),
     ],
 )
-def test_garbage_gets_its_problem_and_the_server_goes_on(
+def test_garbage_gets_its_problem_and_the_server_continues(
     cluster: Cluster, data: bytes, kind: str, query: dict, status: int
 ):
     response = post(cluster, data, kind, **query)
@@ -172,7 +174,7 @@ def test_garbage_gets_its_problem_and_the_server_goes_on(
     verdict(post(cluster, WHITE))
 
 
-def test_an_impossible_deadline_is_told_in_time(cluster: Cluster):
+def test_an_infeasible_deadline_is_rejected_in_time(cluster: Cluster):
     began = time.monotonic()
     response = post(cluster, GREY, deadline_ms=1)
     assert response.status_code == 504
@@ -181,13 +183,13 @@ def test_an_impossible_deadline_is_told_in_time(cluster: Cluster):
 
 @contextmanager
 def busy_reasoner(cluster: Cluster, name: str) -> Iterator[Future[httpx.Response]]:
-    """While this is entered, the one slot of the reasoner is taken."""
+    """Occupy the only slot of the reasoner during the block."""
     cluster.gate.unlink(missing_ok=True)
     with ThreadPoolExecutor(1) as pool:
-        held = pool.submit(post, cluster, GREY, request_id=f"held-{name}")
+        waiting = pool.submit(post, cluster, GREY, request_id=f"held-{name}")
         try:
             eventually(lambda: f"held-{name}" in judged(cluster), 30, "the reasoner is busy")
-            yield held
+            yield waiting
         finally:
             cluster.gate.touch()
 
@@ -197,12 +199,12 @@ def judged(cluster: Cluster) -> list[str]:
 
 
 def test_a_short_deadline_gets_the_best_answer_so_far(cluster: Cluster):
-    with busy_reasoner(cluster, "deadline") as held:
+    with busy_reasoner(cluster, "deadline") as waiting:
         answer = verdict(post(cluster, GREY, deadline_ms=3000))
         assert answer.exit.reason == "deadline"
         assert answer.exit.stage == "vlm"
         assert not answer.degraded
-    assert asked(verdict(held.result()))[-1] == "reasoner"
+    assert asked(verdict(waiting.result()))[-1] == "reasoner"
 
 
 def test_the_request_id_is_the_clients_or_a_new_one(cluster: Cluster):
@@ -213,7 +215,7 @@ def test_the_request_id_is_the_clients_or_a_new_one(cluster: Cluster):
     assert Problem.model_validate_json(response.content).instance == response.headers["x-request-id"]
 
 
-def test_a_handle_gets_verdicts_and_our_errors(cluster: Cluster):
+def test_a_handle_returns_verdicts_and_our_errors(cluster: Cluster):
     handle = serve.get_app_handle("roadwork")
     answer = handle.classify.remote(WHITE, 5000, "by-handle").result()
     assert (answer.request_id, answer.label) == ("by-handle", "roadwork")
@@ -221,12 +223,12 @@ def test_a_handle_gets_verdicts_and_our_errors(cluster: Cluster):
         handle.classify.remote(b"").result()
 
 
-def test_who_hangs_up_costs_nothing_more(cluster: Cluster):
-    with busy_reasoner(cluster, "hang-up") as held:
+def test_a_client_that_hangs_up_causes_no_further_work(cluster: Cluster):
+    with busy_reasoner(cluster, "hang-up") as waiting:
         with pytest.raises(httpx.ReadTimeout):
             post(cluster, GREY, request_id="left", wait_s=2)
         eventually(lambda: info(cluster).in_flight == 1, 30, "the hang-up is known")
-    assert asked(verdict(held.result()))[-1] == "reasoner"
+    assert asked(verdict(waiting.result()))[-1] == "reasoner"
     verdict(post(cluster, GREY, request_id="stayed"))
     assert "stayed" in judged(cluster)
     assert "left" not in judged(cluster)
@@ -240,7 +242,7 @@ def test_a_new_policy_takes_over_without_a_restart(cluster: Cluster):
         eventually(lambda: verdict(post(cluster, GREY)).policy_version == "test-2", 30, "the new policy is in force")
         assert asked(verdict(post(cluster, GREY))) == ["backbone"]
         cluster.deploy({"version": "broken"})
-        refused = eventually(lambda: info(cluster).policy_error, 30, "the broken policy was looked at")
+        refused = eventually(lambda: info(cluster).policy_error, 30, "the broken policy was read")
         assert "missing" in refused
         assert verdict(post(cluster, GREY)).policy_version == "test-2"
     finally:
@@ -253,7 +255,7 @@ def info(cluster: Cluster) -> Info:
     return Info.model_validate_json(httpx.get(f"{cluster.url}/v1/info", timeout=10).content)
 
 
-def test_info_and_readiness_name_the_stages(cluster: Cluster):
+def test_info_and_readiness_list_the_stages(cluster: Cluster):
     assert [stage.stage for stage in info(cluster).stages] == list(STAGES)
     assert all(stage.up for stage in info(cluster).stages)
     assert httpx.get(f"{cluster.url}/readyz").json()["up"] == list(STAGES)
@@ -262,7 +264,7 @@ def test_info_and_readiness_name_the_stages(cluster: Cluster):
 
 @contextmanager
 def fallen_vlm(cluster: Cluster) -> Iterator[int]:
-    """While this is entered, the fast VLM's process is dead and the next one does not get to load its model."""
+    """Keep the fast VLM down during the block: its process is killed, and the next one cannot load its model."""
     (victim,) = cluster.pids()["FastVLM"]
     cluster.model.unlink()
     os.kill(victim, signal.SIGKILL)
@@ -272,7 +274,7 @@ def fallen_vlm(cluster: Cluster) -> Iterator[int]:
         cluster.model.touch()
 
 
-def test_a_stage_killed_under_load_degrades_and_comes_back(cluster: Cluster):
+def test_a_stage_killed_under_load_degrades_verdicts_and_recovers(cluster: Cluster):
     answers: list[tuple[float, Verdict]] = []
     stop = False
 

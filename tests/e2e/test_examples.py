@@ -1,4 +1,4 @@
-"""The examples of README and docs/, typed: against a server with keys, in a folder with the files they name."""
+"""Runs the examples of README and docs/ against a server with keys, in a folder with the files they name."""
 
 import os
 import re
@@ -26,7 +26,7 @@ RUN = [block for block in blocks("sh") if block.why_not is None and not block.te
 
 @dataclass(frozen=True)
 class Desk:
-    """Where somebody sits who reads the pages: a folder, a server, and an admin's key for it."""
+    """The setup of a reader of the pages: a folder, a server, and an admin's key for it."""
 
     folder: Path
     url: str
@@ -71,12 +71,12 @@ def desk(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.mark.parametrize("block", RUN, ids=str)
-def test_what_is_typed_works(desk: Desk, block: Block) -> None:
+def test_shell_examples_work(desk: Desk, block: Block) -> None:
     desk.types(["bash", "-euo", "pipefail", "-c"], block.text)
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
-def test_what_is_programmed_works(desk: Desk, block: Block) -> None:
+def test_python_examples_work(desk: Desk, block: Block) -> None:
     text = block.text.replace("timeout=30", f"timeout=30, headers={{'X-API-Key': '{desk.key}'}}")
     done = desk.types([sys.executable, "-c"], text)
     assert done.stdout.split()[0] in ("roadwork", "none")

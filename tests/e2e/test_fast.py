@@ -1,4 +1,4 @@
-"""What `roadwork serve --fast` sets, in a server of its own: HAProxy in front, and the same answers behind it."""
+"""`roadwork serve --fast` with a real server: HAProxy in front, and unchanged responses."""
 
 import asyncio
 import tempfile
@@ -24,7 +24,7 @@ KIND = {"content-type": "image/jpeg"}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Over stages that are never sure, so that every photo goes on to a reasoner that takes a while."""
+    """Yield a server with undecided stages, so that every photo reaches a slow reasoner."""
     args = {"profile": "mini", "overrides": overrides({"reasoner": 300}, sure=0, doubt=0)}
     log = tmp_path_factory.mktemp("log") / "server.log"
     with (
@@ -57,7 +57,7 @@ async def chunks(data: bytes) -> AsyncIterator[bytes]:
 
 
 def bound(server: Server) -> dict[str, list[IPv4Address | IPv6Address]] | None:
-    """Where each process listens; None while one comes or goes, as HAProxy does when it hears of replicas."""
+    """Return the listening addresses by process; None while a process starts or ends, as HAProxy does on a reload."""
     try:
         found = {f"{title} {pid}": listening(pid) for pid, title in list(processes(server))}
     except OSError:
@@ -89,7 +89,7 @@ async def test_each_file_of_a_batch_is_answered(client: httpx.AsyncClient) -> No
     assert text.problem and text.problem.status == 415
 
 
-async def test_deadlines_hold(client: httpx.AsyncClient) -> None:
+async def test_deadlines_are_met(client: httpx.AsyncClient) -> None:
     assert verdict(await client.post("/v1/classify?deadline_ms=200", content=JPEG)).exit.reason == "deadline"
     hurried = await client.post("/v1/classify", content=JPEG, headers={"x-request-timeout-seconds": "0.25"})
     assert verdict(hurried).exit.reason == "deadline"
@@ -97,7 +97,7 @@ async def test_deadlines_hold(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("in_chunks", [False, True])
-async def test_what_is_too_large_is_refused(client: httpx.AsyncClient, in_chunks: bool) -> None:
+async def test_a_body_that_is_too_large_is_rejected(client: httpx.AsyncClient, in_chunks: bool) -> None:
     body = bytes(33 * 2**20)
     response = await client.post("/v1/classify", content=chunks(body) if in_chunks else body)
     assert problem(response).status == response.status_code == 413
@@ -109,7 +109,7 @@ async def test_a_photo_larger_than_grpc_takes_by_default_reaches_every_stage(cli
     assert answer.exit.stage == "reasoner" and not answer.degraded
 
 
-async def test_who_hangs_up_leaves_no_work_behind(client: httpx.AsyncClient) -> None:
+async def test_a_client_that_hangs_up_leaves_no_work_behind(client: httpx.AsyncClient) -> None:
     async def in_flight() -> int:
         return Info.model_validate_json((await client.get("/v1/info")).content).in_flight
 

@@ -22,7 +22,7 @@ from tests.e2e.conftest import ROOT, Cluster
 
 WITHIN_S = 1.0
 PASSES = 5
-GROWTH_MIB = 64  # what the heaps of the ingress and its readers may still grow by after two passes: a body or two
+GROWTH_MIB = 64  # allowed growth of the heaps of the ingress and its decoders after two passes: a body or two
 MAX_BYTES = 32 * 2**20  # of the profile
 GOOD = corpus.encoded(corpus.picture())
 PART = b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
@@ -31,7 +31,7 @@ FORM = "multipart/form-data; boundary=x"
 
 @dataclass(frozen=True)
 class Attack:
-    """A request, and the status and slug of the problem it must get. to: where under /v1 it goes."""
+    """A request, and the expected status and slug of its problem. to: its path under /v1."""
 
     body: bytes
     status: int
@@ -46,7 +46,7 @@ def files() -> dict[str, Attack]:
 
 
 def requests(url: str) -> dict[str, Attack]:
-    """Return requests that are wrong before their media is. url: an address that must not be asked."""
+    """Return requests that are invalid regardless of their media. url: an address that must not be requested."""
     photo = base64.b64encode(GOOD)
     nest = b"".join(b"--%d\r\nContent-Type: multipart/mixed; boundary=%d\r\n\r\n" % (at, at + 1) for at in range(2_000))
     file = PART % (b"file", b'; filename="a.jpg"', GOOD)
@@ -111,9 +111,9 @@ def send(client: httpx.Client, attack: Attack) -> tuple[httpx.Response, float]:
 
 def check(name: str, attack: Attack, response: httpx.Response) -> None:
     assert response.headers["content-type"] == "application/problem+json", f"{name}: {response.text[:200]}"
-    told = Problem.model_validate_json(response.content)
-    assert (response.status_code, told.status) == (attack.status, attack.status), f"{name}: {told}"
-    assert told.type == f"urn:roadwork:problem:{attack.slug}", name
+    document = Problem.model_validate_json(response.content)
+    assert (response.status_code, document.status) == (attack.status, attack.status), f"{name}: {document}"
+    assert document.type == f"urn:roadwork:problem:{attack.slug}", name
     assert len(response.content) < 2_000, name
 
 
@@ -125,7 +125,7 @@ def classify(client: httpx.Client, data: bytes) -> Verdict:
 
 @contextmanager
 def listening() -> Iterator[tuple[str, socket.socket]]:
-    """Yield an address on this machine, and the socket that would know if anybody came."""
+    """Yield an address on this machine, and its listening socket."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield f"http://127.0.0.1:{server.getsockname()[1]}/photo.jpg", server
@@ -156,14 +156,14 @@ def memory_mib(pids: Sequence[int]) -> float:
     tree = set(pids)
     while more := {child for child, parent in parents.items() if parent in tree} - tree:
         tree |= more
-    held = 0
+    total = 0
     for each in tree:
         try:
             lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
-        held += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return held / 1024
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
 
 
 def test_every_attack_gets_its_problem_in_time_and_leaves_nothing_behind(cluster: Cluster, client: httpx.Client):
@@ -176,7 +176,7 @@ def test_every_attack_gets_its_problem_in_time_and_leaves_nothing_behind(cluster
             for name, attack in attacks.items():
                 response, each_s = send(client, attack)
                 check(name, attack, response)
-                took_s[name] = min(each_s, took_s.get(name, each_s))  # at its best: the machine has other work
+                took_s[name] = min(each_s, took_s.get(name, each_s))  # the fastest: others share the machine
             assert classify(client, GOOD).media == "photo"
             held_mib.append(memory_mib(ingress))
         assert nobody_came(server)
@@ -185,7 +185,7 @@ def test_every_attack_gets_its_problem_in_time_and_leaves_nothing_behind(cluster
     assert cluster.pids()["Ingress"] == ingress
 
 
-def test_hostile_files_come_as_forms_json_and_batches_too(client: httpx.Client):
+def test_hostile_files_are_rejected_in_forms_json_and_batches_too(client: httpx.Client):
     attacks = {name: attack for name, attack in files().items() if attack.body}
     names = list(attacks)
     for name, attack in list(attacks.items())[::4]:
@@ -197,19 +197,19 @@ def test_hostile_files_come_as_forms_json_and_batches_too(client: httpx.Client):
         response = client.post("/v1/classify/batch", files=[*some, ("file", ("good", GOOD))])
         *refused, good = response.json()["results"]
         assert good["verdict"]["media"] == "photo"
-        told = {entry["filename"]: (entry["problem"]["status"], entry["problem"]["type"]) for entry in refused}
-        assert told == {
+        found = {entry["filename"]: (entry["problem"]["status"], entry["problem"]["type"]) for entry in refused}
+        assert found == {
             name: (attacks[name].status, f"urn:roadwork:problem:{attacks[name].slug}") for name in names[at : at + 16]
         }
 
 
-def test_what_is_beside_or_behind_a_picture_changes_nothing(client: httpx.Client):
+def test_data_beside_or_behind_an_image_changes_nothing(client: httpx.Client):
     for name, (data, plain) in corpus.odd_files().items():
         odd, usual = classify(client, data), classify(client, plain)
         assert (odd.media, odd.probability, odd.label) == (usual.media, usual.probability, usual.label), name
 
 
-def test_an_address_in_a_clip_is_not_asked(client: httpx.Client):
+def test_an_address_in_a_clip_is_not_requested(client: httpx.Client):
     plain = classify(client, corpus.clip())
     with listening() as (url, server):
         clips = [data for data, error in corpus.addressed_files(url).values() if error is None]
@@ -221,25 +221,25 @@ def test_an_address_in_a_clip_is_not_asked(client: httpx.Client):
 
 @pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the kernel's numbers differ")
 @pytest.mark.parametrize("escape", [[], ["--escape"]])
-def test_reading_opens_no_file_and_no_socket_and_starts_no_process(escape: list[str]):
+def test_decoding_opens_no_file_or_socket_and_starts_no_process(escape: list[str]):
     command = [sys.executable, "-m", "tests.confined", "http://127.0.0.1:9/photo.jpg", *escape]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    told = done.stdout.splitlines()
-    assert told[-1] == "confined to the end", f"{told[-1]}: {done.stderr[-500:]}"
-    assert len(told) > 60
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "confined to the end", f"{lines[-1]}: {done.stderr[-500:]}"
+    assert len(lines) > 60
     assert done.returncode == (-signal.SIGSYS if escape else 0)
 
 
 def raw(cluster: Cluster, data: bytes) -> socket.socket:
-    """Return a connection on which these bytes have been sent."""
+    """Open a connection, send these bytes, and return it."""
     host, port = cluster.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=20)
     connection.sendall(data)
     return connection
 
 
-def told(connection: socket.socket) -> tuple[int, str]:
-    """Status and slug of the problem on a connection, which is then closed."""
+def read_problem(connection: socket.socket) -> tuple[int, str]:
+    """Return status and slug of the problem received on a connection, and close it."""
     with connection:
         data = b""
         while b"}" not in data:
@@ -269,12 +269,12 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     ids=["lines", "line", "target", "declared", "stopped", "slow", "whole", "endless", "trace", "old"],
 )
 def test_absurd_requests_get_their_problem(cluster: Cluster, data: bytes, problem: tuple[int, str]):
-    assert told(raw(cluster, data)) == problem
+    assert read_problem(raw(cluster, data)) == problem
 
 
-def test_bodies_that_trickle_hold_up_nobody(cluster: Cluster, client: httpx.Client):
+def test_slow_bodies_do_not_delay_other_requests(cluster: Cluster, client: httpx.Client):
     slow = [raw(cluster, HEAD + b"Content-Length: 100000\r\n\r\nabc") for _ in range(50)]
     began = time.monotonic()
     assert classify(client, GOOD).media == "photo"
     assert time.monotonic() - began < 5
-    assert {told(connection) for connection in slow} == {(504, "deadline")}
+    assert {read_problem(connection) for connection in slow} == {(504, "deadline")}

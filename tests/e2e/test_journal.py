@@ -1,4 +1,4 @@
-"""The journal of a server whose processes, and which itself, are killed while it answers."""
+"""The journal of a server that is killed under load, process by process and as a whole."""
 
 import io
 import os
@@ -25,7 +25,7 @@ VICTIMS = ("Journal", "Ingress", "Journal", "Ingress")  # on each server, before
 
 
 class Clients:
-    """Threads that ask until so many have been answered. answered: the answers' ids that arrived, by request id."""
+    """Threads that send requests until enough are answered. answered: ids of the received verdicts by request id."""
 
     def __init__(self) -> None:
         self.answered: dict[str, str] = {}
@@ -34,7 +34,7 @@ class Clients:
         self._body, self._next, self._turn, self._pause = grey(), 0, threading.Lock(), threading.Event()
 
     def ask(self) -> None:
-        """One client: every attempt is a request of its own, for one that was cut off may have been answered."""
+        """Run one client. Every attempt has its own id, because an interrupted request may have been answered."""
         with httpx.Client(timeout=20) as client:
             while len(self.answered) < REQUESTS:
                 with self._turn:
@@ -43,7 +43,7 @@ class Clients:
                 answer_id = None if self.url is None else self._answer(client, name)
                 if answer_id is None:
                     self.broken += 1
-                    self._pause.wait(0.05)  # somebody has been killed
+                    self._pause.wait(0.05)  # a process has been killed
                 else:
                     self.answered[name] = answer_id
 
@@ -62,7 +62,7 @@ def grey() -> bytes:
 
 
 def journaled(folder: Path) -> Counter[tuple[str, str]]:
-    """Request and answer of each record."""
+    """Return (request id, answer id) of every record."""
     store = Store.open(journal_in(folder)["url"])
     try:
         return Counter((case.prediction.verdict.request_id, case.prediction.id) for case in store.find())
@@ -71,7 +71,7 @@ def journaled(folder: Path) -> Counter[tuple[str, str]]:
 
 
 @pytest.mark.timeout(600)
-def test_every_answer_is_in_the_journal_once_whatever_is_killed(tmp_path: Path) -> None:
+def test_every_verdict_is_in_the_journal_once_after_processes_are_killed(tmp_path: Path) -> None:
     overrides = fake_models.overrides({}, ingress_replicas=2) | {"journal": journal_in(tmp_path)}
     args = {"profile": "mini", "overrides": overrides}
     dice, clients, killed = random.Random(), Clients(), Counter[str]()

@@ -1,4 +1,4 @@
-"""What a user gets: serve_config.yaml as it ships, with the weights that ship, asked over HTTP."""
+"""The shipped serve_config.yaml with the shipped weights, over HTTP."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from roadwork_serve.testbed.scenes.scenarios import photo_scene
 from tests.corpus import hostile_files
 
 PHOTOS = ROOT.parent / "shared/data/photos"
-# A photo asks the stages in this order, a clip in that; each may leave early.
+# Stages of a photo and of a clip, in order; each item may exit early.
 WAYS = {"photo": ["backbone", "signs", "vlm", "reasoner"], "clip": ["backbone", "signs", "video"]}
 
 
@@ -44,17 +44,17 @@ def check_verdict(response: httpx.Response, media: str) -> Verdict:
 
 
 @pytest.mark.parametrize("needs", WAYS["photo"])
-def test_a_scene_made_for_each_stage_is_answered(url: str, needs: str) -> None:
+def test_a_scene_made_for_each_stage_gets_a_verdict(url: str, needs: str) -> None:
     seed = next(seed for seed in range(9_000_000_000, 9_000_001_000) if photo_scene(seed).truth.needs == needs)
     check_verdict(classify(url, scenes.photo(seed).jpeg(), "image/jpeg"), "photo")
 
 
-def test_a_clip_is_answered_from_its_frames(url: str) -> None:
+def test_a_clip_gets_a_verdict_from_its_frames(url: str) -> None:
     verdict = check_verdict(classify(url, scenes.clip(9_000_000_000).mp4(), "video/mp4"), "clip")
     assert len(verdict.stages[0].evidence.frame_probabilities) == 8
 
 
-def test_real_footage_is_answered(url: str) -> None:
+def test_real_footage_gets_a_verdict(url: str) -> None:
     if not PHOTOS.exists():
         pytest.skip("no real photographs: they are not part of the project")
     photo = next((PHOTOS / "roadwork").glob("*.jpg")).read_bytes()
@@ -62,7 +62,7 @@ def test_real_footage_is_answered(url: str) -> None:
     check_verdict(classify(url, (PHOTOS / "clips/boston.mp4").read_bytes(), "video/mp4"), "clip")
 
 
-def test_info_names_the_miniatures(url: str) -> None:
+def test_info_marks_the_miniatures(url: str) -> None:
     info = Info.model_validate(httpx.get(f"{url}/v1/info").json())
     assert {stage.stage: stage.miniature for stage in info.stages} == {
         "backbone": True, "signs": False, "vlm": True, "reasoner": True, "video": True,
@@ -70,7 +70,7 @@ def test_info_names_the_miniatures(url: str) -> None:
     assert all(stage.up for stage in info.stages)
 
 
-def test_hostile_files_get_their_problem_and_the_server_goes_on(url: str) -> None:
+def test_hostile_files_get_their_problem_and_the_server_continues(url: str) -> None:
     for name, (data, error) in hostile_files().items():
         response = classify(url, data, "application/octet-stream")
         problem = Problem.model_validate(response.json())

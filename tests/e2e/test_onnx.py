@@ -1,4 +1,4 @@
-"""Stage 1 served from an exported file answers as the same cascade run here by transformers."""
+"""Stage 1 from an exported file gives the same verdicts as the same cascade with transformers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from roadwork_serve.server_state import Info
 from roadwork_serve.testbed import scenes
 
 PHOTOS = [scenes.photo(seed).jpeg() for seed in range(9_000_000_000, 9_000_000_008)]
-CHEAP = {"stages": {"vlm": None, "reasoner": None, "video": None}}  # the policy asks them, and does without
+CHEAP = {"stages": {"vlm": None, "reasoner": None, "video": None}}  # used by the policy, which works without them
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yield a server whose stage 1 is a file that was just exported."""
+    """Yield the URL of a server whose stage 1 is a newly exported file."""
     folder = tmp_path_factory.mktemp("onnx")
-    file = export_onnx("mini:backbone", folder / "glance.onnx").file
+    file = export_onnx("mini:backbone", folder / "stage1.onnx").file
     profile = load_profile("mini", CHEAP | {"engines": {"dinov3": {"backend": "onnx", "model": str(file)}}})
     (folder / "onnx.yaml").write_text(yaml.safe_dump(profile.model_dump(mode="json")))
     with own_server(folder / "server.log", str(folder / "onnx.yaml")) as url:
@@ -33,15 +33,15 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_the_exported_file_serves_the_same_verdicts(url: str) -> None:
     engines = {stage.stage: stage for stage in Info.model_validate(httpx.get(f"{url}/v1/info").json()).stages}
-    assert engines["backbone"].model.endswith("glance.onnx")
+    assert engines["backbone"].model.endswith("stage1.onnx")
     exits = set()
     for data, expected in zip(PHOTOS, asyncio.run(here(PHOTOS)), strict=True):
         response = httpx.post(f"{url}/v1/classify", content=data, headers={"content-type": "image/jpeg"}, timeout=60)
-        told = Verdict.model_validate(response.json())
-        assert (told.label, told.degraded, told.exit) == (expected.label, expected.degraded, expected.exit)
-        assert told.probability == pytest.approx(expected.probability, abs=1e-3)
-        exits.add(told.exit.stage)
-    assert exits == {"backbone", "signs"}  # or the scenes would not try both ways
+        found = Verdict.model_validate(response.json())
+        assert (found.label, found.degraded, found.exit) == (expected.label, expected.degraded, expected.exit)
+        assert found.probability == pytest.approx(expected.probability, abs=1e-3)
+        exits.add(found.exit.stage)
+    assert exits == {"backbone", "signs"}  # otherwise the scenes would not cover both exits
 
 
 async def here(photos: list[bytes]) -> list[Verdict]:

@@ -32,9 +32,9 @@ SLOTS = 128  # of each ingress replica at the fast VLM
 
 @dataclass(frozen=True)
 class Pair:
-    """key: an admin's. held: a file with a byte for every item that the fast VLM's engine holds. journal: its URL.
+    """A running pair. key: an admin's. held: a file with a byte per item in the fast VLM's engine. journal: its URL.
 
-    asker: keeps its connection, so that to look costs the cores that work little.
+    asker: keeps its connection open, so that polling takes little CPU time from the server.
     """
 
     url: str
@@ -89,7 +89,7 @@ async def put(client: httpx.AsyncClient, body: object) -> PolicyChange:
 
 @asynccontextmanager
 async def load(client: httpx.AsyncClient, askers: int = 6) -> AsyncIterator[list[tuple[float, float, Verdict]]]:
-    """Verdicts as they come, with when each was asked for and answered."""
+    """Collect verdicts with the times of their requests and responses."""
     seen: list[tuple[float, float, Verdict]] = []
     stop = False
 
@@ -110,15 +110,15 @@ async def load(client: httpx.AsyncClient, askers: int = 6) -> AsyncIterator[list
 
 
 async def grown(seen: list[Any], more: int) -> None:
-    """Wait until so many verdicts more have come."""
+    """Wait until this many further verdicts have arrived."""
     target = len(seen) + more
     async with asyncio.timeout(30):
         while len(seen) < target:  # noqa: ASYNC110 - what grows it is the load itself
             await asyncio.sleep(0.01)
 
 
-async def test_every_verdict_carries_the_version_that_was_in_force_when_it_was_asked_for(pair: Pair):
-    """Swapped ten times under load: what is asked for between two swaps has the first one's version and no other."""
+async def test_every_verdict_has_the_policy_version_active_at_its_request(pair: Pair):
+    """Replace the policy ten times under load; requests between two changes must get the version of the first."""
     swaps: list[tuple[float, float, str]] = []
     async with pair.client() as client, load(client) as seen:
         await grown(seen, 10)
@@ -138,7 +138,7 @@ async def test_every_verdict_carries_the_version_that_was_in_force_when_it_was_a
     assert {"swap-0", "swap-9"} <= {verdict.policy_version for *_, verdict in seen}
 
 
-async def test_a_rollback_restores_the_policy_before_on_both_replicas(pair: Pair):
+async def test_a_rollback_restores_the_previous_policy_on_both_replicas(pair: Pair):
     async with pair.client() as client:
         await put(client, policy("one"))
         await put(client, policy("two"))
@@ -147,13 +147,13 @@ async def test_a_rollback_restores_the_policy_before_on_both_replicas(pair: Pair
         assert (change.version, change.replicas) == ("one", 2)
         assert {load.policy_version for load in replicas(pair)} == {"one"}
         state = PolicyState.model_validate_json((await client.get("/v1/policy")).content)
-        assert [edition.version for edition in state.history][-3:] == ["one", "two", "one"]
+        assert [revision.version for revision in state.history][-3:] == ["one", "two", "one"]
         assert state.history[-1].origin == "rollback"
         assert state.history[-1].rollback_of == state.history[-3].revision
         assert state.history[-1].author == "ann"
 
 
-async def test_a_bad_policy_is_refused_and_the_old_one_stays(pair: Pair):
+async def test_an_invalid_policy_is_rejected_and_the_old_one_stays_active(pair: Pair):
     async with pair.client() as client:
         change = await put(client, policy("good"))
         for bad, status in (
@@ -167,7 +167,7 @@ async def test_a_bad_policy_is_refused_and_the_old_one_stays(pair: Pair):
         assert (await client.put("/v1/policy", json=policy("x"), headers={"X-API-Key": "rw_no"})).status_code == 401
 
 
-async def test_an_ab_test_keeps_a_key_on_its_side_whichever_replica_answers(pair: Pair):
+async def test_an_ab_test_assigns_a_key_to_the_same_arm_on_both_replicas(pair: Pair):
     async with pair.client() as client:
         await put(client, {"policy": policy("arm-a"), "split": {"policy": policy("arm-b"), "share": 0.5}})
         for camera in range(6):
@@ -178,7 +178,7 @@ async def test_an_ab_test_keeps_a_key_on_its_side_whichever_replica_answers(pair
             assert verdicts[0].policy_version == f"arm-{verdicts[0].arm}"
 
 
-async def test_a_shadow_is_counted_and_changes_no_answer(pair: Pair):
+async def test_a_shadow_is_counted_and_changes_no_verdict(pair: Pair):
     steps = [{"stage": stage, "exit": [0.0, 1.0]} for stage in ("backbone", "signs")]
     async with pair.client() as client:
         trial = {"version": "trial-1", "photo": steps, "clip": steps[:1]}
@@ -198,7 +198,7 @@ async def test_a_shadow_is_counted_and_changes_no_answer(pair: Pair):
 
 
 def all_in(pair: Pair, of: Callable[[ReplicaStats], int]) -> int | None:
-    """Over both replicas; None when one of them is too busy to say."""
+    """Return the sum over both replicas; None if one of them is too busy to report."""
     found = replicas(pair)
     return sum(of(load) for load in found) if len({load.replica for load in found}) == 2 else None
 
@@ -213,11 +213,11 @@ def at_the_vlm(load: ReplicaStats) -> int:
 
 
 async def hang_up_on(pair: Pair, count: int) -> float:
-    """Seconds from the last of so many hang-ups until no work is left, in both ingress replicas and in the engine."""
+    """Return the seconds from the last hang-up until no work is left in the ingress replicas and the engine."""
 
     async def hold(client: httpx.AsyncClient, number: int) -> None:
         headers = {"content-type": "image/jpeg", "X-Request-Id": f"held-{number}"}
-        for pause_s in repeat(0.1):  # one that was refused comes again
+        for pause_s in repeat(0.1):  # a rejected request is repeated
             reply = await client.post("/v1/classify?deadline_ms=60000", content=GREY, headers=headers)
             if reply.status_code != 503:
                 return
@@ -240,7 +240,7 @@ async def hang_up_on(pair: Pair, count: int) -> float:
     return time.monotonic() - began
 
 
-async def test_what_is_surveyed_is_in_the_journal_with_the_word_of_every_stage(pair: Pair):
+async def test_an_audited_item_is_in_the_journal_with_predictions_of_every_stage(pair: Pair):
     async with pair.client() as client:
         await put(client, {"policy": policy("audited"), "audit": {"share": 1.0}})
         reply = await client.post("/v1/classify", content=WHITE, headers={"X-Request-Key": "camera"})
@@ -253,16 +253,16 @@ async def test_what_is_surveyed_is_in_the_journal_with_the_word_of_every_stage(p
             cases = [case for case in found if case.prediction.id == verdict.answer_id]
             return cases[0] if cases and cases[0].audit is not None else None
 
-        case = eventually(found, 20, "the survey is in the journal")
+        case = eventually(found, 20, "the audit is in the journal")
         store.close()
-        await put(client, policy("after the survey"))
+        await put(client, policy("after the audit"))
     assert {report.stage for report in case.audit or ()} == {"signs", "vlm", "reasoner"}
     assert (case.prediction.caller, case.prediction.key, case.prediction.origin) == ("ann", "camera", "http")
     assert case.prediction.verdict == verdict
 
 
 async def answered(pair: Pair, count: int) -> float:
-    """Seconds in which so many requests, sent at once, are answered: what this machine is worth at the moment."""
+    """Return the seconds until this many concurrent requests are answered: the current speed of the machine."""
     async with pair.client(limits=httpx.Limits(max_connections=count)) as client:
         headers = {"content-type": "image/jpeg"}
         began = time.monotonic()
@@ -272,10 +272,10 @@ async def answered(pair: Pair, count: int) -> float:
 
 
 async def test_two_hundred_hang_ups_soon_leave_no_work_behind(pair: Pair):
-    """All are in the engine. The fastest of ten rounds counts: the cores are shared with whatever else runs.
+    """All requests are in the engine. The fastest of ten rounds counts, because other processes share the cores.
 
-    What is wanted is a second. A hang-up takes the same two hops as a request: a machine that is slow at answers may
-    take half of what as many of those take.
+    The goal is one second. A hang-up crosses the same two connections as a request, so a slow machine may take
+    half the time of as many requests.
     """
     async with pair.client() as client:
         await put(client, policy("hang-ups"))
@@ -293,12 +293,12 @@ async def test_hang_ups_leave_nothing_in_the_queues_before_a_full_engine(pair: P
     assert await asyncio.to_thread(all_in, pair, at_work) == 0
 
 
-async def test_what_an_admin_may_do_is_as_openapi_says(pair: Pair, tmp_path: Path):
+async def test_admin_routes_conform_to_openapi(pair: Pair, tmp_path: Path):
     (checks := tmp_path / "schemathesis.toml").write_text(CHECKS)
     key = f"--header=X-API-Key: {pair.key}"
-    told = await asyncio.to_thread(
+    output = await asyncio.to_thread(
         hold_to_its_word, pair.url, checks, "--include-path-regex=policy|stats", key, *NO_OTHER_KEYS
     )
-    assert "Tested: 5" in told
+    assert "Tested: 5" in output
     async with pair.client() as client:
         await put(client, policy("after-all"))

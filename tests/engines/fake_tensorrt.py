@@ -32,7 +32,7 @@ class Logger:
 
 
 class HostMemory(bytes):
-    """IHostMemory offers the buffer protocol, and no more is asked of it."""
+    """Stands in for IHostMemory, of which only the buffer protocol is used."""
 
 
 class Error:

@@ -4,13 +4,13 @@ from roadwork_serve.engines.chat import end_of_reasoning, metadata, reasoning_st
 from roadwork_serve.engines.vlm import NO, YES, Prompt
 
 
-def test_a_thought_is_ended_as_its_template_opened_it() -> None:
+def test_reasoning_is_closed_as_its_template_opened_it() -> None:
     assert end_of_reasoning("<|im_start|>assistant\n<think>\n") == "</think>\n\n"
     assert end_of_reasoning("<|im_start|>assistant\n") == "\n\nAnswer:"
 
 
 class Words:
-    """A tokenizer that knows two tokens."""
+    """A tokenizer with a vocabulary of two tokens."""
 
     unk_token_id, eos_token_id = 0, 3
 
@@ -19,7 +19,7 @@ class Words:
 
 
 @pytest.mark.parametrize(("eos", "wanted"), [(5, {3, 5, 7}), ([5, 6], {3, 5, 6, 7}), (None, {3, 7})])
-def test_a_thought_is_over_at_every_end_the_model_names(eos: int | list[int] | None, wanted: set[int]) -> None:
+def test_reasoning_ends_at_every_end_token_of_the_model(eos: int | list[int] | None, wanted: set[int]) -> None:
     assert reasoning_stop_tokens(Words(), eos) == wanted
 
 
@@ -29,9 +29,9 @@ def test_a_token_that_the_vocabulary_lacks_is_none() -> None:
 
 
 def test_frames_keep_their_times_to_the_millisecond() -> None:
-    told = metadata(Prompt("", (), (0.0, 0.4, 1.25)))
-    assert [index / told["fps"] for index in told["frames_indices"]] == [0.0, 0.4, 1.25]
-    assert told["total_num_frames"] == 1251
+    fields = metadata(Prompt("", (), (0.0, 0.4, 1.25)))
+    assert [index / fields["fps"] for index in fields["frames_indices"]] == [0.0, 0.4, 1.25]
+    assert fields["total_num_frames"] == 1251
 
 
 def test_yes_and_no_share_no_spelling() -> None:

@@ -21,7 +21,7 @@ from roadwork_serve.profiles.profile import MediaLimits
 from roadwork_serve.testbed import scenes
 from tests import untrained
 from tests.engines.tiny import tiny_dino
-from tests.recording_lock import Held
+from tests.recording_lock import PausePoint
 
 THUMBS = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
 TOLD = r"`roadwork minis train backbone`.* engines\.NAME\.features\.head of the profile"
@@ -44,19 +44,19 @@ def test_a_batch_scores_as_each_alone() -> None:
     assert together["words"] == pytest.approx(alone, abs=1e-4)
 
 
-def test_head_is_read_as_it_was_written(tmp_path) -> None:
+def test_a_head_round_trips_through_its_files(tmp_path) -> None:
     head = Head(HeadSettings(width=8, recipe="cls+mean", hidden=4)).eval()
     head.save(tmp_path)
     assert torch.equal(Head.load(tmp_path).eval()(torch.ones(1, 16)), head(torch.ones(1, 16)))
 
 
-def test_a_head_of_another_backbone_is_refused(tmp_path) -> None:
+def test_a_head_of_another_backbone_is_rejected(tmp_path) -> None:
     Head(HeadSettings(width=8)).save(tmp_path)
     with pytest.raises(ModelError, match="train a head for this backbone"):
         FeatureEngine(str(untrained.backbone(head=False)), head_folder=tmp_path)
 
 
-def test_a_broken_head_is_refused(tmp_path) -> None:
+def test_a_broken_head_is_rejected(tmp_path) -> None:
     (tmp_path / "head.json").write_text("{}")
     with pytest.raises(ModelError, match=rf"head in {tmp_path} cannot be read.*{TOLD}"):
         Head.load(tmp_path)
@@ -67,15 +67,15 @@ def test_without_a_head_there_are_no_logits() -> None:
         FeatureEngine(str(untrained.backbone(head=False))).logits(THUMBS)
 
 
-def test_a_head_folder_without_a_head_is_refused(tmp_path) -> None:
+def test_a_head_folder_without_a_head_is_rejected(tmp_path) -> None:
     with pytest.raises(ModelError, match=rf"head in {tmp_path} cannot be read"):
         FeatureEngine(str(untrained.backbone()), head_folder=tmp_path)
 
 
 @pytest.mark.parametrize("side", [224, 256, 512])
 @pytest.mark.parametrize(("kind", "most", "mean"), [("PNG", 1.01, 0.35), ("JPEG", 32, 1.0)])
-def test_thumbs_are_what_the_models_own_image_processor_makes(side: int, kind: str, most: float, mean: float) -> None:
-    """In levels of 255: a PNG is never off by more than the rounding to uint8, one level.
+def test_thumbnails_match_the_models_own_image_processor(side: int, kind: str, most: float, mean: float) -> None:
+    """Differences in levels of 255: a PNG is never off by more than the rounding to uint8, one level.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 where it is that large; edges may differ, the mean by less than a level.
     """
@@ -94,7 +94,7 @@ def test_thumbs_are_what_the_models_own_image_processor_makes(side: int, kind: s
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_says_nearly_the_same(dtype: str) -> None:
+def test_half_precision_nearly_gives_the_same_logits(dtype: str) -> None:
     half, full = (
         FeatureEngine(str(untrained.backbone()), options=LoadOptions(dtype=kind)) for kind in (dtype, "float32")
     )
@@ -103,7 +103,7 @@ def test_half_precision_says_nearly_the_same(dtype: str) -> None:
     assert half.logits(THUMBS)["roadwork"] == pytest.approx(full.logits(THUMBS)["roadwork"], abs=0.05)
 
 
-def test_a_precision_that_overflows_is_refused_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_overflows_is_rejected_at_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FeatureEngine(str(untrained.backbone()), options=LoadOptions(dtype="float16"))
     engine.backbone.model.norm.weight.data *= 1e5
     with pytest.raises(ModelError, match=r"overflows in torch\.float16: set dtype: bfloat16"):
@@ -111,7 +111,7 @@ def test_a_precision_that_overflows_is_refused_before_it_serves(monkeypatch: pyt
 
 
 def test_the_gated_models_load(tmp_path: Path) -> None:
-    """h16plus and 7b16 are such; load_pretrained refuses what lacks a weight."""
+    """h16plus and 7b16 have gated MLPs; load_pretrained rejects missing weights."""
     engine = FeatureEngine(tiny_dino(tmp_path, use_gated_mlp=True, hidden_act="silu"), side=32)
     assert type(engine.backbone.model.model.layer[0].mlp).__name__ == "DINOv3ViTGatedMLP"
     engine.warm()
@@ -119,11 +119,11 @@ def test_the_gated_models_load(tmp_path: Path) -> None:
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.compile stops after its front end, which is what recompiles, and takes nothing that breaks the graph."""
+    """Limit torch.compile to its front end, which decides on recompilation, and fail on graph breaks."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
 
 
-def test_a_compiled_model_is_compiled_before_it_serves_and_never_again(tmp_path: Path, traced: None) -> None:
+def test_a_compiled_model_is_compiled_at_warm_up_and_never_again(tmp_path: Path, traced: None) -> None:
     folder = tiny_dino(tmp_path)
     engine = FeatureEngine(folder, side=32, max_thumbs=300, compile=True)
     plain = FeatureEngine(folder, side=32)
@@ -135,14 +135,14 @@ def test_a_compiled_model_is_compiled_before_it_serves_and_never_again(tmp_path:
     def serve() -> None:
         for count in (1, 2, 3, 31, 300, 303):
             thumbs = reference_thumbs(32, count)
-            told[count] = engine.logits(thumbs)["words"], plain.logits(thumbs)["words"]
+            compared[count] = engine.logits(thumbs)["words"], plain.logits(thumbs)["words"]
 
-    told: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    thread = Thread(target=serve)  # as the stage does: it warms up and judges in threads
+    compared: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    thread = Thread(target=serve)  # like the stage, which warms up and predicts in threads
     thread.start()
     thread.join()
-    assert len(told) == 6
-    for count, (of_compiled, of_plain) in told.items():
+    assert len(compared) == 6
+    for count, (of_compiled, of_plain) in compared.items():
         assert of_compiled.shape == (count,)
         assert of_compiled == pytest.approx(of_plain, abs=1e-5)
     assert counters["stats"]["unique_graphs"] == compiled
@@ -158,7 +158,7 @@ def test_it_is_compiled_on_a_gpu_and_not_on_a_cpu_unless_asked(tmp_path: Path, t
 
 @pytest.fixture
 def second(tmp_path: Path) -> Path:
-    """Return a head on trial that looks at other features than `tiny_dino`'s own."""
+    """Return a second head that uses another recipe than `tiny_dino`'s own."""
     folder = tmp_path / "second"
     folder.mkdir()
     torch.manual_seed(1)
@@ -167,7 +167,7 @@ def second(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("compile", [False, True])
-def test_a_second_head_says_what_it_would_as_the_first_in_the_same_pass(
+def test_a_second_head_gives_its_own_logits_in_the_same_pass(
     tmp_path: Path, second: Path, compile: bool, traced: None
 ) -> None:
     model, thumbs = tiny_dino(tmp_path), reference_thumbs(32, 6)
@@ -178,33 +178,33 @@ def test_a_second_head_says_what_it_would_as_the_first_in_the_same_pass(
     seen: list[int] = []
     if not compile:  # a hook would break the graph
         engine.backbone.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    told = engine.logits(thumbs)
-    assert set(told) == {"roadwork", "words", "second"}
-    assert told["second"] == pytest.approx(alone, abs=1e-5)
-    assert {name: told[name].tolist() for name in plain} == {
+    found = engine.logits(thumbs)
+    assert set(found) == {"roadwork", "words", "second"}
+    assert found["second"] == pytest.approx(alone, abs=1e-5)
+    assert {name: found[name].tolist() for name in plain} == {
         name: pytest.approx(logits.tolist(), abs=1e-5) for name, logits in plain.items()
     }
     assert seen == ([] if compile else [4, 2])
 
 
-def test_a_second_head_is_tried_before_there_is_a_first(tmp_path: Path, second: Path) -> None:
+def test_a_second_head_works_without_a_first(tmp_path: Path, second: Path) -> None:
     model = tiny_dino(tmp_path)
     wanted = FeatureEngine(model, side=32, head_folder=second).logits(reference_thumbs(32, 2))["roadwork"]
     (tmp_path / "head.json").unlink()
     engine = FeatureEngine(model, side=32, second_head_folder=second)
     assert engine.has_head
-    assert {name: told.tolist() for name, told in engine.logits(reference_thumbs(32, 2)).items()} == {
+    assert {name: logits.tolist() for name, logits in engine.logits(reference_thumbs(32, 2)).items()} == {
         "second": pytest.approx(wanted.tolist(), abs=1e-6)
     }
 
 
-def test_a_head_that_says_nothing_of_road_work_is_refused(tmp_path: Path, second: Path) -> None:
+def test_a_head_without_a_roadwork_output_is_rejected(tmp_path: Path, second: Path) -> None:
     Head(HeadSettings(width=24, outputs=("words",))).save(second)
     with pytest.raises(ModelError, match=rf"head in {second} has no output roadwork: name one that does"):
         FeatureEngine(tiny_dino(tmp_path), side=32, second_head_folder=second)
 
 
-def test_large_batches_go_in_passes(tmp_path: Path) -> None:
+def test_large_batches_are_split_into_passes(tmp_path: Path) -> None:
     engine = FeatureEngine(tiny_dino(tmp_path), side=32, max_thumbs=4)
     seen: list[int] = []
     engine.backbone.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
@@ -217,19 +217,19 @@ def test_large_batches_go_in_passes(tmp_path: Path) -> None:
     assert together == pytest.approx(alone, abs=1e-5)
 
 
-async def test_thumbs_that_nobody_waits_for_end_with_their_pass(tmp_path: Path) -> None:
-    engine, worker, held = (
+async def test_a_cancelled_call_ends_after_its_current_pass(tmp_path: Path) -> None:
+    engine, worker, pause = (
         FeatureEngine(tiny_dino(tmp_path), side=32, max_thumbs=2),
         CancellableThread("test"),
-        Held(at=2),
+        PausePoint(at=2),
     )
-    engine.backbone.register_forward_pre_hook(held)
-    await held.cancelled_there(worker.run(engine.logits, reference_thumbs(32, 20)))
-    assert held.steps == 2
+    engine.backbone.register_forward_pre_hook(pause)
+    await pause.cancel_there(worker.run(engine.logits, reference_thumbs(32, 20)))
+    assert pause.steps == 2
     await worker.aclose()
 
 
-def test_passes_cover_every_thumb_once() -> None:
+def test_passes_cover_every_thumbnail_once() -> None:
     for count in range(1, 40):
         for most in range(1, 20):
             cuts = list(batches(count, most))
@@ -240,7 +240,7 @@ def test_passes_cover_every_thumb_once() -> None:
     assert batch_sizes(20) == (1, 2, 4, 8, 16, 20)
 
 
-def test_no_room_for_the_largest_batch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_for_the_largest_batch_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FeatureEngine(tiny_dino(tmp_path), side=32, max_thumbs=4)
 
     def full(*_: object) -> None:
@@ -253,19 +253,16 @@ def test_no_room_for_the_largest_batch_is_told(tmp_path: Path, monkeypatch: pyte
         engine.warm()
 
 
-def test_a_side_that_patches_do_not_fill_is_refused() -> None:
+def test_a_side_that_is_no_multiple_of_the_patch_size_is_rejected() -> None:
     with pytest.raises(ModelError, match=r"patches of 16 pixels.*thumbnails, 100,.*media\.thumb_side"):
         FeatureEngine(str(untrained.backbone()), side=100)
 
 
-def test_flash_attention_is_taken_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    def taken(dtype: str, device: str) -> str:
-        return backbones.attention(DINOv3ViTModel, LoadOptions(dtype=dtype, device=device))
-
-    monkeypatch.setattr(backbones, "is_flash_attn_2_available", lambda: True)
-    assert taken("bfloat16", "cuda") == "flash_attention_2"
-    assert taken("float32", "cuda") == "sdpa"
-    assert taken("bfloat16", "cpu") == "sdpa"
-    monkeypatch.setattr(backbones, "is_flash_attn_2_available", lambda: False)
-    assert taken("float16", "cuda") == "sdpa"
-    assert FeatureEngine(str(untrained.backbone())).backbone.config._attn_implementation == "sdpa"
+def test_flash_attention_is_used_where_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "is_flash_attn_2_available", lambda: True)
+    assert features.attention("bfloat16", "cuda") == "flash_attention_2"
+    assert features.attention("float32", "cuda") == "sdpa"
+    assert features.attention("bfloat16", "cpu") == "sdpa"
+    monkeypatch.setattr(features, "is_flash_attn_2_available", lambda: False)
+    assert features.attention("float16", "cuda") == "sdpa"
+    assert FeatureEngine(str(untrained.backbone())).model.config._attn_implementation == "sdpa"

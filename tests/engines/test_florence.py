@@ -9,7 +9,7 @@ from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.stages.signs import Signs
 from tests import untrained
-from tests.recording_lock import Held
+from tests.recording_lock import PausePoint
 from tests.stages.items import clip, photo
 
 SIGN = (
@@ -23,18 +23,18 @@ def engine() -> Florence2:
     return Florence2(str(untrained.florence()), max_tokens=12)
 
 
-def test_lines_stand_where_the_model_says(engine: Florence2) -> None:
+def test_lines_have_the_positions_that_the_model_returns(engine: Florence2) -> None:
     first, second = engine.lines(SIGN, (1000, 500), 0.9)
     assert (first.text, second.text, first.confidence) == ("ROAD WORK", "AHEAD", 0.9)
     assert first.quad.shape == (4, 2)
     assert first.quad[0] == pytest.approx([100, 100], abs=1) and first.quad[2] == pytest.approx([300, 130], abs=1)
 
 
-def test_nothing_read_is_no_line(engine: Florence2) -> None:
+def test_empty_output_gives_no_line(engine: Florence2) -> None:
     assert engine.lines("</s><s></s>", (64, 64), 0.5) == []
 
 
-def test_a_batch_reads_as_each_alone_and_says_how_surely(engine: Florence2) -> None:
+def test_a_batch_is_read_as_each_image_alone(engine: Florence2) -> None:
     pictures = [Image.new("RGB", (320, 240), colour) for colour in ("orange", "white", "black")]
     together = engine.read(pictures)
     assert [[line.text for line in page] for page in together] == [
@@ -43,7 +43,7 @@ def test_a_batch_reads_as_each_alone_and_says_how_surely(engine: Florence2) -> N
     assert engine.read([]) == []
 
 
-def test_it_is_sure_as_far_as_its_tokens_were_likely(engine: Florence2) -> None:
+def test_confidence_is_derived_from_token_probabilities(engine: Florence2) -> None:
     inputs = engine.processor(text="<OCR_WITH_REGION>", images=Image.new("RGB", (64, 64)), return_tensors="pt")
     recorder = _ConfidenceRecorder()
     with torch.inference_mode():
@@ -59,24 +59,24 @@ def test_it_is_sure_as_far_as_its_tokens_were_likely(engine: Florence2) -> None:
     ]
 
 
-async def test_reading_that_nobody_waits_for_ends_before_its_next_token() -> None:
-    engine, worker, held = Florence2(str(untrained.florence())), CancellableThread("test"), Held(at=3)
-    engine.model.model.language_model.decoder.register_forward_pre_hook(held)
+async def test_a_cancelled_call_ends_before_the_next_token() -> None:
+    engine, worker, pause = Florence2(str(untrained.florence())), CancellableThread("test"), PausePoint(at=3)
+    engine.model.model.language_model.decoder.register_forward_pre_hook(pause)
     engine.model.generation_config.min_new_tokens = 20  # untrained, it ends at once
-    await held.cancelled_there(worker.run(engine.read, [Image.new("RGB", (64, 64))]))
-    assert held.steps == 3
+    await pause.cancel_there(worker.run(engine.read, [Image.new("RGB", (64, 64))]))
+    assert pause.steps == 3
     await worker.aclose()
 
 
-def test_the_signs_stage_reads_with_it() -> None:
+def test_the_signs_stage_uses_it() -> None:
     stage = Signs(StageSpec(engine="e"), EngineSpec(backend="transformers", model=str(untrained.florence())))
-    opinions = stage.predict([photo(1), clip(2)])
-    assert len(opinions) == 2
-    assert all(opinion.compute_ms > 0 for opinion in opinions)
+    predictions = stage.predict([photo(1), clip(2)])
+    assert len(predictions) == 2
+    assert all(prediction.compute_ms > 0 for prediction in predictions)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_reads_too(dtype: str) -> None:
+def test_half_precision_reads_text_too(dtype: str) -> None:
     reader = Florence2(str(untrained.florence()), LoadOptions(dtype=dtype), max_tokens=6)
     assert reader.model.dtype is getattr(torch, dtype)
     pages = reader.read([Image.new("RGB", (64, 64), "orange"), Image.new("RGB", (64, 48), "white")])
@@ -84,7 +84,7 @@ def test_half_precision_reads_too(dtype: str) -> None:
     assert all(0 < line.confidence <= 1 for page in pages for line in page)
 
 
-def test_the_stage_passes_on_how_the_profile_wants_it_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_passes_on_the_load_options_of_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[LoadOptions] = []
     monkeypatch.setattr("roadwork_serve.engines.florence.Florence2", lambda _, options: asked.append(options))
     spec = {"backend": "transformers", "model": "m", "revision": "v1", "device": "cuda", "num_gpus": 0.1}
@@ -96,6 +96,6 @@ def test_the_stage_passes_on_how_the_profile_wants_it_loaded(monkeypatch: pytest
     ]
 
 
-def test_another_architecture_is_refused() -> None:
+def test_another_architecture_is_rejected() -> None:
     with pytest.raises(ModelError, match="Florence2ForConditionalGeneration"):
         Florence2(str(untrained.vlm()))

@@ -1,4 +1,4 @@
-"""What can be wrong with a checkpoint is told in words that say what to do; the hub's errors are the hub's own."""
+"""Errors of invalid checkpoints, which explain the fix. Errors of the hub come from huggingface_hub itself."""
 
 import json
 import shutil
@@ -30,13 +30,13 @@ def load(model: str | Path, **more: Any) -> Any:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """Return a checkpoint to spoil."""
+    """Return a copy of a checkpoint, to be damaged."""
     return shutil.copytree(untrained.backbone(), tmp_path / "copy")
 
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Return the hub answers like this from now on, and nothing of it is in the cache."""
+    """Return a function that sets the response of the hub, with an empty cache."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
 
     def answer(status: int, code: str = "") -> None:
@@ -54,7 +54,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "told"),
+    ("status", "code", "message"),
     [
         (403, "GatedRepo", rf"gated.*accept the licence on https://huggingface\.co/{DINO}.*`hf auth login`.*HF_TOKEN"),
         (404, "RepoNotFound", r"no folder.*no repository of that name.*engines\.NAME\.model"),
@@ -62,15 +62,17 @@ def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
         (500, "", "hub returned an error.*Try again"),
     ],
 )
-def test_what_the_hub_refuses(answers: Callable[..., None], status: int, code: str, told: str) -> None:
+def test_errors_of_the_hub_explain_the_fix(answers: Callable[..., None], status: int, code: str, message: str) -> None:
     answers(status, code)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         load(DINO, revision="v9")
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         load_processor(AutoProcessor, DINO, LoadOptions(revision="v9"))
 
 
-def test_without_a_network_it_says_how_to_bring_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_network_the_error_explains_how_to_provide_the_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
 
     def download(*_: object, **__: object) -> NoReturn:
@@ -85,7 +87,7 @@ def test_without_a_network_it_says_how_to_bring_the_model(monkeypatch: pytest.Mo
         load(DINO)
 
 
-def test_weights_that_are_not_there_or_cut_short(copy: Path) -> None:
+def test_missing_or_truncated_weights_are_an_error(copy: Path) -> None:
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(ModelError, match=r"damaged or truncated.*download them again"):
@@ -101,7 +103,7 @@ def test_weights_that_are_not_there_or_cut_short(copy: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_no_weight_is_made_up(copy: Path) -> None:
+def test_missing_or_misshapen_weights_are_an_error(copy: Path) -> None:
     whole = load_file(copy / "model.safetensors")
     name = next(name for name in whole if name.endswith("q_proj.weight"))
     save_file({n: w for n, w in whole.items() if n != name}, copy / "model.safetensors", {"format": "pt"})
@@ -112,7 +114,7 @@ def test_no_weight_is_made_up(copy: Path) -> None:
         load(copy)
 
 
-def test_another_architecture_is_refused_before_its_weights_are_read(copy: Path) -> None:
+def test_another_architecture_is_rejected_before_its_weights_are_read(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
     (copy / "model.safetensors").unlink()
@@ -125,7 +127,7 @@ def test_a_folder_without_a_processor_is_not_complete() -> None:
         load_processor(AutoProcessor, str(untrained.backbone()))
 
 
-def test_remote_code_stays_off_and_the_revision_goes_through() -> None:
+def test_remote_code_stays_off_and_the_revision_is_passed_on() -> None:
     class Spy:
         __name__ = "Spy"
         seen: dict[str, Any]
@@ -145,25 +147,25 @@ def test_remote_code_stays_off_and_the_revision_goes_through() -> None:
     assert spy.seen["revision"] == "v1"
 
 
-def test_all_of_our_checkpoints_have_all_their_weights() -> None:
+def test_our_checkpoints_have_all_their_weights() -> None:
     for folder in (untrained.vlm(), untrained.video()):
         model = load_pretrained(AutoModelForImageTextToText, str(folder))
         assert not any(weights.is_meta for weights in model.parameters())
 
 
-def test_too_little_memory_is_told_before_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_an_error_before_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_ram", lambda: 2**20)
     with pytest.raises(ModelError, match=r"takes 0\.0 GiB of memory in float32 and 0\.0 GiB are free"):
         load(untrained.backbone())
 
 
-def test_the_weights_are_counted_in_the_type_they_are_loaded_as() -> None:
+def test_weights_are_counted_in_the_dtype_they_are_loaded_as() -> None:
     numbers = sum(p.numel() for p in load(untrained.backbone()).parameters())
     assert memory.weights_bytes(untrained.backbone(), "float32") == 4 * numbers
     assert memory.weights_bytes(untrained.backbone(), "bfloat16") == 2 * numbers
 
 
-def test_free_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
+def test_free_memory_respects_the_limit_of_the_container(tmp_path: Path) -> None:
     def write(path: str, text: str) -> None:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
@@ -188,8 +190,8 @@ def test_free_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return a pretended card of 24 GiB with 12 MiB free; the shares of it that PyTorch was held to."""
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Fake a GPU of 24 GiB with 12 MiB free, and return the memory fractions set in PyTorch."""
     shares: list[float] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (12 * 2**20, 24 * 2**30))
@@ -197,7 +199,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return shares
 
 
-def test_a_card_that_is_too_full_is_told_with_figures(card: list[float]) -> None:
+def test_too_little_gpu_memory_is_an_error_with_figures(gpu: list[float]) -> None:
     with pytest.raises(ModelError, match=r"takes 0\.0 GiB in float32 and 0\.0 GiB of the GPU are free"):
         memory.check_memory("m", _weights(13), LoadOptions(device="cuda"))
     memory.check_memory("m", _weights(11), LoadOptions(device="cuda"))
@@ -205,21 +207,21 @@ def test_a_card_that_is_too_full_is_told_with_figures(card: list[float]) -> None
         memory.check_memory("m", _weights(11), LoadOptions(device="cuda", gpu_memory_gib=0.01))
 
 
-def test_the_process_is_held_to_its_share_of_the_card(card: list[float]) -> None:
+def test_the_process_is_limited_to_its_share_of_the_gpu(gpu: list[float]) -> None:
     memory.cap_gpu_memory(LoadOptions(device="cuda", gpu_memory_gib=6))
     memory.cap_gpu_memory(LoadOptions(device="cuda", gpu_memory_gib=48))
     memory.cap_gpu_memory(LoadOptions(device="cpu", gpu_memory_gib=6))
     memory.cap_gpu_memory(LoadOptions(device="cuda"))
-    assert card == [0.25, 1.0]
+    assert gpu == [0.25, 1.0]
 
 
-def test_a_card_that_pytorch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_pytorch_does_not_see_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ModelError, match=r"PyTorch sees no GPU.*nvidia-smi.*device: cpu"):
         load(untrained.backbone(), device="cuda")
 
 
-def test_a_model_that_does_not_fit_beside_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_does_not_fit_into_free_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> NoReturn:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -231,7 +233,7 @@ def test_a_model_that_does_not_fit_beside_what_is_there(monkeypatch: pytest.Monk
 
 
 def _weights(mib: int) -> Path:
-    """Return a folder with a file of so much fp32, of which only the header is there."""
+    """Return a folder with a safetensors file of this many MiB in fp32, of which only the header exists."""
     folder = Path(untrained._root()) / f"header-{mib}"
     folder.mkdir(exist_ok=True)
     header = json.dumps({"w": {"dtype": "F32", "shape": [mib, 2**18], "data_offsets": [0, mib * 2**20]}}).encode()

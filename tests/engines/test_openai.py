@@ -1,4 +1,4 @@
-"""The engine that asks a server, against servers made up here; a real one is in tests/vllm."""
+"""The engine for OpenAI-compatible servers, against fake servers; tests/vllm uses a real one."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ TOP = [("YES", 0.5), (" yes", 0.1), ("No", 0.2), ("Maybe", 0.1), ("I", 0.05)]
 
 
 class Server:
-    """Answers as `reply` says; keeps what it was asked."""
+    """Responds with the result of `reply`, and records the requests."""
 
     def __init__(self, reply: Callable[[dict[str, Any]], dict[str, Any] | int]) -> None:
         self.reply = reply
@@ -32,10 +32,10 @@ class Server:
         body = json.loads(request.content)
         self.asked.append(body)
         self.keys.append(request.headers["authorization"])
-        told = self.reply(body)
-        if isinstance(told, int):
-            return httpx2.Response(told, json={"error": {"message": "not with me"}})
-        return httpx2.Response(200, json=told)
+        answer = self.reply(body)
+        if isinstance(answer, int):
+            return httpx2.Response(answer, json={"error": {"message": "not with me"}})
+        return httpx2.Response(200, json=answer)
 
 
 def completion(text: str, top: list[tuple[str, float]] | None = None, **message: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ async def test_p_yes_is_summed_over_the_spellings() -> None:
     assert image["image_url"]["url"].startswith("data:image/jpeg;base64,")
 
 
-async def test_a_word_that_is_not_among_the_likeliest_is_no_likelier_than_the_last_of_them() -> None:
+async def test_a_token_outside_the_top_logprobs_gets_the_smallest_of_them() -> None:
     server = Server(lambda body: completion("YES", [("YES", 0.9), ("A", 0.02)]))
     (answer,) = await engine(server).ask([PHOTO])
     assert answer.logit == pytest.approx(math.log(0.9 / 0.02))
@@ -85,7 +85,7 @@ async def test_a_word_that_is_not_among_the_likeliest_is_no_likelier_than_the_la
     ],
     ids=["refuses", "leaves out", "others likelier"],
 )
-async def test_without_log_probabilities_a_choice_is_asked_and_marked_coarse(reply: Any, asked: int) -> None:
+async def test_without_log_probabilities_the_choice_is_used_and_marked(reply: Any, asked: int) -> None:
     server = Server(reply)
     asking = engine(server)
     for _ in range(2):
@@ -95,7 +95,7 @@ async def test_without_log_probabilities_a_choice_is_asked_and_marked_coarse(rep
     assert server.asked[-1]["response_format"]["json_schema"]["schema"]["enum"] == ["YES", "NO"]
 
 
-async def test_an_answer_that_is_neither_is_an_error() -> None:
+async def test_an_answer_other_than_yes_or_no_is_an_error() -> None:
     with pytest.raises(ModelError, match=r"answers 'perhaps' instead of YES or NO"):
         await engine(Server(lambda body: completion("perhaps"))).ask([PHOTO])
 
@@ -103,7 +103,7 @@ async def test_an_answer_that_is_neither_is_an_error() -> None:
 @pytest.mark.parametrize(
     "thought", [{"text": "", "reasoning_content": "cones"}, {"text": "cones</think>\n\nYES"}, {"text": "cones"}]
 )
-async def test_a_thought_is_kept_and_led_to_its_answer(thought: dict[str, str]) -> None:
+async def test_reasoning_is_returned_and_followed_by_an_answer(thought: dict[str, str]) -> None:
     server = Server(lambda body: completion("YES", TOP) if "logprobs" in body else completion(**thought))
     (answer,) = await engine(server).ask([PHOTO], reasoning_tokens=64)
     assert (answer.reasoning, answer.tokens) == ("cones", 6)
@@ -112,7 +112,7 @@ async def test_a_thought_is_kept_and_led_to_its_answer(thought: dict[str, str]) 
     assert server.asked[1]["continue_final_message"] and not server.asked[1]["add_generation_prompt"]
 
 
-async def test_a_server_that_cannot_go_on_with_a_text_is_asked_in_a_new_turn() -> None:
+async def test_a_server_that_cannot_continue_a_message_gets_a_new_chat_turn() -> None:
     def reply(body: dict[str, Any]) -> dict[str, Any] | int:
         if "continue_final_message" in body:
             return 400
@@ -124,7 +124,7 @@ async def test_a_server_that_cannot_go_on_with_a_text_is_asked_in_a_new_turn() -
     assert [message["role"] for message in server.asked[-1]["messages"]] == ["user", "assistant", "user"]
 
 
-async def test_a_clip_is_its_frames_after_their_times() -> None:
+async def test_a_clip_is_sent_as_frames_with_timestamps() -> None:
     server = Server(lambda body: completion("YES", TOP))
     frames = (Image.new("RGB", (64, 48), "red"), Image.new("RGB", (64, 48), "blue"))
     await engine(server).ask([Prompt("Is there?", frames, (0.0, 1.5))])
@@ -132,7 +132,7 @@ async def test_a_clip_is_its_frames_after_their_times() -> None:
     assert [part.get("text", "picture") for part in parts] == ["0.0 s", "picture", "1.5 s", "picture", "Is there?"]
 
 
-async def test_pictures_are_shrunk_to_max_pixels() -> None:
+async def test_images_are_shrunk_to_max_pixels() -> None:
     server = Server(lambda body: completion("YES", TOP))
     await engine(server, language={"max_pixels": 10_000}).ask([PHOTO])
     data = server.asked[0]["messages"][0]["content"][0]["image_url"]["url"].split(",")[1]
@@ -154,7 +154,7 @@ async def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert server.keys == ["Bearer secret"]
 
 
-async def test_a_server_that_is_not_there_or_refuses_is_named() -> None:
+async def test_an_unreachable_or_refusing_server_is_named_in_the_error() -> None:
     def gone(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("refused")
 

@@ -25,6 +25,6 @@ def test_every_spelling_is_a_token_of_its_own() -> None:
     assert no == sorted([8996, 5664, 2753, 2308, 2152, 902])
 
 
-def test_a_thought_is_closed_by_its_own_token() -> None:
+def test_reasoning_is_closed_by_its_own_token() -> None:
     assert encode("</think>\n\n") == [151668, 271]
     assert len(encode(ANSWER)) == 3

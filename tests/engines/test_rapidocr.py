@@ -11,7 +11,7 @@ from roadwork_serve.cancellable_thread import CancellableThread
 from roadwork_serve.engines.denormals import flush_denormals
 from roadwork_serve.engines.rapidocr import RapidOcr
 from roadwork_serve.errors import ModelError
-from tests.recording_lock import Held
+from tests.recording_lock import PausePoint
 
 
 @pytest.fixture(scope="module")
@@ -27,28 +27,28 @@ def sign(text: str, at: tuple[int, int] = (300, 200), letters: int = 32, lean: f
     return picture.rotate(lean, fillcolor=(120, 130, 140))
 
 
-def test_reads_a_line_and_says_where_it_stands(engine: RapidOcr) -> None:
+def test_a_line_is_read_with_its_position(engine: RapidOcr) -> None:
     ((line,),) = engine.read([sign("ROAD CLOSED")])
     assert line.text == "ROAD CLOSED" and 0.9 < line.confidence <= 1.0
     assert line.quad.shape == (4, 2) and line.quad.dtype == np.float32
-    assert np.abs(line.quad[0] - (300, 203)).max() < 15  # begins where it was written
+    assert np.abs(line.quad[0] - (300, 203)).max() < 15  # starts where it was drawn
     assert line.quad[1, 0] - line.quad[0, 0] == pytest.approx(215, abs=30)
 
 
-def test_a_picture_without_text_has_no_lines(engine: RapidOcr) -> None:
+def test_an_image_without_text_has_no_lines(engine: RapidOcr) -> None:
     assert engine.read([Image.new("RGB", (640, 480), (90, 100, 90))]) == [[]]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1600, 20), (2, 1600), (33, 31), (1600, 60)])
-def test_odd_sizes_are_no_trouble(engine: RapidOcr, size: tuple[int, int]) -> None:
+def test_odd_sizes_are_accepted(engine: RapidOcr, size: tuple[int, int]) -> None:
     assert engine.read([Image.new("RGB", size, "orange")]) == [[]]
 
 
-def test_reads_a_line_that_leans(engine: RapidOcr) -> None:
+def test_a_slanted_line_is_read(engine: RapidOcr) -> None:
     assert [line.text for line in engine.read([sign("ROAD CLOSED", lean=12)])[0]] == ["ROAD CLOSED"]
 
 
-def test_red_and_blue_are_not_mistaken_for_one_another(engine: RapidOcr) -> None:
+def test_red_and_blue_are_not_swapped(engine: RapidOcr) -> None:
     seen: list[np.ndarray] = []
     ocr = engine._ocr
     engine._ocr = lambda bgr: seen.append(bgr) or ocr(bgr)
@@ -59,11 +59,11 @@ def test_red_and_blue_are_not_mistaken_for_one_another(engine: RapidOcr) -> None
     assert seen[0][0, 0].tolist() == [30, 10, 200]
 
 
-async def test_pictures_that_nobody_waits_for_are_not_read(engine: RapidOcr, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker, held, ocr = CancellableThread("test"), Held(at=2), engine._ocr
-    monkeypatch.setattr(engine, "_ocr", lambda bgr: held() or ocr(bgr))
-    await held.cancelled_there(worker.run(engine.read, [Image.new("RGB", (64, 64))] * 5))
-    assert held.steps == 2
+async def test_a_cancelled_call_reads_no_further_images(engine: RapidOcr, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, pause, ocr = CancellableThread("test"), PausePoint(at=2), engine._ocr
+    monkeypatch.setattr(engine, "_ocr", lambda bgr: pause() or ocr(bgr))
+    await pause.cancel_there(worker.run(engine.read, [Image.new("RGB", (64, 64))] * 5))
+    assert pause.steps == 2
     await worker.aclose()
 
 
@@ -110,6 +110,6 @@ def test_denormals_are_zero_within_the_block_and_its_thread_only() -> None:
     assert elsewhere[0] > 0.0
 
 
-def test_making_and_using_an_engine_leaves_denormals_alone(engine: RapidOcr) -> None:
+def test_an_engine_does_not_change_denormals_of_its_thread(engine: RapidOcr) -> None:
     engine.read([Image.new("RGB", (64, 64))])
     assert denormal() > 0.0

@@ -1,6 +1,6 @@
-"""How plans are named, found, built anew, checked and run, over `fake_tensorrt` on a CPU.
+"""Names, caching, rebuilds, verification and execution of plans, over `fake_tensorrt` on a CPU.
 
-No test here touches TensorRT or a GPU: what is checked is our side of the documented API.
+No test here uses TensorRT or a GPU; they verify our use of the documented API.
 """
 
 import json
@@ -36,12 +36,12 @@ PLAN = "-32-fp32-NVIDIA-GeForce-RTX-4090-trt10.99.plan"
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("onnx")
-    return export_onnx(tiny_dino(folder / "dino"), folder / "glance.onnx", side=32).file
+    return export_onnx(tiny_dino(folder / "dino"), folder / "stage1.onnx", side=32).file
 
 
 @pytest.fixture
 def file(exported: Path, tmp_path: Path) -> Path:
-    copy = tmp_path / "models" / "glance.onnx"
+    copy = tmp_path / "models" / "stage1.onnx"
     copy.parent.mkdir()
     copy.write_bytes(exported.read_bytes())
     return copy
@@ -49,7 +49,7 @@ def file(exported: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Yield a pretended card and TensorRT."""
+    """Fake a GPU and TensorRT."""
     stream = SimpleNamespace(cuda_stream=72)
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA GeForce RTX 4090")
@@ -71,7 +71,7 @@ def built() -> int:
     return fake_tensorrt.calls.count("build")
 
 
-def test_a_plan_is_built_once_checked_and_kept_beside_the_file(file: Path) -> None:
+def test_a_plan_is_built_once_verified_and_cached_beside_the_file(file: Path) -> None:
     first = opened(file)
     assert built() == 1
     assert first.path.parent == file.parent
@@ -86,20 +86,20 @@ def test_a_plan_is_built_once_checked_and_kept_beside_the_file(file: Path) -> No
     assert built() == 1
 
 
-def test_it_answers_as_torch_does_in_passes_of_the_largest_batch(file: Path) -> None:
+def test_it_matches_torch_in_passes_of_the_largest_batch(file: Path) -> None:
     engine = opened(file, max_thumbs=4)
     fake_tensorrt.calls.clear()
     engine.warm()
     assert fake_tensorrt.calls == ["execute 1", "execute 4"]
     thumbs = reference_thumbs(32, 6)
-    told, wanted = engine.logits(thumbs), FeatureEngine(engine.plan.model).logits(thumbs)
+    found, wanted = engine.logits(thumbs), FeatureEngine(engine.plan.model).logits(thumbs)
     assert fake_tensorrt.calls[2:] == ["execute 4", "execute 2"]
-    assert list(told) == ["roadwork", "words"]
-    for name in told:
-        assert told[name] == pytest.approx(wanted[name], abs=1e-3)
+    assert list(found) == ["roadwork", "words"]
+    for name in found:
+        assert found[name] == pytest.approx(wanted[name], abs=1e-3)
 
 
-def test_it_is_built_anew_for_other_weights_cards_versions_and_larger_batches(
+def test_a_plan_is_rebuilt_for_other_weights_gpus_versions_and_larger_batches(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened(file, max_thumbs=8)
@@ -107,7 +107,7 @@ def test_it_is_built_anew_for_other_weights_cards_versions_and_larger_batches(
     assert built() == 1
     opened(file, max_thumbs=16)
     assert built() == 2
-    file.with_name("glance.onnx.data").write_bytes(b"weights beside it count as well")
+    file.with_name("stage1.onnx.data").write_bytes(b"weights beside it count as well")
     opened(file, max_thumbs=16)
     assert built() == 3
     with monkeypatch.context() as patch:
@@ -121,7 +121,7 @@ def test_it_is_built_anew_for_other_weights_cards_versions_and_larger_batches(
     assert built() == 5
 
 
-def test_what_earlier_builds_measured_is_used_again(file: Path) -> None:
+def test_the_timing_cache_is_reused(file: Path) -> None:
     timings = file.parent / "timing-NVIDIA-GeForce-RTX-4090-trt10.99.plan.cache"
     opened(file, max_thumbs=1)
     opened(file, max_thumbs=2)
@@ -131,7 +131,7 @@ def test_what_earlier_builds_measured_is_used_again(file: Path) -> None:
     assert timings.read_bytes() == b"timed"
 
 
-def test_a_plan_that_tensorrt_does_not_take_is_built_anew(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_plan_that_tensorrt_rejects_is_rebuilt(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = opened(file).path
     path.write_bytes(b"\xff damaged")
     with caplog.at_level(logging.WARNING):
@@ -140,7 +140,7 @@ def test_a_plan_that_tensorrt_does_not_take_is_built_anew(file: Path, caplog: py
     assert "TensorRT rejects the plan" in caplog.text
 
 
-def test_where_the_folder_cannot_be_written_the_cache_is(
+def test_plans_go_to_the_cache_folder_if_the_folder_is_read_only(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("roadwork_serve.engines.tensorrt.os.access", lambda folder, _: Path(folder) != file.parent)
@@ -149,7 +149,7 @@ def test_where_the_folder_cannot_be_written_the_cache_is(
     assert built() == 1
 
 
-def test_a_plan_that_answers_otherwise_than_torch_is_not_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_differs_from_torch_is_not_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake_tensorrt, "off", 0.5)
     with pytest.raises(ModelError, match=r"differ from PyTorch's by 0\.5, .*the plan was deleted"):
         opened(file)
@@ -157,7 +157,7 @@ def test_a_plan_that_answers_otherwise_than_torch_is_not_kept(file: Path, monkey
     assert not list(file.parent.glob(".*"))
 
 
-def test_another_side_is_refused_at_the_start_with_and_without_a_plan(file: Path) -> None:
+def test_another_side_is_rejected_at_the_start_with_and_without_a_plan(file: Path) -> None:
     for _ in range(2):
         with pytest.raises(ModelError, match=r"exported for thumbnails of 32 px.*have 256"):
             opened(file, side=256)
@@ -166,21 +166,21 @@ def test_another_side_is_refused_at_the_start_with_and_without_a_plan(file: Path
 
 
 @pytest.mark.parametrize(
-    ("fails", "told"),
+    ("fails", "message"),
     [
         ("parse", r"cannot parse .*: No importer registered for op: Foo\. Try a newer TensorRT"),
         ("build", "could not build .*see its log"),
         ("context", "too little memory for"),
     ],
 )
-def test_what_tensorrt_refuses_is_told(file: Path, fails: str, told: str) -> None:
+def test_errors_of_tensorrt_are_reported(file: Path, fails: str, message: str) -> None:
     fake_tensorrt.refuses.add(fails)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         opened(file)
     assert not list(file.parent.glob("*.plan"))
 
 
-def test_without_tensorrt_or_a_gpu_or_a_file_it_says_so(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tensorrt_gpu_or_file_is_an_error(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match=r"there is no file .*gone\.onnx: write it with `roadwork export"):
         opened(file.with_name("gone.onnx"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -191,7 +191,7 @@ def test_without_tensorrt_or_a_gpu_or_a_file_it_says_so(file: Path, monkeypatch:
         TensorRtBackbone(file)
 
 
-def test_the_command_builds_a_plan_of_a_file_that_is_there(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_builds_a_plan_of_an_existing_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = partial(TensorRtBackbone, device="cpu")
     monkeypatch.setattr("roadwork_serve.engines.tensorrt.TensorRtBackbone", on_cpu)
     result = CliRunner().invoke(app, ["export", "--format", "tensorrt", "--model", str(file), "--max-thumbs", "4"])
@@ -200,7 +200,7 @@ def test_the_command_builds_a_plan_of_a_file_that_is_there(file: Path, monkeypat
     assert f"{{backend: tensorrt, model: {file}, device: cuda" in result.output
 
 
-def test_stage_1_runs_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_1_runs_a_plan(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = partial(TensorRtBackbone, device="cpu")
     monkeypatch.setattr("roadwork_serve.engines.tensorrt.TensorRtBackbone", on_cpu)
     spec = {"backend": "tensorrt", "model": str(file), "device": "cuda", "num_gpus": 0.5}

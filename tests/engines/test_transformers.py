@@ -7,7 +7,7 @@ from PIL import Image
 from roadwork_serve.engines.transformers import Prompt, VisionLanguageEngine
 from roadwork_serve.errors import ModelError
 from tests import untrained
-from tests.recording_lock import Held
+from tests.recording_lock import PausePoint
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def picture(colour: str, width: int = 160, height: int = 96) -> Prompt:
     return Prompt("Is there active road work?", (Image.new("RGB", (width, height), colour),))
 
 
-def test_a_batch_of_unlike_sizes_answers_as_each_alone(engine: VisionLanguageEngine) -> None:
+def test_a_batch_of_different_sizes_answers_as_each_alone(engine: VisionLanguageEngine) -> None:
     prompts = [picture("orange"), picture("grey", 320, 224), picture("black", 96, 160)]
     together = engine.answer(engine.encode(prompts))
     alone = [engine.answer(engine.encode([p]))[0] for p in prompts]
@@ -27,7 +27,7 @@ def test_a_batch_of_unlike_sizes_answers_as_each_alone(engine: VisionLanguageEng
     assert [a.other_token_mass for a in together] == pytest.approx([a.other_token_mass for a in alone], abs=1e-3)
 
 
-def test_logit_weighs_all_single_token_spellings(engine: VisionLanguageEngine) -> None:
+def test_the_logit_sums_all_single_token_spellings(engine: VisionLanguageEngine) -> None:
     inputs = engine.encode([picture("orange")])
     (answer,) = engine.answer(inputs)
     with torch.inference_mode():
@@ -46,12 +46,12 @@ def test_question_follows_the_image(engine: VisionLanguageEngine) -> None:
     assert text.endswith("<|im_start|>assistant\n")
 
 
-def test_thinking_prompt_opens_a_thought(engine: VisionLanguageEngine) -> None:
+def test_thinking_prompt_opens_reasoning(engine: VisionLanguageEngine) -> None:
     text = engine.tokenizer.decode(engine.encode([picture("orange")], thinking=True)["input_ids"][0])
     assert text.endswith("<think>\n")
 
 
-def test_a_thought_that_does_not_end_is_ended_and_answered(engine: VisionLanguageEngine) -> None:
+def test_unfinished_reasoning_is_closed_and_answered(engine: VisionLanguageEngine) -> None:
     prompts = [picture("orange"), picture("grey", 320, 224)]
     inputs = engine.encode(prompts, thinking=True)
     answers = engine.think(inputs, 5)
@@ -63,7 +63,7 @@ def test_a_thought_that_does_not_end_is_ended_and_answered(engine: VisionLanguag
         assert answer.logit == pytest.approx(alone.logit, abs=1e-3)
 
 
-def test_answer_after_a_thought_is_that_of_the_whole_text(engine: VisionLanguageEngine) -> None:
+def test_the_answer_after_reasoning_is_that_of_the_whole_text(engine: VisionLanguageEngine) -> None:
     inputs = engine.encode([picture("orange")], thinking=True)
     (answer,) = engine.think(inputs, 4)
     with torch.inference_mode():
@@ -79,27 +79,27 @@ def test_answer_after_a_thought_is_that_of_the_whole_text(engine: VisionLanguage
     assert engine.answer(again)[0].logit == pytest.approx(answer.logit, abs=1e-3)
 
 
-async def test_a_thought_that_nobody_waits_for_ends_before_its_next_token(engine: VisionLanguageEngine) -> None:
-    held = Held(at=3)
-    hook = engine.model.register_forward_pre_hook(held)
+async def test_cancelled_reasoning_ends_before_its_next_token(engine: VisionLanguageEngine) -> None:
+    pause = PausePoint(at=3)
+    hook = engine.model.register_forward_pre_hook(pause)
     try:
-        await held.cancelled_there(engine.ask([picture("orange")], reasoning_tokens=400))
+        await pause.cancel_there(engine.ask([picture("orange")], reasoning_tokens=400))
     finally:
         hook.remove()
-    assert held.steps == 3
+    assert pause.steps == 3
     (answer,) = await engine.ask([picture("orange")], reasoning_tokens=2)
     assert math.isfinite(answer.logit)
 
 
-async def test_prompts_that_nobody_waits_for_are_not_put_to_the_model(
+async def test_cancelled_prompts_do_not_reach_the_model(
     engine: VisionLanguageEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held, passes = Held(), Held(at=0)
+    pause, passes = PausePoint(), PausePoint(at=0)
     encode = engine.encode
-    monkeypatch.setattr(engine, "encode", lambda *a, **k: held() or encode(*a, **k))
+    monkeypatch.setattr(engine, "encode", lambda *a, **k: pause() or encode(*a, **k))
     hook = engine.model.register_forward_pre_hook(passes)
     try:
-        await held.cancelled_there(engine.ask([picture("orange")]))
+        await pause.cancel_there(engine.ask([picture("orange")]))
     finally:
         hook.remove()
     assert passes.steps == 0
@@ -110,7 +110,7 @@ def test_max_pixels_caps_the_image() -> None:
     assert capped.encode([picture("orange", 448, 336)])["pixel_values"].shape[0] * 16 * 16 <= 64 * 64
 
 
-def test_clip_frames_carry_their_times() -> None:
+def test_clip_frames_carry_their_timestamps() -> None:
     engine = VisionLanguageEngine(str(untrained.video()))
     frames = tuple(Image.new("RGB", (64, 48), c) for c in ("red", "green", "blue"))
     inputs = engine.encode([Prompt("Is there?", frames, (0.0, 1.5, 3.2))])
@@ -119,6 +119,6 @@ def test_clip_frames_carry_their_times() -> None:
     assert math.isfinite(engine.answer(inputs)[0].logit)
 
 
-def test_a_missing_checkpoint_says_what_to_give(tmp_path) -> None:
+def test_a_missing_checkpoint_is_an_error_with_instructions(tmp_path) -> None:
     with pytest.raises(ModelError, match="Give a folder"):
         VisionLanguageEngine(str(tmp_path / "nowhere"))

@@ -9,6 +9,6 @@ def test_hub_ids_and_paths_pass_through() -> None:
     assert weights_folder("/models/vlm") == "/models/vlm"
 
 
-def test_a_miniature_that_is_not_there_says_how_to_make_it() -> None:
+def test_a_missing_miniature_is_an_error_that_names_the_training_command() -> None:
     with pytest.raises(ModelError, match="roadwork minis train nobody"):
         weights_folder("mini:nobody")

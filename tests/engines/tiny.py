@@ -9,7 +9,7 @@ from roadwork_serve.engines.features import Head, HeadSettings
 
 
 def tiny_dino(folder: Path, **more: object) -> str:
-    """One layer and a head for thumbs of 32 pixels, in the layout of the released checkpoints."""
+    """Write a one-layer backbone and a head, for thumbnails of 32 pixels, in the layout of released checkpoints."""
     torch.manual_seed(0)
     config = DINOv3ViTConfig(
         hidden_size=24, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, num_register_tokens=4,

@@ -52,9 +52,9 @@ class ByColour:
         self.warmed += 1
 
     def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
-        return [self._opinion(item) for item in items]
+        return [self._prediction(item) for item in items]
 
-    def _opinion(self, item: Item) -> StagePrediction:
+    def _prediction(self, item: Item) -> StagePrediction:
         redness = float(np.mean(item.thumbs[..., 0].astype(float) - item.thumbs[..., 2])) / 255
         if self.name == "signs":
             word = TextLine(
@@ -128,7 +128,7 @@ def row(
 
 
 def judge_by_colour(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run over these stages, in this process, and print tables that no terminal cuts."""
+    """Run commands over these stages in this process, with tables that no terminal width truncates."""
     monkeypatch.setattr("roadwork_serve.local_cascade.open_stages", open_by_colour)
     monkeypatch.setattr(
         "roadwork_serve.testbed.scene_dataset.draw_scenes",

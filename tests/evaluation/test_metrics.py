@@ -40,7 +40,7 @@ def test_ece_by_hand() -> None:
     assert metrics.ece(truth, probability) == pytest.approx(0.5 * (0.91 - 0.5))
 
 
-def test_reward_of_a_perfect_run_is_held_back_only_by_the_first_class_seen_alone() -> None:
+def test_the_reward_of_a_perfect_run_is_reduced_only_while_one_class_is_seen() -> None:
     truth = np.array([1, 1, 0, 1], dtype=bool)
     # One class alone: (0.5 x 0 + 0.5 x 1)^3 = 0.125, twice; then 1.
     assert metrics.reward(truth, truth.astype(float)) == pytest.approx((0.125 + 0.125 + 1 + 1) / 4)
@@ -71,7 +71,7 @@ def test_best_threshold_never_cuts_between_equal_scores() -> None:
     assert np.mean((np.array([2.0, 1.0, 1.0, -1.0]) >= threshold) == truth) == share
 
 
-def test_nothing_to_tell_is_nan() -> None:
+def test_undefined_metrics_are_nan() -> None:
     none, empty = np.array([], dtype=bool), np.array([])
     values = [f(none, empty) for f in (metrics.auc, metrics.brier, metrics.ece, metrics.reward)]
     values += [metrics.accuracy(none, none), metrics.mcc(none, none), metrics.auc(np.array([True]), np.array([0.5]))]
@@ -91,9 +91,9 @@ def test_agrees_with_scikit_learn(sample: list[tuple[bool, float]]) -> None:
     if truth.any() and not truth.all():
         assert metrics.auc(truth, score) == pytest.approx(sk.roc_auc_score(truth, score))
         assert metrics.brier(truth, score) == pytest.approx(sk.brier_score_loss(truth, score))
-        said = score >= 0.5
-        if said.any() and not said.all():
-            assert metrics.mcc(truth, said) == pytest.approx(sk.matthews_corrcoef(truth, said))
+        predicted = score >= 0.5
+        if predicted.any() and not predicted.all():
+            assert metrics.mcc(truth, predicted) == pytest.approx(sk.matthews_corrcoef(truth, predicted))
 
 
 @given(SAMPLES)

@@ -24,7 +24,7 @@ def item(
     return row(name, label, probability, exit_stage, records, SampleMetadata(name, kind, label, needs=needs))
 
 
-# Stage 1 leans wrong on b, which the VLM puts right; a leaves at stage 1, where the VLM would have been wrong.
+# Stage 1 is wrong on b, which the VLM corrects; a exits at stage 1, where the VLM would have been wrong.
 STILLS = [
     item("a", True, "backbone", "backbone", {"backbone": (3.0, 0.95), "vlm": (-1.0, None)}, 0.95),
     item("b", False, "vlm", "vlm", {"backbone": (0.4, 0.6), "signs": (None, 0.6), "vlm": (-3.4, 0.05)}, 0.05),
@@ -40,8 +40,8 @@ def test_accuracies_of_the_cascade_and_of_its_parts() -> None:
     assert (report.n, report.n_stills, report.n_clips) == (5, 4, 1)
     assert report.accuracy == 3 / 4  # d is wrong
     assert report.accuracy_clips == 1
-    assert report.accuracy_stage1 == 3 / 4  # b leans wrong; d at exactly 0.5 is called roadwork, which it is
-    assert report.accuracy_vlm_all == 3 / 4  # a would be wrong
+    assert report.accuracy_stage1 == 3 / 4  # stage 1 is wrong on b; d at exactly 0.5 counts as roadwork, which is right
+    assert report.accuracy_vlm_all == 3 / 4  # the VLM would be wrong on a
     assert report.confusion == Confusion(tp=1, fp=0, fn=1, tn=2)
     assert report.auc == 1
 
@@ -55,7 +55,7 @@ def test_exits_and_needs() -> None:
     assert report.by_needs["backbone"].exit_mix["backbone"] == 1
 
 
-def test_compute_counts_what_the_cascade_asked_and_nothing_it_was_compared_with() -> None:
+def test_compute_counts_the_stages_of_the_cascade_and_no_comparison_runs() -> None:
     report = evaluate([*STILLS, *CLIPS], [], POLICY, "mini")
     spent = 4 * 126 + 1741 + 2 * 5600 + 9542  # stage 1 on all, signs on b, the VLM on b and d, the reasoner on d
     assert report.gflops_per_still == pytest.approx(spent / 4)
@@ -63,7 +63,7 @@ def test_compute_counts_what_the_cascade_asked_and_nothing_it_was_compared_with(
     assert report.flops_ratio_clips == pytest.approx(16070 / (1008 + 16070))
 
 
-def test_the_json_holds_what_it_must_and_null_where_nothing_can_be_told(tmp_path: Path) -> None:
+def test_the_json_has_all_fields_and_null_for_undefined_metrics(tmp_path: Path) -> None:
     path = tmp_path / "out" / "report.json"
     write_report(
         path, evaluate(STILLS, [Failure("g", "broken")], POLICY, "mini", seed=9001, command="roadwork evaluate")
@@ -81,7 +81,7 @@ def test_the_json_holds_what_it_must_and_null_where_nothing_can_be_told(tmp_path
     assert report["models"]["vlm"] == "model-vlm (miniature)"
 
 
-def test_nothing_judged_is_a_report_of_nothing() -> None:
+def test_an_empty_run_gives_an_empty_report() -> None:
     report = evaluate([], [], POLICY, "mini")
     assert report.n == 0
     assert math.isnan(report.accuracy) and math.isnan(report.flops_ratio)

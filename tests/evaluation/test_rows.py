@@ -8,7 +8,7 @@ from roadwork_serve.evaluation.rows import read_rows, write_rows
 from tests.evaluation.fakes import row
 
 
-def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+def test_rows_round_trip_through_a_file(tmp_path: Path) -> None:
     metadata = SampleMetadata(
         "photo-7.jpg", "photo", True, seed=7, needs="vlm", activity="working", tags=("town", "rain")
     )
@@ -20,14 +20,14 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "deep" / "rows.jsonl") == rows
 
 
-def test_only_what_the_cascade_asked_counts_as_entered() -> None:
+def test_only_stages_of_the_cascade_count_as_entered() -> None:
     assert row(records={"backbone": (1.5, 0.8), "signs": (None, 0.8), "vlm": (-2.0, None)}).entered == (
         "backbone",
         "signs",
     )
 
 
-def test_a_file_that_cannot_be_read_is_told_with_how_to_make_it(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error_that_names_the_command_to_create_it(tmp_path: Path) -> None:
     image = tmp_path / "photo.jpg"
     image.write_bytes(b"\xff\xd8\xff\xe0")
     for path in (tmp_path / "gone.jsonl", tmp_path, image):
@@ -36,7 +36,7 @@ def test_a_file_that_cannot_be_read_is_told_with_how_to_make_it(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("line", ["{}", "not json", '{"metadata": {"name": "x"}, "records": []}'])
-def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
+def test_an_invalid_line_is_an_error_with_its_number(tmp_path: Path, line: str) -> None:
     path = tmp_path / "rows.jsonl"
     write_rows(path, [row()])
     path.write_text(path.read_text() + line + "\n")

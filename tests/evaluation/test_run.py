@@ -19,7 +19,7 @@ def photo(name: str, colour: tuple[int, int, int], label: bool = True) -> Sample
     return Sample(SampleMetadata(name, "photo", label), jpeg(colour))
 
 
-async def test_rows_keep_the_order_and_say_where_each_left() -> None:
+async def test_rows_keep_the_order_and_contain_the_exit_stage() -> None:
     samples = [photo("red", RED), photo("pink", PINK), photo("pale", PALE, False), photo("blue", BLUE, False)]
     async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
         rows, failed = await evaluate_samples(samples, cascade)
@@ -33,7 +33,7 @@ async def test_rows_keep_the_order_and_say_where_each_left() -> None:
     assert rows[1].entered == ("backbone", "vlm")
 
 
-async def test_the_vlm_speaks_for_comparison_without_touching_the_verdict() -> None:
+async def test_the_vlm_runs_for_comparison_without_changing_the_verdict() -> None:
     async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
         alone, _ = await evaluate_samples([photo("red", RED)], cascade)
         compared, _ = await evaluate_samples([photo("red", RED)], cascade, also=["vlm"])
@@ -43,7 +43,7 @@ async def test_the_vlm_speaks_for_comparison_without_touching_the_verdict() -> N
     assert (compared[0].probability, compared[0].entered) == (alone[0].probability, ("backbone",))
 
 
-async def test_everyone_speaks_when_asked_to_each_on_its_own_kind() -> None:
+async def test_all_stages_run_on_request_on_their_media_type() -> None:
     samples = [photo("grey", GREY), Sample(SampleMetadata("clip", "clip", True), mp4(RED))]
     async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
         rows, failed = await evaluate_samples(samples, cascade, also=STAGES)
@@ -64,7 +64,7 @@ async def test_a_broken_file_fails_alone() -> None:
     assert len(done) == 3
 
 
-async def test_samples_are_taken_as_they_are_needed() -> None:
+async def test_samples_are_consumed_lazily() -> None:
     async with local_cascade(fakes.profile(), POLICY, open_by_colour) as cascade:
         taken: list[int] = []
 
@@ -79,7 +79,7 @@ async def test_samples_are_taken_as_they_are_needed() -> None:
     assert max(ahead) <= 40
 
 
-async def test_only_stages_that_the_policy_names_are_opened_and_each_is_warmed() -> None:
+async def test_only_stages_of_the_policy_are_opened_and_warmed_up() -> None:
     opened: dict[str, ByColour] = {}
 
     def opening(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
@@ -95,7 +95,7 @@ async def test_only_stages_that_the_policy_names_are_opened_and_each_is_warmed()
     assert {name: stage.warmed for name, stage in opened.items()} == {"backbone": 1}
 
 
-async def test_a_model_that_cannot_be_opened_ends_it_and_leaves_no_thread() -> None:
+async def test_a_model_that_cannot_be_loaded_is_an_error_and_leaves_no_thread() -> None:
     def opening(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
         if "vlm" in users:
             raise ModelError("no weights; fetch them")

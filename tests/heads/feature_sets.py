@@ -9,7 +9,7 @@ from roadwork_serve.heads.feature_set import FeatureSet
 def clouds(
     groups: int = 40, each: int = 6, width: int = 8, seed: int = 0, has_text: bool = False, apart: float = 1.5
 ) -> FeatureSet:
-    """Return photo features of recipe cls with one label a group."""
+    """Return photo features of recipe cls with one label per group."""
     rng = np.random.default_rng(seed)
     n = groups * each
     group = np.repeat(np.arange(groups), each)

@@ -32,7 +32,7 @@ def profile(tmp_path: Path) -> Profile:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> str:
-    """One answer that people spoke of, one that a later stage did."""
+    """Return the URL of a journal with one entry labelled by people and one by a later stage."""
     url = f"sqlite:///{tmp_path / 'journal.db'}"
     seen = {"features": np.full((1, 24), 0.5, np.float16), "features_model": str(tmp_path / "tiny")}
     with closing(Store.open(url)) as store:
@@ -41,7 +41,7 @@ def journal(tmp_path: Path) -> str:
     return url
 
 
-def test_a_journal_and_files_go_together(journal: str, profile: Profile, tmp_path: Path) -> None:
+def test_a_journal_and_files_are_combined(journal: str, profile: Profile, tmp_path: Path) -> None:
     write_jpeg(tmp_path / "data/roadwork/c.jpg", RED)
     write_jpeg(tmp_path / "data/none/d.jpg", BLUE)
     wanted = FeatureRequest(data=[str(tmp_path / "data")], journal=journal, cache=tmp_path / "cache")
@@ -49,24 +49,26 @@ def test_a_journal_and_files_go_together(journal: str, profile: Profile, tmp_pat
     features = found.features
     assert (features.recipe, features.x.shape) == ("cls", (4, 24))
     assert features.backbone == fingerprint(str(tmp_path / "tiny"))
-    said = dict(zip(features.name, zip(features.target, features.human_labeled, strict=True), strict=True))
-    assert said["a"] == (0.0, True)
-    assert said["b"][0] < 0.5 and not said["b"][1]
-    assert said["roadwork/c.jpg"] == (1.0, True)
+    targets = dict(zip(features.name, zip(features.target, features.human_labeled, strict=True), strict=True))
+    assert targets["a"] == (0.0, True)
+    assert targets["b"][0] < 0.5 and not targets["b"][1]
+    assert targets["roadwork/c.jpg"] == (1.0, True)
 
 
-def test_features_of_another_backbone_do_not_join_a_journal(journal: str, profile: Profile, tmp_path: Path) -> None:
+def test_features_of_another_backbone_are_not_combined_with_a_journal(
+    journal: str, profile: Profile, tmp_path: Path
+) -> None:
     write_features(tmp_path / "f.st", replace(clouds(groups=2, width=24), backbone="e" * 64))
     with pytest.raises(ConfigError, match="same backbone"):
         collect_features(FeatureRequest(journal=journal, files=[tmp_path / "f.st"]), profile)
 
 
-def test_progress_is_told_with_its_end(profile: Profile, tmp_path: Path) -> None:
+def test_progress_is_reported_with_its_total(profile: Profile, tmp_path: Path) -> None:
     write_jpeg(tmp_path / "data/roadwork/c.jpg", RED)
     write_jpeg(tmp_path / "data/none/d.jpg", BLUE)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     wanted = FeatureRequest(data=[str(tmp_path / "data")], cache=tmp_path / "cache")
-    found = collect_features(wanted, profile, lambda done, total: told.append((done, total)))
-    assert sum(done for done, _ in told) == 2
-    assert {total for _, total in told} == {2}
+    found = collect_features(wanted, profile, lambda done, total: reported.append((done, total)))
+    assert sum(done for done, _ in reported) == 2
+    assert {total for _, total in reported} == {2}
     assert found.bundled_head is not None

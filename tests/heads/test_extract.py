@@ -34,7 +34,7 @@ def data(tmp_path: Path) -> Path:
 
 
 class Counting:
-    """An engine that counts the thumbs it is shown, and breaks after so many."""
+    """An engine that counts its thumbnails, and fails after a given number."""
 
     def __init__(self, engine: FeatureEngine, until: float = math.inf) -> None:
         self._engine, self.until, self.shown = engine, until, 0
@@ -49,7 +49,7 @@ class Counting:
         return self._engine.features(thumbs, recipe)  # type: ignore[arg-type]
 
 
-def test_a_head_is_trained_on_what_serving_sees(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
+def test_a_head_is_trained_on_the_features_of_serving(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
     found = Extractor(engine, LIMITS, "cls+mean+max", tmp_path / "cache").extract([open_dataset(str(data))]).features
     served = [media.read((data / name).read_bytes(), LIMITS).thumbs for name in dict.fromkeys(found.name)]
     assert np.array_equal(found.x, np.concatenate([engine.extract(thumbs).numpy() for thumbs in served]))
@@ -61,7 +61,7 @@ def test_a_head_is_trained_on_what_serving_sees(engine: FeatureEngine, data: Pat
     assert found.backbone == engine.fingerprint
 
 
-def test_features_are_made_once(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
+def test_features_are_computed_once(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
     counting = Counting(engine)
     for kept in (0, 4):
         extracted = Extractor(counting, LIMITS, "cls", tmp_path / "cache").extract([open_dataset(str(data))])  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def test_features_are_made_once(engine: FeatureEngine, data: Path, tmp_path: Pat
     assert np.array_equal(again.x, extracted.features.x)
 
 
-def test_a_killed_run_goes_on_where_it_was(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
     dataset = open_dataset(str(data))
     broken = Counting(engine, until=2)
     with pytest.raises(KeyboardInterrupt):
@@ -81,7 +81,7 @@ def test_a_killed_run_goes_on_where_it_was(engine: FeatureEngine, data: Path, tm
     assert (broken.shown, rest.shown) == (2, 5)
 
 
-def test_a_shard_cut_short_counts_as_not_there(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
+def test_a_truncated_shard_counts_as_missing(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
     dataset = open_dataset(str(data))
     maker = Extractor(engine, LIMITS, "cls", tmp_path / "cache")
     whole = maker.extract([dataset]).features
@@ -93,7 +93,7 @@ def test_a_shard_cut_short_counts_as_not_there(engine: FeatureEngine, data: Path
     assert np.array_equal(again.x, whole.x)
 
 
-def test_nothing_old_is_read_once_something_changed(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
+def test_a_changed_input_invalidates_the_cache(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
     cache, dataset = tmp_path / "cache", open_dataset(str(data))
     Extractor(engine, LIMITS, "cls", cache).extract([dataset])
     other = FeatureEngine(str(untrained.backbone()))
@@ -108,7 +108,7 @@ def test_nothing_old_is_read_once_something_changed(engine: FeatureEngine, data:
     assert [len(each.cache) for each in changed] == [0] * 4
 
 
-def test_the_name_a_model_goes_by_does_not_matter(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
+def test_the_name_of_a_model_does_not_affect_the_cache(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
     Extractor(engine, LIMITS, "cls", tmp_path / "cache", model="one").extract([open_dataset(str(data))])
     assert len(Extractor(engine, LIMITS, "cls", tmp_path / "cache", model="two").cache) == 4
 
@@ -125,7 +125,7 @@ def test_damaged_files_are_named_up_to_a_limit(engine: FeatureEngine, data: Path
         maker.extract([open_dataset(str(data))], max_skipped=1)
 
 
-def test_a_file_that_is_there_twice_counts_once(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
+def test_a_duplicate_file_counts_once(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
     maker = Extractor(engine, LIMITS, "cls", tmp_path / "cache")
     (data / "roadwork/again.jpg").write_bytes((data / "roadwork/a.jpg").read_bytes())
     assert len(set(maker.extract([open_dataset(str(data))] * 2).features.name)) == 4
@@ -134,7 +134,7 @@ def test_a_file_that_is_there_twice_counts_once(engine: FeatureEngine, data: Pat
         maker.extract([open_dataset(str(data))])
 
 
-def test_nothing_is_learned_from_what_people_could_not_tell(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
+def test_unclear_labels_are_not_trained_on(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
     (data / "list.csv").write_text("file,label\nroadwork/a.jpg,unclear\nnone/c.jpg,none\n")
     maker = Extractor(engine, LIMITS, "cls", tmp_path / "cache")
     extracted = maker.extract([open_dataset(str(data / "list.csv"))])
@@ -144,7 +144,7 @@ def test_nothing_is_learned_from_what_people_could_not_tell(engine: FeatureEngin
         maker.extract([open_dataset(str(data / "list.csv"))])
 
 
-def test_scenes_that_are_kept_are_not_drawn_again(engine: FeatureEngine, tmp_path: Path, monkeypatch) -> None:
+def test_cached_scenes_are_not_rendered_again(engine: FeatureEngine, tmp_path: Path, monkeypatch) -> None:
     maker = Extractor(engine, LIMITS, "cls", tmp_path / "cache")
     first = maker.extract([open_dataset("scenes:3:5")])
     monkeypatch.setattr("roadwork_serve.testbed.scene_dataset.draw_scene", None)
@@ -161,13 +161,13 @@ def test_progress_reaches_the_end(engine: FeatureEngine, data: Path, tmp_path: P
         assert sum(done) == 5
 
 
-def test_weights_that_cannot_be_known_again_are_refused(engine: FeatureEngine, tmp_path: Path) -> None:
+def test_weights_without_a_fingerprint_are_rejected(engine: FeatureEngine, tmp_path: Path) -> None:
     engine.fingerprint = ""
     with pytest.raises(ModelError, match="no safetensors"):
         Extractor(engine, LIMITS, "cls", tmp_path / "cache")
 
 
-def test_the_backbone_of_a_profile(tmp_path: Path) -> None:
+def test_the_backbone_comes_from_the_profile(tmp_path: Path) -> None:
     profile = load_profile("mini")
     maker = extractor(profile, "cls", cache=tmp_path)
     assert (maker.model, maker.limits, maker.engine.side) == ("mini:backbone", profile.media, 224)

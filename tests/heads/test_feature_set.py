@@ -9,7 +9,7 @@ from roadwork_serve.heads.feature_set import concatenate, drop_teacher_duplicate
 from tests.heads.feature_sets import clouds
 
 
-def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+def test_a_feature_set_round_trips_through_a_file(tmp_path: Path) -> None:
     features = clouds(groups=4)
     write_features(tmp_path / "f.safetensors", features)
     again = read_features(tmp_path / "f.safetensors")
@@ -17,7 +17,7 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     assert (again.metadata, again.origin, again.backbone) == (features.metadata, features.origin, features.backbone)
 
 
-def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "f.safetensors").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match=r"holds no features.*--save-features"):
         read_features(tmp_path / "f.safetensors")
@@ -38,12 +38,12 @@ def test_sets_of_different_backbones_are_not_joined() -> None:
         concatenate([])
 
 
-def test_a_recipe_that_is_not_there_is_refused() -> None:
+def test_a_missing_recipe_is_rejected() -> None:
     with pytest.raises(ConfigError, match="these features have recipe cls"):
         clouds(groups=2).narrowed("cls+mean")
 
 
-def test_people_overrule_a_teacher_on_the_same_item() -> None:
+def test_a_human_label_overrides_a_pseudo_label_of_the_same_item() -> None:
     people = clouds(groups=2, each=2)
     teacher = replace(people, human_labeled=np.zeros(4, bool), target=1 - people.target).rows(np.array([0, 1]))
     alone = replace(teacher, name=("other-0", "other-1"))
@@ -52,12 +52,12 @@ def test_people_overrule_a_teacher_on_the_same_item() -> None:
     assert np.array_equal(kept.target[:4], people.target)
 
 
-def test_frames_of_a_clip_stay_together_where_no_group_is_known() -> None:
+def test_frames_of_a_clip_form_a_group_where_none_is_known() -> None:
     frames = replace(clouds(groups=1, each=3), group=("", "", ""), name=("a.mp4", "a.mp4", "b.jpg"))
     assert frames.together[0] == frames.together[1] != frames.together[2]
 
 
-def test_the_digest_changes_with_anything_that_is_learned_from() -> None:
+def test_the_digest_changes_with_every_training_input() -> None:
     features = clouds(groups=2)
     others = [
         replace(features, target=1 - features.target),

@@ -46,7 +46,7 @@ def test_backbone_and_head_are_trained_and_served(shown: TrainingImages, tmp_pat
     assert "trained together" in (tmp_path / "tuned/README.md").read_text()
 
 
-def test_a_few_steps_are_the_same_each_time(shown: TrainingImages, tmp_path: Path) -> None:
+def test_a_few_steps_are_reproducible(shown: TrainingImages, tmp_path: Path) -> None:
     model = tiny_dino(tmp_path / "tiny")
     marks = {
         finetune(model, shown, SETTINGS, FinetuneSettings(1, 8, 1e-3), tmp_path / name, device="cpu").fingerprint
@@ -55,7 +55,7 @@ def test_a_few_steps_are_the_same_each_time(shown: TrainingImages, tmp_path: Pat
     assert len(marks) == 1
 
 
-def test_nothing_is_trained_where_something_is_in_the_way(shown: TrainingImages, tmp_path: Path) -> None:
+def test_an_existing_output_prevents_training(shown: TrainingImages, tmp_path: Path) -> None:
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned/mine").write_text("")
     with pytest.raises(ConfigError, match="already exists"):
@@ -64,7 +64,7 @@ def test_nothing_is_trained_where_something_is_in_the_way(shown: TrainingImages,
 
 
 def test_on_gpus_it_is_sharded(shown: TrainingImages, tmp_path: Path, monkeypatch) -> None:
-    """Not yet run on hardware: what Lightning is asked for."""
+    """Check the arguments of the Lightning trainer; not yet run on hardware."""
     asked: dict = {}
 
     class Asked(Exception):
@@ -83,7 +83,7 @@ def test_on_gpus_it_is_sharded(shown: TrainingImages, tmp_path: Path, monkeypatc
     assert not (tmp_path / "tuned").exists()
 
 
-def test_pictures_are_those_that_serving_sees(tmp_path: Path) -> None:
+def test_images_match_those_of_serving(tmp_path: Path) -> None:
     write_jpeg(tmp_path / "data/roadwork/a.jpg", RED)
     (tmp_path / "data/none").mkdir()
     (tmp_path / "data/none/b.mp4").write_bytes(mp4(GREY))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.heads.holdout import group_folds, group_split
 
-# Rows of a few groups, each with a chance of road work of its own.
+# Rows of a few groups, each with its own probability of road work.
 ROWS = st.lists(st.tuples(st.integers(0, 11), st.booleans()), min_size=2, max_size=80)
 SEEDS = st.integers(0, 50)
 
@@ -21,7 +21,7 @@ def _sites(groups: tuple[str, ...], which: np.ndarray) -> set[str]:
 
 @settings(deadline=None)
 @given(ROWS, st.sampled_from([0.1, 0.2, 0.34, 0.5]), SEEDS)
-def test_no_group_is_on_both_sides_and_both_classes_are(rows: list[tuple[int, bool]], share: float, seed: int) -> None:
+def test_no_group_is_in_both_parts_and_both_classes_are(rows: list[tuple[int, bool]], share: float, seed: int) -> None:
     groups, truth = _of(rows)
     try:
         part = group_split(groups, truth, share, seed)
@@ -51,18 +51,18 @@ def test_every_row_is_held_out_once(rows: list[tuple[int, bool]], count: int, se
         assert 0 < truth[part.train].sum() < len(part.train)
 
 
-def test_many_groups_are_always_parted() -> None:
+def test_many_groups_can_always_be_split() -> None:
     groups, truth = _of([(at // 3, at % 2 == 0) for at in range(300)])
     assert len(group_split(groups, truth, 0.2).val) == pytest.approx(60, abs=3)
     assert [len(part.val) for part in group_folds(groups, truth, 5)] == pytest.approx([60] * 5, abs=3)
 
 
-def test_other_seeds_hold_others() -> None:
+def test_another_seed_holds_out_other_rows() -> None:
     groups, truth = _of([(at // 3, at % 2 == 0) for at in range(300)])
     assert not np.array_equal(group_split(groups, truth, 0.2, 1).val, group_split(groups, truth, 0.2, 2).val)
 
 
-def test_what_is_missing_is_told() -> None:
+def test_missing_groups_are_an_error() -> None:
     one_class = ("a", "b", "c"), np.array([True, True, True])
     with pytest.raises(ConfigError, match="3 groups, 3 with road work and 0 without: each class needs at least two"):
         group_split(*one_class, 0.2)

@@ -18,7 +18,7 @@ from tests.heads.feature_sets import clouds
 QUICK = HeadTraining(hidden=8, epochs=3, batch=64)
 
 
-def test_the_folder_holds_all_that_a_head_needs(tmp_path: Path) -> None:
+def test_the_folder_contains_all_files_of_a_head(tmp_path: Path) -> None:
     features = clouds(has_text=True)
     report = train_head(features, QUICK, tmp_path / "head", command="roadwork train-head --data here")
     assert {path.name for path in (tmp_path / "head").iterdir()} == {
@@ -27,9 +27,9 @@ def test_the_folder_holds_all_that_a_head_needs(tmp_path: Path) -> None:
     head = Head.load(tmp_path / "head")
     assert head.settings.backbone == features.backbone
     assert np.isfinite(predict_logits(head, features)).all()
-    told = json.loads((tmp_path / "head/metrics.json").read_text())
-    assert told["lineage"]["data"] == features.digest
-    assert told["val_metrics"]["n"] + told["train_metrics"]["n"] == report.items == 240
+    metrics = json.loads((tmp_path / "head/metrics.json").read_text())
+    assert metrics["lineage"]["data"] == features.digest
+    assert metrics["val_metrics"]["n"] + metrics["train_metrics"]["n"] == report.items == 240
     card = (tmp_path / "head/README.md").read_text()
     for part in (
         "clouds, MIT",
@@ -42,13 +42,13 @@ def test_the_folder_holds_all_that_a_head_needs(tmp_path: Path) -> None:
         assert part in card, part
 
 
-def test_a_card_says_that_it_knows_no_words(tmp_path: Path) -> None:
+def test_the_model_card_states_a_missing_text_output(tmp_path: Path) -> None:
     train_head(replace(clouds(), metadata=()), QUICK, tmp_path / "head", command="x")
     card = (tmp_path / "head/README.md").read_text()
     assert "It has no output for readable text" in card
 
 
-def test_what_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
+def test_an_existing_head_is_replaced_only_on_request(tmp_path: Path) -> None:
     train_head(clouds(), QUICK, tmp_path / "head", command="first")
     with pytest.raises(ConfigError, match="already exists; give another --out, or pass --replace"):
         train_head(clouds(), QUICK, tmp_path / "head", command="second")
@@ -57,7 +57,7 @@ def test_what_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["head"]
 
 
-def test_half_a_head_is_never_seen(tmp_path: Path) -> None:
+def test_a_head_is_never_partially_visible(tmp_path: Path) -> None:
     out = tmp_path / "head"
     with pytest.raises(RuntimeError, match="killed"), replace_folder(out, overwrite=False) as draft:
         (draft / "head.json").write_text("{}")
@@ -72,18 +72,18 @@ def test_too_few_groups_leave_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_server_takes_it_for_its_own_backbone_alone(tmp_path: Path) -> None:
+def test_the_server_accepts_it_for_its_own_backbone_only(tmp_path: Path) -> None:
     engine = FeatureEngine(tiny_dino(tmp_path / "tiny"), side=32)
     features = replace(clouds(width=24), backbone=engine.fingerprint)
     train_head(features, QUICK, tmp_path / "own", command="x")
     train_head(clouds(width=24), QUICK, tmp_path / "strange", command="x")
-    looked = engine.extract(np.zeros((2, 32, 32, 3), np.uint8))
-    assert engine.apply_heads(looked, str(tmp_path / "own"))["roadwork"].shape == (2,)
+    extracted = engine.extract(np.zeros((2, 32, 32, 3), np.uint8))
+    assert engine.apply_heads(extracted, str(tmp_path / "own"))["roadwork"].shape == (2,)
     with pytest.raises(ModelError, match="trained on another backbone"):
-        engine.apply_heads(looked, str(tmp_path / "strange"))
+        engine.apply_heads(extracted, str(tmp_path / "strange"))
 
 
-def test_the_revision_of_a_checkout(tmp_path: Path) -> None:
+def test_the_revision_is_that_of_the_checkout(tmp_path: Path) -> None:
     assert code_revision(tmp_path) == ""
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)

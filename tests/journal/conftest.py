@@ -37,7 +37,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def opened(url: str, tmp_path: Path) -> Iterator[Callable[..., Store]]:
-    """Open the journal, as often as it is called; all are closed in the end."""
+    """Return a function that opens the journal; all stores are closed at the end."""
     stores: list[Store] = []
 
     def open_store(cap: int | None = None) -> Store:

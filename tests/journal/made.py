@@ -1,4 +1,4 @@
-"""Made-up records."""
+"""Synthetic journal records."""
 
 import hashlib
 from typing import Any
@@ -31,7 +31,7 @@ def verdict(name: str, probability: float = 0.9, stages: tuple[StageReport, ...]
 
 
 def entry(name: str, probability: float = 0.9, created_at_s: float = 1000.0, **fields: Any) -> PredictionRecord:
-    """Return an answer; fields of its verdict are given in `verdict`, as a mapping."""
+    """Return a prediction record; `verdict` maps fields of its verdict to values."""
     media = fields.pop("media", None)
     given = {
         "id": name,

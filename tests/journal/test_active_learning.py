@@ -18,7 +18,7 @@ def reasons(case: JournalRow, **given: float) -> dict[str, float]:
     return dict(informativeness(case, **given).reasons)
 
 
-def test_an_answer_that_all_agree_on_is_not_hard() -> None:
+def test_a_prediction_that_all_stages_agree_on_is_not_informative() -> None:
     assert informativeness(SURE).value == 0
     assert informativeness(SURE).reasons == ()
 
@@ -45,9 +45,7 @@ def test_an_answer_that_all_agree_on_is_not_hard() -> None:
         (JournalRow(entry("a", 1.0), annotation=Annotation("none", "ann", 1.0)), "mislabeled", 1.0),
     ],
 )
-def test_each_reason_alone_makes_an_answer_as_hard_as_its_weight_says(
-    case: JournalRow, reason: str, strength: float
-) -> None:
+def test_each_reason_alone_counts_with_its_weight(case: JournalRow, reason: str, strength: float) -> None:
     assert reasons(case) == {reason: pytest.approx(strength)}
     assert informativeness(case).value == pytest.approx(getattr(WEIGHTS, reason) * strength)
 
@@ -61,11 +59,11 @@ def test_each_reason_alone_makes_an_answer_as_hard_as_its_weight_says(
         JournalRow(entry("a", 1.0), annotation=Annotation(None, "ann", 1.0)),
     ],
 )
-def test_who_agrees_or_cannot_tell_makes_nothing_harder(case: JournalRow) -> None:
+def test_agreement_and_unclear_labels_add_nothing(case: JournalRow) -> None:
     assert informativeness(case).value == 0
 
 
-def test_novelty_counts_where_it_is_known_and_the_margin_is_to_the_policy_s_decision() -> None:
+def test_novelty_counts_where_known_and_the_margin_uses_the_decision_threshold() -> None:
     assert reasons(SURE, novelty=0.5) == {"novelty": 0.5}
     assert reasons(SURE, novelty=math.nan) == {}
     assert reasons(JournalRow(entry("a", 0.2)), decision_threshold=0.2)["margin"] == 1
@@ -81,18 +79,18 @@ def test_novelty_counts_where_it_is_known_and_the_margin_is_to_the_policy_s_deci
     st.sampled_from([None, "roadwork", "none"]),
     st.floats(0, 1),
 )
-def test_every_reason_more_makes_it_harder_and_none_past_one(
+def test_every_further_reason_increases_the_score_up_to_one(
     probability: float, first: float, second: float, degraded: bool, marked: str | None, novelty: float
 ) -> None:
     stages = (report("backbone", first), report("vlm", second))
     plain = entry("a", probability, verdict={"stages": stages})
     more = entry("a", probability, verdict={"stages": stages, "degraded": degraded})
     mark = None if marked is None else Annotation(marked, "ann", 1.0)  # type: ignore[arg-type]
-    less, harder = informativeness(JournalRow(plain)), informativeness(JournalRow(more, annotation=mark), novelty)
-    assert 0 <= less.value <= harder.value + 1e-12
-    assert harder.value <= 1
-    assert [getattr(WEIGHTS, name) * strength for name, strength in harder.reasons] == sorted(
-        (getattr(WEIGHTS, name) * strength for name, strength in harder.reasons), reverse=True
+    less, greater = informativeness(JournalRow(plain)), informativeness(JournalRow(more, annotation=mark), novelty)
+    assert 0 <= less.value <= greater.value + 1e-12
+    assert greater.value <= 1
+    assert [getattr(WEIGHTS, name) * strength for name, strength in greater.reasons] == sorted(
+        (getattr(WEIGHTS, name) * strength for name, strength in greater.reasons), reverse=True
     )
 
 
@@ -101,17 +99,17 @@ def vectors(count: int, width: int = 16) -> list[np.ndarray]:
     return [rng.normal(0, 1, (1, width)).astype(np.float16) for _ in range(count)]
 
 
-def test_the_hardest_come_first_and_what_shows_the_same_is_shown_once() -> None:
+def test_the_most_informative_come_first_and_duplicates_once() -> None:
     shown = vectors(40)
     cases = [JournalRow(entry(f"{n:02d}", 0.5 + n / 100, features=shown[n])) for n in range(40)]
     again = [JournalRow(entry(f"again{n}", 0.5 + n / 100 + 0.001, features=shown[n])) for n in (0, 0, 3)]
     found = most_informative([*again, *cases[::-1]], 5)
-    assert [hard.row.prediction.id for hard in found] == ["00", "01", "02", "03", "04"]
-    assert [hard.duplicates for hard in found] == [2, 0, 0, 1, 0]
-    assert [hard.score.value for hard in found] == sorted((hard.score.value for hard in found), reverse=True)
+    assert [each.row.prediction.id for each in found] == ["00", "01", "02", "03", "04"]
+    assert [each.duplicates for each in found] == [2, 0, 0, 1, 0]
+    assert [each.score.value for each in found] == sorted((each.score.value for each in found), reverse=True)
 
 
-def test_with_a_reference_what_is_new_comes_before_what_is_usual() -> None:
+def test_with_a_reference_novel_items_come_first() -> None:
     usual = [JournalRow(entry(f"{n}", 0.9, features=vector)) for n, vector in enumerate(vectors(300))]
     new = JournalRow(entry("new", 0.9, features=np.full((1, 16), 9, np.float16)))
     found = most_informative([*usual, new], 3, build_reference(usual))
@@ -119,14 +117,14 @@ def test_with_a_reference_what_is_new_comes_before_what_is_usual() -> None:
     assert dict(found[0].score.reasons)["novelty"] == 1
 
 
-def test_a_reason_without_weight_moves_nothing() -> None:
+def test_a_reason_of_weight_zero_changes_nothing() -> None:
     case = JournalRow(entry("a", 1.0, verdict={"degraded": True}))
     assert informativeness(case, weights=ScoreWeights(degraded=0.0)).value == 0
 
 
-def test_of_many_that_are_equally_hard_as_many_come_as_were_asked_for() -> None:
+def test_ties_do_not_change_the_number_of_results() -> None:
     def stream():
         for number in range(3000):
             yield JournalRow(entry(f"{number}", 0.5 + number % 7 / 100, features=None))
 
-    assert [hard.row.prediction.verdict.probability for hard in most_informative(stream(), 4)] == [0.5] * 4
+    assert [each.row.prediction.verdict.probability for each in most_informative(stream(), 4)] == [0.5] * 4

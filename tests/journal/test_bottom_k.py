@@ -7,7 +7,7 @@ from roadwork_serve.hashing import stable_uniform
 from roadwork_serve.journal.bottom_k import BottomK
 
 
-def test_lots_are_spread_evenly_and_hang_on_seed_and_name_alone() -> None:
+def test_hashes_are_uniform_and_depend_on_seed_and_name_only() -> None:
     lots = [stable_uniform("3", f"{number}") for number in range(20_000)]
     tenths = [sum(tenth <= 10 * value < tenth + 1 for value in lots) for tenth in range(10)]
     assert min(tenths) > 1850 and max(tenths) < 2150
@@ -15,7 +15,7 @@ def test_lots_are_spread_evenly_and_hang_on_seed_and_name_alone() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 100)), max_size=60), st.integers(0, 12))
-def test_the_lowest_are_kept_whatever_order_they_come_in(keys: list[tuple[int, int]], size: int) -> None:
+def test_the_lowest_are_kept_in_any_order_of_arrival(keys: list[tuple[int, int]], size: int) -> None:
     shuffled = random.Random(1).sample(keys, len(keys))
     found = []
     for order in (keys, shuffled):

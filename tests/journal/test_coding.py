@@ -30,12 +30,12 @@ def same(one: PredictionRecord | DeferredResult, other: PredictionRecord | Defer
         DeferredResult("a", 5.0, "shadow", verdict=verdict("a", 0.1)),
     ],
 )
-def test_a_record_survives_the_way(record: PredictionRecord | DeferredResult) -> None:
+def test_a_record_round_trips_through_its_encoding(record: PredictionRecord | DeferredResult) -> None:
     assert same(decode(encode(record)), record)
 
 
 @given(st.data())
-def test_what_is_cut_off_or_of_another_version_is_refused(data: st.DataObject) -> None:
+def test_truncated_records_and_other_versions_are_rejected(data: st.DataObject) -> None:
     whole = encode(entry("a", media=bytes(50)))
     cut = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(ValueError):
@@ -52,6 +52,6 @@ def test_garbage_is_a_value_error(garbage: bytes) -> None:
 
 def test_numbers_keep_all_their_digits() -> None:
     one = replace(entry("a"), created_at_s=1763871234.123456789, audit_rate=1 / 3)
-    told = decode(encode(one))
-    assert isinstance(told, PredictionRecord)
-    assert (told.created_at_s, told.audit_rate) == (one.created_at_s, one.audit_rate)
+    decoded = decode(encode(one))
+    assert isinstance(decoded, PredictionRecord)
+    assert (decoded.created_at_s, decoded.audit_rate) == (one.created_at_s, one.audit_rate)

@@ -52,7 +52,7 @@ def test_every_column_is_filled() -> None:
     assert prediction_values(entry("a")).keys() == set(predictions.columns.keys())
 
 
-def test_an_export_has_the_columns_that_it_declares_with_values_of_their_types() -> None:
+def test_an_export_has_the_declared_columns_with_values_of_their_types() -> None:
     row = JournalRow(entry("a", audit_rate=0.5, verdict={"arm": "a"}))
     values = export_row(row)
     assert list(values) == list(COLUMNS)

@@ -14,7 +14,7 @@ from tests.journal.made import entry, report
 def traffic(
     count: int, seed: int, shift: float = 0.0, late: float = 0.2, works: float = 0.5, width: int = 8
 ) -> list[JournalRow]:
-    """shift: of the features, in deviations. late: share that leaves at the VLM. works: of beta(works, 0.5) scores."""
+    """Return entries. shift: of features, in deviations. late: share of VLM exits. works: scores ~ beta(works, 0.5)."""
     rng = np.random.default_rng(seed)
     cases = []
     for number in range(count):
@@ -29,16 +29,16 @@ def traffic(
     return cases
 
 
-def test_where_nothing_changed_it_says_so_as_often_as_it_should() -> None:
+def test_the_false_alarm_rate_is_the_nominal_one() -> None:
     pool = traffic(4000, 1)
     rng = np.random.default_rng(2)
     repetitions, ps, found = 300, {}, 0
     for _ in range(repetitions):
         chosen = rng.choice(len(pool), 160, replace=False)
         cases = [pool[at] for at in chosen]
-        told = drift(cases[:80], cases[80:], permutations=199, seed=int(rng.integers(1 << 30)))
-        found += bool(told.significant(0.05))
-        for shift in told.shifts:
+        result = drift(cases[:80], cases[80:], permutations=199, seed=int(rng.integers(1 << 30)))
+        found += bool(result.significant(0.05))
+        for shift in result.shifts:
             if shift.p is not None:
                 ps.setdefault(shift.name, []).append(shift.p)
     assert {"exits", "features", "verdict", "backbone"} <= ps.keys()
@@ -56,21 +56,21 @@ def test_where_nothing_changed_it_says_so_as_often_as_it_should() -> None:
     ("changed", "what"),
     [({"shift": 0.5}, "features"), ({"late": 0.5}, "exits"), ({"works": 1.5}, "backbone")],
 )
-def test_a_true_change_is_found_and_named(changed: dict[str, float], what: str) -> None:
-    told = drift(traffic(400, 1), traffic(300, 2, **changed))
-    assert what in [shift.name for shift in told.significant()]
-    assert (told.reference, told.window) == (400, 300)
-    (shift,) = (shift for shift in told.shifts if shift.name == what)
+def test_a_true_change_is_detected_and_named(changed: dict[str, float], what: str) -> None:
+    result = drift(traffic(400, 1), traffic(300, 2, **changed))
+    assert what in [shift.name for shift in result.significant()]
+    assert (result.reference, result.window) == (400, 300)
+    (shift,) = (shift for shift in result.shifts if shift.name == what)
     assert shift.size > 0.1
 
 
-def test_changes_stay_apart() -> None:
-    told = drift(traffic(400, 1), traffic(300, 2, shift=0.5))
-    assert [shift.name for shift in told.significant()] == ["features"]
-    assert {shift.name: shift.size for shift in told.shifts}["features"] == pytest.approx(0.5, abs=0.1)
+def test_changes_are_reported_separately() -> None:
+    result = drift(traffic(400, 1), traffic(300, 2, shift=0.5))
+    assert [shift.name for shift in result.significant()] == ["features"]
+    assert {shift.name: shift.size for shift in result.shifts}["features"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_pictures_that_have_become_dark_are_found_by_what_stage_1_makes_of_them() -> None:
+def test_darker_images_are_detected_by_the_features_of_stage_1() -> None:
     engine = FeatureEngine(weights_folder("mini:backbone"))
 
     def seen(first: int, brightness: float) -> list[JournalRow]:
@@ -83,11 +83,11 @@ def test_pictures_that_have_become_dark_are_found_by_what_stage_1_makes_of_them(
     assert drift(before, seen(850_000, 1.0)).significant() == ()
 
 
-def test_too_few_answers_tell_nothing_and_it_says_which_side_they_are_on() -> None:
-    told = drift(traffic(100, 1), traffic(29, 2, shift=9))
-    assert told.significant() == ()
-    assert {shift.p for shift in told.shifts} == {None}
-    assert "the window has 29 predictions; the test needs 30" in told.shifts[0].untested
+def test_too_few_predictions_are_untested_with_the_reason() -> None:
+    result = drift(traffic(100, 1), traffic(29, 2, shift=9))
+    assert result.significant() == ()
+    assert {shift.p for shift in result.shifts} == {None}
+    assert "the window has 29 predictions; the test needs 30" in result.shifts[0].untested
     empty = drift([], [])
     assert (empty.reference, empty.window, empty.significant()) == (0, 0, ())
 
@@ -99,7 +99,7 @@ def test_features_of_another_backbone_are_not_compared() -> None:
     assert shift.untested == "the features come from different backbones: made before, new now"
 
 
-def test_the_p_of_kolmogorov_and_smirnov_is_scipy_s() -> None:
+def test_the_kolmogorov_smirnov_p_value_matches_scipy() -> None:
     stats = pytest.importorskip("scipy.stats", reason="scipy comes with the extra `train`")
     rng = np.random.default_rng(3)
     for shift in (0.0, 0.1, 0.3):

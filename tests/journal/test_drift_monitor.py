@@ -16,7 +16,7 @@ def feed(gauge: DriftMonitor, cases: Iterable[JournalRow]) -> dict[str, float]:
     return gauge.values()
 
 
-def test_a_tally_counts_exits_scores_and_features() -> None:
+def test_statistics_count_exits_scores_and_features() -> None:
     tally = TrafficStats()
     tally.add(entry("a", 0.97, verdict={"stages": (report("backbone", 0.3), report("signs", None))}))
     tally.add(entry("b", 0.0, features=None))
@@ -28,7 +28,7 @@ def test_a_tally_counts_exits_scores_and_features() -> None:
     assert (moments.count, moments.total.tolist(), moments.squares.tolist()) == (1, [0.5] * 4, [0.25] * 4)
 
 
-def test_two_tallies_together_are_the_tally_of_both() -> None:
+def test_statistics_of_two_parts_add_up() -> None:
     cases = [*traffic(60, 1), JournalRow(entry("x", features=np.ones((2, 3), np.float16), features_model="other"))]
     first, second, both = TrafficStats(), TrafficStats(), TrafficStats()
     for at, case in enumerate(cases):
@@ -41,14 +41,14 @@ def test_two_tallies_together_are_the_tally_of_both() -> None:
         assert joined.moments[kind].total == pytest.approx(moments.total)
 
 
-def test_the_index_is_nought_for_equal_shares_and_grows_with_the_difference() -> None:
+def test_psi_is_zero_for_equal_shares_and_grows_with_the_difference() -> None:
     assert psi([100, 100], [1000, 1000]) == pytest.approx(0)
     shifted = [psi([1000, 1000], [1000 - more, 1000 + more]) for more in (0, 100, 300, 500)]
     assert shifted == sorted(shifted) and shifted[3] > 0.25
-    assert psi([500, 500], [0, 1000]) < 10  # a bin that is empty is no infinity
+    assert psi([500, 500], [0, 1000]) < 10  # an empty bin gives no infinity
 
 
-def test_it_compares_the_last_answers_with_the_first() -> None:
+def test_it_compares_the_last_predictions_with_the_first() -> None:
     gauge = DriftMonitor(reference=1000, window=400)
     assert feed(gauge, traffic(900, 1)) == {"reference": 900, "window": 0}
     calm = feed(gauge, traffic(700, 2))
@@ -72,13 +72,13 @@ def test_the_window_is_bounded() -> None:
     assert min(sizes[120:]) > 50
 
 
-def test_it_may_be_given_its_reference() -> None:
+def test_a_reference_can_be_passed_in() -> None:
     gauge = DriftMonitor.with_reference(traffic(500, 1), window=200)
     assert gauge.values() == {"reference": 500, "window": 0}
     assert feed(gauge, traffic(200, 2, late=0.8))["exits"] > 0.25
 
 
-def test_another_backbone_is_not_compared_with_the_one_before() -> None:
+def test_features_of_different_backbones_are_not_compared() -> None:
     gauge = DriftMonitor.with_reference(traffic(100, 1))
     other = [JournalRow(entry(f"{n}", features_model="new")) for n in range(50)]
     assert "features" not in feed(gauge, other)

@@ -14,14 +14,14 @@ def unit(*angles: float) -> list[np.ndarray]:
     return [np.array([[np.cos(a), np.sin(a), 0, 0]], np.float16) for a in np.radians(angles)]
 
 
-def test_one_file_is_one_picture_whether_or_not_there_are_features() -> None:
+def test_equal_files_are_duplicates_with_or_without_features() -> None:
     seen = DuplicateFinder()
     assert seen.duplicate_of(entry("a", sha256="x", features=None)) is None
     assert seen.duplicate_of(entry("b", sha256="x")) == "a"
     assert seen.duplicate_of(entry("c", sha256="y", features=None)) is None
 
 
-def test_features_tell_what_is_alike_and_a_key_makes_less_do() -> None:
+def test_similar_features_are_duplicates_and_a_shared_key_lowers_the_threshold() -> None:
     still, close, near, away = unit(0, 5, 15, 30)  # cosines to the first: 0.996, 0.966, 0.866
     seen = DuplicateFinder()
     assert seen.duplicate_of(entry("still", features=still, key="trip", created_at_s=0)) is None
@@ -35,21 +35,21 @@ def test_features_tell_what_is_alike_and_a_key_makes_less_do() -> None:
     "other",
     [{"key": "other", "created_at_s": 1.0}, {"key": "trip", "created_at_s": 11.0}, {"features_model": "another"}],
 )
-def test_apart_in_time_in_key_or_by_backbone_less_does_not_do(other: dict) -> None:
+def test_the_lower_threshold_requires_nearby_time_same_key_and_backbone(other: dict) -> None:
     first, near = unit(0, 15)
     seen = DuplicateFinder()
     seen.duplicate_of(entry("first", features=first, key="trip", created_at_s=0.0))
     assert seen.duplicate_of(entry("near", **({"features": near, "key": "trip", "created_at_s": 1.0} | other))) is None
 
 
-def test_without_a_key_nothing_is_nearby() -> None:
+def test_without_a_key_the_lower_threshold_never_applies() -> None:
     first, near = unit(0, 15)
     seen = DuplicateFinder()
     seen.duplicate_of(entry("first", features=first))
     assert seen.duplicate_of(entry("near", features=near)) is None
 
 
-def test_only_the_last_are_remembered_and_however_many_come() -> None:
+def test_only_the_last_items_are_remembered() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(0, 1, (300, 1, 32)).astype(np.float16)
     cases = [JournalRow(entry(f"{n}", features=vector)) for n, vector in enumerate(vectors)]
@@ -59,8 +59,8 @@ def test_only_the_last_are_remembered_and_however_many_come() -> None:
 
 
 @pytest.fixture(scope="module")
-def looked() -> tuple[list[list[PredictionRecord]], list[PredictionRecord]]:
-    """Frames of five clips, a quarter of a second apart, and twenty stills, seen by the miniature."""
+def scene_records() -> tuple[list[list[PredictionRecord]], list[PredictionRecord]]:
+    """Return records of five clips, a quarter of a second between frames, and of twenty stills, with real features."""
     engine = FeatureEngine(weights_folder("mini:backbone"))
 
     def seen(name: str, images: list, key: str) -> list[PredictionRecord]:
@@ -74,10 +74,10 @@ def looked() -> tuple[list[list[PredictionRecord]], list[PredictionRecord]]:
     return clips, seen("still", [scenes.photo(820_000 + n, 0.5).image for n in range(20)], "")
 
 
-def test_frames_of_one_clip_are_few_pictures_and_scenes_are_one_each(
-    looked: tuple[list[list[PredictionRecord]], list[PredictionRecord]],
+def test_frames_of_one_clip_are_duplicates_and_different_scenes_are_not(
+    scene_records: tuple[list[list[PredictionRecord]], list[PredictionRecord]],
 ) -> None:
-    clips, stills = looked
+    clips, stills = scene_records
     frames = [each for clip in clips for each in clip]
     shown = [case.prediction.id for case in without_duplicates(JournalRow(each) for each in [*frames, *stills])]
     assert [name for name in shown if name.startswith("still")] == [each.id for each in stills]
@@ -85,9 +85,9 @@ def test_frames_of_one_clip_are_few_pictures_and_scenes_are_one_each(
     assert len(shown) - len(stills) <= len(frames) / 3
 
 
-def test_a_clip_is_shown_whole_where_nothing_counts_as_alike(
-    looked: tuple[list[list[PredictionRecord]], list[PredictionRecord]],
+def test_all_frames_of_a_clip_are_kept_if_nothing_counts_as_duplicate(
+    scene_records: tuple[list[list[PredictionRecord]], list[PredictionRecord]],
 ) -> None:
-    clip = looked[0][0]
+    clip = scene_records[0][0]
     apart = DuplicateRule(anywhere=1.01, nearby=1.01)
     assert len(list(without_duplicates((JournalRow(each) for each in clip), apart))) == len(clip)

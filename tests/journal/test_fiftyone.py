@@ -45,7 +45,7 @@ def read(folder: Path) -> tuple[dict, list[dict]]:
     return metadata, json.loads((folder / "samples.json").read_text())["samples"]
 
 
-def test_each_answer_with_its_file_becomes_a_sample(cases: list, media_of: Callable, tmp_path: Path) -> None:
+def test_each_prediction_with_its_file_becomes_a_sample(cases: list, media_of: Callable, tmp_path: Path) -> None:
     written = write_dataset(tmp_path / "out", cases, media_of, "road")
     assert (written.photos, written.clips, written.without_file) == (4, 1, 1)
     metadata, samples = read(tmp_path / "out" / "photos")
@@ -67,14 +67,14 @@ def test_each_answer_with_its_file_becomes_a_sample(cases: list, media_of: Calla
     assert (close["request_id"], close["policy_version"]) == ("request-close", "made-1")
 
 
-def test_clips_are_a_dataset_of_their_own(cases: list, media_of: Callable, tmp_path: Path) -> None:
+def test_clips_are_a_separate_dataset(cases: list, media_of: Callable, tmp_path: Path) -> None:
     write_dataset(tmp_path / "out", cases, media_of, "road")
     metadata, (clip,) = read(tmp_path / "out" / "clips")
     assert (metadata["name"], metadata["media_type"], clip["_media_type"]) == ("road-clips", "video", "video")
     assert (tmp_path / "out" / "clips" / clip["filepath"]).read_bytes() == CLIP
 
 
-def test_the_layout_is_what_fiftyone_s_importer_reads(cases: list, media_of: Callable, tmp_path: Path) -> None:
+def test_the_layout_matches_fiftyones_importer(cases: list, media_of: Callable, tmp_path: Path) -> None:
     """Check metadata.json for a version and typed fields, and samples.json for one list of samples.
 
     Files have relative paths, every id is an ObjectId of its own, and every value belongs to a declared field.
@@ -96,7 +96,7 @@ def test_the_layout_is_what_fiftyone_s_importer_reads(cases: list, media_of: Cal
                     assert value.keys() - {"_cls"} <= inside
 
 
-def test_it_is_there_whole_or_not_at_all(cases: list, tmp_path: Path) -> None:
+def test_a_failed_export_leaves_no_dataset(cases: list, tmp_path: Path) -> None:
     def fails(case: JournalRow) -> bytes:
         if case.prediction.id == "clip":
             raise OSError("the disk is gone")
@@ -110,7 +110,7 @@ def test_it_is_there_whole_or_not_at_all(cases: list, tmp_path: Path) -> None:
         write_dataset(tmp_path / "out", cases, lambda case: None, "road")
 
 
-def test_what_holds_no_dataset_is_not_pushed(media_of: Callable, tmp_path: Path) -> None:
+def test_a_folder_without_a_dataset_is_not_pushed(media_of: Callable, tmp_path: Path) -> None:
     written = write_dataset(tmp_path / "out", [], media_of, "road")
     assert (written.photos, written.clips) == (0, 0)
     with pytest.raises(ConfigError, match="contains no dataset"):
@@ -118,13 +118,15 @@ def test_what_holds_no_dataset_is_not_pushed(media_of: Callable, tmp_path: Path)
 
 
 @pytest.mark.skipif(INSTALLED, reason="fiftyone is installed here, so it is not missed")
-def test_without_fiftyone_a_push_says_what_to_install(cases: list, media_of: Callable, tmp_path: Path) -> None:
+def test_push_without_fiftyone_is_an_error_that_names_the_package(
+    cases: list, media_of: Callable, tmp_path: Path
+) -> None:
     write_dataset(tmp_path / "out", cases, media_of, "road")
     with pytest.raises(ConfigError, match="pip install fiftyone"):
         push(tmp_path / "out")
 
 
-def test_novelty_is_told_where_there_is_a_reference(media_of: Callable, tmp_path: Path) -> None:
+def test_novelty_is_included_if_there_is_a_reference(media_of: Callable, tmp_path: Path) -> None:
     from roadwork_serve.journal.novelty import build_reference
 
     rng = np.random.default_rng(1)
@@ -141,14 +143,14 @@ def test_novelty_is_told_where_there_is_a_reference(media_of: Callable, tmp_path
 )
 def test_fiftyone_imports_it(cases: list, media_of: Callable, tmp_path: Path) -> None:
     write_dataset(tmp_path / "out", cases, media_of, f"road-{os.getpid()}")
-    told = subprocess.run(  # its threads and warnings are its own
+    done = subprocess.run(  # in a separate process because of its threads and warnings
         [sys.executable, "-c", _IMPORT, str(tmp_path / "out"), f"road-{os.getpid()}"],
         capture_output=True,
         text=True,
         timeout=200,
     )
-    assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout.splitlines()[-1]) == {
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
         "pushed": {f"road-{os.getpid()}": 4, f"road-{os.getpid()}-clips": 1},
         "most_informative": "marked",
         "tags": {"backbone": 4, "arm a": 1, "degraded": 1, "informative": 2, "audited": 1, "labeled": 2},
@@ -165,17 +167,17 @@ import fiftyone
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.journal.fiftyone import push
 folder, name = Path(sys.argv[1]), sys.argv[2]
-told = {"pushed": push(folder)}
+found = {"pushed": push(folder)}
 dataset = fiftyone.load_dataset(name)
-told["most_informative"] = dataset.sort_by("informativeness", reverse=True).first().prediction_id
-told["tags"] = dataset.count_sample_tags()
-told["truths"] = dataset.values("ground_truth.label")
-told["read"] = sum(os.path.getsize(path) > 0 for path in dataset.values("filepath"))
+found["most_informative"] = dataset.sort_by("informativeness", reverse=True).first().prediction_id
+found["tags"] = dataset.count_sample_tags()
+found["truths"] = dataset.values("ground_truth.label")
+found["read"] = sum(os.path.getsize(path) > 0 for path in dataset.values("filepath"))
 try:
     push(folder)
 except ConfigError as error:
-    told["again"] = str(error)[:22]
-for each in told["pushed"]:
+    found["again"] = str(error)[:22]
+for each in found["pushed"]:
     fiftyone.delete_dataset(each)
-print(json.dumps(told))
+print(json.dumps(found))
 """

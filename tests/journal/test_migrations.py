@@ -1,4 +1,4 @@
-"""A journal that the code of commit 9dc3935 wrote, brought up to date; see tests/data/journal-0002.md."""
+"""Migration of a journal that the code of commit 9dc3935 wrote; see tests/data/journal-0002.md."""
 
 import json
 import shutil
@@ -73,7 +73,7 @@ def engine_of(url: str) -> Engine:
 
 
 def write_old(url: str, rows: dict[str, Rows], revision: str = "0002") -> None:
-    """Make the tables of an old revision, and put rows into them."""
+    """Create the tables of an old revision, and insert rows."""
     engine = engine_of(url)
     upgrade(engine, revision)
     with engine.begin() as connection:
@@ -105,7 +105,7 @@ def ordered(rows: Rows) -> Rows:
     return sorted(rows, key=lambda row: json.dumps(row, default=repr, sort_keys=True))
 
 
-def test_every_value_of_an_old_journal_is_there_under_its_new_name(url: str, opened: Callable[..., Store]) -> None:
+def test_every_value_of_an_old_journal_is_kept_under_its_new_name(url: str, opened: Callable[..., Store]) -> None:
     old = old_rows()
     assert {name: len(rows) for name, rows in old.items()} == {"answers": 16, "asides": 5, "marks": 4, "files": 2}
     write_old(url, old)
@@ -115,7 +115,7 @@ def test_every_value_of_an_old_journal_is_there_under_its_new_name(url: str, ope
         assert ordered(new[table]) == ordered([expected(table, row) for row in rows])
 
 
-def test_the_file_itself_is_brought_up_to_date(tmp_path: Path) -> None:
+def test_the_journal_file_is_migrated(tmp_path: Path) -> None:
     file = tmp_path / "journal.sqlite3"
     shutil.copy(OLD_JOURNAL, file)
     Store.open(f"sqlite:///{file}").close()
@@ -124,7 +124,7 @@ def test_the_file_itself_is_brought_up_to_date(tmp_path: Path) -> None:
         assert ordered(new[table]) == ordered([expected(table, row) for row in rows])
 
 
-def test_an_old_journal_is_read_and_written_as_a_new_one(url: str, opened: Callable[..., Store]) -> None:
+def test_an_old_journal_is_read_and_written_like_a_new_one(url: str, opened: Callable[..., Store]) -> None:
     write_old(url, old_rows())
     store = opened()
     rows = {row.prediction.id: row for row in store.find()}
@@ -168,7 +168,7 @@ def test_more_rows_than_a_page_are_all_rewritten(url: str) -> None:
     assert all(each["body"] == renamed(json.loads(aside["body"])) for each in new["asides"])
 
 
-def test_text_that_is_no_json_stays_as_it_is(url: str) -> None:
+def test_text_that_is_no_json_is_unchanged(url: str) -> None:
     row = next(row for row in old_rows()["answers"] if row["id"] == "a4")
     write_old(url, {"answers": [{**row, "verdict": "cut off {"}, {**row, "id": "whole"}]})
     engine = engine_of(url)
@@ -180,7 +180,7 @@ def test_text_that_is_no_json_stays_as_it_is(url: str) -> None:
     assert json.loads(found["whole"]) == renamed(json.loads(row["verdict"]))
 
 
-def test_a_journal_of_the_first_revision_is_brought_up_to_date(url: str, opened: Callable[..., Store]) -> None:
+def test_a_journal_of_the_first_revision_is_migrated(url: str, opened: Callable[..., Store]) -> None:
     old = old_rows()
     marks = [{name: value for name, value in row.items() if name != "note"} for row in old["marks"]]
     write_old(url, {"answers": old["answers"], "marks": marks}, "0001")

@@ -16,13 +16,13 @@ def usual() -> list[JournalRow]:
     return [case(f"u{number}", rng.normal(3, (1, 5, 0.2, 0), 4)) for number in range(400)]
 
 
-def test_of_a_clip_the_frames_are_averaged_and_nothing_is_made_of_nothing() -> None:
+def test_frames_of_a_clip_are_averaged_and_missing_features_stay_missing() -> None:
     assert embedding(case("a", np.array([[0.0, 2.0], [1.0, 4.0]])).prediction).tolist() == [0.5, 3.0]  # type: ignore[union-attr]
     assert embedding(entry("b", features=None)) is None
     assert embedding(entry("c", features=np.zeros((0, 4), np.float16))) is None
 
 
-def test_what_lies_beyond_everything_usual_is_novel(usual: list[JournalRow]) -> None:
+def test_items_far_from_the_reference_are_novel(usual: list[JournalRow]) -> None:
     reference = build_reference(usual)
     assert reference is not None
     rng = np.random.default_rng(2)
@@ -34,14 +34,14 @@ def test_what_lies_beyond_everything_usual_is_novel(usual: list[JournalRow]) -> 
     assert (strange == 1).all()
 
 
-def test_what_the_reference_holds_is_no_less_novel_for_that(usual: list[JournalRow]) -> None:
+def test_an_outlier_in_the_reference_is_still_novel(usual: list[JournalRow]) -> None:
     odd = case("odd", np.array([3, 3, 9, 3]))
     without, within = build_reference(usual), build_reference([*usual, odd])
     assert without is not None and within is not None
     assert without.novelty([odd.prediction]) == within.novelty([odd.prediction]) == 1
 
 
-def test_other_backbones_and_what_has_no_features_stay_unknown(usual: list[JournalRow]) -> None:
+def test_novelty_is_unknown_for_other_backbones_and_missing_features(usual: list[JournalRow]) -> None:
     reference = build_reference([*usual, *(case(f"o{n}", np.ones(3), features_model="other") for n in range(60))])
     assert reference is not None and reference.model == "made"
     strangers = [
@@ -52,7 +52,7 @@ def test_other_backbones_and_what_has_no_features_stay_unknown(usual: list[Journ
     assert np.isnan(reference.novelty(strangers)).all()
 
 
-def test_few_answers_are_no_reference_and_a_draw_is_the_same_every_time(usual: list[JournalRow]) -> None:
+def test_few_predictions_are_no_reference_and_sampling_is_reproducible(usual: list[JournalRow]) -> None:
     assert build_reference(usual[:49]) is None
     assert build_reference([]) is None
     one, other = build_reference(usual, size=100), build_reference(usual[::-1], size=100)
@@ -60,7 +60,7 @@ def test_few_answers_are_no_reference_and_a_draw_is_the_same_every_time(usual: l
     assert one.rows.shape == (100, 4) and np.array_equal(one.rows, other.rows)
 
 
-def test_pictures_that_are_all_the_same_are_not_novel() -> None:
+def test_identical_images_are_not_novel() -> None:
     reference = build_reference([case(f"{number}", np.ones(4)) for number in range(60)])
     assert reference is not None
     assert reference.novelty([case("a", np.ones(4)).prediction]).tolist() == [0.0]

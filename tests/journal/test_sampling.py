@@ -18,7 +18,7 @@ Judged = list[tuple[JournalRow, ActiveLearningScore]]
 
 
 def population(count: int, repeats: int = 0) -> Judged:
-    """Answers of three stages and all scores; `repeats` of the files are there twice."""
+    """Return entries of three stages with all scores; `repeats` of the files are duplicated."""
     rng = np.random.default_rng(11)
     cases = []
     for number in range(count):
@@ -38,27 +38,27 @@ POPULATION = population(300, repeats=60)
 
 
 def wrong(case: JournalRow) -> bool:
-    """Mostly where it was close: 1 in 8 of all."""
+    """Return whether the label is wrong, mostly near the threshold: 1 in 8 of all."""
     number = int(case.prediction.sha256[:6], 16)
     return number % 100 < 100 * (1 - 2 * abs(case.prediction.verdict.probability - 0.5)) ** 2
 
 
-def test_a_rate_told_from_the_sample_is_right_on_average_and_its_error_is_what_it_says() -> None:
+def test_a_rate_estimated_from_the_sample_is_unbiased_with_a_correct_standard_error() -> None:
     truth = np.mean([wrong(case) for case, _ in POPULATION])
     holds = {case.prediction.id: wrong(case) for case, _ in POPULATION}
-    told, naive = [], []
+    estimates, naive = [], []
     for seed in range(300):
         found = sample(POPULATION, 60, seed=seed)
-        told.append(estimate_rate(found.rows, found.predictions, holds))
+        estimates.append(estimate_rate(found.rows, found.predictions, holds))
         naive.append(np.mean([holds[each.prediction.id] for each in found.rows]))
-    values = np.array([each.value for each in told])
-    errors = np.array([each.standard_error for each in told])
+    values = np.array([each.value for each in estimates])
+    errors = np.array([each.standard_error for each in estimates])
     assert abs(values.mean() - truth) < 4 * values.std() / np.sqrt(len(values))
-    assert abs(np.mean(naive) - truth) > 0.05  # the hardest are wrong more often: to count them alike would mislead
+    assert abs(np.mean(naive) - truth) > 0.05  # informative items are wrong more often: an unweighted mean is biased
     assert 0.8 < np.sqrt((errors**2).mean()) / values.std() < 1.25
 
 
-def test_each_is_drawn_as_often_as_its_chance_says() -> None:
+def test_items_are_sampled_with_their_inclusion_probability() -> None:
     drawn: Counter[str] = Counter()
     chances: dict[str, float] = {}
     for seed in range(400):
@@ -72,7 +72,7 @@ def test_each_is_drawn_as_often_as_its_chance_says() -> None:
     assert len(off) > 200 and abs(np.mean(off)) < 0.3 and 0.8 < np.std(off) < 1.2
 
 
-def test_weights_add_up_to_the_traffic() -> None:
+def test_weights_sum_to_the_traffic() -> None:
     found = sample(POPULATION, 60)
     assert (found.predictions, found.distinct) == (360, 300)
     assert estimate_rate(
@@ -83,7 +83,7 @@ def test_weights_add_up_to_the_traffic() -> None:
     assert {each.inclusion_probability for each in everything.rows} == {1.0}
 
 
-def test_part_is_the_hardest_of_each_stratum_and_part_is_lots() -> None:
+def test_a_sample_mixes_the_most_informative_and_random_items_of_each_stratum() -> None:
     found = sample(POPULATION, 100, informative_share=0.5)
     by_stratum: dict[tuple[str, ...], list[float]] = {}
     assert len(found.rows) == 100
@@ -104,27 +104,27 @@ def test_part_is_the_hardest_of_each_stratum_and_part_is_lots() -> None:
 
 
 @pytest.mark.parametrize(("informative_share", "hardest"), [(0.0, 0), (1.0, 12)])
-def test_all_may_be_lots_and_some_always_are(informative_share: float, hardest: int) -> None:
+def test_some_items_are_always_random_and_all_may_be(informative_share: float, hardest: int) -> None:
     found = sample(POPULATION, 48, informative_share)
     assert len(found.rows) == 48
     assert sum(each.is_random for each in found.rows) == (48 if not informative_share else 2 * found.strata)
 
 
 @pytest.mark.parametrize(("budget", "strata"), [(48, 12), (47, 3), (20, 3), (11, 1), (1, 1)])
-def test_strata_are_as_fine_as_the_budget_reaches_for(budget: int, strata: int) -> None:
+def test_strata_are_as_fine_as_the_budget_allows(budget: int, strata: int) -> None:
     found = sample(POPULATION, budget)
     assert len(found.rows) == budget
     assert found.strata == strata
 
 
-def test_the_same_seed_draws_the_same_in_whatever_order_answers_come() -> None:
+def test_the_same_seed_draws_the_same_sample_in_any_order() -> None:
     distinct = POPULATION[:300]
     names = [each.prediction.id for each in sample(distinct, 50, seed=3).rows]
     assert names == [each.prediction.id for each in sample(distinct[::-1], 50, seed=3).rows]
     assert set(names) != {each.prediction.id for each in sample(distinct, 50, seed=4).rows}
 
 
-def test_what_shows_the_same_stands_behind_one_unless_it_was_answered_otherwise() -> None:
+def test_duplicates_are_merged_unless_their_labels_differ() -> None:
     cases = [
         JournalRow(entry("a", 0.9, sha256="x")),
         JournalRow(entry("b", 0.8, sha256="x")),
@@ -138,19 +138,19 @@ def test_what_shows_the_same_stands_behind_one_unless_it_was_answered_otherwise(
     st.dictionaries(st.sampled_from([("a",), ("b",), ("c",), ("d",)]), st.integers(1, 500), min_size=1),
     st.integers(8, 300),
 )
-def test_a_budget_is_spent_as_far_as_there_is_something_to_draw(sizes: dict, budget: int) -> None:
+def test_the_budget_is_spent_as_far_as_the_strata_allow(sizes: dict, budget: int) -> None:
     parts = allocation(sizes, budget)
     assert sum(parts.values()) == min(budget, sum(sizes.values()))
     assert all(min(2, sizes[stratum]) <= part <= sizes[stratum] for stratum, part in parts.items())
 
 
 @pytest.mark.parametrize(("budget", "share"), [(0, 0.5), (5, 1.5), (5, -0.1)])
-def test_nothing_is_not_drawn(budget: int, share: float) -> None:
+def test_invalid_sample_sizes_are_rejected(budget: int, share: float) -> None:
     with pytest.raises(ConfigError, match="draw at least one"):
         sample(POPULATION, budget, share)
 
 
-def test_the_file_is_one_to_fill_in_and_no_spreadsheet_runs_it(tmp_path: Path) -> None:
+def test_the_file_has_a_column_to_fill_in_and_no_spreadsheet_formulas(tmp_path: Path) -> None:
     case = JournalRow(entry("a", 0.4, key="=cmd()", verdict={"request_id": "@x"}), media_available=True)
     assert write_sample(tmp_path / "new" / "sample.csv", sample([(case, informativeness(case))], 5).rows) == 1
     (row,) = csv.DictReader((tmp_path / "new" / "sample.csv").read_text().splitlines())

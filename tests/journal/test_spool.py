@@ -20,7 +20,7 @@ def all_of(spool: Spool) -> list[bytes]:
     return spool.peek(10**6, ROOM)
 
 
-def test_what_is_kept_comes_out_in_order_until_it_is_acknowledged(tmp_path: Path) -> None:
+def test_records_are_returned_in_order_until_acknowledged(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "one", ROOM)
     records = [f"record {number}".encode() for number in range(5)]
     assert all(spool.append(record) for record in records)
@@ -32,7 +32,7 @@ def test_what_is_kept_comes_out_in_order_until_it_is_acknowledged(tmp_path: Path
     assert (all_of(spool), spool.pending, spool.pending_bytes) == ([], 0, 0)
 
 
-def test_a_batch_has_so_many_bytes_and_at_least_a_record(tmp_path: Path) -> None:
+def test_a_batch_is_limited_in_bytes_but_has_at_least_one_record(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "one", ROOM)
     for size in (10, 10, 500):
         spool.append(bytes(size))
@@ -41,7 +41,7 @@ def test_a_batch_has_so_many_bytes_and_at_least_a_record(tmp_path: Path) -> None
     assert [len(record) for record in spool.peek(9, 25)] == [500]
 
 
-def test_beyond_its_room_records_are_counted_and_lost(tmp_path: Path) -> None:
+def test_records_beyond_the_capacity_are_dropped_and_counted(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "one", 100)
     assert [spool.append(bytes(40)) for _ in range(4)] == [True, True, False, False]
     assert (spool.dropped, spool.pending) == (2, 2)
@@ -49,7 +49,7 @@ def test_beyond_its_room_records_are_counted_and_lost(tmp_path: Path) -> None:
     assert spool.append(bytes(40))
 
 
-def test_what_waits_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
+def test_pending_records_survive_a_restart(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "one", ROOM)
     for number in range(4):
         spool.append(bytes([number]))
@@ -61,7 +61,7 @@ def test_what_waits_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
     assert all_of(again) == [b"\2", b"\3", b"\4"]
 
 
-def test_an_empty_one_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_empty_spool_leaves_no_files(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "one", ROOM)
     spool.append(b"x")
     spool.acknowledge(1)
@@ -69,7 +69,7 @@ def test_an_empty_one_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_finished_segments_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_segments_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SEGMENT", 100)
     spool = Spool(tmp_path / "one", ROOM)
     for _ in range(20):
@@ -112,22 +112,22 @@ while True:
 """
 
 
-def test_what_a_killed_process_had_promised_is_taken_over_once(tmp_path: Path) -> None:
-    promised = -1
+def test_records_confirmed_by_a_killed_process_are_adopted_once(tmp_path: Path) -> None:
+    confirmed = -1
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path / "victim")], stdout=subprocess.PIPE, text=True
     ) as writer:
         assert writer.stdout is not None
-        while promised < 2000:
-            promised = int(writer.stdout.readline())
+        while confirmed < 2000:
+            confirmed = int(writer.stdout.readline())
         first, second = Spool(tmp_path / "first", ROOM), Spool(tmp_path / "second", ROOM)
         assert first.adopt_orphans() == 0, "it runs"
         writer.send_signal(signal.SIGKILL)
         rest = writer.stdout.read().split()
-    promised = int(rest[-1]) if rest else promised
+    confirmed = int(rest[-1]) if rest else confirmed
     first.append(b"own")
     found = first.adopt_orphans()
-    assert found > promised
+    assert found > confirmed
     assert second.adopt_orphans() == 0, "it belongs to the first now"
     records = all_of(first)
     assert records == [b"own"] + [number.to_bytes(4, "big") * 50 for number in range(found)]
@@ -180,7 +180,7 @@ class Crashes(RuleBasedStateMachine):
 
     @rule(cut=st.integers(0, 7))
     def dies_writing(self, cut: int) -> None:
-        """Close what the process had open, as the kernel does; a frame may be partly written."""
+        """Close the open files of the process, as the kernel does; a frame may be partly written."""
         folder = self.spool._folder
         if self.spool._writing is not None:
             with self.spool._writing[0].open("ab") as file:
@@ -192,7 +192,7 @@ class Crashes(RuleBasedStateMachine):
 
     @rule()
     def moves_on(self) -> None:
-        """Another process takes over, and has written something itself."""
+        """Let another process, with records of its own, adopt the spool."""
         for lock in (self.spool._lock, *(lock for _, lock in self.spool._adopted)):
             os.close(lock)  # type: ignore[arg-type]
         self.spool = Spool(self.folder / str(self.number + 1000), ROOM)

@@ -19,7 +19,7 @@ def ids(cases: object) -> list[str]:
     return [case.prediction.id for case in cases]  # type: ignore[attr-defined]
 
 
-def test_what_is_committed_is_found_as_it_was(store: Store) -> None:
+def test_a_committed_record_is_found_unchanged(store: Store) -> None:
     features = np.array([[0.5, -2.0], [3.0, 1e-3]], np.float16)
     given = entry("a", 0.7, features=features, audit_rate=0.1, key="camera", verdict={"audit_rate": 0.1, "arm": "a"})
     store.commit([given, audit("a", report("vlm", 0.2)), DeferredResult("a", 2.0, "shadow", verdict=verdict("a", 0.3))])
@@ -38,7 +38,7 @@ def test_what_is_committed_is_found_as_it_was(store: Store) -> None:
     assert case.report("vlm") and case.report("backbone") and case.report("signs") is None
 
 
-def test_a_record_is_there_once_however_often_it_is_sent(store: Store) -> None:
+def test_a_record_sent_repeatedly_is_stored_once(store: Store) -> None:
     records = [entry("a"), audit("a", report("vlm")), entry("b", 0.1)]
     store.commit(records)
     store.commit(records[::-1])
@@ -47,7 +47,7 @@ def test_a_record_is_there_once_however_often_it_is_sent(store: Store) -> None:
     assert len(store.get("a").audit or ()) == 1
 
 
-def test_two_answers_to_one_request_are_two(store: Store) -> None:
+def test_two_predictions_of_one_request_are_both_stored(store: Store) -> None:
     store.commit(
         [entry("a", verdict={"request_id": "r"}), entry("b", created_at_s=2000.0, verdict={"request_id": "r"})]
     )
@@ -55,7 +55,7 @@ def test_two_answers_to_one_request_are_two(store: Store) -> None:
     assert store.get("r").prediction.id == "b"
 
 
-def test_an_aside_may_come_first(store: Store) -> None:
+def test_a_deferred_result_may_arrive_before_its_prediction(store: Store) -> None:
     store.commit([audit("late", report("vlm"))])
     assert list(store.find()) == []
     store.commit([entry("late")])
@@ -83,7 +83,7 @@ def test_several_senders_at_once_write_each_record_once(opened: Callable[..., St
     assert sorted(ids(stores[0].find()), key=int) == [str(number) for number in range(80)]
 
 
-def test_pages_leave_nothing_out_where_times_are_equal(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paging_skips_nothing_when_times_are_equal(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roadwork_serve.journal.store._PAGE", 7)
     store.commit([entry(f"{number:03d}", created_at_s=float(number // 10)) for number in range(50)])
     expected = [f"{number:03d}" for number in range(50)]
@@ -114,7 +114,7 @@ def test_pages_leave_nothing_out_where_times_are_equal(store: Store, monkeypatch
         (Filter(min_probability=0.5, degraded=False), ["a"]),
     ],
 )
-def test_filters(store: Store, wanted: Filter, found: list[str]) -> None:
+def test_filters_select_matching_entries(store: Store, wanted: Filter, found: list[str]) -> None:
     left = {"exit": Exit(stage="vlm", reason="deadline")}
     odd = {"degraded": True, "policy_version": "other", "arm": "b", "media": "clip"}
     store.commit([entry("a", 0.9), entry("b", 0.1, verdict=left, caller="bob", key="camera"), audit("b")])
@@ -124,7 +124,7 @@ def test_filters(store: Store, wanted: Filter, found: list[str]) -> None:
     assert store.count(wanted) == len(found)
 
 
-def test_the_last_word_of_people_counts_and_all_or_nothing_is_marked(store: Store) -> None:
+def test_the_last_annotation_counts_and_annotations_are_atomic(store: Store) -> None:
     store.commit([entry("a"), entry("b")])
     assert (
         store.annotate([("a", Annotation("none", "ann", 1.0, "a cone")), ("request-b", Annotation(None, "ann", 1.0))])
@@ -142,7 +142,7 @@ def photo(number: int, size: int = 1000) -> bytes:
     return b"\xff\xd8\xff" + number.to_bytes(4, "big") + bytes(size - 7)
 
 
-def test_files_are_kept_by_what_they_contain(opened: Callable[..., Store], tmp_path: Path) -> None:
+def test_media_files_are_stored_by_content(opened: Callable[..., Store], tmp_path: Path) -> None:
     store = opened(cap=10**6)
     store.commit([entry("a", media=photo(1)), entry("b", media=photo(1)), entry("c", media=photo(2)), entry("d")])
     assert len(list((tmp_path / "media").glob("*/*.jpg"))) == 2
@@ -151,7 +151,9 @@ def test_files_are_kept_by_what_they_contain(opened: Callable[..., Store], tmp_p
     assert (store.read_media(kept["b"]), store.read_media(kept["d"])) == (photo(1), None)
 
 
-def test_the_least_useful_go_first_and_never_what_is_labelled(opened: Callable[..., Store], tmp_path: Path) -> None:
+def test_the_least_useful_media_are_deleted_first_and_labelled_ones_never(
+    opened: Callable[..., Store], tmp_path: Path
+) -> None:
     store = opened(cap=10_000)
     sure = [entry(f"sure{number}", 0.999, media=photo(number)) for number in range(8)]
     doubtful = [entry(f"doubt{number}", 0.55, media=photo(100 + number)) for number in range(2)]
@@ -165,7 +167,7 @@ def test_the_least_useful_go_first_and_never_what_is_labelled(opened: Callable[.
     assert on_disk == 1000 * len(kept)
 
 
-def test_labels_alone_may_be_more_than_the_room(opened: Callable[..., Store]) -> None:
+def test_labelled_media_may_exceed_the_limit(opened: Callable[..., Store]) -> None:
     store = opened(cap=1_500)
     store.commit([entry("a", media=photo(1))])
     store.annotate([("a", Annotation("none", "ann", 1.0))])
@@ -175,7 +177,7 @@ def test_labels_alone_may_be_more_than_the_room(opened: Callable[..., Store]) ->
     assert store.get("a").media_available
 
 
-def test_the_tables_are_what_the_migrations_make(store: Store, url: str) -> None:
+def test_the_tables_match_the_migrations(store: Store, url: str) -> None:
     seen = inspect(store._engine)
     for table in metadata.sorted_tables:
         columns = {column["name"]: column["nullable"] for column in seen.get_columns(table.name)}
@@ -183,7 +185,7 @@ def test_the_tables_are_what_the_migrations_make(store: Store, url: str) -> None
         assert {index["name"] for index in seen.get_indexes(table.name)} == {index.name for index in table.indexes}
 
 
-def test_a_journal_of_a_later_version_is_left_alone(url: str, opened: Callable[..., Store]) -> None:
+def test_a_journal_of_a_later_version_is_rejected(url: str, opened: Callable[..., Store]) -> None:
     opened()
     engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
@@ -193,7 +195,7 @@ def test_a_journal_of_a_later_version_is_left_alone(url: str, opened: Callable[.
         opened()
 
 
-def test_processes_that_begin_at_once_make_the_tables_once(url: str, opened: Callable[..., Store]) -> None:
+def test_processes_that_start_together_create_the_tables_once(url: str, opened: Callable[..., Store]) -> None:
     errors: list[Exception] = []
 
     def begin() -> None:
@@ -212,27 +214,27 @@ def test_processes_that_begin_at_once_make_the_tables_once(url: str, opened: Cal
 
 
 @pytest.mark.parametrize("url_of_none", ["", "mysql://x/y", "journal.db", "sqlite+aiosqlite:///x"])
-def test_a_url_that_is_none_is_refused(url_of_none: str) -> None:
+def test_an_invalid_url_is_rejected(url_of_none: str) -> None:
     with pytest.raises(ConfigError, match="sqlite:///FILE"):
         Store.open(url_of_none)
 
 
-def test_a_database_that_is_away_is_told_without_its_password() -> None:
-    with pytest.raises(JournalDown, match=r"ann:\*\*\*@127\.0\.0\.1") as told:
+def test_the_error_of_an_unreachable_database_hides_the_password() -> None:
+    with pytest.raises(JournalDown, match=r"ann:\*\*\*@127\.0\.0\.1") as caught:
         Store.open("postgresql://ann:secret@127.0.0.1:1/x?connect_timeout=2")
-    assert "secret" not in str(told.value)
-    with pytest.raises(JournalDown) as told:
+    assert "secret" not in str(caught.value)
+    with pytest.raises(JournalDown) as caught:
         Store.open("postgresql://ann@127.0.0.1:1/x?connect_timeout=2", password="secret")
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(caught.value)
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "journal.db").write_text("no database, but a long enough text to be taken for one" * 20)
     with pytest.raises(JournalDown, match="not a database"):
         Store.open(f"sqlite:///{tmp_path / 'journal.db'}")
 
 
-def test_whatever_text_others_choose_is_taken(store: Store) -> None:
+def test_arbitrary_client_text_is_stored(store: Store) -> None:
     odd = "a\0b" + "x" * 5000
     store.commit([entry("a", key=odd, caller=odd, verdict={"request_id": odd, "profile": odd})])
     (case,) = store.find()
@@ -240,7 +242,9 @@ def test_whatever_text_others_choose_is_taken(store: Store) -> None:
     assert case.prediction.verdict.request_id == odd
 
 
-def test_a_record_that_is_refused_is_told_from_a_database_that_is_away(opened: Callable[..., Store], url: str) -> None:
+def test_a_rejected_record_is_distinguished_from_an_unreachable_database(
+    opened: Callable[..., Store], url: str
+) -> None:
     if url.startswith("sqlite"):
         pytest.skip("SQLite takes a text of any length")
     store = opened()
@@ -249,7 +253,7 @@ def test_a_record_that_is_refused_is_told_from_a_database_that_is_away(opened: C
     assert list(store.find()) == []
 
 
-def test_a_file_that_the_disk_does_not_take_is_left_out(
+def test_a_media_file_that_cannot_be_written_is_skipped(
     opened: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = opened(cap=10**6)

@@ -1,4 +1,4 @@
-"""What takes minutes: `make test-large`."""
+"""Tests that take minutes: `make test-large`."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is here unless it is asked for."""
+    """Skip these tests unless they are requested."""
     for item in items:
         if item.path.is_relative_to(HERE) and not os.environ.get("ROADWORK_LARGE"):
             item.add_marker(pytest.mark.skip(reason="it takes minutes; `make test-large` runs this"))

@@ -1,4 +1,4 @@
-"""Clients that ask one thing after another, and an account of what became of each request."""
+"""Clients that send requests in a loop, and a record of the outcome of each."""
 
 import asyncio
 import itertools
@@ -11,20 +11,20 @@ from typing import Literal
 
 import httpx
 
-from benchmarks.chaos.outcomes import Reply, read
+from benchmarks.chaos.outcomes import Reply, parse_reply
 from benchmarks.chaos.plan import File
 from roadwork_serve.schema import Verdict
 
 Outcome = Literal["answered", "refused", "error", "silence", "wrong"]
-_PAUSE_S = 0.05  # of a client between two requests
+_PAUSE_S = 0.05  # pause of a client between two requests
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request that was sent once and followed to its end. Seconds on the monotonic clock.
 
-    outcome: answered with a verdict of its own, refused with a problem document, told by an error of Serve's or a
-    connection that broke, left in silence, or wrong in a way that nothing excuses. told: more of it.
+    outcome: answered with its own verdict, refused with a problem document, failed with an error of Serve's or a
+    broken connection, left without a response, or wrong without an excuse. detail: explains the outcome.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Asked:
     sent_s: float
     ended_s: float
     outcome: Outcome
-    told: str
+    detail: str
     verdict: Verdict | None = None
 
 
 class Crowd:
-    """asked: those that have ended. sent: how many there were. file: what all of them send."""
+    """Clients under load. asked: the requests that have ended. sent: number of requests. file: content of each."""
 
     def __init__(self, file: File, deadline_s: float, grace_s: float) -> None:
         self._file, self._deadline_s, self._grace_s = file, deadline_s, grace_s
@@ -47,7 +47,7 @@ class Crowd:
 
     @asynccontextmanager
     async def asking(self, urls: Sequence[str], each: int) -> AsyncIterator[None]:
-        """So many clients at each of the servers, while the block runs; then every request is waited for."""
+        """Run `each` clients per server during the block, then wait for their last requests."""
         stop = asyncio.Event()
         async with httpx.AsyncClient(timeout=self._deadline_s + self._grace_s) as client, asyncio.TaskGroup() as group:
             for url in urls:
@@ -59,27 +59,27 @@ class Crowd:
                 stop.set()
 
     async def until(self, more: int, within_s: float = 60.0) -> None:
-        """Return when so many more requests have been answered."""
+        """Wait until this many further requests have been answered."""
         goal = self.count("answered") + more
         async with asyncio.timeout(within_s):
             while self.count("answered") < goal:  # noqa: ASYNC110 - what grows it are the clients themselves
                 await asyncio.sleep(0.02)
 
     def count(self, outcome: Outcome) -> int:
-        """How many ended so."""
+        """Return the number of requests with this outcome."""
         return sum(asked.outcome == outcome for asked in self.asked)
 
     def account(self) -> Counter[str]:
-        """How many ended how, in words."""
-        return Counter(f"{asked.outcome}: {asked.told}" for asked in self.asked)
+        """Return the number of requests by outcome and detail."""
+        return Counter(f"{asked.outcome}: {asked.detail}" for asked in self.asked)
 
     async def _ask_on(self, client: httpx.AsyncClient, url: str, stop: asyncio.Event) -> None:
         while not stop.is_set():
             name = f"crowd-{next(self._numbers)}"
             self.sent += 1
             sent_s = time.monotonic()
-            outcome, told, verdict = await self._ask(client, url, name)
-            self.asked.append(Asked(name, url, sent_s, time.monotonic(), outcome, told, verdict))
+            outcome, detail, verdict = await self._ask(client, url, name)
+            self.asked.append(Asked(name, url, sent_s, time.monotonic(), outcome, detail, verdict))
             await asyncio.sleep(_PAUSE_S)
 
     async def _ask(self, client: httpx.AsyncClient, url: str, name: str) -> tuple[Outcome, str, Verdict | None]:
@@ -95,11 +95,11 @@ class Crowd:
         except httpx.TransportError as error:
             return "error", type(error).__name__, None
         kind = response.headers.get("content-type", "").partition(";")[0]
-        reading = read(Reply(response.status_code, kind, response.content), self._file, name)
-        match reading.outcome:
+        parsed = parse_reply(Reply(response.status_code, kind, response.content), self._file, name)
+        match parsed.outcome:
             case "answered" | "refused":
-                return reading.outcome, reading.told, reading.verdict
+                return parsed.outcome, parsed.detail, parsed.verdict
             case None:
-                return "error", reading.told, None
+                return "error", parsed.detail, None
             case _:
-                return "wrong", reading.told, None
+                return "wrong", parsed.detail, None

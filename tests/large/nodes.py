@@ -1,4 +1,4 @@
-"""Ray nodes on this machine, each started by `ray start` as docs/cluster.md says, and the application on them."""
+"""Ray nodes on this machine, each started by `ray start` as in docs/cluster.md, and the application on them."""
 
 import os
 import secrets
@@ -21,7 +21,7 @@ from benchmarks.server import RAY_TRIES, ROOT, environment_in, free_port, write_
 from tests.e2e.conftest import eventually, ready
 
 _BIN = Path(sys.executable).parent
-# Ray lets no node join over the loopback address, and would listen on the network instead.
+# Ray lets no node join over the loopback address and would listen on the network instead.
 _START = """
 from ray._private import ray_constants, services
 from ray.scripts.scripts import main
@@ -34,14 +34,14 @@ _NODE_S, _COMMAND_S = 60.0, 60.0
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """process: of `ray start`, whose session is that of all the node runs. url: of its proxy. log: its output."""
+    """A Ray node. process: `ray start`, in one session with all its processes. url: of its proxy. log: its output."""
 
     process: subprocess.Popen[bytes]
     url: str
     log: Path
 
     def processes(self) -> list[int]:
-        """Those of it that live, its first one among them."""
+        """Return the running processes of the node, including `ray start`."""
         found: list[int] = []
         for entry in Path("/proc").iterdir():
             with suppress(OSError, ValueError):
@@ -50,7 +50,7 @@ class Node:
         return found
 
     def kill(self) -> None:
-        """All of it at once, as a machine that loses its power."""
+        """Kill all processes of the node at once, like a power failure."""
         for pid in self.processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -59,7 +59,7 @@ class Node:
 
 @dataclass
 class Nodes:
-    """A head and workers. folder: where all of it keeps its files. environment: for all processes.
+    """A head and workers. folder: for all files of the nodes. environment: for all processes.
 
     config: for `serve deploy`. journal: its URL.
     """
@@ -92,19 +92,19 @@ class Nodes:
                     raise
 
     def start_worker(self, cpus: float) -> Node:
-        """One that joins. Its proxy has a port of its own, for both are on this machine."""
+        """Start a worker node. Its proxy has its own port, because both nodes are on this machine."""
         before = self.alive()
         node = self._start(f"--address={self.address}", f"--num-cpus={cpus}", http=free_port())
         eventually(lambda: self.alive() > before, _NODE_S, "the node joins")
         return node
 
     def alive(self) -> int:
-        """How many nodes Ray takes to be alive."""
+        """Return the number of nodes that are alive in Ray's view."""
         summary = self._ask("/nodes?view=summary")["data"]["summary"]
         return sum(each["raylet"].get("state") == "ALIVE" for each in summary)
 
     def deploy(self) -> None:
-        """`serve deploy` of the configuration, which returns when Serve has been told."""
+        """Run `serve deploy` with the configuration; it returns when Serve has accepted it."""
         file = self.folder / "deploy.yaml"
         file.write_text(yaml.safe_dump(self.config))
         done = subprocess.run(
@@ -118,21 +118,21 @@ class Nodes:
         return self._ask("/api/serve/applications/")
 
     def settled(self) -> bool:
-        """Whether the application runs as it was last deployed, every replica of it."""
+        """Return whether every replica of the last deployed version of the application runs."""
         application = self.details()["applications"].get("roadwork", {})
         deployments = application.get("deployments", {}).values()
         return application.get("status") == "RUNNING" and all(each["status"] == "HEALTHY" for each in deployments)
 
     def ready(self) -> bool:
-        """Whether it is settled and the head's proxy takes requests."""
+        """Return whether the application is settled and the head's proxy accepts requests."""
         return self.settled() and ready(self.head.url)
 
     def pids(self) -> dict[str, list[int]]:
-        """Of each deployment, the processes of the replicas that run."""
+        """Return the processes of the running replicas by deployment."""
         return {name: [replica["pid"] for replica in each] for name, each in self.replicas().items()}
 
     def replicas(self) -> dict[str, list[dict[str, Any]]]:
-        """Of each deployment, those that run."""
+        """Return the running replicas by deployment."""
         deployments = self.details()["applications"]["roadwork"]["deployments"]
         return {
             name: [replica for replica in each["replicas"] if replica["state"] == "RUNNING"]
@@ -168,18 +168,18 @@ class Nodes:
 
 @contextmanager
 def nodes(args: Mapping[str, Any], builder: str, cpus: float) -> Iterator[Nodes]:
-    """Yield a head, with nothing deployed yet; it and all that joined it are gone when the block ends.
+    """Yield a head without an application; it and all workers are stopped at the end of the block.
 
-    args: of the application. builder: of it, as `module:function`. cpus: that the head says it has.
+    args: of the application. builder: of the application, as `module:function`. cpus: that the head declares.
     """
     folder = Path(tempfile.mkdtemp(prefix="rw-"))  # Ray's socket paths must be short
     _, journal = write_config(folder / "serve.yaml", args, builder)
     config = yaml.safe_load((folder / "serve.yaml").read_text())
     token = folder / "token"
     token.write_text(secrets.token_hex())
-    told = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    environment = {**os.environ, **environment_in(folder), **told}
-    del environment["RAY_ADDRESS"]  # `ray start` takes it for that of a head
+    token_settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    environment = {**os.environ, **environment_in(folder), **token_settings}
+    del environment["RAY_ADDRESS"]  # `ray start` would take it for the address of a head
     running = Nodes(folder, environment, config, journal)
     try:
         running.start_head(cpus)

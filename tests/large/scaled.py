@@ -1,4 +1,4 @@
-"""Stand-ins that tell which process on which card they are."""
+"""Stand-ins whose model names contain their process and GPU."""
 
 import os
 from collections.abc import Mapping

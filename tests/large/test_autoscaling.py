@@ -1,4 +1,4 @@
-"""Replicas that follow the load, on two cards in which Ray only believes."""
+"""Replicas that follow the load, on two GPUs that exist only for Ray."""
 
 import asyncio
 import io
@@ -32,7 +32,7 @@ CHANGE = re.compile(r"(?:Upscaling|Downscaling) Deployment\(name='(\w+)', app='r
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Yield a server whose VLM takes 0.3 s an item and may have four replicas, with room for two."""
+    """Yield a server whose VLM takes 0.3 s per item and may have four replicas, with room for two."""
     folder = tmp_path_factory.mktemp("scaling")
     (folder / "policy.yaml").write_text(yaml.safe_dump(POLICY))
     changes = overrides({"vlm": 1000 * ITEM_S}) | {"policy": str(folder / "policy.yaml")}
@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def changes(server: Server) -> list[tuple[str, int, int]]:
-    """Deployments with how many replicas they were to have before and after, in order, as Serve's controller says."""
+    """Return (deployment, old, new) target replicas in order, from the log of Serve's controller."""
     logs = sorted(server.folder.glob("ray/session_latest/logs/serve/controller_*.log")) or sorted(
         server.folder.glob("session_latest/logs/serve/controller_*.log")
     )
@@ -61,7 +61,7 @@ def photo(number: int) -> bytes:
 
 
 async def load(url: str, for_s: float) -> list[Verdict]:
-    """Photos at a steady rate, each in time or not at all."""
+    """Send photos at a steady rate; return the verdicts that arrived in time."""
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
 
         async def ask(number: int) -> Verdict | None:
@@ -77,18 +77,18 @@ async def load(url: str, for_s: float) -> list[Verdict]:
         return [verdict for verdict in await asyncio.gather(*tasks) if verdict is not None]
 
 
-async def test_replicas_follow_the_load_and_the_cards(server: Server) -> None:
+async def test_replicas_follow_the_load_and_the_gpus(server: Server) -> None:
     assert changes(server) == []
     verdicts = await load(server.url, 30)
     assert ("FastVLM", 1, 2) in changes(server)
-    cards: dict[str, dict[str, float]] = defaultdict(dict)  # by card the share that each process on it holds
+    gpus: dict[str, dict[str, float]] = defaultdict(dict)  # share of each process by GPU
     for verdict in verdicts:
         for report in verdict.stages:
             if report.model:
-                cards[report.model.split(" on ")[1]][report.model.split()[0]] = STAGES[report.stage]
-    assert set(cards) == {"0", "1"}
-    assert all(list(held.values()).count(STAGES["vlm"]) == 1 for held in cards.values()), "a fast VLM on each card"
-    assert all(sum(held.values()) <= 1 for held in cards.values())
+                gpus[report.model.split(" on ")[1]][report.model.split()[0]] = STAGES[report.stage]
+    assert set(gpus) == {"0", "1"}
+    assert all(list(shares.values()).count(STAGES["vlm"]) == 1 for shares in gpus.values()), "a fast VLM on each GPU"
+    assert all(sum(shares.values()) <= 1 for shares in gpus.values())
     await asyncio.to_thread(eventually, lambda: ("FastVLM", 2, 1) in changes(server), 120, "one is let go")
     of_vlm = [(old, new) for name, old, new in changes(server) if name == "FastVLM"]
     assert of_vlm == [(1, 2), (2, 1)], "never more than there is room for, and no change is taken back"

@@ -30,7 +30,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(gate: Path) -> Iterator[Nodes]:
-    """One node, one replica of everything: where an update can be seen most."""
+    """Yield one node with one replica of everything, where an update is most visible."""
     args = {"profile": "mini", "overrides": release("first", gate)}
     with nodes(args, "tests.e2e.fakes:build", cpus=4) as running:
         running.config["applications"][0]["deployments"][0]["user_config"] = {"policy": POLICY}
@@ -40,10 +40,10 @@ def server(gate: Path) -> Iterator[Nodes]:
 
 
 def release(name: str, gate: Path, **vlm: str) -> dict[str, Any]:
-    """Return a version of the application, told by the model that its stages say they are.
+    """Return a version of the application, recognizable by the model name of its stages.
 
-    gate: a file without which the reasoner does not get past requests whose id begins with "held"; what it was given
-    is told in a file beside it. vlm: options of the fast VLM.
+    gate: a file without which the reasoner blocks on requests whose id begins with "held"; the ids it was given
+    are in a file beside it. vlm: options of the fast VLM.
     """
     options = {"gate": str(gate), "journal": str(gate.with_name("given"))}
     return {
@@ -58,9 +58,9 @@ def models(verdict: Verdict) -> set[str | None]:
 
 
 async def deployed_under_load(server: Nodes) -> list[Verdict]:
-    """Return the verdicts around a `serve deploy`, in the order they came.
+    """Return the verdicts around a `serve deploy`, in order of arrival.
 
-    Every request that was sent got one, and no other, and each is in the journal, once.
+    Every request gets exactly its own verdict, which is in the journal once.
     """
     before, crowd = journaled(server.folder), Crowd(PHOTO, DEADLINE_S, GRACE_S)
     async with crowd.asking([server.head.url], CLIENTS):
@@ -102,7 +102,7 @@ async def test_another_version_of_the_code_replaces_every_process(server: Nodes,
     assert all(not set(pids[name]) & set(each) for name, each in server.pids().items())
 
 
-async def test_the_old_version_finishes_what_it_was_at_and_works_until_the_new_one_has_loaded(
+async def test_the_old_version_finishes_its_requests_and_serves_until_the_new_one_is_loaded(
     server: Nodes, gate: Path
 ) -> None:
     """The reasoner holds a request while it is replaced; the new fast VLM does not load before the gate is open."""
@@ -121,13 +121,13 @@ async def test_the_old_version_finishes_what_it_was_at_and_works_until_the_new_o
             assert reply.status_code == 200, reply.text
             return Verdict.model_validate_json(reply.content)
 
-        held = asyncio.create_task(ask("held"))
+        waiting = asyncio.create_task(ask("held"))
         await asyncio.to_thread(eventually, lambda: "held" in given.read_text(), 10, "the reasoner has it")
         await asyncio.to_thread(server.deploy)
         await asyncio.to_thread(eventually, swapped, 60, "another ingress and another reasoner run")
         after = await ask("after")
         await asyncio.to_thread(gate.touch)
-        answer = await held
+        answer = await waiting
     assert not answer.degraded and answer.exit.stage == "reasoner" and "second" in models(answer)
     spoke = {report.stage: report.model for report in after.stages}
     assert not after.degraded

@@ -1,4 +1,4 @@
-"""The wheel of `make dist`, in an environment where this checkout is not, run from an empty folder."""
+"""The wheel of `make dist`, in an environment without this checkout, run from an empty folder."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ MORE = {"serve_config.yaml": "roadwork_serve/serve_config.yaml", "ops/haproxy/ha
 
 @dataclass(frozen=True)
 class Installed:
-    """python: of the environment. folder: that everything is run in. environment: of what is run."""
+    """An installed wheel. python: of the environment. folder: working directory. environment: of the processes."""
 
     python: Path
     folder: Path
@@ -82,24 +82,24 @@ def test_everything_that_git_tracks_in_the_packages_is_in_the_wheel(wheel: Path)
         assert packages == {"roadwork_serve", "deployments", "miner.py"}, "and nothing that is not meant to be"
 
 
-def test_what_runs_is_the_wheel(installed: Installed) -> None:
+def test_commands_run_from_the_wheel(installed: Installed) -> None:
     code = "import roadwork_serve, deployments.app, miner; print(roadwork_serve.__file__, deployments.app.__file__)"
     for file in installed.run("python", "-W", "ignore", "-c", code).split():
         assert Path(file).is_relative_to(installed.python.parents[1])
     assert installed.run("roadwork", "--version").strip() == version("roadwork-serve")
-    assert "Is there active road work" in installed.run("roadwork", "--help")
+    assert "Detect active road work in photos and clips" in installed.run("roadwork", "--help")
     assert "--offline" in installed.run("roadwork-miner", "--help")
 
 
-def test_profiles_come_with_it(installed: Installed) -> None:
-    assert "card 0, 22 GiB" in installed.run("roadwork", "plan", "--profile", "gpu-24gb")
+def test_profiles_are_in_the_wheel(installed: Installed) -> None:
+    assert "GPU 0, 22 GiB" in installed.run("roadwork", "plan", "--profile", "gpu-24gb")
 
 
-def test_a_scene_is_drawn_and_judged_by_the_miniatures_it_carries(installed: Installed) -> None:
+def test_a_scene_is_rendered_and_classified_by_the_bundled_miniatures(installed: Installed) -> None:
     installed.run("roadwork", "render", "--out", "scenes", "--count", "1")
     (scene,) = (installed.folder / "scenes").glob("*.jpg")
-    told = BatchResult.model_validate_json(installed.run("roadwork", "classify", "--json", str(scene)))
-    assert [result.verdict is not None and not result.verdict.degraded for result in told.results] == [True]
+    batch = BatchResult.model_validate_json(installed.run("roadwork", "classify", "--json", str(scene)))
+    assert [result.verdict is not None and not result.verdict.degraded for result in batch.results] == [True]
 
 
 def answers(journal: Path) -> int:
@@ -111,7 +111,7 @@ def answers(journal: Path) -> int:
 
 
 @pytest.mark.timeout(400)
-def test_the_server_runs_and_keeps_its_journal_where_it_was_started(installed: Installed) -> None:
+def test_the_server_runs_and_stores_its_journal_in_the_working_directory(installed: Installed) -> None:
     (packaged,) = installed.python.parents[1].glob("lib/python*/site-packages/roadwork_serve/serve_config.yaml")
     assert os.access(packaged.with_name("haproxy.sh"), os.X_OK)
     config, port = yaml.safe_load(packaged.read_text()), free_port()
@@ -127,10 +127,10 @@ def test_the_server_runs_and_keeps_its_journal_where_it_was_started(installed: I
     try:
         eventually(lambda: ready(url), 240, "the server is ready")
         (scene,) = (installed.folder / "scenes").glob("*.jpg")
-        told = BatchResult.model_validate_json(
+        batch = BatchResult.model_validate_json(
             installed.run("roadwork", "classify", "--server", url, "--json", str(scene))
         )
-        assert [result.verdict is not None for result in told.results] == [True]
+        assert [result.verdict is not None for result in batch.results] == [True]
         eventually(
             lambda: answers(installed.folder / "build/journal/journal.db") == 1, 30, "the answer is written down"
         )

@@ -1,4 +1,4 @@
-"""Two Ray nodes, each with a proxy and an ingress. One is killed, all of it at once, while both are asked."""
+"""Two Ray nodes, each with a proxy and an ingress. One is killed as a whole while both get requests."""
 
 import asyncio
 import time
@@ -20,12 +20,12 @@ from tests.large.nodes import Node, Nodes, nodes
 PHOTO = File("grey.jpg", "image/jpeg", GREY, "still")
 CLIENTS = 3  # at each node
 DEADLINE_S, GRACE_S = 10.0, 5.0
-PAUSE_S = 10.0  # that the other node may take to answer again, of a machine with other things to do; 2 were seen
+PAUSE_S = 10.0  # limit for the other node to answer again, on a busy machine; 2 s were observed
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[Nodes, Node]]:
-    """Both nodes answer. The second of them is given as well."""
+    """Yield two nodes that both answer, and the second of them."""
     args = {"profile": "mini", "overrides": overrides("first")}
     with nodes(args, "tests.e2e.fakes:build", cpus=4) as running:
         running.config["applications"][0]["deployments"][0]["user_config"] = {"policy": POLICY}
@@ -36,7 +36,7 @@ def pair() -> Iterator[tuple[Nodes, Node]]:
 
 
 def overrides(model: str) -> dict[str, Any]:
-    """Two of everything but the journal, an ingress on each node."""
+    """Return overrides with two replicas of everything except the journal, and an ingress on each node."""
     engine = {"num_cpus": 0.1, "replicas": 2, "model": model}
     return {
         "ingress": {"num_cpus": 0.1, "decode_processes": 1, "replicas": 2, "max_per_node": 1},
@@ -46,13 +46,13 @@ def overrides(model: str) -> dict[str, Any]:
 
 
 def whole(nodes: Nodes) -> bool:
-    """Whether all that was on the node that died runs on the other, but for the ingress, of which each takes one."""
+    """Return whether all deployments of the dead node run on the other, except the ingress (one per node)."""
     running = {name: len(replicas) for name, replicas in nodes.replicas().items()}
     return nodes.alive() == 1 and running == dict.fromkeys(running, 2) | {"Journal": 1, "Ingress": 1}
 
 
 async def kept(nodes: Nodes, crowd: Crowd) -> None:
-    """Every answer that arrived is in the journal, and once."""
+    """Check that every received answer is in the journal exactly once."""
     answers = {(each.verdict.request_id, each.verdict.answer_id) for each in crowd.asked if each.verdict}
 
     def all_there() -> bool:
@@ -62,14 +62,14 @@ async def kept(nodes: Nodes, crowd: Crowd) -> None:
     await asyncio.to_thread(eventually, all_there, 60, "the journal has every answer once")
 
 
-def test_who_has_no_token_is_not_heard(pair: tuple[Nodes, Node]) -> None:
+def test_requests_without_a_token_are_rejected(pair: tuple[Nodes, Node]) -> None:
     nodes, _ = pair
     assert httpx.get(f"{nodes.dashboard}/api/serve/applications/", timeout=30).status_code == 401
     reply = httpx.put(f"{nodes.dashboard}/api/serve/applications/", json={"applications": []}, timeout=30)
     assert reply.status_code == 401 and nodes.settled()
 
 
-async def test_a_node_that_dies_takes_along_what_it_was_answering_and_nothing_else(pair: tuple[Nodes, Node]) -> None:
+async def test_a_killed_node_fails_only_the_requests_it_was_answering(pair: tuple[Nodes, Node]) -> None:
     nodes, other = pair
     crowd = Crowd(PHOTO, DEADLINE_S, GRACE_S)
     async with crowd.asking([nodes.head.url, other.url], CLIENTS):
@@ -91,12 +91,12 @@ async def test_a_node_that_dies_takes_along_what_it_was_answering_and_nothing_el
 
 
 def longest_pause_s(asked: list[Asked]) -> float:
-    """Between two answers."""
+    """Return the longest time between two answers."""
     ended = sorted(each.ended_s for each in asked)
     return max(after - before for before, after in pairwise(ended))
 
 
-async def test_a_node_that_joins_gets_an_ingress_and_both_are_replaced_without_a_loss(
+async def test_a_node_that_joins_gets_an_ingress_and_updates_lose_no_request(
     pair: tuple[Nodes, Node],
 ) -> None:
     nodes, _ = pair

@@ -1,4 +1,4 @@
-"""Media read in processes of their own."""
+"""Decoding in separate processes."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ async def weak() -> AsyncIterator[DecodePool]:
 
 
 def gone(pid: int, seconds: float = 10.0) -> bool:
-    """Whether the process ends within that time."""
+    """Return whether the process ends within that time."""
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -58,21 +58,21 @@ def gone(pid: int, seconds: float = 10.0) -> bool:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Look again and again until it holds."""
+    """Poll until the condition holds."""
     async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110 - of what another process does
             await asyncio.sleep(0.001)
 
 
 async def hung(opened: DecodePool, begun: Path) -> asyncio.Task[Clip | Photo]:
-    """Return a read that has begun and does not end."""
+    """Return a read that has started and does not end."""
     task = asyncio.create_task(opened.read(HANGS + bytes(begun), LIMITS))
     await until(begun.exists)
     return task
 
 
 @pytest.mark.parametrize("data", [GOOD, corpus.encoded(corpus.picture(), "PNG"), corpus.clip(), corpus.clip(3)])
-async def test_what_is_read_is_what_media_read_reads(data: bytes) -> None:
+async def test_the_pool_returns_the_same_media_as_media_read(data: bytes) -> None:
     async with readers(module="roadwork_serve.media.decode_worker") as opened:
         media, wanted = await opened.read(data, LIMITS), read(data, LIMITS)
     assert (media.kind, media.mime, media.width, media.height) == (
@@ -87,35 +87,35 @@ async def test_what_is_read_is_what_media_read_reads(data: bytes) -> None:
             assert isinstance(media, Photo) and media.encoded is data
 
 
-async def test_what_a_file_took_is_told_by_the_clock_of_the_process_that_read_it(tmp_path: Path) -> None:
-    """A busy loop here does not count. A file that is given up is told of as such."""
-    told: list[tuple[float, bool]] = []
-    opened = DecodePool(1, "tests.weak_reader", timed=lambda took_s, whole: told.append((took_s, whole)))
+async def test_decoding_time_is_measured_in_the_decoding_process(tmp_path: Path) -> None:
+    """A busy event loop does not count. An abandoned file is reported as such."""
+    timings: list[tuple[float, bool]] = []
+    opened = DecodePool(1, "tests.weak_reader", timed=lambda took_s, whole: timings.append((took_s, whole)))
     try:
         await opened.ready()
         reading = asyncio.create_task(opened.read(GOOD, LIMITS))
         await asyncio.sleep(0.01)
         time.sleep(1.5)  # noqa: ASYNC251 - the busy loop
         assert isinstance(await reading, Photo)
-        ((took_s, whole),) = told
+        ((took_s, whole),) = timings
         assert 0 < took_s < 1.0 and whole
         (await hung(opened, tmp_path / "begun")).cancel()
-        await until(lambda: len(told) == 2)
-        assert told[1][0] >= 0.1 and not told[1][1]
+        await until(lambda: len(timings) == 2)
+        assert timings[1][0] >= 0.1 and not timings[1][1]
     finally:
         await opened.aclose()
 
 
-async def test_hostile_files_are_refused_in_the_same_words_and_harm_no_process() -> None:
+async def test_hostile_files_raise_the_same_errors_and_harm_no_process() -> None:
     async with readers(2, "roadwork_serve.media.decode_worker") as opened:
         await opened.ready()
         before = opened.pids
         for name, (data, error) in corpus.hostile_files().items():
             with pytest.raises(MediaError) as wanted:
                 read(data, LIMITS)
-            with pytest.raises(error) as told:
+            with pytest.raises(error) as caught:
                 await opened.read(data, LIMITS)
-            assert (type(told.value), str(told.value)) == (type(wanted.value), str(wanted.value)), name
+            assert (type(caught.value), str(caught.value)) == (type(wanted.value), str(wanted.value)), name
         assert opened.pids == before
         assert isinstance(await opened.read(GOOD, LIMITS), Photo)
 
@@ -126,7 +126,7 @@ async def test_a_file_at_the_limit_of_pixels_fits_into_the_memory_of_its_process
     assert photo.width * photo.height > 0.99 * LIMITS.max_pixels
 
 
-async def test_a_file_that_takes_more_memory_than_it_may_is_too_large(weak: DecodePool) -> None:
+async def test_a_file_that_exceeds_the_memory_limit_is_too_large(weak: DecodePool) -> None:
     with pytest.raises(MediaTooLarge, match="decoding the photo takes too much memory; send"):
         await weak.read(EATS, MediaLimits(max_pixels=1, max_bytes=1000))
 
@@ -140,14 +140,14 @@ async def test_a_file_that_ends_its_process_harms_no_other(weak: DecodePool) -> 
     assert weak.pids != [before]
 
 
-async def test_a_process_killed_while_it_had_nothing_to_do_is_not_missed(weak: DecodePool) -> None:
+async def test_an_idle_process_that_is_killed_is_replaced(weak: DecodePool) -> None:
     (before,) = weak.pids
     os.kill(before, signal.SIGKILL)
     assert gone(before)
     assert isinstance(await weak.read(GOOD, LIMITS), Photo)
 
 
-async def test_a_process_killed_while_it_reads_fails_its_file_alone(weak: DecodePool, tmp_path: Path) -> None:
+async def test_a_process_killed_while_decoding_fails_only_its_file(weak: DecodePool, tmp_path: Path) -> None:
     task = await hung(weak, tmp_path / "begun")
     os.kill(weak.pids[0], signal.SIGKILL)
     with pytest.raises(BrokenMedia):
@@ -155,7 +155,9 @@ async def test_a_process_killed_while_it_reads_fails_its_file_alone(weak: Decode
     assert isinstance(await weak.read(GOOD, LIMITS), Photo)
 
 
-async def test_a_file_that_takes_too_long_is_too_large_and_its_process_killed(weak: DecodePool, tmp_path: Path) -> None:
+async def test_a_file_that_takes_too_long_is_too_large_and_its_process_is_killed(
+    weak: DecodePool, tmp_path: Path
+) -> None:
     (before,) = weak.pids
     with pytest.raises(MediaTooLarge, match=r"longer than 0\.1 s \(max_decode_s\); send a smaller one"):
         await weak.read(HANGS + bytes(tmp_path / "begun"), MediaLimits(max_decode_s=0.1))
@@ -163,7 +165,7 @@ async def test_a_file_that_takes_too_long_is_too_large_and_its_process_killed(we
     assert gone(before)
 
 
-async def test_a_cancelled_read_leaves_nothing_at_work(weak: DecodePool, tmp_path: Path) -> None:
+async def test_a_cancelled_read_stops_its_process(weak: DecodePool, tmp_path: Path) -> None:
     (before,) = weak.pids
     task = await hung(weak, tmp_path / "begun")
     task.cancel()
@@ -173,7 +175,7 @@ async def test_a_cancelled_read_leaves_nothing_at_work(weak: DecodePool, tmp_pat
     assert gone(before)
 
 
-async def test_a_quick_read_that_nobody_waits_for_does_not_cost_its_process(weak: DecodePool) -> None:
+async def test_a_quick_cancelled_read_keeps_its_process(weak: DecodePool) -> None:
     before = weak.pids
     task = asyncio.create_task(weak.read(GOOD, LIMITS))
     await asyncio.sleep(0)
@@ -183,7 +185,7 @@ async def test_a_quick_read_that_nobody_waits_for_does_not_cost_its_process(weak
     assert weak.pids == before
 
 
-async def test_reads_wait_for_their_turn_in_order_and_one_cancelled_meanwhile_costs_nothing(weak: DecodePool) -> None:
+async def test_queued_reads_run_in_order_and_cancelled_ones_are_skipped(weak: DecodePool) -> None:
     before = weak.pids
     done: list[int] = []
 
@@ -200,7 +202,7 @@ async def test_reads_wait_for_their_turn_in_order_and_one_cancelled_meanwhile_co
     assert weak.pids == before
 
 
-async def test_no_more_files_are_read_at_once_than_there_are_processes(tmp_path: Path) -> None:
+async def test_no_more_files_are_decoded_at_once_than_there_are_processes(tmp_path: Path) -> None:
     async with readers(2) as opened:
         first, second = [await hung(opened, tmp_path / name) for name in "ab"]
         waiting = asyncio.create_task(opened.read(GOOD, LIMITS))
@@ -230,12 +232,12 @@ FRAMES = {"kind": "clip", "width": 1, "height": 1, "seconds": 1}
         (["kind"], 0),
     ],
 )
-def test_lies_of_a_process_that_was_taken_over_are_seen_through(header: object, size: int) -> None:
+def test_forged_responses_of_a_compromised_process_are_rejected(header: object, size: int) -> None:
     with pytest.raises((ValueError, KeyError, TypeError, OverflowError)):
         decode_pool_module._parse(header, bytearray(size), GOOD, "image/jpeg", LIMITS)
 
 
-async def test_a_process_that_lies_is_replaced(weak: DecodePool) -> None:
+async def test_a_process_with_forged_responses_is_replaced(weak: DecodePool) -> None:
     for lie in ([["kind"], 0], [{"kind": "photo"}, 10**9], [{"kind": "m" * 10**6}, 0]):
         (before,) = weak.pids
         with pytest.raises(BrokenMedia, match="the file crashes the decoder"):
@@ -244,16 +246,16 @@ async def test_a_process_that_lies_is_replaced(weak: DecodePool) -> None:
         assert gone(before)
 
 
-async def test_keys_in_the_environment_stay_in_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_decoding_processes_do_not_inherit_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROADWORK_KEY", "secret")
     async with readers() as opened:
         await opened.ready()
         with open(f"/proc/{opened.pids[0]}/environ", "rb") as environment:  # noqa: ASYNC230 - of the kernel
-            told = environment.read()
-    assert b"PYTHONPATH" in told and b"secret" not in told
+            content = environment.read()
+    assert b"PYTHONPATH" in content and b"secret" not in content
 
 
-async def test_processes_end_with_their_readers(weak: DecodePool, tmp_path: Path) -> None:
+async def test_processes_end_with_their_pool(weak: DecodePool, tmp_path: Path) -> None:
     (pid,) = weak.pids
     task = await hung(weak, tmp_path / "begun")
     await weak.aclose()
@@ -292,7 +294,7 @@ asyncio.run(main())
     assert gone(pid)
 
 
-async def test_no_process_to_be_had_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     async with readers() as opened:
         with pytest.raises(RoadworkError, match="does not start"):
@@ -301,7 +303,7 @@ async def test_no_process_to_be_had_is_told_of(monkeypatch: pytest.MonkeyPatch) 
         assert isinstance(await opened.read(GOOD, LIMITS), Photo)
 
 
-async def test_one_that_cannot_start_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_process_that_exits_at_startup_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     async with readers(module="tests.no_such_module") as opened:
         with pytest.raises(RoadworkError, match="the decoding process does not start; see the server's log"):
             await opened.read(GOOD, LIMITS)

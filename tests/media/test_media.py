@@ -47,7 +47,7 @@ def read_clip(data: bytes, limits: MediaLimits = LIMITS) -> Clip:
 
 
 def difference(one: Image.Image | np.ndarray, other: Image.Image | np.ndarray) -> float:
-    """Mean absolute difference of two pictures of the same size."""
+    """Return the mean absolute difference of two images of the same size."""
     return float(np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).mean())
 
 
@@ -59,7 +59,7 @@ def middle(picture: Image.Image) -> tuple[int, ...]:
 
 class TestPhotos:
     @pytest.mark.parametrize("kind", STILLS)
-    def test_is_what_the_cascade_asks_for(self, kind: str) -> None:
+    def test_has_thumbnails_and_images_for_the_cascade(self, kind: str) -> None:
         image = corpus.picture(320, 200)
         data = corpus.encoded(image, kind)
         photo = read_photo(data)
@@ -72,7 +72,7 @@ class TestPhotos:
     @pytest.mark.parametrize("kind", STILLS)
     @pytest.mark.parametrize("order", "<>")
     @pytest.mark.parametrize("orientation", range(9))
-    def test_turns_upright(self, orientation: int, order: str, kind: str) -> None:
+    def test_rotates_upright(self, orientation: int, order: str, kind: str) -> None:
         data = corpus.encoded(corpus.picture(96, 64), kind, exif=corpus.exif(orientation, order))
         upright = ImageOps.exif_transpose(Image.open(BytesIO(data))).convert("RGB")
         photo = read_photo(data)
@@ -83,14 +83,14 @@ class TestPhotos:
         assert ImageOps.exif_transpose(opened).tobytes() == opened.tobytes()
 
     @given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"Exif\0\0MM\0*" + tail))
-    def test_takes_senseless_exif_for_upright(self, exif: bytes) -> None:
+    def test_does_not_rotate_on_invalid_exif(self, exif: bytes) -> None:
         photo = read_photo(corpus.encoded(corpus.picture(), "PNG", exif=exif))
         assert {photo.width, photo.height} == {64, 48}
 
     @pytest.mark.parametrize(
         "exif", [b"", b"Exif\0\0", corpus.exif(99), corpus.exif(6)[:-8], b"Exif\0\0MM\0*\xff\xff\xff\xff"]
     )
-    def test_takes_broken_exif_for_upright(self, exif: bytes) -> None:
+    def test_does_not_rotate_on_broken_exif(self, exif: bytes) -> None:
         photo = read_photo(corpus.encoded(corpus.picture(), exif=exif))
         assert (photo.width, photo.height) == (64, 48)
 
@@ -98,7 +98,7 @@ class TestPhotos:
         assert read_photo(corpus.exif_bomb()).width == 64
 
     @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-    def test_lays_transparency_over_white(self, kind: str) -> None:
+    def test_puts_transparency_on_white(self, kind: str) -> None:
         image = Image.new("RGBA", (40, 40), (10, 20, 30, 0))
         image.paste((10, 20, 30, 255), (0, 0, 20, 40))
         image.paste((0, 0, 0, 128), (0, 0, 20, 10))
@@ -148,7 +148,7 @@ class TestPhotos:
         assert middle(open_rgb(corpus.encoded(Image.new("L", (32, 32), 77)))) == (77, 77, 77)
 
     @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-    def test_takes_the_first_frame_of_an_animation(self, kind: str) -> None:
+    def test_uses_the_first_frame_of_an_animation(self, kind: str) -> None:
         frames = [Image.new("RGB", (32, 32), colour) for colour in ((0, 200, 0), (200, 0, 0), (0, 0, 200))]
         data = corpus.encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
         assert read_photo(data).thumb[100, 100].tolist() == [0, 200, 0]
@@ -187,7 +187,7 @@ class TestPhotos:
         assert opened.size == shrunk
         assert difference(opened, image.resize(shrunk, Image.Resampling.BICUBIC)) < 2
 
-    def test_open_rgb_wants_a_still(self) -> None:
+    def test_open_rgb_requires_a_still(self) -> None:
         with pytest.raises(UnsupportedMedia, match="video/mp4"):
             open_rgb(corpus.clip())
 
@@ -208,30 +208,30 @@ class TestLimits:
             read(data, MediaLimits(max_bytes=len(data) - 1))
 
     @pytest.mark.parametrize("kind", STILLS)
-    def test_are_ours_and_not_those_of_pillow(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_are_ours_instead_of_those_of_pillow(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         data = corpus.encoded(corpus.picture(40, 30), kind)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)  # warns from 700 pixels on and refuses from 1400
         assert read_photo(data).width == 40
 
     @pytest.mark.parametrize("name", ["mp4", "mov", "webm of VP9", "fragmented mp4"])
     @pytest.mark.parametrize(
-        ("limit", "told"),
+        ("limit", "message"),
         [
             ({"max_clip_frames": 39}, r"frames; at most 39 .*max_clip_frames"),
             ({"max_seconds": 3.5}, r"has 4 seconds; at most 3.5 .*max_seconds"),
             ({"max_pixels": 3071}, r"has 3,072 pixels per frame; at most 3,071 .*max_pixels"),
         ],
     )
-    def test_of_clips_hold_before_decoding(
-        self, name: str, limit: dict[str, float], told: str, monkeypatch: pytest.MonkeyPatch
+    def test_of_clips_apply_before_decoding(
+        self, name: str, limit: dict[str, float], message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         data = CLIPS[name][1](frames=40)
         assert len(read_clip(data).frames) == 8
         monkeypatch.setattr(clip_module, "_decode", lambda *a: pytest.fail("it was decoded"))
-        with pytest.raises(MediaTooLarge, match=told):
+        with pytest.raises(MediaTooLarge, match=message):
             read(data, LIMITS.model_copy(update=limit))
 
-    def test_a_clip_with_larger_pictures_than_its_header_says_is_refused(self) -> None:
+    def test_a_clip_with_larger_frames_than_its_header_declares_is_rejected(self) -> None:
         data = corpus.patched(corpus.clip(size=(320, 240)), b"avc1", ">HH", 32, 24, skip=4 + 4 + 4 + 16)
         with pytest.raises(MediaTooLarge, match=r"76,800 pixels per frame; at most 10,000 .*max_pixels"):
             read(data, MediaLimits(max_pixels=10_000))
@@ -262,7 +262,7 @@ class TestClips:
         clip = read_clip(corpus.clip(frames))
         assert clip.timestamps_s == pytest.approx([number / 10 for number in range(frames)])
 
-    def test_frames_travel_no_larger_than_asked(self) -> None:
+    def test_frames_are_sent_no_larger_than_requested(self) -> None:
         clip = read_clip(corpus.clip(size=(640, 360)), MediaLimits(frames=2, frame_side=320))
         assert (clip.width, clip.height) == (640, 360)
         assert [open_rgb(image).size for image in clip.images] == [(320, 180)] * 2
@@ -271,12 +271,12 @@ class TestClips:
         ("matrix", "size", "corner"),
         [
             ((1, 0, 0, 1), (64, 48), (0, 0)),
-            ((0, 1, -1, 0), (48, 64), (-1, 0)),  # a phone held upright: show it turned clockwise
+            ((0, 1, -1, 0), (48, 64), (-1, 0)),  # a phone in portrait: rotate clockwise
             ((-1, 0, 0, -1), (64, 48), (-1, -1)),
             ((0, -1, 1, 0), (48, 64), (0, -1)),
         ],
     )
-    def test_turns_as_the_phone_was_held(self, matrix: tuple, size: tuple[int, int], corner: tuple[int, int]) -> None:
+    def test_rotates_as_the_phone_was(self, matrix: tuple, size: tuple[int, int], corner: tuple[int, int]) -> None:
         a, b, c, d = (share * 0x10000 for share in matrix)  # QuickTime file format, track header: {a b u c d v x y w}
         data = corpus.patched(corpus.clip(kind="mov"), b"tkhd", ">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000, skip=40)
         clip = read_clip(data)
@@ -294,18 +294,18 @@ class TestClips:
             ([(500, 5120), (500, 15360)], [5, 6, 7, 8, 9, 15, 16, 17, 18, 19]),
         ],
     )
-    def test_shows_what_is_left_after_trimming(self, edits: list[tuple[int, int]], shown: Sequence[int]) -> None:
+    def test_shows_only_the_trimmed_part(self, edits: list[tuple[int, int]], shown: Sequence[int]) -> None:
         data = corpus.edited(corpus.clip(20, codec="mpeg4"), edits)  # 10,240 units a second
         clip = read_clip(data, MediaLimits(frames=64))
         seen = [int(thumb[150, 150, 0]) for thumb in clip.thumbs]
         assert seen == pytest.approx([corpus.grey_of(number) for number in shown], abs=8)
 
-    def test_a_clip_that_is_dear_to_decode_gives_key_frames(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_clip_that_is_expensive_to_decode_gives_key_frames(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data = corpus.clip(frames=100, gop=10, kind="webm", codec="libvpx")
         monkeypatch.setattr(clip_module, "_MAX_DECODED_PIXELS", 64 * 48 * 15)  # 15 of the 100 frames
         assert read_clip(data).timestamps_s == pytest.approx([0.6, 1, 3, 4, 5, 6, 8, 9])
 
-    def test_a_damaged_stretch_does_not_cost_the_clip(self) -> None:
+    def test_a_damaged_section_does_not_fail_the_clip(self) -> None:
         data = bytearray(corpus.clip(frames=80, gop=10))
         start = data.index(b"mdat") + 4
         end = start + int.from_bytes(data[start - 8 : start - 4], "big") - 8
@@ -342,15 +342,15 @@ class TestClips:
 
 class TestHostileFiles:
     @pytest.mark.parametrize("name", corpus.hostile_files())
-    def test_are_refused_and_told_why(self, name: str) -> None:
+    def test_are_rejected_with_an_explanation(self, name: str) -> None:
         data, error = corpus.hostile_files()[name]
         with pytest.raises(MediaError) as caught:
             read(data, LIMITS)
         assert type(caught.value) is error
-        assert "; " in str(caught.value), "says what was wrong and what to do"
+        assert "; " in str(caught.value), "the message names the problem and the fix"
 
     @pytest.mark.parametrize(
-        ("name", "told"),
+        ("name", "message"),
         [
             ("mp4-declares-a-billion-frames", "declares 1,000,000,000 samples;"),
             ("mp4-of-many-edits", "declares 30,000 samples and edits them 600 times;"),
@@ -358,11 +358,11 @@ class TestHostileFiles:
         ],
     )
     def test_a_table_that_would_fill_the_memory_never_reaches_the_demuxer(
-        self, name: str, told: str, monkeypatch: pytest.MonkeyPatch
+        self, name: str, message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         data, error = corpus.hostile_files()[name]
         monkeypatch.setattr(clip_module.av, "open", lambda *a, **k: pytest.fail("it was opened"))
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             read(data, LIMITS)
 
     @pytest.mark.parametrize("kind", STILLS)
@@ -405,7 +405,7 @@ def _seeds() -> list[bytes]:
 
 @needs_photos
 class TestRealFiles:
-    def test_photos_look_the_same_as_when_decoded_in_full(self) -> None:
+    def test_photos_match_a_full_decode(self) -> None:
         files = sorted(PHOTOS.glob("*/*.jpg"))[::5]
         assert files
         for file in files:

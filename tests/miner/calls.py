@@ -1,4 +1,4 @@
-"""Calls as a validator makes them, and a cascade that says what it is told to."""
+"""Calls as a validator makes them, and a fake cascade."""
 
 import asyncio
 import base64
@@ -39,10 +39,10 @@ TERMS = BlacklistConfig(deny=frozenset({BANNED.ss58_address}), min_stake=100.0, 
 PICTURE = b"\xff\xd8\xff a picture"
 
 
-class Said:
-    """A cascade that says `probability`, after `wait`, or raises `error`. asked: the pictures it was shown.
+class FakeCascade:
+    """A cascade that returns `probability` once `gate` is open, or raises `error`. asked: the images it got.
 
-    away: so often it is not there yet. stalls: it says what it can when its deadline comes.
+    away: number of failing readiness checks. stalls: it answers only at its deadline.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ def headers(
     """Return the headers of a Dendrite's call. `changes` replaces headers; None removes one."""
     nonce = time.time_ns() - int(age_s * 1e9) if nonce is None else nonce
     message = f"{nonce}.{key.ss58_address}.{to}.uuid-1.{BODY_HASH}".encode()
-    told: dict[str, str | None] = {
+    values: dict[str, str | None] = {
         "name": route,
         "timeout": timeout,
         "bt_header_axon_ip": "127.0.0.1",
@@ -101,31 +101,31 @@ def headers(
         "total_size": "3111",
         "content-type": "application/json",
     }
-    return [(name, value) for name, value in (told | changes).items() if value is not None]
+    return [(name, value) for name, value in (values | changes).items() if value is not None]
 
 
 def body(picture: bytes = PICTURE, **fields: Any) -> bytes:
     """Return a synapse's JSON."""
     image = base64.b64encode(picture).decode()
-    told = {"name": "ImageSynapse", "timeout": 9.0, "image": image, "prediction": -1.0, "testnet_label": -1}
-    return json.dumps(told | fields).encode()
+    synapse = {"name": "ImageSynapse", "timeout": 9.0, "image": image, "prediction": -1.0, "testnet_label": -1}
+    return json.dumps(synapse | fields).encode()
 
 
 def axon(
-    cascade: Said,
+    cascade: FakeCascade,
     terms: BlacklistConfig = TERMS,
-    turns: PrioritySemaphore | None = None,
+    semaphore: PrioritySemaphore | None = None,
     limits: Limits = Limits(max_body=2**20),  # noqa: B008 - it is frozen
     counts: MinerMetrics | None = None,
     neurons: Callable[[], Metagraph] = lambda: NEURONS,
 ) -> Axon:
-    """One for MINER's hotkey."""
+    """Return an axon for MINER's hotkey."""
     return Axon(
         MINER.ss58_address,
         verify,
         Blacklist(terms, neurons),
         NonceStore(),
-        ForwardCache(cascade, turns or PrioritySemaphore(8, 8)),
+        ForwardCache(cascade, semaphore or PrioritySemaphore(8, 8)),
         counts or MinerMetrics(),
         limits,
     )

@@ -1,4 +1,4 @@
-"""A stand-in for a node of the chain, behind the `Substrate` seam of bittensor's client."""
+"""A fake node of the chain, behind the `Substrate` interface of bittensor's client."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from tests.miner.calls import MINER, VALIDATOR
 
 
 class Node:
-    """A node that knows one subnet.
+    """A node with one subnet.
 
-    down: connecting fails. axon: where the miner is, as the chain says. more: columns of the metagraph.
+    down: connecting fails. axon: the published endpoint of the miner. more: columns of the metagraph.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Every kind of bad call gets the status that is documented, and a good one is answered right after it."""
+"""Every kind of bad call gets its documented status, and a good one right after it is answered."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ from tests.miner.calls import (
     POOR,
     STRANGER,
     VALIDATOR,
-    Said,
+    FakeCascade,
     axon,
     body,
     headers,
@@ -47,10 +47,15 @@ async def client(to: Axon) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def post(
-    to: httpx.AsyncClient, told: list[tuple[str, str]] | None = None, content: Any = None, route: str = "ImageSynapse"
+    to: httpx.AsyncClient,
+    call_headers: list[tuple[str, str]] | None = None,
+    content: Any = None,
+    route: str = "ImageSynapse",
 ) -> httpx.Response:
     return await to.post(
-        f"/{route}", headers=headers(route) if told is None else told, content=body() if content is None else content
+        f"/{route}",
+        headers=headers(route) if call_headers is None else call_headers,
+        content=body() if content is None else content,
     )
 
 
@@ -63,14 +68,14 @@ async def well(to: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("route", ["ImageSynapse", "ExtendedImageSynapse"])
-async def test_a_call_is_answered_with_the_probability_and_without_the_picture(route: str) -> None:
-    cascade = Said()
+async def test_a_call_is_answered_with_the_probability_and_without_the_image(route: str) -> None:
+    cascade = FakeCascade()
     async with client(axon(cascade)) as to:
         reply = await post(to, content=body(testnet_label=1), route=route)
     assert reply.status_code == 200, reply.text
-    told = reply.json()
-    assert (told["prediction"], told["image"], told["testnet_label"], told["name"]) == (0.9, "", 1, route)
-    assert ("model_url" in told) == (route == "ExtendedImageSynapse")
+    answer = reply.json()
+    assert (answer["prediction"], answer["image"], answer["testnet_label"], answer["name"]) == (0.9, "", 1, route)
+    assert ("model_url" in answer) == (route == "ExtendedImageSynapse")
     assert reply.headers["bt_header_axon_status_code"] == "200"
     assert float(reply.headers["bt_header_axon_process_time"]) < 1
     ((shown, deadline_ms),) = cascade.asked
@@ -85,8 +90,8 @@ def without(name: str) -> list[tuple[str, str]]:
 
 
 def twice(name: str) -> list[tuple[str, str]]:
-    told = headers()
-    return [*told, *[(each, value) for each, value in told if each == name]]
+    call_headers = headers()
+    return [*call_headers, *[(each, value) for each, value in call_headers if each == name]]
 
 
 def wrong(status: int, message: str, name: str, *values: str) -> list[Any]:
@@ -119,13 +124,13 @@ BAD_HEADERS = [
 ]
 
 
-@pytest.mark.parametrize(("told", "status", "message"), BAD_HEADERS)
-async def test_headers_that_are_wrong_are_refused_before_the_body_is_read(
-    told: Callable[[], list[tuple[str, str]]], status: int, message: str
+@pytest.mark.parametrize(("make_headers", "status", "message"), BAD_HEADERS)
+async def test_invalid_headers_are_rejected_before_the_body_is_read(
+    make_headers: Callable[[], list[tuple[str, str]]], status: int, message: str
 ) -> None:
-    cascade = Said()
+    cascade = FakeCascade()
     async with client(axon(cascade)) as to:
-        reply = await post(to, told())
+        reply = await post(to, make_headers())
         assert (reply.status_code, message in reply.json()["message"]) == (status, True), reply.text
         assert not cascade.asked
         await well(to)
@@ -135,32 +140,30 @@ async def test_headers_that_are_wrong_are_refused_before_the_body_is_read(
     ("age_s", "waits", "status"),
     [(12.5, "9", 200), (13.5, "9", 401), (15.5, "3600", 200), (16.5, "3600", 401), (-3.5, "9", 200), (-4.5, "9", 401)],
 )
-async def test_a_nonce_is_neither_old_nor_of_the_future_whatever_timeout_is_told(
-    age_s: float, waits: str, status: int
-) -> None:
-    async with client(axon(Said())) as to:
+async def test_old_and_future_nonces_are_rejected_for_any_timeout(age_s: float, waits: str, status: int) -> None:
+    async with client(axon(FakeCascade())) as to:
         reply = await post(to, headers(age_s=age_s, timeout=waits))
         assert reply.status_code == status
         if status == 401:
             assert "clock" in reply.json()["message"]
 
 
-async def test_a_call_is_answered_once_and_nonces_only_rise() -> None:
-    async with client(axon(Said())) as to:
-        told, older = headers(), headers(age_s=1)
-        assert (await post(to, told)).status_code == 200
-        for each in (told, older):
+async def test_a_call_is_answered_once_and_nonces_must_increase() -> None:
+    async with client(axon(FakeCascade())) as to:
+        call_headers, older = headers(), headers(age_s=1)
+        assert (await post(to, call_headers)).status_code == 200
+        for each in (call_headers, older):
             reply = await post(to, each)
             assert (reply.status_code, reply.headers["bt_header_axon_status_message"]) == (401, "replay")
         await well(to)
 
 
-async def test_a_nonce_is_not_used_up_by_who_cannot_sign_it() -> None:
-    async with client(axon(Said())) as to:
-        told = headers()
-        forged = [(name, "0x" + "ab" * 64 if name.endswith("signature") else value) for name, value in told]
+async def test_a_forged_signature_does_not_use_up_the_nonce() -> None:
+    async with client(axon(FakeCascade())) as to:
+        call_headers = headers()
+        forged = [(name, "0x" + "ab" * 64 if name.endswith("signature") else value) for name, value in call_headers]
         assert (await post(to, forged)).status_code == 401
-        assert (await post(to, told)).status_code == 200
+        assert (await post(to, call_headers)).status_code == 200
 
 
 BAD_BODIES = [
@@ -188,8 +191,8 @@ BAD_BODIES = [
 
 
 @pytest.mark.parametrize(("content", "status", "message"), BAD_BODIES)
-async def test_bodies_that_are_wrong_are_refused(content: bytes, status: int, message: str) -> None:
-    cascade = Said()
+async def test_invalid_bodies_are_rejected(content: bytes, status: int, message: str) -> None:
+    cascade = FakeCascade()
     async with client(axon(cascade)) as to:
         reply = await post(to, content=content)
         assert (reply.status_code, message in reply.json()["message"]) == (status, True), reply.text
@@ -197,7 +200,7 @@ async def test_bodies_that_are_wrong_are_refused(content: bytes, status: int, me
         await well(to)
 
 
-async def test_a_body_that_does_not_say_how_long_it_is_is_cut_off_all_the_same() -> None:
+async def test_an_oversized_body_without_a_declared_length_is_cut_off() -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -207,14 +210,14 @@ async def test_a_body_that_does_not_say_how_long_it_is_is_cut_off_all_the_same()
             yield b"x" * 2**16
             await asyncio.sleep(0.002)
 
-    async with client(axon(Said())) as to:
+    async with client(axon(FakeCascade())) as to:
         assert (await post(to, content=endless())).status_code == 413
         assert sent < 600 * 2**16, "not to its end"
         await well(to)
 
 
-async def asked_for(told: list[tuple[str, str]]) -> tuple[int, list[str]]:
-    """Return the status, and the order of body read and response, of a call whose body never comes."""
+async def asked_for(call_headers: list[tuple[str, str]]) -> tuple[int, list[str]]:
+    """Return the status of a call whose body never arrives, and the order of body reads and responses."""
     happened: list[str] = []
 
     async def receive() -> dict[str, Any]:
@@ -227,9 +230,9 @@ async def asked_for(told: list[tuple[str, str]]) -> tuple[int, list[str]]:
 
     scope = {
         "type": "http", "method": "POST", "path": "/ImageSynapse", "raw_path": b"/ImageSynapse", "query_string": b"",
-        "root_path": "", "headers": [(name.encode(), value.encode()) for name, value in told],
+        "root_path": "", "headers": [(name.encode(), value.encode()) for name, value in call_headers],
     }  # fmt: skip
-    to = axon(Said())
+    to = axon(FakeCascade())
     authorize = to._authorize
 
     def noted(*arguments: Any) -> float:
@@ -243,23 +246,23 @@ async def asked_for(told: list[tuple[str, str]]) -> tuple[int, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("told", "status"),
+    ("changes", "status"),
     [
         ({"key": STRANGER}, 403),
         ({"bt_header_dendrite_signature": "0x" + "ab" * 64}, 401),
         ({"name": None}, 400),
     ],
 )
-async def test_the_body_is_not_asked_for_before_the_call_is_judged(told: dict[str, Any], status: int) -> None:
-    found, happened = await asked_for(headers(**told))
+async def test_the_body_is_not_requested_before_the_headers_are_verified(changes: dict[str, Any], status: int) -> None:
+    found, happened = await asked_for(headers(**changes))
     assert found == status
     judged = happened.index("judged") if status != 400 else -1
     assert "body" not in happened[: judged + 1]
 
 
-async def test_what_the_cascade_can_say_by_its_deadline_is_sent() -> None:
-    """It is told an earlier one than the validator's, and what it then says has time to come back."""
-    cascade = Said()
+async def test_the_best_answer_at_the_cascades_deadline_is_sent() -> None:
+    """It gets an earlier deadline than the validator's, which leaves time to send the response."""
+    cascade = FakeCascade()
     cascade.stalls = True
     async with client(axon(cascade)) as to:
         reply = await post(to, headers(timeout="1.5"))
@@ -267,7 +270,7 @@ async def test_what_the_cascade_can_say_by_its_deadline_is_sent() -> None:
 
 
 async def test_large_bodies_are_bounded_together() -> None:
-    cascade = Said()
+    cascade = FakeCascade()
     cascade.gate = asyncio.Event()
     to = axon(cascade, limits=Limits(max_body=2**20, in_flight=2**20))
     reading = asyncio.Event()
@@ -287,8 +290,8 @@ async def test_large_bodies_are_bounded_together() -> None:
         await well(opened)
 
 
-async def test_a_route_with_a_slash_more_is_not_redirected() -> None:
-    async with client(axon(Said())) as to:
+async def test_a_route_with_a_trailing_slash_is_not_redirected() -> None:
+    async with client(axon(FakeCascade())) as to:
         reply = await to.post("/ImageSynapse/", headers=headers(), content=body())
     assert reply.status_code == 404
 
@@ -306,8 +309,8 @@ async def test_a_route_with_a_slash_more_is_not_redirected() -> None:
         (KeyError("nobody thought of it"), 503),
     ],
 )
-async def test_what_the_cascade_cannot_answer_has_its_status_and_is_not_kept(error: Exception, status: int) -> None:
-    cascade = Said()
+async def test_errors_of_the_cascade_have_their_status_and_are_not_cached(error: Exception, status: int) -> None:
+    cascade = FakeCascade()
     async with client(axon(cascade)) as to:
         cascade.error = error
         assert (await post(to)).status_code == status
@@ -315,8 +318,8 @@ async def test_what_the_cascade_cannot_answer_has_its_status_and_is_not_kept(err
         await well(to)
 
 
-async def test_where_nothing_can_be_said_the_answer_is_minus_one() -> None:
-    cascade, counts = Said(), MinerMetrics()
+async def test_if_every_stage_abstains_the_answer_is_minus_one() -> None:
+    cascade, counts = FakeCascade(), MinerMetrics()
     cascade.error = NoOpinion("every stage abstained")
     async with client(axon(cascade, counts=counts)) as to:
         reply = await post(to)
@@ -324,8 +327,8 @@ async def test_where_nothing_can_be_said_the_answer_is_minus_one() -> None:
     assert b"roadwork_miner_abstained_total 1.0" in counts.render()
 
 
-async def test_a_deadline_that_passes_is_told_so() -> None:
-    cascade = Said()
+async def test_a_missed_deadline_answers_408() -> None:
+    cascade = FakeCascade()
     cascade.gate = asyncio.Event()
     async with client(axon(cascade)) as to:
         reply = await post(to, headers(timeout="0.7"))
@@ -335,8 +338,8 @@ async def test_a_deadline_that_passes_is_told_so() -> None:
         await well(to)
 
 
-async def test_no_hotkey_has_more_calls_a_minute_or_at_once_than_it_may() -> None:
-    cascade = Said()
+async def test_calls_per_minute_and_concurrent_calls_of_a_hotkey_are_limited() -> None:
+    cascade = FakeCascade()
     terms = BlacklistConfig(min_stake=1.0, per_minute=3, max_concurrent=1)
     async with client(axon(cascade, terms)) as to:
         cascade.gate = asyncio.Event()
@@ -350,10 +353,10 @@ async def test_no_hotkey_has_more_calls_a_minute_or_at_once_than_it_may() -> Non
         assert statuses == [200, 200, 429]
 
 
-async def test_calls_beyond_the_queue_are_refused() -> None:
-    cascade = Said()
+async def test_calls_beyond_the_queue_are_rejected() -> None:
+    cascade = FakeCascade()
     cascade.gate = asyncio.Event()
-    async with client(axon(cascade, turns=PrioritySemaphore(1, 1))) as to:
+    async with client(axon(cascade, semaphore=PrioritySemaphore(1, 1))) as to:
         tasks = [asyncio.create_task(post(to, content=body(PICTURE + bytes([at])))) for at in range(3)]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         assert [task.result().status_code for task in done] == [503]
@@ -361,30 +364,30 @@ async def test_calls_beyond_the_queue_are_refused() -> None:
         assert sorted([(await task).status_code for task in tasks]) == [200, 200, 503]
 
 
-async def test_routes_that_are_none_and_other_methods_are_told_what_there_is() -> None:
-    async with client(axon(Said())) as to:
+async def test_unknown_routes_and_methods_get_a_list_of_routes() -> None:
+    async with client(axon(FakeCascade())) as to:
         for reply, status in ((await to.post("/Synapse"), 404), (await to.get("/ImageSynapse"), 405)):
             assert (reply.status_code, "/ImageSynapse" in reply.json()["message"]) == (status, True)
 
 
-async def test_an_allowed_hotkey_needs_no_chain_and_offline_nobody_else_gets_in() -> None:
+async def test_offline_only_hotkeys_on_the_allow_list_are_accepted() -> None:
     terms = BlacklistConfig(allow=frozenset({STRANGER.ss58_address}), offline=True)
-    async with client(axon(Said(), terms)) as to:
+    async with client(axon(FakeCascade(), terms)) as to:
         assert (await post(to, headers(key=STRANGER))).status_code == 200
         reply = await post(to, headers(key=VALIDATOR))
         assert (reply.status_code, "allow-list" in reply.json()["message"]) == (403, True)
 
 
-async def test_refusals_and_answers_are_counted_with_the_reward_where_the_label_comes_along() -> None:
-    counts, cascade = MinerMetrics(), Said()
+async def test_rejections_and_answers_are_counted_and_rewards_where_the_label_is_known() -> None:
+    counts, cascade = MinerMetrics(), FakeCascade()
     async with client(axon(cascade, counts=counts)) as to:
         for at, label in enumerate((1, 0, 1)):
             cascade.probability = 0.9 if label else 0.1
             await post(to, content=body(PICTURE + bytes([at]), testnet_label=label))
         await post(to, content=body(PICTURE + bytes([2]), testnet_label=1))
         await post(to, headers(key=STRANGER))
-    told = counts.render().decode()
-    assert 'roadwork_miner_rejected_total{reason="unrecognized"} 1.0' in told
-    assert 'roadwork_miner_answers_total{exit="backbone"} 4.0' in told
-    assert "roadwork_miner_cache_hits_total 1.0" in told
-    assert "roadwork_miner_reward 1.0" in told and "roadwork_miner_labeled_answers 4.0" in told
+    metrics = counts.render().decode()
+    assert 'roadwork_miner_rejected_total{reason="unrecognized"} 1.0' in metrics
+    assert 'roadwork_miner_answers_total{exit="backbone"} 4.0' in metrics
+    assert "roadwork_miner_cache_hits_total 1.0" in metrics
+    assert "roadwork_miner_reward 1.0" in metrics and "roadwork_miner_labeled_answers 4.0" in metrics

@@ -8,12 +8,12 @@ from roadwork_serve.miner.priority import PrioritySemaphore
 from roadwork_serve.miner.protocol import CallRejected
 
 
-async def test_the_highest_stake_goes_first_and_equal_ones_in_the_order_they_came() -> None:
-    turns, done = PrioritySemaphore(1, 10), list[str]()
+async def test_the_highest_stake_runs_first_and_equal_stakes_in_order_of_arrival() -> None:
+    semaphore, done = PrioritySemaphore(1, 10), list[str]()
     begun, gate = asyncio.Event(), asyncio.Event()
 
     async def one(name: str, stake: float, wait: bool = False) -> None:
-        async with turns.slot(stake):
+        async with semaphore.slot(stake):
             done.append(name)
             begun.set()
             if wait:
@@ -25,31 +25,31 @@ async def test_the_highest_stake_goes_first_and_equal_ones_in_the_order_they_cam
     await asyncio.sleep(0)
     rest.pop().cancel()
     await asyncio.sleep(0)
-    assert turns.queued == 4
+    assert semaphore.queued == 4
     gate.set()
     await asyncio.gather(first, *rest)
     assert done == ["first", "d", "b", "c", "a"]
 
 
-async def test_a_turn_that_comes_while_its_caller_leaves_goes_to_the_next() -> None:
-    turns = PrioritySemaphore(1, 10)
+async def test_a_slot_granted_to_a_cancelled_caller_goes_to_the_next() -> None:
+    semaphore = PrioritySemaphore(1, 10)
     order: list[str] = []
 
     async def one(name: str) -> None:
-        async with turns.slot(0):
+        async with semaphore.slot(0):
             order.append(name)
 
-    async with turns.slot(0):
+    async with semaphore.slot(0):
         leaver, stayer = asyncio.create_task(one("leaver")), asyncio.create_task(one("stayer"))
         await asyncio.sleep(0)
-    leaver.cancel()  # its turn has come, and it has not run since
+    leaver.cancel()  # the slot is granted, but the task has not run yet
     await asyncio.wait([leaver, stayer], timeout=5)
     assert order == ["stayer"]
-    async with asyncio.timeout(5), turns.slot(0):
-        assert turns.queued == 0
+    async with asyncio.timeout(5), semaphore.slot(0):
+        assert semaphore.queued == 0
 
 
-async def test_a_minute_gives_back_what_a_minute_takes() -> None:
+async def test_the_rate_limit_refills_within_a_minute() -> None:
     now = 0.0
     guard = Blacklist(BlacklistConfig(per_minute=2), Metagraph, lambda: now)
 
@@ -70,7 +70,7 @@ async def test_a_minute_gives_back_what_a_minute_takes() -> None:
     assert await calls(5) == 2
 
 
-async def test_a_call_that_fails_frees_its_place() -> None:
+async def test_a_call_that_fails_frees_its_slot() -> None:
     guard = Blacklist(BlacklistConfig(max_concurrent=1), Metagraph)
     with pytest.raises(ZeroDivisionError):
         async with guard.limit("v"):
@@ -79,15 +79,15 @@ async def test_a_call_that_fails_frees_its_place() -> None:
         pass
 
 
-async def test_a_full_queue_makes_room_for_more_stake_and_for_no_less() -> None:
-    turns = PrioritySemaphore(1, 2)
+async def test_a_full_queue_admits_only_a_higher_stake() -> None:
+    semaphore = PrioritySemaphore(1, 2)
     went: list[str] = []
 
     async def wait(name: str, stake: float) -> None:
-        async with turns.slot(stake):
+        async with semaphore.slot(stake):
             went.append(name)
 
-    async with turns.slot(0.0):
+    async with semaphore.slot(0.0):
         poor, middling = asyncio.create_task(wait("poor", 1.0)), asyncio.create_task(wait("middling", 5.0))
         await asyncio.sleep(0)
         with pytest.raises(CallRejected, match="too many"):
@@ -95,12 +95,12 @@ async def test_a_full_queue_makes_room_for_more_stake_and_for_no_less() -> None:
         rich = asyncio.create_task(wait("rich", 9.0))
         with pytest.raises(CallRejected, match="too many"):
             await poor
-        assert turns.queued == 2
+        assert semaphore.queued == 2
     await asyncio.gather(middling, rich)
     assert went == ["rich", "middling"]
 
 
-def test_while_the_chain_has_not_been_read_nobody_is_called_a_stranger() -> None:
+def test_before_the_chain_is_read_unknown_hotkeys_get_503() -> None:
     with pytest.raises(CallRejected, match="has not read the chain") as refused:
         Blacklist(BlacklistConfig(), Metagraph).check("v")
     assert refused.value.status == 503

@@ -1,4 +1,4 @@
-"""Over bittensor's own client, on a stand-in for the node. The main net was not reached."""
+"""The metagraph, through bittensor's own client and a fake node. The main net was not reached."""
 
 import asyncio
 import ipaddress
@@ -22,7 +22,7 @@ def chain(node: Node, folder: Path, **settings: Any) -> Chain:
     return Chain(lambda: Client(substrate=node), 72, MINER.ss58_address, folder / "metagraph.json", **settings)
 
 
-async def test_who_is_registered_is_read_and_kept_over_a_restart(tmp_path: Path) -> None:
+async def test_the_metagraph_is_read_and_cached_over_a_restart(tmp_path: Path) -> None:
     node = Node()
     read = chain(node, tmp_path)
     assert (len(read.metagraph), read.registered) == (0, None)
@@ -38,7 +38,7 @@ async def test_who_is_registered_is_read_and_kept_over_a_restart(tmp_path: Path)
     assert again.metagraph == read.metagraph
 
 
-async def test_it_comes_back_by_itself_and_tries_ever_later(
+async def test_it_reconnects_with_growing_pauses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     node, waits = Node(), list[float]()
@@ -59,9 +59,7 @@ async def test_it_comes_back_by_itself_and_tries_ever_later(
     assert "nobody listens; no metagraph is stored" in caplog.text
 
 
-async def test_a_metagraph_that_has_not_been_read_for_long_is_stale_and_used_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stale_metagraph_is_still_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = chain(Node(), tmp_path, refresh_s=60.0)
     await read.refresh()
     later = time.time() + 181
@@ -69,7 +67,7 @@ async def test_a_metagraph_that_has_not_been_read_for_long_is_stale_and_used_all
     assert read.stale and VALIDATOR.ss58_address in read.metagraph.by_hotkey
 
 
-async def test_a_hotkey_that_leaves_the_subnet_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_hotkey_that_leaves_the_subnet_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     node = Node()
     read = chain(node, tmp_path)
     await read.refresh()
@@ -105,7 +103,7 @@ async def test_the_endpoint_is_published_only_if_the_chain_has_another(
     assert len(published) == 2
 
 
-async def test_a_subnet_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+async def test_a_missing_subnet_is_an_error(tmp_path: Path) -> None:
     node = Node()
     node.there = False
     with pytest.raises(ConfigError, match="no subnet 72"):
@@ -113,18 +111,18 @@ async def test_a_subnet_that_is_not_there_is_said_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"neurons": 1}', '{"block": 1, "at_s": 1, "neurons": [[1]]}'])
-def test_a_kept_metagraph_that_is_broken_is_as_good_as_none(tmp_path: Path, text: str) -> None:
+def test_a_broken_cached_metagraph_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "metagraph.json").write_text(text)
     assert len(chain(Node(), tmp_path).metagraph) == 0
 
 
 @pytest.mark.parametrize("ip", ["127.0.0.1", "0.0.0.0", "::1", "here", ""])
-def test_a_place_that_nobody_reaches_is_not_published(ip: str) -> None:
+def test_an_unreachable_endpoint_is_not_published(ip: str) -> None:
     with pytest.raises(ConfigError, match="address"):
         AxonEndpoint(ip, 8091)
 
 
-async def test_looking_alone_publishes_nothing_and_says_what_would_be(
+async def test_refresh_without_publish_only_reports_the_endpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Client, "execute", lambda *_: pytest.fail("it signed something"))
@@ -133,7 +131,7 @@ async def test_looking_alone_publishes_nothing_and_says_what_would_be(
     assert read.to_publish == ENDPOINT
 
 
-async def test_a_folder_that_cannot_be_written_hinders_nothing_else(
+async def test_a_read_only_folder_is_not_fatal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> None:
@@ -146,5 +144,5 @@ async def test_a_folder_that_cannot_be_written_hinders_nothing_else(
     assert "Cannot store the metagraph" in caplog.text
 
 
-def test_a_place_is_spelt_as_the_chain_does() -> None:
+def test_an_endpoint_is_formatted_as_the_chain_does() -> None:
     assert str(AxonEndpoint("2001:db8:0:0:0:0:0:7", 8091)) == "[2001:db8::7]:8091"

@@ -9,17 +9,17 @@ from roadwork_serve.miner.forward import ForwardCache
 from roadwork_serve.miner.priority import PrioritySemaphore
 from roadwork_serve.miner.protocol import CallRejected
 from roadwork_serve.schema import Exit, Verdict
-from tests.miner.calls import Said
+from tests.miner.calls import FakeCascade
 
 
-async def test_a_picture_that_many_send_is_looked_at_once_and_answered_alike() -> None:
-    cascade = Said()
+async def test_concurrent_calls_with_the_same_image_share_one_prediction() -> None:
+    cascade = FakeCascade()
     cascade.gate = asyncio.Event()
     answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     asking = [asyncio.create_task(answers.classify(b"one", time.monotonic() + 9, str(at), "k")) for at in range(5)]
     await cascade.begun.wait()
     cascade.probability = 0.2
-    asking.pop(0).cancel()  # who asked first leaves; the others still get their answer
+    asking.pop(0).cancel()  # the first caller leaves; the others still get their answer
     cascade.gate.set()
     found = await asyncio.gather(*asking)
     assert len(cascade.asked) == 1
@@ -27,8 +27,8 @@ async def test_a_picture_that_many_send_is_looked_at_once_and_answered_alike() -
     assert not (await answers.classify(b"two", time.monotonic() + 9, "x", "k"))[1]
 
 
-async def test_after_a_minute_it_is_looked_at_again() -> None:
-    cascade, times = Said(), [0.0]
+async def test_the_cache_expires_after_a_minute() -> None:
+    cascade, times = FakeCascade(), [0.0]
     answers = ForwardCache(cascade, PrioritySemaphore(8, 8), lambda: times[-1])
     for at_s, asked in ((0.0, 1), (59.0, 1), (61.0, 2)):
         times.append(at_s)
@@ -36,8 +36,8 @@ async def test_after_a_minute_it_is_looked_at_again() -> None:
         assert len(cascade.asked) == asked
 
 
-async def test_an_error_is_not_kept_and_a_deadline_ends_only_ones_own_wait() -> None:
-    cascade = Said()
+async def test_errors_are_not_cached_and_a_deadline_ends_only_its_own_wait() -> None:
+    cascade = FakeCascade()
     answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     cascade.error = StageFailed("gone")
     with pytest.raises(StageFailed):
@@ -51,8 +51,8 @@ async def test_an_error_is_not_kept_and_a_deadline_ends_only_ones_own_wait() -> 
     await answers.aclose()
 
 
-async def test_who_joins_somebody_in_a_hurry_gets_an_answer_that_is_not_cut_short() -> None:
-    cascade = Said()
+async def test_a_patient_caller_gets_no_deadline_exit_of_a_hasty_one() -> None:
+    cascade = FakeCascade()
     cascade.stalls = True
     answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     now = time.monotonic()
@@ -67,8 +67,8 @@ async def test_who_joins_somebody_in_a_hurry_gets_an_answer_that_is_not_cut_shor
     assert (found.exit.reason, known, len(cascade.asked)) == ("above_band", False, 2)
 
 
-async def test_who_joins_somebody_who_runs_out_of_time_tries_himself() -> None:
-    cascade = Said()
+async def test_a_caller_retries_after_a_shared_call_misses_its_deadline() -> None:
+    cascade = FakeCascade()
     cascade.gate, cascade.error = asyncio.Event(), DeadlineExceeded("over")
     answers = ForwardCache(cascade, PrioritySemaphore(8, 8))
     now = time.monotonic()
@@ -83,8 +83,8 @@ async def test_who_joins_somebody_who_runs_out_of_time_tries_himself() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"degraded": True}, {"exit": Exit(stage="backbone", reason="deadline")}])
-async def test_an_answer_that_was_cut_short_is_not_kept(fields: dict[str, Any]) -> None:
-    class Short(Said):
+async def test_deadline_exits_and_degraded_answers_are_not_cached(fields: dict[str, Any]) -> None:
+    class Short(FakeCascade):
         async def classify(self, data: bytes, deadline_ms: int, request_id: str, key: str) -> Verdict:
             return (await super().classify(data, deadline_ms, request_id, key)).model_copy(update=fields)
 
@@ -95,20 +95,20 @@ async def test_an_answer_that_was_cut_short_is_not_kept(fields: dict[str, Any]) 
         assert len(cascade.asked) == asked
 
 
-async def test_a_look_that_is_given_up_is_an_error_and_no_end_of_the_caller() -> None:
-    class LetGo(Said):
+async def test_a_cancelled_prediction_is_an_error_for_its_caller() -> None:
+    class Cancelled(FakeCascade):
         async def classify(self, data: bytes, deadline_ms: int, request_id: str, key: str) -> Verdict:
             raise asyncio.CancelledError
 
     with pytest.raises(StageLost, match="cancelled"):
-        await ForwardCache(LetGo(), PrioritySemaphore(8, 8)).classify(b"one", time.monotonic() + 9, "x", "k")
+        await ForwardCache(Cancelled(), PrioritySemaphore(8, 8)).classify(b"one", time.monotonic() + 9, "x", "k")
 
 
-async def test_a_known_answer_waits_for_no_turn() -> None:
-    cascade, turns = Said(), PrioritySemaphore(1, 0)
-    answers = ForwardCache(cascade, turns)
+async def test_a_cached_answer_needs_no_slot() -> None:
+    cascade, semaphore = FakeCascade(), PrioritySemaphore(1, 0)
+    answers = ForwardCache(cascade, semaphore)
     await answers.classify(b"one", time.monotonic() + 9, "x", "k")
-    async with turns.slot(0.0):
+    async with semaphore.slot(0.0):
         assert (await answers.classify(b"one", time.monotonic() + 9, "x", "k"))[1]
         with pytest.raises(CallRejected, match="too many"):
             await answers.classify(b"two", time.monotonic() + 9, "x", "k")

@@ -1,4 +1,4 @@
-"""Over real sockets: what callers do that never become a request."""
+"""Misbehaving connections that never become a request, over real sockets."""
 
 import asyncio
 import socket
@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from roadwork_serve.miner import http_server as listen
-from tests.miner.calls import Said, axon, body, headers
+from tests.miner.calls import FakeCascade, axon, body, headers
 
 
 @asynccontextmanager
-async def running(cascade: Said) -> AsyncIterator[int]:
+async def running(cascade: FakeCascade) -> AsyncIterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -29,9 +29,9 @@ async def running(cascade: Said) -> AsyncIterator[int]:
         await task
 
 
-async def test_a_caller_that_dawdles_with_its_headers_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_caller_with_slow_headers_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "HEADER_TIMEOUT_S", 0.3)
-    async with running(Said()) as port:
+    async with running(FakeCascade()) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /ImageSynapse HTTP/1.1\r\nHost: m\r\n")
 
@@ -49,8 +49,8 @@ async def test_a_caller_that_dawdles_with_its_headers_is_cut_off(monkeypatch: py
         writer.close()
 
 
-async def test_a_body_that_comes_by_drops_is_given_the_callers_own_time() -> None:
-    async with running(Said()) as port:
+async def test_a_slow_body_is_given_the_callers_timeout() -> None:
+    async with running(FakeCascade()) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         head = "".join(f"{name}: {value}\r\n" for name, value in headers(timeout="1.0"))
         writer.write(f"POST /ImageSynapse HTTP/1.1\r\nHost: m\r\n{head}Content-Length: 1000\r\n\r\n{{".encode())
@@ -60,8 +60,8 @@ async def test_a_body_that_comes_by_drops_is_given_the_callers_own_time() -> Non
         writer.close()
 
 
-async def test_who_sends_fifty_megabytes_reads_why_they_are_not_wanted() -> None:
-    async with running(Said()) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+async def test_a_body_of_fifty_megabytes_gets_a_413_with_the_reason() -> None:
+    async with running(FakeCascade()) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         reply = await client.post("/ImageSynapse", headers=headers(), content=b"x" * 50_000_000)
         assert (reply.status_code, "bytes" in reply.json()["message"]) == (413, True)
         reply = await client.post("/ImageSynapse", headers=headers(), content=body())
@@ -69,13 +69,13 @@ async def test_who_sends_fifty_megabytes_reads_why_they_are_not_wanted() -> None
         assert "server" not in reply.headers
 
 
-async def test_a_head_of_a_megabyte_is_refused() -> None:
-    async with running(Said()) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+async def test_headers_of_a_megabyte_are_rejected() -> None:
+    async with running(FakeCascade()) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         try:
             reply = await client.post("/ImageSynapse", headers=[*headers(), ("x", "y" * 2**20)], content=body())
             assert reply.status_code == 400
         except httpx.HTTPError:
-            pass  # it hangs up before all of it was sent
+            pass  # the server hangs up before the end
         assert (await client.post("/ImageSynapse", headers=headers(), content=body())).status_code == 200
 
 
@@ -87,8 +87,8 @@ async def test_a_head_of_a_megabyte_is_refused() -> None:
         b"POST /ImageSynapse HTTP/1.1\r\nHost: m\r\nContent-Length: 0\r\n\r\n",
     ],
 )
-async def test_a_connection_ends_with_its_answer_whatever_that_is(head: bytes) -> None:
-    async with running(Said()) as port:
+async def test_a_connection_closes_after_every_response(head: bytes) -> None:
+    async with running(FakeCascade()) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head + b"P")
         async with asyncio.timeout(3):
@@ -97,9 +97,9 @@ async def test_a_connection_ends_with_its_answer_whatever_that_is(head: bytes) -
         writer.close()
 
 
-async def test_an_address_has_only_so_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_per_address_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "_MAX_PER_ADDRESS", 3)
-    async with running(Said()) as port:
+    async with running(FakeCascade()) as port:
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         with pytest.raises(httpx.TransportError):
             await well(port)

@@ -10,7 +10,7 @@ from roadwork_serve.miner.settings import MinerSettings, load_settings
 from tests.miner.calls import VALIDATOR
 
 
-def told(folder: Path, *flags: str) -> MinerSettings:
+def make_settings(folder: Path, *flags: str) -> MinerSettings:
     return load_settings(
         ["--wallet-path", str(folder / "wallets"), "--wallet", "cold/hot", "--state", str(folder), *flags]
     )
@@ -22,42 +22,42 @@ def wallet(folder: Path) -> Wallet:
     return made
 
 
-def test_offline_a_key_is_made_once_and_kept_for_this_user_alone(tmp_path: Path) -> None:
-    by = told(tmp_path, "--offline", "--allow", VALIDATOR.ss58_address)
-    hotkey = hotkey_of(by)
+def test_offline_a_private_key_is_created_once(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, "--offline", "--allow", VALIDATOR.ss58_address)
+    hotkey = hotkey_of(settings)
     assert hotkey.startswith("5") and len(hotkey) == 48
-    assert hotkey_of(by) == hotkey
+    assert hotkey_of(settings) == hotkey
     assert stat.S_IMODE((tmp_path / "offline.seed").stat().st_mode) == 0o600
-    assert chain_of(by) is None
+    assert chain_of(settings) is None
 
 
-def test_the_wallets_hotkey_goes_before_a_key_of_its_own(tmp_path: Path) -> None:
+def test_the_wallets_hotkey_takes_precedence(tmp_path: Path) -> None:
     made = wallet(tmp_path)
     for flags in ([], ["--offline", "--allow", VALIDATOR.ss58_address]):
-        assert hotkey_of(told(tmp_path, *flags)) == made.hotkey.ss58_address
+        assert hotkey_of(make_settings(tmp_path, *flags)) == made.hotkey.ss58_address
     assert not (tmp_path / "offline.seed").exists()
 
 
-def test_a_wallet_that_is_missing_is_said_so_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_wallet_is_an_error_with_instructions(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"hotkeys/hot; create one with btcli"):
-        hotkey_of(told(tmp_path))
+        hotkey_of(make_settings(tmp_path))
     with pytest.raises(ConfigError, match="create one with btcli"):
-        chain_of(told(tmp_path, "--external-ip", "203.0.113.7"))
+        chain_of(make_settings(tmp_path, "--external-ip", "203.0.113.7"))
 
 
-def test_a_broken_key_is_said_so_without_a_word_of_it(tmp_path: Path) -> None:
+def test_the_error_of_a_broken_key_does_not_reveal_it(tmp_path: Path) -> None:
     (tmp_path / "wallets/cold/hotkeys").mkdir(parents=True)
     (tmp_path / "wallets/cold/hotkeys/hot").write_text("secret seed")
     with pytest.raises(ConfigError, match="cannot be read") as error:
-        hotkey_of(told(tmp_path))
+        hotkey_of(make_settings(tmp_path))
     assert "secret" not in str(error.value)
 
 
-def test_the_chain_is_of_the_network_and_its_last_metagraph_is_kept_apart(tmp_path: Path) -> None:
+def test_each_network_has_its_own_chain_and_cached_metagraph(tmp_path: Path) -> None:
     made = wallet(tmp_path)
-    chain = chain_of(told(tmp_path, "--network", "test", "--external-ip", "203.0.113.7"))
+    chain = chain_of(make_settings(tmp_path, "--network", "test", "--external-ip", "203.0.113.7"))
     assert chain is not None
     assert (chain._netuid, chain._hotkey, str(chain._endpoint)) == (323, made.hotkey.ss58_address, "203.0.113.7:8091")
     assert chain._file.name == "metagraph-test-323.json"
     with pytest.raises(ConfigError, match="cannot be reached from other machines"):
-        chain_of(told(tmp_path, "--external-ip", "127.0.0.1"))
+        chain_of(make_settings(tmp_path, "--external-ip", "127.0.0.1"))

@@ -1,4 +1,4 @@
-"""How miners stand, read through bittensor's own client from the stand-in for a node."""
+"""The leaderboard of miners, through bittensor's own client and a fake node."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ VALIDATOR_KEY, MINER_KEY, POOR_KEY = (key.ss58_address for key in (VALIDATOR, MI
 
 @pytest.fixture
 def node() -> Node:
-    """Return the miner earns three quarters of what miners are paid, a poor one the rest."""
+    """Return a node on which the miner earns three quarters of the miners' pay and a poor one the rest."""
     node = Node()
     node.hotkeys = [VALIDATOR_KEY, POOR_KEY, MINER_KEY]
     node.more = {
@@ -35,7 +35,7 @@ async def read(node: Node, *hotkeys: str, top: int = 5) -> Leaderboard:
     return await leaderboard(lambda: Client(substrate=node), 72, hotkeys, top)
 
 
-async def test_places_go_by_incentive_and_who_earns_none_has_none(node: Node) -> None:
+async def test_ranks_follow_incentive_and_neurons_without_any_have_no_rank(node: Node) -> None:
     found = await read(node, VALIDATOR_KEY, MINER_KEY)
     assert [(each.hotkey, each.rank) for each in found.top] == [(MINER_KEY, 1), (POOR_KEY, 2)]
     validator, miner = found.requested
@@ -45,14 +45,14 @@ async def test_places_go_by_incentive_and_who_earns_none_has_none(node: Node) ->
     assert (found.neurons, found.paid, found.block, found.tempo) == (3, 2, 100, 360)
 
 
-async def test_only_so_many_are_shown_and_who_is_not_registered_is_said(node: Node) -> None:
+async def test_the_leaderboard_is_limited_and_lists_unregistered_hotkeys(node: Node) -> None:
     found = await read(node, STRANGER.ss58_address, MINER_KEY, top=1)
     assert [each.hotkey for each in found.top] == [MINER_KEY]
     assert [each.hotkey for each in found.requested] == [MINER_KEY]
     assert found.missing == (STRANGER.ss58_address,)
 
 
-async def test_a_subnet_that_is_not_there_is_said_so(node: Node) -> None:
+async def test_a_missing_subnet_is_an_error(node: Node) -> None:
     node.there = False
     with pytest.raises(ConfigError, match="no subnet 72"):
         await read(node)
@@ -60,7 +60,7 @@ async def test_a_subnet_that_is_not_there_is_said_so(node: Node) -> None:
 
 @pytest.fixture
 def client(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the networks that were asked for."""
+    """Return the list of networks that were connected to."""
     asked: list[str] = []
 
     def connect(network: str) -> Any:
@@ -76,7 +76,7 @@ def monitor(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["monitor", *arguments])
 
 
-def test_monitor_prints_a_leaderboard_and_where_the_hotkey_stands(client: list[str]) -> None:
+def test_monitor_prints_a_leaderboard_and_the_rank_of_the_hotkey(client: list[str]) -> None:
     result = monitor("--hotkey", MINER_KEY, "--top", "1")
     assert result.exit_code == 0, result.output
     assert "2 of 3 neurons earn incentive" in result.stdout
@@ -85,15 +85,15 @@ def test_monitor_prints_a_leaderboard_and_where_the_hotkey_stands(client: list[s
     assert client == ["finney"]
 
 
-def test_monitor_speaks_json_and_exits_with_1_for_who_is_not_registered(client: list[str]) -> None:
+def test_monitor_prints_json_and_exits_with_1_for_an_unregistered_hotkey(client: list[str]) -> None:
     result = monitor("--hotkey", STRANGER.ss58_address, "--json", "--network", "ws://127.0.0.1:9944", "--netuid", "72")
     assert result.exit_code == 1
-    told = json.loads(result.stdout)
-    assert (told["missing"], told["top"][0]["hotkey"]) == ([STRANGER.ss58_address], MINER_KEY)
+    shown = json.loads(result.stdout)
+    assert (shown["missing"], shown["top"][0]["hotkey"]) == ([STRANGER.ss58_address], MINER_KEY)
     assert client == ["ws://127.0.0.1:9944"]
 
 
-def test_monitor_says_in_a_line_when_the_chain_cannot_be_reached(client: list[str], node: Node) -> None:
+def test_monitor_prints_a_one_line_error_if_the_chain_is_unreachable(client: list[str], node: Node) -> None:
     node.down = True
     result = monitor()
     assert result.exit_code == 2
@@ -101,9 +101,9 @@ def test_monitor_says_in_a_line_when_the_chain_cannot_be_reached(client: list[st
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [(["--hotkey", "me"], "me is no hotkey"), (["--network", "ws://127.0.0.1:9944"], "--netuid is needed")],
 )
-def test_monitor_says_what_makes_no_sense(client: list[str], arguments: list[str], told: str) -> None:
+def test_monitor_rejects_invalid_options(client: list[str], arguments: list[str], message: str) -> None:
     result = monitor(*arguments)
-    assert result.exit_code == 2 and told in result.stderr and not client
+    assert result.exit_code == 2 and message in result.stderr and not client

@@ -23,7 +23,7 @@ def test_a_nonce_is_used_once_also_after_a_restart(tmp_path: Path) -> None:
     assert len(NonceStore(file)) == 3
 
 
-def test_a_file_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_a_truncated_file_is_read_up_to_the_damage(tmp_path: Path) -> None:
     file, now = tmp_path / "nonces", time.time_ns()
     NonceStore(file).use(call(now))
     file.write_text(file.read_text() + '["s", "v", 17')
@@ -31,7 +31,7 @@ def test_a_file_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> No
         NonceStore(file).use(call(now))
 
 
-def test_nonces_that_would_be_stale_are_forgotten_in_memory_and_on_disk(tmp_path: Path) -> None:
+def test_stale_nonces_are_forgotten_in_memory_and_on_disk(tmp_path: Path) -> None:
     file, now = tmp_path / "nonces", time.time_ns()
     nonces = NonceStore(file)
     for at in range(5000):

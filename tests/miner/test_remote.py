@@ -18,8 +18,10 @@ from tests.journal.made import verdict
 
 
 def problem(kind: type[RoadworkError]) -> bytes:
-    told = Problem(type=f"urn:roadwork:problem:{kind.slug}", title=kind.title, status=kind.status, detail="so it is")
-    return told.model_dump_json().encode()
+    document = Problem(
+        type=f"urn:roadwork:problem:{kind.slug}", title=kind.title, status=kind.status, detail="so it is"
+    )
+    return document.model_dump_json().encode()
 
 
 async def ask(answer: httpx.Response | Exception, seen: list[httpx.Request] | None = None) -> object:
@@ -37,7 +39,7 @@ async def ask(answer: httpx.Response | Exception, seen: list[httpx.Request] | No
         await cascade.aclose()
 
 
-async def test_a_verdict_comes_back_and_the_question_says_who_asks() -> None:
+async def test_a_verdict_is_returned_and_the_request_identifies_the_caller() -> None:
     seen: list[httpx.Request] = []
     given = verdict("a", 0.7)
     assert await ask(httpx.Response(200, content=given.model_dump_json()), seen) == given
@@ -52,7 +54,7 @@ async def test_a_verdict_comes_back_and_the_question_says_who_asks() -> None:
 
 
 @pytest.mark.parametrize("kind", [BrokenMedia, Overloaded, StageFailed])
-async def test_a_problem_is_the_error_that_it_was_made_of(kind: type[RoadworkError]) -> None:
+async def test_a_problem_is_raised_as_the_error_it_was_made_from(kind: type[RoadworkError]) -> None:
     with pytest.raises(kind, match="so it is"):
         await ask(httpx.Response(kind.status, content=problem(kind)))
 
@@ -65,7 +67,7 @@ async def test_a_problem_is_the_error_that_it_was_made_of(kind: type[RoadworkErr
         (httpx.Response(200, text="?"), NotARoadworkServer),
     ],
 )
-async def test_a_server_that_is_not_there_and_another_server_are_errors_of_their_own(
+async def test_an_unreachable_server_and_a_foreign_server_are_different_errors(
     answer: httpx.Response | Exception, error: type[RoadworkError]
 ) -> None:
     with pytest.raises(error, match=r"http://server"):
@@ -81,7 +83,7 @@ async def test_a_server_that_is_not_there_and_another_server_are_errors_of_their
         (httpx.ConnectError("refused"), ServerUnreachable),
     ],
 )
-async def test_a_server_says_whether_it_is_ready(
+async def test_ready_reflects_the_readiness_of_the_server(
     answer: httpx.Response | Exception, error: type[RoadworkError] | None
 ) -> None:
     def handle(request: httpx.Request) -> httpx.Response:

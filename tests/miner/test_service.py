@@ -1,4 +1,4 @@
-"""A miner in a process of its own, told by flags, asking a cascade over HTTP."""
+"""A miner in its own process, configured by flags, with a cascade over HTTP."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ import pytest
 from roadwork_serve.errors import ConfigError, StageLost
 from roadwork_serve.miner.service import bind_socket, run_miner, wait_for_cascade
 from roadwork_serve.miner.settings import MinerSettings, load_settings
-from tests.miner.calls import MINER, PICTURE, STRANGER, VALIDATOR, Said, body, headers
+from tests.miner.calls import MINER, PICTURE, STRANGER, VALIDATOR, FakeCascade, body, headers
 
 
 def free_port() -> int:
@@ -23,17 +23,19 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def told(folder: Path, *flags: str) -> MinerSettings:
+def make_settings(folder: Path, *flags: str) -> MinerSettings:
     return load_settings(["--offline", "--allow", VALIDATOR.ss58_address, "--state", str(folder), *flags])
 
 
 @asynccontextmanager
-async def running(by: MinerSettings, cascade: Said) -> AsyncIterator[tuple[httpx.AsyncClient, asyncio.Task[None]]]:
+async def running(
+    settings: MinerSettings, cascade: FakeCascade
+) -> AsyncIterator[tuple[httpx.AsyncClient, asyncio.Task[None]]]:
     up = asyncio.Event()
-    task = asyncio.create_task(run_miner(by, MINER.ss58_address, cascade, None, up.set))
+    task = asyncio.create_task(run_miner(settings, MINER.ss58_address, cascade, None, up.set))
     try:
         await asyncio.wait_for(up.wait(), 10)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{by.port}") as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.port}") as client:
             yield client, task
     finally:
         if not task.done():
@@ -41,15 +43,15 @@ async def running(by: MinerSettings, cascade: Said) -> AsyncIterator[tuple[httpx
         await asyncio.wait_for(task, 15)
 
 
-async def test_it_answers_whom_it_allows_and_finishes_what_it_has_begun_when_told_to_stop(tmp_path: Path) -> None:
-    cascade = Said()
-    by = told(tmp_path, "--port", str(free_port()), "--metrics-port", str(free_port()))
-    async with running(by, cascade) as (client, task):
+async def test_it_answers_allowed_hotkeys_and_finishes_calls_on_sigterm(tmp_path: Path) -> None:
+    cascade = FakeCascade()
+    settings = make_settings(tmp_path, "--port", str(free_port()), "--metrics-port", str(free_port()))
+    async with running(settings, cascade) as (client, task):
         reply = await client.post("/ImageSynapse", headers=headers(), content=body())
         assert reply.status_code == 200, reply.text
         assert reply.json()["prediction"] == 0.9
         assert (await client.post("/ImageSynapse", headers=headers(key=STRANGER), content=body())).status_code == 403
-        metrics = (await client.get(f"http://127.0.0.1:{by.metrics_port}/metrics")).text
+        metrics = (await client.get(f"http://127.0.0.1:{settings.metrics_port}/metrics")).text
         assert 'roadwork_miner_rejected_total{reason="unrecognized"} 1.0' in metrics
         cascade.gate, cascade.begun = asyncio.Event(), asyncio.Event()
         last = asyncio.create_task(client.post("/ImageSynapse", headers=headers(), content=body(PICTURE + b" another")))
@@ -64,23 +66,23 @@ async def test_it_answers_whom_it_allows_and_finishes_what_it_has_begun_when_tol
         await asyncio.wait_for(task, 10)
 
 
-async def test_a_call_that_was_answered_before_a_restart_is_not_answered_after_it(tmp_path: Path) -> None:
-    by, call = told(tmp_path, "--port", str(free_port())), headers()
+async def test_a_call_answered_before_a_restart_is_not_answered_again(tmp_path: Path) -> None:
+    settings, call = make_settings(tmp_path, "--port", str(free_port())), headers()
     for status in (200, 401):
-        async with running(by, Said()) as (client, _):
+        async with running(settings, FakeCascade()) as (client, _):
             assert (await client.post("/ImageSynapse", headers=call, content=body())).status_code == status
 
 
-async def test_a_port_that_is_taken_is_said_in_a_line(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
     with bind_socket("127.0.0.1", 0) as taken:
-        by = told(tmp_path, "--port", str(taken.getsockname()[1]))
+        settings = make_settings(tmp_path, "--port", str(taken.getsockname()[1]))
         with pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1"):
-            await run_miner(by, MINER.ss58_address, Said(), None)
+            await run_miner(settings, MINER.ss58_address, FakeCascade(), None)
 
 
-async def test_it_waits_for_a_cascade_that_is_still_starting_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_waits_a_limited_time_for_a_cascade_that_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roadwork_serve.miner.service._RETRY_S", 0.01)
-    cascade = Said()
+    cascade = FakeCascade()
     cascade.away = 3
     await wait_for_cascade(cascade, 5.0)
     cascade.away = 3
@@ -95,5 +97,5 @@ async def test_it_ends_with_the_error_of_a_server_that_ends(tmp_path: Path, monk
     monkeypatch.setattr("roadwork_serve.miner.service._serve", broken)
     with pytest.raises(OSError, match="the socket is gone"):
         await asyncio.wait_for(
-            run_miner(told(tmp_path, "--port", str(free_port())), MINER.ss58_address, Said(), None), 5
+            run_miner(make_settings(tmp_path, "--port", str(free_port())), MINER.ss58_address, FakeCascade(), None), 5
         )

@@ -10,19 +10,19 @@ from tests.miner.calls import BANNED, NEIGHBOUR, POOR, VALIDATOR
 A, B, C, D = (key.ss58_address for key in (VALIDATOR, POOR, BANNED, NEIGHBOUR))
 
 
-def test_flags_go_before_the_environment_and_that_before_the_file(
+def test_flags_override_the_environment_which_overrides_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (file := tmp_path / "miner.yaml").write_text(f"port: 1\nqueue: 1\nworkers: 1\nallow: [{A}, {B}]\n")
     monkeypatch.setenv("ROADWORK_MINER_PORT", "2")
     monkeypatch.setenv("ROADWORK_MINER_QUEUE", "2")
     monkeypatch.setenv("ROADWORK_MINER_CONFIG", str(file))
-    told = load_settings(["--port", "3", "--deny", f"{C}, {D}"])
-    assert (told.port, told.queue, told.workers) == (3, 2, 1)
-    assert (told.allow, told.deny) == ([A, B], [C, D])
+    loaded = load_settings(["--port", "3", "--deny", f"{C}, {D}"])
+    assert (loaded.port, loaded.queue, loaded.workers) == (3, 2, 1)
+    assert (loaded.allow, loaded.deny) == ([A, B], [C, D])
 
 
-def test_the_subnet_goes_by_the_network() -> None:
+def test_the_subnet_follows_from_the_network() -> None:
     assert load_settings([]).subnet == 72
     assert load_settings(["--network", "test"]).subnet == 323
     assert load_settings(["--network", "ws://127.0.0.1:9944", "--netuid", "2"]).subnet == 2
@@ -46,24 +46,24 @@ def test_the_subnet_goes_by_the_network() -> None:
         (["--min-stake", "-1"], "min_stake"),
     ],
 )
-def test_what_makes_no_sense_is_said_in_a_line(flags: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as told:
+def test_an_invalid_setting_is_a_one_line_error(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         load_settings(flags)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["porte: 1", "port: many", "[]", "port: ["])
-def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_invalid_file_is_rejected(tmp_path: Path, text: str) -> None:
     (file := tmp_path / "miner.yaml").write_text(text)
     with pytest.raises(ConfigError):
         load_settings(["--config", str(file)])
 
 
-def test_a_misspelt_variable_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROADWORK_MINER_PROT", "1")
     with pytest.raises(ConfigError, match="ROADWORK_MINER_PROT is not a setting"):
         load_settings([])
 
 
-def test_every_setting_says_what_it_is_for() -> None:
+def test_every_setting_has_a_description() -> None:
     assert all(field.description for field in MinerSettings.model_fields.values())

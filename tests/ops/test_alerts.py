@@ -1,4 +1,4 @@
-"""Every rule cries in its trouble and in no other: alerts_test.yml, which Prometheus's own tool runs."""
+"""Every alert fires in its situation and in no other: alerts_test.yml, run by promtool."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ RULES, TESTS = ROOT / "ops/alerts.yml", Path(__file__).with_name("alerts_test.ym
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not there; make test-ops unpacks Debian's")
-def test_each_rule_cries_in_its_trouble(tmp_path: Path) -> None:
+def test_each_rule_fires_in_its_situation(tmp_path: Path) -> None:
     for path in (RULES, TESTS):
         shutil.copy(path, tmp_path)
     command = [str(PROMTOOL), "test", "rules", TESTS.name]
@@ -23,6 +23,6 @@ def test_each_rule_cries_in_its_trouble(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_no_rule_is_without_a_test() -> None:
+def test_every_rule_has_a_test() -> None:
     rules = set(re.findall(r"alert: (\w+)", RULES.read_text()))
     assert rules == set(re.findall(r'alertname="(\w+)"', TESTS.read_text()))

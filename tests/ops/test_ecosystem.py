@@ -1,4 +1,4 @@
-"""One of three miners killed, the server they share restarted and killed: `make test-ops`."""
+"""Three miners with a shared server: a killed miner, a restarted and a killed server: `make test-ops`."""
 
 import os
 import signal
@@ -12,19 +12,19 @@ pytestmark = NEEDS
 
 
 def replaced(before: dict[str, int], miners: Miners) -> set[str]:
-    """Return the names of those that are another process now."""
+    """Return the names of the processes that have been replaced."""
     after = miners.pids()
     return {name for name in before if before[name] != after[name]}
 
 
-def test_three_miners_answer_once_the_server_they_share_is_there(miners: Miners) -> None:
+def test_three_miners_answer_once_their_shared_server_is_up(miners: Miners) -> None:
     assert set(miners.processes()) == {"roadwork-serve", *(f"roadwork-{hotkey}" for hotkey in HOTKEYS)}
     assert len({miners.hotkey(number) for number in range(3)}) == 3
     metrics = httpx.get(f"http://127.0.0.1:{miners.first_port + 1001}/metrics").text
     assert 'roadwork_miner_answers_total{exit="backbone"}' in metrics
 
 
-def test_the_others_answer_while_a_killed_one_comes_back(miners: Miners) -> None:
+def test_the_others_answer_while_a_killed_miner_restarts(miners: Miners) -> None:
     before = miners.pids()
     os.kill(before["roadwork-two"], signal.SIGKILL)
     assert (miners.ask(0), miners.ask(2)) == (200, 200)
@@ -34,7 +34,7 @@ def test_the_others_answer_while_a_killed_one_comes_back(miners: Miners) -> None
 
 @pytest.mark.parametrize("how", ["restart", "kill"])
 def test_all_answer_again_when_the_server_is_back(miners: Miners, how: str) -> None:
-    """Few of them as other processes: Ray may end one that is just about to join it, and PM2 starts it anew."""
+    """A few miners are restarted: Ray may end one that is about to connect, and PM2 restarts it."""
     before = miners.pids()
     if how == "restart":
         miners.pm2("restart", "roadwork-serve")

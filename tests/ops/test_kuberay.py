@@ -1,4 +1,4 @@
-"""The RayService fits KubeRay's schema, says what serve_config.yaml says, and lets nobody near Ray."""
+"""The RayService fits KubeRay's schema, matches serve_config.yaml, and exposes no port of Ray."""
 
 import copy
 import os
@@ -22,13 +22,13 @@ SERVICE, CLAIM, POLICY = yaml.safe_load_all((ROOT / "ops/kuberay/rayservice.yaml
 SCHEMA = yaml.safe_load(Path(__file__).with_name("rayservice_schema.yaml").read_text())
 CLUSTER = SERVICE["spec"]["rayClusterConfig"]
 TEMPLATES = [CLUSTER["headGroupSpec"]["template"], *(group["template"] for group in CLUSTER["workerGroupSpecs"])]
-CARD_GIB = 22.0  # the smallest of 24 GB, as CUDA has it
-# Of the table these are said otherwise here: one Ray of many machines, with a token, and a /dev/shm of its own.
+GPU_GIB = 22.0  # the smallest GPU of 24 GB, as CUDA reports it
+# These settings of the table differ here: one Ray of many machines, with a token, and a /dev/shm of its own.
 OTHERWISE = {"RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"}
 
 
 def strict(schema: Any) -> Any:
-    """Return a structural schema as JSON schema, in which a field that it does not list is an error, not pruned."""
+    """Convert a structural schema to a JSON schema in which unlisted fields are errors instead of pruned."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -44,7 +44,7 @@ def faults(service: Any, schema: Any = SCHEMA) -> list[str]:
     return [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in errors]
 
 
-def told() -> dict[str, Any]:
+def serve_config() -> dict[str, Any]:
     return yaml.safe_load(SERVICE["spec"]["serveConfigV2"])
 
 
@@ -54,7 +54,7 @@ def test_it_fits_the_schema() -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "said"),
+    ("break_it", "message"),
     [
         (lambda spec: spec.update(serveConfig="a"), "spec: .*serveConfig"),
         (lambda spec: spec.update(serveConfigV2={}), r"spec\.serveConfigV2: .* not of type 'string'"),
@@ -76,11 +76,11 @@ def test_it_fits_the_schema() -> None:
         ),
     ],
 )
-def test_the_schema_finds_what_is_wrong(break_it: Callable[[dict[str, Any]], object], said: str) -> None:
+def test_the_schema_detects_errors(break_it: Callable[[dict[str, Any]], object], message: str) -> None:
     broken = copy.deepcopy(SERVICE)
     break_it(broken["spec"])
     (found,) = faults(broken)
-    assert pytest.raises(ValueError, match=said).matches(ValueError(found)), found
+    assert pytest.raises(ValueError, match=message).matches(ValueError(found)), found
 
 
 @pytest.mark.skipif("KUBERAY_CRD" not in os.environ, reason="KUBERAY_CRD names no file with the CRD of a cluster")
@@ -93,21 +93,21 @@ def test_it_fits_the_definition_of_a_cluster() -> None:
     assert faults(SERVICE, schema) == []
 
 
-def test_it_serves_what_serve_config_says_but_for_where_it_listens_and_the_profile() -> None:
-    ours, theirs = yaml.safe_load((ROOT / "serve_config.yaml").read_text()), told()
+def test_it_matches_serve_config_except_for_host_and_profile() -> None:
+    ours, theirs = yaml.safe_load((ROOT / "serve_config.yaml").read_text()), serve_config()
     assert theirs["http_options"].pop("host") == "0.0.0.0" and ours["http_options"].pop("host") == "127.0.0.1"
     args = [config["applications"][0].pop("args") for config in (ours, theirs)]
     assert set(args[0]) <= set(args[1]) <= set(Args.model_fields)
     assert theirs == ours
-    ServeDeploySchema.model_validate(told())
+    ServeDeploySchema.model_validate(serve_config())
 
 
-def test_its_profile_fits_the_gpus_of_its_workers_and_outlives_one_of_them() -> None:
-    args = Args.model_validate(told()["applications"][0]["args"])
+def test_its_profile_fits_the_gpus_of_its_workers_and_survives_the_loss_of_one() -> None:
+    args = Args.model_validate(serve_config()["applications"][0]["args"])
     profile = load_profile(args.profile, args.overrides)
     (group,) = CLUSTER["workerGroupSpecs"]
     gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
-    plan_placement(profile, [CARD_GIB] * gpus * group["replicas"])
+    plan_placement(profile, [GPU_GIB] * gpus * group["replicas"])
     assert all(profile.engines[name].replicas >= 2 for name in profile.users())
     assert profile.ingress.replicas == group["replicas"] and profile.ingress.max_per_node == 1
     assert profile.ingress.keys_file == "/etc/roadwork/keys.yaml" and profile.journal.url.startswith("postgresql://")
@@ -118,7 +118,7 @@ def test_its_profile_fits_the_gpus_of_its_workers_and_outlives_one_of_them() -> 
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=["head", "worker"])
-def test_no_pod_has_more_rights_than_it_needs(template: dict[str, Any]) -> None:
+def test_pods_have_minimal_privileges(template: dict[str, Any]) -> None:
     pod = template["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
@@ -132,7 +132,7 @@ def test_no_pod_has_more_rights_than_it_needs(template: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=["head", "worker"])
-def test_every_pod_has_rays_settings_and_no_secret_in_the_open(template: dict[str, Any]) -> None:
+def test_every_pod_has_rays_settings_and_no_plain_secret(template: dict[str, Any]) -> None:
     env = {each["name"]: each for each in template["spec"]["containers"][0]["env"]}
     assert {name: env[name]["value"] for name in RAY.keys() - OTHERWISE} == {
         name: value for name, value in RAY.items() if name not in OTHERWISE
@@ -142,7 +142,7 @@ def test_every_pod_has_rays_settings_and_no_secret_in_the_open(template: dict[st
     assert CLUSTER["authOptions"]["mode"] == "token" and CLUSTER["rayVersion"] == ray.__version__
 
 
-def test_only_the_port_of_the_server_and_the_metrics_are_open_to_others_than_ray_and_its_operator() -> None:
+def test_only_the_server_and_metrics_ports_are_open_outside_of_ray() -> None:
     spec = POLICY["spec"]
     assert spec["policyTypes"] == ["Ingress"]
     assert all(template["metadata"]["labels"] == spec["podSelector"]["matchLabels"] for template in TEMPLATES)

@@ -29,7 +29,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def prometheus(miners: Miners, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """One that has looked at a server and its miners while they answered a hundred requests, and some that are none."""
+    """Yield a client of a Prometheus that has scraped a server and its miners during valid and invalid requests."""
     folder = tmp_path_factory.mktemp("prometheus")
     config = yaml.safe_load((ROOT / "ops/prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "5s", "evaluation_interval": "5s"}  # a scrape may take as long
@@ -54,13 +54,13 @@ def prometheus(miners: Miners, tmp_path_factory: pytest.TempPathFactory) -> Iter
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10) as client:
             eventually(lambda: all_up(client), 30, "Prometheus reads Ray and three miners", miners)
-            for _ in range(2):  # counters must grow while they are looked at
+            for _ in range(2):  # counters must grow between two scrapes
                 for number in range(50):
                     files = {"file": white() if number % 10 else b"no picture"}
                     httpx.post(f"{miners.url}/v1/classify", files=files, timeout=20)
                 assert miners.all_answer()
-                # Ray passes numbers on every ten seconds
-                eventually(lambda: verdicts_read(client), 60, lambda: told_of_targets(client, miners), miners)
+                # Ray exports metrics every ten seconds
+                eventually(lambda: verdicts_read(client), 60, lambda: scrape_report(client, miners), miners)
             yield client
     finally:
         process.terminate()
@@ -79,13 +79,13 @@ def verdicts_read(client: httpx.Client) -> bool:
     return bool(found(client, "ray_roadwork_verdicts_total"))
 
 
-def told_of_targets(client: httpx.Client, miners: Miners) -> str:
-    """Return Ray's scrape targets, their state, and the log of Ray's agent."""
+def scrape_report(client: httpx.Client, miners: Miners) -> str:
+    """Return Ray's scrape targets, their state, and the log of Ray's agent, as text."""
     targets = client.get("/targets").json()["data"]["activeTargets"]
-    told = [f"{each['scrapeUrl']} {each['health']} {each['lastError']}" for each in targets]
+    target_states = [f"{each['scrapeUrl']} {each['health']} {each['lastError']}" for each in targets]
     discovered = (miners.folder / "ray/prom_metrics_service_discovery.json").read_text()
     agent = (miners.folder / "ray/session_latest/logs/dashboard_agent.log").read_text(errors="replace")[-4000:]
-    return "\n".join([discovered, *told, agent])
+    return "\n".join([discovered, *target_states, agent])
 
 
 def found(client: httpx.Client, query: str) -> list[float]:
@@ -94,7 +94,7 @@ def found(client: httpx.Client, query: str) -> list[float]:
     return [float(each["value"][1]) for each in reply["data"]["result"]]
 
 
-def test_every_panel_shows_something(prometheus: httpx.Client, miners: Miners) -> None:
+def test_every_panel_shows_data(prometheus: httpx.Client, miners: Miners) -> None:
     def empty() -> list[str]:
         return [
             f"{panel['title']}: {target['expr']}"
@@ -107,7 +107,7 @@ def test_every_panel_shows_something(prometheus: httpx.Client, miners: Miners) -
     assert len(PANELS) > 20
 
 
-def test_what_the_rules_look_at_is_there_and_none_cries_for_nothing(prometheus: httpx.Client, miners: Miners) -> None:
+def test_metrics_of_the_rules_exist_and_no_alert_fires(prometheus: httpx.Client, miners: Miners) -> None:
     rules = yaml.safe_load((ROOT / "ops/alerts.yml").read_text())["groups"][0]["rules"]
     named = {name for rule in rules for name in re.findall(r"\b(?:ray_)?roadwork_[a-z_]+", rule["expr"])}
 
@@ -116,9 +116,9 @@ def test_what_the_rules_look_at_is_there_and_none_cries_for_nothing(prometheus: 
         return sorted(named - set(known) - MAY_BE_ABSENT)
 
     eventually(lambda: not unknown(), 60, unknown, miners)
-    told = prometheus.get("/rules").json()["data"]["groups"][0]["rules"]
-    assert {rule["health"] for rule in told} == {"ok"}
-    assert [rule["name"] for rule in told if rule["state"] == "firing"] == []
+    loaded = prometheus.get("/rules").json()["data"]["groups"][0]["rules"]
+    assert {rule["health"] for rule in loaded} == {"ok"}
+    assert [rule["name"] for rule in loaded if rule["state"] == "firing"] == []
 
 
 MAY_BE_ABSENT = {"ray_roadwork_drift"}  # until there is a thousand answers to compare

@@ -1,4 +1,4 @@
-"""The systemd units say what systemd and the miner understand."""
+"""The systemd units are valid for systemd, and their variables for the miner."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ UNITS = sorted((ROOT / "ops/systemd").glob("*.service"))
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze on this machine")
-def test_systemd_finds_nothing_wrong_with_them(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     found = [tmp_path / unit.name for unit in UNITS]
     for unit, copy in zip(UNITS, found, strict=True):
         copy.write_text(unit.read_text().replace("/opt/roadwork-serve", str(ROOT)))
@@ -33,21 +33,21 @@ def test_every_variable_of_the_miner_is_one_of_its_settings(file: Path) -> None:
     assert named or "miner" not in file.name
 
 
-def test_a_node_of_a_cluster_has_rays_settings_and_a_token() -> None:
+def test_a_cluster_node_has_rays_settings_and_a_token() -> None:
     unit = (ROOT / "ops/systemd/roadwork-node.service").read_text()
-    told = dict(
+    configured = dict(
         each.split("=", 1) for line in re.findall("^Environment=(.*)", unit, re.MULTILINE) for each in line.split()
     )
     alone = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"}  # of one small machine
-    assert {name: told[name] for name in RAY.keys() - alone} == {
+    assert {name: configured[name] for name in RAY.keys() - alone} == {
         name: value for name, value in (RAY | {"RAY_AUTH_MODE": "token"}).items() if name not in alone
     }
-    assert told["RAY_AUTH_TOKEN_PATH"] in (ROOT / "docs/cluster.md").read_text()
+    assert configured["RAY_AUTH_TOKEN_PATH"] in (ROOT / "docs/cluster.md").read_text()
 
 
-def test_every_option_of_ray_start_is_one() -> None:
-    said = (ROOT / "docs/cluster.md").read_text() + (ROOT / "ops/systemd/roadwork-node.service").read_text()
-    lines = re.findall(r'RAY_START="([^"]*)"|ray start (.*)|`(--num.*?)` belong', said)
+def test_every_option_of_ray_start_exists() -> None:
+    text = (ROOT / "docs/cluster.md").read_text() + (ROOT / "ops/systemd/roadwork-node.service").read_text()
+    lines = re.findall(r'RAY_START="([^"]*)"|ray start (.*)|`(--num.*?)` belong', text)
     options = {option for line in lines for option in re.findall(r"--[a-z-]+", " ".join(line))}
     ray = Path(sys.executable).with_name("ray")
     known = subprocess.run([ray, "start", "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
@@ -55,10 +55,10 @@ def test_every_option_of_ray_start_is_one() -> None:
     assert options <= set(re.findall(r"^ +(--[a-z-]+)", known, re.MULTILINE))
 
 
-def test_the_file_they_share_is_valid_as_it_stands_and_with_its_comments_taken_away() -> None:
+def test_the_shared_file_is_valid_as_shipped_and_uncommented() -> None:
     text = (ROOT / "ops/miner.yaml").read_text()
     bare = re.sub(r"^# (?=[a-z_]+:)", "", text, flags=re.MULTILINE)
-    for told in (yaml.safe_load(text), yaml.safe_load(bare)):
-        assert set(told) <= set(MinerSettings.model_fields)
-        MinerSettings.model_validate(told)
+    for settings in (yaml.safe_load(text), yaml.safe_load(bare)):
+        assert set(settings) <= set(MinerSettings.model_fields)
+        MinerSettings.model_validate(settings)
     assert set(yaml.safe_load(bare)) > set(yaml.safe_load(text))

@@ -1,4 +1,4 @@
-"""A server and three miners that share it, under PM2 as ops/ecosystem.config.js says, over stages without models."""
+"""A server and three miners that share it, under PM2 with ops/ecosystem.config.js, over stages without models."""
 
 import io
 import json
@@ -31,7 +31,7 @@ NEEDS = [
 
 @dataclass(frozen=True)
 class Miners:
-    """url: of the server. first_port: of three. environment: of PM2's own commands."""
+    """Running miners. url: of the server. first_port: of three. environment: of PM2's own commands."""
 
     url: str
     first_port: int
@@ -45,9 +45,9 @@ class Miners:
         return done.stdout
 
     def processes(self) -> dict[str, dict[str, Any]]:
-        """Name to what PM2 says of it."""
-        told = self.pm2("jlist")
-        return {each["name"]: each for each in json.loads(told[told.index("[{") :])}
+        """Return PM2's description of each process by name."""
+        listing = self.pm2("jlist")
+        return {each["name"]: each for each in json.loads(listing[listing.index("[{") :])}
 
     def pids(self) -> dict[str, int]:
         return {name: each["pid"] for name, each in self.processes().items()}
@@ -61,7 +61,7 @@ class Miners:
         return next(line for line in log.splitlines() if "listens on" in line).split(" listens on")[0].split()[-1]
 
     def ask(self, number: int) -> int | None:
-        """Return the status that a signed call to a miner gets; None while nobody answers."""
+        """Return the status of a signed call to a miner; None if there is no response."""
         try:
             reply = httpx.post(
                 f"http://127.0.0.1:{self.first_port + number}/ImageSynapse",
@@ -78,13 +78,13 @@ class Miners:
 
 
 def white() -> bytes:
-    """Return a picture that the stages, which have no models, take for road work."""
-    Image.new("RGB", (64, 64), "white").save(told := io.BytesIO(), "JPEG")
-    return told.getvalue()
+    """Return an image that the stages, which have no models, classify as road work."""
+    Image.new("RGB", (64, 64), "white").save(buffer := io.BytesIO(), "JPEG")
+    return buffer.getvalue()
 
 
 def ports_in_a_row() -> int:
-    """Return the first of three that are free, as those are that lie a thousand above: for the metrics."""
+    """Return the first of three free ports; the ports a thousand above, for the metrics, are free as well."""
     for first in range(21_091, 29_000, 10):
         try:
             for port in (*range(first, first + 3), *range(first + 1000, first + 1003)):
@@ -96,7 +96,7 @@ def ports_in_a_row() -> int:
 
 
 def eventually(happened: Callable[[], bool], within_s: float, what: str | Callable[[], object], miners: Miners) -> None:
-    """Wait until something happens; fail with `what` if it does not."""
+    """Wait until the condition holds; fail with `what` if it does not."""
     give_up_at = time.monotonic() + within_s
     while not happened():
         if time.monotonic() > give_up_at:

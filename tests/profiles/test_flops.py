@@ -10,7 +10,7 @@ CLOSE = 0.01
 
 
 def layers(count: int, weights: float, tokens: int, width: int) -> float:
-    """FLOPs of transformer layers: linear and attention."""
+    """Return the FLOPs of transformer layers: linear and attention."""
     return count * (2 * weights * tokens + 4 * tokens**2 * width)
 
 

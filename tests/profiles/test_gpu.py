@@ -1,4 +1,4 @@
-"""The profiles for GPUs fit the gpus they are made for, and hold together."""
+"""The GPU profiles fit the GPUs they are made for, and are consistent."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from roadwork_serve.profiles.plan import plan_placement
 from roadwork_serve.profiles.profile import STAGES, Profile
 
 NAMES = ("gpu-24gb", "gpu-2x24gb", "gpu-80gb")
-WHOLE_24_GIB = 23.6  # what CUDA has of a 3090 or 4090; 22.0 of an L4 or A10G
+WHOLE_24_GIB = 23.6  # as CUDA reports for a 3090 or 4090; 22.0 for an L4 or A10G
 
 
 @pytest.fixture(params=NAMES)
@@ -20,7 +20,7 @@ def profile(request: pytest.FixtureRequest) -> Profile:
     return load_profile(request.param)
 
 
-def test_it_fits_the_cards_it_is_made_for(profile: Profile) -> None:
+def test_it_fits_the_gpus_it_is_made_for(profile: Profile) -> None:
     found = plan_placement(profile, profile.gpus_gib)
     assert all(gpu.free > 0 for gpu in found.fullest)
     assert set(found.max_replicas.values()) == {1}  # those gpus are full
@@ -28,7 +28,7 @@ def test_it_fits_the_cards_it_is_made_for(profile: Profile) -> None:
     assert larger.max_replicas == found.max_replicas
 
 
-def test_every_stage_runs_on_a_card(profile: Profile) -> None:
+def test_every_stage_runs_on_a_gpu(profile: Profile) -> None:
     assert set(profile.stages) == set(STAGES)
     assert all(profile.engine_of(stage).device == "cuda" for stage in STAGES)
     assert not any(engine.trust_remote_code or engine.miniature for engine in profile.engines.values())
@@ -36,7 +36,7 @@ def test_every_stage_runs_on_a_card(profile: Profile) -> None:
     assert {step.stage for step in policy.photo + policy.clip} == set(STAGES)
 
 
-def test_caches_hold_the_prompts_that_are_usual(profile: Profile) -> None:
+def test_kv_caches_fit_typical_prompts(profile: Profile) -> None:
     """Tokens of a photo with its question, with a thought and with a clip: 330, 620 and 780."""
     usual = {"vlm": 330, "reasoner": 620, "video": 780}
     for name, users in profile.users().items():
@@ -47,12 +47,12 @@ def test_caches_hold_the_prompts_that_are_usual(profile: Profile) -> None:
             assert all(usual[stage] <= engine.language.context_tokens for stage in users)
 
 
-def test_two_cards_keep_the_large_models_apart() -> None:
+def test_two_gpus_separate_the_large_models() -> None:
     large = load_profile("gpu-2x24gb").engines
     assert large["qwen3-vl"].num_gpus + large["qwen3-vl-thinking"].num_gpus > 1
 
 
-def test_a_share_of_the_large_card_is_a_share_of_its_memory() -> None:
+def test_a_share_of_the_large_gpu_is_a_share_of_its_memory() -> None:
     profile = load_profile("gpu-80gb")
     for names in profile.processes():
         assert (
@@ -62,11 +62,11 @@ def test_a_share_of_the_large_card_is_a_share_of_its_memory() -> None:
 
 
 @pytest.mark.parametrize(("name", "gpus"), [("gpu-24gb", (22.0, 22.0)), ("gpu-80gb", (79.0, 79.0))])
-def test_a_second_card_is_put_to_use(name: str, gpus: tuple[float, ...]) -> None:
+def test_a_second_gpu_is_used(name: str, gpus: tuple[float, ...]) -> None:
     assert {plan_placement(load_profile(name), gpus).max_replicas[engine] for engine in ("dinov3", "qwen3-vl")} == {2}
 
 
-def test_what_is_too_large_names_the_engine_to_shrink() -> None:
+def test_the_error_of_a_profile_that_is_too_large_names_the_engine_to_shrink() -> None:
     with pytest.raises(ConfigError, match=r"a GPU of 24 GiB is .* GiB short .*: shrink engines\.qwen3-vl"):
         plan_placement(load_profile("gpu-80gb"), [24])
     with pytest.raises(ConfigError, match=r"a GPU of 22 GiB .* molmo2 .*: shrink engines\.qwen3-vl"):
@@ -75,15 +75,15 @@ def test_what_is_too_large_names_the_engine_to_shrink() -> None:
         plan_placement(load_profile("gpu-2x24gb"), [WHOLE_24_GIB])
 
 
-def test_turns_make_room_on_smaller_cards() -> None:
-    """As the comment of gpu-2x24gb says."""
+def test_time_slicing_makes_room_on_smaller_gpus() -> None:
+    """The comment in gpu-2x24gb claims this."""
     sliced = {"time_slice_group": "second", "num_gpus": 0.51}
     changed = load_profile("gpu-2x24gb", {"engines": {"qwen3-vl-thinking": sliced, "molmo2": sliced}})
     assert plan_placement(changed, [22, 22]).fullest[0].free > 2
 
 
 def test_four_bits_make_room_for_molmo() -> None:
-    """As the comment of gpu-24gb says."""
+    """The comment in gpu-24gb claims this."""
     molmo = load_profile("gpu-2x24gb").engines["molmo2"].model_dump(exclude_defaults=True)
     smaller: dict[str, Any] = {"vllm": {"kv_cache_gib": 2}, "num_gpus": 0.55, "max_replicas": None}
     of_four_bits = {"model": "somebody/Qwen3-VL-8B-Instruct-AWQ", "quantization": "awq"}

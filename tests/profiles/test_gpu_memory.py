@@ -1,4 +1,4 @@
-"""What an engine needs of its gpu, against sizes that are published."""
+"""GPU memory needs of engines, against published sizes."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def need(spec: EngineSpec, stage: StageName = "vlm", gpu_gib: float = 24.0, **of
         ("Qwen/Qwen3-VL-8B-Instruct-FP8", 8770),
     ],
 )
-def test_sizes_are_those_published(model: str, millions: float) -> None:
+def test_sizes_match_the_published_ones(model: str, millions: float) -> None:
     counted = sum(p.numel() for p in on_meta_device(model).parameters()) / 1e6
     assert counted == pytest.approx(millions, rel=0.01)
 
@@ -56,11 +56,11 @@ def test_sizes_are_those_published(model: str, millions: float) -> None:
         ("somebody/Qwen3-VL-8B-Instruct-AWQ-4bit", "awq", 6.8),
     ],
 )
-def test_weights_are_those_of_the_published_checkpoints(model: str, quantization: str | None, gib: float) -> None:
+def test_weights_match_the_published_checkpoints(model: str, quantization: str | None, gib: float) -> None:
     assert need(vllm(model, quantization=quantization)).weights == pytest.approx(gib, rel=0.01)
 
 
-def test_a_checkpoint_must_be_what_the_profile_says_of_it(tmp_path: Path) -> None:
+def test_a_checkpoint_must_have_the_quantization_of_the_profile(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"engines\.it\.quantization: .*-FP8 has fp8 weights; set it to fp8"):
         need(vllm(f"{QWEN}-FP8"))
     with pytest.raises(
@@ -72,14 +72,14 @@ def test_a_checkpoint_must_be_what_the_profile_says_of_it(tmp_path: Path) -> Non
         assert stored_as(str(tmp_path)) == method
 
 
-def test_vllm_keeps_the_cache_that_the_profile_reserves() -> None:
+def test_vllm_has_the_kv_cache_that_the_profile_reserves() -> None:
     found = need(vllm(language={"context_tokens": 1024}), max_batch=2, slots=10)
     assert (found.kv_cache, found.prompts) == (2, 20)
     # 36 layers of 8 heads of 128, keys and values, 16 bit: 144 KiB a token
     assert found.cached_prompts == pytest.approx(2 * 2**20 / 144 / 1024)
 
 
-def test_vllm_fills_its_share_of_the_card() -> None:
+def test_vllm_fills_its_share_of_the_gpu() -> None:
     spec = vllm(vllm={"gpu_memory_utilization": 0.9})
     assert need(spec).total == pytest.approx(0.9 * 24)
     assert need(spec, gpu_gib=48).kv_cache == pytest.approx(need(spec).kv_cache + 0.9 * 24)
@@ -87,12 +87,12 @@ def test_vllm_fills_its_share_of_the_card() -> None:
         need(spec, gpu_gib=16)
 
 
-def test_a_cache_that_holds_no_prompt_is_refused() -> None:
+def test_a_kv_cache_smaller_than_a_prompt_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"engines\.it\.vllm\.kv_cache_gib leaves 0\.20 .* lower language\.context_t"):
         need(vllm(vllm={"kv_cache_gib": 0.2}))
 
 
-def test_fewer_tokens_a_step_and_no_graphs_take_less() -> None:
+def test_fewer_tokens_per_step_and_no_cuda_graphs_need_less_memory() -> None:
     plain = need(vllm())
     eager = need(vllm(vllm={"kv_cache_gib": 2, "enforce_eager": True}))
     small = need(vllm(vllm={"kv_cache_gib": 2, "arguments": {"max_num_batched_tokens": 1024}}))
@@ -100,14 +100,14 @@ def test_fewer_tokens_a_step_and_no_graphs_take_less() -> None:
     assert small.activations - GRAPHS_GIB == pytest.approx((plain.activations - GRAPHS_GIB) / 2)
 
 
-def test_the_cache_of_transformers_grows_with_prompts_and_context() -> None:
+def test_the_kv_cache_of_transformers_grows_with_prompts_and_context() -> None:
     one, four = (need(engine(QWEN), max_batch=prompts) for prompts in (1, 4))
     assert one.kv_cache == pytest.approx(2048 * 144 / 2**20)
     assert four.kv_cache == pytest.approx(4 * one.kv_cache)
     assert (four.prompts, four.cached_prompts) == (4, 4)
 
 
-def test_a_cap_is_what_pytorch_may_take_and_must_suffice() -> None:
+def test_a_memory_cap_counts_in_full_and_must_suffice() -> None:
     for spec, stage in ((engine(DINO), "backbone"), (engine(FLORENCE), "signs")):
         free = need(spec, stage, max_batch=1)
         capped = need(spec.model_copy(update={"gpu_memory_gib": 3.0}), stage, max_batch=1)
@@ -116,7 +116,7 @@ def test_a_cap_is_what_pytorch_may_take_and_must_suffice() -> None:
             need(spec.model_copy(update={"gpu_memory_gib": 0.5}), stage)
 
 
-def test_more_pictures_at_once_take_more() -> None:
+def test_more_images_at_once_need_more_memory() -> None:
     few, many = (need(engine(DINO, features={"max_thumbs": n}), "backbone").activations for n in (8, 64))
     assert many == pytest.approx(8 * few)
     few, many = (need(engine(FLORENCE), "signs", options={"frames_read": n}).activations for n in (1, 3))
@@ -124,7 +124,7 @@ def test_more_pictures_at_once_take_more() -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnx", "tensorrt"])
-def test_an_export_weighs_what_its_files_weigh(tmp_path: Path, backend: str) -> None:
+def test_the_weights_of_an_export_are_the_size_of_its_files(tmp_path: Path, backend: str) -> None:
     file = tmp_path / "stage1.onnx"
     spec = engine(str(file), backend=backend)
     with pytest.raises(ConfigError, match=r"engines\.it\.model: there is no file .*stage1\.onnx; write it with"):
@@ -134,7 +134,7 @@ def test_an_export_weighs_what_its_files_weigh(tmp_path: Path, backend: str) -> 
     assert need(spec, "backbone").weights == pytest.approx(2 / 1024)
 
 
-def test_one_of_those_that_take_turns_is_awake() -> None:
+def test_one_engine_of_a_time_slice_group_is_awake() -> None:
     sliced = {"device": "cuda", "num_gpus": 1, "time_slice_group": "gpu", "dtype": "bfloat16"}
     engines = {
         "small": vllm("allenai/Molmo2-4B", **sliced).model_dump(),
@@ -150,17 +150,17 @@ def test_one_of_those_that_take_turns_is_awake() -> None:
     assert small.total == pytest.approx(CONTEXT_GIB + GRAPHS_GIB)
 
 
-def test_an_engine_on_two_cards_has_half_its_weights_on_each() -> None:
+def test_an_engine_on_two_gpus_has_half_its_weights_on_each() -> None:
     both = vllm(num_gpus=2, vllm={"kv_cache_gib": 2, "arguments": {"tensor_parallel_size": 2}})
     assert need(both).weights == pytest.approx(need(vllm()).weights / 2)
 
 
-def test_a_folder_is_counted_from_its_config() -> None:
+def test_the_size_of_a_folder_follows_from_its_config() -> None:
     counted = sum(p.numel() for p in on_meta_device(str(untrained.vlm())).parameters())
     assert counted == need(engine(str(untrained.vlm()))).parameters > 1e6
     assert need(engine("mini:backbone"), "backbone").parameters > 1e6
 
 
-def test_a_model_nobody_knows_is_refused_with_what_to_give() -> None:
+def test_an_unknown_model_is_rejected_with_instructions() -> None:
     with pytest.raises(ConfigError, match=r"config\.json, or one of .*Qwen/Qwen3-VL-8B-Instruct"):
         on_meta_device("someone/some-model")

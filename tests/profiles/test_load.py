@@ -37,13 +37,13 @@ def test_a_profile_loads_from_a_path(tmp_path: Path) -> None:
     assert load_profile(path).name == load_profile(str(path)).name == "mine"
 
 
-def test_overrides_reach_one_field_and_leave_the_rest() -> None:
+def test_overrides_change_one_field_and_keep_the_rest() -> None:
     plain, changed = load_profile("mini"), load_profile("mini", {"stages": {"vlm": {"max_batch": 3}}})
     assert changed.stages["vlm"] == plain.stages["vlm"].model_copy(update={"max_batch": 3})
     assert changed.stages["backbone"] == plain.stages["backbone"]
 
 
-def test_an_override_of_none_takes_a_stage_away() -> None:
+def test_an_override_of_none_removes_a_stage() -> None:
     assert set(load_profile("mini", {"stages": {"video": None}}).stages) == set(STAGES) - {"video"}
 
 
@@ -67,7 +67,7 @@ def test_an_override_of_none_takes_a_stage_away() -> None:
         ({"stages": {"vlm": {"engine": "ocr"}}}, r"engines\.ocr is used by signs, vlm, which need different kinds"),
     ],
 )
-def test_a_bad_field_is_named_with_what_to_do(overrides: dict[str, object], message: str) -> None:
+def test_an_invalid_field_is_named_with_the_fix(overrides: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^profile mini with overrides: .*{message}"):
         load_profile("mini", overrides)
 

@@ -1,4 +1,4 @@
-"""Whether engines fit gpus, wherever Ray puts them."""
+"""Placement of engines on GPUs, in any order in which Ray places them."""
 
 import itertools
 from typing import Any
@@ -17,7 +17,7 @@ STAGES = ("vlm", "reasoner", "video")
 
 
 def profile(*shares: float, **fields: dict[str, Any]) -> Profile:
-    """Engines a, b, c of these shares. fields: more, by engine."""
+    """Return a profile of engines a, b, c with these GPU shares. fields: further fields, by engine."""
     engines = {
         name: {"backend": "transformers", "model": name, "device": "cuda", "num_gpus": share} | fields.get(name, {})
         for name, share in zip("abc", shares, strict=False)
@@ -28,7 +28,7 @@ def profile(*shares: float, **fields: dict[str, Any]) -> Profile:
 
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """GiB of each engine; 1 by default."""
+    """Return the GiB of each engine, 1 by default, for tests to change."""
     gib: dict[str, float] = {}
 
     def needs_of(profile: Profile, names: tuple[str, ...], gpu_gib: float) -> tuple[GpuMemoryNeed, ...]:
@@ -38,14 +38,14 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return gib
 
 
-def test_engines_lie_on_the_first_card_that_has_their_share(sizes: dict[str, float]) -> None:
+def test_engines_are_placed_on_the_first_gpu_with_enough_share(sizes: dict[str, float]) -> None:
     found = plan_placement(profile(0.51, 0.51, 0.4), [24, 24])
     assert [[need.engine for need in gpu.needs] for gpu in found.gpus] == [["a", "c"], ["b"]]
     assert [gpu.share for gpu in found.gpus] == [0.91, 0.51]
     assert [gpu.free for gpu in found.gpus] == [22, 23]
 
 
-def test_what_can_meet_on_a_card_must_fit_it(sizes: dict[str, float]) -> None:
+def test_engines_that_can_share_a_gpu_must_fit_it(sizes: dict[str, float]) -> None:
     sizes |= {"a": 14, "b": 14, "c": 9}
     with pytest.raises(
         ConfigError,
@@ -59,23 +59,23 @@ def test_what_can_meet_on_a_card_must_fit_it(sizes: dict[str, float]) -> None:
         plan_placement(profile(1.0), [10])
 
 
-def test_an_order_in_which_one_gets_stuck_is_told(sizes: dict[str, float]) -> None:
+def test_a_placement_order_that_can_get_stuck_is_rejected(sizes: dict[str, float]) -> None:
     with pytest.raises(
         ConfigError,
         match=r"engines\.a\.num_gpus is 0\.6 and no GPU has that much left once Ray has placed [bc] on GPU 0, "
         r"[bc] on GPU 1: lower it, or that of the others, or add a GPU",
     ):
-        plan_placement(profile(0.6, 0.5, 0.5), [24, 24])  # listed first it would find room, after a crash it may not
+        plan_placement(profile(0.6, 0.5, 0.5), [24, 24])  # it fits if placed first, but maybe not after a crash
     plan_placement(profile(0.5, 0.5, 0.5), [24, 24])
     with pytest.raises(ConfigError, match=r"engines\.b\.num_gpus is 0\.8 .* placed a on GPU 0"):
         plan_placement(profile(0.5, 0.8), [24])
 
 
-def test_shares_that_fill_a_card_exactly_do(sizes: dict[str, float]) -> None:
+def test_shares_may_fill_a_gpu_exactly(sizes: dict[str, float]) -> None:
     assert plan_placement(profile(0.65, 0.25, 0.1), [24]).gpus[0].share == 1
 
 
-def test_replicas_that_have_room_under_load(sizes: dict[str, float]) -> None:
+def test_max_replicas_follow_from_the_free_share(sizes: dict[str, float]) -> None:
     wide = profile(0.65, 0.25, 0.1, a={"max_replicas": 4}, b={"max_replicas": 2})
     assert plan_placement(wide, [24]).max_replicas == {"a": 1, "b": 1, "c": 1}
     assert plan_placement(wide, [24, 24]).max_replicas == {"a": 2, "b": 2, "c": 1}
@@ -84,24 +84,24 @@ def test_replicas_that_have_room_under_load(sizes: dict[str, float]) -> None:
     ] == [1, 1, None]
 
 
-def test_one_more_must_not_keep_others_from_starting(sizes: dict[str, float]) -> None:
+def test_an_extra_replica_must_not_prevent_others_from_starting(sizes: dict[str, float]) -> None:
     greedy = profile(0.5, 0.4, b={"max_replicas": 4})
     assert plan_placement(greedy, [24]).max_replicas["b"] == 1  # two of them would leave 0.2
     assert plan_placement(greedy, [24, 24]).max_replicas["b"] == 3  # four would leave 0.2 on each
 
 
-def test_one_more_must_fit_the_memory(sizes: dict[str, float]) -> None:
+def test_an_extra_replica_must_fit_the_memory(sizes: dict[str, float]) -> None:
     sizes["a"] = 10
     assert plan_placement(profile(0.1, a={"max_replicas": 9}), [24]).max_replicas == {"a": 2}
 
 
-def test_those_that_take_turns_book_one_share(sizes: dict[str, float]) -> None:
+def test_a_time_slice_group_reserves_one_share(sizes: dict[str, float]) -> None:
     sliced = {"time_slice_group": "gpu"}
     found = plan_placement(profile(0.6, 0.6, 0.4, a=sliced, b=sliced), [24])
     assert found.gpus[0].share == 1 and found.max_replicas == {"a": 1, "b": 1, "c": 1}
 
 
-def test_an_engine_on_several_cards_wants_them_empty(sizes: dict[str, float]) -> None:
+def test_an_engine_on_several_gpus_needs_them_empty(sizes: dict[str, float]) -> None:
     spec = {"backend": "vllm", "vllm": {"kv_cache_gib": 2, "arguments": {"tensor_parallel_size": 2}}}
     assert [gpu.share for gpu in plan_placement(profile(2, a=spec), [24, 24]).gpus] == [1, 1]
     with pytest.raises(ConfigError, match=r"engines\.a\.num_gpus is 2 .* placed b on GPU 0"):
@@ -110,7 +110,7 @@ def test_an_engine_on_several_cards_wants_them_empty(sizes: dict[str, float]) ->
         plan_placement(profile(2), [24, 24])
 
 
-def test_engines_on_the_cpu_need_no_card() -> None:
+def test_engines_on_the_cpu_need_no_gpu() -> None:
     on_cpu = EngineSpec(backend="transformers", model="mini:vlm")
     stages = {"vlm": {"engine": "it"}}
     mine = Profile.model_validate({"name": "p", "policy": "mini", "engines": {"it": on_cpu}, "stages": stages})
@@ -118,7 +118,7 @@ def test_engines_on_the_cpu_need_no_card() -> None:
     assert plan_placement(mine, [24]).gpus[0].free == 24
 
 
-def test_a_profile_for_cards_wants_to_know_them(sizes: dict[str, float]) -> None:
+def test_a_gpu_profile_requires_gpu_sizes(sizes: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="profile p needs GPUs and its gpus_gib is empty: set --gpu GIB"):
         plan_placement(profile(0.5), [])
 
@@ -129,7 +129,7 @@ def test_a_profile_for_cards_wants_to_know_them(sizes: dict[str, float]) -> None
              max_size=3),
     st.lists(st.integers(6, 14), min_size=1, max_size=2),
 )  # fmt: skip
-def test_it_says_yes_when_every_order_of_placing_works(engines: list[tuple[float, int]], gpus: list[int]) -> None:
+def test_a_plan_is_accepted_if_every_placement_order_works(engines: list[tuple[float, int]], gpus: list[int]) -> None:
     gib = {name: size for name, (_, size) in zip("abc", engines, strict=False)}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
@@ -144,7 +144,7 @@ def test_it_says_yes_when_every_order_of_placing_works(engines: list[tuple[float
 
 
 def _every_order_works(engines: list[tuple[int, int]], gpus: list[int]) -> bool:
-    """By trying: every order, and in each every gpu that has the share left."""
+    """Try every order, and in each every GPU that has the share left."""
 
     def works(left: list[tuple[int, int]], free: list[tuple[int, int]]) -> bool:
         if not left:

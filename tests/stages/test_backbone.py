@@ -23,7 +23,7 @@ def backbone(folder: Path, **features: object) -> Backbone:
     return Backbone(StageSpec(engine="dinov3"), EngineSpec.model_validate(model))
 
 
-def test_every_frame_of_a_clip_is_judged() -> None:
+def test_every_frame_of_a_clip_gets_a_probability() -> None:
     stage = backbone(untrained.backbone())
     still, moving = stage.predict([photo(1).slim("thumbs"), clip(2).slim("thumbs")])
     assert still.evidence.frame_probabilities == []
@@ -34,7 +34,7 @@ def test_every_frame_of_a_clip_is_judged() -> None:
     assert still.evidence.text_probability is not None
 
 
-def test_batched_items_are_judged_as_alone() -> None:
+def test_batched_items_get_the_same_logits_as_alone() -> None:
     stage = backbone(untrained.backbone())
     items = [photo(1), clip(2), photo(3)]
     together = [o.logit for o in stage.predict(items)]
@@ -49,7 +49,7 @@ def test_abstains_without_a_head_until_one_is_named() -> None:
     assert headed.predict([photo(1)])[0].logit is not None
 
 
-def test_a_head_on_trial_judges_the_same_and_is_kept_apart() -> None:
+def test_a_second_head_gives_a_separate_logit() -> None:
     folder = str(untrained.backbone())
     stage, plain = backbone(untrained.backbone(), second_head=folder), backbone(untrained.backbone())
     items = [photo(1), clip(2)]
@@ -60,33 +60,35 @@ def test_a_head_on_trial_judges_the_same_and_is_kept_apart() -> None:
     assert [o.second_logit for o in without] == [None, None]
 
 
-def test_a_head_on_trial_says_nothing_aloud() -> None:
+def test_a_second_head_alone_does_not_set_the_logit() -> None:
     stage = backbone(untrained.backbone(head=False), second_head=str(untrained.backbone()))
-    (opinion,) = stage.predict([clip(2)])
-    assert opinion.logit is None and opinion.evidence.frame_probabilities == []
-    assert opinion.second_logit is not None
+    (prediction,) = stage.predict([clip(2)])
+    assert prediction.logit is None and prediction.evidence.frame_probabilities == []
+    assert prediction.second_logit is not None
 
 
-def test_unknown_options_are_refused() -> None:
+def test_unknown_options_are_rejected() -> None:
     model = EngineSpec(backend="transformers", model=str(untrained.backbone()))
     with pytest.raises(ConfigError, match="no option 'max_pixels'"):
         Backbone(StageSpec(engine="dinov3", options={"max_pixels": 3}), model)
 
 
-def test_an_engine_that_runs_no_backbone_is_refused() -> None:
+def test_an_engine_that_runs_no_backbone_is_rejected() -> None:
     with pytest.raises(ConfigError, match="rapidocr cannot run a backbone"):
         Backbone(StageSpec(engine="ocr"), EngineSpec(backend="rapidocr", model="PP-OCRv6-small"))
 
 
-def test_items_without_a_frame_ask_no_model() -> None:
+def test_items_without_a_frame_do_not_reach_the_model() -> None:
     stage = backbone(untrained.backbone())
     empty = replace(photo(1), thumbs=np.empty((0, 224, 224, 3), np.uint8))
     assert stage.predict([empty])[0].logit is None
 
 
-def test_the_profile_tells_stage_1_what_it_will_see() -> None:
-    told = load_profile("mini", {"media": {"thumb_side": 256, "frames": 4}, "stages": {"backbone": {"max_batch": 2}}})
-    seen = told.engine_of("backbone").features
+def test_the_engine_of_stage_1_gets_the_sizes_of_the_profile() -> None:
+    profile = load_profile(
+        "mini", {"media": {"thumb_side": 256, "frames": 4}, "stages": {"backbone": {"max_batch": 2}}}
+    )
+    seen = profile.engine_of("backbone").features
     assert (seen.side, seen.max_thumbs) == (256, 8)
     assert load_profile("mini").engine_of("backbone").features.max_thumbs == 16
     on_gpu = {"device": "cuda", "num_gpus": 0.2}
@@ -106,7 +108,7 @@ def test_it_warms_up_at_the_side_of_the_profile() -> None:
     assert seen == [(1, 3, 256, 256), (8, 3, 256, 256)]
 
 
-def test_a_file_exported_for_another_side_is_refused_at_the_start(tmp_path: Path) -> None:
+def test_a_file_exported_for_another_side_is_rejected_at_the_start(tmp_path: Path) -> None:
     export_onnx(tiny_dino(tmp_path / "model"), tmp_path / "a.onnx", side=32)
     engine = {"backend": "onnx", "model": str(tmp_path / "a.onnx")}
     profile = load_profile("mini", {"media": {"thumb_side": 256}, "engines": {"dinov3": engine}})
@@ -133,32 +135,32 @@ def small(items: int) -> list[Item]:
     return [Item(f"r{at}", "photo", (), cut, (0.0,), 0.0) for at, cut in enumerate(cuts)]
 
 
-def test_items_of_one_batch_may_ask_for_different_heads(tmp_path: Path) -> None:
+def test_items_of_one_batch_may_use_different_heads(tmp_path: Path) -> None:
     model = tiny_dino(tmp_path / "model")
     one, two = headed(tmp_path / "one", 1), headed(tmp_path / "two", 2, recipe="cls+mean", outputs=("roadwork",))
     stage = backbone(Path(model), side=32)
     items = [replace(item, head=head) for item, head in zip(small(4), (one, two, None, one), strict=True)]
     alone = [backbone(Path(model), side=32, **({"head": head} if head else {})) for head in (one, two, None, one)]
     together = stage.predict(items)
-    for item, opinion, own in zip(items, together, alone, strict=True):
+    for item, prediction, own in zip(items, together, alone, strict=True):
         wanted = own.predict([replace(item, head=None)])[0]
-        assert opinion.logit == pytest.approx(wanted.logit, abs=1e-5)
-        assert opinion.evidence.text_probability == pytest.approx(wanted.evidence.text_probability, abs=1e-5)
+        assert prediction.logit == pytest.approx(wanted.logit, abs=1e-5)
+        assert prediction.evidence.text_probability == pytest.approx(wanted.evidence.text_probability, abs=1e-5)
     assert together[1].evidence.text_probability is None
 
 
-def test_a_policy_may_bring_the_first_head(tmp_path: Path) -> None:
+def test_a_policy_may_provide_the_first_head(tmp_path: Path) -> None:
     stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32)
     (tmp_path / "model" / "head.json").unlink()
     bare = backbone(tmp_path / "model", side=32)
     head = headed(tmp_path / "one", 1)
     items = [replace(small(1)[0], head=head), small(1)[0]]
-    assert [opinion.logit is None for opinion in bare.predict(items)] == [False, True]
-    assert [opinion.logit is None for opinion in stage.predict(items)] == [False, False]
+    assert [prediction.logit is None for prediction in bare.predict(items)] == [False, True]
+    assert [prediction.logit is None for prediction in stage.predict(items)] == [False, False]
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         (None, "cannot be read"),
         ({"width": 12}, "features of width 12"),
@@ -166,17 +168,17 @@ def test_a_policy_may_bring_the_first_head(tmp_path: Path) -> None:
         ({"backbone": "0" * 64}, "was trained on another backbone"),
     ],
 )
-def test_a_head_that_does_not_fit_is_told_when_it_is_asked_for(
-    tmp_path: Path, settings: dict[str, object] | None, told: str
+def test_an_incompatible_head_is_an_error_when_requested(
+    tmp_path: Path, settings: dict[str, object] | None, message: str
 ) -> None:
     stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32)
     head = str(tmp_path / "gone") if settings is None else headed(tmp_path / "bad", 1, **settings)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         stage.predict([replace(small(1)[0], head=head)])
     assert stage.predict(small(1))[0].logit is not None
 
 
-def test_features_are_told_where_they_are_kept_head_or_no_head(tmp_path: Path) -> None:
+def test_features_are_returned_if_kept_with_or_without_a_head(tmp_path: Path) -> None:
     model = Path(tiny_dino(tmp_path / "model"))
     (model / "head.json").unlink()
     (still, moving), (plain, _) = (
@@ -189,17 +191,17 @@ def test_features_are_told_where_they_are_kept_head_or_no_head(tmp_path: Path) -
     assert still.features == pytest.approx(wanted, abs=2e-3)
 
 
-def test_a_head_trained_on_what_is_kept_says_what_it_says_here(tmp_path: Path) -> None:
+def test_a_head_gives_the_same_logit_on_stored_features(tmp_path: Path) -> None:
     stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32, keep_features=True)
     head = headed(tmp_path / "one", 1)
-    opinion = stage.predict([replace(small(2)[1], head=head)])[0]
-    assert opinion.features is not None
+    prediction = stage.predict([replace(small(2)[1], head=head)])[0]
+    assert prediction.features is not None
     with torch.inference_mode():
-        again = Head.load(Path(head)).eval()(torch.from_numpy(opinion.features.astype(np.float32)))
-    assert float(again[0, 0]) == pytest.approx(opinion.logit, abs=5e-3)
+        again = Head.load(Path(head)).eval()(torch.from_numpy(prediction.features.astype(np.float32)))
+    assert float(again[0, 0]) == pytest.approx(prediction.logit, abs=5e-3)
 
 
-def test_an_exported_file_speaks_with_its_own_head_alone(tmp_path: Path) -> None:
+def test_an_exported_file_uses_its_own_head_only(tmp_path: Path) -> None:
     export_onnx(tiny_dino(tmp_path), tmp_path / "stage1.onnx", side=32)
     model = EngineSpec.model_validate({"backend": "onnx", "model": str(tmp_path / "stage1.onnx")})
     stage = Backbone(StageSpec(engine="dinov3"), model)

@@ -1,4 +1,4 @@
-"""Whether the stages of a process still judge."""
+"""Health checks of the stages of a process."""
 
 import asyncio
 import math
@@ -20,7 +20,7 @@ TIMEOUT_S = 8.0
 
 @dataclass
 class Judge:
-    """A stage that says what it is told to, when it is let."""
+    """A stage that returns `logit` or raises `error` once `go` is set."""
 
     name: StageName = "vlm"
     sees: str = "images"
@@ -64,7 +64,7 @@ class Checked:
         self.health = HealthMonitor({stage.name: stage}, {stage.name: TIMEOUT_S}, 32, lambda: self.now)  # type: ignore[dict-item]
 
     async def check(self, after_s: float = 2.0) -> None:
-        """Check some time later, and let what that begins run."""
+        """Run a health check some time later, and let its probe run."""
         self.now += after_s
         try:
             await self.health.check()
@@ -83,13 +83,13 @@ def checked() -> Checked:
     return Checked(Judge())
 
 
-async def test_a_quiet_stage_judges_a_made_up_item_now_and_then(checked: Checked) -> None:
+async def test_an_idle_stage_is_probed_periodically(checked: Checked) -> None:
     for _ in range(60):
         await checked.check()
     assert len(checked.stage.seen) == pytest.approx(120 / PROBE_AFTER_S, abs=1)
 
 
-async def test_a_stage_that_answers_calls_is_left_alone(checked: Checked) -> None:
+async def test_a_stage_that_answers_calls_is_not_probed(checked: Checked) -> None:
     for _ in range(60):
         await checked.call()
         checked.stage.seen.clear()
@@ -97,7 +97,7 @@ async def test_a_stage_that_answers_calls_is_left_alone(checked: Checked) -> Non
         assert checked.stage.seen == []
 
 
-async def test_no_made_up_item_is_judged_beside_a_call(checked: Checked) -> None:
+async def test_no_probe_runs_during_a_call(checked: Checked) -> None:
     checked.stage.go.clear()
     call = asyncio.create_task(checked.call())
     await asyncio.sleep(0)
@@ -107,7 +107,7 @@ async def test_no_made_up_item_is_judged_beside_a_call(checked: Checked) -> None
     await call
 
 
-async def test_a_call_need_not_wait_for_a_made_up_item(checked: Checked) -> None:
+async def test_a_call_cancels_a_running_probe(checked: Checked) -> None:
     checked.stage.go.clear()
     await checked.check(PROBE_AFTER_S + 1)
     call = asyncio.create_task(checked.call())
@@ -119,7 +119,7 @@ async def test_a_call_need_not_wait_for_a_made_up_item(checked: Checked) -> None
     await checked.check()
 
 
-async def test_a_call_that_comes_with_the_check_stops_the_made_up_item_before_it_begins(checked: Checked) -> None:
+async def test_a_call_that_arrives_with_the_check_prevents_the_probe(checked: Checked) -> None:
     checked.now += PROBE_AFTER_S + 1
     await checked.health.check()
     await checked.call()
@@ -131,35 +131,35 @@ async def test_a_call_that_comes_with_the_check_stops_the_made_up_item_before_it
 
 
 @pytest.mark.parametrize(
-    ("logit", "error", "told"),
+    ("logit", "error", "message"),
     [
         (math.nan, None, "vlm fails on a synthetic item: ModelError: judge returns nan: set dtype"),
         (math.inf, None, "returns inf"),
         (1.0, RuntimeError("CUDA error"), "vlm fails on a synthetic item: RuntimeError: CUDA error"),
     ],
 )
-async def test_a_model_that_went_bad_fails_three_checks_in_a_row_until_it_is_well_again(
-    checked: Checked, logit: float, error: Exception | None, told: str
+async def test_a_broken_model_fails_three_checks_until_it_recovers(
+    checked: Checked, logit: float, error: Exception | None, message: str
 ) -> None:
     checked.stage.logit, checked.stage.error = logit, error
     await checked.check(PROBE_AFTER_S + 1)
     for _ in range(3):
-        with pytest.raises(RuntimeError, match=told):
+        with pytest.raises(RuntimeError, match=message):
             await checked.check()
     checked.stage.logit, checked.stage.error = 1.0, None
-    with pytest.raises(RuntimeError, match=told):
+    with pytest.raises(RuntimeError, match=message):
         await checked.check()
     await checked.check()
 
 
-async def test_a_stage_that_abstains_is_well(checked: Checked) -> None:
+async def test_a_stage_that_abstains_is_healthy(checked: Checked) -> None:
     checked.stage.logit = None
     await checked.check(PROBE_AFTER_S + 1)
     await checked.check()
     assert len(checked.stage.seen) == 1
 
 
-async def test_a_made_up_item_that_takes_too_long_fails_the_check_and_is_not_followed_by_others(
+async def test_a_slow_probe_fails_the_check_and_is_not_repeated(
     checked: Checked,
 ) -> None:
     checked.stage.go.clear()
@@ -191,46 +191,46 @@ async def test_a_dead_engine_fails_the_check(checked: Checked) -> None:
         await checked.check()
 
 
-async def test_an_answer_that_is_no_number_is_no_answer(checked: Checked) -> None:
+async def test_a_logit_that_is_not_a_number_fails_the_check(checked: Checked) -> None:
     checked.stage.logit = math.nan
     with pytest.raises(ModelError, match="judge returns nan"):
         await checked.call()
 
 
-async def test_no_engine_is_woken_for_it() -> None:
+async def test_no_engine_is_woken_for_a_probe() -> None:
     vlm, video = Judge("vlm"), Judge("video")
-    turns, told = GpuTimeSlicer({"a": vlm, "b": video}, "a", lambda *_: None), [1000.0]
+    slicer, now_s = GpuTimeSlicer({"a": vlm, "b": video}, "a", lambda *_: None), [1000.0]
     vlm.go.set()
     video.go.set()
     stages: dict[StageName, Stage] = {
-        "vlm": TimeSlicedStage(vlm, "a", turns, TIMEOUT_S),  # type: ignore[arg-type]
-        "video": TimeSlicedStage(video, "b", turns, TIMEOUT_S),  # type: ignore[arg-type]
+        "vlm": TimeSlicedStage(vlm, "a", slicer, TIMEOUT_S),  # type: ignore[arg-type]
+        "video": TimeSlicedStage(video, "b", slicer, TIMEOUT_S),  # type: ignore[arg-type]
     }
-    health = HealthMonitor(stages, dict.fromkeys(stages, TIMEOUT_S), 32, lambda: told[0])
+    health = HealthMonitor(stages, dict.fromkeys(stages, TIMEOUT_S), 32, lambda: now_s[0])
     for _ in range(40):
-        told[0] += 2
+        now_s[0] += 2
         await health.check()
         for _ in range(5):
             await asyncio.sleep(0)
     assert len(vlm.seen) >= 3 and video.seen == []
-    assert turns.active == "a"
-    await turns.aclose()
+    assert slicer.active == "a"
+    await slicer.aclose()
 
 
 @pytest.mark.parametrize("name", STAGES)
-async def test_every_stage_can_judge_what_is_made_up_for_it(name: StageName) -> None:
+async def test_every_stage_can_predict_its_synthetic_item(name: StageName) -> None:
     folders = {"backbone": untrained.backbone, "signs": untrained.florence, "video": untrained.video}
     stage = opened(name, folders.get(name, untrained.vlm)())
     item = synthetic_item(name, 224, 60.0)
     assert len(item.images) == len(item.thumbs) == len(item.timestamps_s) == (4 if name == "video" else 1)
-    (opinion,) = await stage.predict([item])
-    assert opinion.logit is None or math.isfinite(opinion.logit)
-    assert name == "signs" or opinion.logit is not None
+    (prediction,) = await stage.predict([item])
+    assert prediction.logit is None or math.isfinite(prediction.logit)
+    assert name == "signs" or prediction.logit is not None
     await stage.aclose()
 
 
 @pytest.mark.parametrize(("sees", "images", "thumbs"), [("images", 1, 0), ("thumbs", 0, 1), ("both", 1, 1)])
-async def test_what_is_made_up_comes_as_real_items_do(sees: str, images: int, thumbs: int):
+async def test_synthetic_items_have_the_media_of_real_ones(sees: str, images: int, thumbs: int):
     checked = Checked(Judge(sees=sees))
     await checked.check(after_s=PROBE_AFTER_S + 1)
     (item,) = checked.stage.seen

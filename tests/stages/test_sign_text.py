@@ -47,21 +47,21 @@ NOT_SLIPS = [
 
 
 def cases(table: dict[str, list[str]]) -> list[tuple[str, str]]:
-    return [(sign, said) for said, signs in table.items() for sign in signs]
+    return [(sign, meaning) for meaning, signs in table.items() for sign in signs]
 
 
-@pytest.mark.parametrize(("sign", "said"), cases(SIGNS))
-def test_what_signs_say(sign: str, said: str) -> None:
-    assert sign_meaning(sign.split(" / ")) == said
+@pytest.mark.parametrize(("sign", "meaning"), cases(SIGNS))
+def test_signs_have_their_meaning(sign: str, meaning: str) -> None:
+    assert sign_meaning(sign.split(" / ")) == meaning
 
 
-@pytest.mark.parametrize(("sign", "said"), cases(SLIPS))
-def test_a_readers_slips_are_forgiven(sign: str, said: str) -> None:
-    assert sign_meaning([sign]) == said
+@pytest.mark.parametrize(("sign", "meaning"), cases(SLIPS))
+def test_ocr_errors_are_tolerated(sign: str, meaning: str) -> None:
+    assert sign_meaning([sign]) == meaning
 
 
 @pytest.mark.parametrize("word", NOT_SLIPS)
-def test_other_words_are_no_slips(word: str) -> None:
+def test_other_words_are_not_taken_for_ocr_errors(word: str) -> None:
     assert sign_meaning([word]) == "neutral"
     assert sign_meaning([word, "AHEAD"]) == "neutral"
 
@@ -78,16 +78,16 @@ def test_firms_and_advertising_are_neutral(words: str) -> None:
 
 
 @pytest.mark.parametrize("words", ["ROADWORKS DUE TO START HERE", "BE PREPARED TO STOP WHEN FLASHING"])
-def test_works_to_come_and_signals_are_neutral(words: str) -> None:
+def test_announced_works_and_signals_are_neutral(words: str) -> None:
     assert sign_meaning([words]) == "neutral"
 
 
-def test_an_end_sign_outweighs_the_works_it_stands_with() -> None:
+def test_an_end_sign_outweighs_road_work_on_the_same_sign() -> None:
     assert sign_meaning(["ROAD WORK AHEAD", "END ROAD WORK"]) == "end"
 
 
 @pytest.mark.parametrize("before", ["DEAD END", "BEND", "WEEKEND"])
-def test_only_the_word_end_ends_works(before: str) -> None:
+def test_only_the_word_end_means_the_end_of_works(before: str) -> None:
     assert sign_meaning([before, "ROAD WORK AHEAD"]) == "begin"
 
 
@@ -97,12 +97,13 @@ def test_agrees_with_the_signs_of_the_test_track(kind: str, lines: tuple[str, ..
 
 
 @pytest.mark.parametrize(
-    ("saying", "said"), [(s, said) for table in (PHRASES, SHORT_PHRASES) for said, ss in table.items() for s in ss]
+    ("phrase", "meaning"),
+    [(s, meaning) for table in (PHRASES, SHORT_PHRASES) for meaning, ss in table.items() for s in ss],
 )
-def test_every_saying_is_known_as_one_line_and_as_many(saying: str, said: str) -> None:
-    assert sign_meaning([saying]) == sign_meaning(saying.lower().split()) == said
-    assert sign_meaning([f"{saying} AHEAD"]) == said
-    assert sign_meaning([f"{saying} {IGNORED_PHRASES[0]}"]) == "neutral"
+def test_every_phrase_is_recognized_on_one_or_more_lines(phrase: str, meaning: str) -> None:
+    assert sign_meaning([phrase]) == sign_meaning(phrase.lower().split()) == meaning
+    assert sign_meaning([f"{phrase} AHEAD"]) == meaning
+    assert sign_meaning([f"{phrase} {IGNORED_PHRASES[0]}"]) == "neutral"
 
 
 @given(st.lists(st.text(alphabet=string.printable + "ßÉ交", max_size=20), max_size=6))

@@ -12,7 +12,7 @@ def stage() -> Stage:
     return opened("video", untrained.video())
 
 
-async def test_judges_clips_of_unlike_length_as_each_alone(stage: Stage) -> None:
+async def test_clips_of_different_length_are_predicted_as_each_alone(stage: Stage) -> None:
     long = clip(1)
     short = replace(clip(2), images=clip(2).images[:3], timestamps_s=clip(2).timestamps_s[:3])
     together = [o.logit for o in await stage.predict([long, short, photo(1)])]
@@ -21,7 +21,7 @@ async def test_judges_clips_of_unlike_length_as_each_alone(stage: Stage) -> None
     )
 
 
-async def test_leaves_out_frames_that_cannot_be_decoded(stage: Stage) -> None:
+async def test_undecodable_frames_are_skipped(stage: Stage) -> None:
     item = clip(1)
     holed = replace(item, images=(*item.images[:7], b"no picture"))
     fewer = replace(item, images=item.images[:7], timestamps_s=item.timestamps_s[:7])
@@ -30,12 +30,12 @@ async def test_leaves_out_frames_that_cannot_be_decoded(stage: Stage) -> None:
     assert (await stage.predict([lost]))[0].logit is None
 
 
-async def test_reports_what_it_cost(stage: Stage) -> None:
-    (opinion,) = await stage.predict([clip(1)])
-    assert opinion.preprocess_ms > 0 and opinion.compute_ms > 0 and opinion.tokens == 1
+async def test_times_and_tokens_are_reported(stage: Stage) -> None:
+    (prediction,) = await stage.predict([clip(1)])
+    assert prediction.preprocess_ms > 0 and prediction.compute_ms > 0 and prediction.tokens == 1
 
 
-async def test_looks_at_fewer_frames_when_told_to(stage: Stage) -> None:
+async def test_the_number_of_frames_can_be_reduced(stage: Stage) -> None:
     item = clip(1)
     half = replace(item, images=item.images[::2], timestamps_s=item.timestamps_s[::2])
     sparing = opened("video", untrained.video(), frames=4)

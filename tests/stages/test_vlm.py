@@ -14,7 +14,7 @@ from roadwork_serve.stages import language
 from roadwork_serve.stages.vlm import Vlm
 from roadwork_serve.testbed.scenes.effects import to_jpeg
 from tests import untrained
-from tests.recording_lock import Held
+from tests.recording_lock import PausePoint
 from tests.stages.items import clip, opened, photo
 
 
@@ -23,46 +23,46 @@ def fast() -> Stage:
     return opened("vlm", untrained.vlm())
 
 
-async def test_answers_with_the_mass_left_over(fast: Stage) -> None:
-    (opinion,) = await fast.predict([photo(1)])
+async def test_a_prediction_has_the_mass_of_other_tokens(fast: Stage) -> None:
+    (prediction,) = await fast.predict([photo(1)])
     assert fast.name == "vlm"
-    assert opinion.logit is not None
-    assert opinion.evidence.other_token_mass is not None and 0 <= opinion.evidence.other_token_mass <= 1
-    assert opinion.evidence.reasoning is None
-    assert opinion.tokens == 1
-    assert opinion.preprocess_ms > 0 and opinion.compute_ms > 0
+    assert prediction.logit is not None
+    assert prediction.evidence.other_token_mass is not None and 0 <= prediction.evidence.other_token_mass <= 1
+    assert prediction.evidence.reasoning is None
+    assert prediction.tokens == 1
+    assert prediction.preprocess_ms > 0 and prediction.compute_ms > 0
 
 
-async def test_abstains_on_what_cannot_be_decoded_and_judges_the_rest(fast: Stage) -> None:
+async def test_undecodable_items_abstain_and_the_rest_is_predicted(fast: Stage) -> None:
     good = photo(1)
     broken = replace(good, images=(good.images[0][:200],))
-    opinions = await fast.predict([broken, good, good.slim("thumbs")])
-    assert [o.logit is None for o in opinions] == [True, False, True]
-    assert opinions[1].logit == pytest.approx((await fast.predict([good]))[0].logit, abs=1e-4)
+    predictions = await fast.predict([broken, good, good.slim("thumbs")])
+    assert [o.logit is None for o in predictions] == [True, False, True]
+    assert predictions[1].logit == pytest.approx((await fast.predict([good]))[0].logit, abs=1e-4)
 
 
-async def test_looks_at_the_middle_frame_of_a_clip(fast: Stage) -> None:
+async def test_a_clip_is_represented_by_its_middle_frame(fast: Stage) -> None:
     item = clip(1)
     middle = replace(item, images=(item.images[4],), timestamps_s=(0.0,))
     assert (await fast.predict([item]))[0].logit == (await fast.predict([middle]))[0].logit
 
 
-async def test_thinks_first_when_told_to() -> None:
+async def test_a_thinking_stage_reasons_before_it_answers() -> None:
     stage = opened("reasoner", untrained.vlm(), thinking=True, reasoning_tokens=6)
-    (opinion,) = await stage.predict([photo(1)])
+    (prediction,) = await stage.predict([photo(1)])
     assert stage.name == "reasoner"
-    assert opinion.evidence.reasoning is not None
-    assert 1 < opinion.tokens <= 6 + 3
-    assert opinion.logit is not None
+    assert prediction.evidence.reasoning is not None
+    assert 1 < prediction.tokens <= 6 + 3
+    assert prediction.logit is not None
 
 
 @pytest.mark.parametrize("options", [{"thoughts": 3}, {"thinking": "yes"}, {"max_side": 0}, {"reasoning_tokens": True}])
-def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
+def test_invalid_options_are_rejected(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         opened("vlm", untrained.vlm(), **options)
 
 
-async def test_a_model_that_was_not_made_to_think_thinks_aloud_and_is_led_to_its_answer(fast: Stage) -> None:
+async def test_an_instruct_model_reasons_before_it_answers(fast: Stage) -> None:
     """Qwen3-VL-Instruct serves the reasoner too where memory is short; its template opens no thought."""
     assert isinstance(fast, Vlm) and isinstance(fast.engine, VisionLanguageEngine)
     engine = fast.engine
@@ -72,28 +72,28 @@ async def test_a_model_that_was_not_made_to_think_thinks_aloud_and_is_led_to_its
     assert answer.logit != engine.answer(plain)[0].logit
 
 
-async def test_says_when_a_server_told_only_its_choice() -> None:
+async def test_evidence_marks_answers_from_a_choice() -> None:
     class Chooser:
         async def ask(self, prompts: Sequence[Prompt], reasoning_tokens: int = 0) -> list[VlmAnswer]:
             return [VlmAnswer(2.0, 0.0, from_choice=True) for _ in prompts]
 
     spec, engine = StageSpec(engine="e"), EngineSpec(backend="transformers", model="m")
     stage = Vlm("vlm", spec, engine, Chooser())  # type: ignore[arg-type]
-    (opinion,) = await stage.predict([photo(1)])
-    assert opinion.evidence.from_choice
+    (prediction,) = await stage.predict([photo(1)])
+    assert prediction.evidence.from_choice
 
 
 @pytest.mark.parametrize("name", ["vlm", "video"])
-async def test_pictures_that_nobody_waits_for_are_not_decoded(name: StageName, monkeypatch: pytest.MonkeyPatch) -> None:
-    held, decode = Held(at=2), language.open_rgb
-    monkeypatch.setattr(language, "open_rgb", lambda *a: held() or decode(*a))
+async def test_a_cancelled_call_decodes_no_further_images(name: StageName, monkeypatch: pytest.MonkeyPatch) -> None:
+    pause, decode = PausePoint(at=2), language.open_rgb
+    monkeypatch.setattr(language, "open_rgb", lambda *a: pause() or decode(*a))
     stage = opened(name, untrained.vlm())
-    await held.cancelled_there(stage.predict([photo(1)] * 5))
-    assert held.steps == 2
+    await pause.cancel_there(stage.predict([photo(1)] * 5))
+    assert pause.steps == 2
     await stage.aclose()
 
 
-async def test_an_engine_that_slept_answers_as_before(fast: Stage) -> None:
+async def test_an_engine_answers_the_same_after_sleep(fast: Stage) -> None:
     assert isinstance(fast, Vlm)
     before = (await fast.predict([photo(1)]))[0].logit
     await fast.sleep()
@@ -101,7 +101,7 @@ async def test_an_engine_that_slept_answers_as_before(fast: Stage) -> None:
     assert (await fast.predict([photo(1)]))[0].logit == before
 
 
-async def test_a_picture_as_long_and_thin_as_no_model_takes_is_left_out_of_the_batch(fast: Stage) -> None:
+async def test_an_image_with_an_extreme_aspect_ratio_is_left_out_of_the_batch(fast: Stage) -> None:
     good = photo(1)
     thin = replace(good, images=(to_jpeg(Image.new("RGB", (1600, 4)), 90),))
     assert [o.logit is None for o in await fast.predict([thin, good])] == [True, False]

@@ -13,13 +13,13 @@ from tests import untrained
 
 @pytest.fixture
 def picture() -> Image.Image:
-    """64 x 64 pixels of noise: 4 x 4 patches."""
+    """Return 64 x 64 pixels of noise: 4 x 4 patches."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 
 @pytest.fixture
 def embedded(picture: Image.Image) -> torch.Tensor:
-    """Return the backbone's patch embeddings of it, [16, width], row by row."""
+    """Return the backbone's patch embeddings of the image, [16, width], row by row."""
     mean = torch.tensor(architectures.PIXEL_MEAN).view(3, 1, 1)
     std = torch.tensor(architectures.PIXEL_STD).view(3, 1, 1)
     pixels = (torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255 - mean) / std
@@ -37,7 +37,7 @@ def test_a_checkpoint_is_small(write: Callable[[], Path]) -> None:
     assert sum(file.stat().st_size for file in write().glob("*.safetensors")) < 13e6
 
 
-def test_a_qwen_tower_started_from_the_backbone_sees_patches_as_it_does(
+def test_a_qwen_tower_initialized_from_the_backbone_embeds_patches_like_it(
     picture: Image.Image, embedded: torch.Tensor
 ) -> None:
     model = Qwen3VLForConditionalGeneration.from_pretrained(untrained.vlm(), dtype=torch.float32)
@@ -49,7 +49,7 @@ def test_a_qwen_tower_started_from_the_backbone_sees_patches_as_it_does(
     assert torch.allclose(seen, blocks, atol=1e-4)
 
 
-def test_a_molmo_tower_started_from_the_backbone_sees_patches_as_it_does(
+def test_a_molmo_tower_initialized_from_the_backbone_embeds_patches_like_it(
     picture: Image.Image, embedded: torch.Tensor
 ) -> None:
     model = Molmo2ForConditionalGeneration.from_pretrained(untrained.video(), dtype=torch.float32)

@@ -10,7 +10,7 @@ from roadwork_serve.testbed import scenes
 from roadwork_serve.testbed.minis import data
 
 
-def test_cache_gives_back_what_was_rendered_and_renders_nothing_twice(
+def test_the_cache_returns_rendered_scenes_and_renders_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "SHARD", 3)
@@ -26,20 +26,20 @@ def test_cache_gives_back_what_was_rendered_and_renders_nothing_twice(
     assert len(data.fill(tmp_path, "photos", range(1, 6), workers=1)) == 5
 
 
-def test_a_changed_renderer_gets_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_renderer_gets_its_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = data.renderer_version()
     (tmp_path / "__init__.py").write_text("# another renderer")
     monkeypatch.setattr(scenes, "__file__", str(tmp_path / "__init__.py"))
     assert data.renderer_version() != before
 
 
-def test_clips_are_squashed_frames() -> None:
+def test_clips_are_cached_as_squashed_frames() -> None:
     clips = data.render_clips([7])
     assert clips.frames.shape == (1, data.CLIP_FRAMES, data.CLIP_SIDE, data.CLIP_SIDE, 3)
     assert clips.truths[0].media == "clip"
 
 
-def test_seeds_of_training_checking_and_evaluation_are_apart() -> None:
+def test_seeds_of_training_validation_and_evaluation_are_disjoint() -> None:
     assert max(data.TRAIN_SEEDS) < min(data.CHECK_SEEDS) < max(data.CHECK_SEEDS) < 5_000_000_000
 
 
@@ -70,7 +70,7 @@ def test_only_openly_licensed_rows_outside_the_held_out_groups_are_used(photos: 
     assert all(max(p.image.size) == 640 and not p.label for p in found)
 
 
-def test_photos_are_looked_for_where_the_environment_says(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_photos_folder_comes_from_the_environment(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROADWORK_PHOTOS", str(photos))
     assert data.photos_folder() == photos
     assert data.photos_folder(photos.parent) == photos

@@ -1,4 +1,4 @@
-"""Over a stand-in for diffusers' API, as version 0.42 has it; not yet run on hardware."""
+"""Generators over a fake of the diffusers API, version 0.42; not yet run on hardware."""
 
 import sys
 from dataclasses import replace
@@ -21,7 +21,7 @@ PROMPT = image_prompts(1, 1)[0]
 
 
 class Pipeline:
-    """Takes what the real ones take, and makes noise of the generator's."""
+    """Accepts the arguments of real pipelines, and returns noise of the given generator."""
 
     opened: ClassVar[list[tuple[str, str, dict[str, Any]]]] = []
     calls: ClassVar[list[dict[str, Any]]] = []
@@ -82,7 +82,7 @@ def _size(jpeg: bytes) -> tuple[int, int]:
     return Image.open(BytesIO(jpeg)).size
 
 
-def test_text_to_picture() -> None:
+def test_text_to_image() -> None:
     made = StableDiffusion().generate(PROMPT)
     assert Pipeline.opened == [
         ("StableDiffusionXLPipeline", SDXL, {"dtype": torch.float16, "safe": True, "code": False})
@@ -93,13 +93,13 @@ def test_text_to_picture() -> None:
     assert (made.seed, made.group, made.start) == (PROMPT.seed, "", "")
 
 
-def test_a_seed_gives_the_same_picture() -> None:
+def test_a_seed_gives_the_same_image() -> None:
     generator = StableDiffusion()
     one, two, other = (generator.generate(each).jpeg for each in (PROMPT, PROMPT, image_prompts(1, 2)[1]))
     assert one == two != other
 
 
-def test_photo_to_picture_keeps_pairs_together(tmp_path: Path) -> None:
+def test_photo_to_image_keeps_pairs_together(tmp_path: Path) -> None:
     for name, size in (("a.jpg", (1500, 1001)), ("b.jpg", (333, 222))):
         write_jpeg(tmp_path / name, RED)
         Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(tmp_path / name)
@@ -114,14 +114,14 @@ def test_photo_to_picture_keeps_pairs_together(tmp_path: Path) -> None:
         StableDiffusion(images=tmp_path / "nowhere")
 
 
-def test_cosmos_behind_the_same_interface() -> None:
+def test_cosmos_has_the_same_interface() -> None:
     made = Cosmos().generate(PROMPT)
     assert Pipeline.opened[0][:2] == ("Cosmos2TextToImagePipeline", COSMOS)
     assert _size(made.jpeg) == (1360, 768)
     assert "NVIDIA Open Model License" in Cosmos().licence
 
 
-def test_what_stands_in_the_way_is_told(diffusers: ModuleType, monkeypatch) -> None:
+def test_missing_requirements_are_errors(diffusers: ModuleType, monkeypatch) -> None:
     with pytest.raises(ModelError, match=r"gated cannot be loaded.*401.*licence you have accepted"):
         StableDiffusion("gated")
     with pytest.raises(ModelError, match=r"unguarded needs a package.*cosmos_guardrail"):
@@ -137,6 +137,6 @@ def test_what_stands_in_the_way_is_told(diffusers: ModuleType, monkeypatch) -> N
         StableDiffusion()
 
 
-def test_what_the_guardrail_stops_is_told() -> None:
+def test_a_prompt_that_the_guardrail_rejects_is_an_error() -> None:
     with pytest.raises(ModelError, match=r"refuses the prompt 'unsafe'.*Guardrail"):
         Cosmos().generate(replace(PROMPT, prompt="unsafe"))

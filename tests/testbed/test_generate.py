@@ -13,7 +13,7 @@ from tests.evaluation.fakes import BLUE, RED, jpeg
 
 
 class Plain:
-    """Red for road work, blue for none; breaks after so many."""
+    """A generator of red images for road work and blue ones for none; fails after a given number."""
 
     name, model, licence = "plain", "two colours", "CC0"
 
@@ -31,7 +31,7 @@ class Plain:
         )
 
 
-def test_an_album_is_read_as_data(tmp_path: Path) -> None:
+def test_generated_images_can_be_read_as_a_dataset(tmp_path: Path) -> None:
     synthesize(Plain(), tmp_path, 8, seed=3)
     dataset = open_dataset(str(tmp_path))
     found = [each.metadata for each in dataset.items()]
@@ -52,7 +52,7 @@ def test_prompts_and_seeds_are_recorded(tmp_path: Path) -> None:
     assert (tmp_path / lines[0]["file"]).is_file()
 
 
-def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_run_resumes(tmp_path: Path) -> None:
     first, second = Plain(until=3), Plain()
     with pytest.raises(ModelError, match="the GPU is gone"):
         synthesize(first, tmp_path, 6, seed=1)
@@ -65,7 +65,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     assert len((tmp_path / PROMPTS).read_text().splitlines()) == 6
 
 
-def test_a_picture_that_has_gone_is_made_again(tmp_path: Path) -> None:
+def test_a_deleted_image_is_generated_again(tmp_path: Path) -> None:
     synthesize(Plain(), tmp_path, 4, seed=1)
     (lost, *_) = sorted((tmp_path / "roadwork").iterdir())
     lost.unlink()
@@ -75,7 +75,7 @@ def test_a_picture_that_has_gone_is_made_again(tmp_path: Path) -> None:
     assert lost.is_file()
 
 
-def test_a_shorter_run_leaves_what_is_there(tmp_path: Path) -> None:
+def test_a_shorter_run_keeps_existing_images(tmp_path: Path) -> None:
     synthesize(Plain(), tmp_path, 6, seed=1)
     album = synthesize(Plain(), tmp_path, 2, seed=1)
     assert (album.existing, album.created) == (2, 0)

@@ -9,7 +9,7 @@ SEEDS = st.integers(0, 2**32)
 PHRASES = {name: [text.split(",")[0] for text in texts] for name, texts in ELEMENTS.items()}
 
 
-def test_half_show_works_each_element_and_each_trap_as_often() -> None:
+def test_classes_elements_and_lookalikes_are_balanced() -> None:
     run = image_prompts(3, 400)
     assert sum(each.label for each in run) == 200
     assert Counter(each.element for each in run if each.label) == dict.fromkeys(ELEMENTS, 50)
@@ -18,7 +18,7 @@ def test_half_show_works_each_element_and_each_trap_as_often() -> None:
 
 
 @given(SEEDS, st.integers(0, 500))
-def test_a_positive_shows_exactly_one_element_and_a_negative_none(seed: int, index: int) -> None:
+def test_a_positive_prompt_has_exactly_one_element_and_a_negative_none(seed: int, index: int) -> None:
     each = image_prompt(seed, index)
     named = [name for name, texts in ELEMENTS.items() if any(text in each.prompt for text in texts)]
     trapped = [name for name, texts in LOOKALIKES.items() if any(text in each.prompt for text in texts)]
@@ -29,7 +29,7 @@ def test_a_positive_shows_exactly_one_element_and_a_negative_none(seed: int, ind
 
 
 @given(SEEDS, st.integers(0, 500))
-def test_the_negative_prompt_never_forbids_what_is_wanted(seed: int, index: int) -> None:
+def test_the_negative_prompt_never_excludes_the_wanted_element(seed: int, index: int) -> None:
     each = image_prompt(seed, index)
     forbidden = {"cone": "traffic cones", "barrier": "barriers", "worker": "road workers", "machine": "construction"}
     for name, words in forbidden.items():
@@ -39,7 +39,7 @@ def test_the_negative_prompt_never_forbids_what_is_wanted(seed: int, index: int)
 
 
 @given(SEEDS, st.integers(0, 300), st.integers(1, 40))
-def test_a_longer_run_begins_as_a_shorter_one(seed: int, index: int, more: int) -> None:
+def test_a_longer_run_begins_with_the_prompts_of_a_shorter_one(seed: int, index: int, more: int) -> None:
     assert image_prompt(seed, index) == image_prompt(seed, index)
     assert image_prompts(seed, more) == image_prompts(seed, more + 3)[:more]
 
@@ -49,8 +49,8 @@ def test_runs_of_different_seeds_differ() -> None:
 
 
 @given(SEEDS, st.integers(0, 500))
-def test_prompts_fit_what_sdxl_reads(seed: int, index: int) -> None:
-    """77 tokens with beginning and end; words and commas are a token each, rare words two."""
+def test_prompts_fit_the_context_of_sdxl(seed: int, index: int) -> None:
+    """SDXL reads 77 tokens including start and end; words and commas are one token each, rare words two."""
     each = image_prompt(seed, index)
     words = each.prompt.replace(",", " ,").replace(".", " .").split()
     assert len(words) <= 66

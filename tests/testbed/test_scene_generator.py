@@ -9,7 +9,7 @@ from roadwork_serve.testbed.synthesis.prompts import image_prompts
 from roadwork_serve.testbed.synthesis.scene_generator import SceneGenerator
 
 
-def test_scenes_are_fit_the_prompt() -> None:
+def test_scenes_fit_the_prompt() -> None:
     generator = SceneGenerator()
     for prompt in image_prompts(5, 20):
         made = generator.generate(prompt)
@@ -23,12 +23,12 @@ def test_scenes_are_fit_the_prompt() -> None:
         assert made.prompt == ""
 
 
-def test_the_same_prompt_gives_the_same_picture() -> None:
+def test_the_same_prompt_gives_the_same_image() -> None:
     (prompt,) = image_prompts(1, 1)
     assert SceneGenerator().generate(prompt) == SceneGenerator().generate(prompt)
 
 
-def test_what_a_painter_has_no_use_for_is_refused() -> None:
+def test_inapplicable_options_of_a_generator_are_rejected() -> None:
     with pytest.raises(ConfigError, match="drawn without a model"):
         open_generator("scenes", model="x")
     with pytest.raises(ConfigError, match="cosmos cannot start from photos"):

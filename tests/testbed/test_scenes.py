@@ -1,4 +1,4 @@
-"""The test track tells the truth, tells the same story twice, and needs every stage."""
+"""The test track: correct ground truth, reproducible scenes, and a need for every stage."""
 
 import io
 from collections import Counter
@@ -51,7 +51,7 @@ def test_labels_are_balanced_and_every_stage_is_needed() -> None:
 
 @given(st.integers(0, 2**40))
 @settings(max_examples=60, deadline=None)
-def test_every_box_is_inside_the_picture(seed: int) -> None:
+def test_every_box_is_inside_the_image(seed: int) -> None:
     for scene in (photo_scene(seed), clip_scene(seed)):
         for thing in scene.truth.things:
             x0, y0, x1, y1 = thing.box
@@ -59,7 +59,7 @@ def test_every_box_is_inside_the_picture(seed: int) -> None:
             assert 0 <= y0 <= y1 <= 1
 
 
-def test_the_rule_holds_of_every_still() -> None:
+def test_labels_of_stills_follow_the_labelling_rule() -> None:
     for scene in SCENES:
         kinds = {thing.kind for thing in scene.truth.things}
         if scene.truth.activity in ("working", "open_area"):
@@ -78,18 +78,18 @@ def test_the_rule_holds_of_every_still() -> None:
             assert not kinds & set(COUNTS), f"seed {scene.seed} shows work and is labelled none"
 
 
-def test_signs_carry_the_words_of_their_kind() -> None:
+def test_signs_have_a_text_of_their_kind() -> None:
     for scene in SCENES:
         for thing in scene.truth.things:
             if thing.kind in PHRASES:
                 assert thing.text in {" ".join(lines) for lines in PHRASES[thing.kind]}
         if scene.truth.needs == "signs":
-            told = [a for a in scene.objects if a.board and a.kind in PHRASES]
-            widest = max(a.height_m * a.aspect * scene.camera.per_metre(a.z) for a in told)
+            boards = [a for a in scene.objects if a.board and a.kind in PHRASES]
+            widest = max(a.height_m * a.aspect * scene.camera.per_metre(a.z) for a in boards)
             assert widest > 0.6 * SIGN_PX[0]
 
 
-def test_what_needs_a_later_stage_is_smaller_than_what_a_glance_settles() -> None:
+def test_objects_for_later_stages_are_smaller_than_those_for_the_backbone() -> None:
     def tall(scene: object) -> float:
         things = [t for t in scene.truth.things if t.kind in ("cone", "barrel", "barrier")]  # type: ignore[attr-defined]
         return 224 * max(t.box[3] - t.box[1] for t in things)
@@ -107,7 +107,7 @@ def _cone(scene: object) -> bool:
     return any(t.kind in ("cone", "barrel", "barrier") for t in scene.truth.things)  # type: ignore[attr-defined]
 
 
-def test_work_moves_in_a_clip_and_what_is_abandoned_does_not() -> None:
+def test_active_machines_move_and_abandoned_ones_do_not() -> None:
     calm = [s for s in CLIPS if s.truth.needs == "video" and s.ego_speed == 0 and s.conditions.weather == "clear"]
     seeds = {label: next(s.seed for s in calm if s.truth.label is label) for label in (True, False)}
     change = {}
@@ -129,7 +129,7 @@ def test_a_frame_of_a_clip_is_the_frame_of_the_clip() -> None:
     assert np.array_equal(np.asarray(frame.image), np.asarray(clip.frames[4]))
 
 
-def test_files_are_what_they_say() -> None:
+def test_files_have_the_declared_formats() -> None:
     photo, clip = scenes.photo(3), scenes.clip(3, scale=0.5)
     assert Image.open(io.BytesIO(photo.jpeg())).format == "JPEG"
     av = pytest.importorskip("av")
@@ -139,7 +139,7 @@ def test_files_are_what_they_say() -> None:
     assert frames[0].size == clip.frames[0].size
 
 
-def test_moments_follow_what_is_drawn() -> None:
+def test_moments_match_the_rendered_frames() -> None:
     seed = next(s for s in range(200) if scenes.clip(s, 0.1, 1).truth.activity == "working" and movers(s))
     moments = scenes.clip_moments(seed, 4)
     assert [t.kind for t in moments[0].things] == [t.kind for t in scenes.clip(seed, 0.1, 1).truth.things]
@@ -151,7 +151,7 @@ def test_moments_follow_what_is_drawn() -> None:
 
 
 def movers(seed: int) -> bool:
-    """Whether a clip has a machine with an arm, at work, and its camera stands still enough to keep all in sight."""
+    """Return whether a clip shows an active machine with an arm, and its camera is still enough to keep it in view."""
     first, *_, last = scenes.clip_moments(seed, 4)
     arms = [s for t, s in zip(first.things, first.swings, strict=True) if t.kind == "machine" and s is not None]
     rollers = [t for t, s in zip(first.things, first.swings, strict=True) if t.kind == "machine" and s is None]

@@ -10,7 +10,7 @@ from roadwork_serve.testbed.minis.training_loop import EmaModel, learning_rate, 
 
 
 class Clock:
-    """Every look at it takes a second."""
+    """A clock that advances a second at every reading."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -55,7 +55,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "time", Clock())
 
 
-def test_rate_warms_up_and_ends_annealed() -> None:
+def test_the_learning_rate_warms_up_and_ends_annealed() -> None:
     assert learning_rate(0.0, 1.0) < 0.1
     assert learning_rate(loop.WARMUP, 1.0) == pytest.approx(1.0)
     assert learning_rate(1.0, 1.0) == pytest.approx(0.01)
@@ -63,7 +63,7 @@ def test_rate_warms_up_and_ends_annealed() -> None:
     assert rates == sorted(rates, reverse=True)
 
 
-def test_average_follows_the_weights() -> None:
+def test_the_average_follows_the_weights() -> None:
     layer = nn.Linear(1, 1)
     average = EmaModel(layer, decay=0.5)
     nn.init.constant_(layer.weight, 8.0)
@@ -73,7 +73,7 @@ def test_average_follows_the_weights() -> None:
     assert not average.module.weight.requires_grad
 
 
-def test_teaches_for_the_time_given_and_saves(tmp_path: Path) -> None:
+def test_training_takes_the_given_time_and_saves_weights(tmp_path: Path) -> None:
     task = FakeTask()
     summary = train(task, 1.0, tmp_path / "out", tmp_path / "work", lr=0.05)
     assert task.losses[-1] < 0.1 * task.losses[0]
@@ -81,7 +81,7 @@ def test_teaches_for_the_time_given_and_saves(tmp_path: Path) -> None:
     assert (tmp_path / "out/weights.pt").exists()
 
 
-def test_more_minutes_go_on_where_the_run_ended(tmp_path: Path) -> None:
+def test_more_minutes_resume_the_finished_run(tmp_path: Path) -> None:
     first = train(FakeTask(), 0.5, tmp_path / "out", tmp_path / "work", lr=0.05)
     task = FakeTask()
     longer = train(task, 1.0, tmp_path / "out", tmp_path / "work", lr=0.05)

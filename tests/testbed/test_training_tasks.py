@@ -1,4 +1,4 @@
-"""One step of each course on a few scenes: targets fit outputs, and the loss can be lowered."""
+"""One step of each training task on a few scenes: targets fit outputs, and the loss can be lowered."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +42,7 @@ def real() -> list[RealPhoto]:
 
 
 def descends(task: BackboneTask | TowerTask | VlmTask | VideoTask) -> bool:
-    """Whether a step against the gradient lowers the loss of the same batch."""
+    """Return whether a gradient step lowers the loss of the same batch."""
     torch.manual_seed(0)
     task.module.eval()
     batch = next(task.batches(0))
@@ -69,7 +69,7 @@ def test_tower(stills: Cache, tmp_path: Path) -> None:
     assert DINOv3ViTModel.from_pretrained(tmp_path).config.num_hidden_layers == architectures.VLM_LAYERS
 
 
-def test_a_crop_keeps_its_truth(stills: Cache) -> None:
+def test_a_crop_keeps_its_ground_truth(stills: Cache) -> None:
     truth = Truth(1, "photo", True, "vlm", "working", (Thing("cone", (0.5, 0.5, 0.75, 0.75)),), ())
     still = Image.new("RGB", (448, 448), "grey")
     still.paste("red", (224, 224, 336, 336))
@@ -83,7 +83,7 @@ def test_a_crop_keeps_its_truth(stills: Cache) -> None:
         assert (red != inside).mean() < 0.02
 
 
-def test_attention_within_pictures_is_that_of_the_model(stills: Cache) -> None:
+def test_attention_within_images_matches_the_model(stills: Cache) -> None:
     task = VlmTask(stills, stills, [], train_tokenizer(QWEN_SPECIAL, stills.truths), None)
     batch, tower = next(task.batches(0)), task.module.model.model.visual.eval()
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_attention_within_pictures_is_that_of_the_model(stills: Cache) -> None:
     assert torch.allclose(mine, theirs, atol=1e-5)
 
 
-def test_a_frame_says_where_an_arm_is_and_what_is_at_work() -> None:
+def test_targets_of_a_frame_contain_arm_positions_and_activity() -> None:
     machine = Thing("machine", (0.2, 0.2, 0.6, 0.6), moving=True)
     truth = Truth(1, "clip", True, "video", "working", (machine,), ())
     kinds, arms, work = targets(truth, Moment((machine,), (-0.5,)))
@@ -104,7 +104,7 @@ def test_a_frame_says_where_an_arm_is_and_what_is_at_work() -> None:
     assert targets(replace(truth, things=(still,)), Moment((still,), (None,)))[2][1, 1].tolist() == [0, 1]
 
 
-def test_weights_that_were_saved_can_be_gone_on_with(stills: Cache, clips: Cache, tmp_path: Path) -> None:
+def test_training_resumes_from_saved_weights(stills: Cache, clips: Cache, tmp_path: Path) -> None:
     vlm_words, video_words = (train_tokenizer(special, stills.truths) for special in (QWEN_SPECIAL, MOLMO_SPECIAL))
     makers = (
         lambda: BackboneTask(stills, stills, []),
@@ -135,7 +135,7 @@ def test_video(clips: Cache, tmp_path: Path) -> None:
     assert VisionLanguageEngine(str(tmp_path)).model.config.model_type == "molmo2"
 
 
-def test_vlm_trains_on_the_text_that_is_asked_later(stills: Cache, tmp_path: Path) -> None:
+def test_the_vlm_trains_on_the_prompts_of_serving(stills: Cache, tmp_path: Path) -> None:
     task = VlmTask(stills, stills, [], train_tokenizer(QWEN_SPECIAL, stills.truths), None)
     task.save(task.module, tmp_path)
     engine = VisionLanguageEngine(str(tmp_path))
@@ -149,7 +149,7 @@ def test_vlm_trains_on_the_text_that_is_asked_later(stills: Cache, tmp_path: Pat
         assert first[: len(asked)] == asked
 
 
-def test_patches_are_those_of_the_video_processor(clips: Cache) -> None:
+def test_patches_match_the_video_processor(clips: Cache) -> None:
     task = VideoTask(clips, clips, train_tokenizer(MOLMO_SPECIAL, clips.truths), None)
     frames = clips.frame(0)
     theirs = task.processor.video_processor([torch.from_numpy(frames).permute(0, 3, 1, 2)], do_sample_frames=False)

@@ -1,4 +1,4 @@
-"""vLLM for real, on a CPU: `make test-vllm` makes the environment these tests need."""
+"""Real vLLM on a CPU; `make test-vllm` creates the environment of these tests."""
 
 import importlib.util
 from collections.abc import AsyncGenerator
@@ -19,7 +19,7 @@ MAX_PIXELS = 160 * 160
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is here where vLLM is not; give the rest the time that engines take to start."""
+    """Skip these tests without vLLM, and allow for the time that engines take to start."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.timeout(600))
@@ -35,7 +35,7 @@ def spec(model: Path, **changes: object) -> EngineSpec:
 
 
 def picture(colour: str = "orange", width: int = 160, height: int = 96) -> Image.Image:
-    """Return a picture that is not the same everywhere."""
+    """Return an image with some structure."""
     image = Image.new("RGB", (width, height), colour)
     for x in range(0, width, 8):
         for y in range(0, height, 8):
@@ -44,7 +44,7 @@ def picture(colour: str = "orange", width: int = 160, height: int = 96) -> Image
 
 
 def photo(colour: str = "orange", width: int = 160, height: int = 96) -> Prompt:
-    """Return a question about a picture."""
+    """Return a question about an image."""
     return Prompt("Is there active road work?", (picture(colour, width, height),))
 
 

@@ -33,11 +33,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def test_every_stage_speaks(url: str) -> None:
+def test_every_stage_predicts(url: str) -> None:
     assert every_stage_speaks(url) == set(STAGES)
 
 
-def test_an_engine_killed_under_load_is_skipped_and_comes_back(url: str) -> None:
+def test_an_engine_killed_under_load_is_skipped_and_restarts(url: str) -> None:
     done, verdicts = threading.Event(), list[Verdict]()
     with ThreadPoolExecutor(4) as pool:
         clients = [pool.submit(_keep_asking, url, done, verdicts) for _ in range(4)]
@@ -54,7 +54,7 @@ def test_an_engine_killed_under_load_is_skipped_and_comes_back(url: str) -> None
 
 
 def test_an_engine_ends_with_its_replica(url: str) -> None:
-    """Else its weights would stay on the card, and the replica in its place would find no room."""
+    """Otherwise its weights would stay on the GPU, and the next replica would find no room."""
     engines = set(_engine_processes())
     for pid in engines:
         os.kill(int((Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
@@ -63,7 +63,7 @@ def test_an_engine_ends_with_its_replica(url: str) -> None:
 
 
 def _keep_asking(url: str, done: threading.Event, verdicts: list[Verdict]) -> None:
-    """Every request gets a verdict, whatever happens to the engine."""
+    """Send requests until stopped; every one must get a verdict."""
     while not done.is_set():
         reply = httpx.post(
             f"{url}/v1/classify?deadline_ms=60000", content=PHOTO, headers={"content-type": "image/jpeg"}, timeout=70
@@ -81,7 +81,7 @@ def _whole(verdict: Verdict) -> bool:
 
 
 def _engine_processes(wanted: bool = True) -> list[int]:
-    """Return the processes of this server in which vLLM holds weights, by their titles; nobody else's."""
+    """Return the vLLM engine processes of this server, identified by their titles."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -33,7 +33,7 @@ def logits(answers: list[VlmAnswer]) -> list[float]:
     return [answer.logit for answer in answers]
 
 
-async def test_photos_get_the_probability_that_transformers_gives(
+async def test_photos_get_the_same_probability_as_with_transformers(
     qwen: VllmEngine, reference: VisionLanguageEngine
 ) -> None:
     ours, theirs = await qwen.ask(PHOTOS), await reference.ask(PHOTOS)
@@ -43,7 +43,7 @@ async def test_photos_get_the_probability_that_transformers_gives(
     assert all(answer.tokens == 1 and answer.compute_ms > 0 and not answer.from_choice for answer in ours)
 
 
-async def test_clips_get_the_probability_that_transformers_gives(
+async def test_clips_get_the_same_probability_as_with_transformers(
     qwen: VllmEngine, reference: VisionLanguageEngine
 ) -> None:
     clips = [clip("red", "green", "blue", "white"), clip("red", "green")]
@@ -52,7 +52,7 @@ async def test_clips_get_the_probability_that_transformers_gives(
     assert logits(ours) == pytest.approx(logits(theirs), abs=EQUAL)
 
 
-async def test_a_thought_keeps_its_budget_and_is_that_of_transformers(
+async def test_reasoning_stays_in_its_budget_and_matches_transformers(
     qwen: VllmEngine, reference: VisionLanguageEngine
 ) -> None:
     for budget in (1, 9):
@@ -77,7 +77,7 @@ async def test_a_cancelled_call_leaves_the_engine(qwen: VllmEngine) -> None:
     assert len(await qwen.ask(PHOTOS)) == len(PHOTOS)
 
 
-async def test_many_at_once_are_answered_alike(qwen: VllmEngine) -> None:
+async def test_concurrent_calls_get_the_same_answers(qwen: VllmEngine) -> None:
     alone = logits(await qwen.ask(PHOTOS))
     together = await asyncio.gather(*(qwen.ask(PHOTOS) for _ in range(8)))
     for answers in together:
@@ -85,7 +85,7 @@ async def test_many_at_once_are_answered_alike(qwen: VllmEngine) -> None:
     await qwen.check()
 
 
-async def test_settings_that_the_profile_has_elsewhere_are_refused() -> None:
+async def test_engine_arguments_with_a_profile_setting_are_rejected() -> None:
     twice = {"kv_cache_gib": 0.25, "arguments": {"max_model_len": 9}}
     with pytest.raises(ConfigError, match=r"vllm\.arguments has max_model_len, which the profile sets elsewhere"):
         VllmEngine(spec(untrained.vlm(), vllm=twice), photos=True, clips=False, concurrency=1, stuck_s=90)
@@ -98,7 +98,7 @@ async def test_a_checkpoint_that_vllm_cannot_run_is_named(tmp_path: Path) -> Non
         VllmEngine(spec(tmp_path / "broken"), photos=True, clips=False, concurrency=1, stuck_s=90)
 
 
-async def test_molmo_2_answers_as_transformers_does_but_for_two_things(tmp_path: Path) -> None:
+async def test_molmo_2_matches_transformers_except_for_two_differences(tmp_path: Path) -> None:
     """Undo two differences of vLLM 0.32; then both agree.
 
     It replaces the patch token's embedding with image features where transformers adds them, and its CPU attention is
@@ -123,7 +123,7 @@ async def test_molmo_2_answers_as_transformers_does_but_for_two_things(tmp_path:
         assert answer.logit == pytest.approx(reference.answer(inputs)[0].logit, abs=EQUAL)
 
 
-async def test_an_engine_that_ended_unnoticed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silently_ended_engine_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.v1.engine.utils import CoreEngineProcManager
 
     awake = threading.Event()

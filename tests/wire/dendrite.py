@@ -1,7 +1,7 @@
-"""Asks a miner as a validator does. Run by the Python of .venv-dendrite: bittensor 10.5.0 and nothing of this project.
+"""Calls a miner as a validator does. Run by the Python of .venv-dendrite: bittensor 10.5.0, without this project.
 
 Its one argument is a JSON file: port, hotkey, at_once, calls (each the name of a synapse and the file of a picture).
-What came of each goes to standard output, a JSON line a call, in their order.
+The results go to standard output in order, one JSON line per call.
 """
 
 import asyncio
@@ -42,13 +42,13 @@ async def main(asked: dict[str, Any]) -> None:
         image = base64.b64encode(picture).decode()
         async with gate:
             began = time.monotonic()
-            told = await dendrite.call(axon, kind(image=image, testnet_label=1), timeout=9.0, deserialize=False)
+            answer = await dendrite.call(axon, kind(image=image, testnet_label=1), timeout=9.0, deserialize=False)
             return {
-                "prediction": told.prediction,
-                "label": told.testnet_label,
-                "status": told.dendrite.status_code,
-                "message": told.dendrite.status_message,
-                "image": len(told.image),
+                "prediction": answer.prediction,
+                "label": answer.testnet_label,
+                "status": answer.dendrite.status_code,
+                "message": answer.dendrite.status_message,
+                "image": len(answer.image),
                 "seconds": time.monotonic() - began,
             }
 
@@ -58,5 +58,5 @@ async def main(asked: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    told = json.loads(Path(sys.argv[1]).read_text())
-    asyncio.run(main(told | {"pictures": [(name, Path(file).read_bytes()) for name, file in told["calls"]]}))
+    job = json.loads(Path(sys.argv[1]).read_text())
+    asyncio.run(main(job | {"pictures": [(name, Path(file).read_bytes()) for name, file in job["calls"]]}))

@@ -35,7 +35,7 @@ pytestmark = [
 
 
 def drawn(folder: Path) -> list[Path]:
-    """Scenes in all the sizes that validators send, each at its own, compressed twice."""
+    """Write scenes in all the sizes that validators send, one size each, compressed twice."""
     seeds = [(scene_seed(9601, at), "photo") for at in range(COUNT)]
     files: list[Path] = []
     for at, sample in enumerate(draw_scenes(seeds, drawing_workers())):
@@ -47,7 +47,7 @@ def drawn(folder: Path) -> list[Path]:
 
 @contextmanager
 def miner(folder: Path, *flags: str, environment: dict[str, str]) -> Iterator[tuple[int, str]]:
-    """Its port and its hotkey."""
+    """Run a miner, and yield its port and its hotkey."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -73,11 +73,11 @@ def asked(folder: Path, port: int, hotkey: str, files: list[Path]) -> list[dict[
     """Return the Dendrite's results for its calls, over both routes."""
     names = ("ImageSynapse", "ExtendedImageSynapse")
     calls = [(names[at % 2], str(file)) for at, file in enumerate(files)]
-    (told := folder / "calls.json").write_text(
+    (calls_file := folder / "calls.json").write_text(
         json.dumps({"port": port, "hotkey": hotkey, "max_concurrent": AT_ONCE, "calls": calls})
     )
     done = subprocess.run(
-        [str(PYTHON), str(ROOT / "tests/wire/dendrite.py"), str(told)],
+        [str(PYTHON), str(ROOT / "tests/wire/dendrite.py"), str(calls_file)],
         capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -95,7 +95,7 @@ async def verdicts(url: str, pictures: list[bytes]) -> list[Verdict]:
         return await asyncio.gather(*(one(picture) for picture in pictures))
 
 
-async def test_a_real_validator_gets_the_cascades_own_answers_in_time(tmp_path: Path) -> None:
+async def test_a_real_dendrite_gets_the_answers_of_the_cascade_in_time(tmp_path: Path) -> None:
     files = await asyncio.to_thread(drawn, tmp_path)
     with started(tmp_path / "server.log", {"profile": "mini"}) as server:
         environment = {"RAY_TMPDIR": str(server.folder), "RAY_ADDRESS": ""}
@@ -106,10 +106,9 @@ async def test_a_real_validator_gets_the_cascades_own_answers_in_time(tmp_path: 
     assert len(answers) == COUNT
     assert {(answer["status"], answer["image"], answer["label"]) for answer in answers} == {(200, 0, 1)}
     assert max(answer["seconds"] for answer in answers) < 9.0
-    said = np.array([answer["prediction"] for answer in answers])
+    predictions = np.array([answer["prediction"] for answer in answers])
     due = np.array([rounded_safely(verdict.probability, verdict.label == "roadwork") for verdict in wanted])
-    assert ((said >= 0) & (said <= 1) & (said != 0.5)).all()
-    print(
-        f"slowest {max(answer['seconds'] for answer in answers):.2f} s, off by at most {np.abs(said - due).max():.2g}"
-    )
-    assert np.abs(said - due).max() < 1e-3
+    assert ((predictions >= 0) & (predictions <= 1) & (predictions != 0.5)).all()
+    off = np.abs(predictions - due).max()
+    print(f"slowest {max(answer['seconds'] for answer in answers):.2f} s, off by at most {off:.2g}")
+    assert off < 1e-3

@@ -78,7 +78,7 @@ def optimizers(module: Any, lr: float) -> list[torch.optim.Optimizer]:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """How a miniature was trained, for the model card."""
+    """Training figures of a miniature, for the model card."""
 
     minutes: float
     samples: int

@@ -68,7 +68,7 @@ class SceneObject:
 
     @property
     def moving(self) -> bool:
-        """Whether a clip shows it at work or on the move."""
+        """True if a clip shows it at work or on the move."""
         return bool(self.cycle_hz or self.vx or self.vz)
 
     def box(self, camera: Camera, travelled_m: float, at_s: float) -> Box | None:
