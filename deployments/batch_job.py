@@ -47,7 +47,7 @@ class JobSpec(BaseModel):
     out: Path = Field(description="Folder for the results.")
     match: tuple[str, ...] = Field(default=(), description="Patterns of file names; empty for all.")
     column: str | None = Field(default=None, description="Column of a table that holds the file names.")
-    profile: str = Field(default="mini", description="Profile of the models.")
+    profile: str = Field(default="cpu", description="Profile of the models.")
     policy: str | None = Field(default=None, description="Policy; by default the profile's.")
     workers: int | None = Field(default=None, description="Number of workers; by default one for each core or GPU.")
 
@@ -179,7 +179,7 @@ def plan_workers(
         return WorkerPlan(count, cpus // count, 0)
     instead = "use a profile whose engines fit one GPU, or a server: roadwork classify --server URL"
     if not gpus:
-        raise ConfigError(f"profile {profile.name} needs a GPU, and there is none; use --profile mini")
+        raise ConfigError(f"profile {profile.name} needs a GPU, and there is none; use --profile cpu")
     if any(engine.time_slice_group for engine in used):
         raise ConfigError(
             f"engines of profile {profile.name} share a GPU by time slicing, which workers cannot; {instead}"

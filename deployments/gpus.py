@@ -38,18 +38,18 @@ def gpu_memory_gib() -> tuple[float, ...]:
 
 
 def profile_for_gpus(gpus: Sequence[float], overrides: Mapping[str, Any]) -> Profile:
-    """Return the first of GPU_PROFILES that fits the GPUs, else mini. The log has the reason and the remedy.
+    """Return the first of GPU_PROFILES that fits the GPUs, else cpu. The log has the reason and the remedy.
 
     Raises ConfigError if the overrides are invalid.
     """
     if not gpus:
-        _LOG.info("Profile auto chose mini: there is no GPU.")
-        return load_profile("mini", overrides)
+        _LOG.info("Profile auto chose cpu: there is no GPU.")
+        return load_profile("cpu", overrides)
     if find_spec("vllm") is None:
         _LOG.warning(
-            "Profile auto chose mini, and the GPUs stay idle: vllm is not installed. Run `make gpu` and start again."
+            "Profile auto chose cpu, and the GPUs stay idle: vllm is not installed. Run `make gpu` and start again."
         )
-        return load_profile("mini", overrides)
+        return load_profile("cpu", overrides)
     rejected: list[str] = []
     for name in GPU_PROFILES:
         try:
@@ -61,10 +61,10 @@ def profile_for_gpus(gpus: Sequence[float], overrides: Mapping[str, Any]) -> Pro
             _LOG.info("Profile auto chose %s.", name)
             return profile
     _LOG.warning(
-        "Profile auto chose mini, and the GPUs stay idle: no other fits GPUs of %s GiB. Name a profile that does. %s.",
+        "Profile auto chose cpu, and the GPUs stay idle: no other fits GPUs of %s GiB. Name a profile that does. %s.",
         ", ".join(f"{gib:g}" for gib in gpus), "; ".join(rejected),
     )  # fmt: skip
-    return load_profile("mini", overrides)
+    return load_profile("cpu", overrides)
 
 
 def _node_memory_gib(resources: Mapping[str, float], count: int, here: bool) -> list[float]:

@@ -35,7 +35,7 @@ def classify(
         ),
     ] = None,
     as_json: PrintJson = False,
-    profile: ProfileName = "mini",
+    profile: ProfileName = "cpu",
     policy: PolicyName = None,
     deadline_ms: Annotated[
         int | None, typer.Option(min=1, help="Deadline for each file, in milliseconds. By default the profile's.")

@@ -59,7 +59,7 @@ def evaluate(
     all_stages: Annotated[
         bool, typer.Option("--all-stages", help="Run every stage on every item, as calibrating a policy needs it.")
     ] = False,
-    profile: ProfileName = "mini",
+    profile: ProfileName = "cpu",
     policy: PolicyName = None,
     head: Annotated[Path | None, typer.Option(help="Folder of a head for stage 1 to use.")] = None,
 ) -> None:

@@ -8,7 +8,7 @@ from roadwork_serve.cli.options import ProfileName
 
 
 def plan(
-    profile: ProfileName = "mini",
+    profile: ProfileName = "cpu",
     gpu: Annotated[
         list[float] | None,
         typer.Option(help="Memory of a GPU in GiB; repeat for each GPU. By default the GPUs that the profile is for."),

@@ -26,7 +26,7 @@ def score(
         str | None,
         typer.Option(help="Column of a Parquet source. By default image, bytes, file or path, whichever exists."),
     ] = None,
-    profile: ProfileName = "mini",
+    profile: ProfileName = "cpu",
     policy: PolicyName = None,
     workers: Annotated[
         int | None,

@@ -52,7 +52,7 @@ def train_head(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write the results of the cross-validation to this JSON file.")
     ] = None,
-    profile: ProfileName = "mini",
+    profile: ProfileName = "cpu",
     model: Annotated[
         str | None, typer.Option(help="Backbone to use: a folder or hub id. By default the profile's.")
     ] = None,

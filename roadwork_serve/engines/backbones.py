@@ -147,6 +147,10 @@ def load_backbone(model: str, options: LoadOptions = DEFAULTS) -> Backbone:
     """
     config = read_config(model, options)
     found = config.get("model_type")
+    if found == "onnx_backbone":
+        from roadwork_serve.engines.onnx_tokens import OnnxTokens
+
+        return OnnxTokens(model, config, options)
     if found not in _CLASSES:
         kind = f"of the model type {found}" if found else "not a checkpoint: its config.json has no model_type"
         raise ModelError(f"{model} is {kind}, and a backbone must be one of: {_SUPPORTED}")

@@ -35,7 +35,7 @@ class HeadSettings:
     width: int
     #: Features of the backbone that are pooled.
     recipe: Recipe = "cls"
-    #: Width of the hidden layer.
+    #: Width of the hidden layer; 0 for a linear head.
     hidden: int = 256
     dropout: float = 0.1
     #: Names of the logits in order.
@@ -45,18 +45,19 @@ class HeadSettings:
 
 
 class Head(nn.Sequential):
-    """A small MLP: features [n, width * parts of the recipe] -> logits [n, outputs], without a sigmoid."""
+    """A small MLP or linear layer: features [n, width * parts of the recipe] -> logits [n, outputs], no sigmoid."""
 
     def __init__(self, settings: HeadSettings) -> None:
-        features = settings.width * len(settings.recipe.split("+"))
-        super().__init__(
+        features, outputs = settings.width * len(settings.recipe.split("+")), len(settings.outputs)
+        layers = [
             nn.LayerNorm(features),
             nn.Dropout(settings.dropout),
             nn.Linear(features, settings.hidden),
             nn.GELU(),
             nn.Dropout(settings.dropout),
-            nn.Linear(settings.hidden, len(settings.outputs)),
-        )
+            nn.Linear(settings.hidden, outputs),
+        ]
+        super().__init__(*(layers if settings.hidden else [nn.Linear(features, outputs)]))
         self.settings = settings
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:

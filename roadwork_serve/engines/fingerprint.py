@@ -8,7 +8,7 @@ _CHUNK = 8 * 2**20
 
 
 def fingerprint(model: str) -> str:
-    """Return the hex SHA-256 of the safetensors files in a folder, or in the local cache of a hub id.
+    """Return the hex SHA-256 of the backbone's weights in a folder, or in the local cache of a hub id.
 
     It is empty if there are none. Folders with the same weights have the same fingerprint.
     """
@@ -20,7 +20,9 @@ def fingerprint(model: str) -> str:
         if not isinstance(config, str):
             return ""
         folder = Path(config).parent
-    files = sorted(each for each in folder.glob("*.safetensors") if not each.name.startswith("head"))
+    files = sorted(
+        each for suffix in ("safetensors", "onnx") for each in folder.glob(f"*.{suffix}") if "head" not in each.stem
+    )
     return _of(tuple((str(each), each.stat().st_size, each.stat().st_mtime_ns) for each in files)) if files else ""
 
 

@@ -232,7 +232,9 @@ class Composer:
         canvas = _Canvas(tinted_in_place(before, rng) if rng.random() < 0.5 else before.copy())
         horizon, camera = rng.uniform(*HORIZON), np.exp(rng.uniform(*np.log(CAMERA_M)))
         for x, y in _ground_row(rng, horizon, int(rng.integers(0, 4))):
-            other = recoloured_patch(self._draw(self.plain, rng).image, rng) if rng.random() < 0.65 else rendered_other(rng)
+            other = (
+                recoloured_patch(self._draw(self.plain, rng).image, rng) if rng.random() < 0.65 else rendered_other(rng)
+            )
             tall = rng.uniform(*other.height_m) / camera * (y - horizon)
             canvas.paste(other, x, y, min(0.5, max(tall, 0.05)), rng, shadow=rng.random() < 0.7)
         after, before = _aged(canvas.image, before, rng)
