@@ -8,21 +8,23 @@ import asyncio
 import hashlib
 from collections.abc import Generator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 from benchmarks.server import ROOT
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.datasets.photos import photo_metadata, photo_samples
 from roadwork_serve.datasets.samples import Sample, SampleMetadata
+from roadwork_serve.engines.training_data import TrainingData
 from roadwork_serve.engines.weights import WEIGHTS as WEIGHTS
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.rows import EvaluationRow, read_rows, write_rows
 from roadwork_serve.evaluation.run import evaluate_samples
+from roadwork_serve.evaluation.seen_data import seen_data
 from roadwork_serve.local_cascade import local_cascade
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.progress import progress
-from roadwork_serve.testbed.minis.data import HELD_OUT_GROUPS, NOT_OPEN, OPEN_LICENCES
 from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_track
 
 FOLDER = ROOT / "build/worth"
@@ -42,9 +44,14 @@ def of_photos(photos: Path, folder: Path = FOLDER) -> list[EvaluationRow]:
 
 
 def taught(about: SampleMetadata) -> bool:
-    """Whether the miniatures that ship learned from this photograph, by the rules of `minis.data.real_photos`."""
-    may = any(name in about.licence for name in OPEN_LICENCES) and not any(name in about.licence for name in NOT_OPEN)
-    return may and about.group not in HELD_OUT_GROUPS
+    """Whether the miniatures that ship may have learned from this photograph, as their weights declare."""
+    return _declared().covers(about.source, about.group)
+
+
+@cache
+def _declared() -> TrainingData:
+    profile = load_profile("mini")
+    return seen_data(profile, load_policy(profile.policy))
 
 
 def _kept(path: Path, samples: Generator[Sample], total: int) -> list[EvaluationRow]:
