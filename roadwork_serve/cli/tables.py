@@ -200,8 +200,11 @@ def _print_sources(console: Console, report: SourceReport) -> None:
 
 
 def _print_by_source(console: Console, title: str, photos: StageComparison) -> None:
-    heads = ("n", "roadwork", "accuracy:\nstage 1", "\ncascade", "sure and wrong:\nstage 1", "\ncascade")
-    table = Table(title, *heads, box=None, pad_edge=False)
+    heads = ("n", "roadwork", "accuracy:\nstage 1", "\ncascade", "confident, wrong:\nstage 1", "\ncascade")
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title, overflow="fold")
+    for head in heads:
+        table.add_column(head)
     for name, cascade in photos.cascade.by_source.items():
         stage1 = photos.stage1.by_source[name]
         wrong = (round(part.confident * part.confident_errors) if part.confident else 0 for part in (stage1, cascade))
