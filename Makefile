@@ -24,7 +24,7 @@ APART := browser large ops vllm wire
 # Without bytecode a dozen processes would each compile Ray again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-large test-ops observe check docs format bench bench-quick bench-scenes tables bench-transport chaos \
+.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-large test-ops observe check docs format bench bench-quick bench-scenes bench-photos tables bench-transport chaos \
   bench-heads bench-journal bench-reward bench-coverage bench-autoscale bench-bulk dist bench-loop loop bench-gpu clean
 
 help:  ## List the targets
@@ -146,6 +146,9 @@ bench-quick: $(READY)  ## Run them briefly to check that they work; five minutes
 tables: $(READY)  ## Update the generated parts of the docs: benchmark tables, glossary, map of folders
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python docs/reference.py
+
+bench-photos: $(READY)  ## Benchmark on real photos in ../shared/data, by source; ARGS="--label NAME"
+	$(BIN)/python -m benchmarks.real_photos $(ARGS)
 
 bench-scenes: $(READY)  ## Benchmark the cascade on rendered scenes
 	$(BIN)/roadwork evaluate --scenes 2000 --seed 9001 --report benchmarks/results/scenes.json

@@ -145,6 +145,29 @@ def cost_accuracy(results: Path) -> str:
     return _table(["method", "TFLOP per item", "accuracy", "95 % interval"], lines)
 
 
+def photographs(results: Path) -> str:
+    """Return the results on real photographs that the models were not trained on, of stage 1 and of the cascade."""
+    lines: list[list[str]] = []
+    for label, run in _read(results, "real-photos")["runs"].items():
+        for each in run["sets"]:
+            for name, model in (("stage 1", "stage1"), ("cascade", "cascade")):
+                part = each["photos"][model]
+                lines.append([f"{label}: {name}", each["name"], *_photographs(part["overall"], part["macro"])])
+    heads = [
+        "run",
+        "photos",
+        "n (road work)",
+        "AUC",
+        "balanced accuracy",
+        "accuracy",
+        "accuracy, mean over sources",
+        "hard / plain negatives called road work",
+        "ECE",
+        "confident, wrong among them",
+    ]
+    return _table(heads, lines)
+
+
 def gpu(results: Path) -> str:
     """Return the measurements on GPUs, with the name of the GPU."""
     lines: list[list[str]] = []
@@ -248,12 +271,30 @@ TABLES: dict[str, Callable[[Path], str]] = {
         decode,
         batching,
         cost_accuracy,
+        photographs,
         gpu,
         summary,
         headline,
         goals,
     )
 }
+
+
+def _photographs(overall: Result, macro: Result) -> list[str]:
+    """Return the cells of a set of photos; those that it does not define are empty."""
+
+    def cell(value: float | None, form: str = ".3f") -> str:
+        return "" if value is None else format(value, form)
+
+    errors = cell(overall["confident_errors"], ".0%")
+    return [
+        f"{overall['n']} ({overall['positives']})",
+        *(cell(overall[name]) for name in ("auc", "balanced_accuracy", "accuracy")),
+        f"{cell(macro['accuracy'])} ({macro['sources']})",
+        " / ".join(cell(overall[name], ".2f") for name in ("hard_false_positives", "plain_false_positives")),
+        cell(overall["ece"]),
+        f"{overall['confident']}" + (f", {errors}" if errors else ""),
+    ]
 
 
 def _cost(row: Result) -> list[str]:

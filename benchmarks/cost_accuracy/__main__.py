@@ -37,7 +37,7 @@ from benchmarks.environment import Environment
 from benchmarks.server import ROOT
 from roadwork_serve.atomic_write import write_json
 from roadwork_serve.cascade.policy_file import load_policy
-from roadwork_serve.evaluation.photo_report import CAVEAT
+from roadwork_serve.evaluation.by_source import CAVEAT
 from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.testbed.minis.data import photos_folder

@@ -8,21 +8,23 @@ import asyncio
 import hashlib
 from collections.abc import Generator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 from benchmarks.server import ROOT
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.datasets.photos import photo_metadata, photo_samples
 from roadwork_serve.datasets.samples import Sample, SampleMetadata
+from roadwork_serve.engines.training_data import TrainingData
 from roadwork_serve.engines.weights import WEIGHTS as WEIGHTS
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.rows import EvaluationRow, read_rows, write_rows
 from roadwork_serve.evaluation.run import evaluate_samples
+from roadwork_serve.evaluation.seen_data import seen_data
 from roadwork_serve.local_cascade import local_cascade
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.progress import progress
-from roadwork_serve.testbed.minis.data import HELD_OUT_GROUPS, NOT_OPEN, OPEN_LICENCES
 from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_track
 
 FOLDER = ROOT / "build/cost_accuracy"
@@ -42,11 +44,14 @@ def photo_rows(photos: Path, folder: Path = FOLDER) -> list[EvaluationRow]:
 
 
 def in_training_set(metadata: SampleMetadata) -> bool:
-    """Return whether the miniatures were trained on this photograph, by the rules of `minis.data.real_photos`."""
-    open_licence = any(name in metadata.licence for name in OPEN_LICENCES) and not any(
-        name in metadata.licence for name in NOT_OPEN
-    )
-    return open_licence and metadata.group not in HELD_OUT_GROUPS
+    """Return whether the miniatures were trained on this photograph, as their weights declare."""
+    return _declared().covers(metadata.source, metadata.group)
+
+
+@cache
+def _declared() -> TrainingData:
+    profile = load_profile("mini")
+    return seen_data(profile, load_policy(profile.policy))
 
 
 def _cached(path: Path, samples: Generator[Sample], total: int) -> list[EvaluationRow]:

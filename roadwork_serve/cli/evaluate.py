@@ -39,6 +39,14 @@ def evaluate(
         Path | None, typer.Option(help="Evaluate the real photos of a folder with a manifest.csv.")
     ] = None,
     data: LabeledData = None,
+    exclude_source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave out the items of this source, such as one that a model was trained on; repeat for more. "
+            "Sources that weights declare in their training.json are reported apart anyway.",
+            metavar="NAME",
+        ),
+    ] = None,
     reward: Annotated[
         bool,
         typer.Option("--reward", help="Generate Subnet 72's challenges from --data, and estimate the reward."),
@@ -65,8 +73,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy, calibration, exits and compute on labeled data.
 
-    The fast VLM also runs on every photo that does not reach it, for comparison. The exit code is 1 if any file got no
-    verdict.
+    The fast VLM also runs on every photo that does not reach it, for comparison. Where photos have a source, stage 1
+    and the cascade are also reported by source. The exit code is 1 if any file got no verdict.
     """
     import asyncio
     import time
@@ -77,11 +85,11 @@ def evaluate(
     from roadwork_serve.cascade.policy_file import load_policy
     from roadwork_serve.cli.tables import print_report
     from roadwork_serve.evaluation.challenges import subnet_score
-    from roadwork_serve.evaluation.photo_report import photo_report
     from roadwork_serve.evaluation.report import evaluate as measure
     from roadwork_serve.evaluation.report import write_report
     from roadwork_serve.evaluation.rows import EvaluationRow, write_rows
     from roadwork_serve.evaluation.run import evaluate_samples
+    from roadwork_serve.evaluation.seen_data import seen_data
     from roadwork_serve.local_cascade import local_cascade
     from roadwork_serve.profiles.load import load_profile
     from roadwork_serve.profiles.profile import STAGES
@@ -90,6 +98,9 @@ def evaluate(
         raise typer.BadParameter("give one of --scenes N, --photos DIR and --data")
     if reward and not data:
         raise typer.BadParameter("--reward makes its challenges of --data, such as --data scenes:2000")
+    if exclude_source and (reward or scenes is not None):
+        raise typer.BadParameter("--exclude-source goes with --photos or --data, without --reward")
+    excluded = frozenset(exclude_source or ())
     chosen = load_profile(profile)
     chosen_policy = with_head(load_policy(policy or chosen.policy), head)
     began = time.monotonic()
@@ -107,9 +118,11 @@ def evaluate(
             source = _challenges(data, challenges, seed, Path(folder), lambda: bar.advance(task))
             bar.remove_task(task)
         elif data:
-            source = _labeled(data)
+            source = _labeled(data, excluded)
+        elif photos is not None:
+            source = _photos(photos, excluded)
         else:
-            source = _scenes(scenes, seed) if scenes is not None else _photos(photos or Path())
+            source = _scenes(scenes or 0, seed)
         with closing(source.samples):
             rows, failed = asyncio.run(run(source))
     failed += source.left_out
@@ -118,7 +131,7 @@ def evaluate(
         failed,
         chosen_policy,
         chosen.name,
-        photos=None if photos is None else photo_report(rows),
+        seen=seen_data(chosen, chosen_policy),
         subnet_score=subnet_score(rows) if reward else None,
         seed=None if scenes is None and not reward else seed,
         command=shlex.join(["roadwork", *sys.argv[1:]]),
@@ -139,19 +152,23 @@ def _scenes(count: int, seed: int) -> _Source:
     return _Source(draw_scenes(scene_track(count, seed), drawing_workers()), count)
 
 
-def _photos(folder: Path) -> _Source:
+def _photos(folder: Path, excluded: frozenset[str]) -> _Source:
     from roadwork_serve.datasets.photos import photo_metadata, photo_samples
 
-    abouts = photo_metadata(folder)
-    return _Source(photo_samples(folder, abouts), len(abouts))
+    found = photo_metadata(folder)
+    _check_sources(excluded, {each.source for each in found})
+    kept = [each for each in found if each.source not in excluded]
+    return _Source(photo_samples(folder, kept), len(kept))
 
 
-def _labeled(data: Sequence[str]) -> _Source:
-    """Return every item of the datasets; corrupt ones are listed in `left_out` as they are met."""
+def _labeled(data: Sequence[str], excluded: frozenset[str]) -> _Source:
+    """Return the items of the datasets; corrupt ones are listed in `left_out` as they are met."""
     from roadwork_serve.datasets.base import CorruptItem
     from roadwork_serve.evaluation.run import Failure
 
-    found = [(dataset, dataset.items()) for dataset in _open(data)]
+    listings = [(dataset, dataset.items()) for dataset in _open(data)]
+    _check_sources(excluded, {each.metadata.source for _, items in listings for each in items})
+    found = [(dataset, [each for each in items if each.metadata.source not in excluded]) for dataset, items in listings]
     left_out: list[Failure] = []
 
     def samples() -> "Generator[Sample]":
@@ -163,6 +180,12 @@ def _labeled(data: Sequence[str]) -> _Source:
                     yield each
 
     return _Source(samples(), sum(len(listed) for _, listed in found), left_out)
+
+
+def _check_sources(excluded: frozenset[str], names: set[str]) -> None:
+    if unknown := sorted(excluded - names):
+        there = ", ".join(sorted(filter(None, names))) or "none is named"
+        raise typer.BadParameter(f"--exclude-source: no item has source {', '.join(unknown)}; there are: {there}")
 
 
 def _challenges(data: Sequence[str], count: int, seed: int, folder: Path, on_done: Callable[[], None]) -> _Source:

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from roadwork_serve.evaluation.by_source import SourceReport, StageComparison
 from roadwork_serve.evaluation.challenges import SubnetScore
 from roadwork_serve.evaluation.metrics import Confusion
-from roadwork_serve.evaluation.photo_report import PhotoReport
 from roadwork_serve.evaluation.report import EvaluationReport, Subset
 from roadwork_serve.profiles.plan import PlacementPlan
 from roadwork_serve.schema import BatchResult, Verdict
@@ -94,6 +94,11 @@ def print_report(console: Console, report: EvaluationReport) -> None:
         f"\n[bold]{report.n_stills} stills and {report.n_clips} clips[/], profile {report.profile}, "
         f"policy {report.policy_version}, {_number(report.elapsed_s, '.0f')} s"
     )
+    if report.seen_in_training:
+        console.print(
+            f"[yellow]{report.seen_in_training} other items were seen in training; they are in no figure but those "
+            "marked so.[/]"
+        )
     numbers = Table("", "stills", "clips", box=None, pad_edge=False)
     numbers.add_row("accuracy", _number(report.accuracy), _number(report.accuracy_clips))
     numbers.add_row("  stage 1 alone", _number(report.accuracy_stage1), "")
@@ -110,8 +115,8 @@ def print_report(console: Console, report: EvaluationReport) -> None:
     ))  # fmt: skip
     console.print(numbers)
     _print_exits(console, report)
-    if report.photos is not None:
-        _print_photos(console, report.photos)
+    if report.sources is not None:
+        _print_sources(console, report.sources)
     if report.subnet_score is not None:
         _print_subnet_score(console, report.subnet_score)
     if report.degraded:
@@ -155,25 +160,57 @@ def _shares(part: Subset, mix: Mapping[str, float]) -> Iterable[str]:
     return [f"{part.exit_mix.get(stage, 0):.1%}" for stage in mix]
 
 
-def _print_photos(console: Console, photos: PhotoReport) -> None:
-    console.print(f"\n[yellow]{photos.caveat}[/]")
-    for what, parts in (("group", photos.by_group), ("source", photos.by_source), ("licence", photos.by_licence)):
-        table = Table(f"stills by {what}", "n", "correct", "TP", "FP", "FN", "TN", box=None, pad_edge=False)
-        for name, c in parts.items():
-            counts = (c.n, c.tp + c.tn, c.tp, c.fp, c.fn, c.tn)
-            table.add_row(escape(name), *map(str, counts))
-        console.print(table, "")
-    false = photos.hard_negative_false_positives
-    console.print(
-        f"Hard negatives classified as roadwork: {len(false)} of {photos.hard_negatives}", *map(escape, false)
-    )
-    table = Table("clip", "truth", "label", "P(roadwork)", "exit", box=None, pad_edge=False)
-    for clip in photos.clips:
-        truth = "unclear" if clip.label is None else _label(clip.label)
-        table.add_row(
-            escape(clip.name), truth, _label(clip.predicted_label), f"{clip.probability:.3f}", clip.exit_stage
-        )
-    console.print(table)
+def _print_sources(console: Console, report: SourceReport) -> None:
+    console.print(f"\n[yellow]{report.caveat}[/]")
+    pairs = [(part.overall, part.macro) for part in (report.photos.stage1, report.photos.cascade)]
+    table = Table("stills", "stage 1", "cascade", box=None, pad_edge=False)
+    for name, values in {
+        "accuracy": [whole.accuracy for whole, _ in pairs],
+        f"  mean over {pairs[0][1].sources} sources": [macro.accuracy for _, macro in pairs],
+        "balanced accuracy": [whole.balanced_accuracy for whole, _ in pairs],
+        "AUC": [whole.auc for whole, _ in pairs],
+        "MCC": [whole.mcc for whole, _ in pairs],
+        "ECE (15 bins)": [whole.ece for whole, _ in pairs],
+        f"balanced accuracy, mean over {pairs[0][1].two_class_sources} sources with both classes": [
+            macro.balanced_accuracy for _, macro in pairs
+        ],
+        "AUC, mean over the same": [macro.auc for _, macro in pairs],
+        f"share of {pairs[0][0].hard_negatives} hard negatives classified as roadwork": [
+            whole.hard_false_positives for whole, _ in pairs
+        ],
+        f"share of {pairs[0][0].n - pairs[0][0].positives - pairs[0][0].hard_negatives} other negatives": [
+            whole.plain_false_positives for whole, _ in pairs
+        ],
+    }.items():
+        table.add_row(name, *(_number(value) for value in values))
+    table.add_row("answers above 0.9 or below 0.1", *(str(whole.confident) for whole, _ in pairs))
+    table.add_row("  share of them that is wrong", *(_number(whole.confident_errors) for whole, _ in pairs))
+    console.print(table, "")
+    _print_by_source(console, "source", report.photos)
+    if report.seen_in_training is not None:
+        console.print("[yellow]Seen in training, and in no other figure:[/]")
+        _print_by_source(console, "source seen in training", report.seen_in_training)
+    false = report.photos.hard_negative_false_positives
+    hard = report.photos.cascade.overall.hard_negatives
+    console.print(f"Hard negatives classified as roadwork: {len(false)} of {hard}", *map(escape, false))
+    for clip in report.clips:
+        if clip.label is not None and clip.label != clip.predicted_label:
+            answer = f"{_label(clip.predicted_label)} at {clip.probability:.3f}, exit {clip.exit_stage}"
+            console.print(f"Clip with the wrong label: {escape(clip.name)} ({answer})")
+
+
+def _print_by_source(console: Console, title: str, photos: StageComparison) -> None:
+    heads = ("n", "roadwork", "accuracy:\nstage 1", "\ncascade", "confident, wrong:\nstage 1", "\ncascade")
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title, overflow="fold")
+    for head in heads:
+        table.add_column(head)
+    for name, cascade in photos.cascade.by_source.items():
+        stage1 = photos.stage1.by_source[name]
+        wrong = (round(part.confident * part.confident_errors) if part.confident else 0 for part in (stage1, cascade))
+        accuracies = (_number(part.accuracy, ".3f") for part in (stage1, cascade))
+        table.add_row(escape(name), str(cascade.n), str(cascade.positives), *accuracies, *map(str, wrong))
+    console.print(table, "")
 
 
 def _evidence(verdict: Verdict) -> str:

@@ -1,9 +1,10 @@
 """A folder of labelled real photos and clips.
 
-`manifest.csv` has the columns file, label (roadwork, none), source_repo, path, licence and notes. In the notes,
-`group=NAME` names files that must never be split, AMBIGUOUS marks items that annotators could not decide, and
-`hard negative` marks items that look like road work and are none. `clips/frame_labels.csv` has the columns clip,
-frame, seconds and label (roadwork, none, unclear).
+`manifest.csv` has the columns file, label (roadwork, none, unclear or objects), source_repo, path, licence, notes and,
+if it wants, group. Rows labelled objects show things for a detector, and are left out. In the notes, AMBIGUOUS marks
+items that annotators could not decide, `hard negative` items that look like road work and are none, and `tier=NAME` is
+kept as a tag; `group=NAME`, or the column group, names files that must never be split. `clips/frame_labels.csv` has the
+columns clip, frame, seconds and label (roadwork, none, unclear).
 """
 
 import re
@@ -14,13 +15,17 @@ from roadwork_serve.csv_files import CsvRow, read_csv
 from roadwork_serve.datasets.samples import Sample, SampleMetadata
 from roadwork_serve.errors import ConfigError
 
+_LABELS = ("none", "roadwork", "unclear")
+_OBJECTS = "objects"
+
 
 def photo_metadata(folder: Path) -> list[SampleMetadata]:
-    """Return the metadata of every file. Raises ConfigError when the manifest or a listed file is missing."""
-    found = [_photo(row) for row in _rows(folder / "manifest.csv", ("file", "label", "licence", "notes"))]
+    """Return the metadata of every labelled file. Raises ConfigError when the manifest or such a file is missing."""
+    rows = _rows(folder / "manifest.csv", ("file", "label", "licence", "notes"), (*_LABELS, _OBJECTS))
+    found = [_photo(row) for row in rows if row["label"] != _OBJECTS]
     labels = folder / "clips" / "frame_labels.csv"
     if labels.exists():
-        found += _clips(_rows(labels, ("clip", "label")))
+        found += _clips(_rows(labels, ("clip", "label"), _LABELS))
     for each in found:
         if not (folder / each.name).is_file():
             raise ConfigError(f"{folder / each.name} is listed but missing; fetch it or delete its line")
@@ -34,17 +39,23 @@ def photo_samples(folder: Path, metadata: Iterable[SampleMetadata]) -> Generator
 
 def _photo(row: CsvRow) -> SampleMetadata:
     notes, source = row["notes"], row["source_repo"] or "unknown"
-    group = re.search(r"\bgroup=(\S+)", notes)
+    group, tier = row["group"] or _noted("group", notes), _noted("tier", notes)
     return SampleMetadata(
         name=row["file"],
         kind="photo",
         label=row["label"] == "roadwork",
-        ignore="AMBIGUOUS" in notes,
-        group=group[1] if group else source,
+        ignore=row["label"] == "unclear" or "AMBIGUOUS" in notes,
+        tags=(f"tier={tier}",) if tier else (),
+        group=group or source,
         source=source,
         licence=row["licence"],
         hard_negative="hard negative" in notes,
     )
+
+
+def _noted(name: str, notes: str) -> str:
+    found = re.search(rf"\b{name}=([^\s;]+)", notes)
+    return found[1] if found else ""
 
 
 def _clips(rows: Iterable[CsvRow]) -> list[SampleMetadata]:
@@ -60,10 +71,10 @@ def _clips(rows: Iterable[CsvRow]) -> list[SampleMetadata]:
     ]
 
 
-def _rows(path: Path, columns: Sequence[str]) -> tuple[CsvRow, ...]:
+def _rows(path: Path, columns: Sequence[str], labels: Sequence[str]) -> tuple[CsvRow, ...]:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; --photos takes a folder with a manifest.csv")
     rows = read_csv(path, required=columns).rows
     for row in rows:
-        row.choice("label", ("none", "roadwork", "unclear"))
+        row.choice("label", labels)
     return rows

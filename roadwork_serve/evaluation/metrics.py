@@ -48,6 +48,14 @@ def accuracy(truth: Truth, predicted: Truth) -> float:
     return float(np.mean(truth == predicted)) if truth.size else math.nan
 
 
+def balanced_accuracy(truth: Truth, predicted: Truth) -> float:
+    """Return the mean of the shares of positives and of negatives that have the correct label."""
+    c = confusion(truth, predicted)
+    if not c.tp + c.fn or not c.tn + c.fp:
+        return math.nan
+    return (c.tp / (c.tp + c.fn) + c.tn / (c.tn + c.fp)) / 2
+
+
 def mcc(truth: Truth, predicted: Truth) -> float:
     """Return the Matthews correlation coefficient; 0 when either side has a single class, as in scikit-learn."""
     c = confusion(truth, predicted)

@@ -10,15 +10,18 @@ import numpy as np
 
 from roadwork_serve.atomic_write import write_json
 from roadwork_serve.cascade.policy import Policy
+from roadwork_serve.engines.training_data import TrainingData
 from roadwork_serve.evaluation import metrics
+from roadwork_serve.evaluation.by_source import SourceReport, source_report, stage1_posterior
 from roadwork_serve.evaluation.challenges import SubnetScore
-from roadwork_serve.evaluation.photo_report import PhotoReport
 from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.evaluation.run import Failure
 from roadwork_serve.profiles.flops import flops
 from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.provenance import environment
 from roadwork_serve.schema import MediaKind
+
+NONE_DECLARED = TrainingData()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,15 @@ class EvaluationReport:
     """Every metric of an evaluation.
 
     Metrics without a suffix are of photos, those with `_clips` of clips; NaN when the sample does not define them.
+    Ignored items, and items that the models were trained on, count towards none of them.
     """
 
-    #: Photos and clips together, without ignored items.
+    #: Photos and clips together.
     n: int
     n_stills: int
     n_clips: int
+    #: Number of items left out because a model was trained on them, as far as its weights declare.
+    seen_in_training: int
     accuracy: float
     accuracy_clips: float
     #: Stage 1 alone on every photo: its posterior against the policy's threshold.
@@ -78,7 +84,8 @@ class EvaluationReport:
     policy_version: str
     #: Model of each stage.
     models: dict[str, str]
-    photos: PhotoReport | None = None
+    #: Photos by source; None when no photo has a source.
+    sources: SourceReport | None = None
     #: Set when the items were challenges of Subnet 72.
     subnet_score: SubnetScore | None = None
     seed: int | None = None
@@ -92,24 +99,28 @@ def evaluate(
     failed: Sequence[Failure],
     policy: Policy,
     profile: str,
-    photos: PhotoReport | None = None,
+    seen: TrainingData = NONE_DECLARED,
     subnet_score: SubnetScore | None = None,
     seed: int | None = None,
     command: str = "",
     elapsed_s: float = math.nan,
 ) -> EvaluationReport:
-    """Compute the report of these rows; ignored items count towards no metric."""
-    kept = [row for row in rows if not row.metadata.ignore]
+    """Compute the report of these rows.
+
+    seen: data that the models were trained on, which counts towards no metric but those of `sources`.
+    """
+    judged = [row for row in rows if not row.metadata.ignore]
+    kept = [row for row in judged if not seen.covers(row.metadata.source, row.metadata.group)]
     stills, clips = ([row for row in kept if row.metadata.kind == kind] for kind in ("photo", "clip"))
     truth, p, predicted = _truth(stills), np.array([row.probability for row in stills]), _predicted(stills)
-    first = policy.photo[0].stage
-    stage1 = np.array([_posterior(row, first, policy.prior) >= policy.decision_threshold for row in stills], dtype=bool)
+    stage1 = np.array([stage1_posterior(row, policy) >= policy.decision_threshold for row in stills], dtype=bool)
     vlm_truth, vlm = _logits(stills, "vlm")
     cost, cost_clips = _mean_flops(stills), _mean_flops(clips)
     return EvaluationReport(
         n=len(kept),
         n_stills=len(stills),
         n_clips=len(clips),
+        seen_in_training=len(judged) - len(kept),
         accuracy=metrics.accuracy(truth, predicted),
         accuracy_clips=metrics.accuracy(_truth(clips), _predicted(clips)),
         accuracy_stage1=metrics.accuracy(truth, stage1),
@@ -135,7 +146,7 @@ def evaluate(
         profile=profile,
         policy_version=policy.version,
         models=_models(rows),
-        photos=photos,
+        sources=source_report(rows, policy, seen),
         subnet_score=subnet_score,
         seed=seed,
         command=command,
@@ -155,11 +166,6 @@ def _truth(rows: Sequence[EvaluationRow]) -> metrics.Truth:
 
 def _predicted(rows: Sequence[EvaluationRow]) -> metrics.Truth:
     return np.array([row.predicted_label for row in rows], dtype=bool)
-
-
-def _posterior(row: EvaluationRow, stage: str, prior: float) -> float:
-    record = row.record(stage)
-    return prior if record is None or record.posterior is None else record.posterior
 
 
 def _logits(rows: Sequence[EvaluationRow], stage: str) -> tuple[metrics.Truth, metrics.Scores]:

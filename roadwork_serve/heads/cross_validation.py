@@ -15,8 +15,8 @@ from roadwork_serve.calibration.curves import apply_curve, platt
 from roadwork_serve.cascade.curve import Curve
 from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.engines.features import Head
+from roadwork_serve.evaluation.by_source import CAVEAT
 from roadwork_serve.evaluation.metrics import Confusion, confusion
-from roadwork_serve.evaluation.photo_report import CAVEAT
 from roadwork_serve.heads.feature_set import FeatureSet
 from roadwork_serve.heads.fit import HeadTraining, fit_head, predict_logits
 from roadwork_serve.heads.head_metrics import HeadMetrics, head_metrics, items

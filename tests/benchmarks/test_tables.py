@@ -102,3 +102,23 @@ def test_measurements_on_a_gpu_name_it(tmp_path: Path) -> None:
     write_result(tmp_path, "gpu-some-gpu", {"gpu": "Some GPU", "rows": [{"case": case, "timing": {"median_ms": 9.96},
                                                                     "per_s": 1606.0}]})  # fmt: skip
     assert "| Some GPU | vit-l forward, eager, batch 16, 224 px | 10.0 | 1606.0 |" in tables.gpu(tmp_path)
+
+
+def test_photographs_have_a_row_for_stage_1_and_for_the_cascade_of_each_run_and_set(tmp_path: Path) -> None:
+    whole = {
+        "n": 10, "positives": 4, "accuracy": 0.7, "balanced_accuracy": 0.7083, "auc": 0.75, "mcc": 0.4, "ece": 0.123,
+        "hard_negatives": 2, "hard_false_positives": 0.5, "plain_false_positives": 0.25, "confident": 4,
+        "confident_errors": 0.5,
+    }  # fmt: skip
+    one_class = whole | {"balanced_accuracy": None, "auc": None, "hard_false_positives": None, "confident": 0,
+                         "confident_errors": None}  # fmt: skip
+    macro = {"sources": 3, "accuracy": 0.7222}
+    photos = {"stage1": {"overall": one_class, "macro": macro}, "cascade": {"overall": whole, "macro": macro}}
+    runs = {label: {"sets": [{"name": "photos", "photos": photos}]} for label in ("before", "after")}
+    write_result(tmp_path, "real-photos", {"runs": runs})
+    rows = tables.photographs(tmp_path).splitlines()[2:]
+    assert rows[0] == "| before: stage 1 | photos | 10 (4) |  |  | 0.700 | 0.722 (3) |  / 0.25 | 0.123 | 0 |"
+    assert rows[1] == (
+        "| before: cascade | photos | 10 (4) | 0.750 | 0.708 | 0.700 | 0.722 (3) | 0.50 / 0.25 | 0.123 | 4, 50% |"
+    )
+    assert [row.split(" |")[0] for row in rows[2:]] == ["| after: stage 1", "| after: cascade"]

@@ -43,22 +43,68 @@ def test_evaluate_scenes_prints_tables_and_writes_the_report_and_the_rows(tmp_pa
     assert fitted.exit_code == 2 and "10 rows are too few to fit anything to" in fitted.stderr
 
 
-def test_evaluate_photos_reports_groups(tmp_path: Path, policy: str) -> None:
+MANIFEST = """file,label,source_repo,path,licence,notes
+roadwork/a.jpg,roadwork,town,a,MIT,group=drive_1
+none/b.jpg,none,cones,b,MIT,hard negative: cones
+none/c.jpg,none,town,c,MIT,
+none/d.jpg,none,Mi3-Lab/workzone,d,ODC-By-1.0,group=clip_boston
+"""
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Of two sources that no weights declare, and of one that the miniatures were trained on."""
     folder = tmp_path / "photos"
-    write_jpeg(folder / "roadwork" / "a.jpg", RED)
-    write_jpeg(folder / "none" / "b.jpg", RED)
-    (folder / "manifest.csv").write_text(
-        "file,label,source_repo,path,licence,notes\n"
-        "roadwork/a.jpg,roadwork,town,a,MIT,group=drive_1\n"
-        "none/b.jpg,none,cones,b,MIT,hard negative: cones\n"
-    )
+    for name, colour in (("roadwork/a", RED), ("none/b", RED), ("none/c", BLUE), ("none/d", RED)):
+        write_jpeg(folder / f"{name}.jpg", colour)
+    (folder / "manifest.csv").write_text(MANIFEST)
+    return folder
+
+
+@pytest.mark.parametrize("option", ["--photos", "--data"])
+def test_evaluate_reports_stage_1_and_the_cascade_by_source(
+    tmp_path: Path, policy: str, photos: Path, option: str
+) -> None:
     report = tmp_path / "report.json"
-    result = run("evaluate", "--photos", folder, "--report", report, "--policy", policy)
+    result = run("evaluate", option, photos, "--report", report, "--policy", policy)
     assert result.exit_code == 0, result.output
-    photos = json.loads(report.read_text())["photos"]
-    assert photos["by_group"]["drive_1"] == {"tp": 1, "fp": 0, "fn": 0, "tn": 0}
+    numbers = json.loads(report.read_text())
+    for model in ("stage1", "cascade"):
+        part = numbers["sources"]["photos"][model]
+        assert part["overall"]["accuracy"] == pytest.approx(2 / 3)
+        assert (part["macro"]["accuracy"], part["macro"]["balanced_accuracy"]) == (0.5, 1)
+        assert (part["overall"]["hard_false_positives"], part["overall"]["plain_false_positives"]) == (1, 0)
+        assert part["by_source"]["cones"]["auc"] is None
+    assert "mean over 2 sources" in result.stdout
     assert "Hard negatives classified as roadwork: 1 of 1 none/b.jpg" in result.stdout
     assert "do not quote the pooled numbers" in result.stdout
+
+
+def test_evaluate_keeps_what_the_weights_were_trained_on_out_of_the_headline(
+    tmp_path: Path, policy: str, photos: Path
+) -> None:
+    report, rows = tmp_path / "report.json", tmp_path / "rows.jsonl"
+    result = run("evaluate", "--photos", photos, "--report", report, "--rows", rows, "--policy", policy)
+    assert result.exit_code == 0, result.output
+    numbers = json.loads(report.read_text())
+    assert (numbers["n"], numbers["seen_in_training"]) == (3, 1)
+    assert numbers["accuracy"] == pytest.approx(2 / 3), "the photo that was trained on, and is wrong, does not count"
+    assert list(numbers["sources"]["photos"]["cascade"]["by_source"]) == ["cones", "town"]
+    assert list(numbers["sources"]["seen_in_training"]["cascade"]["by_source"]) == ["Mi3-Lab/workzone"]
+    assert "1 other items were seen in training" in result.stdout
+    assert len(rows.read_text().splitlines()) == 4
+
+
+def test_evaluate_leaves_out_sources_and_lists_those_there_are(tmp_path: Path, policy: str, photos: Path) -> None:
+    report = tmp_path / "report.json"
+    options = ["--report", report, "--policy", policy, "--exclude-source", "cones", "--exclude-source", "town"]
+    result = run("evaluate", "--photos", photos, *options)
+    assert result.exit_code == 0, result.output
+    numbers = json.loads(report.read_text())
+    assert (numbers["n"], numbers["seen_in_training"], numbers["accuracy"]) == (0, 1, None)
+    wrong = run("evaluate", "--data", photos, "--exclude-source", "twon")
+    assert wrong.exit_code == 2
+    assert "no item has source twon" in wrong.output and "Mi3-Lab/workzone, cones, town" in wrong.output
 
 
 def labelled(folder: Path) -> Path:
@@ -97,6 +143,7 @@ def test_evaluate_reward_estimates_the_subnet_reward_on_challenges_of_the_data(t
         ([], ["--scenes", "--photos", "--data"]),
         (["--scenes", 2, "--data", "scenes:2"], ["one of"]),
         (["--scenes", 2, "--reward"], ["--data scenes:2000"]),
+        (["--scenes", 2, "--exclude-source", "town"], ["--exclude-source goes with"]),
         (["--data", "/nowhere"], ["/nowhere does not exist"]),
     ],
 )

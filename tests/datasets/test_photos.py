@@ -4,9 +4,6 @@ import pytest
 
 from roadwork_serve.datasets.photos import photo_metadata, photo_samples
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.evaluation.metrics import Confusion
-from roadwork_serve.evaluation.photo_report import photo_report
-from tests.evaluation.fakes import row
 
 MANIFEST = """file,label,source_repo,path,licence,notes
 roadwork/a.jpg,roadwork,town/drives,x#frame=1,"ODC-By-1.0 (A, B)",dashcam; group=clip_a
@@ -68,27 +65,18 @@ def test_samples_contain_the_files(folder: Path) -> None:
     assert next(photo_samples(folder, photo_metadata(folder))).data == b"a.jpg"
 
 
-def test_the_report_separates_groups_and_lists_false_alarms(folder: Path) -> None:
-    probabilities = {
-        "roadwork/a.jpg": 0.9,
-        "roadwork/b.jpg": 0.1,
-        "none/c.jpg": 0.8,
-        "none/d.jpg": 0.2,
-        "clips/off.mp4": 0.6,
-    }
-    rows = [
-        row(metadata=metadata, probability=probabilities.get(metadata.name, 0.3)) for metadata in photo_metadata(folder)
-    ]
-    report = photo_report(rows)
-    assert report.by_group == {"clip_a": Confusion(1, 0, 0, 0), "cones/repo": Confusion(0, 1, 0, 1)}
-    assert report.by_licence == {"MIT": Confusion(0, 1, 0, 1), "ODC-By-1.0 (A, B)": Confusion(1, 0, 0, 0)}
-    assert (report.hard_negatives, report.hard_negative_false_positives) == (1, ("none/c.jpg",))
-    assert [(clip.name, clip.label, clip.predicted_label) for clip in report.clips] == [
-        ("clips/on.mp4", True, False),
-        ("clips/off.mp4", False, True),
-        ("clips/murky.mp4", None, False),
-    ]
-    assert "product's accuracy" in report.caveat
+def test_a_manifest_of_open_data_has_objects_that_are_left_out_a_column_of_groups_and_tiers(folder: Path) -> None:
+    (folder / "manifest.csv").write_text(
+        "file,label,source_repo,path,licence,licence_source,group,notes\n"
+        "roadwork/a.jpg,roadwork,town/drives,a,MIT,,clip_a,tier=A; dashcam\n"
+        "none/c.jpg,none,cones/repo,c,CC BY 4.0,,,hard negative: cones; tier=B\n"
+        "objects/gone.jpg,objects,cones/repo,d,CC BY 4.0,,parts,tier=A\n"
+        "none/d.jpg,unclear,cones/repo,d,CC BY 4.0,,,\n"
+    )
+    a, c, d = (metadata for metadata in photo_metadata(folder) if metadata.kind == "photo")
+    assert (a.group, a.tags, a.label) == ("clip_a", ("tier=A",), True)
+    assert (c.group, c.tags, c.hard_negative, c.ignore) == ("cones/repo", ("tier=B",), True, False)
+    assert (d.tags, d.ignore) == ((), True)
 
 
 def test_an_invalid_folder_is_an_error_that_names_the_line(folder: Path) -> None:

@@ -259,10 +259,13 @@ def test_a_side_that_is_no_multiple_of_the_patch_size_is_rejected() -> None:
 
 
 def test_flash_attention_is_used_where_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "is_flash_attn_2_available", lambda: True)
-    assert features.attention("bfloat16", "cuda") == "flash_attention_2"
-    assert features.attention("float32", "cuda") == "sdpa"
-    assert features.attention("bfloat16", "cpu") == "sdpa"
-    monkeypatch.setattr(features, "is_flash_attn_2_available", lambda: False)
-    assert features.attention("float16", "cuda") == "sdpa"
-    assert FeatureEngine(str(untrained.backbone())).model.config._attn_implementation == "sdpa"
+    def chosen(dtype: str, device: str) -> str:
+        return backbones.attention(DINOv3ViTModel, LoadOptions(dtype=dtype, device=device))
+
+    monkeypatch.setattr(backbones, "is_flash_attn_2_available", lambda: True)
+    assert chosen("bfloat16", "cuda") == "flash_attention_2"
+    assert chosen("float32", "cuda") == "sdpa"
+    assert chosen("bfloat16", "cpu") == "sdpa"
+    monkeypatch.setattr(backbones, "is_flash_attn_2_available", lambda: False)
+    assert chosen("float16", "cuda") == "sdpa"
+    assert FeatureEngine(str(untrained.backbone())).backbone.config._attn_implementation == "sdpa"

@@ -70,6 +70,13 @@ def test_only_openly_licensed_rows_outside_the_held_out_groups_are_used(photos: 
     assert all(max(p.image.size) == 640 and not p.label for p in found)
 
 
+def test_training_declares_the_source_of_a_photo_and_the_group_of_a_frame() -> None:
+    grey = Image.new("RGB", (8, 8))
+    named = [("a.jpg", "town/drives"), ("b.jpg", "town/drives"), ("clip_boston", "")]
+    found = data.declared([data.RealPhoto(grey, True, group, source) for group, source in named])
+    assert found.facts() == {"sources": ["town/drives"], "groups": ["clip_boston"]}
+
+
 def test_the_photos_folder_comes_from_the_environment(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROADWORK_PHOTOS", str(photos))
     assert data.photos_folder() == photos

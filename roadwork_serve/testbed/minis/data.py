@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from roadwork_serve import media
 from roadwork_serve.csv_files import read_csv
+from roadwork_serve.engines.training_data import TrainingData
 from roadwork_serve.profiles.profile import MediaLimits
 from roadwork_serve.testbed import scenes
 from roadwork_serve.testbed.scenes.truth import Truth
@@ -169,6 +170,8 @@ class RealPhoto:
     image: Image.Image
     label: bool
     group: str
+    #: Repository of the photo; empty for a frame of a clip.
+    source: str = ""
 
 
 OPEN_LICENCES = ("ODC-By", "MIT", "CC BY 4.0")
@@ -191,8 +194,17 @@ def real_photos(folder: Path) -> Iterator[RealPhoto]:
         allowed = any(name in licence for name in OPEN_LICENCES) and not any(name in licence for name in NOT_OPEN)
         if allowed and "AMBIGUOUS" not in notes and group not in HELD_OUT_GROUPS and (folder / row["file"]).exists():
             image = Image.open(folder / row["file"]).convert("RGB")
-            yield RealPhoto(_fit(image, 640), row["label"] == "roadwork", group)
+            yield RealPhoto(_fit(image, 640), row["label"] == "roadwork", group, row["source_repo"])
     yield from _clip_frames(folder)
+
+
+def declared(photos: Iterable[RealPhoto]) -> TrainingData:
+    """Return what `training.json` declares of these photos: the source, or the group of those without one."""
+    named = [(photo.source, photo.group) for photo in photos]
+    return TrainingData(
+        sources=frozenset(source for source, _ in named if source),
+        groups=frozenset(group for source, group in named if not source),
+    )
 
 
 def some_real(photos: Sequence[RealPhoto], rng: np.random.Generator) -> RealPhoto:

@@ -55,7 +55,7 @@ Reproduce with `roadwork minis train {name}` and `roadwork minis report`.
 REAL = """
 - About 3 % real photos: {photos} rows and clip frames of the project's photo folder with an ODC-By, MIT or CC BY
   licence (CMU ROADWork, attribution to Carnegie Mellon University, ODC-By 1.0; see NOTICE).
-  Held out: {held_out}."""
+  Held out: {held_out}. `roadwork evaluate` scores no photo of the sources in `training.json`."""
 START = "\n- Its vision tower started from the weights of mini:backbone."
 TOWER = """
 - Its vision tower started from the weights of mini:backbone and was pre-trained: {samples:,} crops in

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import DINOv3ViTModel
 
+from roadwork_serve.engines.training_data import training_data
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.testbed.minis import data
 from roadwork_serve.testbed.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_tokenizer
@@ -17,6 +18,7 @@ from roadwork_serve.testbed.minis.training_loop import TrainingTask, train
 NAMES = ("backbone", "tower", "vlm", "video")  # the tower is only the starting point of the VLM's vision tower
 WEIGHTS = Path(__file__).parents[2] / "weights"
 WORK = Path("build/minis")
+WITH_PHOTOS = ("backbone", "vlm")
 STILLS, CLIPS, CHECKS, CHECK_CLIPS = 34_000, 6_000, 1000, 250
 RATES = {"backbone": 1e-3, "tower": 1e-3, "vlm": 7e-4, "video": 7e-4}
 
@@ -47,11 +49,14 @@ def main(
         if name in names:
             task = training_task(name, out, work, stills, clips, photos)
             rate, target = RATES[name], work / name if name == "tower" else out / name
+            declared = data.declared(_real_photos(photos) if name in WITH_PHOTOS else ())
             if warm and (target / "config.json").exists():
                 task.load_weights(target)
+                declared = declared.joined(training_data([str(target)]))
             summary = train(task, minutes, target, work / "state", resume=resume, lr=rate, threads=threads)
             scenes = clips if name == "video" else stills
             facts = asdict(summary) | {"scenes": scenes, "renderer": data.renderer_version(), "peak_rate": rate}
+            facts |= declared.facts()
             if name == "vlm" and (work / "tower/training.json").exists():
                 facts["tower"] = json.loads((work / "tower/training.json").read_text())
             (target / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
@@ -75,10 +80,9 @@ def training_task(name: str, out: Path, work: Path, stills: int, clips: int, pho
         from roadwork_serve.testbed.minis.train_tower import TowerTask
 
         return TowerTask(scenes, check, teacher, compiled)
-    folder = data.photos_folder(photos)
-    if folder is None:
+    real = _real_photos(photos)
+    if not real:
         print("No real photographs (ROADWORK_PHOTOS names no folder): rendered scenes alone are used.", flush=True)
-    real = list(data.real_photos(folder)) if folder else []
     if name == "backbone":
         from roadwork_serve.testbed.minis.train_backbone import BackboneTask
 
@@ -86,3 +90,8 @@ def training_task(name: str, out: Path, work: Path, stills: int, clips: int, pho
     from roadwork_serve.testbed.minis.train_vlm import VlmTask
 
     return VlmTask(scenes, check, real, train_tokenizer(QWEN_SPECIAL, scenes.truths[:2000]), teacher, compiled)
+
+
+def _real_photos(named: Path | None) -> list[data.RealPhoto]:
+    folder = data.photos_folder(named)
+    return list(data.real_photos(folder)) if folder else []
