@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from roadwork_serve.engines.backbones import Backbone, load_backbone
 from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.engines.load_options import DEFAULTS, LoadOptions
-from roadwork_serve.engines.thumbnails import ROADWORK, SECOND, batch_sizes, batches, reference_thumbs, to_device
+from roadwork_serve.engines.patch_head import PatchHead
+from roadwork_serve.engines.thumbnails import (
+    ROADWORK,
+    SECOND,
+    PatchEvidence,
+    batch_sizes,
+    batches,
+    reference_thumbs,
+    to_device,
+)
 from roadwork_serve.errors import ModelError
 
 Recipe = Literal["cls", "cls+mean", "cls+mean+max"]  # each starts with the shorter ones
@@ -102,9 +111,9 @@ def pool_features(tokens: Tensor, recipe: Recipe) -> Tensor:
 class BackboneWithHeads(nn.Module):
     """Stage 1 as one module: thumbs uint8 [n, side, side, 3] -> logits float32 [n, outputs of the heads in order]."""
 
-    def __init__(self, backbone: Backbone, *heads: Head) -> None:
+    def __init__(self, backbone: Backbone, *heads: Head, patch_head: PatchHead | None = None) -> None:
         super().__init__()
-        self.backbone, self.heads = backbone, nn.ModuleList(heads)
+        self.backbone, self.heads, self.patch_head = backbone, nn.ModuleList(heads), patch_head
         self.recipes: list[Recipe] = [head.settings.recipe for head in heads]
         self.mean: Tensor
         self.std: Tensor
@@ -123,8 +132,13 @@ class BackboneWithHeads(nn.Module):
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
     def pooled(self, thumbs: Tensor) -> Tensor:
-        """Return the features of the longest recipe, float32 [n, 3 * width]; every other recipe is a prefix of it."""
-        return pool_features(self._tokens(thumbs), _WHOLE)
+        """Return the features of the longest recipe, float32 [n, 3 * width]; every other recipe is a prefix of it.
+
+        With a patch head its logits [n, patches * classes] follow.
+        """
+        tokens = self._tokens(thumbs)
+        pooled = pool_features(tokens, _WHOLE)
+        return pooled if self.patch_head is None else torch.cat([pooled, self.patch_head(tokens[:, 1:]).flatten(1)], 1)
 
     def _tokens(self, thumbs: Tensor) -> Tensor:
         pixels = (thumbs.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
@@ -170,7 +184,9 @@ class FeatureEngine:
             )
         self.head = self._own_head(head_folder)
         self.second = self._own_head(second_head_folder) if second_head_folder else None
-        self.module = BackboneWithHeads(self.backbone, *(head for head in (self.head, self.second) if head)).eval()
+        self.patch_head = self._own_patch_head(head_folder or Path(model))
+        heads = (head for head in (self.head, self.second) if head)
+        self.module = BackboneWithHeads(self.backbone, *heads, patch_head=self.patch_head).eval()
         self.compiled = options.device == "cuda" if compile is None else compile
         self._run = torch.compile(self.module.pooled, dynamic=False) if self.compiled else self.module.pooled
         self._head_cache: dict[str, Head] = {}
@@ -196,6 +212,17 @@ class FeatureEngine:
             )
         if ROADWORK not in head.settings.outputs:
             raise ModelError(f"The head in {folder} has no output {ROADWORK}: name one that does, or train it again.")
+        return head
+
+    def _own_patch_head(self, folder: Path) -> PatchHead | None:
+        if not (folder / "patch_head.json").exists():
+            return None
+        head = PatchHead.load(folder).to(self.device)
+        if head.settings.width != self.backbone.width:
+            raise ModelError(
+                f"The patch head in {folder} was trained on patches of width {head.settings.width}, and the backbone "
+                f"{self.name} has {self.backbone.width}: train one for this backbone."
+            )
         return head
 
     @property
@@ -268,7 +295,7 @@ class FeatureEngine:
 
     @torch.inference_mode()
     def extract(self, thumbs: NDArray[np.uint8]) -> Tensor:
-        """Return the features all heads use, float32 [n, 3 * width].
+        """Return the features all heads use, float32 [n, 3 * width], and with a patch head its logits after them.
 
         All forward passes are queued on the GPU before the first result is waited for.
         """
@@ -296,6 +323,15 @@ class FeatureEngine:
     def stored_features(self, features: Tensor) -> NDArray[np.float16]:
         """Return the part of the features that the journal stores: float16 [n, width], as the recipe `cls`."""
         return features[:, : self.backbone.width].half().cpu().numpy()
+
+    def patch_evidence(self, features: Tensor) -> PatchEvidence | None:
+        """Return the evidence by class and place; None without a patch head."""
+        if self.patch_head is None:
+            return None
+        classes = self.patch_head.settings.classes
+        logits = features[:, 3 * self.backbone.width :].reshape(len(features), -1, len(classes)).cpu().numpy()
+        side = round(logits.shape[1] ** 0.5)
+        return PatchEvidence(classes, logits.reshape(len(logits), side, side, len(classes)))
 
     def load_head(self, folder: str) -> Head:
         """Return the head in a folder, from a small cache of recently used ones.

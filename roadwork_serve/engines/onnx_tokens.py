@@ -1,7 +1,7 @@
 """A convolutional backbone as an ONNX file without a head, run by onnxruntime on the CPU.
 
-onnxruntime folds batch normalization into the convolutions and takes about half the time of PyTorch's eager mode. Unlike
-a file of `roadwork export`, it returns features, so heads can be trained and exchanged.
+onnxruntime takes about half the time of PyTorch's eager mode. Unlike a file of `roadwork export`, a folder of this kind
+returns features, so heads can be trained for it and exchanged.
 """
 
 from collections.abc import Mapping

@@ -96,7 +96,7 @@ def _is_exported_file(spec: EngineSpec) -> bool:
 
 def _onnx(spec: EngineSpec) -> FeatureExtractor:
     if not _is_exported_file(spec):
-        return _features(spec)
+        return _backbone(spec)
     from roadwork_serve.engines.onnx import OnnxBackbone
 
     return OnnxBackbone(

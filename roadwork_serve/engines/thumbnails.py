@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 
 ROADWORK, SECOND = "roadwork", "second"  # names of the logit of road work, and of that of a second head
 REFERENCES = 5  # thumbnails an export is checked with
+
+
+@dataclass(frozen=True, slots=True)
+class PatchEvidence:
+    """Evidence of road work by class and place."""
+
+    #: Names of the classes.
+    classes: tuple[str, ...]
+    #: float32 [n, rows, columns, classes].
+    logits: NDArray[np.float32]
 
 
 class FeatureExtractor(Protocol):
@@ -50,6 +61,10 @@ class FeatureExtractor(Protocol):
         """Return the features that the journal stores for training heads, [n, width]."""
         ...
 
+    def patch_evidence(self, features: Any) -> PatchEvidence | None:
+        """Return the evidence by class and place; None without a patch head."""
+        ...
+
 
 class ExportedBackbone(ABC):
     """A backbone exported together with its head: it returns logits, and no features."""
@@ -82,6 +97,9 @@ class ExportedBackbone(ABC):
     def stored_features(self, features: NDArray[np.float32]) -> NDArray[np.float16]:
         """Raise ModelError, since an exported file returns no features."""
         raise ModelError("an exported file returns no features: set backend: transformers, or journal.features: false")
+
+    def patch_evidence(self, features: NDArray[np.float32]) -> None:
+        """Return None, since an exported file has no patch head."""
 
 
 def batch_sizes(most: int) -> tuple[int, ...]:

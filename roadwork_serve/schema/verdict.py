@@ -16,6 +16,14 @@ class Box(WireModel):
     y1: float = Field(ge=0, le=1, description="Bottom edge.")
 
 
+class Region(WireModel):
+    """A part of the image with evidence of road work."""
+
+    kind: str = Field(description="Class of the evidence: cone (drums and barriers too), machine, worker or sign.")
+    probability: float = Field(ge=0, le=1, description="Highest probability of the class within the region.")
+    box: Box = Field(description="Position of the region in the image; its edges are those of the grid's cells.")
+
+
 class TextLine(WireModel):
     """One line of text that OCR found in the image."""
 
@@ -53,6 +61,16 @@ class Evidence(WireModel):
     )
     frame_probabilities: list[float] = Field(
         default_factory=list[float], description="Probability for each sampled frame of a clip."
+    )
+    regions: list[Region] = Field(
+        default_factory=list[Region],
+        max_length=8,
+        description="Parts of the photo in which stage 1 found evidence of road work, the most probable first.",
+    )
+    heat_map: list[list[int]] = Field(
+        default_factory=list[list[int]],
+        max_length=16,
+        description="Evidence of road work in each cell of a coarse grid over the photo, row by row, in percent.",
     )
 
 

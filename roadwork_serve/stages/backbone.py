@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
 from roadwork_serve.engines.registry import open_feature_extractor
-from roadwork_serve.engines.thumbnails import ROADWORK, SECOND
+from roadwork_serve.engines.thumbnails import ROADWORK, SECOND, PatchEvidence
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.schema import Evidence
 from roadwork_serve.stages.options import validated
+from roadwork_serve.stages.regions import heat_map, regions
 
 _EMPTY = np.empty(0, np.float32)
 
@@ -54,9 +56,11 @@ class Backbone:
         collated = time.perf_counter()
         logits: list[dict[str, NDArray[np.float32]]] = [{} for _ in items]
         stored: NDArray[np.float16] | None = None
+        patches: PatchEvidence | None = None
         if len(thumbs):
             features = self.engine.extract(thumbs)
             stored = self.engine.stored_features(features) if self.model.features.keep_features else None
+            patches = self.engine.patch_evidence(features)
             for head in heads:
                 if head is None and not self.engine.has_head:
                     continue
@@ -65,10 +69,25 @@ class Backbone:
                 for at in np.unique(owner[rows]):
                     logits[at] = {name: values[owner[rows] == at] for name, values in outputs.items()}
         times_ms = 1000 * (collated - began), 1000 * (time.perf_counter() - collated)
-        return [
+        predictions = [
             self._prediction(each, None if stored is None else stored[owner == at], *times_ms)
             for at, each in enumerate(logits)
         ]
+        return predictions if patches is None else self._with_patches(predictions, patches, items, owner)
+
+    @staticmethod
+    def _with_patches(
+        predictions: list[StagePrediction], patches: PatchEvidence, items: Sequence[Item], owner: NDArray[np.int64]
+    ) -> list[StagePrediction]:
+        """Return the predictions with the regions and the heat map of each photo."""
+        found = []
+        for at, (prediction, item) in enumerate(zip(predictions, items, strict=True)):
+            if len(item.thumbs) == 1:
+                (logits,) = patches.logits[owner == at]
+                shown = {"regions": regions(logits, patches.classes), "heat_map": heat_map(logits)}
+                prediction = replace(prediction, evidence=prediction.evidence.model_copy(update=shown))
+            found.append(prediction)
+        return found
 
     def _prediction(
         self,

@@ -49,9 +49,9 @@ def test_auto_logs_rays_resources_and_the_chosen_profile(
 ):
     cluster(monkeypatch, CPU=2.0, memory=6 * 2**30)
     with caplog.at_level(logging.INFO, logger="ray.serve.roadwork"):
-        assert profile_of(Args()).name == "mini"
+        assert profile_of(Args()).name == "cpu"
     assert "Ray reports CPUs: 2, GPUs: 0, memory for models: 6.0 GiB" in caplog.text
-    assert "auto chose mini: there is no GPU" in caplog.text
+    assert "auto chose cpu: there is no GPU" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

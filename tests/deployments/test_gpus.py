@@ -102,8 +102,8 @@ def test_without_the_driver_library_or_ray_there_are_no_gpus(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("there", "chosen"),
     [
-        ((), "mini"),
-        ((16.0,), "mini"),
+        ((), "cpu"),
+        ((16.0,), "cpu"),
         ((22.0,), "gpu-24gb"),
         ((22.0, 22.0), "gpu-24gb"),
         ((23.6, 23.6), "gpu-2x24gb"),
@@ -129,7 +129,7 @@ def test_auto_logs_why_no_profile_fits(caplog: pytest.LogCaptureFixture) -> None
 
 def test_auto_requires_vllm(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(gpus, "find_spec", lambda name: None)
-    assert profile_for_gpus((79.1,), {}).name == "mini"
+    assert profile_for_gpus((79.1,), {}).name == "cpu"
     assert "vllm is not installed. Run `make gpu`" in caplog.text
 
 

@@ -1,6 +1,7 @@
 """Trains the heads of the bundled backbone on real pictures, by source, and writes the folder that is served."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ class TrainingData:
     #: Features of cells and their evidence, float32 [cells, width] and bool [cells, classes].
     cells: Floats
     evidence: NDArray[np.bool_]
+    #: Share of all cells of boxed pictures that show each class, [classes].
+    prevalence: NDArray[np.float64]
 
 
 def camera(group: str) -> str:
@@ -72,6 +75,7 @@ def collect(cache: FeatureCache, crops: CropCache, pairs: PairCache, scenes: Cac
     seen: set[str] = set()
     whole = [row.key not in seen and not seen.add(row.key) for row in rows]  # round 0 comes first
     cells: list[tuple[Floats, NDArray[np.bool_]]] = []
+    per_picture = plain.cells.shape[1]
     rng = np.random.default_rng(seed)
     for index, row in enumerate(rows):
         boxes = row.boxes if row.boxes is not None or row.label or row.group in HARD_NEGATIVE_GROUPS else []
@@ -99,6 +103,7 @@ def collect(cache: FeatureCache, crops: CropCache, pairs: PairCache, scenes: Cac
         pair_groups=tuple(frozenset(row.groups) for row in pairs.rows),
         cells=np.concatenate([values for values, _ in cells]),
         evidence=np.concatenate([found for _, found in cells]),
+        prevalence=np.sum([found.sum(0) for _, found in cells], axis=0) / (per_picture * len(cells)),
     )
 
 
@@ -138,9 +143,10 @@ def fit_words(data: TrainingData) -> Linear:
 def fit_patches(data: TrainingData) -> list[Linear]:
     """Fit the patch head, an output for each class of EVIDENCE."""
     fits = []
-    for labels in data.evidence.T:
+    for labels, share in zip(data.evidence.T, data.prevalence, strict=True):
         weights = np.where(labels, 0.5 / max(labels.sum(), 1), 0.5 / max((~labels).sum(), 1)).astype(np.float32)
-        fits.append(fit_linear(data.cells, labels, weights, decay=_CELL_DECAY))
+        fit = fit_linear(data.cells, labels, weights, decay=_CELL_DECAY)
+        fits.append(Linear(fit.weight, fit.bias + math.log(share / (1 - share))))  # it was fitted for equal shares
     return fits
 
 
@@ -153,16 +159,21 @@ class OutOfFold:
     camera: str
     label: int
     logit: float
+    #: Scores of all crops of the picture, as of a clip that pans and zooms.
+    frames: tuple[float, ...]
 
 
 def out_of_fold(data: TrainingData) -> Iterator[OutOfFold]:
     """Fit the head once for every camera without it, and score the camera's whole pictures."""
     cameras = np.array([camera(group) for group in data.groups])
+    known = data.labels != UNKNOWN
     for name in sorted(set(cameras[data.whole])):
         head = fit_roadwork(data, frozenset({name}))
-        for index in np.flatnonzero(data.whole & (cameras == name) & (data.labels != UNKNOWN)):
+        for index in np.flatnonzero(data.whole & (cameras == name) & known):
+            key, label = str(data.keys[index]), int(data.labels[index])
+            frames = head(data.features[(data.keys == key) & known])
             logit = float(head(data.features[index]))
-            yield OutOfFold(str(data.keys[index]), str(data.groups[index]), name, int(data.labels[index]), logit)
+            yield OutOfFold(key, str(data.groups[index]), name, label, logit, tuple(float(each) for each in frames))
 
 
 def write_weights(
