@@ -100,6 +100,7 @@ class ExportedBackbone(ABC):
 
     def patch_evidence(self, features: NDArray[np.float32]) -> None:
         """Return None, since an exported file has no patch head."""
+        return None
 
 
 def batch_sizes(most: int) -> tuple[int, ...]:
