@@ -152,9 +152,9 @@ def load_backbone(model: str, options: LoadOptions = DEFAULTS) -> Backbone:
 
         return OnnxTokens(model, config, options)
     if found not in _CLASSES:
-        kind = f"of the model type {found}" if found else "not a checkpoint: its config.json has no model_type"
-        raise ModelError(f"{model} is {kind}, and a backbone must be one of: {_SUPPORTED}")
-    more = {"config": _timm_config(model, config)} if found == "timm_wrapper" else {}
+        what = f"of the model type {found}" if found else "not a checkpoint: its config.json has no model_type"
+        raise ModelError(f"{model} is {what}, and a backbone must be one of: {_SUPPORTED}")
+    more: dict[str, Any] = {"config": _timm_config(model, config)} if found == "timm_wrapper" else {}
     kind = getattr(transformers, _CLASSES[found])
     if kind._supports_sdpa:
         more["attn_implementation"] = attention(kind, options)

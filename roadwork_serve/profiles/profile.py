@@ -275,9 +275,9 @@ class MediaLimits(_Settings):
     frames: int = Field(default=8, ge=1, le=64, description="Number of frames sampled from a clip.")
     thumb_side: int = Field(
         default=224,
-        ge=16,
-        multiple_of=16,
-        description="Side of the square thumbnail that stage 1 sees, in pixels. A multiple of 16.",
+        ge=14,
+        description="Side of the square thumbnail that stage 1 sees, in pixels. A multiple of its backbone's patch: "
+        "16 for the ViTs of DINOv3, 14 for DINOv2, 32 for a ConvNeXt.",
     )
     frame_side: int = Field(
         default=960,

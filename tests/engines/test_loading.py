@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError, Response
@@ -16,9 +17,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, DINOv3ViTMo
 from transformers.utils import hub
 
 from roadwork_serve.engines import memory
+from roadwork_serve.engines.backbones import load_backbone
 from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.loading import load_pretrained, load_processor
 from roadwork_serve.errors import ModelError
+from roadwork_serve.profiles.model_sizes import TIMM_MIRRORS
 from tests import untrained
 
 DINO = "facebook/dinov3-vitl16-pretrain-lvd1689m"
@@ -57,6 +60,8 @@ def answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
     ("status", "code", "message"),
     [
         (403, "GatedRepo", rf"gated.*accept the licence on https://huggingface\.co/{DINO}.*`hf auth login`.*HF_TOKEN"),
+        (401, "GatedRepo", r"gated.*`hf auth login`"),
+        (403, "", r"gated.*`hf auth login`"),
         (404, "RepoNotFound", r"no folder.*no repository of that name.*engines\.NAME\.model"),
         (404, "RevisionNotFound", r"no revision 'v9'.*engines\.NAME\.revision"),
         (500, "", "hub returned an error.*Try again"),
@@ -68,6 +73,33 @@ def test_errors_of_the_hub_explain_the_fix(answers: Callable[..., None], status:
         load(DINO, revision="v9")
     with pytest.raises(ModelError, match=message):
         load_processor(AutoProcessor, DINO, LoadOptions(revision="v9"))
+
+
+@pytest.mark.parametrize(
+    ("model", "instead"),
+    [
+        (DINO, "timm/vit_large_patch16_dinov3.lvd1689m has the same weights"),
+        ("facebook/dinov3-vit7b16-pretrain-sat493m", "timm/vit_7b_patch16_dinov3.sat493m has the same weights"),
+        ("facebook/dinov3-convnext-tiny-pretrain-lvd1689m", "timm/convnext_tiny.dinov3_lvd1689m has the same weights"),
+        ("facebook/dinov3-of-tomorrow", "set model to facebook/dinov2-with-registers-large to start now"),
+    ],
+)
+def test_a_gated_backbone_is_an_error_with_an_alternative(answers: Callable[..., None], model: str, instead: str) -> None:
+    answers(403, "GatedRepo")
+    with pytest.raises(
+        ModelError, match=rf"^{model} is gated .*`hf auth login` .*Without a licence.* {instead}"
+    ) as raised:
+        load_backbone(model)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ModelError, match=r"set HF_TOKEN\.$"):
+        load_processor(AutoProcessor, "someone/a-gated-vlm")
+
+
+def test_every_mirror_is_an_architecture_and_a_checkpoint_of_timm() -> None:
+    assert len(TIMM_MIRRORS) == 12
+    for mirror in TIMM_MIRRORS.values():
+        assert timm.is_model(mirror.removeprefix("timm/"))
+        assert mirror.removeprefix("timm/") in timm.list_pretrained()
 
 
 def test_without_a_network_the_error_explains_how_to_provide_the_model(

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
+from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTLayer
 
 from roadwork_serve.datasets.registry import open_dataset
+from roadwork_serve.engines.backbones import load_backbone
 from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.fingerprint import fingerprint
-from roadwork_serve.errors import ConfigError
+from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.heads.finetune import FinetuneSettings, TrainingImages, finetune, load_images
 from roadwork_serve.heads.fit import HeadTraining
 from roadwork_serve.profiles.profile import MediaLimits
-from tests.engines.tiny import tiny_dino
+from tests.engines.tiny import ARCHITECTURES, tiny_backbone, tiny_dino
 from tests.evaluation.fakes import BLUE, GREY, RED, mp4, write_jpeg
 
 LIMITS = MediaLimits(thumb_side=32, frames=2)
@@ -44,6 +46,26 @@ def test_backbone_and_head_are_trained_and_served(shown: TrainingImages, tmp_pat
     logits = engine.logits(shown.thumbs)["roadwork"]
     assert ((logits > 0) == (shown.known.target > 0.5)).mean() == 1.0
     assert "trained together" in (tmp_path / "tuned/README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_is_trained_and_served_or_rejected(name: str, tmp_path: Path) -> None:
+    side = 56 if "dinov2" in name else 64
+    for at in range(8):
+        write_jpeg(tmp_path / f"data/roadwork/site-{at}/a.jpg", RED)
+        write_jpeg(tmp_path / f"data/none/site-{at}/a.jpg", BLUE)
+    shown = load_images([open_dataset(str(tmp_path / "data"))], MediaLimits(thumb_side=side))
+    model, few = tiny_backbone(name, tmp_path / "tiny"), FinetuneSettings(2, 8, 1e-4)
+    if name == "timm_efficientnet":
+        with pytest.raises(ModelError, match=r"fine-tuning of test_efficientnet is not supported: train a head"):
+            finetune(model, shown, SETTINGS, few, tmp_path / "tuned", device="cpu")
+        return
+    report = finetune(model, shown, SETTINGS, few, tmp_path / "tuned", device="cpu")
+    before, after = (FeatureEngine(folder, side=side) for folder in (model, str(tmp_path / "tuned")))
+    assert after.fingerprint == report.fingerprint != before.fingerprint
+    assert (after.backbone.mean, after.backbone.std) == (before.backbone.mean, before.backbone.std)
+    assert not torch.allclose(after.features(shown.thumbs[:4]), before.features(shown.thumbs[:4]))
+    assert np.isfinite(after.logits(shown.thumbs)["roadwork"]).all()
 
 
 def test_a_few_steps_are_reproducible(shown: TrainingImages, tmp_path: Path) -> None:
@@ -78,6 +100,7 @@ def test_on_gpus_it_is_sharded(shown: TrainingImages, tmp_path: Path, monkeypatc
     with pytest.raises(Asked):
         finetune(tiny_dino(tmp_path / "tiny"), shown, SETTINGS, QUICK, tmp_path / "tuned", device="cuda")
     assert isinstance(asked["strategy"], FSDPStrategy)
+    assert load_backbone(str(tmp_path / "tiny")).blocks() == {DINOv3ViTLayer}
     assert (asked["accelerator"], asked["devices"], asked["precision"]) == ("cuda", "auto", "bf16-mixed")
     assert asked["gradient_clip_val"] is None
     assert not (tmp_path / "tuned").exists()

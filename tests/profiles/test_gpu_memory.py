@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 
+from roadwork_serve.engines.backbones import load_backbone
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.gpu_memory import CONTEXT_GIB, GRAPHS_GIB, GpuMemoryNeed, gpu_memory_need, gpu_memory_needs
-from roadwork_serve.profiles.model_sizes import on_meta_device, stored_as
+from roadwork_serve.profiles.model_sizes import TIMM_MIRRORS, on_meta_device, stored_as
 from roadwork_serve.profiles.profile import EngineSpec, Profile, StageName, StageSpec
 from tests import untrained
+from tests.engines.tiny import ARCHITECTURES, tiny_backbone
 
 QWEN, DINO = "Qwen/Qwen3-VL-8B-Instruct", "facebook/dinov3-vitl16-pretrain-lvd1689m"
 FLORENCE = "florence-community/Florence-2-large"
@@ -35,6 +39,12 @@ def need(spec: EngineSpec, stage: StageName = "vlm", gpu_gib: float = 24.0, **of
     [
         ("facebook/dinov3-vits16-pretrain-lvd1689m", 21.6),
         (DINO, 303),
+        ("facebook/dinov3-vits16plus-pretrain-lvd1689m", 28.7),
+        ("facebook/dinov3-convnext-large-pretrain-lvd1689m", 196),
+        ("timm/vit_large_patch16_dinov3.lvd1689m", 303),
+        ("timm/convnext_base.dinov3_lvd1689m", 87.6),
+        ("facebook/dinov2-giant", 1136),
+        ("facebook/dinov2-with-registers-base", 86.6),
         ("facebook/dinov3-vit7b16-pretrain-lvd1689m", 6716),
         ("florence-community/Florence-2-base", 232),
         (FLORENCE, 771),
@@ -114,6 +124,36 @@ def test_a_memory_cap_counts_in_full_and_must_suffice() -> None:
         assert free.total < capped.total == pytest.approx(3 + CONTEXT_GIB)
         with pytest.raises(ConfigError, match=r"engines\.it\.gpu_memory_gib is 0\.5 and it needs .*: raise it"):
             need(spec.model_copy(update={"gpu_memory_gib": 0.5}), stage)
+
+
+@pytest.mark.parametrize(
+    ("original", "mirror"),
+    [(original, mirror) for original, mirror in TIMM_MIRRORS.items() if "7b16" not in original],
+)
+def test_a_mirror_counts_as_its_original_which_is_what_timm_builds(original: str, mirror: str) -> None:
+    counted, same = (sum(p.numel() for p in on_meta_device(model).parameters()) for model in (original, mirror))
+    with torch.device("meta"):
+        built = timm.create_model(mirror.removeprefix("timm/"), pretrained=False, num_classes=0)
+    assert counted == same == pytest.approx(sum(p.numel() for p in built.parameters()), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("size", "registers"), [(size, more) for size in ("small", "base", "large", "giant") for more in ("", "_reg4")]
+)
+def test_dinov2_has_the_sizes_that_timm_builds(size: str, registers: str) -> None:
+    model = f"facebook/dinov2-{'with-registers-' if registers else ''}{size}"
+    with torch.device("meta"):
+        built = timm.create_model(f"vit_{size}_patch14{registers}_dinov2", pretrained=False, num_classes=0)
+    wanted = sum(p.numel() for p in built.parameters())
+    assert sum(p.numel() for p in on_meta_device(model).parameters()) == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_backbone_in_a_folder_is_counted(name: str, tmp_path: Path) -> None:
+    folder = tiny_backbone(name, tmp_path)
+    found = need(engine(folder), "backbone")
+    assert found.parameters == sum(p.numel() for p in load_backbone(folder).parameters())
+    assert found.activations > 0
 
 
 def test_more_images_at_once_need_more_memory() -> None:

@@ -58,7 +58,7 @@ def test_an_override_of_none_removes_a_stage() -> None:
         ({"media": {"zzz": 1}}, r"media\.zzz is not a known field; remove it"),
         ({"stages": {"oracle": {}}}, r"stages\.oracle is 'oracle'; it should be 'backbone', "),
         ({"policy": None}, r"policy is missing; add it"),
-        ({"media": {"thumb_side": 225}}, r"media\.thumb_side is 225; it should be a multiple of 16"),
+        ({"media": {"thumb_side": 8}}, r"media\.thumb_side is 8; it should be greater than or equal to 14"),
         ({"stages": dict.fromkeys(STAGES)}, r"stages is empty; add at least one of backbone, .* the engine it uses"),
         (
             {"engines": {"ocr": None}},
