@@ -84,7 +84,9 @@ def test_errors_of_the_hub_explain_the_fix(answers: Callable[..., None], status:
         ("facebook/dinov3-of-tomorrow", "set model to facebook/dinov2-with-registers-large to start now"),
     ],
 )
-def test_a_gated_backbone_is_an_error_with_an_alternative(answers: Callable[..., None], model: str, instead: str) -> None:
+def test_a_gated_backbone_is_an_error_with_an_alternative(
+    answers: Callable[..., None], model: str, instead: str
+) -> None:
     answers(403, "GatedRepo")
     with pytest.raises(
         ModelError, match=rf"^{model} is gated .*`hf auth login` .*Without a licence.* {instead}"
