@@ -58,15 +58,17 @@ class Head(nn.Sequential):
 
     def __init__(self, settings: HeadSettings) -> None:
         features, outputs = settings.width * len(settings.recipe.split("+")), len(settings.outputs)
-        layers = [
-            nn.LayerNorm(features),
-            nn.Dropout(settings.dropout),
-            nn.Linear(features, settings.hidden),
-            nn.GELU(),
-            nn.Dropout(settings.dropout),
-            nn.Linear(settings.hidden, outputs),
-        ]
-        super().__init__(*(layers if settings.hidden else [nn.Linear(features, outputs)]))
+        if not settings.hidden:
+            super().__init__(nn.Linear(features, outputs))
+        else:
+            super().__init__(
+                nn.LayerNorm(features),
+                nn.Dropout(settings.dropout),
+                nn.Linear(features, settings.hidden),
+                nn.GELU(),
+                nn.Dropout(settings.dropout),
+                nn.Linear(settings.hidden, outputs),
+            )
         self.settings = settings
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:

@@ -36,7 +36,7 @@ def import_backbone(out: Path, side: int) -> None:
     Raises:
         ConfigError: The wheel is not installed.
     """
-    _export(load_original(), out / "backbone.onnx", side)
+    export_backbone(load_original(), out / "backbone.onnx", side)
     config = {
         "model_type": "onnx_backbone",
         "original": ORIGINAL,
@@ -77,7 +77,8 @@ class _Map(nn.Module):
         return self.model.forward_features(pixels)
 
 
-def _export(model: Any, file: Path, side: int) -> None:
+def export_backbone(model: Any, file: Path, side: int) -> None:
+    """Write a convolutional model of timm as an ONNX file: pixels [n, 3, side, side] -> map [n, width, h, w]."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

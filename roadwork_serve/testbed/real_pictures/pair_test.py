@@ -1,7 +1,7 @@
 """Test pairs from sources that training has not seen: works painted out of a picture, or cones pasted on it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,23 +11,25 @@ from PIL import Image
 
 from roadwork_serve.testbed.real_pictures.compose import paint_out, paste_row, square
 from roadwork_serve.testbed.real_pictures.cutouts import Cutout, cut_out
-from roadwork_serve.testbed.real_pictures.evaluate import Item, Score
 from roadwork_serve.testbed.real_pictures.sources import Box, Picture, read_boxes
 
 HELDOUT_BOXES = Path(__file__).with_name("heldout_boxes.jsonl")
 SEED = 2121
 LONG_SIDE = 512
+# Thumbnails uint8 [n, side, side, 3] -> log-odds of road work [n].
+Score = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 COMPLETE = ("roadwork/fconeb", "roadwork/css_")  # of tier B: their boxes cover what makes them road work
 
 
 @dataclass(frozen=True)
 class HeldOutPair:
-    """before and after, and the source they come from. order: -1 where works were painted out, +1 where pasted."""
+    """Two pictures that differ in the works."""
 
     name: str
     source: str
     before: Image.Image
     after: Image.Image
+    #: -1 if works were painted out, +1 if they were pasted.
     order: int
 
 
@@ -41,16 +43,15 @@ def painted_pairs(photos: Path, opendata: Path) -> list[HeldOutPair]:
     return pairs
 
 
-def pasted_pairs(items: Sequence[Item], opendata: Path, photos: Path) -> list[HeldOutPair]:
+def pasted_pairs(streets: Sequence[Path], opendata: Path, photos: Path) -> list[HeldOutPair]:
     """Unseen pictures without works, with one to four cones on their ground; the cones are of unseen sources too."""
     rng = np.random.default_rng(SEED)
     cones = heldout_cones(photos, opendata)
     pairs = []
-    for item in items:
-        if not item.label:
-            before = _at_most(Image.open(item.path).convert("RGB"))
-            after = paste_row(before, cones[int(rng.integers(len(cones)))], int(rng.integers(1, 5)), rng)
-            pairs.append(HeldOutPair(item.path.name, item.source, before, after, 1))
+    for path in streets:
+        before = _at_most(Image.open(path).convert("RGB"))
+        after = paste_row(before, cones[int(rng.integers(len(cones)))], int(rng.integers(1, 5)), rng)
+        pairs.append(HeldOutPair(path.name, path.name.split("_")[0], before, after, 1))
     return pairs
 
 
@@ -84,7 +85,7 @@ def _tier_b_pictures(opendata: Path, start: str | tuple[str, ...]) -> list[Pictu
 
 
 def score_pairs(pairs: Sequence[HeldOutPair], score: Score, side: int) -> NDArray[np.float64]:
-    """Rise of the score from before to after, times the order: positive where it moved as it must, [n]."""
+    """Return the rise of each score from before to after, times the order: positive if it moved as it should, [n]."""
     before = score(np.stack([square(pair.before, side) for pair in pairs]))
     after = score(np.stack([square(pair.after, side) for pair in pairs]))
     return (after - before) * np.array([pair.order for pair in pairs])

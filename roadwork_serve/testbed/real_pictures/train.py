@@ -187,7 +187,7 @@ def write_weights(
         for layer, fits in ((head[0], (roadwork, words)), (patch_head, patches)):
             layer.weight.copy_(torch.from_numpy(np.stack([fit.weight for fit in fits])))
             layer.bias.copy_(torch.tensor([fit.bias for fit in fits]))
-    with replace_folder(out, replace=True) as draft:
+    with replace_folder(out, overwrite=True) as draft:
         for name in ("config.json", "backbone.onnx"):
             (draft / name).write_bytes((backbone / name).read_bytes())
         head.save(draft)
