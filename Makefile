@@ -151,7 +151,7 @@ bench-photos: $(READY)  ## Benchmark on real photos in ../shared/data, by source
 	$(BIN)/python -m benchmarks.real_photos $(ARGS)
 
 bench-scenes: $(READY)  ## Benchmark the cascade on rendered scenes
-	$(BIN)/roadwork evaluate --scenes 2000 --seed 9001 --report benchmarks/results/scenes.json
+	$(BIN)/roadwork evaluate --profile mini --scenes 2000 --seed 9001 --report benchmarks/results/scenes.json
 
 bench-transport: $(READY)  ## Benchmark Ray Serve's own proxy against serve-fast
 	$(BIN)/python -m benchmarks.transport $(ARGS)
@@ -172,7 +172,7 @@ bench-journal: $(READY)  ## Benchmark the cost of the journal per request
 	$(BIN)/python -m benchmarks.journal $(ARGS)
 
 bench-reward: $(READY)  ## Estimate the reward on Subnet 72 with challenges made from rendered scenes
-	$(BIN)/roadwork evaluate --data scenes:4000:9001 --reward --challenges 1000 --report benchmarks/results/subnet.json
+	$(BIN)/roadwork evaluate --profile mini --data scenes:4000:9001 --reward --challenges 1000 --report benchmarks/results/subnet.json
 
 bench-autoscale: $(READY)  ## Simulate days of traffic with the cascade's autoscaling and with Ray's; ten minutes
 	$(BIN)/python -m benchmarks.autoscale $(ARGS)

@@ -137,7 +137,7 @@ def _in_process(*args: object) -> Timing:
 
 def _interrupt(folder: Path, out: Path, policy: Path, scenes: int) -> Interrupted:
     roadwork = Path(sys.executable).with_name("roadwork")
-    command = [roadwork, "score", folder, "--out", out, "--match", "*.jpg", "--policy", policy]
+    command = [roadwork, "score", folder, "--profile", "mini", "--out", out, "--match", "*.jpg", "--policy", policy]
     run = BatchRun(out)
     first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while sum(pq.read_metadata(path).num_rows for path in run.folder.glob("parts/[0-9]*.parquet")) < 0.4 * scenes:

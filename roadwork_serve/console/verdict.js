@@ -82,17 +82,37 @@ function evidence(stage) {
   return inside.length ? make("div", {}, ...inside) : null;
 }
 
-// The image with the boxes of text lines, or the clip with the probabilities of its frames on a time line.
+// The image with its regions, text lines and heat map, or the clip with the probabilities of its frames on a time line.
 function preview(verdict, media) {
   if (media.clip) return clip(verdict, media.url);
-  const boxes = verdict.stages.flatMap((stage) => stage.evidence.text_lines.filter((line) => line.frame === 0)).map((line) => {
-    const box = make("div", { class: "box" }, make("span", {}, line.text));
-    const { x0, y0, x1, y1 } = line.box;
-    for (const [side, value] of Object.entries({ left: x0, top: y0, width: x1 - x0, height: y1 - y0 })) box.style[side] = `${100 * value}%`;
-    return box;
-  });
-  return make("div", { class: "picture" }, make("img", { src: media.url, alt: "the uploaded image" }),
-    make("div", { "aria-hidden": "true" }, ...boxes));
+  const found = verdict.stages.map((stage) => stage.evidence);
+  const boxes = [
+    ...found.flatMap((evidence) => evidence.regions ?? []).map((region) =>
+      placed(make("div", { class: "box region" }, make("span", {}, `${region.kind} ${percent(region.probability)}`)), region.box)),
+    ...found.flatMap((evidence) => evidence.text_lines.filter((line) => line.frame === 0)).map((line) =>
+      placed(make("div", { class: "box" }, make("span", {}, line.text)), line.box)),
+  ];
+  const heat = heatMap(found.map((evidence) => evidence.heat_map ?? []).find((rows) => rows.length) ?? []);
+  return make("div", {}, make("div", { class: "picture" }, make("img", { src: media.url, alt: "the uploaded image" }),
+    make("div", { "aria-hidden": "true" }, ...heat, ...boxes)),
+  heat.length ? make("p", { class: "quiet" }, "Tint and boxes: where stage 1 found evidence of road work.") : null);
+}
+
+function placed(element, { x0, y0, x1, y1 }) {
+  for (const [side, value] of Object.entries({ left: x0, top: y0, width: x1 - x0, height: y1 - y0 })) element.style[side] = `${100 * value}%`;
+  return element;
+}
+
+// One translucent cell for each value of the grid that is not zero.
+function heatMap(rows) {
+  return rows.flatMap((row, y) => row.map((value, x) => {
+    if (!value) return null;
+    const cell = placed(make("div", { class: "heat" }), {
+      x0: x / row.length, y0: y / rows.length, x1: (x + 1) / row.length, y1: (y + 1) / rows.length,
+    });
+    cell.style.opacity = `${value / 200}`;
+    return cell;
+  })).filter(Boolean);
 }
 
 function clip(verdict, url) {
