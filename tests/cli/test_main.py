@@ -72,7 +72,7 @@ def test_classify_reports_failures_and_exits_with_1(tmp_path: Path, policy: str)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--profile", "gpu-9000"], "'gpu-9000' does not ship with the project; use one of gpu-24gb, "),
+        (["--profile", "gpu-9000"], "'gpu-9000' does not ship with the project; use one of cpu, gpu-24gb, "),
         (["--policy", "strict"], "policy strict: policy 'strict' does not ship"),
     ],
 )
