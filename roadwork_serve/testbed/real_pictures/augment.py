@@ -33,7 +33,7 @@ class Framing:
         h, w = image.shape[:2]
         cut = image[int(self.y0 * h) : int(np.ceil(self.y1 * h)), int(self.x0 * w) : int(np.ceil(self.x1 * w))]
         how = cv2.INTER_AREA if cut.shape[0] > side else cv2.INTER_LINEAR
-        small = cv2.resize(cut, (side, side), interpolation=how)
+        small = np.asarray(cv2.resize(cut, (side, side), interpolation=how), np.uint8)
         return small[:, ::-1] if self.flip else small
 
     def grid(self, values: NDArray[np.float32], cells: int) -> NDArray[np.float32]:

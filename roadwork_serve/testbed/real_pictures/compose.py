@@ -139,10 +139,8 @@ class Composer:
 
     def pair(self, rng: np.random.Generator) -> Pair:
         """Draw one pair of a random kind."""
-        draw = rng.choice(
-            [self.pasted, self.misplaced, self.distracted, self.painted_out, self.painted_elsewhere],
-            p=(0.4, 0.09, 0.24, 0.21, 0.06),
-        )
+        kinds = [self.pasted, self.misplaced, self.distracted, self.painted_out, self.painted_elsewhere]
+        draw = kinds[int(rng.choice(len(kinds), p=(0.4, 0.09, 0.24, 0.21, 0.06)))]
         self._groups = set()
         return replace(draw(rng), groups=frozenset(self._groups))
 

@@ -12,10 +12,16 @@ import numpy as np
 
 from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord, read_rows, write_rows
+from roadwork_serve.schema import MediaKind
 from roadwork_serve.testbed.real_pictures.fit import group_weights
 from roadwork_serve.testbed.real_pictures.train import OutOfFold
 
 MODEL = "mini:efficientnet-lite2"
+# Stages that were not run count as abstaining.
+_PHOTO, _CLIP = (
+    tuple(StageRecord(stage, None, None, "", True) for stage in stages)
+    for stages in (("signs", "vlm", "reasoner"), ("signs", "video"))
+)
 
 
 def read_scores(file: Path) -> list[OutOfFold]:
@@ -40,9 +46,12 @@ def calibration_rows(scores: Sequence[OutOfFold], evaluated: Mapping[str, Evalua
     for score, weight in zip(scores, weights, strict=True):
         known = evaluated.get(score.key)
         text = None if known is None or (old := known.record("backbone")) is None else old.text_probability
-        later = () if known is None else tuple(each for each in known.records if each.stage != "backbone")
+        later = _PHOTO if known is None else tuple(each for each in known.records if each.stage != "backbone")
         highest = float(np.sort(score.frames)[-2:].mean())
-        for kind, logit, records in (("photo", score.logit, later), ("clip", highest, ())):
+        parts: tuple[tuple[MediaKind, float, tuple[StageRecord, ...]], ...] = (
+            ("photo", score.logit, later), ("clip", highest, _CLIP),
+        )  # fmt: skip
+        for kind, logit, records in parts:
             metadata = SampleMetadata(
                 name=score.key, kind=kind, label=score.label == 1, group=score.camera, source=score.camera
             )

@@ -74,9 +74,8 @@ class Picture:
         if self.region is None:
             return image
         x0, y0, x1, y1 = self.region
-        return image.crop(
-            tuple(round(v) for v in (x0 * image.width, y0 * image.height, x1 * image.width, y1 * image.height))
-        )
+        w, h = image.size
+        return image.crop((round(x0 * w), round(y0 * h), round(x1 * w), round(y1 * h)))
 
 
 def training_pictures(opendata: Path, photos: Path) -> list[Picture]:

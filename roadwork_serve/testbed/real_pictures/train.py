@@ -183,10 +183,9 @@ def write_weights(
     settings = HeadSettings(width=len(roadwork.weight), recipe="cls", hidden=0, dropout=0.0)
     head = Head(settings)
     patch_head = PatchHead(PatchHeadSettings(width=len(roadwork.weight), classes=EVIDENCE))
-    with torch.no_grad():
-        for layer, fits in ((head[0], (roadwork, words)), (patch_head, patches)):
-            layer.weight.copy_(torch.from_numpy(np.stack([fit.weight for fit in fits])))
-            layer.bias.copy_(torch.tensor([fit.bias for fit in fits]))
+    for module, fits in ((head[0], (roadwork, words)), (patch_head, patches)):
+        weight, bias = (torch.from_numpy(np.stack(v).astype(np.float32)) for v in zip(*map(_parts, fits), strict=True))
+        module.load_state_dict({"weight": weight, "bias": bias})
     with replace_folder(out, overwrite=True) as draft:
         for name in ("config.json", "backbone.onnx"):
             (draft / name).write_bytes((backbone / name).read_bytes())
@@ -194,6 +193,10 @@ def write_weights(
         patch_head.save(draft)
         text = json.dumps({"backbone": ORIGINAL, **facts}, indent=2)
         (draft / "training.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _parts(fit: Linear) -> tuple[Floats, np.float32]:
+    return fit.weight, np.float32(fit.bias)
 
 
 def write_scores(file: Path, scores: Sequence[OutOfFold]) -> None:
