@@ -21,7 +21,7 @@ fetch("/console/samples/samples.json").then((response) => response.json()).then(
   document.getElementById("samples").append(...samples.map((sample) =>
     make("li", {}, make("button", { type: "button", class: "sample", onclick: () => trySample(sample) },
       make("img", { src: `/console/samples/${sample.still ?? sample.file}`, alt: "", loading: "lazy", width: 192, height: 128 }),
-      make("span", {}, sample.name)))));
+      make("span", {}, sample.name, sample.credit ? make("small", {}, sample.credit) : null)))));
 });
 
 async function trySample(sample) {

@@ -9,11 +9,11 @@ from roadwork_serve.schema import Box, Region
 
 MAX_REGIONS = 8
 MAX_CELLS = 16  # along a side of the heat map
-_SHOWN = 0.5  # probability from which a cell is part of a region
+_SHOWN = 0.3  # probability from which a cell is part of a region
 
 
 def regions(logits: NDArray[np.float32], classes: Sequence[str]) -> list[Region]:
-    """Return the connected cells of each class above a probability of a half, the most probable regions first.
+    """Return the connected cells of each class above a probability of 0.3, the most probable regions first.
 
     Args:
         logits: float32 [rows, columns, classes].

@@ -79,10 +79,11 @@ def test_every_stage_and_every_exit_reason_has_a_label():
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample["file"])
-def test_samples_are_readable_scenes(sample: dict[str, str]):
+def test_samples_are_readable_and_credited(sample: dict[str, str]):
     data = (FOLDER / "samples" / sample["file"]).read_bytes()
     read = media.read(data, MediaLimits())
     assert read.kind == ("clip" if "still" in sample else "photo")
-    if read.kind == "photo":
+    assert ("seed" in sample) != ("credit" in sample)
+    if "seed" in sample:
         assert data == scenes.photo(int(sample["seed"])).jpeg()
     assert len(data) < 300_000
