@@ -43,7 +43,7 @@ def run(*arguments: object) -> Result:
 
 def test_classify_prints_one_line_per_file(tmp_path: Path, policy: str) -> None:
     red, blue = write_jpeg(tmp_path / "[red].jpg", RED), write_jpeg(tmp_path / "blue.jpg", BLUE)
-    result = run("classify", red, blue, "--policy", policy)
+    result = run("classify", red, blue, "--profile", "mini", "--policy", policy)
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.stdout.splitlines() if ".jpg" in line]
     assert [(line[0].endswith(name), line[1]) for line, name in zip(lines, ("[red].jpg", "blue.jpg"), strict=True)] == [

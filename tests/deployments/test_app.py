@@ -152,6 +152,6 @@ def test_the_shipped_configuration_is_valid_and_listens_on_loopback(monkeypatch:
     assert (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 8000)
     (application,) = schema.applications
     assert application.name == "roadwork"
-    assert profile_of(Args.model_validate(application.args)).name == "mini"
+    assert profile_of(Args.model_validate(application.args)).name == "cpu"
     (ingress,) = application.deployments
     assert ingress.name == "Ingress" and ingress.user_config == {"policy": "profile"}
