@@ -72,7 +72,7 @@ def train_head(
         float, typer.Option(min=0, max=0.99, help="Move human labels this far towards a half.")
     ] = 0.0,
     mixup: Annotated[float, typer.Option(min=0, help="Alpha of mixup, which blends features; 0 disables it.")] = 0.0,
-    hidden: Annotated[int, typer.Option(min=1, help="Width of the head's hidden layer.")] = 256,
+    hidden: Annotated[int, typer.Option(min=0, help="Width of the head's hidden layer; 0 for a linear head.")] = 256,
     val_fraction: Annotated[
         float, typer.Option(min=0.01, max=0.5, help="Share of the groups to validate on, for early stopping.")
     ] = 0.2,

@@ -36,6 +36,7 @@ class HeadTraining:
 
     #: Features to use; by default all that the set has.
     recipe: Recipe | None = None
+    #: Width of the hidden layer; 0 for a linear head.
     hidden: int = 256
     dropout: float = 0.1
     #: Share of road work that the class weights simulate; "auto" is 0.5, None leaves the classes as they are.
@@ -65,8 +66,8 @@ class HeadTraining:
                 "positive_prior must be between 0 and 1",
             ),
             (
-                min(self.epochs, self.patience, self.batch, self.hidden, self.threads) < 1,
-                "epochs, patience, batch, hidden and threads must be 1 or more",
+                min(self.epochs, self.patience, self.batch, self.threads) < 1 or self.hidden < 0,
+                "epochs, patience, batch and threads must be 1 or more, hidden 0 or more",
             ),
         ):
             if wrong:
