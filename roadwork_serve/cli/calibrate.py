@@ -19,11 +19,13 @@ def calibrate(
     version: Annotated[str, typer.Option(help="Version of the new policy.")] = "calibrated",
     holdout: Annotated[
         float,
-        typer.Option(min=0, max=0.95, help="Share of the rows to reserve for `tune`, which tests the exits on them."),
+        typer.Option(
+            min=0, max=0.95, help="Share of the rows to reserve for `tune`, which tests the exit bands on them."
+        ),
     ] = DEFAULT_HOLDOUT,
     report_folder: ReportFolder = None,
 ) -> None:
-    """Fit a calibration curve for each stage by cross-validation, and the weights that combine them.
+    """Fit a calibration curve for each stage by cross-validation, and the weights that combine the stages.
 
     Exit bands stay as they are: run `tune` next. Given the same rows, both commands split them the same way, so `tune`
     tests on rows that `calibrate` has not seen.

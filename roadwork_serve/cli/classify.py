@@ -29,7 +29,7 @@ def classify(
     server: Annotated[
         str | None,
         typer.Option(
-            help="URL of a running server to use. Without it the models are loaded here. The API key is read from "
+            help="URL of a running server to use. Without it, this process loads the models of --profile. The API key is read from "
             "ROADWORK_API_KEY.",
             metavar="URL",
         ),

@@ -25,7 +25,7 @@ def rank(
     limit: Annotated[int, typer.Option(min=1, help="Largest number of entries to list.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")] = False,
 ) -> None:
-    """Rank entries by informativeness: which of them a human label would teach the models most.
+    """Rank entries by informativeness: how much a human label would teach the models.
 
     High ranks go to entries that are near the decision threshold, that stages disagree on, that exited at a deadline,
     that a person labeled otherwise, or that are novel. Near-duplicates are listed once.

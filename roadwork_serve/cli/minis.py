@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-minis = typer.Typer(no_args_is_help=True, help="Train and describe the miniature models that ship with the project.")
+minis = typer.Typer(
+    no_args_is_help=True, help="Train the miniature models that ship with the project, and report on them."
+)
 
 
 class Mini(StrEnum):

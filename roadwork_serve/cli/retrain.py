@@ -21,12 +21,15 @@ def retrain(
         "build/retrained"
     ),
     days: Annotated[
-        float | None, typer.Option(min=0.001, help="Use only the entries of the last days. All by default.")
+        float | None, typer.Option(min=0.001, help="Use only the entries of the last N days. By default all.")
     ] = None,
     risk_limit: RiskLimit = 0.01,
     confidence: Confidence = 0.95,
     margin: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest loss of accuracy against the active policy.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Largest loss of accuracy, against the active policy, that still counts as no worse."
+        ),
     ] = 0.01,
     promote: Annotated[
         bool, typer.Option("--promote", help="Activate the new policy on the server if it is better.")
@@ -34,7 +37,7 @@ def retrain(
 ) -> None:
     """Learn from the journal: train a head, calibrate, tune, and compare with the active policy.
 
-    The exit code is 1 if the new policy is not better.
+    Without --promote nothing is activated. The exit code is 1 if the new policy is not better.
     """
     from roadwork_serve.calibration.comparison import PromotionCriteria
     from roadwork_serve.cascade.policy_file import load_policy

@@ -37,7 +37,8 @@ def train_head(
     journal: Annotated[
         str | None,
         typer.Option(
-            help="URL of a journal to learn from: human labels, and else the predictions of later stages.",
+            help="URL of a journal to learn from: human labels where they exist, otherwise the predictions of later "
+            "stages.",
             metavar="URL",
         ),
     ] = None,
@@ -47,7 +48,7 @@ def train_head(
     out: Annotated[Path | None, typer.Option(help="Folder to write the head to.")] = None,
     save_features: Annotated[Path | None, typer.Option(help="Also write the features to this file.")] = None,
     cross_validate: Annotated[
-        int | None, typer.Option(min=2, help="Cross-validate in this many folds, each group of items in one fold.")
+        int | None, typer.Option(min=2, help="Cross-validate with this many folds, each group of items in one fold.")
     ] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write the results of the cross-validation to this JSON file.")
@@ -58,7 +59,9 @@ def train_head(
     ] = None,
     policy: Annotated[
         str | None,
-        typer.Option(help="Policy whose calibration converts predictions in the journal into labels; the profile's."),
+        typer.Option(
+            help="Policy whose calibration converts predictions in the journal into labels. By default the profile's."
+        ),
     ] = None,
     recipe: Annotated[
         RecipeName | None,
@@ -66,10 +69,10 @@ def train_head(
     ] = None,
     positive_prior: Annotated[
         str,
-        typer.Option(help="Share of road work to train for: a number, auto for a half, or none for that of the data."),
+        typer.Option(help="Share of road work to train for: a number, auto (0.5), or none (the data's own share)."),
     ] = "auto",
     label_smoothing: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Move human labels this far towards a half.")
+        float, typer.Option(min=0, max=0.99, help="Move human labels by this amount towards 0.5.")
     ] = 0.0,
     mixup: Annotated[float, typer.Option(min=0, help="Alpha of mixup, which blends features; 0 disables it.")] = 0.0,
     hidden: Annotated[int, typer.Option(min=0, help="Width of the head's hidden layer; 0 for a linear head.")] = 256,
@@ -78,7 +81,9 @@ def train_head(
     ] = 0.2,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Largest number of epochs, 200 by default. With --unfreeze the exact number, 3."),
+        typer.Option(
+            min=1, help="Largest number of epochs (default 200); with --unfreeze the exact number (default 3)."
+        ),
     ] = None,
     lr: Annotated[float, typer.Option(min=0, help="Learning rate of the head.")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 72,
@@ -86,7 +91,7 @@ def train_head(
         int, typer.Option(min=0, help="Largest number of corrupt files to skip before giving up.")
     ] = 20,
     cache: Annotated[Path, typer.Option(help="Folder to cache features in.")] = Path("build/features"),
-    replace: Annotated[bool, typer.Option("--replace", help="Replace what is in --out.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite --out.")] = False,
     unfreeze: Annotated[
         bool, typer.Option("--unfreeze", help="Fine-tune the backbone, too; sharded over the GPUs, if there are any.")
     ] = False,
@@ -94,7 +99,8 @@ def train_head(
 ) -> None:
     """Train a head for stage 1 on the features of its frozen backbone.
 
-    Once the features are computed, this takes seconds. --unfreeze fine-tunes the whole model instead.
+    Give --data, --journal or --features, and --out. Once the features are computed, this takes seconds. --unfreeze
+    fine-tunes the whole model instead.
     """
     from roadwork_serve.heads.collect_features import FeatureRequest, collect_features
     from roadwork_serve.heads.fit import HeadTraining

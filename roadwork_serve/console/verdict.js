@@ -4,6 +4,8 @@ import { make, ms, percent, REASONS, stageName, barWidth } from "./page.js";
 
 const TIMES = [["queue_ms", "queue"], ["preprocess_ms", "preprocess"], ["compute_ms", "compute"], ["rpc_ms", "rpc"]];
 
+const KINDS = { cone: "cone or barrier", machine: "machine", worker: "worker", sign: "work sign" };
+
 export function inWords(verdict) {
   const p = verdict.probability;
   if (verdict.label === "roadwork") {
@@ -88,7 +90,7 @@ function preview(verdict, media) {
   const found = verdict.stages.map((stage) => stage.evidence);
   const boxes = [
     ...found.flatMap((evidence) => evidence.regions ?? []).map((region) =>
-      placed(make("div", { class: "box region" }, make("span", {}, `${region.kind} ${percent(region.probability)}`)), region.box)),
+      placed(make("div", { class: "box region" }, make("span", {}, `${KINDS[region.kind] ?? region.kind} ${percent(region.probability)}`)), region.box)),
     ...found.flatMap((evidence) => evidence.text_lines.filter((line) => line.frame === 0)).map((line) =>
       placed(make("div", { class: "box" }, make("span", {}, line.text)), line.box)),
   ];

@@ -46,8 +46,8 @@ def test_a_linear_head_is_trained_saved_and_loaded(tmp_path: Path) -> None:
     features = clouds(apart=3.0)
     report = train_head(features, replace(QUICK, hidden=0, epochs=60, lr=0.02), tmp_path / "head", command="x")
     assert report.val_metrics.auc > 0.9
-    assert [tuple(p.shape) for p in Head.load(tmp_path / "head").parameters()] == [(2, features.x.shape[1]), (2,)]
-    assert "| layers | linear, roadwork, words |" in (tmp_path / "head/README.md").read_text()
+    assert [tuple(p.shape) for p in Head.load(tmp_path / "head").parameters()] == [(1, features.x.shape[1]), (1,)]
+    assert "| layers | linear, roadwork |" in (tmp_path / "head/README.md").read_text()
 
 
 def test_the_model_card_states_a_missing_text_output(tmp_path: Path) -> None:
