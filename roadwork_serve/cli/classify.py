@@ -29,8 +29,8 @@ def classify(
     server: Annotated[
         str | None,
         typer.Option(
-            help="URL of a running server to use. Without it, this process loads the models of --profile. The API key is read from "
-            "ROADWORK_API_KEY.",
+            help="URL of a running server to use. Without it, this process loads the models of --profile. The API key "
+            "is read from ROADWORK_API_KEY.",
             metavar="URL",
         ),
     ] = None,
