@@ -71,7 +71,7 @@ serve: $(READY)  ## Run the server on http://127.0.0.1:8000
 serve-fast: $(READY)  ## Run the server with HAProxy and Ray Serve's settings for throughput; read its warning
 	$(BIN)/roadwork serve --fast
 
-demo: $(READY)  ## Start a server, classify sample scenes, print the results and write build/demo.json
+demo: $(READY)  ## Start a server, classify sample photos and clips, print the results and write build/demo.json
 	$(BIN)/python -m benchmarks.demo
 
 test: $(READY)  ## Run the tests; about half an hour
