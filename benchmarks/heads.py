@@ -38,7 +38,7 @@ from roadwork_serve.heads.head_metrics import HeadMetrics, head_metrics
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.testbed.scene_dataset import SceneDataset
 
-MODEL = "mini:backbone"
+MODEL = "bundled:backbone"
 OUT = Path("benchmarks/results/heads.json")
 SEEDS = 6101, 6102  # of the training and of the test stills
 _BATCH = 32

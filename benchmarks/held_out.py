@@ -26,7 +26,7 @@ from roadwork_serve.testbed.real_pictures.pair_test import HeldOutPair, Score, p
 from roadwork_serve.testbed.real_pictures.sources import HELD_OUT, video_frames
 
 OUT = RESULTS / "held-out.json"
-MODEL = "mini:efficientnet-lite2"
+MODEL = "bundled:efficientnet-lite2"
 SIDE = 224
 
 

@@ -50,7 +50,7 @@ WORKLOADS = {BUNDLED: Workload(8, 0.5), SMALL: Workload(1, 0.5), LARGE: Workload
 def weights(name: str) -> str:
     """Return the folder of the checkpoint: the shipped miniature, or random weights, created if missing."""
     if name not in SIZES:
-        return weights_folder("mini:backbone")
+        return weights_folder("bundled:backbone")
     path = _FOLDER / name
     if not (path / "head.json").is_file():
         width, mlp, layers, heads = SIZES[name]

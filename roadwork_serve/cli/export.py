@@ -28,8 +28,8 @@ def export(
     ] = Format.onnx,
     model: Annotated[
         str,
-        typer.Option(help="Backbone: mini:backbone, a folder, a hub id, or for tensorrt an exported ONNX file."),
-    ] = "mini:backbone",
+        typer.Option(help="Backbone: bundled:backbone, a folder, a hub id, or for tensorrt an exported ONNX file."),
+    ] = "bundled:backbone",
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of the hub id.")] = None,
     head: Annotated[
         Path | None, typer.Option(help="Folder of the head. By default the one beside the weights.")

@@ -27,7 +27,7 @@ def train(
         float, typer.Option(min=0.01, help="Training time of each in minutes; rendering its scenes adds to it.")
     ] = 30.0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the weights. By default the one that mini:NAME refers to.")
+        Path | None, typer.Option(help="Folder for the weights. By default the one that bundled:NAME refers to.")
     ] = None,
     photos: Annotated[
         Path | None, typer.Option(help="Folder of real photos with a manifest.csv to train on, too.")

@@ -50,7 +50,7 @@ def export_onnx(
     Weights beyond MAX_EMBEDDED_BYTES are written to a second file, `data_of(out)`.
 
     Args:
-        model: mini:NAME, a folder or a hub id.
+        model: bundled:NAME, a folder or a hub id.
         out: File to write.
         precision: Precision of the backbone.
         side: Side of the thumbnails in pixels.

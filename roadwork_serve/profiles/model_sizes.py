@@ -134,7 +134,7 @@ def stored_as(model: str) -> "Quantization | None":
 
 
 def on_meta_device(model: str) -> Any:
-    """Return the model of a hub id, folder or mini:NAME as a PyTorch module without weights.
+    """Return the model of a hub id, folder or bundled:NAME as a PyTorch module without weights.
 
     Raises:
         ConfigError: The id is unknown, and there is no folder of that name with a config.json.
@@ -165,9 +165,9 @@ def on_meta_device(model: str) -> Any:
 
 
 def _folder(model: str) -> Path:
-    """Return the folder of a model, if it is a path or mini:NAME."""
-    if model.startswith("mini:"):
-        return Path(__file__).parents[1] / "weights" / model.removeprefix("mini:")
+    """Return the folder of a model, if it is a path or bundled:NAME."""
+    if model.startswith("bundled:"):
+        return Path(__file__).parents[1] / "weights" / model.removeprefix("bundled:")
     return Path(model)
 
 

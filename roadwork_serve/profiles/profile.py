@@ -120,7 +120,7 @@ class EngineSpec(_Settings):
 
     backend: Backend = Field(description="Library or server that runs the model.")
     model: str = Field(
-        description="A folder, a Hugging Face hub id, an exported file, or mini:NAME for weights in the package."
+        description="A folder, a Hugging Face hub id, an exported file, or bundled:NAME for weights in the package."
     )
     revision: str | None = Field(
         default=None, description="Commit, tag or branch of a hub id. The newest commit by default."

@@ -34,7 +34,7 @@ PROFILE = Profile(
     policy="mini",
     media=MediaLimits(max_bytes=100 * KIB),
     ingress=IngressSpec(max_batch_files=3, max_batch_bytes=200 * KIB, default_deadline_ms=7000),
-    engines={"dinov3": EngineSpec(backend="transformers", model="mini:backbone")},
+    engines={"dinov3": EngineSpec(backend="transformers", model="bundled:backbone")},
     stages={"backbone": StageSpec(engine="dinov3")},
 )
 

@@ -90,10 +90,10 @@ async def test_an_uncertain_item_exits_at_the_last_stage():
 async def test_a_report_has_the_evidence_and_timing_of_the_stage():
     evidence = Evidence(reasoning="cones, a worker", other_token_mass=0.01)
     full_prediction = StagePrediction(
-        4.0, "mini:vlm", miniature=True, evidence=evidence, preprocess_ms=3.0, compute_ms=40.0, tokens=12
+        4.0, "bundled:vlm", miniature=True, evidence=evidence, preprocess_ms=3.0, compute_ms=40.0, tokens=12
     )
     report = (await router(backbone=full_prediction).classify_item(item())).stages[0]
-    assert (report.model, report.miniature, report.tokens) == ("mini:vlm", True, 12)
+    assert (report.model, report.miniature, report.tokens) == ("bundled:vlm", True, 12)
     assert (report.preprocess_ms, report.compute_ms, report.batch_size) == (3.0, 40.0, 1)
     assert report.evidence == evidence
 

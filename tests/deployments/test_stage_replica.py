@@ -227,7 +227,7 @@ def test_stages_of_one_engine_are_one_deployment():
     shared = stages["vlm"]._bound_deployment
     assert shared.name == "FastVLM-Reasoner" and stages["reasoner"] is stages["vlm"]
     engines, users, _ = shared.init_args
-    assert [engine.model for engine in engines.values()] == ["mini:vlm"]
+    assert [engine.model for engine in engines.values()] == ["bundled:vlm"]
     assert [list(using) for using in users.values()] == [["vlm", "reasoner"]]
 
 

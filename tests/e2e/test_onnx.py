@@ -24,7 +24,7 @@ CHEAP = {"stages": {"vlm": None, "reasoner": None, "video": None}}  # used by th
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the URL of a server whose stage 1 is a newly exported file."""
     folder = tmp_path_factory.mktemp("onnx")
-    file = export_onnx("mini:backbone", folder / "stage1.onnx").file
+    file = export_onnx("bundled:backbone", folder / "stage1.onnx").file
     profile = load_profile("mini", CHEAP | {"engines": {"dinov3": {"backend": "onnx", "model": str(file)}}})
     (folder / "onnx.yaml").write_text(yaml.safe_dump(profile.model_dump(mode="json")))
     with own_server(folder / "server.log", str(folder / "onnx.yaml")) as url:

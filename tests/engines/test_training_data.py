@@ -37,7 +37,7 @@ def test_a_malformed_file_is_an_error_that_names_it(tmp_path: Path, wrong: str) 
 
 def test_the_backbone_that_ships_declares_the_photos_that_notice_attributes() -> None:
     notice = " ".join((Path(__file__).parents[2] / "NOTICE").read_text().split())
-    declared = training_data([weights_folder("mini:backbone")])
+    declared = training_data([weights_folder("bundled:backbone")])
     assert len(declared.sources) == 3
     assert all(f"repository {source}" in notice for source in declared.sources)
     assert "clip_houston" not in declared.groups

@@ -9,6 +9,6 @@ def test_hub_ids_and_paths_pass_through() -> None:
     assert weights_folder("/models/vlm") == "/models/vlm"
 
 
-def test_a_missing_miniature_is_an_error_that_names_the_training_command() -> None:
-    with pytest.raises(ModelError, match="roadwork minis train nobody"):
-        weights_folder("mini:nobody")
+def test_an_unknown_name_is_an_error_that_lists_the_bundled_weights() -> None:
+    with pytest.raises(ModelError, match="no weights 'nobody': use one of backbone, efficientnet-lite2, video, vlm"):
+        weights_folder("bundled:nobody")

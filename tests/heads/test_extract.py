@@ -170,7 +170,7 @@ def test_weights_without_a_fingerprint_are_rejected(engine: FeatureEngine, tmp_p
 def test_the_backbone_comes_from_the_profile(tmp_path: Path) -> None:
     profile = load_profile("mini")
     maker = extractor(profile, "cls", cache=tmp_path)
-    assert (maker.model, maker.limits, maker.engine.side) == ("mini:backbone", profile.media, 224)
+    assert (maker.model, maker.limits, maker.engine.side) == ("bundled:backbone", profile.media, 224)
     assert maker.engine.head is not None
     other = extractor(profile, "cls", str(untrained.backbone(head=False)), tmp_path)
     assert other.engine.fingerprint != maker.engine.fingerprint

@@ -71,7 +71,7 @@ def test_changes_are_reported_separately() -> None:
 
 
 def test_darker_images_are_detected_by_the_features_of_stage_1() -> None:
-    engine = FeatureEngine(weights_folder("mini:backbone"))
+    engine = FeatureEngine(weights_folder("bundled:backbone"))
 
     def seen(first: int, brightness: float) -> list[JournalRow]:
         thumbs = [squash(scenes.photo(first + n, 0.3).image, engine.side) for n in range(40)]

@@ -61,7 +61,7 @@ def test_only_the_last_items_are_remembered() -> None:
 @pytest.fixture(scope="module")
 def scene_records() -> tuple[list[list[PredictionRecord]], list[PredictionRecord]]:
     """Return records of five clips, a quarter of a second between frames, and of twenty stills, with real features."""
-    engine = FeatureEngine(weights_folder("mini:backbone"))
+    engine = FeatureEngine(weights_folder("bundled:backbone"))
 
     def seen(name: str, images: list, key: str) -> list[PredictionRecord]:
         kept = engine.stored_features(engine.extract(np.stack([squash(image, engine.side) for image in images])))

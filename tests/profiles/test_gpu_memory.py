@@ -198,7 +198,7 @@ def test_an_engine_on_two_gpus_has_half_its_weights_on_each() -> None:
 def test_the_size_of_a_folder_follows_from_its_config() -> None:
     counted = sum(p.numel() for p in on_meta_device(str(untrained.vlm())).parameters())
     assert counted == need(engine(str(untrained.vlm()))).parameters > 1e6
-    assert need(engine("mini:backbone"), "backbone").parameters > 1e6
+    assert need(engine("bundled:backbone"), "backbone").parameters > 1e6
 
 
 def test_an_unknown_model_is_rejected_with_instructions() -> None:

@@ -8,7 +8,7 @@ from roadwork_serve.profiles.load import bundled, load_policy_mapping, load_prof
 from roadwork_serve.profiles.profile import STAGES
 
 ONE_STAGE = {
-    "engines": {"dinov3": {"backend": "transformers", "model": "mini:backbone"}},
+    "engines": {"dinov3": {"backend": "transformers", "model": "bundled:backbone"}},
     "stages": {"backbone": {"engine": "dinov3"}},
 }
 

@@ -111,7 +111,7 @@ def test_an_engine_on_several_gpus_needs_them_empty(sizes: dict[str, float]) -> 
 
 
 def test_engines_on_the_cpu_need_no_gpu() -> None:
-    on_cpu = EngineSpec(backend="transformers", model="mini:vlm")
+    on_cpu = EngineSpec(backend="transformers", model="bundled:vlm")
     stages = {"vlm": {"engine": "it"}}
     mine = Profile.model_validate({"name": "p", "policy": "mini", "engines": {"it": on_cpu}, "stages": stages})
     assert plan_placement(mine, []).max_replicas == {}

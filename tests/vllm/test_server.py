@@ -27,7 +27,8 @@ from roadwork_serve.testbed import scenes
 from tests.vllm.conftest import clip
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-MODEL = weights_folder("mini:vlm")  # a model trained to answer YES or NO: only the 20 most likely tokens are returned
+# A model trained to answer YES or NO: only the 20 most likely tokens are returned.
+MODEL = weights_folder("bundled:vlm")
 BOOT_S = 300
 
 

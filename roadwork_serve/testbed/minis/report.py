@@ -30,7 +30,7 @@ DESCRIPTIONS = {
     "vlm": "Qwen3-VL; answers YES or NO at once, or after a short reasoning text",
     "video": "Molmo 2; answers YES or NO from four frames of a clip with their times",
 }
-CARD = """# mini:{name}
+CARD = """# bundled:{name}
 {what}.
 
 {millions:.1f} M parameters, fp16. The class, the checkpoint layout and the code path are those of the production
@@ -56,9 +56,9 @@ REAL = """
 - About 3 % real photos: {photos} rows and clip frames of the project's photo folder with an ODC-By, MIT or CC BY
   licence (CMU ROADWork, attribution to Carnegie Mellon University, ODC-By 1.0; see NOTICE).
   Held out: {held_out}. `roadwork evaluate` scores no photo of the sources in `training.json`."""
-START = "\n- Its vision tower started from the weights of mini:backbone."
+START = "\n- Its vision tower started from the weights of bundled:backbone."
 TOWER = """
-- Its vision tower started from the weights of mini:backbone and was pre-trained: {samples:,} crops in
+- Its vision tower started from the weights of bundled:backbone and was pre-trained: {samples:,} crops in
   {minutes:g} minutes."""
 
 

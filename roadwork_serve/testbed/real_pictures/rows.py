@@ -16,7 +16,7 @@ from roadwork_serve.schema import MediaKind
 from roadwork_serve.testbed.real_pictures.fit import group_weights
 from roadwork_serve.testbed.real_pictures.train import OutOfFold
 
-MODEL = "mini:efficientnet-lite2"
+MODEL = "bundled:efficientnet-lite2"
 # Stages that were not run count as abstaining.
 _PHOTO, _CLIP = (
     tuple(StageRecord(stage, None, None, "", True) for stage in stages)
