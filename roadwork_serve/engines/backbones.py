@@ -3,17 +3,19 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import TimmWrapperConfig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from roadwork_serve.engines.load_options import DEFAULTS, LoadOptions
 from roadwork_serve.engines.loading import load_pretrained, read_config, read_processor_config
 from roadwork_serve.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import TimmWrapperConfig
 
 Rgb = tuple[float, float, float]
 # The ImageNet statistics, with which the checkpoints were trained unless their preprocessing says otherwise.
@@ -168,13 +170,14 @@ def attention(kind: type[Any], options: LoadOptions) -> str:
     return "flash_attention_2" if flash and is_flash_attn_2_available() else "sdpa"
 
 
-def _timm_config(model: str, config: dict[str, Any]) -> TimmWrapperConfig:
+def _timm_config(model: str, config: dict[str, Any]) -> "TimmWrapperConfig":
     """Return the config of a timm model that takes images of any side.
 
     Raises:
         ModelError: The architecture is not supported.
     """
     from timm.models import is_model_in_modules
+    from transformers import TimmWrapperConfig  # it imports timm, which takes seconds
 
     name = str(config.get("architecture"))
     vit = is_model_in_modules(name, _TIMM_VITS)
