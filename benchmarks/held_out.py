@@ -32,7 +32,7 @@ SIDE = 224
 
 @dataclass(frozen=True)
 class PairResult:
-    """How the score moves within pairs of one kind."""
+    """Moves of the score within pairs of one kind."""
 
     pairs: int
     #: Share of the pairs whose score moves as it should.

@@ -1,4 +1,4 @@
-"""Which photos are scored, and what happens to earlier runs."""
+"""Selection of the photos that are scored, and the result file, which keeps earlier runs."""
 
 import json
 from pathlib import Path

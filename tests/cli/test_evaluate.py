@@ -53,7 +53,7 @@ none/d.jpg,none,Mi3-Lab/workzone,d,ODC-By-1.0,group=clip_boston
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Of two sources that no weights declare, and of one that the miniatures were trained on."""
+    """Write photos of two sources that no weights declare, and of one that the miniatures were trained on."""
     folder = tmp_path / "photos"
     for name, colour in (("roadwork/a", RED), ("none/b", RED), ("none/c", BLUE), ("none/d", RED)):
         write_jpeg(folder / f"{name}.jpg", colour)

@@ -104,7 +104,7 @@ def jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 
 
 def patch_targets(boxes: Boxes, cells: int, kinds: int) -> NDArray[np.float32]:
-    """Which evidence each cell shows, [cells * cells, kinds]: 1 where a box covers 30 % of the smaller of the two."""
+    """Return the evidence in each cell, [cells * cells, kinds]: 1 where a box covers 30 % of the smaller of the two."""
     target = np.zeros((cells, cells, kinds), np.float32)
     starts = np.arange(cells)
     for kind, x0, y0, x1, y1 in boxes:

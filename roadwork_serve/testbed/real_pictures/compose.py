@@ -161,7 +161,7 @@ class Composer:
         """Draw a picture without works: one of the groups, or one whose works are painted out."""
         if self.complete and rng.random() < CLEARED_SHARE:
             picture = self._draw(self.complete, rng)
-            return paint_out(_small(picture.image), list(picture.boxes or ()))
+            return paint_out(shrink(picture.image), list(picture.boxes or ()))
         return _base(self._draw(groups, rng), rng)
 
     def works(self, rng: np.random.Generator, kind: str | None = None) -> Cutout:
@@ -258,7 +258,7 @@ class Composer:
     def painted_out(self, rng: np.random.Generator) -> Pair:
         """Draw a boxed picture with works, and the same with every box painted out."""
         picture = self._draw(self.complete, rng)
-        before = _small(picture.image)
+        before = shrink(picture.image)
         boxes = list(picture.boxes or ())
         after = paint_out(before, boxes)
         return Pair(before, after, (1, 0), -1, "painted_out", (boxes, []))
@@ -266,7 +266,7 @@ class Composer:
     def painted_elsewhere(self, rng: np.random.Generator) -> Pair:
         """Draw a picture, and paint over parts without works: its label stays, so that smears predict nothing."""
         picture = self._draw(self.boxed if rng.random() < 0.6 else self.plain, rng)
-        before = _small(picture.image)
+        before = shrink(picture.image)
         boxes = list(picture.boxes or ())
         holes: list[Box] = []
         for _ in range(40):
@@ -315,8 +315,9 @@ def _by_group(pictures: Sequence[Picture]) -> list[list[Picture]]:
     return list(groups.values())
 
 
-def _small(image: Image.Image) -> Image.Image:
-    scale = LONG_SIDE / max(image.size)
+def shrink(image: Image.Image, long_side: int = LONG_SIDE) -> Image.Image:
+    """Scale a picture down to at most this longer side, pixels."""
+    scale = long_side / max(image.size)
     if scale >= 1:
         return image
     return image.resize(
@@ -326,7 +327,7 @@ def _small(image: Image.Image) -> Image.Image:
 
 def _base(picture: Picture, rng: np.random.Generator) -> Image.Image:
     """Return the picture, at most LONG_SIDE px, sometimes cropped at its sides and top (its ground stays)."""
-    image = _small(picture.image)
+    image = shrink(picture.image)
     if rng.random() < 0.5:
         w, h = image.size
         cut = rng.uniform(0, 0.2)

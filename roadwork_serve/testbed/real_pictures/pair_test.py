@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from roadwork_serve.testbed.real_pictures.compose import paint_out, paste_row, square
+from roadwork_serve.testbed.real_pictures.compose import paint_out, paste_row, shrink, square
 from roadwork_serve.testbed.real_pictures.cutouts import Cutout, cut_out
 from roadwork_serve.testbed.real_pictures.sources import Box, Picture, read_boxes
 
@@ -38,7 +38,7 @@ def painted_pairs(photos: Path, opendata: Path) -> list[HeldOutPair]:
     pairs = []
     for picture in heldout_pictures(photos) + _tier_b_pictures(opendata, COMPLETE):
         if picture.boxes:
-            before = _at_most(picture.image)
+            before = shrink(picture.image, LONG_SIDE)
             pairs.append(HeldOutPair(picture.key, picture.group, before, paint_out(before, picture.boxes), -1))
     return pairs
 
@@ -49,7 +49,7 @@ def pasted_pairs(streets: Sequence[Path], opendata: Path, photos: Path) -> list[
     cones = heldout_cones(photos, opendata)
     pairs = []
     for path in streets:
-        before = _at_most(Image.open(path).convert("RGB"))
+        before = shrink(Image.open(path).convert("RGB"), LONG_SIDE)
         after = paste_row(before, cones[int(rng.integers(len(cones)))], int(rng.integers(1, 5)), rng)
         pairs.append(HeldOutPair(path.name, path.name.split("_")[0], before, after, 1))
     return pairs
@@ -89,12 +89,3 @@ def score_pairs(pairs: Sequence[HeldOutPair], score: Score, side: int) -> NDArra
     before = score(np.stack([square(pair.before, side) for pair in pairs]))
     after = score(np.stack([square(pair.after, side) for pair in pairs]))
     return (after - before) * np.array([pair.order for pair in pairs])
-
-
-def _at_most(image: Image.Image) -> Image.Image:
-    scale = LONG_SIDE / max(image.size)
-    if scale >= 1:
-        return image
-    return image.resize(
-        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR, reducing_gap=2.0
-    )
