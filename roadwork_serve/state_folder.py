@@ -1,0 +1,38 @@
+"""The state folder: journal, media, spool, tokens and heads of this user's servers, which no other user can read."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from roadwork_serve.errors import ConfigError
+
+VARIABLE = "ROADWORK_STATE"
+
+
+def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the path: ROADWORK_STATE, or else roadwork-serve in XDG_STATE_HOME, by default ~/.local/state."""
+    if chosen := environment.get(VARIABLE):
+        return Path(chosen).absolute()
+    base = Path(environment.get("XDG_STATE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".local/state") / "roadwork-serve"
+
+
+def make_private(folder: Path) -> Path:
+    """Make a folder that only this user can enter, with its parents, and return it.
+
+    An existing folder of this user loses the permissions of others.
+
+    Raises:
+        ConfigError: The folder belongs to another user, or cannot be made.
+    """
+    try:
+        for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+        about = folder.stat()
+        if about.st_uid != os.getuid():
+            raise ConfigError(f"{folder} belongs to another user; name a folder of your own with {VARIABLE}")
+        if about.st_mode & 0o077:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(f"the folder {folder} cannot be made ({error}); name another one with {VARIABLE}") from None
+    return folder
