@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -40,7 +41,7 @@ from roadwork_serve.api.tracing import Tracing
 from roadwork_serve.autoscaling.arrivals import ArrivalStats
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.policy_file import load_rollout
-from roadwork_serve.cascade.prediction import Item
+from roadwork_serve.cascade.prediction import Item, Page
 from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.errors import BadRequest, ConfigError, NotReady, Overloaded, PolicyConflict, RoadworkError
@@ -175,7 +176,8 @@ class Ingress:
         try:
             with self._router.reserve(deadline_s) as reserved:
                 media = await self._decoder.read(data, deadline_s)
-            routed = await self._router.classify(Item.of(media, request_id, deadline_s), context.key, reserved)
+            item = Item.of(media, request_id, deadline_s, Page(partial(self._decoder.page, data)))
+            routed = await self._router.classify(item, context.key, reserved)
         except RoadworkError as error:
             self._observers.on_rejected(error.slug)
             raise

@@ -55,7 +55,8 @@ class RayStageClient:
         self._handle = handle
         self._timeout_s = timeout_s
         self._probe_s = probe_s
-        self._sees: StageInput = "both"
+        #: Input that the stage uses, as far as is known.
+        self.sees: StageInput = "both"
         self._up = False
         self._back = asyncio.Event()  # set while it is up
         self._down_since_s = 0.0
@@ -89,7 +90,7 @@ class RayStageClient:
         self._used_s = time.monotonic()
         if not await self._is_up(min((item.left_s() for item in items), default=0.0)):
             raise StageDown(f"{self.name} is down and skipped until it answers again")
-        slim = [item.slim(self._sees) for item in items]
+        slim = [item.slim(self.sees) for item in items]
         left_s = [item.left_s() for item in items]  # monotonic clocks of two machines share no zero
         try:
             return await self._call("predict", self.name, slim, left_s, within_s=self._timeout_s, lost=self._lost)
@@ -111,7 +112,7 @@ class RayStageClient:
             try:
                 if not (await asyncio.wait([probe], timeout=2 * self._probe_s))[0]:
                     self._mark_down(_Unreachable(f"no answer in {2 * self._probe_s:g} s"))
-                self._sees = await probe
+                self.sees = await probe
             except Exception as error:
                 self._mark_down(error)
                 self._lost.cancel()

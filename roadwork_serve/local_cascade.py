@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from roadwork_serve import media
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.cascade.prediction import Item
+from roadwork_serve.cascade.prediction import Item, Page
 from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.engines.gpu_lock import exclusive_gpu_load
-from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.profiles.profile import MediaLimits, Profile
 from roadwork_serve.schema import Verdict
 from roadwork_serve.stages.load import Opener, open_stages
 
@@ -42,8 +42,13 @@ class LocalCascade:
             RoadworkError: The file is invalid, no stage returned a prediction, or the deadline passed.
         """
         deadline_s = time.monotonic() + (deadline_ms or self.profile.ingress.default_deadline_ms) / 1000
-        decoded = await asyncio.to_thread(media.read, data, self.profile.media)
-        return await self.router.classify_item(Item.of(decoded, uuid.uuid4().hex, deadline_s))
+        return await self.router.classify_item(await read_item(data, self.profile.media, uuid.uuid4().hex, deadline_s))
+
+
+async def read_item(data: bytes, limits: MediaLimits, request_id: str, deadline_s: float) -> Item:
+    """Decode a file on a thread of this process, and return its item. Raises the errors of `media.read`."""
+    decoded = await asyncio.to_thread(media.read, data, limits)
+    return Item.of(decoded, request_id, deadline_s, Page(lambda _: asyncio.to_thread(media.page, data, limits)))
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import ctypes
 import sys
 
 from roadwork_serve.errors import MediaError
-from roadwork_serve.media import open_rgb, read
+from roadwork_serve.media import open_rgb, page, read
 from roadwork_serve.profiles.profile import MediaLimits
 from tests import corpus
 
@@ -47,14 +47,14 @@ def main() -> None:
     files |= {name: data for name, (data, _) in corpus.odd_files().items()}
     files |= {name: data for name, (data, _) in corpus.addressed_files(sys.argv[1]).items()}
     for kind in ("JPEG", "PNG", "WEBP"):  # what libraries open for themselves when they are first used
-        open_rgb(read(corpus.encoded(corpus.picture(), kind), MediaLimits()).images[0])
+        open_rgb(page(corpus.encoded(corpus.picture(), kind), MediaLimits()))
     for data in (corpus.clip(), corpus.clip(kind="webm", codec="libvpx")):
         read(data, MediaLimits())
     confine()
     for name, data in files.items():
         print(name, flush=True)
         try:
-            for image in read(data, MediaLimits()).images:
+            for image in read(data, MediaLimits()).images or (page(data, MediaLimits()),):
                 open_rgb(image)
         except MediaError:
             continue

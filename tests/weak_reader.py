@@ -27,9 +27,9 @@ def weak_read(data: bytes, limits: Any) -> Photo | Clip:
     return read(data, limits)
 
 
-def lying(data: bytes, limits: Any) -> tuple[dict[str, Any], bytes]:
+def lying(data: bytes, limits: Any, task: Any) -> tuple[dict[str, Any], bytes]:
     if not data.startswith(LIES):
-        return decode(data, limits)
+        return decode(data, limits, task)
     header, size = json.loads(data.removeprefix(LIES))
     return header, bytes(size)
 

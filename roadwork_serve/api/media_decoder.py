@@ -2,14 +2,17 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 from roadwork_serve.cascade.latency import LatencyEstimator
 from roadwork_serve.errors import DeadlineExceeded, Overloaded
 from roadwork_serve.media import Clip, Photo
 from roadwork_serve.media.decode_pool import DecodePool
-from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.profiles.profile import MediaLimits, Profile
 
+T = TypeVar("T")
 _MARGIN = 1.1
 
 
@@ -34,11 +37,21 @@ class MediaDecoder:
 
         Raises the errors of `media.read`, Overloaded if the queue is too long, and DeadlineExceeded.
         """
+        return await self._run(self._pool.read, data, deadline_s)
+
+    async def page(self, data: bytes, deadline_s: float) -> bytes:
+        """Return the page of a photo that has been read. Raises the errors of `read`."""
+        return await self._run(self._pool.page, data, deadline_s)
+
+    async def _run(self, task: Callable[[bytes, MediaLimits], Awaitable[T]], data: bytes, deadline_s: float) -> T:
         self.check_feasible(deadline_s)
         self.count += 1
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()), self._slots:
-                return await self._read(data, deadline_s)
+                # A file that would be late is not started: stopping it would cost the process.
+                if self.count > self._processes and self._needs_s() > deadline_s - time.monotonic():
+                    raise self._too_busy()
+                return await task(data, self._limits)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the file was decoded; allow more time") from None
         finally:
@@ -63,12 +76,6 @@ class MediaDecoder:
     async def aclose(self) -> None:
         """End the processes."""
         await self._pool.aclose()
-
-    async def _read(self, data: bytes, deadline_s: float) -> Photo | Clip:
-        """Decode in a free process. A file that would be late is not started: stopping it would cost the process."""
-        if self.count > self._processes and self._needs_s() > deadline_s - time.monotonic():
-            raise self._too_busy()
-        return await self._pool.read(data, self._limits)
 
     def _needs_s(self) -> float:
         return _MARGIN * (self._latency.p90_s(1) or 0.0)

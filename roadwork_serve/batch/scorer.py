@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from roadwork_serve.batch.inputs import InputFile, InputSource
 from roadwork_serve.batch.parts import Scored
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.cascade.prediction import Item
+from roadwork_serve.cascade.prediction import Item, Page
 from roadwork_serve.errors import BadRequest, BrokenMedia, MediaTooLarge, RoadworkError
 from roadwork_serve.local_cascade import LocalCascade, local_cascade
 from roadwork_serve.media.decode_pool import DecodePool
@@ -86,8 +86,9 @@ class Scorer:
                 data = rows.pop(file) if file.row is not None else await self._read(file)
                 if not data:
                     raise BrokenMedia("the file is empty" if file.row is None else "the row has no image")
-                decoded = await self._decode_pool.read(data, self._profile.media)
-                item = Item.of(decoded, uuid.uuid4().hex, time.monotonic() + _DEADLINE_S)
+                pool, limits = self._decode_pool, self._profile.media
+                page = Page(lambda _: pool.page(data, limits))
+                item = Item.of(await pool.read(data, limits), uuid.uuid4().hex, time.monotonic() + _DEADLINE_S, page)
                 return Scored(file.name, await self._cascade.router.classify_item(item))
             except OSError as error:
                 return Scored.rejected(file.name, BadRequest(f"the file cannot be read: {error.strerror or error}"))

@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from heapq import heapify, heappop, heappush
 
@@ -19,7 +19,7 @@ from roadwork_serve.cascade.calls import Call, QueuedItem, StageAnswer, fail
 from roadwork_serve.cascade.circuit_breaker import FAILURES, CircuitBreaker, State
 from roadwork_serve.cascade.latency import LatencyEstimator
 from roadwork_serve.cascade.prediction import Item, StageClient
-from roadwork_serve.errors import DeadlineExceeded, Overloaded, StageDown, StageFailed, StageLost
+from roadwork_serve.errors import DeadlineExceeded, MediaError, Overloaded, StageDown, StageFailed, StageLost
 
 RETEST_S = 1.0  # an idle stage without an answer for this long is called again, however slow it was
 
@@ -135,8 +135,11 @@ class Batcher:
         Raises:
             Overloaded: as in `admit`, or other items took precedence for too long.
             DeadlineExceeded: as in `admit`, or the deadline passed in the queue or in the stage.
-            StageFailed: the stage failed twice, or failed with no time for a retry. StageDown: as in `admit`.
+            StageFailed: the stage failed twice, or failed with no time for a retry, or the photo cannot be decoded to
+                a page for it. StageDown: as in `admit`.
         """
+        if item.page is not None and self._client.sees != "thumbs":
+            item, reserved = await self._with_images(item, reserved), True
         left_s = item.left_s()
         if reserved:
             self._check_available(left_s)
@@ -170,6 +173,14 @@ class Batcher:
                 entry.call.waiters -= 1
                 if not entry.call.waiters:
                     entry.call.stop()
+
+    async def _with_images(self, item: Item, reserved: bool) -> Item:
+        """Return the item with its images, while it has a place in the queue."""
+        with nullcontext() if reserved else self.reserve(item.deadline_s):
+            try:
+                return await item.with_images()
+            except MediaError as error:
+                raise StageFailed(f"{self.name} gets no image: {error}") from error
 
     async def aclose(self) -> None:
         """Fail all queued items, cancel all calls and wait until they have ended. No more items are accepted."""

@@ -1,7 +1,8 @@
 """The contract between stages and the cascade: the input of a stage and its prediction."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -23,7 +24,7 @@ class Media(Protocol):
 
     @property
     def images(self) -> tuple[bytes, ...]:
-        """Encoded photo, or sampled frames of a clip."""
+        """JPEGs of the sampled frames of a clip; none of a photo, whose page is made when a stage needs it."""
         ...
 
     @property
@@ -37,15 +38,33 @@ class Media(Protocol):
         ...
 
 
+class Page:
+    """The page of a photo, made once, when the first stage asks for it."""
+
+    def __init__(self, make: Callable[[float], Awaitable[bytes]]) -> None:
+        """Store the function that makes the page by a deadline on the clock of `time.monotonic()`."""
+        self._make = make
+        self._made: bytes | None = None
+        self._making = asyncio.Lock()
+
+    async def get(self, deadline_s: float) -> bytes:
+        """Return the page. Raises the errors of `media.page`, or of the queue in front of the decoder."""
+        async with self._making:
+            if self._made is None:
+                self._made = await self._make(deadline_s)
+        return self._made
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """A photo or clip on its way through the cascade."""
 
     request_id: str
     kind: Literal["photo", "clip"]
-    #: Encoded JPEG, PNG or WebP; one for a photo, the sampled frames for a clip.
+    #: JPEGs made by the decoding process, never the file that was sent: the sampled frames of a clip, or the page of
+    #: a photo once a stage has needed it.
     images: tuple[bytes, ...]
-    #: uint8 RGB of shape [n, side, side, 3], one per image, resized to a square; decoded once, for stage 1.
+    #: uint8 RGB of shape [n, side, side, 3], one per photo or frame, resized to a square; decoded once, for stage 1.
     thumbs: NDArray[np.uint8]
     #: Position of each frame in the clip, seconds; (0.0,) for a photo.
     timestamps_s: tuple[float, ...]
@@ -53,11 +72,20 @@ class Item:
     deadline_s: float
     #: Folder of the head that stage 1 uses; None for that of its engine.
     head: str | None = None
+    #: Makes the page of a photo; None once `images` has it, and for clips.
+    page: Page | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, media: Media, request_id: str, deadline_s: float) -> "Item":
-        """Return the item for a decoded photo or clip."""
-        return cls(request_id, media.kind, media.images, media.thumbs, media.timestamps_s, deadline_s)
+    def of(cls, media: Media, request_id: str, deadline_s: float, page: Page | None = None) -> "Item":
+        """Return the item for a decoded photo or clip. `page` makes the page of a photo."""
+        own = page if media.kind == "photo" else None
+        return cls(request_id, media.kind, media.images, media.thumbs, media.timestamps_s, deadline_s, page=own)
+
+    async def with_images(self) -> "Item":
+        """Return the item with its images, made by its deadline. Raises the errors of `Page.get`."""
+        if self.page is None:
+            return self
+        return replace(self, images=(await self.page.get(self.deadline_s),), page=None)
 
     def left_s(self) -> float:
         """Return the seconds until the deadline; negative once it has passed."""
@@ -65,11 +93,12 @@ class Item:
 
     def slim(self, sees: StageInput) -> "Item":
         """Return a copy with only the input that the stage uses, to reduce the size of calls."""
-        if sees == "thumbs":
-            return replace(self, images=())
-        if sees == "images":
-            return replace(self, thumbs=self.thumbs[:0])
-        return self
+        return replace(
+            self,
+            images=() if sees == "thumbs" else self.images,
+            thumbs=self.thumbs[:0] if sees == "images" else self.thumbs,
+            page=None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +178,11 @@ class Stage(Protocol):
 
 class StageClient(Protocol):
     """The cascade's connection to a stage: a Ray handle in production, a local object elsewhere."""
+
+    @property
+    def sees(self) -> StageInput:
+        """Input that the stage uses."""
+        ...
 
     async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         """Return a prediction for each item, in order. Raises StageFailed if the stage cannot be reached."""

@@ -5,13 +5,11 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from roadwork_serve import media
 from roadwork_serve.cascade.calls import StageAnswer
-from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.datasets.samples import Sample
 from roadwork_serve.errors import RoadworkError
 from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord, stage_records
-from roadwork_serve.local_cascade import LocalCascade
+from roadwork_serve.local_cascade import LocalCascade, read_item
 
 IN_FLIGHT = 32
 _DEADLINE_S = 24 * 3600.0  # never reached: an evaluation measures accuracy, not speed
@@ -62,8 +60,7 @@ async def evaluate_samples(
 
 async def _evaluate(sample: Sample, cascade: LocalCascade, also: Collection[str]) -> EvaluationRow:
     metadata = sample.metadata
-    read = await asyncio.to_thread(media.read, sample.data, cascade.profile.media)
-    item = Item.of(read, metadata.name, time.monotonic() + _DEADLINE_S)
+    item = await read_item(sample.data, cascade.profile.media, metadata.name, time.monotonic() + _DEADLINE_S)
     verdict = await cascade.router.classify_item(item)
     records = list(stage_records(verdict.stages))
     done = {record.stage for record in records}

@@ -52,7 +52,6 @@ class Frame:
 class Clip:
     """A clip and its sampled frames."""
 
-    encoded: bytes
     mime: str
     #: Width of the upright image in pixels.
     width: int
@@ -70,7 +69,7 @@ class Clip:
 
     @property
     def images(self) -> tuple[bytes, ...]:
-        """Encoded images: the photo, or a JPEG of each sampled frame."""
+        """A JPEG of each sampled frame."""
         return tuple(frame.jpeg for frame in self.frames)
 
     @property
@@ -157,7 +156,7 @@ def _read(container: InputContainer, data: bytes, mime: str, limits: "MediaLimit
         frames.append(Frame((time - times[0]) / second, _jpeg(image), squash(image, limits.thumb_side)))
     if not frames:
         raise BrokenMedia("no frame of the clip can be decoded; send one that can be played")
-    return Clip(data, mime, width, height, seconds, tuple(frames))
+    return Clip(mime, width, height, seconds, tuple(frames))
 
 
 def _video_stream(container: InputContainer) -> VideoStream:

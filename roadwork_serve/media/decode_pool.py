@@ -9,16 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, NotReady, RoadworkError, UnsupportedMedia
-from roadwork_serve.media import Clip, Frame, Photo, checked
-from roadwork_serve.media.decode_worker import LENGTHS, READY
+from roadwork_serve.media import Clip, Frame, Photo, checked, sniff
+from roadwork_serve.media.decode_worker import LENGTHS, READY, Task
 from roadwork_serve.profiles.profile import MediaLimits
 
+T = TypeVar("T")
 _LOG = logging.getLogger("ray.serve.roadwork.media")
 _ERRORS: Mapping[str, type[MediaError]] = {
     kind.__name__: kind for kind in (BrokenMedia, MediaTooLarge, UnsupportedMedia)
@@ -52,7 +54,7 @@ class DecodePool:
         self._slots = asyncio.Semaphore(count)
         self._workers = [_Worker(module, timed) for _ in range(count)]
         self._idle = list(self._workers)
-        self._decoding: set[asyncio.Task[Photo | Clip]] = set()
+        self._decoding: set[asyncio.Task[Any]] = set()
 
     @property
     def idle(self) -> int:
@@ -80,13 +82,20 @@ class DecodePool:
                 takes longer than max_decode_s.
             NotReady: The pool is closed.
         """
-        mime = checked(data, limits)
+        return await self._run("read", data, limits, partial(_parse, mime=checked(data, limits), limits=limits))
+
+    async def page(self, data: bytes, limits: MediaLimits) -> bytes:
+        """Make the page of a photo in the next idle process; see `media.page`. Raises the errors of `read`."""
+        checked(data, limits)
+        return await self._run("page", data, limits, _parse_page)
+
+    async def _run(self, task: Task, data: bytes, limits: MediaLimits, parse: Callable[[Any, bytearray], T]) -> T:
         await self._slots.acquire()
         worker = self._idle.pop()
-        work = asyncio.create_task(worker.read(data, mime, limits), name="decode")
+        work = asyncio.create_task(worker.run(task, data, limits, parse), name="decode")
         self._decoding.add(work)
 
-        def done(work: asyncio.Task[Photo | Clip]) -> None:
+        def done(work: asyncio.Task[T]) -> None:
             self._decoding.remove(work)
             self._idle.append(worker)
             self._slots.release()
@@ -139,15 +148,15 @@ class _Worker:
             self._replace()
         raise RoadworkError("the decoding process does not start; see the server's log")
 
-    async def read(self, data: bytes, mime: str, limits: MediaLimits) -> Photo | Clip:
-        """See `DecodePool`."""
+    async def run(self, task: Task, data: bytes, limits: MediaLimits, parse: Callable[[Any, bytearray], T]) -> T:
+        """Run a task on a file, and return its parsed result. Raises the errors of `DecodePool.read`."""
         worker = await self.started()
         began, completed = time.monotonic(), False
         try:
             async with asyncio.timeout(limits.max_decode_s):
-                await _send(worker, limits.model_dump(), data)
+                await _send(worker, {"task": task, "limits": limits.model_dump()}, data)
                 header, body = await _receive(worker, _max_bytes(limits))
-            result = _parse(header, body, data, mime, limits)
+            result = _error(header) or parse(header, body)
             self._timed(_decode_s(header, limits), True)
             completed = True
         except TimeoutError:
@@ -155,7 +164,7 @@ class _Worker:
                 f"decoding the file takes longer than {limits.max_decode_s:g} s (max_decode_s); send a smaller one"
             ) from None
         except Exception as error:  # the process died, or sent an invalid response
-            _LOG.warning("A decoding process failed on a %s file of %d bytes: %r", mime, len(data), error)
+            _LOG.warning("A decoding process failed on a file of %d bytes: %r", len(data), error)
             raise BrokenMedia("the file crashes the decoder; export it again, or send another") from None
         finally:
             if not completed:
@@ -262,17 +271,28 @@ async def _receive_exactly(worker: socket.socket, length: int) -> bytearray:
 
 def _max_bytes(limits: MediaLimits) -> int:
     """Return the largest size of a decoded file in bytes."""
-    return 3 * limits.frames * (limits.thumb_side**2 + limits.frame_side**2) + limits.frames * 2**16
+    frames = limits.frames * (3 * limits.thumb_side**2 + 3 * limits.frame_side**2 + 2**16)
+    return max(frames, 3 * limits.page_side**2 + 2**16)
 
 
-def _parse(header: Any, body: bytearray, data: bytes, mime: str, limits: MediaLimits) -> Photo | Clip | MediaError:
-    """Parse a response. Raise ValueError, KeyError or TypeError if it is invalid."""
+def _error(header: Any) -> MediaError | None:
+    """Return the error in a response. Raise KeyError or TypeError if it is invalid."""
+    return _ERRORS[header["error"]](str(header["message"])[:_MAX_MESSAGE]) if header["kind"] == "error" else None
+
+
+def _parse_page(header: Any, body: bytearray) -> bytes:
+    """Return the page in a response. Raise ValueError, KeyError or TypeError if it is invalid."""
+    if header["kind"] != "page" or sniff(bytes(body[:16])) != "image/jpeg":
+        raise ValueError(f"its kind is {header['kind']!r}, or its page is no JPEG")
+    return bytes(body)
+
+
+def _parse(header: Any, body: bytearray, mime: str, limits: MediaLimits) -> Photo | Clip:
+    """Return the media in a response. Raise ValueError, KeyError or TypeError if it is invalid."""
     match header["kind"]:
-        case "error":
-            return _ERRORS[header["error"]](str(header["message"])[:_MAX_MESSAGE])
         case "photo":
             (thumb,) = _thumbs(body, 0, 1, limits.thumb_side)
-            return Photo(data, mime, int(header["width"]), int(header["height"]), thumb)
+            return Photo(mime, int(header["width"]), int(header["height"]), thumb)
         case "clip":
             sizes = [(float(at_s), int(size)) for at_s, size in header["frames"]]
             if not 1 <= len(sizes) <= limits.frames or any(size < 1 for _, size in sizes):
@@ -283,7 +303,7 @@ def _parse(header: Any, body: bytearray, data: bytes, mime: str, limits: MediaLi
                 Frame(at_s, bytes(body[end - size : end]), thumb)
                 for (at_s, size), end, thumb in zip(sizes, ends, thumbs, strict=True)
             )
-            return Clip(data, mime, int(header["width"]), int(header["height"]), float(header["seconds"]), frames)
+            return Clip(mime, int(header["width"]), int(header["height"]), float(header["seconds"]), frames)
         case other:
             raise ValueError(f"its kind is {other!r}")
 

@@ -1,6 +1,6 @@
 """A process that decodes files for its parent, so that a malicious file harms nothing else. `DecodePool` starts it.
 
-It receives a file and its limits over the socket at its standard input, and sends back the decoded media. A message
+It receives a file, its limits and the task over the socket at its standard input, and sends back the result. A message
 is the lengths of its two parts, then JSON and bytes. Nothing is pickled, so that an attacker who took over this process
 could send wrong data but run no code in the parent. It ends when the parent closes the socket.
 
@@ -15,18 +15,19 @@ import socket
 import struct
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from roadwork_serve.errors import MediaError
-from roadwork_serve.media import Clip, Photo, read
+from roadwork_serve.media import Clip, Photo, page, read
 
 if TYPE_CHECKING:
     from roadwork_serve.profiles.profile import MediaLimits
 
 LENGTHS = struct.Struct(">II")  # of the JSON and of the bytes
 READY: dict[str, Any] = {"kind": "ready"}
+Task = Literal["read", "page"]
 # Memory for a file at its limits. Measured with 8 bits per channel: WebP takes 20 bytes per pixel, H.264 with 16
 # reference frames 40.
 _BYTES_PER_PIXEL = 48
@@ -43,19 +44,21 @@ def main() -> None:
         try:
             _send(parent, READY, b"")
             while (message := _receive(parent)) is not None:
-                limits = cast("MediaLimits", SimpleNamespace(**message[0]))
+                limits = cast("MediaLimits", SimpleNamespace(**message[0]["limits"]))
                 began = time.monotonic()
-                header, body = _decode(message[1], limits)
+                header, body = _decode(message[1], limits, message[0]["task"])
                 _send(parent, header | {"took_s": time.monotonic() - began}, body)
         except ConnectionError:
             return
 
 
-def _decode(data: bytes, limits: "MediaLimits") -> tuple[dict[str, Any], bytes]:
-    """Decode a file and return the result or the error as a message, with limits on memory and time."""
+def _decode(data: bytes, limits: "MediaLimits", task: Task) -> tuple[dict[str, Any], bytes]:
+    """Return the result of a task, or its error, as a message. Memory and time are limited."""
     _limit_memory(_BASE_BYTES + _COPIES * limits.max_bytes + _BYTES_PER_PIXEL * limits.max_pixels)
     signal.alarm(math.ceil(limits.max_decode_s) + 1)  # the parent kills this process earlier, if it is alive
     try:
+        if task == "page":
+            return {"kind": "page"}, page(data, limits)
         media = read(data, limits)
     except MediaError as error:
         return {"kind": "error", "error": type(error).__name__, "message": str(error)}, b""

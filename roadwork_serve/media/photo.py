@@ -1,6 +1,8 @@
-"""Photos: limits from the header, one decode for stage 1, and the decoder of the later stages."""
+"""Photos: limits from the header, the thumbnail for stage 1, and the page for the later stages."""
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from roadwork_serve.profiles.profile import MediaLimits
 
 _MAX_SCANS = 100  # of a progressive JPEG; cameras write about 10, and each is a pass over the whole image
+_PAGE_QUALITY = 90
 _BROKEN = "the photo is damaged or truncated; send the whole file"
 _OUT_OF_MEMORY = "decoding the photo takes too much memory; send it at a smaller size"
 _ORIENTATION_TAG = 0x0112
@@ -35,7 +38,6 @@ _TRANSPOSE = {  # EXIF 2.32, tag Orientation -> the operation that makes the ima
 class Photo:
     """A decoded photo."""
 
-    encoded: bytes
     mime: str
     #: Width of the upright image in pixels.
     width: int
@@ -51,8 +53,8 @@ class Photo:
 
     @property
     def images(self) -> tuple[bytes, ...]:
-        """Encoded images: the photo, or a JPEG of each sampled frame."""
-        return (self.encoded,)
+        """JPEGs of the sampled frames of a clip. None of a photo: `read_page` makes its page when a stage needs it."""
+        return ()
 
     @property
     def thumbs(self) -> NDArray[np.uint8]:
@@ -72,26 +74,32 @@ def read_photo(data: bytes, mime: str, limits: "MediaLimits") -> Photo:
         MediaTooLarge: A limit is exceeded; raised before anything is decoded.
         BrokenMedia: The file is damaged.
     """
-    try:
-        if mime == "image/webp":
-            _check_pixels(_webp_size(data), limits)  # Pillow allocates the canvas when it opens the file
-        image = _open(data, mime)
-        _check_pixels(image.size, limits)
-        if "progressive" in image.info and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
-            raise MediaTooLarge(f"the JPEG has {scans:,} scans; at most {_MAX_SCANS} are accepted")
+    with _errors():
+        image = _open_checked(data, mime, limits)
         width, height = image.size
-        orientation = _orientation(image)
+        if _orientation(image) >= 5:
+            width, height = height, width
         side = limits.thumb_side
         thumb = np.asarray(_decoded(image, (side, side), Image.Resampling.BILINEAR))
-    except MediaError:
-        raise
-    except MemoryError:
-        raise MediaTooLarge(_OUT_OF_MEMORY) from None
-    except Exception as error:
-        raise BrokenMedia(_BROKEN) from error
-    if orientation >= 5:
-        width, height = height, width
-    return Photo(data, mime, width, height, thumb)
+    return Photo(mime, width, height, thumb)
+
+
+def read_page(data: bytes, mime: str, limits: "MediaLimits") -> bytes:
+    """Return a photo of a known type as the later stages see it: a new JPEG, upright, at most `limits.page_side` wide.
+
+    Raises the errors of `read_photo`.
+    """
+    with _errors():
+        image = _open_checked(data, mime, limits)
+        page = _decoded(image, fit(image.size, limits.page_side), Image.Resampling.BICUBIC)
+        return encode_jpeg(page, _PAGE_QUALITY)
+
+
+def encode_jpeg(image: Image.Image, quality: int) -> bytes:
+    """Return an RGB image as a JPEG. Colour keeps the full resolution, since signs are read by it."""
+    into = BytesIO()
+    image.save(into, "JPEG", quality=quality, subsampling=0)
+    return into.getvalue()
 
 
 def open_rgb(encoded: bytes, max_side: int | None = None) -> Image.Image:
@@ -125,6 +133,30 @@ def fit(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     """Return the size scaled down in proportion until its longer side is at most max_side."""
     share = min(1.0, max_side / max(size))
     return max(1, round(size[0] * share)), max(1, round(size[1] * share))
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Convert what decoders raise to errors for the client."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except MemoryError:
+        raise MediaTooLarge(_OUT_OF_MEMORY) from None
+    except Exception as error:
+        raise BrokenMedia(_BROKEN) from error
+
+
+def _open_checked(data: bytes, mime: str, limits: "MediaLimits") -> ImageFile.ImageFile:
+    """Parse the header and check it against the limits, before any pixel is decoded."""
+    if mime == "image/webp":
+        _check_pixels(_webp_size(data), limits)  # Pillow allocates the canvas when it opens the file
+    image = _open(data, mime)
+    _check_pixels(image.size, limits)
+    if "progressive" in image.info and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+        raise MediaTooLarge(f"the JPEG has {scans:,} scans; at most {_MAX_SCANS} are accepted")
+    return image
 
 
 class _JpegReader(JpegImagePlugin.JpegImageFile):

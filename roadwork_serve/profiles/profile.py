@@ -279,6 +279,11 @@ class MediaLimits(_Settings):
         description="Side of the square thumbnail that stage 1 sees, in pixels. A multiple of its backbone's patch: "
         "16 for the ViTs of DINOv3, 14 for DINOv2, 32 for a ConvNeXt.",
     )
+    page_side: int = Field(
+        default=1536,
+        ge=224,
+        description="Longer side to which photos are scaled for the later stages, in pixels.",
+    )
     frame_side: int = Field(
         default=960,
         ge=224,

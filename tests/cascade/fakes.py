@@ -37,6 +37,8 @@ def batcher(client: StageClient, **settings: Any) -> Batcher:
 class InstantClient:
     """Answers at once with the result of `respond` for each item; an exception as a result fails the call."""
 
+    sees: StageInput = "both"
+
     def __init__(self, respond: Callable[[Item], StagePrediction | Exception]) -> None:
         self.respond = respond
         self.batches: list[list[str]] = []
@@ -72,6 +74,7 @@ class GatedClient:
     """Blocks every call until the test answers it."""
 
     calls: list[GatedCall] = field(default_factory=list)
+    sees: StageInput = "both"
 
     async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         call = GatedCall(list(items), asyncio.get_running_loop().create_future())

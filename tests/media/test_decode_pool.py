@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, NotReady, RoadworkError
-from roadwork_serve.media import Clip, Photo, read
+from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, NotReady, RoadworkError, UnsupportedMedia
+from roadwork_serve.media import Clip, Photo, open_rgb, page, read
 from roadwork_serve.media import decode_pool as decode_pool_module
 from roadwork_serve.media.decode_pool import DecodePool
 from roadwork_serve.profiles.profile import MediaLimits
@@ -82,9 +82,25 @@ async def test_the_pool_returns_the_same_media_as_media_read(data: bytes) -> Non
     assert np.array_equal(media.thumbs, wanted.thumbs)
     match media, wanted:
         case Clip(), Clip():
-            assert media.seconds == wanted.seconds and media.encoded == data
+            assert media.seconds == wanted.seconds
         case _:
-            assert isinstance(media, Photo) and media.encoded is data
+            assert isinstance(media, Photo)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+async def test_the_pool_makes_pages(kind: str) -> None:
+    data = corpus.encoded(corpus.picture(2000, 100), kind)
+    async with readers(module="roadwork_serve.media.decode_worker") as opened:
+        made = await opened.page(data, LIMITS)
+        assert made == page(data, LIMITS) and open_rgb(made).size == (1536, 77)
+        with pytest.raises(UnsupportedMedia, match="a photo is needed"):
+            await opened.page(corpus.clip(), LIMITS)
+
+
+@pytest.mark.parametrize("answer", [({"kind": "photo"}, GOOD), ({"kind": "page"}, b"\x89PNG"), ({"kind": "page"}, b"")])
+def test_a_forged_page_is_rejected(answer: tuple[dict[str, str], bytes]) -> None:
+    with pytest.raises((ValueError, RoadworkError)):
+        decode_pool_module._parse_page(answer[0], bytearray(answer[1]))
 
 
 async def test_decoding_time_is_measured_in_the_decoding_process(tmp_path: Path) -> None:
@@ -234,7 +250,7 @@ FRAMES = {"kind": "clip", "width": 1, "height": 1, "seconds": 1}
 )
 def test_forged_responses_of_a_compromised_process_are_rejected(header: object, size: int) -> None:
     with pytest.raises((ValueError, KeyError, TypeError, OverflowError)):
-        decode_pool_module._parse(header, bytearray(size), GOOD, "image/jpeg", LIMITS)
+        decode_pool_module._error(header) or decode_pool_module._parse(header, bytearray(size), "image/jpeg", LIMITS)
 
 
 async def test_a_process_with_forged_responses_is_replaced(weak: DecodePool) -> None:

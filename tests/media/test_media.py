@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from roadwork_serve.errors import MediaError, MediaTooLarge, UnsupportedMedia
-from roadwork_serve.media import Clip, Photo, open_rgb, read, squash
+from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from roadwork_serve.media import Clip, Photo, open_rgb, page, read, sniff, squash
 from roadwork_serve.media import clip as clip_module
 from roadwork_serve.media.clip import evenly_spaced
 from roadwork_serve.profiles.profile import MediaLimits
@@ -64,7 +64,7 @@ class TestPhotos:
         data = corpus.encoded(image, kind)
         photo = read_photo(data)
         assert (photo.kind, photo.mime, photo.width, photo.height) == ("photo", STILLS[kind], 320, 200)
-        assert photo.images == (data,) and photo.timestamps_s == (0.0,)
+        assert photo.images == () and photo.timestamps_s == (0.0,)
         assert photo.thumbs.shape == (1, 224, 224, 3) and photo.thumbs.dtype == np.uint8
         assert difference(photo.thumb, squash(image, 224)) < 2
         assert difference(open_rgb(data), image) < 2
@@ -190,6 +190,36 @@ class TestPhotos:
     def test_open_rgb_requires_a_still(self) -> None:
         with pytest.raises(UnsupportedMedia, match="video/mp4"):
             open_rgb(corpus.clip())
+
+
+class TestPages:
+    @pytest.mark.parametrize("kind", STILLS)
+    @pytest.mark.parametrize("size", [(4000, 1000), (1536, 900), (200, 150)])
+    def test_are_new_bounded_jpegs(self, size: tuple[int, int], kind: str) -> None:
+        image = corpus.picture(*size)
+        made = page(corpus.encoded(image, kind), MediaLimits())
+        opened = open_rgb(made)
+        assert sniff(made) == "image/jpeg" and opened.size == (
+            min(1536, size[0]),
+            min(size[1], 1536 * size[1] // size[0]),
+        )
+        assert difference(squash(opened, 64), squash(image, 64)) < 3
+
+    def test_keep_nothing_of_the_file_but_its_upright_pixels(self) -> None:
+        data = corpus.encoded(corpus.picture(60, 40), exif=corpus.exif(6)) + b"a trailer"
+        made = page(data, MediaLimits())
+        assert open_rgb(made).size == (40, 60)
+        assert b"Exif" not in made and b"trailer" not in made
+
+    def test_obey_the_limits(self) -> None:
+        data = corpus.encoded(corpus.picture(300, 200))
+        with pytest.raises(MediaTooLarge, match="max_pixels"):
+            page(data, MediaLimits(max_pixels=59_999))
+        with pytest.raises(MediaTooLarge, match="max_bytes"):
+            page(data, MediaLimits(max_bytes=len(data) - 1))
+        assert open_rgb(page(data, MediaLimits(page_side=240))).size == (240, 160)
+        with pytest.raises(BrokenMedia):
+            page(data[:500], MediaLimits())
 
 
 class TestLimits:
@@ -383,10 +413,12 @@ class TestHostileFiles:
                 st.binary(max_size=4) | st.sampled_from([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\1"])
             )
         try:
-            media = read(bytes(data), MediaLimits(max_pixels=1_000_000))
+            limits = MediaLimits(max_pixels=1_000_000)
+            media = read(bytes(data), limits)
+            images = media.images or (page(bytes(data), limits),)
         except MediaError:
             return
-        assert media.thumbs.shape == (len(media.images), 224, 224, 3) == (len(media.timestamps_s), 224, 224, 3)
+        assert media.thumbs.shape == (len(images), 224, 224, 3) == (len(media.timestamps_s), 224, 224, 3)
 
 
 def _seeds() -> list[bytes]:

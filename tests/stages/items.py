@@ -1,5 +1,6 @@
 """Items made of rendered scenes, and stages over untrained models."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from roadwork_serve import media
@@ -11,7 +12,9 @@ from roadwork_serve.testbed import scenes
 
 def photo(seed: int) -> Item:
     """Return a small still."""
-    return Item.of(media.read(scenes.photo(seed, scale=0.4).jpeg(), MediaLimits()), f"photo-{seed}", 1e9)
+    data = scenes.photo(seed, scale=0.4).jpeg()
+    item = Item.of(media.read(data, MediaLimits()), f"photo-{seed}", 1e9)
+    return replace(item, images=(media.page(data, MediaLimits()),))
 
 
 def clip(seed: int) -> Item:
