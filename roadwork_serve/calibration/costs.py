@@ -27,6 +27,7 @@ class StageCosts(ConfigModel):
     """The cost of each stage, in any unit."""
 
     backbone: StageCost | None = None
+    closeup: StageCost | None = None
     signs: StageCost | None = None
     vlm: StageCost | None = None
     reasoner: StageCost | None = None

@@ -109,7 +109,8 @@ def journal_filter(
     until: Annotated[str | None, typer.Option(help="Only entries before this time; written like --since.")] = None,
     label: Annotated[Literal["roadwork", "none"] | None, typer.Option(help="Filter by predicted label.")] = None,
     exit_stage: Annotated[
-        Literal["backbone", "signs", "vlm", "reasoner", "video"] | None, typer.Option(help="Filter by exit stage.")
+        Literal["backbone", "closeup", "signs", "vlm", "reasoner", "video"] | None,
+        typer.Option(help="Filter by exit stage."),
     ] = None,
     exit_reason: Annotated[
         Literal["above_band", "below_band", "last_stage", "deadline", "failed"] | None,

@@ -26,6 +26,7 @@ export function ms(value) {
 
 export const STAGES = {
   backbone: "Backbone",
+  closeup: "Closer look",
   signs: "Sign reader",
   vlm: "Fast VLM",
   reasoner: "Reasoner",

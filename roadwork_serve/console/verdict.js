@@ -88,16 +88,17 @@ function evidence(stage) {
 function preview(verdict, media) {
   if (media.clip) return clip(verdict, media.url);
   const found = verdict.stages.map((stage) => stage.evidence);
+  const seen = found.findLast((evidence) => evidence.heat_map?.length); // the closer look's, if there was one
   const boxes = [
-    ...found.flatMap((evidence) => evidence.regions ?? []).map((region) =>
+    ...(seen?.regions ?? []).map((region) =>
       placed(make("div", { class: "box region" }, make("span", {}, `${KINDS[region.kind] ?? region.kind} ${percent(region.probability)}`)), region.box)),
     ...found.flatMap((evidence) => evidence.text_lines.filter((line) => line.frame === 0)).map((line) =>
       placed(make("div", { class: "box" }, make("span", {}, line.text)), line.box)),
   ];
-  const heat = heatMap(found.map((evidence) => evidence.heat_map ?? []).find((rows) => rows.length) ?? []);
+  const heat = heatMap(seen?.heat_map ?? []);
   return make("div", {}, make("div", { class: "picture" }, make("img", { src: media.url, alt: "the uploaded image" }),
     make("div", { "aria-hidden": "true" }, ...heat, ...boxes)),
-  heat.length ? make("p", { class: "quiet" }, "Tint and boxes: where stage 1 found evidence of road work.") : null);
+  heat.length ? make("p", { class: "quiet" }, "Tint and boxes: where the backbone found evidence of road work.") : null);
 }
 
 function placed(element, { x0, y0, x1, y1 }) {

@@ -7,12 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from roadwork_serve.profiles.journal import JournalSpec
 
-STAGES = ("backbone", "signs", "vlm", "reasoner", "video")
-StageName = Literal["backbone", "signs", "vlm", "reasoner", "video"]
+STAGES = ("backbone", "closeup", "signs", "vlm", "reasoner", "video")
+StageName = Literal["backbone", "closeup", "signs", "vlm", "reasoner", "video"]
 Role = Literal["features", "ocr", "language"]
 #: The kind of engine that each stage needs.
 ROLES: dict[StageName, Role] = {
     "backbone": "features",
+    "closeup": "features",
     "signs": "ocr",
     "vlm": "language",
     "reasoner": "language",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
 from roadwork_serve.engines.registry import open_feature_extractor
-from roadwork_serve.engines.thumbnails import ROADWORK, SECOND, PatchEvidence
+from roadwork_serve.engines.thumbnails import ROADWORK, SECOND, FeatureExtractor, PatchEvidence
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
 from roadwork_serve.schema import Evidence
 from roadwork_serve.stages.options import validated
@@ -28,8 +28,13 @@ class Backbone:
     name = "backbone"
     sees: StageInput = "thumbs"
 
-    def __init__(self, spec: StageSpec, model: EngineSpec) -> None:
+    def __init__(self, spec: StageSpec, model: EngineSpec, engine: FeatureExtractor | None = None) -> None:
         """Load the engine.
+
+        Args:
+            spec: Settings of the stage.
+            model: Settings of the engine.
+            engine: The engine, if it is loaded already.
 
         Raises:
             ConfigError: An option is unknown, or the backend cannot run a backbone.
@@ -37,7 +42,7 @@ class Backbone:
         """
         validated(self.name, spec.options)
         self.model = model
-        self.engine = open_feature_extractor(model)
+        self.engine = engine or open_feature_extractor(model)
 
     def warm(self) -> None:
         """See `Stage`."""

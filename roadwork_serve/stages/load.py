@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from roadwork_serve.cascade.prediction import BlockingStage, Stage
 from roadwork_serve.cascade.threaded_stage import ThreadedStage
-from roadwork_serve.engines.registry import Workload, open_language_engine
+from roadwork_serve.engines.registry import Workload, open_feature_extractor, open_language_engine
 from roadwork_serve.profiles.profile import ROLES, EngineSpec, StageName, StageSpec
 from roadwork_serve.stages.health import STUCK_TIMEOUTS
 
@@ -25,17 +25,22 @@ def open_stages(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> Map
     (role,) = {ROLES[name] for name in users}
     if role == "language":
         return _language_stages(engine, users)
-    return {name: ThreadedStage(_blocking_stage(name, spec, engine)) for name, spec in users.items()}
+    stages = _feature_stages(engine, users) if role == "features" else _ocr_stages(engine, users)
+    return {name: ThreadedStage(stage) for name, stage in stages.items()}
 
 
-def _blocking_stage(name: StageName, spec: StageSpec, model: EngineSpec) -> BlockingStage:
-    if name == "backbone":
-        from roadwork_serve.stages.backbone import Backbone
+def _feature_stages(model: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, BlockingStage]:
+    from roadwork_serve.stages.backbone import Backbone
+    from roadwork_serve.stages.closeup import Closeup
 
-        return Backbone(spec, model)
+    engine = open_feature_extractor(model)
+    return {name: (Closeup if name == "closeup" else Backbone)(spec, model, engine) for name, spec in users.items()}
+
+
+def _ocr_stages(model: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, BlockingStage]:
     from roadwork_serve.stages.signs import Signs
 
-    return Signs(spec, model)
+    return {name: Signs(spec, model) for name, spec in users.items()}
 
 
 def _language_stages(model: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
