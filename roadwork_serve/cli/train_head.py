@@ -17,10 +17,12 @@ from roadwork_serve.progress import progress
 if TYPE_CHECKING:
     from roadwork_serve.datasets.base import CorruptItem
     from roadwork_serve.engines.features import Head
+    from roadwork_serve.engines.patch_head import PatchHead
     from roadwork_serve.heads.cross_validation import CrossReport
     from roadwork_serve.heads.feature_set import FeatureSet
     from roadwork_serve.heads.fit import HeadTraining
     from roadwork_serve.heads.head_metrics import HeadMetrics
+    from roadwork_serve.heads.patches import PatchReport
     from roadwork_serve.profiles.profile import Profile
 
 
@@ -52,6 +54,12 @@ def train_head(
     ] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write the results of the cross-validation to this JSON file.")
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON Lines with boxes on files of --data: also train a patch head, which shows where evidence is."
+        ),
     ] = None,
     profile: ProfileName = "cpu",
     model: Annotated[
@@ -122,6 +130,10 @@ def train_head(
         seed=seed,
     )
     chosen = load_profile(profile)
+    if boxes is not None and not (data and out):
+        raise typer.BadParameter("--boxes belong to files: give --data and --out")
+    if unfreeze and boxes is not None:
+        raise typer.BadParameter("--boxes train on a frozen backbone: leave out --unfreeze")
     if unfreeze:
         if journal or features or save_features or cross_validate:
             raise typer.BadParameter("--unfreeze trains on files: give --data and --out alone")
@@ -140,15 +152,39 @@ def train_head(
     if cross_validate is not None:
         _cross_validate(known, settings, cross_validate, found.bundled_head, report_file)
     if out is not None:
+        from roadwork_serve.atomic_write import check_vacant
         from roadwork_serve.heads.train import train_head as trained
 
-        report = trained(known, settings, out, replace=replace)
+        check_vacant(out, replace)
+        patches = None if boxes is None else _patch_head(boxes, data or [], chosen, model, seed)
+        report = trained(known, settings, out, replace=replace, patches=patches)
         typer.echo(
             f"{out}: predicts {' and '.join(report.outputs)}; {report.train_metrics.n} items in "
             f"{report.seconds:.1f} s, best after epoch {report.best_epoch + 1} of {report.epochs}. "
             f"On {report.val_metrics.n} validation "
             f"items: {_line(report.val_metrics)}. Serve it with features: {{head: {out}}} of stage 1's engine."
         )
+
+
+def _patch_head(
+    file: Path, data: list[str], profile: "Profile", model: str | None, seed: int
+) -> "tuple[PatchHead, PatchReport]":
+    from roadwork_serve.datasets.registry import open_dataset
+    from roadwork_serve.heads.extract import extractor
+    from roadwork_serve.heads.patches import read_boxes, train_patch_head
+
+    known = read_boxes(file)
+    engine = extractor(profile, "cls", model).engine
+    datasets = [open_dataset(spec) for spec in data]
+    total = sum(len(each.items()) for each in datasets)
+    with _bar("Patches") as advance:
+        found = train_patch_head(engine, datasets, known, profile.media, seed, lambda done: advance(done, total))
+    report = found[1]
+    typer.echo(
+        f"Patch head: {', '.join(report.classes)}; from {report.boxed} photos with boxes, and {report.empty} without "
+        "road work."
+    )
+    return found
 
 
 def _cross_validate(

@@ -125,11 +125,11 @@ class BackboneWithHeads(nn.Module):
 
     def features(self, thumbs: Tensor, recipe: Recipe) -> Tensor:
         """Return the pooled features, float32 [n, width * parts of the recipe]."""
-        return pool_features(self._tokens(thumbs), recipe)
+        return pool_features(self.tokens(thumbs), recipe)
 
     def forward(self, thumbs: Tensor) -> Tensor:
         """Return the logits of all heads side by side, float32 [n, outputs]."""
-        tokens = self._tokens(thumbs)
+        tokens = self.tokens(thumbs)
         logits = [head(pool_features(tokens, recipe)) for head, recipe in zip(self.heads, self.recipes, strict=True)]
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
@@ -138,11 +138,12 @@ class BackboneWithHeads(nn.Module):
 
         With a patch head its logits [n, patches * classes] follow.
         """
-        tokens = self._tokens(thumbs)
+        tokens = self.tokens(thumbs)
         pooled = pool_features(tokens, _WHOLE)
         return pooled if self.patch_head is None else torch.cat([pooled, self.patch_head(tokens[:, 1:]).flatten(1)], 1)
 
-    def _tokens(self, thumbs: Tensor) -> Tensor:
+    def tokens(self, thumbs: Tensor) -> Tensor:
+        """Return the global token and those of the patches, float32 [n, 1 + patches, width]."""
         pixels = (thumbs.float().permute(0, 3, 1, 2) / 255 - self.mean) / self.std
         return self.backbone(pixels.to(self.backbone.dtype)).float()
 
@@ -284,6 +285,12 @@ class FeatureEngine:
         """
         parts = (to_device(thumbs[cut], len(thumbs[cut]), self.device) for cut in batches(len(thumbs), self.max_thumbs))
         return torch.cat([self.module.features(part, recipe) for part in parts])
+
+    @torch.inference_mode()
+    def patch_tokens(self, thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the tokens of the patches of thumbnails, float32 [n, patches, width]. Never compiled."""
+        parts = (to_device(thumbs[cut], len(thumbs[cut]), self.device) for cut in batches(len(thumbs), self.max_thumbs))
+        return torch.cat([self.module.tokens(part)[:, 1:] for part in parts]).cpu().numpy()
 
     def logits(self, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Return the logits [n] of each output of the loaded heads by name.

@@ -43,7 +43,7 @@ def open_feature_extractor(spec: EngineSpec) -> FeatureExtractor:
         ConfigError: The backend cannot run a backbone, or the profile names a head for an exported file.
         ModelError: The model cannot be loaded.
     """
-    if spec.features.head and _is_exported_file(spec):
+    if spec.features.head and is_exported_file(spec):
         raise ConfigError("features.head: an exported file contains its head; remove it, or export with --head")
     return _opener("a backbone", _FEATURES, spec)(spec)
 
@@ -89,13 +89,13 @@ def _backbone(spec: EngineSpec) -> FeatureExtractor:
     )
 
 
-def _is_exported_file(spec: EngineSpec) -> bool:
+def is_exported_file(spec: EngineSpec) -> bool:
     """Return True for a file with a head in it, False for a folder with a backbone."""
     return spec.backend != "transformers" and not Path(weights_folder(spec.model)).is_dir()
 
 
 def _onnx(spec: EngineSpec) -> FeatureExtractor:
-    if not _is_exported_file(spec):
+    if not is_exported_file(spec):
         return _backbone(spec)
     from roadwork_serve.engines.onnx import OnnxBackbone
 

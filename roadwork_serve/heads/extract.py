@@ -14,6 +14,7 @@ from roadwork_serve.datasets.base import CorruptItem, Dataset, DatasetItem
 from roadwork_serve.datasets.samples import Sample
 from roadwork_serve.engines.features import FeatureEngine, Recipe
 from roadwork_serve.engines.load_options import LoadOptions
+from roadwork_serve.engines.registry import is_exported_file
 from roadwork_serve.engines.weights import weights_folder as folder_of
 from roadwork_serve.errors import ConfigError, MediaError, ModelError
 from roadwork_serve.heads.feature_cache import FeatureCache, Features, identity_of, origin_of
@@ -175,7 +176,7 @@ class Extractor:
 def extractor(profile: Profile, recipe: Recipe, model: str | None = None, cache: Path = CACHE) -> Extractor:
     """Return an extractor for the backbone of a profile, or for another model. Raises ModelError, ConfigError."""
     spec = profile.engines[profile.stages["backbone"].engine]
-    if spec.backend != "transformers" and model is None:
+    if model is None and is_exported_file(spec):
         raise ConfigError(
             f"profile {profile.name} serves stage 1 by {spec.backend}, which returns no features: name the backbone it "
             "was exported from with --model"

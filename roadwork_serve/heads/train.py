@@ -3,13 +3,16 @@
 import shlex
 import sys
 from dataclasses import asdict, dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from roadwork_serve.atomic_write import check_vacant, replace_folder, write_json
+from roadwork_serve.engines.patch_head import PatchHead
 from roadwork_serve.heads.feature_set import FeatureSet, drop_teacher_duplicates
 from roadwork_serve.heads.fit import HeadFit, HeadTraining, fit_head
 from roadwork_serve.heads.head_metrics import HeadMetrics
 from roadwork_serve.heads.model_card import Lineage, lineage, model_card
+from roadwork_serve.heads.patches import PatchReport
 
 __all__ = ["HeadReport", "HeadTraining", "train_head"]
 
@@ -32,6 +35,8 @@ class HeadReport:
     #: Training time alone.
     seconds: float
     lineage: Lineage
+    #: Of the patch head beside it, if there is one.
+    patches: PatchReport | None = None
 
 
 def train_head(
@@ -41,12 +46,20 @@ def train_head(
     *,
     replace: bool = False,
     command: str | None = None,
+    patches: tuple[PatchHead, PatchReport] | None = None,
 ) -> HeadReport:
     """Train a head and write its folder atomically: head.json, head.safetensors, README.md, metrics.json.
 
-    replace: overwrite an existing folder; a server that has loaded it is not affected. command: recorded in the model
-    card; the command line of this process by default. Raises ConfigError when the folder exists (before training), or
-    when the groups do not allow a validation split.
+    Args:
+        features: What to train on.
+        settings: How to train.
+        out: The folder to write.
+        replace: Overwrite an existing folder; a server that has loaded it is not affected.
+        command: Recorded in the model card; the command line of this process by default.
+        patches: A patch head to write beside it, and what it was trained on.
+
+    Raises:
+        ConfigError: The folder exists (raised before training), or the groups do not allow a validation split.
     """
     check_vacant(out, replace)
     fit = fit_head(features, settings)
@@ -55,6 +68,9 @@ def train_head(
     )
     with replace_folder(out, replace) as draft:
         fit.head.save(draft)
+        if patches is not None:
+            patches[0].save(draft)
+            report = replace_fields(report, patches=patches[1])
         write_json(draft / "metrics.json", asdict(report) | {"folder": str(out)})
         (draft / "README.md").write_text(
             model_card(drop_teacher_duplicates(features), settings, fit, report.lineage, out.name), encoding="utf-8"

@@ -419,7 +419,7 @@ class Profile(_Settings):
             )
         most = min(64 if engine.device == "cuda" else 16, stage.max_batch * self.media.frames)
         update: dict[str, Any] = {"side": side, "max_thumbs": engine.features.max_thumbs or most}
-        if engine.backend == "transformers":  # an exported file returns logits alone
+        if not engine.model.endswith((".onnx", ".engine", ".plan")):  # an exported file returns logits alone
             update["keep_features"] = self.journal.enabled and self.journal.features
         self.engines[stage.engine] = engine.model_copy(update={"features": engine.features.model_copy(update=update)})
 

@@ -6,11 +6,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.cli.synthesize import synthesize
 from roadwork_serve.cli.train_head import train_head
 from roadwork_serve.engines.features import Head
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.heads.feature_set import read_features, write_features
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.profile import StageSpec
+from roadwork_serve.stages.backbone import Backbone
 from tests.engines.tiny import tiny_dino
 from tests.evaluation.fakes import BLUE, RED, write_jpeg
 from tests.heads.feature_sets import clouds
@@ -61,6 +65,27 @@ def test_a_head_is_trained_on_a_folder(data: Path, profile: Path, tmp_path: Path
     assert (head.settings.recipe, head.settings.width) == ("cls+mean+max", 24)
     assert len(read_features(tmp_path / "f.st")) == 16
     assert json.loads((tmp_path / "head/metrics.json").read_text())["lineage"]["settings"]["positive_prior"] == 0.3
+
+
+def test_the_default_profile_trains_a_head_and_with_boxes_a_patch_head(data: Path, tmp_path: Path) -> None:
+    """Both are loaded together and served by the engine of the profile."""
+    boxes = tmp_path / "boxes.jsonl"
+    lines = [{"file": f"roadwork/site-{at}/roadwork.jpg", "boxes": [["cone", 0, 0, 1, 1]]} for at in range(8)]
+    boxes.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    output = _run(
+        "train-head", "--data", str(data), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "head"),
+        "--recipe", "cls", "--hidden", "0", "--epochs", "3", "--boxes", str(boxes),
+    )  # fmt: skip
+    assert "Patch head: cone; from 8 photos with boxes, and 8 without road work." in output
+    assert json.loads((tmp_path / "head/metrics.json").read_text())["patches"]["boxed"] == 8
+    engine = load_profile("cpu", {"engines": {"backbone": {"features": {"head": str(tmp_path / "head")}}}})
+    stage = Backbone(StageSpec(engine="backbone"), engine.engine_of("backbone"))
+    red, blue = (
+        stage.predict([Item("one", "photo", (), np.full((1, 224, 224, 3), colour, np.uint8), (0.0,), 1e9)])[0]
+        for colour in (RED, BLUE)
+    )
+    assert max(map(max, red.evidence.heat_map)) > 50 > max(map(max, blue.evidence.heat_map))
+    assert {region.kind for region in red.evidence.regions} == {"cone"}
 
 
 def test_saved_features_are_cross_validated(tmp_path: Path) -> None:

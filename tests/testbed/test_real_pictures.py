@@ -13,6 +13,7 @@ from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.patch_head import PatchHead
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord
+from roadwork_serve.heads.linear_fit import PairFeatures, fit_linear, group_weights
 from roadwork_serve.testbed import scenes
 from roadwork_serve.testbed.minis.data import Cache
 from roadwork_serve.testbed.real_pictures import lite2
@@ -22,7 +23,6 @@ from roadwork_serve.testbed.real_pictures.compose import Composer, paint_out, pa
 from roadwork_serve.testbed.real_pictures.crops import UNKNOWN, CropCache, build_crops, crop_boxes, draw_crop
 from roadwork_serve.testbed.real_pictures.cutouts import Cutout, cut_out, rendered_other, rendered_works
 from roadwork_serve.testbed.real_pictures.features import FeatureCache
-from roadwork_serve.testbed.real_pictures.fit import PairFeatures, fit_linear, group_weights
 from roadwork_serve.testbed.real_pictures.pairs import PairCache, build_pairs
 from roadwork_serve.testbed.real_pictures.rows import calibration_rows, read_scores
 from roadwork_serve.testbed.real_pictures.sources import HELD_OUT, Box, Picture, training_pictures

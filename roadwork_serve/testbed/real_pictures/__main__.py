@@ -58,7 +58,8 @@ def main() -> None:
     cache = FeatureCache(backbone, work / "features")
     data = collect(cache, CropCache(work / "crops"), PairCache(pairs), scenes, given.seed)
     print(f"{len(data.labels)} rows, {len(data.pairs.order)} pairs, {len(data.cells)} cells", flush=True)
-    write_scores(work / "out-of-fold.jsonl", list(out_of_fold(data)))
+    tiles = cache.tiles(pictures)
+    write_scores(work / "out-of-fold.jsonl", list(out_of_fold(data, tiles, [picture.key for picture in pictures])))
     facts = {
         "seed": given.seed,
         "renderer": renderer_version(),

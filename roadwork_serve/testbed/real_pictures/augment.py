@@ -101,15 +101,3 @@ def jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     out = io.BytesIO()
     Image.fromarray(image).save(out, "JPEG", quality=quality)
     return np.asarray(Image.open(out).convert("RGB"))
-
-
-def patch_targets(boxes: Boxes, cells: int, kinds: int) -> NDArray[np.float32]:
-    """Return the evidence in each cell, [cells * cells, kinds]: 1 where a box covers 30 % of the smaller of the two."""
-    target = np.zeros((cells, cells, kinds), np.float32)
-    starts = np.arange(cells)
-    for kind, x0, y0, x1, y1 in boxes:
-        wide = np.clip(np.minimum(x1 * cells, starts + 1) - np.maximum(x0 * cells, starts), 0, None)
-        tall = np.clip(np.minimum(y1 * cells, starts + 1) - np.maximum(y0 * cells, starts), 0, None)
-        smaller = min(1.0, (x1 - x0) * cells * (y1 - y0) * cells)
-        target[np.outer(tall, wide) >= 0.3 * smaller, int(kind)] = 1.0
-    return target.reshape(cells * cells, kinds)

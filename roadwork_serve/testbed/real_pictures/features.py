@@ -1,7 +1,7 @@
 """Features of a frozen backbone for crops, pairs and rendered scenes, computed once and cached."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from roadwork_serve.engines.backbones import load_backbone
+from roadwork_serve.stages.tiles import COUNT, cut_tiles
 from roadwork_serve.testbed.real_pictures.augment import Framing, weather
 from roadwork_serve.testbed.real_pictures.crops import CropCache
 from roadwork_serve.testbed.real_pictures.pairs import PairCache
+from roadwork_serve.testbed.real_pictures.sources import Picture
 
 _SAVE_EVERY = 256  # rows between two writes of the progress
 
@@ -55,6 +57,18 @@ class FeatureCache:
             return weather(pairs.sides(index // 2)[index % 2], np.random.default_rng([seed, 2, index // 2]))
 
         return self._computed("pairs", 2 * len(pairs), side)
+
+    def tiles(self, pictures: Sequence[Picture]) -> Features:
+        """Return the tokens of the tiles of all pictures, COUNT rows each."""
+        held: list[NDArray[np.uint8]] = []
+
+        def tile(index: int) -> NDArray[np.uint8]:
+            if index % COUNT == 0 or not held:
+                fresh = replace(pictures[index // COUNT])  # a copy, whose decoded image is not kept
+                held[:] = cut_tiles(fresh.image, self.backbone.image_size)
+            return held[index % COUNT]
+
+        return self._computed("tiles", COUNT * len(pictures), tile)
 
     def pictures(self, name: str, pixels: NDArray[np.uint8]) -> Features:
         """Return the tokens of uint8 RGB [n, side, side, 3]."""

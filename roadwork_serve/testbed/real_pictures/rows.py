@@ -12,8 +12,8 @@ import numpy as np
 
 from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord, read_rows, write_rows
+from roadwork_serve.heads.linear_fit import group_weights
 from roadwork_serve.schema import MediaKind
-from roadwork_serve.testbed.real_pictures.fit import group_weights
 from roadwork_serve.testbed.real_pictures.train import OutOfFold
 
 MODEL = "bundled:efficientnet-lite2"
@@ -46,10 +46,12 @@ def calibration_rows(scores: Sequence[OutOfFold], evaluated: Mapping[str, Evalua
     for score, weight in zip(scores, weights, strict=True):
         known = evaluated.get(score.key)
         text = None if known is None or (old := known.record("backbone")) is None else old.text_probability
-        later = _PHOTO if known is None else tuple(each for each in known.records if each.stage != "backbone")
+        closer = StageRecord("closeup", score.closeup, None, MODEL, False)
+        seen = ("backbone", "closeup")  # by heads that saw the camera
+        later = _PHOTO if known is None else tuple(each for each in known.records if each.stage not in seen)
         highest = float(np.sort(score.frames)[-2:].mean())
         parts: tuple[tuple[MediaKind, float, tuple[StageRecord, ...]], ...] = (
-            ("photo", score.logit, later), ("clip", highest, _CLIP),
+            ("photo", score.logit, (closer, *later)), ("clip", highest, _CLIP),
         )  # fmt: skip
         for kind, logit, records in parts:
             metadata = SampleMetadata(

@@ -1,7 +1,6 @@
 """Trains the heads of the bundled backbone on real pictures, by source, and writes the folder that is served."""
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,12 +11,12 @@ from numpy.typing import NDArray
 
 from roadwork_serve.atomic_write import replace_folder
 from roadwork_serve.engines.features import Head, HeadSettings
-from roadwork_serve.engines.patch_head import PatchHead, PatchHeadSettings
+from roadwork_serve.heads.linear_fit import Floats, Linear, PairFeatures, fit_linear, group_weights
+from roadwork_serve.heads.patches import cell_evidence, choose_cells, fit_cells, patch_head_of
+from roadwork_serve.stages.tiles import COUNT, closeup_logit
 from roadwork_serve.testbed.minis.data import Cache
-from roadwork_serve.testbed.real_pictures.augment import patch_targets
 from roadwork_serve.testbed.real_pictures.crops import UNKNOWN, CropCache
-from roadwork_serve.testbed.real_pictures.features import FeatureCache, framing
-from roadwork_serve.testbed.real_pictures.fit import Floats, Linear, PairFeatures, fit_linear, group_weights
+from roadwork_serve.testbed.real_pictures.features import FeatureCache, Features, framing
 from roadwork_serve.testbed.real_pictures.lite2 import ORIGINAL
 from roadwork_serve.testbed.real_pictures.pairs import PairCache
 from roadwork_serve.testbed.real_pictures.sources import EVIDENCE, HARD_NEGATIVE_GROUPS
@@ -26,8 +25,7 @@ from roadwork_serve.testbed.scene_dataset import has_readable_text
 SCENE_GROUP = "rendered"
 # Groups whose pictures show no words worth reading.
 WORDLESS = frozenset({"baltic_road", "lums", "u_p1", "korea_walk_IMG", "korea_walk_image", "wande"})
-_CELLS_PER_PICTURE = 3  # cells without evidence that a boxed picture gives
-_CELL_DECAY = 0.01
+_PATCH_FOLDS = 6
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,8 @@ class TrainingData:
     #: Features of cells and their evidence, float32 [cells, width] and bool [cells, classes].
     cells: Floats
     evidence: NDArray[np.bool_]
+    #: Groups that each cell's picture was made from, [cells].
+    cell_groups: tuple[frozenset[str], ...]
     #: Share of all cells of boxed pictures that show each class, [classes].
     prevalence: NDArray[np.float64]
 
@@ -75,6 +75,7 @@ def collect(cache: FeatureCache, crops: CropCache, pairs: PairCache, scenes: Cac
     seen: set[str] = set()
     whole = [row.key not in seen and not seen.add(row.key) for row in rows]  # round 0 comes first
     cells: list[tuple[Floats, NDArray[np.bool_]]] = []
+    cell_groups: list[frozenset[str]] = []  # of each entry of `cells`
     per_picture = plain.cells.shape[1]
     rng = np.random.default_rng(seed)
     for index, row in enumerate(rows):
@@ -82,10 +83,12 @@ def collect(cache: FeatureCache, crops: CropCache, pairs: PairCache, scenes: Cac
         if boxes is not None:
             cells.append(_some_cells(plain.cells[index], boxes, rng))
             cells.append(_some_cells(worn.cells[index], framing(index, seed).boxes(boxes), rng))
+            cell_groups += 2 * [frozenset({row.group})]
     for index, row in enumerate(pairs.rows):
         for side, boxes in enumerate(row.boxes):
             if boxes is not None:
                 cells.append(_some_cells(both.cells[2 * index + side], boxes, rng))
+                cell_groups.append(frozenset(row.groups))
     width = plain.pooled.shape[1]
     return TrainingData(
         features=np.concatenate([plain.pooled, worn.pooled, drawn.pooled]).astype(np.float32),
@@ -103,6 +106,9 @@ def collect(cache: FeatureCache, crops: CropCache, pairs: PairCache, scenes: Cac
         pair_groups=tuple(frozenset(row.groups) for row in pairs.rows),
         cells=np.concatenate([values for values, _ in cells]),
         evidence=np.concatenate([found for _, found in cells]),
+        cell_groups=tuple(
+            groups for groups, (_, found) in zip(cell_groups, cells, strict=True) for _ in range(len(found))
+        ),
         prevalence=np.sum([found.sum(0) for _, found in cells], axis=0) / (per_picture * len(cells)),
     )
 
@@ -111,11 +117,8 @@ def _some_cells(
     cells: NDArray[np.float16], boxes: Sequence[Sequence[float]], rng: np.random.Generator
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Return the cells with evidence and a few without: float32 [k, width] and bool [k, classes]."""
-    side = round(len(cells) ** 0.5)
-    found = patch_targets([list(box) for box in boxes], side, len(EVIDENCE)) > 0
-    shown = found.any(1)
-    empty = np.flatnonzero(~shown)
-    chosen = np.concatenate([np.flatnonzero(shown), rng.permutation(empty)[:_CELLS_PER_PICTURE]])
+    found = cell_evidence(boxes, round(len(cells) ** 0.5), len(EVIDENCE))
+    chosen = choose_cells(found, rng)
     return np.asarray(cells[chosen], np.float32), found[chosen]
 
 
@@ -140,14 +143,10 @@ def fit_words(data: TrainingData) -> Linear:
     return fit_linear(features[known], labels, group_weights(labels, groups[known]))
 
 
-def fit_patches(data: TrainingData) -> list[Linear]:
-    """Fit the patch head, an output for each class of EVIDENCE."""
-    fits = []
-    for labels, share in zip(data.evidence.T, data.prevalence, strict=True):
-        weights = np.where(labels, 0.5 / max(labels.sum(), 1), 0.5 / max((~labels).sum(), 1)).astype(np.float32)
-        fit = fit_linear(data.cells, labels, weights, decay=_CELL_DECAY)
-        fits.append(Linear(fit.weight, fit.bias + math.log(share / (1 - share))))  # it was fitted for equal shares
-    return fits
+def fit_patches(data: TrainingData, left_out: frozenset[str] = frozenset()) -> list[Linear]:
+    """Fit the patch head, an output for each class of EVIDENCE, without the cameras that are left out."""
+    kept = np.array([not left_out & {camera(group) for group in groups} for groups in data.cell_groups])
+    return fit_cells(data.cells[kept], data.evidence[kept], data.prevalence)
 
 
 @dataclass(frozen=True)
@@ -161,19 +160,46 @@ class OutOfFold:
     logit: float
     #: Scores of all crops of the picture, as of a clip that pans and zooms.
     frames: tuple[float, ...]
+    #: Score of the closer look; None for pictures whose tiles were not computed.
+    closeup: float | None = None
 
 
-def out_of_fold(data: TrainingData) -> Iterator[OutOfFold]:
-    """Fit the head once for every camera without it, and score the camera's whole pictures."""
+def out_of_fold(data: TrainingData, tiles: Features, keys: Sequence[str]) -> Iterator[OutOfFold]:
+    """Fit the heads without a camera, and score the camera's whole pictures.
+
+    The image head is fitted for every camera, the patch head for _PATCH_FOLDS groups of cameras.
+
+    Args:
+        data: The training data.
+        tiles: Tokens of tiles.
+        keys: Names of the pictures whose tiles they are, in order.
+    """
     cameras = np.array([camera(group) for group in data.groups])
     known = data.labels != UNKNOWN
-    for name in sorted(set(cameras[data.whole])):
+    names = sorted(set(cameras[data.whole]))
+    folds = [frozenset(names[at::_PATCH_FOLDS]) for at in range(_PATCH_FOLDS)]
+    by_camera: dict[str, list[Linear]] = {}
+    for fold in folds:
+        by_camera |= dict.fromkeys(fold, fit_patches(data, fold))
+    place = {key: slice(at * COUNT, (at + 1) * COUNT) for at, key in enumerate(keys)}
+    for name in names:
         head = fit_roadwork(data, frozenset({name}))
         for index in np.flatnonzero(data.whole & (cameras == name) & known):
             key, label = str(data.keys[index]), int(data.labels[index])
             frames = head(data.features[(data.keys == key) & known])
             logit = float(head(data.features[index]))
-            yield OutOfFold(key, str(data.groups[index]), name, label, logit, tuple(float(each) for each in frames))
+            closer = _closeup(tiles, place[key], head, by_camera[name]) if key in place else None
+            yield OutOfFold(
+                key, str(data.groups[index]), name, label, logit, tuple(float(each) for each in frames), closer
+            )
+
+
+def _closeup(tiles: Features, rows: slice, head: Linear, patch_heads: Sequence[Linear]) -> float:
+    """Return the closer look's score of a picture, from the tokens of its tiles."""
+    cells = np.asarray(tiles.cells[rows], np.float32)
+    side = round(cells.shape[1] ** 0.5)
+    patches = np.stack([each(cells) for each in patch_heads], axis=-1).reshape(COUNT, side, side, len(patch_heads))
+    return closeup_logit(head(tiles.pooled[rows]).astype(np.float32), patches.astype(np.float32))
 
 
 def write_weights(
@@ -182,10 +208,9 @@ def write_weights(
     """Write the folder that is served: the backbone with its heads and training.json. It replaces an older one."""
     settings = HeadSettings(width=len(roadwork.weight), recipe="cls", hidden=0, dropout=0.0)
     head = Head(settings)
-    patch_head = PatchHead(PatchHeadSettings(width=len(roadwork.weight), classes=EVIDENCE))
-    for module, fits in ((head[0], (roadwork, words)), (patch_head, patches)):
-        weight, bias = (torch.from_numpy(np.stack(v).astype(np.float32)) for v in zip(*map(_parts, fits), strict=True))
-        module.load_state_dict({"weight": weight, "bias": bias})
+    patch_head = patch_head_of(patches, EVIDENCE)
+    weight, bias = (np.stack(v).astype(np.float32) for v in zip(*map(_parts, (roadwork, words)), strict=True))
+    head[0].load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
     with replace_folder(out, overwrite=True) as draft:
         for name in ("config.json", "backbone.onnx"):
             (draft / name).write_bytes((backbone / name).read_bytes())
