@@ -1,4 +1,4 @@
-"""Stage 1 of the profile `cpu` on the pictures that trained it, each by a head that has not seen its camera.
+"""Stage 1 of profile `cpu` and its closer look on the training pictures, by heads that have not seen the camera.
 
 `python -m benchmarks.camera_folds SCORES`, where SCORES is the out-of-fold.jsonl of
 `python -m roadwork_serve.testbed.real_pictures`.
@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.environment import Environment
 from benchmarks.tables import RESULTS
 from roadwork_serve.atomic_write import write_json
-from roadwork_serve.cascade.log_odds import logit
+from roadwork_serve.cascade.policy import Policy, Query, Walk
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.evaluation.by_source import ScoredSet, SourceBreakdown, source_breakdown
 from roadwork_serve.testbed.real_pictures.rows import read_scores
@@ -26,18 +26,27 @@ OUT = RESULTS / "camera-folds.json"
 HARD = HARD_NEGATIVE_GROUPS | {"fsd_track"}  # groups of negatives with cones or vests
 
 
-def camera_folds(scores: list[OutOfFold], prior: float) -> SourceBreakdown:
-    """Compute the metrics by camera; prior: share of road work that the probabilities assume."""
-    posterior = 1 / (1 + np.exp(-np.array([score.logit for score in scores]) - logit(prior)))
+def camera_folds(scores: list[OutOfFold], policy: Policy, closer: bool = False) -> SourceBreakdown:
+    """Compute the metrics by camera of stage 1, or of stage 1 and the closer look where the policy takes it."""
+    posterior = np.array([_posterior(score, policy, closer) for score in scores])
     return source_breakdown(
         ScoredSet(
             truth=np.array([score.label == 1 for score in scores]),
             probability=posterior,
-            predicted=posterior >= 0.5,
+            predicted=posterior >= policy.decision_threshold,
             source=tuple(score.camera for score in scores),
             hard=np.array([score.group in HARD for score in scores]),
         )
     )
+
+
+def _posterior(score: OutOfFold, policy: Policy, closer: bool) -> float:
+    walk = Walk(policy, "photo")
+    for move in walk:
+        logit = {"backbone": score.logit, "closeup": score.closeup if closer else None}.get(move.step.stage)
+        if isinstance(move, Query):
+            walk.record(move.step, logit)
+    return walk.progress.posterior
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,10 +56,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args(arguments)
     policy = load_policy("cpu")
-    found = camera_folds(read_scores(chosen.scores), policy.prior)
+    scores = read_scores(chosen.scores)
+    tiled = [score for score in scores if score.closeup is not None]
+    result = {
+        "policy": policy.version,
+        "stage1": asdict(camera_folds(scores, policy)),
+        "with_closeup": asdict(camera_folds(tiled, policy, closer=True)),
+        "without_closeup": asdict(camera_folds(tiled, policy)),  # of the same pictures
+    }
     command = shlex.join(["python", "-m", "benchmarks.camera_folds", *(arguments or sys.argv[1:])])
     environment = asdict(Environment.here(command))
-    write_json(chosen.out, {"policy": policy.version, "stage1": asdict(found), "environment": environment})
+    write_json(chosen.out, result | {"environment": environment})
     print(f"Written to {chosen.out}")
     return 0
 

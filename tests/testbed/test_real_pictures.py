@@ -18,7 +18,7 @@ from roadwork_serve.testbed import scenes
 from roadwork_serve.testbed.minis.data import Cache
 from roadwork_serve.testbed.real_pictures import lite2
 from roadwork_serve.testbed.real_pictures.attribution import attribution
-from roadwork_serve.testbed.real_pictures.augment import Framing, patch_targets, weather
+from roadwork_serve.testbed.real_pictures.augment import Framing, weather
 from roadwork_serve.testbed.real_pictures.compose import Composer, paint_out, paste_row
 from roadwork_serve.testbed.real_pictures.crops import UNKNOWN, CropCache, build_crops, crop_boxes, draw_crop
 from roadwork_serve.testbed.real_pictures.cutouts import Cutout, cut_out, rendered_other, rendered_works
@@ -147,12 +147,6 @@ def test_weather_is_the_same_for_the_same_generator_state() -> None:
     assert changed[0].shape == image.shape
 
 
-def test_patch_targets_mark_the_cells_under_a_box() -> None:
-    target = patch_targets([[1.0, 0.0, 0.0, 0.5, 0.25]], 4, 4).reshape(4, 4, 4)
-    assert target[0, :2, 1].tolist() == [1, 1]
-    assert target.sum() == 2
-
-
 def test_painting_out_removes_the_colour_and_changes_nothing_far_away() -> None:
     before = with_cone()
     after = np.asarray(paint_out(before, [CONE])).astype(int)
@@ -244,20 +238,39 @@ def test_parts_of_a_camera_belong_to_it() -> None:
     assert camera("korea_walk_IMG") == camera("korea_walk_image")
 
 
-def test_scores_become_rows_of_photos_and_clips(tmp_path: Path, data: TrainingData) -> None:
-    scores = list(out_of_fold(data))
+def test_a_fold_of_the_patch_head_uses_no_cell_of_the_camera_it_leaves_out(data: TrainingData) -> None:
+    theirs = [{camera(group) for group in groups} & {"clip_boston"} for groups in data.cell_groups]
+    cells = data.cells.copy()
+    cells[[bool(each) for each in theirs]] = 100.0
+    assert any(theirs) and not all(theirs)
+    other = TrainingData(**{**vars(data), "cells": cells})
+    left_out = frozenset({"clip_boston"})
+    for one, two in zip(fit_patches(data, left_out), fit_patches(other, left_out), strict=True):
+        assert np.allclose(one.weight, two.weight)
+    assert not np.allclose(fit_patches(data)[0].weight, fit_patches(other)[0].weight)
+
+
+def test_scores_become_rows_of_photos_and_clips(
+    tmp_path: Path, data: TrainingData, backbone: Path, pictures: list[Picture]
+) -> None:
+    tiled = pictures[:2]
+    tiles = FeatureCache(backbone, tmp_path / "features").tiles(tiled)
+    scores = list(out_of_fold(data, tiles, [picture.key for picture in tiled]))
+    assert {score.key for score in scores if score.closeup is not None} == {picture.key for picture in tiled}
     assert {score.key for score in scores} == {key for key, whole in zip(data.keys, data.whole, strict=True) if whole}
     write_scores(tmp_path / "scores.jsonl", scores)
     assert read_scores(tmp_path / "scores.jsonl") == scores
-    first = OutOfFold("a.jpg", "lums", "lums", 0, -1.0, (-3.0, -1.0, 1.0))
+    first = OutOfFold("a.jpg", "lums", "lums", 0, -1.0, (-3.0, -1.0, 1.0), 2.5)
     later = (
         StageRecord("backbone", 9.0, None, "old", True, text_probability=0.7),
+        StageRecord("closeup", 9.0, None, "old", True),
         StageRecord("vlm", 2.0, None, "v", True),
     )
     known = EvaluationRow(None, 0.5, False, "vlm", "last_stage", False, later)  # type: ignore[arg-type]
     photo, clip = calibration_rows([first], {"a.jpg": known})
     assert [(record.stage, record.logit, record.text_probability) for record in photo.records] == [
         ("backbone", -1.0, 0.7),
+        ("closeup", 2.5, None),
         ("vlm", 2.0, None),
     ]
     assert (clip.metadata.kind, clip.records[0].logit) == ("clip", 0.0)
