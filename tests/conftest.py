@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import tempfile
 import warnings
 
 import pytest
@@ -20,4 +22,6 @@ def pytest_configure(config: pytest.Config) -> None:
     Ray forgets a helper process that is slow to start, and pytest-asyncio an event loop that Python creates implicitly.
     """
     asyncio.set_event_loop(None)
+    os.environ["ROADWORK_STATE"] = folder = tempfile.mkdtemp(prefix="roadwork-state-")  # never the user's own
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     config.addinivalue_line("filterwarnings", "ignore:subprocess .* is still running:ResourceWarning")

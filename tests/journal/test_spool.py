@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -89,9 +90,16 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
 def test_a_full_disk_raises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path / "one", ROOM)
     spool.append(b"before")
-    really = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: really(descriptor, data[:5]))
+    really, room = os.write, [5]
+
+    def write(descriptor: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return really(descriptor, data[: room.pop()])
+
+    monkeypatch.setattr(os, "write", write)
     assert not spool.append(b"too much")
+    assert spool.error is not None and spool.error.text == f"ENOSPC No space left on device: {tmp_path / 'one'}"
     monkeypatch.setattr(os, "write", really)
     assert spool.append(b"after")
     assert (all_of(spool), spool.dropped) == ([b"before", b"after"], 1)
