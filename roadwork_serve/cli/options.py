@@ -106,7 +106,7 @@ def open_journal(url: str | None, folder: Path | None = None) -> "Store":
 
 
 def journal_url(url: str | None) -> str:
-    """Return the URL that the options name, with an absolute path: by default that of the journal in the state folder."""
+    """Return the URL that the options name, with an absolute path; by default of the journal in the state folder."""
     from roadwork_serve.profiles.journal import DEFAULT_URL, resolve_url
 
     return resolve_url(url or os.environ.get(JOURNAL_VARIABLE) or DEFAULT_URL)

@@ -6,6 +6,7 @@ SQLite goes on with the open file then: commits succeed, and nobody will ever fi
 import os
 from pathlib import Path
 
+from roadwork_serve.atomic_write import sync_path
 from roadwork_serve.state_folder import make_folder
 
 _Identity = tuple[int, int] | None  # device and inode
@@ -27,7 +28,7 @@ class DatabaseFile:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         except FileExistsError:
             return
-        sync_folder(self.path.parent)
+        sync_path(self.path.parent)
 
     def identity(self) -> _Identity:
         """Return device and inode of the file that has the name now; None if there is none."""
@@ -57,15 +58,6 @@ class DatabaseFile:
         if self.replaced and self._opened_log is not None and _identity(self._log) == self._opened_log:
             self._log.unlink(missing_ok=True)
             self._index.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Write the entries of a folder to the disk, so that a new name survives a power cut. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _identity(path: Path) -> _Identity:
