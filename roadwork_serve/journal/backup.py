@@ -5,6 +5,7 @@ complete and on the disk: what an interrupted backup leaves has a hidden name an
 """
 
 import contextlib
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -135,9 +136,10 @@ def copy_media(source: Path, target: Path) -> int:
         if not new.exists():
             make_folder(new.parent)
             with contextlib.suppress(FileNotFoundError):  # it has just been evicted
-                with replace_file(new, mode=0o600, os_errors=True, sync=True) as draft:
+                with replace_file(new, mode=0o600, os_errors=True) as draft:
                     shutil.copyfile(path, draft)
         count += 1
+    os.sync()  # once for all of them
     return count
 
 
