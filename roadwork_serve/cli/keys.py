@@ -49,20 +49,24 @@ def create(
     """
     from roadwork_serve.api.api_keys import FILE_VARIABLE, add_entry, new_key
 
-    if out is not None and out.exists():
-        raise ConfigError(f"{out} already exists; name a new file, so that no key is lost")
     secret, entry = new_key(name, role.value, per_minute)
+    if out is not None:
+        _write_secret(out, secret)
     if keys_file is None:
         note = f"# Add this entry to the file that {FILE_VARIABLE} names. The key itself is stored nowhere."
         typer.echo(note, err=True)
         typer.echo(entry.entry(), err=True)
     else:
-        add_entry(keys_file, entry)
+        try:
+            add_entry(keys_file, entry)
+        except ConfigError:
+            if out is not None:
+                out.unlink(missing_ok=True)  # a key that opens nothing
+            raise
         typer.echo(f"The entry of {name} is in {keys_file}.", err=True)
     if out is None:
         typer.echo(secret)
     else:
-        _write_secret(out, secret)
         typer.echo(f"The key is in {out}.", err=True)
 
 
@@ -72,5 +76,7 @@ def _write_secret(file: Path, secret: str) -> None:
         descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
             opened.write(secret + "\n")
+    except FileExistsError:
+        raise ConfigError(f"{file} already exists; name a new file, so that no key is lost") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be written: {error.strerror}; name another --out") from None
