@@ -24,6 +24,10 @@ NETUIDS = {"finney": 72, "test": 323}
 Hotkeys = Annotated[list[str], NoDecode]
 
 
+def _miner_folder() -> Path:
+    return state_folder() / "miner"
+
+
 class MinerSettings(BaseSettings):
     """A Subnet 72 miner: answers validators over the axon protocol with a running roadwork-serve."""
 
@@ -76,7 +80,7 @@ class MinerSettings(BaseSettings):
         0.5, ge=0, le=8, description="Part of the validator's timeout reserved for the network, in seconds."
     )
     state: Path = Field(
-        default_factory=lambda: state_folder() / "miner",
+        default_factory=_miner_folder,
         description="Folder for nonces, the last metagraph and the offline key. By default miner/ in the state folder.",
     )
 
