@@ -18,6 +18,7 @@ import httpx
 import yaml
 
 from roadwork_serve.ray_environment import RAY
+from roadwork_serve.state_folder import VARIABLE
 
 ROOT = Path(__file__).parents[1]
 START_S = 240.0
@@ -106,7 +107,8 @@ def write_config(
 
 def environment_in(folder: Path) -> dict[str, str]:
     """Return the environment of a new Ray cluster that keeps all its files in a folder."""
-    return {**RAY, "RAY_ADDRESS": "local", "RAY_TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    own = {"RAY_ADDRESS": "local", "RAY_TMPDIR": str(folder), VARIABLE: str(folder / "state")}
+    return {**RAY, **own, "PYTHONPATH": str(ROOT)}
 
 
 def journal_in(folder: Path) -> dict[str, str]:

@@ -17,13 +17,15 @@ from deployments.stage_replica import process_app
 from roadwork_serve.api.api_keys import FILE_VARIABLE, TEXT_VARIABLE
 from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.profiles.journal import absolute
+from roadwork_serve.profiles.journal import JournalSpec, sqlite_file
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.plan import limit_replicas, plan_placement
 from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.stages.load import Opener, open_stages
+from roadwork_serve.state_folder import make_private, state_folder
 
 _LOG = logging.getLogger("ray.serve.roadwork.app")
+_EARLIER = Path("build/journal/journal.db")  # where the journal was before it moved to the state folder
 
 
 class Args(BaseModel):
@@ -55,6 +57,8 @@ def build(args: Args) -> Application:
     _LOG.info("Profile %s: %s. Stages: %s.", profile.name, profile.description, stages)
     _warn_of_shortage(profile, available)
     profile = _resolve_journal_paths(_resolve_keys(profile))
+    if profile.journal.enabled:
+        _prepare_state_folder(profile.journal)
     return build_app(_limit_to_gpus(profile, gpus))
 
 
@@ -90,10 +94,25 @@ def _resolve_keys(profile: Profile) -> Profile:
 
 
 def _resolve_journal_paths(profile: Profile) -> Profile:
-    """Return the profile with absolute paths of the journal's folders: replicas may start in another directory."""
-    spec = profile.journal
-    paths = {name: str(Path(getattr(spec, name)).absolute()) for name in ("media_folder", "spool_folder")}
-    return profile.model_copy(update={"journal": spec.model_copy(update=paths | {"url": absolute(spec.url)})})
+    """Return the profile with absolute paths of the journal: replicas may start in another directory."""
+    return profile.model_copy(update={"journal": profile.journal.resolved()})
+
+
+def _prepare_state_folder(spec: JournalSpec) -> None:
+    """Make the state folder if the journal uses it. Logs how to continue a journal of an earlier version.
+
+    Raises ConfigError if the folder belongs to another user, or cannot be made.
+    """
+    state, database = state_folder(), sqlite_file(spec.url)
+    paths = [Path(spec.media_folder), Path(spec.spool_folder), *([] if database is None else [database])]
+    if any(path.is_relative_to(state) for path in paths):
+        make_private(state)
+    if database is not None and database.is_relative_to(state) and not database.exists() and _EARLIER.exists():
+        _LOG.warning(
+            "The journal starts empty in %s, and an earlier one is in %s. To continue that one, stop the server and "
+            "run `roadwork journal restore %s`.",
+            database, _EARLIER.absolute(), _EARLIER.parent.absolute(),
+        )  # fmt: skip
 
 
 def _resources(gpus: Sequence[float]) -> dict[str, float]:

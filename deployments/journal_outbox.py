@@ -17,8 +17,10 @@ from roadwork_serve.cascade.router import RoutedVerdict
 from roadwork_serve.journal.coding import encode
 from roadwork_serve.journal.record import DeferredResult, PredictionRecord
 from roadwork_serve.journal.spool import Spool
+from roadwork_serve.journal.storage_error import StorageError
 from roadwork_serve.profiles.journal import JournalSpec
 from roadwork_serve.schema import JournalLoad, StageReport, Verdict
+from roadwork_serve.state_folder import keep_private
 
 _LOG = logging.getLogger("ray.serve.roadwork.journal_outbox")
 _GATHER_S = 0.2  # records that arrive within this time are sent together
@@ -56,12 +58,14 @@ class JournalOutbox(VerdictObserver):
     """
 
     def __init__(self, spec: JournalSpec, journal: DeploymentHandle, name: str) -> None:
+        keep_private()
         self._journal = journal
         self._media = spec.max_media_gib > 0
         self._max_spool_bytes = spec.max_spool_mib * 2**20
         self._spool = Spool(Path(spec.spool_folder) / f"{name}-{os.getpid()}", self._max_spool_bytes)
         self._wake = asyncio.Event()
-        self._up = True
+        self._commit_error: StorageError | None = None
+        self._dropped = 0  # by this process
         self.committed = 0
         self.without_media = 0
         self._context = contextvars.copy_context()  # calls belong to no request, see RayStageClient
@@ -101,8 +105,11 @@ class JournalOutbox(VerdictObserver):
 
     def load(self) -> JournalLoad:
         """Return the state of the outbox."""
+        error = self._spool.error or self._commit_error
         return JournalLoad(
-            up=self._up,
+            up=error is None,
+            error=None if error is None else error.text,
+            error_code=None if error is None else error.code,
             pending=self._spool.pending,
             pending_bytes=self._spool.pending_bytes,
             committed=self.committed,
@@ -121,28 +128,32 @@ class JournalOutbox(VerdictObserver):
         self._spool.close()
 
     def _append(self, record: bytes) -> None:
-        if not self._spool.append(record) and self._spool.dropped.bit_count() == 1:  # 1, 2, 4, 8 ... of them
-            _LOG.error("The journal's spool is full: %d records have been dropped.", self._spool.dropped)
+        if not self._spool.append(record):
+            self._dropped += 1
+            if self._dropped.bit_count() == 1 and (error := self._spool.error) is not None:  # 1, 2, 4, 8 ... of them
+                _LOG.error("%d records of the journal have been dropped: %s", self._dropped, error.text)
         self._wake.set()
 
     async def _send(self) -> None:
         wait_s, orphans_s = _RETRY_S, 0.0
         while True:
-            if time.monotonic() >= orphans_s:
-                orphans_s = time.monotonic() + _ORPHANS_INTERVAL_S
-                if found := await asyncio.to_thread(self._spool.adopt_orphans):
-                    _LOG.info("Adopted %d records of a process that has ended.", found)
             try:
+                if time.monotonic() >= orphans_s:
+                    orphans_s = time.monotonic() + _ORPHANS_INTERVAL_S
+                    if adopted := await asyncio.to_thread(self._spool.adopt_orphans):
+                        _LOG.info("Adopted %d records of a process that has ended.", adopted)
+                    self._spool.recheck()
                 while await self._send_some():
                     wait_s = _RETRY_S
             except Exception as error:
-                if self._up:
-                    _LOG.warning("The journal accepts no records; they are buffered on disk: %s", error)
-                self._up = False
+                found = _cause(error)
+                if self._commit_error is None:
+                    _LOG.warning("The journal accepts no records; they are buffered on disk: %s", found.text)
+                self._commit_error = found
                 await asyncio.sleep(wait_s)
                 wait_s = min(_MAX_RETRY_S, 2 * wait_s)
                 continue
-            self._up = True
+            self._commit_error = None
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ORPHANS_INTERVAL_S):
@@ -163,6 +174,13 @@ class JournalOutbox(VerdictObserver):
             self._spool.acknowledge(len(records))
             self.committed += len(records)
         return len(records)
+
+
+def _cause(error: Exception) -> StorageError:
+    """Return why the journal rejected records, in one line."""
+    cause = getattr(error, "cause", error)  # Ray wraps the error of another process
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    return StorageError(getattr(cause, "code", None), lines[0])
 
 
 async def _digest(data: bytes) -> str:

@@ -22,9 +22,11 @@ from roadwork_serve.errors import JournalDown, RoadworkError
 from roadwork_serve.journal.coding import decode, encode
 from roadwork_serve.journal.drift_monitor import REFERENCE, DriftMonitor
 from roadwork_serve.journal.record import DeferredResult, PredictionRecord
+from roadwork_serve.journal.segments import DAMAGED
 from roadwork_serve.journal.store import RejectedRecords, Store
 from roadwork_serve.profiles.journal import JournalSpec
 from roadwork_serve.schema import HumanLabel, JournalEntry, JournalPage, PolicyPreview
+from roadwork_serve.state_folder import keep_private, make_folder
 
 _LOG = logging.getLogger("ray.serve.roadwork.journal")
 _MIN_REFERENCE = 500  # predictions, as the reference of drift
@@ -41,6 +43,7 @@ class JournalReplica:
 
     def __init__(self, spec: JournalSpec) -> None:
         stay_on_loopback()
+        keep_private()
         lower_priority(_NICENESS)
         self._spec = spec
         self._store: Store | None = None
@@ -131,10 +134,11 @@ class JournalReplica:
 
     def _put_aside(self, record: bytes) -> None:
         folder = Path(self._spec.spool_folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "damaged").open("ab") as file:
+        make_folder(folder)
+        with (folder / DAMAGED).open("ab") as file:
             file.write(len(record).to_bytes(8, "big") + record)
-        os.chmod(folder / "damaged", 0o600)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _drift_monitor(store: Store) -> DriftMonitor:

@@ -11,6 +11,7 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 
 from roadwork_serve.api.observers import VerdictEvent, VerdictObserver
 from roadwork_serve.journal.record import DeferredResult, PredictionRecord
+from roadwork_serve.journal.storage_error import FULL
 from roadwork_serve.profiles.flops import StageCost
 from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.schema import ReplicaStats, StageReport, Verdict
@@ -118,7 +119,14 @@ class IngressMetrics(VerdictObserver):
         )
         self._dropped = Gauge(
             "roadwork_journal_dropped_records",
-            description="Number of records dropped because the spool was full.",
+            description="Number of records lost for want of space, or because somebody removed the spool.",
+        )
+        self._journal_up = Gauge(
+            "roadwork_journal_up", description="Whether the last records could be written: 1 if so, else 0."
+        )
+        self._journal_disk_full = Gauge(
+            "roadwork_journal_disk_full",
+            description="Whether the disk of the journal or of its spool is full: 1 if so, else 0.",
         )
         self._up = Gauge(
             "roadwork_stage_up", description="Whether a stage answers: 1 if it does, else 0.", tag_keys=_keys("stage")
@@ -170,6 +178,8 @@ class IngressMetrics(VerdictObserver):
         if load.journal is not None:
             self._pending.set(load.journal.pending)
             self._dropped.set(load.journal.dropped)
+            self._journal_up.set(int(load.journal.up))
+            self._journal_disk_full.set(int(load.journal.error_code in FULL))
         for stage in load.stages:
             tags = {"stage": stage.stage}
             self._queued.set(stage.queued, tags)

@@ -5,13 +5,17 @@
 //   ROADWORK_HOTKEYS       its hotkeys, one a miner                             miner-1,miner-2,miner-3
 //   ROADWORK_FIRST_PORT    the first miner listens there, the others above      8091
 //   ROADWORK_SERVE_CONFIG  another configuration of the server                  serve_config.yaml
-//   ROADWORK_LOGS, ROADWORK_STATE: folders for logs, and for what miners keep   build/logs, build/miner
+//   ROADWORK_LOGS          folder for logs                                      build/logs
+//   ROADWORK_STATE         folder for the journal, and for what miners keep     ~/.local/state/roadwork-serve
 
+const os = require("os");
 const path = require("path");
 
 const root = path.resolve(__dirname, "..");
 const told = (name, otherwise) => process.env[name] || otherwise;
 const folder = (name, otherwise) => path.resolve(root, told(name, otherwise));
+const state = process.env.ROADWORK_STATE ? folder("ROADWORK_STATE")
+  : path.join(process.env.XDG_STATE_HOME || path.join(os.homedir(), ".local/state"), "roadwork-serve");
 const bin = (name) => path.join(root, ".venv/bin", name);
 const firstPort = Number(told("ROADWORK_FIRST_PORT", "8091"));
 const hotkeys = told("ROADWORK_HOTKEYS", "miner-1,miner-2,miner-3").split(",");
@@ -46,7 +50,7 @@ module.exports = {
         ROADWORK_MINER_WALLET: `${told("ROADWORK_WALLET", "default")}/${hotkey}`,
         ROADWORK_MINER_PORT: String(firstPort + number),
         ROADWORK_MINER_METRICS_PORT: String(firstPort + 1000 + number),
-        ROADWORK_MINER_STATE: path.join(folder("ROADWORK_STATE", "build/miner"), hotkey),
+        ROADWORK_MINER_STATE: path.join(state, "miner", hotkey),
       },
     })),
   ],

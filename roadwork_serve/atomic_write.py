@@ -17,7 +17,7 @@ from roadwork_serve.errors import ConfigError
 
 
 @contextmanager
-def replace_file(path: Path, *, mode: int = 0o666, os_errors: bool = False) -> Iterator[Path]:
+def replace_file(path: Path, *, mode: int = 0o666, os_errors: bool = False, sync: bool = False) -> Iterator[Path]:
     """Yield an empty draft to write to; it takes the name of `path` when the block ends, and is deleted if it raises.
 
     Readers of `path` see the old content or all of the new. Two writers of one path each have a draft of their own; the
@@ -27,6 +27,7 @@ def replace_file(path: Path, *, mode: int = 0o666, os_errors: bool = False) -> I
         path: the file to replace; folders above it are created.
         mode: permissions of a new file, less the umask.
         os_errors: raise OSError as it is, for callers that handle it, instead of ConfigError.
+        sync: wait until the file is on the disk, so that a power cut leaves the old one or the new one.
 
     Raises:
         ConfigError: if the disk refuses, with the path and the reason.
@@ -37,7 +38,11 @@ def replace_file(path: Path, *, mode: int = 0o666, os_errors: bool = False) -> I
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = _empty_draft(path, mode)
             yield draft
+            if sync:
+                sync_path(draft)
             draft.replace(path)
+            if sync:
+                sync_path(path.parent)
         finally:
             if draft is not None:
                 draft.unlink(missing_ok=True)
@@ -45,6 +50,15 @@ def replace_file(path: Path, *, mode: int = 0o666, os_errors: bool = False) -> I
         if os_errors:
             raise
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}; name another file") from None
+
+
+def sync_path(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -190,6 +190,11 @@ class JournalDown(RoadworkError):
     slug = "journal-down"
     title = "The journal is unavailable"
 
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        #: Name of the operating system's error, such as ENOSPC, if there is one.
+        self.code = code
+
 
 class ServerUnreachable(RoadworkError):
     """A client got no response: nothing listens at the URL, or the connection broke or fell silent."""

@@ -17,6 +17,21 @@ def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return (base if base.is_absolute() else Path.home() / ".local/state") / "roadwork-serve"
 
 
+def make_folder(folder: Path) -> Path:
+    """Make a folder and its missing parents for this user alone, and return it; existing ones stay as they are.
+
+    Raises OSError.
+    """
+    for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def keep_private() -> None:
+    """Let every file and folder that this process creates from now on belong to its user alone."""
+    os.umask(0o077)
+
+
 def make_private(folder: Path) -> Path:
     """Make a folder that only this user can enter, with its parents, and return it.
 
@@ -26,8 +41,7 @@ def make_private(folder: Path) -> Path:
         ConfigError: The folder belongs to another user, or cannot be made.
     """
     try:
-        for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
-            missing.mkdir(mode=0o700, exist_ok=True)
+        make_folder(folder)
         about = folder.stat()
         if about.st_uid != os.getuid():
             raise ConfigError(f"{folder} belongs to another user; name a folder of your own with {VARIABLE}")

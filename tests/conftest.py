@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import tempfile
 import warnings
 
 import pytest
@@ -15,9 +17,11 @@ with warnings.catch_warnings(action="ignore"):  # of pydantic's
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Suppress two warnings that would hit arbitrary tests.
+    """Keep data out of the user's home, and suppress two warnings that would hit arbitrary tests.
 
     Ray forgets a helper process that is slow to start, and pytest-asyncio an event loop that Python creates implicitly.
     """
     asyncio.set_event_loop(None)
+    os.environ["ROADWORK_STATE"] = folder = tempfile.mkdtemp(prefix="roadwork-state-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     config.addinivalue_line("filterwarnings", "ignore:subprocess .* is still running:ResourceWarning")

@@ -4,8 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from roadwork_serve.cli.main import app
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.miner.settings import MinerSettings
+from roadwork_serve.profiles.journal import JournalSpec, sqlite_file
 from roadwork_serve.state_folder import make_private, state_folder
 
 
@@ -34,6 +38,31 @@ def test_a_path_below_a_file_is_an_error_that_names_the_variable(tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="ROADWORK_STATE"):
         make_private(tmp_path / "file" / "state")
+
+
+def test_make_clean_removes_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("ROADWORK_STATE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    spec = JournalSpec().resolved()
+    paths = [sqlite_file(spec.url), Path(spec.media_folder), Path(spec.spool_folder)]
+    paths.append(MinerSettings.model_fields["state"].get_default(call_default_factory=True))
+    for path in paths:
+        assert path is not None and path.is_relative_to(tmp_path / ".local/state/roadwork-serve")
+
+
+def test_serve_makes_the_folder_and_passes_it_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROADWORK_STATE", "elsewhere")
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(os.environ["ROADWORK_STATE"]))
+    for words, folder in (([], "elsewhere"), (["--state", "chosen"], "chosen")):
+        os.chdir(tmp_path)
+        result = CliRunner().invoke(app, ["serve", *words])
+        assert result.exit_code == 0, result.output
+        assert started.pop() == str(tmp_path / folder)
+        assert (tmp_path / folder).stat().st_mode & 0o777 == 0o700
+        monkeypatch.setenv("ROADWORK_STATE", "elsewhere")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")

@@ -141,6 +141,22 @@ def new_key(name: str, role: Role, per_minute: int | None = None) -> tuple[str, 
     return secret, ApiKey(_name(name, "the key"), role, _digest(secret), per_minute)
 
 
+def add_entry(file: Path, key: ApiKey) -> None:
+    """Add a key to a key file, which is made for this user alone if it is missing.
+
+    Raises ConfigError, and changes nothing, if the file cannot be read or written, is invalid, or has the name already.
+    """
+    old = _text(file) if file.exists() else ""
+    separator = "" if old.endswith("\n") or not old else "\n"
+    addition = f"{separator}{key.entry()}\n"
+    _ring(old + addition, str(file))
+    try:
+        with os.fdopen(os.open(file, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600), "a") as opened:
+            opened.write(addition)
+    except OSError as error:
+        raise ConfigError(f"keys in {file}: {error.strerror}; name another --keys-file") from None
+
+
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 

@@ -102,7 +102,8 @@ class Status:
             raise NotReady(f"still loading: {', '.join(loading) or 'the decoder'}")
         if not up:
             raise NotReady("no stage answers at the moment; each is being restarted")
-        return Readiness(up=up, down=down)
+        journal = self._journal()
+        return Readiness(up=up, down=down, journal_error=None if journal is None else journal.error)
 
     def info(self) -> Info:
         """Return the description of the server."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from roadwork_serve.cli.journal_backup import backup, check, restore
 from roadwork_serve.cli.journal_export import export
 from roadwork_serve.cli.journal_select import drift, drift_table, rank, sample
-from roadwork_serve.cli.options import JournalUrl, MediaFolder, PrintJson, filtered, open_journal
+from roadwork_serve.cli.options import JournalUrl, MediaFolder, PrintJson, add_state_option, filtered, open_journal
 from roadwork_serve.csv_files import read_csv
 from roadwork_serve.errors import ConfigError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from roadwork_serve.journal.store import Store
     from roadwork_serve.schema import StageReport, Verdict
 
-journal = typer.Typer(no_args_is_help=True, help="Search, label, sample and export recorded verdicts.")
+journal = typer.Typer(no_args_is_help=True, help="Search, label, sample, export and back up recorded verdicts.")
 
 
 @journal.command("list")
@@ -161,6 +162,10 @@ journal.command()(rank)
 journal.command()(sample)
 journal.command()(drift)
 journal.command()(export)
+journal.command()(check)
+journal.command()(backup)
+journal.command()(restore)
+add_state_option(journal)
 
 
 def _labels(file: Path) -> list[tuple[str, str, str, str]]:

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.state_folder import VARIABLE
 
 if TYPE_CHECKING:
     from roadwork_serve.journal.filter import Filter
     from roadwork_serve.journal.store import Store
 
 JOURNAL_VARIABLE = "ROADWORK_JOURNAL"
-DEFAULT_JOURNAL = "sqlite:///build/journal/journal.db"
 DEFAULT_HOLDOUT = 0.6
 LOCAL_SERVER = "http://127.0.0.1:8000"
-_SQLITE = "sqlite:///"
 _UNITS_S = {"m": 60, "h": 3600, "d": 86400}
 
 ProfileName = Annotated[
@@ -42,9 +41,13 @@ JournalUrl = Annotated[
     str | None,
     typer.Option(
         "--journal",
-        help=f"URL of the journal. By default the one in {JOURNAL_VARIABLE}, else {DEFAULT_JOURNAL}.",
+        help=f"URL of the journal. By default the one in {JOURNAL_VARIABLE}, else that in the state folder.",
         metavar="URL",
     ),
+]
+StateFolder = Annotated[
+    Path | None,
+    typer.Option("--state", help=f"Folder of the server's data. By default {VARIABLE}, else the user's own."),
 ]
 JournalSource = Annotated[
     str | None,
@@ -90,16 +93,50 @@ LabeledData = Annotated[
 def open_journal(url: str | None, folder: Path | None = None) -> "Store":
     """Open an existing journal. Raises ConfigError when its SQLite file is missing, since reading creates none."""
     from roadwork_serve.journal.store import PASSWORD_VARIABLE, Store
+    from roadwork_serve.profiles.journal import sqlite_file
 
-    where = url or os.environ.get(JOURNAL_VARIABLE) or DEFAULT_JOURNAL
-    if where.startswith(_SQLITE):
-        file = Path(where.removeprefix(_SQLITE))
+    where = journal_url(url)
+    if (file := sqlite_file(where)) is not None:
         if not file.is_file():
             raise ConfigError(
-                f"there is no journal {file}; `roadwork serve` writes one, or name another with --journal"
+                f"there is no journal {file}; `roadwork serve` writes one, or name another with --journal or --state"
             )
         folder = folder or file.parent / "media"
     return Store.open(where, os.environ.get(PASSWORD_VARIABLE), media_folder=folder)
+
+
+def journal_url(url: str | None) -> str:
+    """Return the URL that the options name, with an absolute path; by default of the journal in the state folder."""
+    from roadwork_serve.profiles.journal import DEFAULT_URL, resolve_url
+
+    return resolve_url(url or os.environ.get(JOURNAL_VARIABLE) or DEFAULT_URL)
+
+
+def add_state_option(group: typer.Typer) -> None:
+    """Give every command of a group the option --state, and let only this user read what it writes."""
+    for each in group.registered_commands:
+        if each.callback is not None:
+            each.callback = _with_state(each.callback)
+
+
+def _with_state(command: Callable[..., None]) -> Callable[..., None]:
+    own = inspect.signature(command).parameters.values()
+
+    @functools.wraps(command)
+    def run(*, state: Path | None, **given: Any) -> None:
+        if state is not None:
+            os.environ[VARIABLE] = str(state.absolute())
+        mask = os.umask(0o077)
+        try:
+            command(**given)
+        finally:
+            os.umask(mask)
+
+    added = inspect.Parameter("state", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=StateFolder)
+    parameters = [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own), added]
+    vars(run)["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
 
 
 def journal_filter(

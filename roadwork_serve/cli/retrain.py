@@ -17,9 +17,13 @@ def retrain(
         typer.Option(help="Active policy, by name or path. By default the one that the server reports."),
     ] = None,
     server: ServerUrl = LOCAL_SERVER,
-    out: Annotated[Path, typer.Option(help="Folder for the results; each run makes a folder of its own in it.")] = Path(
-        "build/retrained"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results; each run makes a folder of its own in it. By default retrained/ in the state "
+            "folder."
+        ),
+    ] = None,
     days: Annotated[
         float | None, typer.Option(min=0.001, help="Use only the entries of the last N days. By default all.")
     ] = None,
@@ -47,6 +51,7 @@ def retrain(
     from roadwork_serve.journal.filter import Filter
     from roadwork_serve.retraining import RetrainingSettings
     from roadwork_serve.retraining import retrain as run_cycle
+    from roadwork_serve.state_folder import make_private, state_folder
 
     rollout = None if policy is None else Rollout(policy=load_policy(policy))
     if rollout is None:
@@ -60,6 +65,7 @@ def retrain(
     settings = RetrainingSettings(
         risk_limit, confidence, criteria=PromotionCriteria(max_accuracy_loss=margin, confidence=confidence)
     )
+    out = make_private(state_folder()) / "retrained" if out is None else out
     done = run_cycle(rows, rollout.policy, out / version, version, settings)
     typer.echo(
         f"{len(rows):,} journal entries: {done.trained_on:,} trained the head, {done.tested_on:,} tested the policy. "

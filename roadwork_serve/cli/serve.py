@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from roadwork_serve.cli.options import StateFolder
 from roadwork_serve.ray_environment import RAY
 
 _PROJECT = Path(__file__).parents[2]
@@ -25,6 +26,7 @@ def serve(
             "--fast", help="Use HAProxy and gRPC between replicas, for throughput. A warning names the consequences."
         ),
     ] = False,
+    state: StateFolder = None,
 ) -> None:
     """Run the server until Ctrl-C.
 
@@ -37,6 +39,7 @@ def serve(
 
     from roadwork_serve.api.api_keys import FILE_VARIABLE
     from roadwork_serve.errors import ConfigError
+    from roadwork_serve.state_folder import VARIABLE, make_private, state_folder
 
     config = _project_file("serve_config.yaml") if config_file is None else config_file.resolve()
     if not config.is_file():
@@ -59,6 +62,7 @@ def serve(
         typer.secho(WARNING, fg="yellow", err=True)
     for name, value in environment.items():
         os.environ.setdefault(name, value)
+    os.environ[VARIABLE] = str(make_private(state_folder() if state is None else state.absolute()))
     if keys := os.environ.get(FILE_VARIABLE):
         os.environ[FILE_VARIABLE] = str(Path(keys).resolve())
     os.chdir(home)

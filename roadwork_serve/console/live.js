@@ -68,7 +68,8 @@ function journalState(replicas) {
   if (!journals.length) return "disabled";
   const pending = journals.reduce((total, journal) => total + journal.pending, 0);
   const dropped = journals.reduce((total, journal) => total + journal.dropped, 0);
-  const state = journals.every((journal) => journal.up) ? "up" : "unavailable";
+  const down = journals.find((journal) => !journal.up);
+  const state = down ? `unavailable (${down.error})` : "up";
   return `${state}, ${pending} pending${dropped ? `, ${dropped} dropped` : ""}`;
 }
 

@@ -86,7 +86,6 @@ def write_dataset(
             drafts[kind].add(row, score, data)
         for each in drafts.values():
             each.finish()
-        draft.chmod(0o755)
         draft.rename(folder)
     except BaseException:
         for each in drafts.values():

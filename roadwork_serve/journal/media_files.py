@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, case, delete, exists, func, se
 from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.journal.record import PredictionRecord
 from roadwork_serve.journal.tables import annotations, media_files, predictions
+from roadwork_serve.state_folder import make_folder
 
 _MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"\x1a\x45\xdf\xa3": "webm"}
 _PAGE = 256
@@ -37,7 +38,7 @@ class MediaFiles:
             return None
         path = self.path(prediction.sha256, suffix := media_suffix(prediction.media))
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(path.parent)
             with replace_file(path, mode=0o600, os_errors=True) as draft:
                 draft.write_bytes(prediction.media)
         return {

@@ -19,19 +19,14 @@ def upgrade(engine: Engine, to: str = "head") -> None:
     Raises ConfigError if a later version wrote the journal.
     """
     with engine.connect() as connection:
-        if _current(connection) == _newest() and to == "head":
+        if current_revision(connection) == newest_revision() and to == "head":
             return
     with engine.begin() as connection:
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        known = {script.revision for script in _scripts().walk_revisions()}
-        if (current := _current(connection)) not in known | {None}:
-            raise ConfigError(
-                f"a later version wrote this journal (revision {current}); update roadwork-serve, or name another "
-                "journal"
-            )
+        check_revision(current_revision(connection))
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, to)
@@ -47,9 +42,19 @@ def _scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
 
 
-def _newest() -> str | None:
+def check_revision(revision: str | None) -> None:
+    """Raise ConfigError if a later version wrote the journal."""
+    if revision not in {script.revision for script in _scripts().walk_revisions()} | {None}:
+        raise ConfigError(
+            f"a later version wrote this journal (revision {revision}); update roadwork-serve, or name another journal"
+        )
+
+
+def newest_revision() -> str | None:
+    """Return the revision of the tables that this version writes."""
     return _scripts().get_current_head()
 
 
-def _current(connection: Connection) -> str | None:
+def current_revision(connection: Connection) -> str | None:
+    """Return the revision of a journal's tables; None without any."""
     return MigrationContext.configure(connection).get_current_revision()

@@ -1,32 +1,37 @@
 """The journal's database: SQLite in a file, or PostgreSQL."""
 
+import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from filelock import FileLock
-from sqlalchemy import Connection, Engine, Row, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, Row, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
-from roadwork_serve.errors import BadRequest, ConfigError, JournalDown
+from roadwork_serve.errors import BadRequest, JournalDown
+from roadwork_serve.journal.database import open_engine, open_lock
+from roadwork_serve.journal.database_file import DatabaseFile
 from roadwork_serve.journal.filter import Filter
 from roadwork_serve.journal.media_files import MediaFiles, greater_of
 from roadwork_serve.journal.migrate import upgrade
 from roadwork_serve.journal.record import Annotation, DeferredResult, JournalRow, PredictionRecord
 from roadwork_serve.journal.rows import deferred_values, journal_row, prediction_values
+from roadwork_serve.journal.storage_error import StorageError
 from roadwork_serve.journal.tables import annotations, deferred_results, media_files, predictions
 from roadwork_serve.schema import Label
+from roadwork_serve.state_folder import make_folder
 
 _LOG = logging.getLogger(__name__)
-_BUSY_TIMEOUT_S = 10.0  # for a writer that waits for another
 _PAGE = 500
+_TRIES = 3  # of a commit whose file is replaced meanwhile
 _ALL = Filter()
 PASSWORD_VARIABLE = "ROADWORK_JOURNAL_PASSWORD"  # noqa: S105 - the name of a variable
 LABELS: dict[str, Label | None] = {"roadwork": "roadwork", "none": "none", "unclear": None}
+
+T = TypeVar("T")
 
 
 class RejectedRecords(ValueError):
@@ -34,12 +39,18 @@ class RejectedRecords(ValueError):
 
 
 class Store:
-    """Writes records and reads them back. For one thread at a time; several processes may use one journal at once."""
+    """Writes records and reads them back. For one thread at a time; several processes may use one journal at once.
+
+    If somebody removes or replaces the file of an SQLite journal, the store makes or opens the one of that name, before
+    it writes or reads again.
+    """
 
     def __init__(self, engine: Engine, media: MediaFiles | None) -> None:
         self._engine = engine
         self.media_files = media
         self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        on_disk = engine.dialect.name == "sqlite" and engine.url.database
+        self._file = DatabaseFile(Path(engine.url.database or "").absolute()) if on_disk else None
 
     @classmethod
     def open(
@@ -61,16 +72,10 @@ class Store:
             ConfigError: if the URL is malformed, or a later version wrote the journal.
             JournalDown: if the database cannot be reached.
         """
-        where = _url(url, password)
-        if where.drivername == "sqlite" and where.database:
-            Path(where.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        engine = create_engine(where, pool_pre_ping=True)
-        if where.drivername == "sqlite":
-            event.listen(engine, "connect", _configure_sqlite)
+        engine = open_engine(url, password)
         store = cls(engine, None if media_folder is None else MediaFiles(media_folder, max_media_bytes or 2**62))
         try:
-            with _open_lock(where), store._errors():
-                upgrade(engine)
+            store._open()
         except BaseException:
             store.close()
             raise
@@ -79,11 +84,14 @@ class Store:
     def commit(self, records: Sequence[PredictionRecord | DeferredResult]) -> None:
         """Write records in one transaction; those that exist already stay unchanged.
 
-        When this returns they survive a power cut, as far as the disk honours flushes. A file that the disk rejects is
-        left out.
+        When this returns they survive a power cut, as far as the disk honours flushes, in the file that has the
+        journal's name. A file that the disk rejects is left out.
 
         Raises JournalDown, and RejectedRecords if the database rejects the content of a record.
         """
+        self._write(lambda: self._commit(records))
+
+    def _commit(self, records: Sequence[PredictionRecord | DeferredResult]) -> None:
         new = [record for record in records if isinstance(record, PredictionRecord)]
         deferred = [record for record in records if isinstance(record, DeferredResult)]
         media = self.media_files
@@ -116,6 +124,7 @@ class Store:
             if last is not None:
                 beyond = time < last[0] if newest_first else time > last[0]
                 query = query.where(beyond | ((time == last[0]) & (key < last[1] if newest_first else key > last[1])))
+            self._follow_file()
             with self._errors(), self._engine.connect() as connection:
                 page = connection.execute(query.limit(min(_PAGE, left or _PAGE))).all()
                 rows = self._rows(connection, page)
@@ -130,6 +139,7 @@ class Store:
 
         Raises BadRequest if there is none.
         """
+        self._follow_file()
         with self._errors(), self._engine.connect() as connection:
             for column in (predictions.c.id, predictions.c.request_id, predictions.c.sha256):
                 query = select(predictions).where(column == name).order_by(predictions.c.created_at_s.desc()).limit(1)
@@ -142,6 +152,9 @@ class Store:
 
         An annotation counts for its prediction alone. Raises BadRequest naming the first unknown prediction.
         """
+        return self._write(lambda: self._annotate(labels))
+
+    def _annotate(self, labels: Sequence[tuple[str, Annotation]]) -> int:
         rows = [
             {
                 "prediction_id": self.get(name).prediction.id,
@@ -160,6 +173,7 @@ class Store:
     def count(self, where: Filter = _ALL) -> int:
         """Return the number of selected rows."""
         query = select(func.count()).select_from(predictions).where(*where.conditions())
+        self._follow_file()
         with self._errors(), self._engine.connect() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -170,6 +184,55 @@ class Store:
     def close(self) -> None:
         """Close the connections to the database."""
         self._engine.dispose()
+
+    def _open(self) -> None:
+        """Open the database, made anew if it is missing, and migrate its tables. Raises ConfigError and JournalDown."""
+        file = self._file
+        if file is None:
+            with self._errors():
+                upgrade(self._engine)
+            return
+        self._engine.dispose()
+        with self._errors():
+            make_folder(file.path.parent)
+            with open_lock(file.path):
+                file.discard_old_log()
+                file.create()
+                opened = file.identity()
+                upgrade(self._engine)
+        if file.identity() != opened:
+            raise JournalDown(f"{file.path} was replaced while it was opened; it is opened again")
+        file.remember(opened)
+
+    def _follow_file(self) -> None:
+        """Open the file that has the journal's name, if it is no longer the one that is open."""
+        file = self._file
+        if file is None or not file.moved:
+            return
+        with contextlib.suppress(SQLAlchemyError), self._engine.connect() as connection:
+            if file.replaced:
+                count = connection.execute(select(func.count()).select_from(predictions)).scalar_one()
+                _LOG.error(
+                    "%s was removed or replaced while it was open; its %d entries are no longer in the journal. "
+                    "The file of that name is opened.",
+                    file.path, count,
+                )  # fmt: skip
+            else:
+                _LOG.error("The write-ahead log of %s was removed; it is made anew.", file.path)
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")  # what only the open log has
+        self._open()
+
+    def _write(self, write: Callable[[], T]) -> T:
+        """Run a transaction, again if its file lost the journal's name meanwhile. Raises JournalDown."""
+        for _ in range(_TRIES):
+            self._follow_file()
+            result = write()
+            if self._file is None:
+                return result
+            if not self._file.moved:
+                self._file.remember_log()
+                return result
+        raise JournalDown("the journal's file is replaced again and again; let one program at a time use its folder")
 
     def _rows(self, connection: Connection, page: Sequence[Row[Any]]) -> list[JournalRow]:
         ids = [row.id for row in page]
@@ -189,50 +252,24 @@ class Store:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn errors of the database into JournalDown or RejectedRecords, without a password in the text."""
+        """Turn errors of database and disk into JournalDown or RejectedRecords, without a password in the text."""
         try:
             yield
+        except OSError as error:
+            if self._file is None:
+                raise
+            found = StorageError.of(error, Path(error.filename or self._file.path))
+            raise JournalDown(f"the journal cannot be used: {found.text}", found.code) from None
         except SQLAlchemyError as error:
             where = self._engine.url.render_as_string(hide_password=True)
-            cause = error.orig if isinstance(error, DBAPIError) else error
+            cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
             line = (str(cause).strip().splitlines() or [type(error).__name__])[0]
             if isinstance(error, DataError | IntegrityError):
                 raise RejectedRecords(f"the journal at {where} rejects a record: {line}") from None
+            if self._file is not None:
+                found = StorageError.of_sqlite(cause, self._file.path)
+                raise JournalDown(f"the journal cannot be used: {found.text}", found.code) from None
             raise JournalDown(f"the journal at {where} cannot be used: {line}") from None
-
-
-def _url(url: str, password: str | None) -> URL:
-    try:
-        where = make_url(url)
-    except ArgumentError:
-        raise ConfigError(
-            "the journal's URL is malformed; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-        ) from None
-    if where.drivername == "postgresql":
-        where = where.set(drivername="postgresql+psycopg")
-    if where.drivername not in ("sqlite", "postgresql+psycopg"):
-        raise ConfigError(f"the journal's URL begins with {where.drivername}; write sqlite:///FILE or postgresql://...")
-    return where.set(password=password) if password else where
-
-
-@contextmanager
-def _open_lock(where: URL) -> Iterator[None]:
-    """Hold a lock while a SQLite file is opened: SQLite does not wait while another process turns its log on."""
-    if where.drivername != "sqlite" or not where.database:
-        yield
-        return
-    with FileLock(f"{where.database}.lock", timeout=60):
-        yield
-
-
-def _configure_sqlite(connection: Any, _: object) -> None:
-    """Set up a connection to SQLite: a commit is on disk when it returns; readers and the writer do not wait."""
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {int(1000 * _BUSY_TIMEOUT_S)}")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
 
 
 def _write_media(media: MediaFiles, prediction: PredictionRecord) -> dict[str, object] | None:

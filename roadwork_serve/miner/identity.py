@@ -10,6 +10,7 @@ import bittensor_core  # pyright: ignore - it has no types
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.miner.chain import AxonEndpoint, Chain
 from roadwork_serve.miner.settings import MinerSettings
+from roadwork_serve.state_folder import make_folder
 
 
 def hotkey_of(settings: MinerSettings) -> str:
@@ -89,7 +90,7 @@ def _public(settings: MinerSettings) -> Path:
 
 def _offline_hotkey(file: Path) -> str:
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         draft = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(draft, "w") as opened:
             opened.write(secrets.token_hex(32))

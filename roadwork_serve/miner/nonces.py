@@ -6,6 +6,7 @@ from pathlib import Path
 
 from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.miner.protocol import NONCE_LIFETIME_S, Call, CallRejected
+from roadwork_serve.state_folder import make_folder
 
 _MAX_STALE_LINES = 4096  # before the file is rewritten
 
@@ -24,7 +25,7 @@ class NonceStore:
         self._lines = 0
         self._uses = 0
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             self._load(file)
             self._compact(file)
 

@@ -17,10 +17,15 @@ from pydantic_settings import (
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.miner.hotkeys import is_hotkey
+from roadwork_serve.state_folder import state_folder
 
 PREFIX = "ROADWORK_MINER_"
 NETUIDS = {"finney": 72, "test": 323}
 Hotkeys = Annotated[list[str], NoDecode]
+
+
+def _miner_folder() -> Path:
+    return state_folder() / "miner"
 
 
 class MinerSettings(BaseSettings):
@@ -74,7 +79,10 @@ class MinerSettings(BaseSettings):
     margin_s: float = Field(
         0.5, ge=0, le=8, description="Part of the validator's timeout reserved for the network, in seconds."
     )
-    state: Path = Field(Path("build/miner"), description="Folder for nonces, the last metagraph and the offline key.")
+    state: Path = Field(
+        default_factory=_miner_folder,
+        description="Folder for nonces, the last metagraph and the offline key. By default miner/ in the state folder.",
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -48,13 +48,24 @@ class AuditStats(WireModel):
 
 
 class JournalLoad(WireModel):
-    """The journal's outbox on one ingress replica. Counts start with the replica."""
+    """The journal's outbox on one ingress replica. Counts start with the replica, except for `dropped`."""
 
-    up: bool = Field(description="True if the journal accepted the last records sent to it.")
+    up: bool = Field(description="True if the last records could be written, to the spool and to the journal.")
+    error: str | None = Field(
+        default=None, description="Why they could not be written, with the path. Absent while the journal is up."
+    )
+    error_code: str | None = Field(
+        default=None,
+        description="Name of that error, if the operating system has one, such as ENOSPC for a full disk.",
+    )
     pending: int = Field(ge=0, description="Records on disk that the journal has not acknowledged yet.")
     pending_bytes: int = Field(ge=0, description="Size of the pending records in bytes.")
     committed: int = Field(ge=0, description="Records that the journal has acknowledged.")
-    dropped: int = Field(ge=0, description="Records dropped because the spool was full.")
+    dropped: int = Field(
+        ge=0,
+        description="Records lost because the spool or its disk was full, or because somebody removed the spool. The "
+        "count continues after a restart.",
+    )
     without_media: int = Field(
         ge=0, description="Records stored without their file, because the spool was more than half full."
     )
@@ -176,3 +187,6 @@ class Readiness(WireModel):
     ready: Literal[True] = Field(default=True, description="Always true; the server answers 503 otherwise.")
     up: list[str] = Field(description="Stages that answer.")
     down: list[str] = Field(description="Stages that do not answer.")
+    journal_error: str | None = Field(
+        default=None, description="Why verdicts cannot be written to the journal. Absent while they can."
+    )

@@ -198,3 +198,38 @@ def test_the_command_rejects_invalid_entries(options: list[str]):
     result = CliRunner().invoke(app, ["keys", "create", *options])
     assert result.exit_code == 2
     assert "Traceback" not in result.output and "rw_" not in result.stdout
+
+
+def test_the_command_writes_the_key_and_the_entry_to_private_files(tmp_path: Path):
+    out, keys = tmp_path / "ann.key", tmp_path / "keys.yaml"
+    mask = os.umask(0o022)
+    try:
+        for name, file in (("ann", out), ("bob", tmp_path / "bob.key")):
+            words = ["keys", "create", name, "--role", "admin", "--out", str(file), "--keys-file", str(keys)]
+            result = CliRunner().invoke(app, words)
+            assert result.exit_code == 0, result.output
+            assert file.read_text().strip() not in result.output
+    finally:
+        os.umask(mask)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    store = ApiKeyStore.from_file(keys)
+    assert [key.name for key in store.ring.keys] == ["ann", "bob"]
+    found = store.ring.find(out.read_text().strip())
+    assert found and found.name == "ann"
+
+
+def test_the_command_overwrites_no_key_and_adds_no_name_twice(tmp_path: Path):
+    out, keys = tmp_path / "ann.key", tmp_path / "keys.yaml"
+    keys.write_text(KEPT_OTHER.entry())  # without a newline at its end
+    keys.chmod(0o640)
+    out.write_text("a key")
+    words = ["keys", "create", "ann", "--role", "admin", "--keys-file", str(keys)]
+    result = CliRunner().invoke(app, [*words, "--out", str(out)])
+    assert result.exit_code == 2 and "already exists" in result.output.replace("\n", " ")
+    assert (out.read_text(), keys.read_text()) == ("a key", KEPT_OTHER.entry())
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert keys.stat().st_mode & 0o777 == 0o640
+    before = keys.read_text()
+    result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "new.key")])
+    assert result.exit_code == 2 and "has the name of entry 2" in result.output.replace("\n", " ")
+    assert keys.read_text() == before and not (tmp_path / "new.key").exists()

@@ -438,7 +438,12 @@ async def test_nothing_is_read_before_the_stages_are_warm(client: httpx.AsyncCli
 
 
 async def test_readiness_lists_the_stages_that_are_down(client: httpx.AsyncClient):
-    assert (await client.get("/readyz")).json() == {"ready": True, "up": ["backbone"], "down": ["vlm"]}
+    assert (await client.get("/readyz")).json() == {
+        "ready": True,
+        "up": ["backbone"],
+        "down": ["vlm"],
+        "journal_error": None,
+    }
 
 
 @pytest.mark.parametrize("given", ["abc-1.2:3_4", "a" * 128])

@@ -27,6 +27,41 @@ def test_overrides_are_merged_into_the_profile():
     assert "video" not in profile.stages
 
 
+def test_the_journal_is_in_the_state_folder_with_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ROADWORK_STATE", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    spec = profile_of(Args(profile="mini")).journal
+    assert spec.url == f"sqlite:///{tmp_path}/state/journal/journal.db"
+    assert (spec.media_folder, spec.spool_folder) == (
+        f"{tmp_path}/state/journal/media",
+        f"{tmp_path}/state/journal/spool",
+    )
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    chosen = {"url": "sqlite:///here.db", "spool_folder": "$ROADWORK_STATE/elsewhere", "media_folder": "/srv/media"}
+    spec = profile_of(Args(profile="mini", overrides={"journal": chosen})).journal
+    assert (spec.url, spec.media_folder) == (f"sqlite:///{tmp_path}/here.db", "/srv/media")
+    assert spec.spool_folder == f"{tmp_path}/state/elsewhere"
+    assert spec.resolved() == spec
+
+
+def test_a_start_names_the_command_that_continues_an_earlier_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("ROADWORK_STATE", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    build(Args(profile="mini"))
+    assert "roadwork journal restore" not in caplog.text
+    (tmp_path / "build/journal").mkdir(parents=True)
+    (tmp_path / "build/journal/journal.db").touch()
+    build(Args(profile="mini"))
+    assert f"run `roadwork journal restore {tmp_path / 'build/journal'}`" in caplog.text
+    caplog.clear()
+    (tmp_path / "state/journal").mkdir()
+    (tmp_path / "state/journal/journal.db").touch()
+    build(Args(profile="mini"))
+    assert "roadwork journal restore" not in caplog.text
+
+
 def test_an_unknown_profile_is_an_error_that_names_it():
     with pytest.raises(ConfigError, match="no-such"):
         build(Args(profile="no-such"))

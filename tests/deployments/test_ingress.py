@@ -27,7 +27,7 @@ from roadwork_serve.errors import (
     StageFailed,
 )
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.schema import PolicyChange
+from roadwork_serve.schema import JournalLoad, PolicyChange
 from tests.deployments.fakes import FakeHandle, until
 
 PROFILE = load_profile("mini", {"ingress": {"max_ongoing_requests": 2}})
@@ -88,6 +88,26 @@ async def test_a_stage_that_fails_later_leaves_the_server_ready(ingress: Ingress
     ingress._clients["vlm"]._mark_down(ConnectionError("gone"))
     assert ingress.status.readiness().down == ["vlm"]
     assert (await ingress.classify(PHOTO)).exit.stage == "backbone"
+
+
+async def test_a_journal_that_cannot_be_written_is_reported_and_leaves_the_server_ready(
+    ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+):
+    await ready(ingress)
+    assert ingress.status.readiness().journal_error is None
+    full = JournalLoad(
+        up=False, error="ENOSPC No space left on device: /data", error_code="ENOSPC", pending=7, pending_bytes=70,
+        committed=0, dropped=2, without_media=0,
+    )  # fmt: skip
+    monkeypatch.setattr(ingress.status, "_journal", lambda: full)
+    assert ingress.status.readiness().journal_error == "ENOSPC No space left on device: /data"
+    gauges: dict[str, float] = {}
+    for name in ("_journal_up", "_journal_disk_full", "_dropped"):
+        monkeypatch.setattr(
+            getattr(ingress._metrics, name), "set", lambda value, name=name: gauges.update({name: value})
+        )
+    ingress._metrics.report_load(ingress.load())
+    assert gauges == {"_journal_up": 0, "_journal_disk_full": 1, "_dropped": 2}
 
 
 async def test_with_every_stage_down_it_is_not_ready(ingress: Ingress):

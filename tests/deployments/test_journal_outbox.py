@@ -1,11 +1,16 @@
 """The journal's outbox of an ingress replica, over a handle without Ray."""
 
 import asyncio
+import errno
+import os
+import pickle
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ray.exceptions import RayTaskError
 
 from deployments import journal_outbox as module
 from deployments.journal_outbox import JournalOutbox, NullOutbox
@@ -14,12 +19,15 @@ from roadwork_serve.api.observers import VerdictEvent
 from roadwork_serve.api.request_context import RequestContext
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.cascade.router import RoutedVerdict
+from roadwork_serve.errors import JournalDown
 from roadwork_serve.journal.record import PredictionRecord
+from roadwork_serve.journal.spool import Spool
 from roadwork_serve.journal.store import RejectedRecords, Store
 from roadwork_serve.profiles.flops import verdict_costs
 from roadwork_serve.profiles.journal import JournalSpec
 from tests.deployments.fakes import FakeMethod, until
 from tests.journal.made import report, verdict
+from tests.tmpfs import fill, small_disk
 
 POLICY = load_policy("mini")
 PHOTO = b"\xff\xd8\xff photo"
@@ -81,6 +89,11 @@ def judged(name: str, **fields: object) -> RoutedVerdict:
 
 def event(routed: RoutedVerdict, data: bytes, context: RequestContext, revision: int) -> VerdictEvent:
     return VerdictEvent(routed, data, context, POLICY, revision, verdict_costs(routed.verdict, {}))
+
+
+def clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def written(spec: JournalSpec) -> dict[str, PredictionRecord]:
@@ -205,6 +218,113 @@ async def test_an_unavailable_database_is_retried(
     (tmp_path / "journal.db").unlink()
     await until(lambda: outbox.committed == 1)
     assert list(written(spec)) == ["a"]
+
+
+async def test_removed_while_everything_runs_the_folder_gets_every_later_record(
+    outbox: JournalOutbox, spec: JournalSpec, tmp_path: Path
+) -> None:
+    await outbox.on_verdict(event(judged("old"), PHOTO, RequestContext(), 1))
+    await until(lambda: outbox.committed == 1)
+    clear(tmp_path)
+    for number in range(5):
+        await outbox.on_verdict(event(judged(f"{number}"), PHOTO, RequestContext(), 1))
+    await until(lambda: outbox.committed == 6)
+    assert set(written(spec)) == {"0", "1", "2", "3", "4"}
+    assert (outbox.load().up, outbox.load().dropped) == (True, 0)
+
+
+async def test_records_that_waited_in_a_removed_spool_are_counted_as_dropped(
+    outbox: JournalOutbox, journal: FakeJournal, spec: JournalSpec
+) -> None:
+    journal.error = ConnectionError("it is gone")
+    for number in range(3):
+        await outbox.on_verdict(event(judged(f"{number}"), PHOTO, RequestContext(), 1))
+    await until(lambda: journal.calls > 0)
+    shutil.rmtree(spec.spool_folder)
+    await outbox.on_verdict(event(judged("new"), PHOTO, RequestContext(), 1))
+    await until(lambda: outbox.load().dropped == 3)
+    journal.error = None
+    await until(lambda: outbox.load().pending == 0)
+    assert "new" in written(spec)
+
+
+async def test_the_sender_survives_whatever_the_spool_raises(
+    spec: JournalSpec, journal: FakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ORPHANS_INTERVAL_S", 0.0)
+    calls: list[int] = []
+
+    def adopt(spool: Spool) -> int:
+        calls.append(1)
+        raise PermissionError(errno.EACCES, "Permission denied", "somewhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "adopt_orphans", adopt)
+        outbox = JournalOutbox(spec, journal, "one")  # type: ignore[arg-type]
+        await outbox.on_verdict(event(judged("a"), PHOTO, RequestContext(), 1))
+        await until(lambda: len(calls) > 1)
+        assert not outbox.tasks[0].done() and not outbox.load().up
+    await until(lambda: outbox.committed == 1 and outbox.load().up)
+    await outbox.aclose()
+
+
+async def test_the_count_of_dropped_records_continues_after_a_restart(spec: JournalSpec, journal: FakeJournal) -> None:
+    journal.error = ConnectionError("it is gone")
+    outbox = JournalOutbox(spec, journal, "one")  # type: ignore[arg-type]
+    big = RoutedVerdict(verdict("a"), np.ones((64, 1024), np.float16))
+    for _ in range(12):
+        await outbox.on_verdict(event(big, PHOTO, RequestContext(), 1))
+    dropped = outbox.load().dropped
+    await outbox.aclose()
+    journal.error = None
+    other = JournalOutbox(spec, journal, "two")  # type: ignore[arg-type]
+    await until(lambda: other.load().dropped == dropped > 0)
+    await until(lambda: other.load().pending == 0)
+    await other.aclose()
+
+
+@pytest.mark.parametrize("full", ["journal", "spool"])
+async def test_a_full_disk_is_reported_as_one(spec: JournalSpec, tmp_path: Path, full: str) -> None:
+    with small_disk(tmp_path / "disk", 512) as disk:
+        place = (
+            {"url": f"sqlite:///{disk / 'journal.db'}"} if full == "journal" else {"spool_folder": f"{disk / 'spool'}"}
+        )
+        spec = spec.model_copy(update=place)
+        replica = JournalReplica(spec)
+        outbox = JournalOutbox(spec, FakeJournal(replica), "one")  # type: ignore[arg-type]
+        ballast = fill(disk)
+        for number in range(40):
+            await outbox.on_verdict(event(judged(f"{number}"), PHOTO, RequestContext(), 1))
+        await until(lambda: not outbox.load().up)
+        load = outbox.load()
+        assert load.error_code == "ENOSPC"
+        assert "ENOSPC No space left on device: " + str(disk) in (load.error or "")
+        ballast.unlink()
+        await outbox.on_verdict(event(judged("last"), PHOTO, RequestContext(), 1))
+        await until(lambda: outbox.load().up and outbox.load().pending == 0)
+        assert outbox.load().error is None
+        assert len(written(spec)) + outbox.load().dropped == 41
+        await outbox.aclose()
+        replica.close()
+
+
+async def test_an_error_of_another_process_is_shown_in_one_line(outbox: JournalOutbox, journal: FakeJournal) -> None:
+    text = "the journal cannot be used: ENOSPC No space left on device: /data/journal.db"
+    journal.error = RayTaskError("commit", "Traceback\n of another process", JournalDown(text, "ENOSPC"))
+    await outbox.on_verdict(event(judged("a"), PHOTO, RequestContext(), 1))
+    await until(lambda: not outbox.load().up)
+    assert (outbox.load().error, outbox.load().error_code) == (text, "ENOSPC")
+    assert pickle.loads(pickle.dumps(JournalDown(text, "ENOSPC"))).code == "ENOSPC"
+
+
+def test_the_processes_create_private_files(spec: JournalSpec) -> None:
+    replica = JournalReplica(spec)
+    replica.close()
+    assert os.umask(0o077) == 0o077
+
+
+async def test_the_outbox_creates_private_files(outbox: JournalOutbox) -> None:
+    assert os.umask(0o077) == 0o077
 
 
 async def test_without_a_journal_nothing_is_stored() -> None:

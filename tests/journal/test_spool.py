@@ -1,4 +1,6 @@
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from roadwork_serve.journal import spool as module
+from roadwork_serve.journal.drop_counter import read_dropped
 from roadwork_serve.journal.spool import Spool
+from tests.tmpfs import fill, small_disk
 
 ROOM = 10**9
 
@@ -89,14 +93,144 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
 def test_a_full_disk_raises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path / "one", ROOM)
     spool.append(b"before")
-    really = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: really(descriptor, data[:5]))
+    really, room = os.write, [5]
+
+    def write(descriptor: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return really(descriptor, data[: room.pop()])
+
+    monkeypatch.setattr(os, "write", write)
     assert not spool.append(b"too much")
+    assert spool.error is not None and spool.error.text == f"ENOSPC No space left on device: {tmp_path / 'one'}"
     monkeypatch.setattr(os, "write", really)
     assert spool.append(b"after")
     assert (all_of(spool), spool.dropped) == ([b"before", b"after"], 1)
     spool.close()
     assert all_of(Spool(tmp_path / "one", ROOM)) == [b"before", b"after"]
+
+
+def test_a_spool_that_was_removed_is_made_anew_and_its_records_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "spool" / "one"
+    spool = Spool(folder, ROOM)
+    for _ in range(3):
+        spool.append(b"lost")
+    shutil.rmtree(tmp_path / "spool")
+    assert spool.append(b"kept")
+    assert (all_of(spool), spool.pending, spool.pending_bytes, spool.dropped) == ([b"kept"], 1, 4, 3)
+    assert {path.stat().st_mode & 0o777 for path in (folder, folder.parent)} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    assert Spool(tmp_path / "spool" / "two", ROOM).adopt_orphans() == 0, "the new folder has its owner's lock"
+    spool.close()
+    assert all_of(Spool(folder, ROOM)) == [b"kept"]
+
+
+def test_records_of_a_removed_spool_that_arrive_yet_are_not_counted_as_lost(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "one", ROOM)
+    spool.append(b"sent")
+    spool.append(b"lost")
+    assert spool.peek(1, ROOM) == [b"sent"]
+    shutil.rmtree(tmp_path / "one")
+    spool.append(b"kept")
+    spool.acknowledge(1)
+    assert (all_of(spool), spool.dropped) == ([b"kept"], 1)
+    spool.acknowledge(1)
+    assert (all_of(spool), spool.pending, spool.pending_bytes) == ([], 0, 0)
+
+
+def test_a_folder_beside_the_spool_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "photo.jpg").touch()
+    assert Spool(tmp_path / "one", ROOM).adopt_orphans() == 0
+    assert (tmp_path / "media" / "photo.jpg").exists()
+
+
+def test_a_missing_folder_of_spools_and_an_unreadable_orphan_raise_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(tmp_path / "spool" / "one", ROOM)
+    shutil.rmtree(tmp_path / "spool")
+    assert spool.adopt_orphans() == 0
+    left = Spool(tmp_path / "spool" / "left", ROOM)
+    left.append(b"x")
+    left.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "frames", lambda path: open(path / "no folder"))
+        assert spool.adopt_orphans() == 0
+    assert f"{tmp_path / 'spool' / 'left'} cannot be adopted" in caplog.text
+    assert spool.adopt_orphans() == 1, "and it is tried again"
+
+
+def test_the_count_of_lost_records_survives_a_restart(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "one", 10)
+    assert [spool.append(bytes(8)) for _ in range(4)] == [True, False, False, False]
+    assert spool.error is not None and "max_spool_mib" in spool.error.text
+    spool.acknowledge(1)
+    spool.close()
+    second = Spool(tmp_path / "two", 10)
+    second.adopt_orphans()
+    assert (second.dropped, (tmp_path / "one").exists()) == (3, False)
+    second.append(bytes(20))
+    second.close()
+    third = Spool(tmp_path / "three", 10)
+    third.adopt_orphans()
+    third.adopt_orphans()
+    assert third.dropped == 4
+    third.close()
+    assert Spool(tmp_path / "three", 10).dropped == 4
+
+
+DROPPER = """
+import sys
+from pathlib import Path
+from roadwork_serve.journal.spool import Spool
+spool = Spool(Path(sys.argv[1]), 1)
+while True:
+    spool.append(b"too much")
+    print(spool.dropped, flush=True)
+"""
+
+
+def test_the_count_of_lost_records_survives_a_kill(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DROPPER, str(tmp_path / "victim")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dropper:
+        assert dropper.stdout is not None
+        while int(dropper.stdout.readline()) < 50:
+            pass
+        dropper.send_signal(signal.SIGKILL)
+        last = int(dropper.stdout.read().split()[-1])
+    spool = Spool(tmp_path / "one", ROOM)
+    spool.adopt_orphans()
+    assert last <= spool.dropped <= last + 1
+
+
+def test_on_a_full_disk_records_are_dropped_counted_and_the_disk_is_named(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 256) as disk:
+        spool = Spool(disk / "spool" / "one", ROOM)
+        spool.append(b"before")
+        ballast = fill(disk)
+        kept = sum(spool.append(bytes(4096)) for _ in range(3))
+        assert spool.error is not None and spool.error.code == "ENOSPC"
+        assert spool.error.text == f"ENOSPC No space left on device: {disk / 'spool' / 'one'}"
+        assert spool.dropped == 3 - kept > 0 == spool.dropped - read_dropped(disk / "spool" / "one")
+        spool.recheck()
+        assert spool.error is not None, "it is still full"
+        ballast.unlink()
+        spool.recheck()
+        assert spool.error is None
+        assert spool.append(b"after")
+        assert all_of(spool)[:: kept + 1] == [b"before", b"after"]
+        spool.close()
+
+
+def test_a_spool_that_cannot_be_made_at_the_start_is_made_later(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("a file in the folder's place")
+    spool = Spool(tmp_path / "spool" / "one", ROOM)
+    assert not spool.append(b"lost")
+    assert spool.error is not None and spool.error.code == "ENOTDIR"
+    (tmp_path / "spool").unlink()
+    assert spool.append(b"kept")
+    assert (all_of(spool), spool.dropped, spool.error) == ([b"kept"], 1, None)
 
 
 WRITER = """

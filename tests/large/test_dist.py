@@ -111,7 +111,7 @@ def answers(journal: Path) -> int:
 
 
 @pytest.mark.timeout(400)
-def test_the_server_runs_and_stores_its_journal_in_the_working_directory(installed: Installed) -> None:
+def test_the_server_runs_and_stores_its_journal_in_the_state_folder(installed: Installed) -> None:
     (packaged,) = installed.python.parents[1].glob("lib/python*/site-packages/roadwork_serve/serve_config.yaml")
     assert os.access(packaged.with_name("haproxy.sh"), os.X_OK)
     config, port = yaml.safe_load(packaged.read_text()), free_port()
@@ -119,6 +119,7 @@ def test_the_server_runs_and_stores_its_journal_in_the_working_directory(install
     (installed.folder / "mine.yaml").write_text(yaml.safe_dump(config))
     url, log = f"http://127.0.0.1:{port}", installed.folder / "server.log"
     command = [installed.python.with_name("roadwork"), "serve", "--config", "mine.yaml", "--profile", "mini"]
+    command += ["--state", "state"]
     with log.open("wb") as output:
         server = subprocess.Popen(
             command, cwd=installed.folder, env=installed.environment, stdout=output, stderr=output,
@@ -131,8 +132,7 @@ def test_the_server_runs_and_stores_its_journal_in_the_working_directory(install
             installed.run("roadwork", "classify", "--server", url, "--json", str(scene))
         )
         assert [result.verdict is not None for result in batch.results] == [True]
-        eventually(
-            lambda: answers(installed.folder / "build/journal/journal.db") == 1, 30, "the answer is written down"
-        )
+        journal = installed.folder / "state/journal/journal.db"
+        eventually(lambda: answers(journal) == 1, 30, "the answer is written down")
     finally:
         stop(server)
