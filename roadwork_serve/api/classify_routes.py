@@ -20,6 +20,7 @@ from roadwork_serve.api.console_routes import console_routes
 from roadwork_serve.api.problem_details import documented, install_problem_handlers, problem_of
 from roadwork_serve.api.request_body import MANY_FILES, ONE_FILE, Upload, body_may_set_deadline, read_many, read_one
 from roadwork_serve.api.request_context import RequestContext
+from roadwork_serve.api.security_headers import SecurityHeaders
 from roadwork_serve.api.status_routes import StatusService, status_routes
 from roadwork_serve.errors import (
     BadRequest,
@@ -143,11 +144,13 @@ def http_app(
         title="roadwork-serve",
         description=_DESCRIPTION,
         version="1",
+        docs_url=None,  # the default page loads scripts from another server; see console_routes
         redoc_url=None,
         redirect_slashes=False,  # it would send bodies to wherever the Host header says
         lifespan=lifespan,
     )
     app.add_middleware(HeaderLimits)
+    app.add_middleware(SecurityHeaders)
     app.add_middleware(_RequestId, respond=name_requests)
     install_problem_handlers(app)
 
