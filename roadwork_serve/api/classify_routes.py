@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from roadwork_serve.api.auth import Authenticator, Caller, HeaderLimits
 from roadwork_serve.api.console_routes import console_routes
+from roadwork_serve.api.own_origin import OwnOrigin
 from roadwork_serve.api.problem_details import documented, install_problem_handlers, problem_of
 from roadwork_serve.api.request_body import MANY_FILES, ONE_FILE, Upload, body_may_set_deadline, read_many, read_one
 from roadwork_serve.api.request_context import RequestContext
@@ -149,6 +150,8 @@ def http_app(
         redirect_slashes=False,  # it would send bodies to wherever the Host header says
         lifespan=lifespan,
     )
+    if auth.keys is None:
+        app.add_middleware(OwnOrigin, hosts=profile.ingress.allowed_hosts)
     app.add_middleware(HeaderLimits)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(_RequestId, respond=name_requests)

@@ -11,7 +11,8 @@ let root = null, running = 0;
 
 export function start(main, signal) {
   root = main;
-  queue.length = 0;
+  byId("announcement").textContent = "";
+  byId("announcement").className = "spoken";
   limits();
   samples();
   listen(signal);
@@ -46,7 +47,7 @@ function listen(signal) {
   byId("files").addEventListener("change", (event) => {
     take([...event.target.files]);
     event.target.value = "";
-  });
+  }, { signal });
   document.addEventListener("paste", (event) => {
     if (event.clipboardData.files.length) take([...event.clipboardData.files]);
   }, { signal });

@@ -7,15 +7,16 @@ const SETTLE_MS = 350;
 const byId = (id) => root.querySelector(`#${id}`);
 let root = null, state = null, edited = null, timer = null, latest = 0;
 
-export function start(main) {
+export function start(main, signal) {
   root = main;
-  byId("last").addEventListener("change", () => loadPreview());
-  byId("reset").addEventListener("click", () => { reset(); byId("message").textContent = ""; });
+  byId("message").textContent = "";
+  byId("last").addEventListener("change", () => loadPreview(), { signal });
+  byId("reset").addEventListener("click", () => { reset(); byId("message").textContent = ""; }, { signal });
   byId("bands").addEventListener("submit", async (event) => {
     event.preventDefault();
     await change(() => sendJson("/v1/policy", rollout(), "PUT"));
-  });
-  byId("back").addEventListener("click", () => change(() => getJson("/v1/policy/rollback", { method: "POST" })));
+  }, { signal });
+  byId("back").addEventListener("click", () => change(() => getJson("/v1/policy/rollback", { method: "POST" })), { signal });
   read();
 }
 

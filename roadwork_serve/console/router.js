@@ -3,8 +3,8 @@
 import { header } from "./page.js";
 
 const SCRIPTS = { "/console/live.html": "./live.js", "/console/policy.html": "./policy.js" };
-const mark = header(show, () => show(location.pathname));
-let leaving = new AbortController();
+const mark = header(show, start); // with a new key, the page starts again
+let leaving = new AbortController(), latest = 0;
 
 window.addEventListener("popstate", () => show(location.pathname));
 start();
@@ -24,10 +24,11 @@ async function show(path) {
 }
 
 async function start() {
+  const number = (latest += 1);
+  mark(location.pathname);
+  const page = await import(SCRIPTS[location.pathname] ?? "./classify.js");
+  if (number !== latest) return;
   leaving.abort();
   leaving = new AbortController();
-  mark(location.pathname);
-  const main = document.querySelector("main"), { signal } = leaving;
-  const page = await import(SCRIPTS[location.pathname] ?? "./classify.js");
-  if (!signal.aborted) page.start(main, signal);
+  page.start(document.querySelector("main"), leaving.signal);
 }
