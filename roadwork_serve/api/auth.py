@@ -87,6 +87,7 @@ class Authenticator:
         if role == "admin" and key.role != "admin":
             raise Forbidden(f"the key {key.name} has the role {key.role}; this needs an admin's key")
         caller = Caller(key.name, key.role, key)
+        request.state.caller = key.name  # whose body it is, see incoming_bodies
         self.charge(caller, 1)
         return caller
 

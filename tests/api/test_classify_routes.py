@@ -54,9 +54,14 @@ class FakeService:
         self.busy = False
 
     @contextmanager
-    def admission(self) -> Iterator["FakeService"]:
+    def receiving(self) -> Iterator["FakeService"]:
         self.readiness()
         yield self
+
+    @contextmanager
+    def admission(self) -> Iterator[None]:
+        self.readiness()
+        yield
 
     def reserve_bytes(self, size: int) -> None:
         self.reserved += size
