@@ -44,6 +44,7 @@ from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.errors import BadRequest, ConfigError, NotReady, Overloaded, PolicyConflict, RoadworkError
+from roadwork_serve.printable import make_logs_printable
 from roadwork_serve.profiles.flops import verdict_costs
 from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.schema import MAX_DEADLINE_MS, ReplicaStats, Verdict
@@ -65,6 +66,7 @@ class Ingress:
         journal: DeploymentHandle | None = None,
     ) -> None:
         stay_on_loopback()
+        make_logs_printable(logging.getLogger("ray.serve"))
         self.profile = profile
         self._clients: dict[str, RayStageClient] = {}
         self._batchers: dict[str, Batcher] = {}

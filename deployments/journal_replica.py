@@ -23,6 +23,7 @@ from roadwork_serve.journal.coding import decode, encode
 from roadwork_serve.journal.drift_monitor import REFERENCE, DriftMonitor
 from roadwork_serve.journal.record import DeferredResult, PredictionRecord
 from roadwork_serve.journal.store import RejectedRecords, Store
+from roadwork_serve.printable import make_logs_printable
 from roadwork_serve.profiles.journal import JournalSpec
 from roadwork_serve.schema import HumanLabel, JournalEntry, JournalPage, PolicyPreview
 
@@ -41,6 +42,7 @@ class JournalReplica:
 
     def __init__(self, spec: JournalSpec) -> None:
         stay_on_loopback()
+        make_logs_printable(logging.getLogger("ray.serve"))
         lower_priority(_NICENESS)
         self._spec = spec
         self._store: Store | None = None

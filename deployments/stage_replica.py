@@ -20,6 +20,7 @@ from roadwork_serve.cascade.gpu_time_slicing import GpuTimeSlicer, Sleepable, Ti
 from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePrediction
 from roadwork_serve.engines.gpu_lock import exclusive_gpu_load
 from roadwork_serve.errors import RoadworkError, StageFailed
+from roadwork_serve.printable import make_logs_printable
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.stages.health import HealthMonitor
 from roadwork_serve.stages.load import Opener
@@ -45,6 +46,7 @@ class StageReplica:
             opener: Opens an engine and makes the stages that use it.
         """
         stay_on_loopback()
+        make_logs_printable(logging.getLogger("ray.serve"))
         lower_priority(_LOADING)
         _set_threads(max(engine.threads for engine in engines.values()))
         logging.getLogger("ray.serve").addFilter(_no_access_log)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from roadwork_serve.terminal import echo
+
 keys = typer.Typer(no_args_is_help=True, help="Create API keys.")
 
 
@@ -38,6 +40,6 @@ def create(
     from roadwork_serve.api.api_keys import FILE_VARIABLE, new_key
 
     secret, entry = new_key(name, role.value, per_minute)
-    typer.echo(f"# Add this entry to the file that {FILE_VARIABLE} names. The key itself is stored nowhere.", err=True)
-    typer.echo(entry.entry(), err=True)
-    typer.echo(secret)
+    echo(f"# Add this entry to the file that {FILE_VARIABLE} names. The key itself is stored nowhere.", err=True)
+    echo(entry.entry(), err=True)
+    echo(secret)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from roadwork_serve.ray_environment import RAY
+from roadwork_serve.terminal import echo
 
 _PROJECT = Path(__file__).parents[2]
 
@@ -56,7 +57,7 @@ def serve(
 
         folder = Path(tempfile.mkdtemp(prefix="rw-"))
         environment |= fast_environment(folder, _project_file("ops/haproxy/haproxy.sh"))
-        typer.secho(WARNING, fg="yellow", err=True)
+        echo(WARNING, color="yellow", err=True)
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     if keys := os.environ.get(FILE_VARIABLE):
