@@ -19,6 +19,7 @@ from deployments.journal_outbox import JournalOutbox, NullOutbox
 from deployments.loopback import stay_on_loopback
 from deployments.metrics import IngressMetrics
 from deployments.replica_group import ReplicaGroup
+from deployments.replica_logs import configure_logs
 from deployments.revision_log import open_revision_log
 from deployments.stage_client import RayStageClient
 from roadwork_serve.api.admission import Admission, ByteReservation
@@ -44,7 +45,6 @@ from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.errors import BadRequest, ConfigError, NotReady, Overloaded, PolicyConflict, RoadworkError
-from roadwork_serve.printable import make_logs_printable
 from roadwork_serve.profiles.flops import verdict_costs
 from roadwork_serve.profiles.profile import Profile, StageName
 from roadwork_serve.schema import MAX_DEADLINE_MS, ReplicaStats, Verdict
@@ -66,7 +66,7 @@ class Ingress:
         journal: DeploymentHandle | None = None,
     ) -> None:
         stay_on_loopback()
-        make_logs_printable(logging.getLogger("ray.serve"))
+        configure_logs()
         self.profile = profile
         self._clients: dict[str, RayStageClient] = {}
         self._batchers: dict[str, Batcher] = {}

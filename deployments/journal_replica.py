@@ -15,6 +15,7 @@ from ray.serve import Application
 
 from deployments.loopback import stay_on_loopback
 from deployments.metrics import JournalMetrics
+from deployments.replica_logs import configure_logs
 from deployments.stage_replica import lower_priority
 from roadwork_serve.api.journal_reader import JournalReader
 from roadwork_serve.cascade.policy import Policy
@@ -23,7 +24,6 @@ from roadwork_serve.journal.coding import decode, encode
 from roadwork_serve.journal.drift_monitor import REFERENCE, DriftMonitor
 from roadwork_serve.journal.record import DeferredResult, PredictionRecord
 from roadwork_serve.journal.store import RejectedRecords, Store
-from roadwork_serve.printable import make_logs_printable
 from roadwork_serve.profiles.journal import JournalSpec
 from roadwork_serve.schema import HumanLabel, JournalEntry, JournalPage, PolicyPreview
 
@@ -42,7 +42,7 @@ class JournalReplica:
 
     def __init__(self, spec: JournalSpec) -> None:
         stay_on_loopback()
-        make_logs_printable(logging.getLogger("ray.serve"))
+        configure_logs()
         lower_priority(_NICENESS)
         self._spec = spec
         self._store: Store | None = None

@@ -15,12 +15,12 @@ from ray.serve.metrics import Histogram
 
 from deployments.autoscaling import DOWNSCALE_S, UPSCALE_S
 from deployments.loopback import stay_on_loopback
+from deployments.replica_logs import configure_logs
 from roadwork_serve.api.deployment_names import deployment_of
 from roadwork_serve.cascade.gpu_time_slicing import GpuTimeSlicer, Sleepable, TimeSlicedStage
 from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePrediction
 from roadwork_serve.engines.gpu_lock import exclusive_gpu_load
 from roadwork_serve.errors import RoadworkError, StageFailed
-from roadwork_serve.printable import make_logs_printable
 from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.stages.health import HealthMonitor
 from roadwork_serve.stages.load import Opener
@@ -46,7 +46,7 @@ class StageReplica:
             opener: Opens an engine and makes the stages that use it.
         """
         stay_on_loopback()
-        make_logs_printable(logging.getLogger("ray.serve"))
+        configure_logs()
         lower_priority(_LOADING)
         _set_threads(max(engine.threads for engine in engines.values()))
         logging.getLogger("ray.serve").addFilter(_no_access_log)

@@ -8,11 +8,13 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, Header, Query, Request
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +27,7 @@ from roadwork_serve.api.request_body import MANY_FILES, ONE_FILE, Upload, body_m
 from roadwork_serve.api.request_context import RequestContext
 from roadwork_serve.api.security_headers import SecurityHeaders
 from roadwork_serve.api.status_routes import StatusService, status_routes
+from roadwork_serve.decimal_text import DecimalFloat, DecimalInt
 from roadwork_serve.errors import (
     BadRequest,
     BrokenMedia,
@@ -57,11 +60,11 @@ Every error is an RFC 9457 problem document. If the server has API keys, send on
 or `X-API-Key: KEY`."""
 
 DeadlineMs = Annotated[
-    int | None,
+    DecimalInt | None,
     Query(ge=1, le=MAX_DEADLINE_MS, description="Deadline of the response in milliseconds.", examples=[2000]),
 ]
 TimeoutS = Annotated[
-    float | None,
+    DecimalFloat | None,
     Header(
         alias="x-request-timeout-seconds",
         gt=0,
@@ -71,8 +74,20 @@ TimeoutS = Annotated[
     ),
 ]
 
+
+def _text_of_key(value: object) -> object:
+    """Return a header as the UTF-8 text it is. Starlette decodes headers as Latin-1."""
+    if not isinstance(value, str):
+        return value
+    with suppress(UnicodeError):
+        if (text := value.encode("latin-1").decode("utf-8")).isprintable():
+            return text
+    raise PydanticCustomError("printable", "Input should be printable text in UTF-8")
+
+
 RequestKey = Annotated[
     str | None,
+    BeforeValidator(_text_of_key),
     Header(
         alias="x-request-key",
         max_length=256,

@@ -32,6 +32,7 @@ def serve(
     RAY_* variables that are already set keep their values.
     """
     import os
+    import signal
     import tempfile
 
     import yaml
@@ -63,6 +64,8 @@ def serve(
     if keys := os.environ.get(FILE_VARIABLE):
         os.environ[FILE_VARIABLE] = str(Path(keys).resolve())
     os.chdir(home)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script started with &
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # inherited by the program, which then stops on it as on Ctrl-C
     serve_program = str(Path(sys.executable).with_name("serve"))
     os.execv(serve_program, [serve_program, "run", str(config)])  # noqa: S606 - Ray's own program, no shell
 
