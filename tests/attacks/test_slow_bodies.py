@@ -76,5 +76,5 @@ async def test_slow_bodies_keep_nobody_out():
             task.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
     assert len(statuses) > 20 and set(statuses) == {200}
-    assert len(ended) == SLOW and set(ended) == {408, 503}
+    assert len(ended) == SLOW and set(ended) <= {408, 503}
     assert (service.places.in_flight, service.places.reserved_bytes) == (0, 0)

@@ -1,6 +1,7 @@
 """Browsers of other pages, odd headers and slow senders, through Ray Serve's proxy."""
 
 import asyncio
+import re
 import socket
 import time
 
@@ -39,7 +40,7 @@ def test_bytes_that_are_no_text_in_a_header_of_ray_get_a_verdict(cluster: Cluste
     response = raw(cluster, head)
     assert response.startswith(b"HTTP/1.1 200"), response[:500]
     document = Verdict.model_validate_json(response.partition(b"\r\n\r\n")[2])
-    assert len(document.request_id) == 32 or set(document.request_id) <= set("?31m")
+    assert re.fullmatch(r"[0-9a-f-]{32,36}", document.request_id)
 
 
 @pytest.mark.parametrize(
@@ -69,4 +70,4 @@ async def test_slow_bodies_keep_nobody_out(cluster: Cluster) -> None:
         task.cancel()
     await asyncio.gather(*slow, return_exceptions=True)
     assert len(statuses) >= 10 and set(statuses) == {200}, statuses
-    assert len(ended) == SLOW and set(ended) == {408, 503}
+    assert len(ended) == SLOW and set(ended) <= {408, 503}
