@@ -12,7 +12,9 @@ from roadwork_serve.miner.preflight import run_checks
 from roadwork_serve.miner.remote import HttpCascade
 from roadwork_serve.miner.service import run_miner, wait_for_cascade
 from roadwork_serve.miner.settings import MinerSettings, load_settings
+from roadwork_serve.printable import make_logs_printable
 from roadwork_serve.ray_environment import RAY
+from roadwork_serve.terminal import echo_error
 
 if TYPE_CHECKING:
     from deployments.cascade_client import CascadeClient
@@ -45,11 +47,12 @@ def _by_handle(app: str) -> "CascadeClient":
 def main() -> int:
     """Run the command. Return 2 if a setting is wrong or the miner cannot start."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    make_logs_printable(logging.getLogger())
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         return asyncio.run(run(load_settings(sys.argv[1:])))
     except RoadworkError as error:
-        print(f"miner: {error}", file=sys.stderr)
+        echo_error(f"miner: {error}")
         return 2
 
 

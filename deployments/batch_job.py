@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import ray
 import ray.data
-import typer
 from pydantic import BaseModel, ConfigDict, Field
 from ray.data import ActorPoolStrategy, DataContext
 
@@ -32,6 +31,7 @@ from roadwork_serve.profiles.plan import plan_placement
 from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.progress import progress
 from roadwork_serve.stages.load import Opener
+from roadwork_serve.terminal import echo, echo_error
 
 _WORKER_GIB = 2.0  # of memory for a worker on a CPU: with all miniatures loaded it uses 1.2
 _BATCHES_IN_FLIGHT = 2  # per worker, so that the next batch is read while the last files of one are classified
@@ -217,15 +217,15 @@ def main() -> None:
 
             total = score(job, start, advance)
     except RoadworkError as error:
-        typer.secho(f"{error.title}: {error}", fg="red", err=True)
+        echo_error(f"{error.title}: {error}")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        typer.echo("Stopped. Run the same command to continue.", err=True)
+        echo("Stopped. Run the same command to continue.", err=True)
         raise SystemExit(130) from None
     run = BatchRun(job.out)
     degraded = f", {total.degraded:,} of them degraded" if total.degraded else ""
-    typer.echo(f"{run.out}: {total.verdicts:,} verdicts{degraded}, in {time.monotonic() - began_s:.0f} s")
-    typer.echo(f"{run.rejects}: {total.rejects:,} files without one")
+    echo(f"{run.out}: {total.verdicts:,} verdicts{degraded}, in {time.monotonic() - began_s:.0f} s")
+    echo(f"{run.rejects}: {total.rejects:,} files without one")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,9 +20,10 @@ from deployments.journal_outbox import JournalOutbox, NullOutbox
 from deployments.loopback import stay_on_loopback
 from deployments.metrics import IngressMetrics
 from deployments.replica_group import ReplicaGroup
+from deployments.replica_logs import configure_logs
 from deployments.revision_log import open_revision_log
 from deployments.stage_client import RayStageClient
-from roadwork_serve.api.admission import Admission, Permit
+from roadwork_serve.api.admission import Admission, ByteReservation
 from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
 from roadwork_serve.api.demand_report import DemandObserver, replica_demand, slots_per_replica
@@ -66,6 +67,7 @@ class Ingress:
         journal: DeploymentHandle | None = None,
     ) -> None:
         stay_on_loopback()
+        configure_logs()
         self.profile = profile
         self._clients: dict[str, RayStageClient] = {}
         self._batchers: dict[str, Batcher] = {}
@@ -163,8 +165,8 @@ class Ingress:
             if text is not None and (len(text) > longest or not text.isprintable()):
                 raise BadRequest(f"{name} is not a printable text of at most {longest} characters")
         deadline_s = time.monotonic() + deadline_ms / 1000
-        with self.admission() as permit:
-            permit.reserve_bytes(len(data))
+        with self.receiving() as held, self.admission():
+            held.reserve_bytes(len(data))
             return await self.classify_media(data, deadline_s, request_id or uuid.uuid4().hex, RequestContext(key=key))
 
     async def classify_media(self, data: bytes, deadline_s: float, request_id: str, context: RequestContext) -> Verdict:
@@ -197,19 +199,29 @@ class Ingress:
             raise
 
     @contextmanager
-    def admission(self) -> Iterator[Permit]:
-        """Admit a request. Raises NotReady or Overloaded."""
+    def receiving(self) -> Iterator[ByteReservation]:
+        """Hold the bytes of a request until it ends. Raises NotReady, or Overloaded if it could not be admitted now."""
+        self._or_rejected(self._admission.check)
+        with self._admission.reservation() as held:
+            yield held
+
+    @contextmanager
+    def admission(self) -> Iterator[None]:
+        """Admit a request whose body is complete. Raises NotReady or Overloaded."""
+        self._or_rejected(self._admission.enter)
+        self._configured = True  # it serves, so an invalid policy no longer ends it
+        try:
+            yield
+        finally:
+            self._admission.leave()
+
+    def _or_rejected(self, admit: Callable[[], None]) -> None:
         try:
             self.status.readiness()
-            permit = self._admission.enter()
+            admit()
         except (NotReady, Overloaded) as error:
             self._observers.on_rejected(error.slug)
             raise
-        self._configured = True  # it serves, so an invalid policy no longer ends it
-        try:
-            yield permit
-        finally:
-            permit.release()
 
     def load(self) -> ReplicaStats:
         """Return the load of this replica. Other replicas call it, see `ReplicaGroup`."""
@@ -284,9 +296,9 @@ def ingress_app(
         autoscaling_config=AutoscalingConfig(min_replicas=count, max_replicas=count) if scales else None,
         **placement,
         ray_actor_options={"num_cpus": profile.ingress.num_cpus},
-        # Twice the admission limit: the ingress itself rejects what is above it, with a problem document,
-        # and health checks get through.
-        max_ongoing_requests=2 * profile.ingress.max_ongoing_requests,
+        # As many bodies may be arriving as requests in flight. The ingress itself rejects what is above these limits,
+        # with a problem document, and health checks get through.
+        max_ongoing_requests=3 * profile.ingress.max_ongoing_requests,
         # In each proxy, while no replica accepts requests; more get Serve's own 503.
         max_queued_requests=profile.ingress.max_ongoing_requests,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),

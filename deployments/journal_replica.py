@@ -15,6 +15,7 @@ from ray.serve import Application
 
 from deployments.loopback import stay_on_loopback
 from deployments.metrics import JournalMetrics
+from deployments.replica_logs import configure_logs
 from deployments.stage_replica import lower_priority
 from roadwork_serve.api.journal_reader import JournalReader
 from roadwork_serve.cascade.policy import Policy
@@ -44,6 +45,7 @@ class JournalReplica:
     def __init__(self, spec: JournalSpec) -> None:
         stay_on_loopback()
         keep_private()
+        configure_logs()
         lower_priority(_NICENESS)
         self._spec = spec
         self._store: Store | None = None

@@ -15,6 +15,7 @@ from ray.serve.metrics import Histogram
 
 from deployments.autoscaling import DOWNSCALE_S, UPSCALE_S
 from deployments.loopback import stay_on_loopback
+from deployments.replica_logs import configure_logs
 from roadwork_serve.api.deployment_names import deployment_of
 from roadwork_serve.cascade.gpu_time_slicing import GpuTimeSlicer, Sleepable, TimeSlicedStage
 from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePrediction
@@ -45,6 +46,7 @@ class StageReplica:
             opener: Opens an engine and makes the stages that use it.
         """
         stay_on_loopback()
+        configure_logs()
         lower_priority(_LOADING)
         _set_threads(max(engine.threads for engine in engines.values()))
         logging.getLogger("ray.serve").addFilter(_no_access_log)

@@ -56,6 +56,14 @@ class BrokenMedia(MediaError):
     title = "The file is damaged or empty"
 
 
+class SlowUpload(RoadworkError):
+    """The body arrives at less than the least rate, so it was not read to its end."""
+
+    status = 408
+    slug = "slow-upload"
+    title = "The body arrives too slowly"
+
+
 class Overloaded(RoadworkError):
     """The queues are full. `retry_after_s` is the time to wait before a retry."""
 

@@ -2,15 +2,16 @@
 
 from typing import TYPE_CHECKING
 
+from roadwork_serve.terminal import console
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 
 def progress() -> "Progress":
     """Return a progress bar that disappears at the end, and is hidden if stderr is not a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    output = console(stderr=True)
+    return Progress(*columns, console=output, transient=True, disable=not output.is_terminal)

@@ -2,6 +2,8 @@
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from roadwork_serve.errors import Overloaded
 
@@ -13,9 +15,12 @@ _MIN_WAIT_S, _MAX_WAIT_S = 1.0, 60.0
 class Admission:
     """Counts requests in flight and the bytes they hold.
 
+    A request reserves bytes while its body arrives, and enters once the body is complete: a client that sends slowly
+    keeps nobody out.
+
     Args:
         max_requests: Limit on requests in flight.
-        max_bytes: Limit on the bytes of media of all requests in flight.
+        max_bytes: Limit on the bytes of media of all requests, in flight or arriving.
     """
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:
@@ -25,26 +30,37 @@ class Admission:
         self._max_bytes = max_bytes
         self._ended: deque[float] = deque(maxlen=_WINDOW)
 
-    def enter(self) -> "Permit":
-        """Admit a request until its permit is released. Raises Overloaded."""
+    def check(self) -> None:
+        """Raise Overloaded if no request can enter now."""
         if self.in_flight >= self._max_requests:
             wait_s = self.drain_s()
             raise Overloaded(f"{self._max_requests} requests are in flight; come back in {wait_s:.0f} s", wait_s)
-        self.in_flight += 1
-        return Permit(self)
 
-    def release(self, size: int) -> None:
-        """End a request that has reserved so many bytes."""
+    def enter(self) -> None:
+        """Admit a request until `leave`. Raises Overloaded."""
+        self.check()
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        """End an admitted request."""
         self.in_flight -= 1
-        self.reserved_bytes -= size
         self._ended.append(time.monotonic())
+
+    @contextmanager
+    def reservation(self) -> Iterator["ByteReservation"]:
+        """Yield a reservation of bytes, which ends with the block."""
+        reservation = ByteReservation(self)
+        try:
+            yield reservation
+        finally:
+            self.reserved_bytes -= reservation.bytes
 
     def reserve_bytes(self, size: int) -> None:
         """Reserve more bytes. Raises Overloaded if that exceeds the limit."""
         if self.reserved_bytes + size > self._max_bytes:
             wait_s = self.drain_s()
             raise Overloaded(
-                f"requests in flight hold {self.reserved_bytes:,} of {self._max_bytes:,} bytes of media; come back in "
+                f"requests hold {self.reserved_bytes:,} of {self._max_bytes:,} bytes of media; come back in "
                 f"{wait_s:.0f} s",
                 wait_s,
             )
@@ -63,8 +79,8 @@ class Admission:
         return min(_MAX_WAIT_S, max(_MIN_WAIT_S, self.in_flight * (now - self._ended[0]) / len(self._ended)))
 
 
-class Permit:
-    """An admitted request and the bytes it has reserved."""
+class ByteReservation:
+    """The bytes that a request has reserved."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -74,7 +90,3 @@ class Permit:
         """Reserve more bytes until the request ends. Raises Overloaded if all requests together exceed the limit."""
         self._admission.reserve_bytes(size)
         self.bytes += size
-
-    def release(self) -> None:
-        """End the request."""
-        self._admission.release(self.bytes)

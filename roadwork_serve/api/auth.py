@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -88,6 +87,7 @@ class Authenticator:
         if role == "admin" and key.role != "admin":
             raise Forbidden(f"the key {key.name} has the role {key.role}; this needs an admin's key")
         caller = Caller(key.name, key.role, key)
+        request.state.caller = key.name  # whose body it is, see incoming_bodies
         self.charge(caller, 1)
         return caller
 
@@ -131,17 +131,7 @@ class Authenticator:
         bearer: Annotated[object, Security(_BEARER)],
         header: Annotated[object, Security(_HEADER)],
     ) -> Caller:
-        """Authenticate a reader of the journal: an admin, or anyone on a server without keys. A dependency of routes.
-
-        A server without keys must be addressed by its IP address or as localhost. A host name is rejected with
-        Forbidden: a foreign page could have pointed its own name here (DNS rebinding), to read the journal through the
-        browser of a visitor.
-        """
-        if self.keys is None and not _is_address(request.url.hostname or ""):
-            raise Forbidden(
-                "this server has no keys, so it shows its journal only at its address, such as 127.0.0.1 or localhost; "
-                "start it with keys to use a host name"
-            )
+        """Authenticate a reader of the journal: an admin, or anyone if there are no keys. A dependency of routes."""
         return await self.authenticate(request, "client" if self.keys is None else "admin")
 
     @property
@@ -206,17 +196,6 @@ def _oversized(scope: Scope) -> Exception | None:
             f"{MAX_HEADER_BYTES:,} bytes in all"
         )
     return None
-
-
-def _is_address(host: str) -> bool:
-    """Return whether a host is an IP address or localhost."""
-    if host == "localhost":
-        return True
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _secret(request: Request) -> str:

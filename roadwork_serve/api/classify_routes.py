@@ -3,24 +3,31 @@
 import asyncio
 import json
 import logging
+import math
 import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, Header, Query, Request
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from roadwork_serve.api.auth import Authenticator, Caller, HeaderLimits
 from roadwork_serve.api.console_routes import console_routes
+from roadwork_serve.api.incoming_bodies import BodyLimits, LimitBodies
+from roadwork_serve.api.own_origin import OwnOrigin
 from roadwork_serve.api.problem_details import documented, install_problem_handlers, problem_of
 from roadwork_serve.api.request_body import MANY_FILES, ONE_FILE, Upload, body_may_set_deadline, read_many, read_one
 from roadwork_serve.api.request_context import RequestContext
+from roadwork_serve.api.security_headers import SecurityHeaders
 from roadwork_serve.api.status_routes import StatusService, status_routes
+from roadwork_serve.decimal_text import DecimalFloat, DecimalInt
 from roadwork_serve.errors import (
     BadRequest,
     BrokenMedia,
@@ -29,6 +36,7 @@ from roadwork_serve.errors import (
     NotReady,
     Overloaded,
     RoadworkError,
+    SlowUpload,
     UnsupportedMedia,
 )
 from roadwork_serve.profiles.profile import Profile
@@ -36,7 +44,7 @@ from roadwork_serve.schema import MAX_DEADLINE_MS, BatchEntry, BatchResult, Verd
 
 _LOG = logging.getLogger("ray.serve.roadwork.http")
 _RESPONSE_MARGIN_S, _PROXY_MARGIN_S = 0.05, 0.1  # subtracted from a deadline
-_MAX_UPLOAD_S = 30.0  # whatever the deadline: an upload occupies a permit
+_MAX_UPLOAD_S = 30.0  # whatever the deadline
 _VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 # A verdict on a rendered scene.
@@ -52,11 +60,11 @@ Every error is an RFC 9457 problem document. If the server has API keys, send on
 or `X-API-Key: KEY`."""
 
 DeadlineMs = Annotated[
-    int | None,
+    DecimalInt | None,
     Query(ge=1, le=MAX_DEADLINE_MS, description="Deadline of the response in milliseconds.", examples=[2000]),
 ]
 TimeoutS = Annotated[
-    float | None,
+    DecimalFloat | None,
     Header(
         alias="x-request-timeout-seconds",
         gt=0,
@@ -66,8 +74,20 @@ TimeoutS = Annotated[
     ),
 ]
 
+
+def _text_of_key(value: object) -> object:
+    """Return a header as the UTF-8 text it is. Starlette decodes headers as Latin-1."""
+    if not isinstance(value, str):
+        return value
+    with suppress(UnicodeError):
+        if (text := value.encode("latin-1").decode("utf-8")).isprintable():
+            return text
+    raise PydanticCustomError("printable", "Input should be printable text in UTF-8")
+
+
 RequestKey = Annotated[
     str | None,
+    BeforeValidator(_text_of_key),
     Header(
         alias="x-request-key",
         max_length=256,
@@ -76,16 +96,18 @@ RequestKey = Annotated[
     ),
 ]
 
+_TOO_SLOW = documented(SlowUpload("of the body 3 bytes have arrived, at less than 1,024 bytes a second; send less"))
 _ABORTED: dict[int | str, dict[str, Any]] = {
     408: {
-        "description": "Ray Serve's proxy aborted the request after x-request-timeout-seconds.",
-        "content": {"text/plain": {"schema": {"type": "string"}}},
+        "description": "The body arrives too slowly, or Ray Serve's proxy aborted the request after "
+        "x-request-timeout-seconds, in plain text.",
+        "content": _TOO_SLOW[408]["content"] | {"text/plain": {"schema": {"type": "string"}}},
     }
 }
 
 
-class RequestPermit(Protocol):
-    """An admitted request."""
+class HeldBytes(Protocol):
+    """The bytes of a request's body."""
 
     def reserve_bytes(self, size: int) -> None:
         """Reserve bytes until the request ends. Raises Overloaded if all requests together exceed the limit."""
@@ -102,8 +124,12 @@ class ClassifyService(Protocol):
         """The state of the server."""
         ...
 
-    def admission(self) -> AbstractContextManager[RequestPermit]:
-        """Admit a request. Raises NotReady or Overloaded."""
+    def receiving(self) -> AbstractContextManager[HeldBytes]:
+        """Hold the bytes of a request until it ends. Raises NotReady, or Overloaded if it could not be admitted now."""
+        ...
+
+    def admission(self) -> AbstractContextManager[None]:
+        """Admit a request whose body is complete. Raises NotReady or Overloaded."""
         ...
 
     def check_feasible(self, deadline_s: float) -> None:
@@ -143,11 +169,17 @@ def http_app(
         title="roadwork-serve",
         description=_DESCRIPTION,
         version="1",
+        docs_url=None,  # the default page loads scripts from another server; see console_routes
         redoc_url=None,
         redirect_slashes=False,  # it would send bodies to wherever the Host header says
         lifespan=lifespan,
     )
+    if auth.keys is None:
+        app.add_middleware(OwnOrigin, hosts=profile.ingress.allowed_hosts)
+    at_once = profile.ingress.max_ongoing_requests
+    app.add_middleware(LimitBodies, limits=BodyLimits(at_once, per_caller=math.ceil(at_once / 2)))
     app.add_middleware(HeaderLimits)
+    app.add_middleware(SecurityHeaders)
     app.add_middleware(_RequestId, respond=name_requests)
     install_problem_handlers(app)
 
@@ -174,14 +206,15 @@ def http_app(
         key: RequestKey = None,
     ) -> Verdict:
         arrived = time.monotonic()
-        with service.admission() as permit:
+        with service.receiving() as held:
             longest_ms = MAX_DEADLINE_MS if body_may_set_deadline(request) else None
             service.check_feasible(arrived + _allowed_s(profile, deadline_ms, longest_ms, timeout_s))
             async with _upload_timeout(profile, deadline_ms, timeout_s):
-                upload, named_ms = await read_one(request, profile.media.max_bytes, permit.reserve_bytes)
+                upload, named_ms = await read_one(request, profile.media.max_bytes, held.reserve_bytes)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
             context = RequestContext("http", caller.name, key)
-            return await service.classify_media(upload.data, deadline_s, request.state.request_id, context)
+            with service.admission():
+                return await service.classify_media(upload.data, deadline_s, request.state.request_id, context)
 
     @routes.post(
         "/v1/classify/batch",
@@ -206,10 +239,10 @@ def http_app(
         key: RequestKey = None,
     ) -> BatchResult:
         arrived = time.monotonic()
-        with service.admission() as permit:
+        with service.receiving() as held:
             async with _upload_timeout(profile, deadline_ms, timeout_s):
                 uploads, named_ms = await read_many(
-                    request, profile.ingress.max_batch_files, profile.ingress.max_batch_bytes, permit.reserve_bytes
+                    request, profile.ingress.max_batch_files, profile.ingress.max_batch_bytes, held.reserve_bytes
                 )
             auth.charge(caller, len(uploads), counted=1)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
@@ -227,9 +260,10 @@ def http_app(
                         _LOG.exception("request %s failed", request_id)
                     return BatchEntry(filename=name, problem=problem_of(error, request_id))
 
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(entry(index, upload)) for index, upload in enumerate(uploads, 1)]
-            return BatchResult(results=[task.result() for task in tasks])
+            with service.admission():
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(entry(index, upload)) for index, upload in enumerate(uploads, 1)]
+                return BatchResult(results=[task.result() for task in tasks])
 
     app.include_router(routes)
     for each in status_routes(service.status, auth):

@@ -1,52 +1,43 @@
-"""The web console: static files that come with the package, and sample images."""
+"""The web pages: the console and the API's documentation, from files that come with this package and Swagger UI's."""
 
+import os
 from importlib import resources
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from starlette.datastructures import MutableHeaders
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 FOLDER = Path(str(resources.files("roadwork_serve").joinpath("console")))
+SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 
-# The console connects to this server only, runs only its own scripts, and cannot be framed.
-_SAFE = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 _ROOT = {"name": "roadwork-serve", "classify": "POST /v1/classify", "docs": "/docs", "openapi": "/openapi.json"}
 
 
 def console_routes() -> APIRouter:
-    """Return the routes: `/` for browsers and for programs, and the console's files at `/console/`."""
+    """Return the routes: `/` for browsers and for programs, `/docs`, and the pages' files at `/console/`."""
     routes = APIRouter()
 
     @routes.get("/", include_in_schema=False)
     async def root(request: Request) -> Response:
         if "text/html" not in request.headers.get("accept", ""):
             return JSONResponse(_ROOT, headers={"Vary": "Accept"})
-        return FileResponse(FOLDER / "index.html", headers=_SAFE | {"Vary": "Accept"})
+        return FileResponse(FOLDER / "index.html", headers={"Vary": "Accept"})
 
-    routes.routes.append(Mount("/console", _Safe(StaticFiles(directory=FOLDER, html=True))))
+    @routes.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return FileResponse(FOLDER / "docs.html")
+
+    # The package holds the files of a Swagger UI release; its own routes, which put scripts into the page, are unused.
+    swagger = Path(str(resources.files("fastapi_swagger.resources")))
+    routes.routes.append(Mount("/console/swagger", _Swagger(directory=swagger)))
+    routes.routes.append(Mount("/console", StaticFiles(directory=FOLDER, html=True)))
     return routes
 
 
-class _Safe:
-    """Middleware that adds the security headers."""
+class _Swagger(StaticFiles):
+    """The files of Swagger UI, and nothing else that is in their folder."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_SAFE)
-            await send(message)
-
-        await self._app(scope, receive, guarded)
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        return super().lookup_path(path) if path in SWAGGER_FILES else ("", None)

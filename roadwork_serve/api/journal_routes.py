@@ -15,6 +15,7 @@ from roadwork_serve.api.policy_store import parse_rollout
 from roadwork_serve.api.problem_details import documented
 from roadwork_serve.api.request_body import read_whole
 from roadwork_serve.cascade.rollout import Rollout
+from roadwork_serve.decimal_text import DecimalInt
 from roadwork_serve.errors import (
     BadRequest,
     JournalDown,
@@ -60,7 +61,7 @@ def journal_routes(
 
     @routes.get("/v1/journal", summary="List journal entries", responses=_BAD_QUERY | _DOWN, openapi_extra=auth.openapi)
     async def entries(
-        limit: Annotated[int, Query(ge=1, le=200, description="Maximum number of entries.")] = 20,
+        limit: Annotated[DecimalInt, Query(ge=1, le=200, description="Maximum number of entries.")] = 20,
         sort: Sort = "newest",
     ) -> JournalPage:
         if sort == "informativeness":
@@ -120,7 +121,7 @@ def journal_routes(
     async def preview(
         request: Request,
         last: Annotated[
-            int, Query(ge=1, le=MAX_PREVIEWED, description="Number of the latest entries to replay.")
+            DecimalInt, Query(ge=1, le=MAX_PREVIEWED, description="Number of the latest entries to replay.")
         ] = 500,
     ) -> PolicyPreview:
         rollout = parse_rollout(await _json(request, MAX_POLICY_BYTES))

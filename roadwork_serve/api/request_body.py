@@ -14,6 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from roadwork_serve.api.problem_details import echo
+from roadwork_serve.decimal_text import integer
 from roadwork_serve.errors import BadRequest, MediaTooLarge, UnsupportedMedia
 from roadwork_serve.schema import MAX_DEADLINE_MS, ClassifyRequest
 
@@ -101,8 +102,8 @@ async def _limited(request: Request, max_bytes: int, envelope: int, on_bytes: On
     """
     limit = max_bytes + envelope
     too_large = MediaTooLarge(f"the request is larger than {max_bytes:,} bytes of media; send less")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
+    declared = request.headers.get("content-length")
+    if declared is not None and _length(declared) > limit:
         raise too_large
     size = 0
     async for chunk in request.stream():
@@ -111,6 +112,16 @@ async def _limited(request: Request, max_bytes: int, envelope: int, on_bytes: On
             raise too_large
         on_bytes(len(chunk))
         yield chunk
+
+
+def _length(declared: str) -> int:
+    """Return a Content-Length, or its first digits. Raises BadRequest."""
+    try:
+        if (length := integer(declared[:40])) >= 0:
+            return length
+    except ValueError:
+        pass
+    raise BadRequest(f"Content-Length is {echo(declared)}; send the size of the body in decimal digits")
 
 
 async def _read_form(
@@ -150,9 +161,12 @@ def _fields(form: FormData) -> int | None:
         if isinstance(value, str):
             if name != "deadline_ms":
                 raise BadRequest(f"unknown field {echo(name)}; a form has files and `deadline_ms`")
-            if not value.isdecimal() or not 1 <= int(value) <= MAX_DEADLINE_MS:
+            try:
+                deadline_ms = integer(value)
+            except ValueError:
+                deadline_ms = 0
+            if not 1 <= deadline_ms <= MAX_DEADLINE_MS:
                 raise BadRequest(f"deadline_ms is {echo(value)}; write an integer from 1 to {MAX_DEADLINE_MS}")
-            deadline_ms = int(value)
     return deadline_ms
 
 

@@ -8,6 +8,7 @@ import typer
 
 from roadwork_serve.cli.options import DEFAULT_HOLDOUT, JournalSource, ReportFolder, RowsFile, StageOneHead
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.terminal import echo
 
 
 def calibrate(
@@ -80,4 +81,4 @@ def calibrate(
         fits = [asdict(fit) for fit in result.fits]
         figures = {"rows": len(given), "fitted_to": len(used), "fits": fits, "quality": quality, "by_source": sources}
         write_json(report_folder / "calibration.json", figures)
-    typer.echo("\n".join([*lines, f"Written to {out}."]))
+    echo("\n".join([*lines, f"Written to {out}."]))

@@ -10,6 +10,7 @@ import typer
 from roadwork_serve.cli.options import PolicyName, PrintJson, ProfileName
 from roadwork_serve.errors import BadRequest, RoadworkError
 from roadwork_serve.progress import progress
+from roadwork_serve.terminal import console, echo_json
 
 if TYPE_CHECKING:
     import httpx
@@ -48,8 +49,6 @@ def classify(
     """
     import asyncio
 
-    from rich.console import Console
-
     from roadwork_serve.cascade.policy_file import load_policy
     from roadwork_serve.cli.tables import print_results
     from roadwork_serve.profiles.load import load_profile
@@ -67,9 +66,9 @@ def classify(
 
         result = asyncio.run(classify_files(files, opening, start, lambda: bar.advance(task)))
     if as_json:
-        typer.echo(result.model_dump_json(indent=2, exclude_none=True))
+        echo_json(result.model_dump_json(indent=2, exclude_none=True))
     else:
-        print_results(Console(), result)
+        print_results(console(), result)
     if any(entry.problem for entry in result.results):
         raise typer.Exit(1)
 

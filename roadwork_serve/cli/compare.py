@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from roadwork_serve.cli.options import Confidence, JournalSource, ReportFile, RowsFile
+from roadwork_serve.terminal import console, echo
 
 if TYPE_CHECKING:
     from roadwork_serve.calibration.comparison import Comparison
@@ -37,8 +38,6 @@ def compare(
 
     The exit code is 0 for promote and 1 for keep.
     """
-    from rich.console import Console
-
     from roadwork_serve.atomic_write import write_json
     from roadwork_serve.calibration.comparison import PromotionCriteria, compare_arms, compare_policies, overall
     from roadwork_serve.calibration.sources import arm_rows, load_rows, with_head
@@ -60,8 +59,8 @@ def compare(
             new_rows = read_rows(challenger_rows)
         results = compare_policies(old_rows, new_rows, old, new, criteria)
     verdict, why = overall(results, criteria)
-    _print_comparisons(Console(), results)
-    typer.echo(f"{verdict}: {why}")
+    _print_comparisons(console(), results)
+    echo(f"{verdict}: {why}")
     if report is not None:
         write_json(report, {"verdict": verdict, "why": why, "comparisons": [asdict(each) for each in results]})
     if verdict == "keep":

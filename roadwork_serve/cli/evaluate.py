@@ -13,6 +13,7 @@ import typer
 
 from roadwork_serve.cli.options import LabeledData, PolicyName, ProfileName, ReportFile
 from roadwork_serve.progress import progress
+from roadwork_serve.terminal import console
 
 if TYPE_CHECKING:
     from roadwork_serve.datasets.base import Dataset
@@ -79,8 +80,6 @@ def evaluate(
     import asyncio
     import time
 
-    from rich.console import Console
-
     from roadwork_serve.calibration.sources import with_head
     from roadwork_serve.cascade.policy_file import load_policy
     from roadwork_serve.cli.tables import print_report
@@ -141,7 +140,7 @@ def evaluate(
         write_rows(rows_file, rows)
     if report_file is not None:
         write_report(report_file, report)
-    print_report(Console(), report)
+    print_report(console(), report)
     if failed:
         raise typer.Exit(1)
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from roadwork_serve.terminal import echo
+
 
 class Precision(StrEnum):
     """The number format of an export's weights."""
@@ -51,19 +53,19 @@ def export(
         if out is None:
             raise typer.BadParameter("give --out FILE.onnx, the file to write")
         done = export_onnx(model, out, precision=precision.value, side=side, head=head, revision=revision)
-        typer.echo(
+        echo(
             f"{done.file}: {done.megabytes:.1f} MB, onnx, {precision.value}; in onnxruntime its logits differ by "
             f"at most {done.difference:.2g} from PyTorch in fp32. Serve it with an engine "
             f"{{backend: onnx, model: {out}}}."
         )
         if done.data:
-            typer.echo(f"Its weights are in {done.data}, which must stay beside it.")
+            echo(f"Its weights are in {done.data}, which must stay beside it.")
         file = out
     if format is Format.tensorrt:
         from roadwork_serve.engines.tensorrt import TensorRtBackbone
 
         built = TensorRtBackbone(file, max_thumbs=max_thumbs)
-        typer.echo(
+        echo(
             f"{built.path}: for {built.plan.gpu} and TensorRT {built.plan.tensorrt}, batches up to "
             f"{built.plan.max_batch}, built in {built.plan.build_s:.0f} s; its logits differ by at most "
             f"{built.plan.difference:.2g} from PyTorch in fp32. Serve it with an engine "

@@ -15,6 +15,7 @@ from roadwork_serve.cli.journal_select import drift, drift_table, rank, sample
 from roadwork_serve.cli.options import JournalUrl, MediaFolder, PrintJson, add_state_option, filtered, open_journal
 from roadwork_serve.csv_files import read_csv
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.terminal import console, echo, echo_json, foreign
 
 if TYPE_CHECKING:
     from roadwork_serve.journal.filter import Filter
@@ -34,8 +35,6 @@ def list_entries(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")] = False,
 ) -> None:
     """List entries, the newest first."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from roadwork_serve.journal.export import export_row
@@ -45,17 +44,17 @@ def list_entries(
         for row in store.find(selection, limit, newest_first=True):
             values = export_row(row)
             if as_json:
-                typer.echo(json.dumps(values, default=datetime.isoformat))
+                echo_json(json.dumps(values, default=datetime.isoformat))
                 continue
             created_at = values["created_at"].strftime("%Y-%m-%d %H:%M:%S")
             exit_stage = f"{values['exit_stage']}{', degraded' if values['degraded'] else ''}"
             table.add_row(
-                created_at, escape(values["id"]), values["media"], values["label"], f"{values['probability']:.3f}",
-                exit_stage, escape(values["policy_version"]), values["human_label"] or "",
+                created_at, foreign(values["id"]), values["media"], values["label"], f"{values['probability']:.3f}",
+                exit_stage, foreign(values["policy_version"]), values["human_label"] or "",
             )  # fmt: skip
         if not as_json:
-            Console().print(table)
-            typer.echo(f"{store.count(selection):,} entries match.")
+            console().print(table)
+            echo(f"{store.count(selection):,} entries match.")
 
 
 @journal.command()
@@ -88,7 +87,7 @@ def show(
             "note": annotation.note,
         },
     }
-    typer.echo(json.dumps(known, indent=2))
+    echo_json(json.dumps(known, indent=2))
 
 
 @journal.command("label")
@@ -118,7 +117,7 @@ def label_entries(
     now = time.time()
     with closing(open_journal(url)) as store:
         count = store.annotate([(entry, Annotation(LABELS[each], author, now, why)) for _, entry, each, why in given])
-    typer.echo(f"{count} labeled.")
+    echo(f"{count} labeled.")
 
 
 @journal.command()
@@ -137,8 +136,6 @@ def stats(
     """Summarize the entries: exits, labels, accuracy, latency and compute."""
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from roadwork_serve.journal.drift_report import recent_drift
     from roadwork_serve.journal.summary import summarize
 
@@ -146,16 +143,16 @@ def stats(
         figures: dict[str, Any] = summarize(store.find(selection)).as_dict()
         found = None if window_hours is None else recent_drift(store, window_hours, reference_hours)
     if as_json:
-        typer.echo(json.dumps(figures | ({} if found is None else {"drift": asdict(found)}), indent=2))
+        echo_json(json.dumps(figures | ({} if found is None else {"drift": asdict(found)}), indent=2))
         return
-    console = Console()
+    out = console()
     for name, value in figures.items():
         shown = (
             ", ".join(f"{each} {_number(part)}" for each, part in value.items()) if isinstance(value, dict) else value
         )
-        console.print(f"{name.replace('_', ' ')}: {_number(shown)}", highlight=False, markup=False)
+        out.print(f"{name.replace('_', ' ')}: {_number(shown)}", highlight=False, markup=False)
     if found is not None:
-        console.print(drift_table(found, 0.01))
+        out.print(drift_table(found, 0.01))
 
 
 journal.command()(rank)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from roadwork_serve.cli.options import JournalUrl, MediaFolder, filtered, open_journal
+from roadwork_serve.terminal import echo
 
 if TYPE_CHECKING:
     from roadwork_serve.journal.filter import Filter
@@ -44,13 +45,13 @@ def export(
             from roadwork_serve.journal.novelty import reference_set
 
             made = write_dataset(out, rows, store.read_media, dataset_name, reference_set(store))
-            typer.echo(f"{made.photos} photos and {made.clips} clips are in {out}; {made.without_file} have no file.")
+            echo(f"{made.photos} photos and {made.clips} clips are in {out}; {made.without_file} have no file.")
         else:
             from roadwork_serve.journal.export import write_csv, write_parquet
 
             count = (write_csv if format is Format.csv else write_parquet)(out, rows)
-            typer.echo(f"{count:,} entries are in {out}")
+            echo(f"{count:,} entries are in {out}")
     if push:
         from roadwork_serve.journal.fiftyone import push as push_dataset
 
-        typer.echo(f"FiftyOne has {push_dataset(out)}.")
+        echo(f"FiftyOne has {push_dataset(out)}.")

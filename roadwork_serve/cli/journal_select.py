@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from roadwork_serve.cli.options import JournalUrl, MediaFolder, PrintJson, filtered, open_journal
+from roadwork_serve.terminal import console, echo, echo_json, foreign
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,18 +31,16 @@ def rank(
     High ranks go to entries that are near the decision threshold, that stages disagree on, that exited at a deadline,
     that a person labeled otherwise, or that are novel. Near-duplicates are listed once.
     """
-    from rich.console import Console
-
     from roadwork_serve.journal.active_learning import most_informative
     from roadwork_serve.journal.novelty import reference_set
 
     with closing(open_journal(url)) as store:
         found = most_informative(store.find(selection), limit, reference_set(store))
     if not as_json:
-        Console().print(_rank_table(found))
+        console().print(_rank_table(found))
         return
     for each in found:
-        typer.echo(json.dumps(_plain(each)))
+        echo_json(json.dumps(_plain(each)))
 
 
 @filtered
@@ -74,12 +73,12 @@ def sample(
         copied = sum(_copy_media(store, each.prediction.id, copy_media) for each in found.rows) if copy_media else 0
     write_sample(out, found.rows)
     random = sum(each.is_random for each in found.rows)
-    typer.echo(
+    echo(
         f"{len(found.rows)} of {found.predictions} entries ({found.distinct} distinct, {found.strata} strata) are in "
         f"{out}: {len(found.rows) - random} by informativeness, {random} at random."
     )
     if copy_media:
-        typer.echo(f"{copied} files are in {copy_media}.")
+        echo(f"{copied} files are in {copy_media}.")
 
 
 def drift(
@@ -99,17 +98,15 @@ def drift(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from roadwork_serve.journal.drift_report import recent_drift
 
     with closing(open_journal(url)) as store:
         result = recent_drift(store, window_hours, reference_hours)
     found = result.significant(significance)
     if as_json:
-        typer.echo(json.dumps(asdict(result) | {"significant": [shift.name for shift in found]}, indent=2))
+        echo_json(json.dumps(asdict(result) | {"significant": [shift.name for shift in found]}, indent=2))
     else:
-        Console().print(drift_table(result, significance))
+        console().print(drift_table(result, significance))
     if found:
         raise typer.Exit(1)
 
@@ -131,7 +128,6 @@ def drift_table(result: "Drift", significance: float = 0.01) -> "Table":
 
 
 def _rank_table(found: "list[RankedRow]") -> "Table":
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -141,7 +137,7 @@ def _rank_table(found: "list[RankedRow]") -> "Table":
     for each in found:
         verdict = each.row.prediction.verdict
         table.add_row(
-            escape(each.row.prediction.id),
+            foreign(each.row.prediction.id),
             f"{each.score.value:.3f}",
             verdict.label,
             f"{verdict.probability:.3f}",

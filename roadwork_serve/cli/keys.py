@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.terminal import echo
 
 keys = typer.Typer(no_args_is_help=True, help="Create API keys.")
 
@@ -54,8 +55,8 @@ def create(
         _write_secret(out, secret)
     if keys_file is None:
         note = f"# Add this entry to the file that {FILE_VARIABLE} names. The key itself is stored nowhere."
-        typer.echo(note, err=True)
-        typer.echo(entry.entry(), err=True)
+        echo(note, err=True)
+        echo(entry.entry(), err=True)
     else:
         try:
             add_entry(keys_file, entry)
@@ -63,11 +64,11 @@ def create(
             if out is not None:
                 out.unlink(missing_ok=True)  # a key that opens nothing
             raise
-        typer.echo(f"The entry of {name} is in {keys_file}.", err=True)
+        echo(f"The entry of {name} is in {keys_file}.", err=True)
     if out is None:
-        typer.echo(secret)
+        echo(secret)
     else:
-        typer.echo(f"The key is in {out}.", err=True)
+        echo(f"The key is in {out}.", err=True)
 
 
 def _write_secret(file: Path, secret: str) -> None:

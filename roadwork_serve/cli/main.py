@@ -24,6 +24,7 @@ from roadwork_serve.cli.synthesize import synthesize
 from roadwork_serve.cli.train_head import train_head
 from roadwork_serve.cli.tune import tune
 from roadwork_serve.errors import RoadworkError
+from roadwork_serve.terminal import echo, echo_error
 
 # The commands by what people do, the common ones first: this is the order of `roadwork --help`.
 _PANELS: dict[str, dict[str, Any]] = {
@@ -56,7 +57,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except RoadworkError as error:
-            typer.secho(f"{error.title}: {error}", fg="red", err=True)
+            echo_error(f"{error.title}: {error}")
             raise typer.Exit(2) from None
 
 
@@ -73,7 +74,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(version("roadwork-serve"))
+        echo(version("roadwork-serve"))
         raise typer.Exit
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from roadwork_serve.terminal import echo
+
 minis = typer.Typer(
     no_args_is_help=True, help="Train the miniature models that ship with the project, and report on them."
 )
@@ -57,4 +59,4 @@ def untrained(
     from roadwork_serve.testbed.minis.untrained import write_all
 
     for profile in write_all(out):
-        typer.echo(f"roadwork serve --profile {profile}")
+        echo(f"roadwork serve --profile {profile}")

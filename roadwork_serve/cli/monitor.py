@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.terminal import console, echo_error, echo_json, foreign
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,8 +45,6 @@ def monitor(
     """
     import asyncio
 
-    from rich.console import Console
-
     try:
         from roadwork_serve.miner.leaderboard import leaderboard
         from roadwork_serve.miner.settings import MinerSettings
@@ -66,13 +65,13 @@ def monitor(
             found = asyncio.run(read())
             code = int(bool(found.missing))
             if as_json:
-                typer.echo(json.dumps(asdict(found)))
+                echo_json(json.dumps(asdict(found)))
             else:
-                _print(Console(), found)
+                _print(console(), found)
         except ConfigError:
             raise
         except Exception as error:  # bittensor and the network raise errors of many kinds
-            typer.secho(f"{network} cannot be read: {str(error) or type(error).__name__}", fg="red", err=True)
+            echo_error(f"{network} cannot be read: {str(error) or type(error).__name__}")
             code = 2
         if every is None:
             raise typer.Exit(code)
@@ -95,15 +94,15 @@ def _address(hotkey: str, wallets: Path) -> str:
 def _print(console: "Console", found: "Leaderboard") -> None:
     price = "" if found.price is None else f", {found.price:.6f} TAO for one alpha"
     console.print(
-        f"[bold]{found.name}[/], subnet {found.netuid}, block {found.block:,}: {found.paid} of {found.neurons} neurons "
-        f"earn incentive{price}."
+        f"[bold]{foreign(found.name)}[/], subnet {found.netuid}, block {found.block:,}: {found.paid} of "
+        f"{found.neurons} neurons earn incentive{price}."
     )
     if found.top:
         console.print(_table("highest incentive", found.top))
     if found.requested:
         console.print(_table("requested", found.requested))
     for each in found.missing:
-        console.print(f"[red]{each} is not registered on subnet {found.netuid}.[/]")
+        console.print(f"[red]{foreign(each)} is not registered on subnet {found.netuid}.[/]")
 
 
 def _table(title: str, rows: "Sequence[NeuronStanding]") -> "Table":
@@ -118,5 +117,5 @@ def _table(title: str, rows: "Sequence[NeuronStanding]") -> "Table":
         ago = f"{each.updated_s / 3600:.1f} h ago"
         place = "none" if each.rank is None else str(each.rank)
         role = " (validator)" if each.validator_permit else ""
-        table.add_row(each.hotkey + role, str(each.uid), place, *numbers, ago, each.axon or "none")
+        table.add_row(foreign(each.hotkey) + role, str(each.uid), place, *numbers, ago, foreign(each.axon or "none"))
     return table

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from roadwork_serve.cli.options import ProfileName
+from roadwork_serve.terminal import console
 
 
 def plan(
@@ -18,11 +19,9 @@ def plan(
 
     Prints the memory that each engine needs. The exit code is 2 if it does not fit.
     """
-    from rich.console import Console
-
     from roadwork_serve.cli.tables import print_plan
     from roadwork_serve.profiles.load import load_profile
     from roadwork_serve.profiles.plan import plan_placement
 
     chosen = load_profile(profile)
-    print_plan(Console(), plan_placement(chosen, gpu or chosen.gpus_gib))
+    print_plan(console(), plan_placement(chosen, gpu or chosen.gpus_gib))

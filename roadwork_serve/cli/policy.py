@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from roadwork_serve.cli.options import LOCAL_SERVER, PrintJson, ServerUrl
+from roadwork_serve.printable import printable
+from roadwork_serve.terminal import console, echo, echo_json, foreign
 
 if TYPE_CHECKING:
     from roadwork_serve.schema import PolicyChange
@@ -16,7 +18,6 @@ policy = typer.Typer(no_args_is_help=True, help="Show, replace or roll back the 
 @policy.command()
 def show(server: ServerUrl = LOCAL_SERVER, as_json: PrintJson = False) -> None:
     """Show the active policy and the history of revisions."""
-    from rich.console import Console
     from rich.table import Table
 
     from roadwork_serve.client import Client
@@ -24,13 +25,13 @@ def show(server: ServerUrl = LOCAL_SERVER, as_json: PrintJson = False) -> None:
     with Client(server) as client:
         state = client.policy()
     if as_json:
-        typer.echo(state.model_dump_json(indent=2, exclude_none=True))
+        echo_json(state.model_dump_json(indent=2, exclude_none=True))
         return
     table = Table("revision", "version", "author", "change", "created at")
     for each in state.history:
         change = f"rollback to {each.rollback_of}" if each.rollback_of else each.origin
-        table.add_row(str(each.revision), each.version, each.author, change, each.created_at)
-    Console().print(f"Active policy: {state.version} (revision {state.revision})", table)
+        table.add_row(str(each.revision), *map(foreign, (each.version, each.author, change, each.created_at)))
+    console().print(f"Active policy: {foreign(state.version)} (revision {state.revision})", table)
 
 
 @policy.command()
@@ -76,4 +77,7 @@ def rollback(server: ServerUrl = LOCAL_SERVER) -> None:
 
 def print_change(change: "PolicyChange") -> None:
     """Print the revision that has become active."""
-    typer.echo(f"{change.version} is active: revision {change.revision}, on {change.replicas} ingress replicas so far.")
+    echo(
+        f"{printable(change.version)} is active: revision {change.revision}, on {change.replicas} ingress replicas "
+        "so far."
+    )

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from roadwork_serve.progress import progress
+from roadwork_serve.terminal import echo
 
 
 def render(
@@ -41,4 +42,4 @@ def render(
             truths.write(json.dumps({"file": sample.metadata.name} | truth) + "\n")
             has_text = "yes" if sample.truth and has_readable_text(sample.truth) else "no"
             labels.writerow((sample.metadata.name, "roadwork" if sample.metadata.label else "none", has_text))
-    typer.echo(f"{count} {kind}s, manifest.csv and truth.jsonl are in {out}")
+    echo(f"{count} {kind}s, manifest.csv and truth.jsonl are in {out}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from roadwork_serve.cli.options import LOCAL_SERVER, Confidence, JournalUrl, RiskLimit, ServerUrl, open_journal
+from roadwork_serve.terminal import echo
 
 
 def retrain(
@@ -67,15 +68,15 @@ def retrain(
     )
     out = make_private(state_folder()) / "retrained" if out is None else out
     done = run_cycle(rows, rollout.policy, out / version, version, settings)
-    typer.echo(
+    echo(
         f"{len(rows):,} journal entries: {done.trained_on:,} trained the head, {done.tested_on:,} tested the policy. "
         f"{'Better' if done.promoted else 'Not better'}: {done.reason}."
     )
-    typer.echo(f"Written to {done.folder}.")
+    echo(f"Written to {done.folder}.")
     if not done.promoted:
         raise typer.Exit(1)
     if promote:
         with Client(server) as client:  # the audit goes on, since the next cycle needs its results
             print_change(client.put_policy(Rollout(policy=done.policy, audit=rollout.audit)))
     else:
-        typer.echo(f"Activate it with `roadwork policy put {done.folder / 'policy.yaml'}`.")
+        echo(f"Activate it with `roadwork policy put {done.folder / 'policy.yaml'}`.")

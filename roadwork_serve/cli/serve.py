@@ -8,6 +8,7 @@ import typer
 
 from roadwork_serve.cli.options import StateFolder
 from roadwork_serve.ray_environment import RAY
+from roadwork_serve.terminal import echo
 
 _PROJECT = Path(__file__).parents[2]
 
@@ -33,6 +34,7 @@ def serve(
     RAY_* variables that are already set keep their values.
     """
     import os
+    import signal
     import tempfile
 
     import yaml
@@ -59,13 +61,15 @@ def serve(
 
         folder = Path(tempfile.mkdtemp(prefix="rw-"))
         environment |= fast_environment(folder, _project_file("ops/haproxy/haproxy.sh"))
-        typer.secho(WARNING, fg="yellow", err=True)
+        echo(WARNING, color="yellow", err=True)
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     os.environ[VARIABLE] = str(make_private(state_folder() if state is None else state.absolute()))
     if keys := os.environ.get(FILE_VARIABLE):
         os.environ[FILE_VARIABLE] = str(Path(keys).resolve())
     os.chdir(home)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script started with &
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # inherited by the program, which then stops on it as on Ctrl-C
     serve_program = str(Path(sys.executable).with_name("serve"))
     os.execv(serve_program, [serve_program, "run", str(config)])  # noqa: S606 - Ray's own program, no shell
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from roadwork_serve.progress import progress
+from roadwork_serve.terminal import echo
 
 
 class GeneratorName(StrEnum):
@@ -43,7 +44,7 @@ def synthesize(
     with progress() as bar:
         task = bar.add_task("Generating", total=count)
         made = generate(chosen, out, count, seed, lambda: bar.advance(task))
-    typer.echo(
+    echo(
         f"{out}: {made.existing} images were there, {made.created} are new. Train on them with `roadwork "
         f"train-head --data {out}`."
     )

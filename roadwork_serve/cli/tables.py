@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Mapping
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from roadwork_serve.evaluation.by_source import SourceReport, StageComparison
@@ -13,6 +12,7 @@ from roadwork_serve.evaluation.metrics import Confusion
 from roadwork_serve.evaluation.report import EvaluationReport, Subset
 from roadwork_serve.profiles.plan import PlacementPlan
 from roadwork_serve.schema import BatchResult, Verdict
+from roadwork_serve.terminal import foreign
 
 _REASONS = {
     "above_band": "confident",
@@ -34,21 +34,21 @@ def print_results(console: Console, result: BatchResult) -> None:
     for entry in result.results:
         if (verdict := entry.verdict) is not None:
             table.add_row(
-                escape(entry.filename),
+                foreign(entry.filename),
                 ("[bold]roadwork[/]" if verdict.label == "roadwork" else "none")
                 + (" [yellow](degraded)[/]" if verdict.degraded else ""),
                 f"{verdict.probability:.3f}",
                 verdict.exit.stage,
                 _REASONS[verdict.exit.reason],
                 f"{verdict.elapsed_ms:.0f}",
-                escape(_evidence(verdict)),
+                foreign(_evidence(verdict)),
             )
         elif (problem := entry.problem) is not None:
-            table.add_row(escape(entry.filename), "[red]problem[/]")
+            table.add_row(foreign(entry.filename), "[red]problem[/]")
             problems.setdefault(f"{problem.title}: {problem.detail}", []).append(entry.filename)
     console.print(table)
     for message, names in problems.items():
-        console.print(f"[red]{escape(', '.join(names))}[/]: {escape(message)}", soft_wrap=True)
+        console.print(f"[red]{foreign(', '.join(names))}[/]: {foreign(message)}", soft_wrap=True)
     if any(stage.miniature for entry in result.results if entry.verdict for stage in entry.verdict.stages):
         console.print(
             "[dim]These verdicts come from miniatures. They are for trying the system out; do not rely on them.[/]"
@@ -64,7 +64,7 @@ def print_plan(console: Console, plan: PlacementPlan) -> None:
             table.add_column(column, justify="right", no_wrap=True)
         for need in gpu.needs:
             parts = (need.weights, need.kv_cache, need.activations, need.context, need.reserved, need.total)
-            name = f"{escape(need.engine)}\n[dim]{escape(need.model.rpartition('/')[2])}[/]"
+            name = f"{foreign(need.engine)}\n[dim]{foreign(need.model.rpartition('/')[2])}[/]"
             table.add_row(name, *(f"{gib:.2f}" for gib in parts))
         table.add_row("free", "", "", "", "", "", f"{gpu.free:.2f}", style="bold")
         console.print(table, "")
@@ -72,7 +72,7 @@ def print_plan(console: Console, plan: PlacementPlan) -> None:
         console.print("No engine of this profile uses a GPU: all run on the CPU.")
         return
     for gpu in plan.fullest:
-        engines = escape(", ".join(need.engine for need in gpu.needs))
+        engines = foreign(", ".join(need.engine for need in gpu.needs))
         console.print(
             f"Ray may choose another placement. In the fullest one, a GPU of {gpu.gib:g} GiB has {gpu.free:.2f} "
             f"free: it runs {engines}."
@@ -80,10 +80,10 @@ def print_plan(console: Console, plan: PlacementPlan) -> None:
     caches = {need.engine: need for gpu in plan.gpus for need in gpu.needs if need.cached_prompts is not None}
     for name, need in caches.items():
         console.print(
-            f"{escape(name)}: the cache holds {need.cached_prompts:.1f} prompts of full context, and "
+            f"{foreign(name)}: the cache holds {need.cached_prompts:.1f} prompts of full context, and "
             f"{need.prompts} may run at once; the others wait."
         )
-    if more := [f"{escape(name)} {count}" for name, count in plan.max_replicas.items() if count > 1]:
+    if more := [f"{foreign(name)} {count}" for name, count in plan.max_replicas.items() if count > 1]:
         console.print(f"Largest number of replicas: {', '.join(more)}.")
     console.print("[dim]Weights are exact; work (activations, CUDA graphs) and CUDA contexts are estimates.[/]")
 
@@ -91,8 +91,8 @@ def print_plan(console: Console, plan: PlacementPlan) -> None:
 def print_report(console: Console, report: EvaluationReport) -> None:
     """Print an evaluation without its single items."""
     console.print(
-        f"\n[bold]{report.n_stills} stills and {report.n_clips} clips[/], profile {report.profile}, "
-        f"policy {report.policy_version}, {_number(report.elapsed_s, '.0f')} s"
+        f"\n[bold]{report.n_stills} stills and {report.n_clips} clips[/], profile {foreign(report.profile)}, "
+        f"policy {foreign(report.policy_version)}, {_number(report.elapsed_s, '.0f')} s"
     )
     if report.seen_in_training:
         console.print(
@@ -122,9 +122,9 @@ def print_report(console: Console, report: EvaluationReport) -> None:
     if report.degraded:
         console.print(f"[yellow]{report.degraded} verdicts are degraded: a stage that was needed failed.[/]")
     for failure in report.failed:
-        console.print(f"[red]{escape(failure.name)} got no verdict:[/] {escape(failure.message)}")
+        console.print(f"[red]{foreign(failure.name)} got no verdict:[/] {foreign(failure.message)}")
     models = ", ".join(f"{stage}: {model}" for stage, model in report.models.items())
-    console.print(f"[dim]Models: {escape(models)}[/]")
+    console.print(f"[dim]Models: {foreign(models)}[/]")
 
 
 def _print_subnet_score(console: Console, score: SubnetScore) -> None:
@@ -192,11 +192,11 @@ def _print_sources(console: Console, report: SourceReport) -> None:
         _print_by_source(console, "source seen in training", report.seen_in_training)
     false = report.photos.hard_negative_false_positives
     hard = report.photos.cascade.overall.hard_negatives
-    console.print(f"Hard negatives classified as roadwork: {len(false)} of {hard}", *map(escape, false))
+    console.print(f"Hard negatives classified as roadwork: {len(false)} of {hard}", *map(foreign, false))
     for clip in report.clips:
         if clip.label is not None and clip.label != clip.predicted_label:
             answer = f"{_label(clip.predicted_label)} at {clip.probability:.3f}, exit {clip.exit_stage}"
-            console.print(f"Clip with the wrong label: {escape(clip.name)} ({answer})")
+            console.print(f"Clip with the wrong label: {foreign(clip.name)} ({answer})")
 
 
 def _print_by_source(console: Console, title: str, photos: StageComparison) -> None:
@@ -209,7 +209,7 @@ def _print_by_source(console: Console, title: str, photos: StageComparison) -> N
         stage1 = photos.stage1.by_source[name]
         wrong = (round(part.confident * part.confident_errors) if part.confident else 0 for part in (stage1, cascade))
         accuracies = (_number(part.accuracy, ".3f") for part in (stage1, cascade))
-        table.add_row(escape(name), str(cascade.n), str(cascade.positives), *accuracies, *map(str, wrong))
+        table.add_row(foreign(name), str(cascade.n), str(cascade.positives), *accuracies, *map(str, wrong))
     console.print(table, "")
 
 

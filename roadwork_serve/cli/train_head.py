@@ -13,6 +13,7 @@ import typer
 from roadwork_serve.cli.options import LabeledData, ProfileName
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.progress import progress
+from roadwork_serve.terminal import console, echo
 
 if TYPE_CHECKING:
     from roadwork_serve.datasets.base import CorruptItem
@@ -148,7 +149,7 @@ def train_head(
         from roadwork_serve.heads.feature_set import write_features
 
         write_features(save_features, known)
-        typer.echo(f"{save_features}: {len(known)} rows of {known.model}, {known.recipe}")
+        echo(f"{save_features}: {len(known)} rows of {known.model}, {known.recipe}")
     if cross_validate is not None:
         _cross_validate(known, settings, cross_validate, found.bundled_head, report_file)
     if out is not None:
@@ -158,7 +159,7 @@ def train_head(
         check_vacant(out, replace)
         patches = None if boxes is None else _patch_head(boxes, data or [], chosen, model, seed)
         report = trained(known, settings, out, replace=replace, patches=patches)
-        typer.echo(
+        echo(
             f"{out}: predicts {' and '.join(report.outputs)}; {report.train_metrics.n} items in "
             f"{report.seconds:.1f} s, best after epoch {report.best_epoch + 1} of {report.epochs}. "
             f"On {report.val_metrics.n} validation "
@@ -180,7 +181,7 @@ def _patch_head(
     with _bar("Patches") as advance:
         found = train_patch_head(engine, datasets, known, profile.media, seed, lambda done: advance(done, total))
     report = found[1]
-    typer.echo(
+    echo(
         f"Patch head: {', '.join(report.classes)}; from {report.boxed} photos with boxes, and {report.empty} without "
         "road work."
     )
@@ -205,7 +206,6 @@ def _cross_validate(
 
 
 def _print_cross(report: "CrossReport") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -222,7 +222,7 @@ def _print_cross(report: "CrossReport") -> None:
         groups.add_column(name)
     for name, c in report.calibrated.by_source.items():
         groups.add_row(name or "unknown", *map(str, (c.tp, c.fp, c.fn, c.tn)))
-    Console().print(
+    console().print(
         f"{report.n} items in {report.groups} groups, {report.folds} folds", table, "", groups, report.caveat
     )
 
@@ -248,7 +248,7 @@ def _unfreeze(
     _print_skipped(shown.skipped, 0)
     start = weights_folder(model or profile.engines[profile.stages["backbone"].engine].model)
     report = finetune(start, shown, settings, FinetuneSettings(epochs=epochs, lr=lr), out, replace_out=replace)
-    typer.echo(
+    echo(
         f"{out}: {report.steps} steps in {report.seconds:.0f} s. On {report.val_metrics.n} items of other groups: "
         f"{_line(report.val_metrics)}; before {_line(report.val_metrics_before)}. Serve it with "
         f"model: {out} of stage 1's engine."
@@ -266,9 +266,9 @@ def _positive_prior(text: str) -> Any:
 
 def _print_skipped(skipped: "tuple[CorruptItem, ...]", unclear: int) -> None:
     for each in skipped:
-        typer.secho(f"{each.name} is skipped: {each.reason}", fg="yellow", err=True)
+        echo(f"{each.name} is skipped: {each.reason}", color="yellow", err=True)
     if unclear:
-        typer.echo(f"{unclear} items with the human label unclear are skipped.", err=True)
+        echo(f"{unclear} items with the human label unclear are skipped.", err=True)
 
 
 def _line(score: "HeadMetrics") -> str:

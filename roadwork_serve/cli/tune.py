@@ -16,6 +16,7 @@ from roadwork_serve.cli.options import (
     StageOneHead,
 )
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.terminal import console, echo
 
 if TYPE_CHECKING:
     from roadwork_serve.calibration.thresholds import MediaResult
@@ -56,8 +57,6 @@ def tune(
     A policy is written only if the bound was proven for some media type. The exit code is 1 if it was not, or if the
     policy costs more than --max-cost.
     """
-    from rich.console import Console
-
     from roadwork_serve.calibration.policy_writer import write_policy
     from roadwork_serve.calibration.sources import load_rows, with_head
     from roadwork_serve.calibration.thresholds import TuningSettings
@@ -91,7 +90,7 @@ def tune(
         )
         write_policy(out, found.policy, "\n".join([bound, *lines]))
     options = trade_offs(given, base, settings)
-    _print_trade_offs(Console(), options, [[step.stage for step in base.steps(kind)] for kind in _KINDS])
+    _print_trade_offs(console(), options, [[step.stage for step in base.steps(kind)] for kind in _KINDS])
     if report_folder is not None:
         from roadwork_serve.atomic_write import write_json
         from roadwork_serve.calibration.diagrams import pareto
@@ -114,7 +113,7 @@ def tune(
     lines += [
         f"{part.media}s cost {part.cost / per:,.4g} {unit}, more than the limit of {max_cost:g}" for part in expensive
     ]
-    typer.echo("\n".join([*lines, f"Written to {out}." if proven else "Nothing is written."]))
+    echo("\n".join([*lines, f"Written to {out}." if proven else "Nothing is written."]))
     if not proven or expensive:
         raise typer.Exit(1)
 

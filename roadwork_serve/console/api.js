@@ -1,14 +1,13 @@
 // Requests to the server, and its errors.
 
-const KEY = "roadwork-key"; // in session storage: for this tab only, until it is closed
+let apiKey = ""; // in memory only: no other page of this origin can read it
 
 export function key() {
-  return sessionStorage.getItem(KEY) ?? "";
+  return apiKey;
 }
 
 export function setKey(secret) {
-  if (secret) sessionStorage.setItem(KEY, secret);
-  else sessionStorage.removeItem(KEY);
+  apiKey = secret;
 }
 
 export class Problem extends Error {

@@ -1,22 +1,27 @@
 // The live page: load and statistics of the server, and informative cases to label with one key.
 
 import { getJson, mediaUrl, sendJson } from "./api.js";
-import { barWidth, explain, header, make, ms, percent, REASONS, stageName } from "./page.js";
+import { barWidth, explain, make, ms, percent, REASONS, stageName } from "./page.js";
 import { verdictCard } from "./verdict.js";
 
 const INTERVAL_MS = 2000, JOURNAL_INTERVAL_MS = 5000;
 const LABELS = { r: ["roadwork", "Road work"], n: ["none", "None"], u: ["unclear", "Unclear"] };
-const byId = (id) => document.getElementById(id);
-let cases = [], shownCase = null, shownUrl = null, journalUnavailable = false;
+const byId = (id) => root.querySelector(`#${id}`);
+let root = null, cases = [], shownCase = null, shownUrl = null, journalUnavailable = false;
 
-header();
-every(INTERVAL_MS, load);
-every(JOURNAL_INTERVAL_MS, recent);
-loadCases();
+export function start(main, signal) {
+  root = main;
+  shownCase = null;
+  journalUnavailable = false;
+  document.addEventListener("keydown", onKey, { signal });
+  every(INTERVAL_MS, load, signal);
+  every(JOURNAL_INTERVAL_MS, recent, signal);
+  loadCases();
+}
 
-// Repeat while the page is visible, one call at a time.
-async function every(wait, work) {
-  for (;;) {
+// Repeat while the page is visible, one call at a time, until it is left.
+async function every(wait, work, signal) {
+  while (!signal.aborted) {
     if (!document.hidden) await work();
     await new Promise((done) => setTimeout(done, wait));
   }
@@ -187,10 +192,10 @@ async function setLabel(entry, label) {
   }
 }
 
-document.addEventListener("keydown", (event) => {
+function onKey(event) {
   if (!shownCase || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   if (event.target.closest("input, textarea, select, dialog")) return;
   const letter = event.key.toLowerCase();
   if (letter in LABELS) setLabel(shownCase, LABELS[letter][0]);
   else if (letter === "s") next("Skipped.");
-});
+}

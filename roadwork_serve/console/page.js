@@ -58,26 +58,32 @@ export function openKey(reason = "") {
   if (!dialog.open) dialog.showModal();
 }
 
-export function header(onKey = () => location.reload()) {
-  const here = location.pathname;
-  const links = PAGES.map(([path, name]) =>
-    make("li", {}, make("a", { href: path, "aria-current": here === path ? "page" : null }, name)));
+// Fills the header once. Returns a function that marks the link of a page as the current one.
+export function header(onLink, onKey) {
+  const links = PAGES.map(([path, name]) => make("a", { href: path, onclick: (event) => {
+    if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    event.preventDefault();
+    onLink(path);
+  } }, name));
   const input = make("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false" });
-  input.value = key();
   const dialog = make("dialog", { id: "key-dialog", "aria-labelledby": "key-title" },
     make("form", { method: "dialog", onsubmit: () => { setKey(input.value.trim()); onKey(); } },
       make("h2", { id: "key-title" }, "Key"),
       make("p", { id: "key-reason" }),
       make("label", { for: "key" }, "API key"), input,
-      make("p", { class: "quiet" }, "The key is stored in this tab only, until you close it."),
+      make("p", { class: "quiet" }, "The key is kept in the memory of this tab, until you reload or close it."),
       make("p", { class: "row" }, make("button", {}, "Use key"),
         make("button", { type: "button", class: "second", onclick: () => dialog.close() }, "Cancel"))));
   document.getElementById("top").append(
     make("nav", { "aria-label": "Pages" },
       make("span", { class: "brand" }, make("img", { src: "/console/icon.svg", alt: "", width: 24, height: 24 }), "roadwork-serve"),
-      make("ul", {}, ...links, make("li", {}, make("a", { href: "/docs" }, "API"))),
+      make("ul", {}, ...links.map((link) => make("li", {}, link)), make("li", {}, make("a", { href: "/docs", target: "_blank", rel: "noopener" }, "API"))),
       make("button", { type: "button", class: "second", onclick: () => openKey() }, "Key…")),
     dialog);
+  return (here) => links.forEach((link) => {
+    if (link.getAttribute("href") === here) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  });
 }
 
 // Returns the message of an error; opens the key dialog if a key is missing.

@@ -1,25 +1,35 @@
 // The policy page: exit bands as sliders, and a preview of their effect on recent journal entries.
 
 import { getJson, sendJson } from "./api.js";
-import { barWidth, explain, header, make, percent, stageName } from "./page.js";
+import { barWidth, explain, make, percent, stageName } from "./page.js";
 
 const SETTLE_MS = 350;
-const byId = (id) => document.getElementById(id);
-let state = null, edited = null, timer = null, latest = 0;
+const byId = (id) => root.querySelector(`#${id}`);
+let root = null, state = null, edited = null, timer = null, latest = 0;
 
-header();
-read();
+export function start(main, signal) {
+  root = main;
+  byId("message").textContent = "";
+  byId("last").addEventListener("change", () => loadPreview(), { signal });
+  byId("reset").addEventListener("click", () => { reset(); byId("message").textContent = ""; }, { signal });
+  byId("bands").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    await change(() => sendJson("/v1/policy", rollout(), "PUT"));
+  }, { signal });
+  byId("back").addEventListener("click", () => change(() => getJson("/v1/policy/rollback", { method: "POST" })), { signal });
+  read();
+}
 
 async function read() {
   try {
     state = await getJson("/v1/policy");
-    start();
+    reset();
   } catch (error) {
     byId("message").textContent = explain(error);
   }
 }
 
-function start() {
+function reset() {
   edited = structuredClone(state.rollout.policy);
   byId("active").replaceChildren("Active policy: ", make("strong", {}, state.version), `, revision ${state.revision}.`,
     state.rollout.split ? " An A/B test is running; it continues." : "", state.rollout.shadow ? " A shadow policy is running; it continues." : "");
@@ -114,14 +124,6 @@ function effect(preview) {
       make("tbody", {}, ...rows)),
     make("p", {}, lines.join(" ")));
 }
-
-byId("last").addEventListener("change", () => loadPreview());
-byId("reset").addEventListener("click", () => { start(); byId("message").textContent = ""; });
-byId("bands").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  await change(() => sendJson("/v1/policy", rollout(), "PUT"));
-});
-byId("back").addEventListener("click", () => change(() => getJson("/v1/policy/rollback", { method: "POST" })));
 
 async function change(act) {
   try {

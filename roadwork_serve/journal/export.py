@@ -10,6 +10,7 @@ from typing import Any
 from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.journal.rows import PLAIN_COLUMNS, plain_values
+from roadwork_serve.printable import printable_lines
 from roadwork_serve.profiles.profile import STAGES
 from roadwork_serve.schema import Verdict
 
@@ -105,8 +106,9 @@ def write_parquet(path: Path, rows: Iterable[JournalRow]) -> int:
 
 
 def without_formula(text: str) -> str:
-    """Return a client's text with an apostrophe in front if a spreadsheet would run it as a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    """Return a client's text, printable, with an apostrophe in front if a spreadsheet would run it as a formula."""
+    safe = printable_lines(text)
+    return f"'{safe}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else safe
 
 
 def _escaped(value: object) -> object:

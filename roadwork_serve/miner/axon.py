@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from roadwork_serve.decimal_text import integer
 from roadwork_serve.errors import DeadlineExceeded, MediaError, NoOpinion, Overloaded, RoadworkError
 from roadwork_serve.miner.blacklist import Blacklist
 from roadwork_serve.miner.forward import ForwardCache
@@ -140,8 +141,11 @@ class Axon:
             raise CallRejected(401, "receiver", "the call is for another hotkey")
         call.check_fresh(time.time_ns())
         stake = self._blacklist.check(call.sender)
-        length = request.headers.get("content-length", "0")
-        if not length.isascii() or not length.isdigit() or int(length) > self._limits.max_body:
+        try:
+            length = integer(request.headers.get("content-length", "0"))
+        except ValueError:
+            length = -1
+        if not 0 <= length <= self._limits.max_body:
             raise CallRejected(413, "size", f"a body may have at most {self._limits.max_body} bytes")
         if not self._verify(call.signed, call.signature, call.sender):
             raise CallRejected(401, "signature", "the signature is not valid for this call and sender")

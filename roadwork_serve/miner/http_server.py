@@ -1,4 +1,4 @@
-"""The HTTP server of the miner: uvicorn with a time limit for headers and a limit on connections per address."""
+"""The HTTP server of the miner: uvicorn with a time limit for headers and a limit on connections per network."""
 
 import asyncio
 from collections import Counter
@@ -8,36 +8,64 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from roadwork_serve.client_network import client_network
+
 HEADER_TIMEOUT_S = 5.0
 _MAX_CONNECTIONS = 512
-_MAX_PER_ADDRESS = 64
+_MAX_PER_NETWORK = 64
+_MAX_REFUSED = 512  # connections that are being told why; further ones are cut
+_REFUSED_S = 1.0  # time to read the refusal
+_MESSAGE = (
+    f'{{"message": "this address has {_MAX_PER_NETWORK} connections, the limit; close some, or try again in '
+    f'{HEADER_TIMEOUT_S:g} s"}}'
+)
+_REFUSAL = (
+    "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    f"Retry-After: {HEADER_TIMEOUT_S:.0f}\r\nContent-Length: {len(_MESSAGE)}\r\n\r\n{_MESSAGE}"
+).encode("ascii")
 
 
 class DeadlineH11Protocol(H11Protocol):
     """Closes a connection whose headers do not arrive in time, and every connection after its response.
 
-    Limits the number of connections from one address.
+    Limits the number of connections from one IPv4 address or IPv6 network (/64), and tells further ones so.
     """
 
-    _open: ClassVar[Counter[str]] = Counter()  # connections by address
+    _open: ClassVar[Counter[str]] = Counter()  # connections by network
+    _refused_count: ClassVar[int] = 0
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._header_timer: asyncio.TimerHandle | None = None
-        self._address = ""
+        self._network = ""
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Close the connection if its address has too many; else start the timer for the headers."""
+        """Refuse the connection if its network has too many; else start the timer for the headers."""
         super().connection_made(transport)
-        self._address = str((transport.get_extra_info("peername") or ("",))[0])
-        self._open[self._address] += 1
-        if self._open[self._address] > _MAX_PER_ADDRESS:
+        self._network = client_network(str((transport.get_extra_info("peername") or ("",))[0]))
+        if self._open[self._network] >= _MAX_PER_NETWORK:
+            self._refuse(transport)
+            return
+        self._open[self._network] += 1
+        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, transport.abort)
+
+    def _refuse(self, transport: asyncio.Transport) -> None:
+        """Send the refusal, and discard what arrives while it is read: closing at once would cut it off."""
+        self._refused = True
+        self.connections.discard(self)  # it takes no place of those that may ask
+        DeadlineH11Protocol._refused_count += 1
+        if self._refused_count > _MAX_REFUSED:
             transport.abort()
             return
-        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, transport.abort)
+        transport.write(_REFUSAL)
+        transport.write_eof()
+        self._header_timer = self.loop.call_later(_REFUSED_S, transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Stop the timer once the headers are complete."""
+        if self._refused:
+            return
         super().data_received(data)
         if self._header_timer and self.cycle is not None:  # pyright: ignore[reportUnnecessaryComparison]
             self._header_timer.cancel()
@@ -52,9 +80,12 @@ class DeadlineH11Protocol(H11Protocol):
         """Stop the timer and forget the connection."""
         if self._header_timer:
             self._header_timer.cancel()
-        self._open[self._address] -= 1
-        if not self._open[self._address]:
-            del self._open[self._address]
+        if self._refused:
+            DeadlineH11Protocol._refused_count -= 1
+        else:
+            self._open[self._network] -= 1
+            if not self._open[self._network]:
+                del self._open[self._network]
         super().connection_lost(exc)
 
 

@@ -10,6 +10,8 @@ from roadwork_serve.miner.forward import Cascade
 from roadwork_serve.miner.identity import chain_of, hotkey_of
 from roadwork_serve.miner.service import bind_socket
 from roadwork_serve.miner.settings import MinerSettings
+from roadwork_serve.printable import printable
+from roadwork_serve.terminal import echo
 
 _TIMEOUT_S = 60.0
 
@@ -50,8 +52,8 @@ async def run_checks(settings: MinerSettings, cascade: Cascade) -> int:
     for name, check in checks.items():
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                print(f"ok      {name}: {await check()}")
+                echo(printable(f"ok      {name}: {await check()}"))
         except Exception as error:
             passed = False
-            print(f"FAILED  {name}: {str(error) or type(error).__name__}")
+            echo(printable(f"FAILED  {name}: {str(error) or type(error).__name__}"))
     return 0 if passed else 1

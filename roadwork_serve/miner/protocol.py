@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from roadwork_serve.decimal_text import integer, number
+
 ROUTES = ("ImageSynapse", "ExtendedImageSynapse")
 # The hash of no bytes: the two synapses declare no fields to hash, so the image is not signed.
 BODY_HASH = hashlib.sha3_256(b"").hexdigest()
@@ -80,7 +82,7 @@ class Call:
                 continue
             if name in found:
                 raise _bad(f"header {name} appears twice; send it once")
-            found[name] = raw.decode("latin-1").strip()
+            found[name] = raw.decode("latin-1")
         missing = [name for name in _REQUIRED if not found.get(name)]
         if missing:
             raise _bad(f"header {missing[0]} is missing; send what the Dendrite of bittensor 7.2 to 10.5 sends")
@@ -162,14 +164,18 @@ def _matching(found: dict[str, str], name: str, pattern: re.Pattern[str], what: 
 
 
 def _digits(text: str, name: str, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= most):
+    try:
+        value = integer(text)
+    except ValueError:
+        value = -1
+    if value < 0 or len(text) > most:
         raise _bad(f"header {name} is not an integer of at most {most} digits")
-    return int(text)
+    return value
 
 
 def _seconds(text: str) -> float:
     try:
-        timeout_s = float(text)
+        timeout_s = number(text)
     except ValueError:
         timeout_s = math.nan
     if len(text) > 32 or not 0 < timeout_s < math.inf:

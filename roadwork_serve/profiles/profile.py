@@ -1,9 +1,10 @@
 """A profile: which models run, on which backend, and on what hardware. Typed, described and validated as a whole."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from roadwork_serve.profiles.journal import JournalSpec
 
@@ -25,6 +26,8 @@ BACKENDS: dict[Role, tuple[str, ...]] = {
     "ocr": ("transformers", "rapidocr"),
     "language": ("transformers", "vllm", "openai"),
 }
+
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 class _Settings(BaseModel):
@@ -329,6 +332,21 @@ class IngressSpec(_Settings):
         default=None,
         description="File with the API keys on the node of an ingress replica. By default ROADWORK_KEYS_FILE.",
     )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Host names under which a server without API keys answers, besides IP addresses and localhost. "
+        "Requests under other names are rejected: a web page can point its own name at the server.",
+    )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _validate_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(
+                    f"{host!r} is no host name; write it in lower case without scheme and port, such as road.example"
+                )
+        return hosts
 
     @model_validator(mode="after")
     def _validate(self) -> Self:

@@ -8,27 +8,33 @@ from tests.cascade.clock import Clock
 
 def test_requests_and_bytes_are_bounded_and_released():
     admission = Admission(2, 100)
-    one, two = admission.enter(), admission.enter()
-    with pytest.raises(Overloaded, match="2 requests are in flight; come back in 1 s"):
-        admission.enter()
-    one.reserve_bytes(60)
-    two.reserve_bytes(40)
-    with pytest.raises(Overloaded, match="hold 100 of 100 bytes"):
-        two.reserve_bytes(1)
-    one.release()
-    two.release()
+    admission.enter()
+    admission.check()
+    admission.enter()
+    for attempt in (admission.enter, admission.check):
+        with pytest.raises(Overloaded, match="2 requests are in flight; come back in 1 s"):
+            attempt()
+    with admission.reservation() as one, admission.reservation() as two:
+        one.reserve_bytes(60)
+        two.reserve_bytes(40)
+        with pytest.raises(Overloaded, match="hold 100 of 100 bytes"):
+            two.reserve_bytes(1)
+    admission.leave()
+    admission.leave()
     assert (admission.in_flight, admission.reserved_bytes) == (0, 0)
-    admission.enter().reserve_bytes(100)
+    with admission.reservation() as whole:
+        whole.reserve_bytes(100)
 
 
 def test_the_retry_time_follows_the_rate_of_finished_requests():
     async def main(time: Clock) -> None:
         admission = Admission(20, 100)
-        places = [admission.enter() for _ in range(20)]
+        for _ in range(20):
+            admission.enter()
         for _ in range(10):  # two a second
             time.now += 0.5
-            places.pop().release()
-            places.append(admission.enter())
+            admission.leave()
+            admission.enter()
         time.now += 0.5
         with pytest.raises(Overloaded) as caught:
             admission.enter()

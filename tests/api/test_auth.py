@@ -65,7 +65,7 @@ def with_admin_routes(app: FastAPI, guard: Authenticator) -> FastAPI:
 
 def client_of(service: FakeService, guard: Authenticator) -> httpx.AsyncClient:
     app = with_admin_routes(http_app(service, guard), guard)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ async def test_the_allow_header_lists_every_method_of_a_path(service: FakeServic
 
     app = with_admin_routes(http_app(service, guard), guard)
     app.include_router(routes)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
         response = await client.delete("/v1/policy")
     problem(response, 405, "method-not-allowed")
     assert response.headers["allow"] == "GET, PUT"
@@ -276,7 +276,9 @@ def test_an_error_in_the_keys_prevents_the_start(service: FakeService, monkeypat
 
 async def test_the_environment_names_the_keys(service: FakeService, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(TEXT_VARIABLE, CLIENT_KEPT.entry())
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(http_app(service)), base_url="http://test") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(http_app(service)), base_url="http://127.0.0.1"
+    ) as client:
         assert (await client.get("/v1/info")).status_code == 401
         assert (await client.get("/v1/info", headers=bearer(CLIENT))).status_code == 200
 

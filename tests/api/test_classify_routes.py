@@ -54,9 +54,14 @@ class FakeService:
         self.busy = False
 
     @contextmanager
-    def admission(self) -> Iterator["FakeService"]:
+    def receiving(self) -> Iterator["FakeService"]:
         self.readiness()
         yield self
+
+    @contextmanager
+    def admission(self) -> Iterator[None]:
+        self.readiness()
+        yield
 
     def reserve_bytes(self, size: int) -> None:
         self.reserved += size
@@ -123,7 +128,7 @@ def app(service: FakeService) -> FastAPI:
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
 
 
@@ -419,7 +424,7 @@ async def test_unknown_paths_and_methods_are_problems(client: httpx.AsyncClient)
 
 
 async def test_a_path_that_almost_matches_is_not_redirected(client: httpx.AsyncClient):
-    response = await client.post("/v1/classify/", content=b"photo", headers={"host": "elsewhere.example"})
+    response = await client.post("/v1/classify/", content=b"photo", headers={"host": "192.0.2.7"})
     problem(response, 404, "not-found")
     assert "location" not in response.headers
 
@@ -462,7 +467,7 @@ async def test_any_other_request_id_is_replaced(client: httpx.AsyncClient, given
 
 async def test_behind_a_proxy_that_names_requests_the_header_is_not_doubled(service: FakeService):
     transport = httpx.ASGITransport(http_app(service, name_requests=False))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         response = await client.post("/v1/classify", content=b"photo", headers={"x-request-id": "abc"})
     assert "x-request-id" not in response.headers
     assert response.json()["request_id"] == "abc"
@@ -538,6 +543,48 @@ async def test_a_body_without_a_timely_deadline_gets_the_default(service: FakeSe
         await asyncio.sleep(5)
 
     transport = httpx.ASGITransport(http_app(service))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         response = await client.post("/v1/classify", content=never())
     assert "while the request was read" in problem(response, 504, "deadline").detail
+
+
+@pytest.mark.parametrize("text", ["1_0", " 10", "+10", "\u0661\u0660", "1e3", "", "0x10"])
+async def test_a_deadline_is_decimal_digits(client: httpx.AsyncClient, service: FakeService, text: str):
+    problem(await client.post("/v1/classify", params={"deadline_ms": text}, content=b"x"), 400, "bad-request")
+    form = {"data": {"deadline_ms": text}, "files": {"file": b"x"}}
+    problem(await client.post("/v1/classify", **form), 400, "bad-request")
+    assert service.seen == []
+
+
+@pytest.mark.parametrize("text", [b"1_0", b"+1", b" 1", b"inf", b"nan", b"\xa01", b"\xb2", b"1e999"])
+async def test_a_timeout_is_decimal_digits(client: httpx.AsyncClient, service: FakeService, text: bytes):
+    headers = {b"x-request-timeout-seconds": text}
+    problem(await client.post("/v1/classify", headers=headers, content=b"x"), 400, "bad-request")
+    assert service.seen == []
+
+
+@pytest.mark.parametrize("text", ["+3", "3_0", "\xb3", "-3", "three"])
+async def test_a_content_length_is_decimal_digits(client: httpx.AsyncClient, text: str):
+    headers = {b"content-length": text.encode("latin-1")}
+    response = await client.post("/v1/classify", headers=headers, content=b"abc")
+    assert "decimal digits" in problem(response, 400, "bad-request").detail
+
+
+@pytest.mark.parametrize("key", [b"\x9b31m", b"cam\xff", "\u202ecam".encode(), b"a\x7fb", "a\u0085b".encode()])
+async def test_a_request_key_is_printable_text(client: httpx.AsyncClient, service: FakeService, key: bytes):
+    response = await client.post("/v1/classify", headers={b"x-request-key": key}, content=b"x")
+    assert "printable" in problem(response, 400, "bad-request").detail
+    assert service.seen == []
+
+
+async def test_a_request_key_is_utf8(client: httpx.AsyncClient, service: FakeService):
+    key = "Stra\u00dfe 7, \u5de5\u4e8b"
+    assert (await client.post("/v1/classify", headers={"x-request-key": key.encode()}, content=b"x")).status_code == 200
+    assert service.contexts[0].key == key
+
+
+@pytest.mark.parametrize("given", [b"\xff", b"\x9b31m", b"a b", b"", b"a" * 129, "\u00e4".encode()])
+async def test_a_request_id_that_is_no_name_is_replaced(client: httpx.AsyncClient, given: bytes):
+    response = await client.post("/v1/classify", headers={b"x-request-id": given}, content=b"x")
+    assert response.status_code == 200
+    assert len(response.json()["request_id"]) == 32 == len(response.headers["x-request-id"])

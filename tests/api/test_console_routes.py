@@ -9,13 +9,13 @@ import pytest
 from roadwork_serve import media
 from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
-from roadwork_serve.api.console_routes import FOLDER
+from roadwork_serve.api.console_routes import FOLDER, SWAGGER_FILES
 from roadwork_serve.profiles.profile import STAGES, MediaLimits
 from roadwork_serve.schema import ExitReason
 from roadwork_serve.testbed import scenes
 from tests.api.test_classify_routes import FakeService
 
-PAGES = ["index.html", "live.html", "policy.html"]
+PAGES = ["index.html", "live.html", "policy.html", "docs.html"]
 SAMPLES = json.loads((FOLDER / "samples" / "samples.json").read_text())
 
 
@@ -34,8 +34,12 @@ async def test_a_browser_gets_the_page_and_a_program_gets_links():
     assert page.headers["vary"] == links.headers["vary"] == "Accept"
 
 
-@pytest.mark.parametrize("path", ["/", *(f"/console/{page}" for page in PAGES), "/console/console.css"])
-async def test_every_file_has_a_strict_content_security_policy(path: str):
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/docs", "/openapi.json", "/healthz", "/v1/stats"]
+    + [f"/console/{file}" for file in (*PAGES, "console.css", "icon.svg", "docs.js", "swagger/swagger-ui.css")],
+)
+async def test_every_response_has_a_strict_content_security_policy(path: str):
     async with client() as asked:
         reply = await asked.get(path, headers={"Accept": "text/html"})
     assert reply.status_code == 200
@@ -46,7 +50,35 @@ async def test_every_file_has_a_strict_content_security_policy(path: str):
     assert reply.headers["referrer-policy"] == "no-referrer"
 
 
-@pytest.mark.parametrize("path", ["/console/../http.py", "/console/%2e%2e/http.py", "/console/nothing.js"])
+async def test_an_error_has_the_policy_too():
+    async with client() as asked:
+        reply = await asked.get("/console/<script>")
+    assert reply.status_code == 404
+    assert "default-src 'none'" in reply.headers["content-security-policy"]
+
+
+async def test_the_api_page_loads_swagger_ui_from_this_server():
+    async with client() as asked:
+        page = await asked.get("/docs")
+        files = [await asked.get(f"/console/swagger/{name}") for name in SWAGGER_FILES]
+    assert re.findall(r'(?:src|href)="([^"#]+)"', page.text)[-1] == "/console/docs.js"
+    assert [file.status_code for file in files] == [200, 200]
+    assert files[0].headers["content-type"].startswith("text/javascript")
+    assert b"SwaggerUIBundle" in files[0].content and b".swagger-ui" in files[1].content
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/console/../http.py",
+        "/console/%2e%2e/http.py",
+        "/console/nothing.js",
+        "/console/swagger/__init__.py",
+        "/console/swagger/../main.py",
+        "/console/swagger/%2e%2e/main.py",
+        "/console/swagger/",
+    ],
+)
 async def test_nothing_else_is_served(path: str):
     async with client() as asked:
         reply = await asked.get(path)
@@ -60,7 +92,8 @@ def test_a_page_loads_only_files_that_exist_on_the_server(page: str):
     asked = re.findall(r'(?:src|href)="([^"#]+)"', text)
     assert asked and all(each.startswith("/console/") for each in asked)
     for each in asked:
-        assert (FOLDER / each.removeprefix("/console/")).is_file()
+        name = each.removeprefix("/console/")
+        assert name.removeprefix("swagger/") in SWAGGER_FILES or (FOLDER / name).is_file()
     assert "<script>" not in text and "style=" not in text and " on" not in re.sub(r">[^<]*<", "><", text)
 
 
@@ -68,7 +101,8 @@ def test_a_page_loads_only_files_that_exist_on_the_server(page: str):
 def test_scripts_put_no_text_into_a_page_as_markup(script: str):
     text = (FOLDER / script).read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|https?://", text)
-    for each in re.findall(r'from "\./([^"]+)"', text):
+    assert not re.search(r"sessionStorage|localStorage|indexedDB|\.cookie", text), "a key stays in memory"
+    for each in re.findall(r'"\./([^"]+)"', text):
         assert (FOLDER / each).is_file()
 
 

@@ -88,8 +88,8 @@ def service() -> Service:
 
 
 def client(service: Service, key: str = "", keys: object = KEYS, host: str = "127.0.0.1") -> httpx.AsyncClient:
-    app = http_app(FakeService(), Authenticator(None))  # for its request ids
     guard = Authenticator.from_environment(1, {"ROADWORK_KEYS": json.dumps(keys)} if keys else {})
+    app = http_app(FakeService(), guard)  # for its request ids
     app.include_router(journal_routes(service, lambda: ROLLOUT, service.check, guard))
     assert isinstance(app, FastAPI)
     install_problem_handlers(app)

@@ -75,7 +75,7 @@ def client(service: Service, key: str = SECRET, keys: object = KEYS) -> httpx.As
     for routes in (*policy_routes(service, guard), *status_routes(service, guard)):  # type: ignore[arg-type]
         app.include_router(routes)
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://t", headers={"X-API-Key": key} if key else {}
+        transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", headers={"X-API-Key": key} if key else {}
     )
 
 

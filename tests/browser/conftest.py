@@ -1,7 +1,6 @@
 """A server with keys and a headless Chromium; `make test-browser` installs what these tests need."""
 
 import importlib.util
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -59,13 +58,22 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture
 def page(browser: "Browser", url: str, secret: tuple[str, str]) -> Iterator["Page"]:
-    """Yield a tab with the key. Fails if the page has an error or sends a request to another server."""
+    """Yield a tab with the console and the key. Fails on an error or a request to another server."""
     context = browser.new_context(base_url=url, viewport={"width": 1180, "height": 900}, reduced_motion="reduce")
-    context.add_init_script(f"sessionStorage.setItem('roadwork-key', {json.dumps(secret[0])})")
     wrong, page = watched(context.new_page(), url)
+    page.goto("/")
+    enter_key(page, secret[0])
     yield page
     context.close()
     assert wrong == []
+
+
+def enter_key(page: "Page", key: str) -> None:
+    """Enter the key into the dialog that a page opens when it needs one."""
+    page.get_by_role("dialog").wait_for(timeout=60_000)
+    page.get_by_label("API key").fill(key)
+    page.keyboard.press("Enter")
+    page.get_by_role("dialog").wait_for(state="hidden", timeout=60_000)
 
 
 def watched(page: "Page", url: str) -> tuple[list[str], "Page"]:

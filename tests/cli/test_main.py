@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -221,6 +222,15 @@ def test_serve_sets_rays_environment_except_for_variables_the_user_has_set(
     assert run("serve").exit_code == 0
     assert {name: os.environ[name] for name in RAY} == RAY | {"RAY_AUTH_MODE": "token"}
     assert {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}.items() <= RAY.items()
+
+
+def test_serve_stops_on_sigint_though_its_parent_ignores_it(served: list[dict[str, Any]]) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert run("serve").exit_code == 0
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # what the program inherits
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_plan_prints_the_memory_of_each_engine_on_each_gpu() -> None:

@@ -148,7 +148,7 @@ async def test_too_many_requests_are_rejected_and_permits_released(ingress: Ingr
 async def test_too_many_bytes_are_rejected_and_released(ingress: Ingress):
     await ready(ingress)
     most = ingress.profile.ingress.max_in_flight_bytes
-    with ingress.admission() as place:
+    with ingress.receiving() as place:
         place.reserve_bytes(most)
         with pytest.raises(Overloaded, match="hold 536,870,912 of 536,870,912 bytes"):
             await ingress.classify(PHOTO)

@@ -97,17 +97,43 @@ async def test_a_connection_closes_after_every_response(head: bytes) -> None:
         writer.close()
 
 
-async def test_connections_per_address_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "_MAX_PER_ADDRESS", 3)
+async def test_connections_per_network_are_limited_and_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "_MAX_PER_NETWORK", 3)
+    monkeypatch.setattr(listen, "_MAX_REFUSED", 20)
     async with running(FakeCascade()) as port:
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
-        with pytest.raises(httpx.TransportError):
-            await well(port)
+        for _ in range(5):
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+                reply = await client.post("/ImageSynapse", headers=headers(), content=body() + b" " * 200_000)
+            assert (reply.status_code, reply.headers["retry-after"]) == (429, "5")
+            assert "the limit; close some" in reply.json()["message"]
         for _, writer in idle:
             writer.close()
             await writer.wait_closed()
         await asyncio.sleep(0.1)
         await well(port)
+
+
+async def test_refused_connections_are_bounded_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "_MAX_PER_NETWORK", 1)
+    monkeypatch.setattr(listen, "_MAX_REFUSED", 2)
+    monkeypatch.setattr(listen, "_REFUSED_S", 0.2)
+    async with running(FakeCascade()) as port:
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        async with asyncio.timeout(3):
+            told = [await _read(reader) for reader, _ in opened[1:]]
+        assert [answer.startswith(b"HTTP/1.1 429") for answer in told] == [True, True, False]
+        while listen.DeadlineH11Protocol._refused_count:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0.01)
+        for _, writer in opened:
+            writer.close()
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
 
 
 async def well(port: int) -> None:
