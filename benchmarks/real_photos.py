@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--label", default="latest", help="name of the run, such as before or after; %(default)s")
     parser.add_argument("--data", type=Path, default=DATA, help="folder with photos/ and opendata/; %(default)s")
-    parser.add_argument("--profile", nargs="+", default=["mini"], help="one profile, or one for each fold of sources")
+    parser.add_argument("--profile", nargs="+", default=["cpu"], help="one profile, or one for each fold of sources")
     parser.add_argument("--policy", help="policy of all profiles; by default the one that each names")
     parser.add_argument("--tier", default="B", help="tier of opendata to score; %(default)s, or an empty text for all")
     parser.add_argument("--sample", type=int, default=0, help="draw at most this many photos of opendata; 0 takes all")

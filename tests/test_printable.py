@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadwork_serve.journal.export import without_formula
@@ -52,6 +52,7 @@ def test_lines_are_kept_only_where_there_may_be_several() -> None:
     assert printable("a\r\n\tb\nc") == "a b c"
 
 
+@settings(deadline=None)
 @given(st.text(st.characters() | st.sampled_from("\x1b\x9b\x9d\x07\x9c[];\\m\r\n")))
 def test_nothing_unsafe_is_left(text: str) -> None:
     for safe in (printable_lines(text), printable(text)):
@@ -61,6 +62,7 @@ def test_nothing_unsafe_is_left(text: str) -> None:
     assert "\n" not in printable(text) and printable(printable(text)) == printable(text)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_json_keeps_its_meaning(text: str) -> None:
     safe = printable_json(json.dumps({"text": text}, ensure_ascii=False))

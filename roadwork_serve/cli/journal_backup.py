@@ -9,6 +9,7 @@ import typer
 
 from roadwork_serve.cli.options import JournalUrl, MediaFolder, journal_url
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from roadwork_serve.journal.backup import Copied
@@ -35,7 +36,7 @@ def check(
         spool_folder = spool_folder or database.parent / "spool"
     found = check_journal(where, _password(), media, spool_folder, full)
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
+        echo_json(json.dumps(asdict(found), indent=2))
     else:
         _print_line("revision of the tables", found.revision)
         _print_line("entries", found.entries)
@@ -45,9 +46,9 @@ def check(
         _print_line("records in the spool", found.waiting)
         _print_line("records lost", found.dropped)
         for problem in found.problems:
-            typer.echo(f"Problem: {problem}.")
+            echo(f"Problem: {problem}.")
         if not found.problems:
-            typer.echo("No problem was found.")
+            echo("No problem was found.")
     if found.problems:
         raise typer.Exit(1)
 
@@ -119,8 +120,8 @@ def _password() -> str | None:
 def _print_copied(copied: "Copied", place: Path | str) -> None:
     entries = "The entries of an earlier version" if copied.entries is None else f"{copied.entries:,} entries"
     media = "" if copied.media_files is None else f" and {copied.media_files:,} media files"
-    typer.echo(f"{entries}{media} are in {place}")
+    echo(f"{entries}{media} are in {place}")
 
 
 def _print_line(name: str, value: object) -> None:
-    typer.echo(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {'unknown' if value is None else value}")
+    echo(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {'unknown' if value is None else value}")
