@@ -1,5 +1,6 @@
 """Replays an evaluation row under another policy, from the predictions of every stage."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from roadwork_serve.cascade.policy import Policy, Progress, Skip, Walk
@@ -37,14 +38,14 @@ def replay(row: EvaluationRow, policy: Policy) -> Replay:
     return Replay(row, walk.progress, done=walk.reason in ("above_band", "below_band"))
 
 
-def full_cascade_posterior(row: EvaluationRow, policy: Policy, without: str | None = None) -> Progress:
+def full_cascade_posterior(row: EvaluationRow, policy: Policy, without: Collection[str] = ()) -> Progress:
     """Return the progress after all stages of the policy, without early exits.
 
-    without: a stage to leave out. A stage without a prediction for the row is skipped.
+    without: stages to leave out. A stage without a prediction for the row is skipped.
     """
     progress = policy.start()
     for step in policy.steps(row.metadata.kind):
-        record = None if step.stage == without else row.record(step.stage)
+        record = None if step.stage in without else row.record(step.stage)
         if record is None or not step.applies(progress.text_probability):
             progress = progress.past()
         else:

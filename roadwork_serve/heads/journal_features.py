@@ -10,15 +10,17 @@ from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.replay import full_cascade_posterior
 from roadwork_serve.heads.feature_set import FeatureSet
 from roadwork_serve.journal.record import JournalRow
+from roadwork_serve.profiles.profile import ROLES
 
+_OF_THE_BACKBONE = tuple(stage for stage, role in ROLES.items() if role == "features")
 _IRRELEVANT = (None, "neutral")
 
 
 def features_from_journal(cases: Iterable[JournalRow], policy: Policy) -> FeatureSet:
     """Return the features of journaled photos with their targets.
 
-    The target is the human label, or else the posterior of the stages behind stage 1. Stage 1 is excluded, so that a
-    head is never trained on the output of an earlier head; photos that only stage 1 has seen are left out. So are
+    The target is the human label, or else the posterior of the stages behind stage 1. Stage 1 and its closer look are
+    excluded, so that a head is never trained on the output of an earlier head; photos that only stage 1 has seen are left out. So are
     clips, whose label need not hold for each frame. Raises ConfigError when nothing is left, or when the features come
     from several backbones.
     """
@@ -30,7 +32,7 @@ def features_from_journal(cases: Iterable[JournalRow], policy: Policy) -> Featur
             if case.annotation.label is not None:
                 chosen.append((case, float(case.annotation.label == "roadwork"), True, _has_text(case)))
             continue
-        progress = full_cascade_posterior(journal_row(case, policy), policy, without="backbone")
+        progress = full_cascade_posterior(journal_row(case, policy), policy, without=_OF_THE_BACKBONE)
         if progress.last_answered is not None:
             chosen.append((case, progress.posterior, False, _has_text(case)))
     if not chosen:

@@ -88,13 +88,15 @@ def test_features_are_labelled_by_people_or_later_stages_and_never_by_stage_1() 
         case("vlm", report("backbone", 0.99), report("vlm", 0.3)),
         case("marked", report("backbone", 0.99), annotation=Annotation("none", "ann", 1.0)),
         case("alone", report("backbone", 0.99)),
+        case("twice", report("backbone", 0.5), report("closeup", 0.99)),
         case("unclear", report("vlm", 0.9), annotation=Annotation(None, "ann", 1.0)),
         case("clip", report("video", 0.9), verdict={"media": "clip"}),
         case("bare", report("vlm", 0.9), features=None),
         case("read", words("begin"), report("vlm", 0.6), key="trip"),
         case("neutral", words("neutral"), report("vlm", 0.6)),
     ]
-    found = features_from_journal(cases, POLICY)
+    closer = Step(stage="closeup", exit=(0.2, 0.8))
+    found = features_from_journal(cases, POLICY.with_steps("photo", (STEPS[0], closer, *STEPS[1:])))
     assert found.name == ("vlm", "marked", "read", "neutral")
     assert found.target[:2] == pytest.approx([0.3, 0.0], abs=1e-6)
     assert found.human_labeled.tolist() == [False, True, False, False]
