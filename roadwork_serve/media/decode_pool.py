@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,9 @@ class DecodePool:
                 loop does not count; and False if it was aborted and would have taken longer.
         """
         self._slots = asyncio.Semaphore(count)
-        self._workers = [_Worker(module, timed) for _ in range(count)]
+        #: Protections that the decoding processes run without, because the kernel or platform lacks them.
+        self.lacks: tuple[str, ...] = ()
+        self._workers = [_Worker(module, timed, self._started) for _ in range(count)]
         self._idle = list(self._workers)
         self._decoding: set[asyncio.Task[Photo | Clip]] = set()
 
@@ -102,6 +104,11 @@ class DecodePool:
             asyncio.get_running_loop().call_later(_GRACE_S, work.cancel)
             raise
 
+    def _started(self, lacks: Sequence[str]) -> None:
+        if lacks and not self.lacks:
+            self.lacks = tuple(lacks)
+            _LOG.warning("Decoding processes run without %s: the kernel or platform lacks it.", " and ".join(lacks))
+
     async def aclose(self) -> None:
         """Kill the processes."""
         for worker in self._workers:
@@ -115,9 +122,11 @@ class DecodePool:
 class _Worker:
     """A decoding process, which is replaced when it has ended."""
 
-    def __init__(self, module: str, timed: Callable[[float, bool], None]) -> None:
+    def __init__(
+        self, module: str, timed: Callable[[float, bool], None], started: Callable[[Sequence[str]], None]
+    ) -> None:
         self.process: subprocess.Popen[bytes] | None = None
-        self._timed = timed
+        self._timed, self._started = timed, started
         self._socket: socket.socket | None = None
         self._module = module
         self._closed = False
@@ -190,9 +199,11 @@ class _Worker:
             with theirs:
                 self.process = _spawn(self._module, theirs)
             async with asyncio.timeout(_START_S):
-                if (await _receive(ours, 0))[0] != READY:
+                ready = (await _receive(ours, 0))[0]
+                if ready["kind"] != READY["kind"]:
                     raise ValueError("it does not report ready")
-        except (OSError, EOFError, ValueError) as error:
+                self._started(ready["lacks"])
+        except (OSError, EOFError, ValueError, KeyError) as error:
             _LOG.error("A decoding process does not start: %r", error)
             ours.close()
             return
@@ -223,7 +234,11 @@ def _spawn(module: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
         stdin=theirs.fileno(),
         stdout=subprocess.DEVNULL,
         env={name: os.environ[name] for name in _INHERITED if name in os.environ}
-        | {"PYTHONPATH": os.pathsep.join(each or os.getcwd() for each in sys.path), "PYTHONWARNINGS": "ignore"},
+        | {
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(each or os.getcwd() for each in sys.path),
+            "PYTHONWARNINGS": "ignore",
+        },
     )
 
 

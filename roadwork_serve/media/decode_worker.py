@@ -2,7 +2,8 @@
 
 It receives a file and its limits over the socket at its standard input, and sends back the decoded media. A message
 is the lengths of its two parts, then JSON and bytes. Nothing is pickled, so that an attacker who took over this process
-could send wrong data but run no code in the parent. It ends when the parent closes the socket.
+could send wrong data but run no code in the parent. It is confined before the first file: see `confinement`. It ends
+when the parent closes the socket.
 
 Like all of `roadwork_serve.media` it imports neither pydantic nor asyncio, to start faster and take less memory.
 """
@@ -17,10 +18,15 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+# Pillow and PyAV import these when a file needs them, which a confined process cannot.
+import av.subtitles.codeccontext
+import av.subtitles.stream  # noqa: F401
 import numpy as np
+from PIL import Image, ImageColor, TiffImagePlugin  # noqa: F401
 
 from roadwork_serve.errors import MediaError
 from roadwork_serve.media import Clip, Photo, read
+from roadwork_serve.media.confinement import confine
 
 if TYPE_CHECKING:
     from roadwork_serve.profiles.profile import MediaLimits
@@ -37,11 +43,10 @@ _BASE_BYTES = 512 * 2**20  # libraries take 110 MiB, threads and their stacks so
 def main() -> None:
     """Decode files until the parent closes the socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the socket
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    Image.preinit()
     with socket.socket(fileno=0) as parent:
         try:
-            _send(parent, READY, b"")
+            _send(parent, READY | {"lacks": confine()}, b"")
             while (message := _receive(parent)) is not None:
                 limits = cast("MediaLimits", SimpleNamespace(**message[0]))
                 began = time.monotonic()
