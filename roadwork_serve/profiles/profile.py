@@ -267,6 +267,9 @@ class MediaLimits(_Settings):
     max_pixels: int = Field(
         default=50_000_000, gt=0, description="Largest photo, or largest frame of a clip, in pixels."
     )
+    max_aspect: float = Field(
+        default=50.0, ge=1, description="Largest ratio of the longer side of a photo or clip to the shorter one."
+    )
     max_seconds: float = Field(default=120.0, gt=0, description="Longest clip in seconds.")
     max_clip_frames: int = Field(default=7200, gt=0, description="Largest number of frames a clip may declare or hold.")
     max_decode_s: float = Field(
