@@ -33,11 +33,7 @@ if TYPE_CHECKING:
 
 LENGTHS = struct.Struct(">II")  # of the JSON and of the bytes
 READY: dict[str, Any] = {"kind": "ready"}
-# Memory for a file at its limits. Measured with 8 bits per channel: WebP takes 20 bytes per pixel, H.264 with 16
-# reference frames 40.
-_BYTES_PER_PIXEL = 48
-_COPIES = 4
-_BASE_BYTES = 512 * 2**20  # libraries take 110 MiB, threads and their stacks some more
+_BASE_MIB = 256  # libraries take 110 MiB; the rest is a reserve
 
 
 def main() -> None:
@@ -49,6 +45,7 @@ def main() -> None:
             _send(parent, READY | {"lacks": confine()}, b"")
             while (message := _receive(parent)) is not None:
                 limits = cast("MediaLimits", SimpleNamespace(**message[0]))
+                _limit_memory(message[0]["memory_mib"], message[0]["most_mib"])
                 began = time.monotonic()
                 header, body = _decode(message[1], limits)
                 _send(parent, header | {"took_s": time.monotonic() - began}, body)
@@ -57,8 +54,7 @@ def main() -> None:
 
 
 def _decode(data: bytes, limits: "MediaLimits") -> tuple[dict[str, Any], bytes]:
-    """Decode a file and return the result or the error as a message, with limits on memory and time."""
-    _limit_memory(_BASE_BYTES + _COPIES * limits.max_bytes + _BYTES_PER_PIXEL * limits.max_pixels)
+    """Decode a file and return the result or the error as a message, with a limit on time."""
     signal.alarm(math.ceil(limits.max_decode_s) + 1)  # the parent kills this process earlier, if it is alive
     try:
         media = read(data, limits)
@@ -78,10 +74,15 @@ def _decode(data: bytes, limits: "MediaLimits") -> tuple[dict[str, Any], bytes]:
             return header, b"".join([*media.images, np.ascontiguousarray(media.thumbs).data])
 
 
-def _limit_memory(most: int) -> None:
-    """Limit the memory of this process in bytes. Linux counts all of it, other systems only a part."""
+def _limit_memory(needs_mib: int, most_mib: int) -> None:
+    """Limit the memory of this process to what a file needs, and for good to what the most expensive file needs.
+
+    Linux counts all of it, other systems only a part.
+    """
+    needs, most = ((_BASE_MIB + each) * 2**20 for each in (needs_mib, most_mib))
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (min(needs, most), most))
 
 
 def _send(parent: socket.socket, header: dict[str, Any], body: bytes) -> None:

@@ -90,7 +90,7 @@ async def test_the_pool_returns_the_same_media_as_media_read(data: bytes) -> Non
 async def test_decoding_time_is_measured_in_the_decoding_process(tmp_path: Path) -> None:
     """A busy event loop does not count. An abandoned file is reported as such."""
     timings: list[tuple[float, bool]] = []
-    opened = DecodePool(1, "tests.weak_reader", timed=lambda took_s, whole: timings.append((took_s, whole)))
+    opened = DecodePool(1, "tests.weak_reader", timed=lambda took_s, whole, heavy: timings.append((took_s, whole)))
     try:
         await opened.ready()
         reading = asyncio.create_task(opened.read(GOOD, LIMITS))
