@@ -1,8 +1,8 @@
 """Decoding of ordinary photos while the most expensive files arrive: `python -m benchmarks.attacks`.
 
-Without Ray and models: a `DecodePool` of two processes gets two 12-megapixel JPEGs per second, first alone, then beside
-eight of the worst files that the limits accept. It prints the times of the JPEGs in both cases, and the most memory that
-the decoding processes held.
+Without Ray and models: a `DecodePool` of two processes gets two 12-megapixel JPEGs per second, first alone, then
+beside eight of the worst files that the limits accept. It prints the times of the JPEGs in both cases, and the most
+memory that the decoding processes held.
 """
 
 import asyncio

@@ -32,6 +32,7 @@ _GRACE_S = 0.2  # a cancelled decode may continue this long, which is less than 
 _START_S = 60.0
 _LIGHT_S = 1.5  # CPU time, in seconds, after which a file is heavy whatever its header declares
 _CHECK_S = 0.75
+_HEAVY_NICENESS = 10
 _MAX_HEADER = 64 * 2**10  # bytes of JSON in a response
 _MAX_MESSAGE = 2000  # characters
 # Environment variables of the processes, without keys and tokens.
@@ -117,7 +118,9 @@ class DecodePool:
         except asyncio.CancelledError:
             self._leave_lane(job)
             raise
-        worker = self._idle.pop()
+        # A process cannot get its priority back, so heavy files keep to those that gave it up.
+        worker = next((each for each in reversed(self._idle) if each.yields == job.heavy), self._idle[-1])
+        self._idle.remove(worker)
         task = asyncio.create_task(work(worker), name="decode")
         self._decoding.add(task)
         if not job.heavy:
@@ -200,6 +203,8 @@ class _Worker:
 
     def __init__(self, module: str, timed: Timed, started: Callable[[Sequence[str]], None]) -> None:
         self.process: subprocess.Popen[bytes] | None = None
+        #: True if the process has a lower CPU priority, since its first heavy file.
+        self.yields = False
         self._timed, self._started = timed, started
         self._socket: socket.socket | None = None
         self._module = module
@@ -226,6 +231,8 @@ class _Worker:
     async def read(self, data: bytes, mime: str, limits: MediaLimits, job: _Job) -> Photo | Clip:
         """See `DecodePool`."""
         worker = await self.started()
+        if job.heavy:
+            self._yield()
         began, completed = time.monotonic(), False
         self._began_s = self._cpu_s()
         try:
@@ -251,6 +258,12 @@ class _Worker:
         if isinstance(result, MediaError):
             raise result
         return result
+
+    def _yield(self) -> None:
+        """Lower the CPU priority of the process, to that of the stages."""
+        if self.process and not self.yields:
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, _HEAVY_NICENESS)
+            self.yields = True
 
     def busy_s(self) -> float:
         """Return the CPU time that the current file has taken so far, in seconds; 0 if there is none."""
@@ -288,7 +301,7 @@ class _Worker:
         ours.setblocking(False)
         try:
             with theirs:
-                self.process = _spawn(self._module, theirs)
+                self.process, self.yields = _spawn(self._module, theirs), False
             async with asyncio.timeout(_START_S):
                 ready = (await _receive(ours, 0))[0]
                 if ready["kind"] != READY["kind"]:
