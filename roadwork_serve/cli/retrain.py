@@ -17,9 +17,14 @@ def retrain(
         typer.Option(help="Active policy, by name or path. By default the one that the server reports."),
     ] = None,
     server: ServerUrl = LOCAL_SERVER,
-    out: Annotated[Path, typer.Option(help="Folder for the results; each run makes a folder of its own in it.")] = Path(
-        "build/retrained"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results; each run makes a folder of its own in it. By default `heads` in the state "
+            "folder, below which a server looks for the heads of policies.",
+            show_default=False,
+        ),
+    ] = None,
     days: Annotated[
         float | None, typer.Option(min=0.001, help="Use only the entries of the last N days. By default all.")
     ] = None,
@@ -47,7 +52,9 @@ def retrain(
     from roadwork_serve.journal.filter import Filter
     from roadwork_serve.retraining import RetrainingSettings
     from roadwork_serve.retraining import retrain as run_cycle
+    from roadwork_serve.state_folder import make_private, state_folder
 
+    out = out or make_private(state_folder()) / "heads"
     rollout = None if policy is None else Rollout(policy=load_policy(policy))
     if rollout is None:
         with Client(server) as client:

@@ -1,6 +1,7 @@
 """A profile: which models run, on which backend, and on what hardware. Typed, described and validated as a whole."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -44,6 +45,10 @@ class FeatureSettings(_Settings):
     second_head: str | None = Field(
         default=None,
         description="Folder of a candidate head. Its prediction is recorded in each verdict and has no effect on it.",
+    )
+    policy_heads: str | None = Field(
+        default=None,
+        description="Folder of the heads that policies may name. By default `heads` in the state folder.",
     )
     compile: bool | None = Field(
         default=None, description="Compile the model with torch.compile. By default only on a GPU."
@@ -423,6 +428,15 @@ class Profile(_Settings):
     def engine_of(self, stage: StageName) -> EngineSpec:
         """Return the engine that a stage uses."""
         return self.engines[self.stages[stage].engine]
+
+    def with_policy_heads(self, folder: Path) -> "Profile":
+        """Return the profile with this folder of the heads that policies may name."""
+        name = self.stages["backbone"].engine
+        engine = self.engines[name]
+        features = engine.features.model_copy(update={"policy_heads": str(folder)})
+        return self.model_copy(
+            update={"engines": {**self.engines, name: engine.model_copy(update={"features": features})}}
+        )
 
     def users(self) -> dict[str, dict[StageName, StageSpec]]:
         """Return the stages by the engine they use. Engines that no stage uses are left out and never started."""
