@@ -21,7 +21,7 @@ def retrain(
         Path | None,
         typer.Option(
             help="Folder for the results; each run makes a folder of its own in it. By default `heads` in the state "
-            "folder, below which a server looks for the heads of policies.",
+            "folder, from which a server loads the heads of policies.",
             show_default=False,
         ),
     ] = None,

@@ -150,7 +150,7 @@ def test_items_of_one_batch_may_use_different_heads(tmp_path: Path) -> None:
 
 
 def test_a_policy_may_provide_the_first_head(tmp_path: Path) -> None:
-    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32)
+    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32, policy_heads=str(tmp_path))
     (tmp_path / "model" / "head.json").unlink()
     bare = backbone(tmp_path / "model", side=32, policy_heads=str(tmp_path))
     head = headed(tmp_path / "one", 1)
