@@ -124,7 +124,7 @@ async def test_heavy_files_are_decoded_one_after_the_other_and_light_ones_meanwh
     pool = DecodePool(2)
     try:
         await pool.ready()
-        heavy = [asyncio.create_task(pool.read(HEAVY, LIMITS)) for _ in range(4)]
+        heavy = [asyncio.create_task(pool.read(HEAVY, PATIENT)) for _ in range(4)]
         await until(lambda: pool.heavy == 1)
         lasted = [0.0]
         while not all(task.done() for task in heavy):
