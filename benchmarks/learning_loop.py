@@ -259,7 +259,8 @@ def main(arguments: list[str] | None = None) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(weights_folder("bundled:backbone"), folder / "backbone", ignore=shutil.ignore_patterns("head.*"))
     secret, key = new_key("learning-loop", "admin")
-    engines = {"dinov3": {"model": str(folder / "backbone"), "num_cpus": 0.25}}
+    heads = {"policy_heads": str(folder / "rounds")}
+    engines = {"dinov3": {"model": str(folder / "backbone"), "num_cpus": 0.25, "features": heads}}
     args = {"profile": "mini", "overrides": {"engines": engines, "stages": {"vlm": {"slots": 1}}}}
     with started(folder / "server.log", args, {TEXT_VARIABLE: key.entry()}) as server:
         rounds, _ = asyncio.run(

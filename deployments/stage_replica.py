@@ -76,7 +76,11 @@ class StageReplica:
         _LOG.info("Warm after %.1f s: %s.", time.monotonic() - began, loaded)
 
     async def describe(self, name: StageName) -> StageInput:
-        """Return the input that the stage needs. Clients call it to probe whether the stage is alive."""
+        """Return the input that the stage needs. Clients call it to probe whether the stage answers.
+
+        Raises StageFailed if it has calls and answers none of them.
+        """
+        self._health.check_stalled(name)
         return self._stages[name].sees
 
     async def predict(self, name: StageName, items: list[Item], left_s: list[float]) -> list[StagePrediction]:

@@ -127,9 +127,9 @@ def jpeg_resized(width: int, height: int) -> bytes:
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 
 
-def jpeg_of_scans(repeats: int) -> bytes:
-    """Return a progressive JPEG that refines the same coefficients again and again."""
-    data = encoded(picture(), progressive=True)
+def jpeg_of_scans(repeats: int, image: Image.Image | None = None) -> bytes:
+    """Return a progressive JPEG that repeats its last scan, which refines the same coefficients again and again."""
+    data = encoded(image or picture(), progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * repeats + data[-2:]
 
@@ -305,6 +305,11 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
         "jpeg-garbage": (b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8, BrokenMedia),
         "jpeg-giant": (jpeg_resized(60_000, 60_000), MediaTooLarge),
         "jpeg-scan-bomb": (jpeg_of_scans(2_000), MediaTooLarge),
+        "jpeg-of-large-scans": (jpeg_of_scans(89, Image.new("RGB", (7_000, 7_000))), MediaTooLarge),
+        "jpeg-strip": (jpeg_resized(60_000, 800), MediaTooLarge),
+        "png-tower": (raw_png(1, 400_000, 8, 2, repeat(bytes(3), 400_000)), MediaTooLarge),
+        "png-strip": (raw_png(4_000_000, 1, 8, 2, [bytes(12_000_000)]), MediaTooLarge),
+        "png-of-long-pixels": (raw_png(7_000, 7_000, 16, 6, repeat(bytes(56_000), 7_000)), MediaTooLarge),
         "png-truncated": (png[: len(png) // 2], BrokenMedia),
         "png-signature-only": (png[:8], BrokenMedia),
         "png-giant": (raw_png(20_000, 20_000, 4, 0, repeat(bytes(10_000), 20_000)), MediaTooLarge),

@@ -30,7 +30,9 @@ class Step(ConfigModel):
         default=0.0, description="the item exits before this step if less time is left until its deadline"
     )
     head: Annotated[str, Field(min_length=1, max_length=MAX_HEAD)] | None = Field(
-        default=None, description="for stage backbone only: folder of the head to use instead of the engine's"
+        default=None,
+        description="for stage backbone only: the head to use instead of the engine's; the name of its folder below "
+        "`features.policy_heads` of the profile, by default `heads` in the state folder",
     )
 
     @property

@@ -102,6 +102,8 @@ def evaluate(
     excluded = frozenset(exclude_source or ())
     chosen = load_profile(profile)
     chosen_policy = with_head(load_policy(policy or chosen.policy), head)
+    if head is not None:
+        chosen = chosen.with_policy_heads(head.absolute().parent)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="roadwork-") as folder, progress() as bar:
 

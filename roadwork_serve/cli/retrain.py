@@ -21,8 +21,9 @@ def retrain(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the results; each run makes a folder of its own in it. By default retrained/ in the state "
-            "folder."
+            help="Folder for the results; each run makes a folder of its own in it. By default `heads` in the state "
+            "folder, from which a server loads the heads of policies.",
+            show_default=False,
         ),
     ] = None,
     days: Annotated[
@@ -54,6 +55,7 @@ def retrain(
     from roadwork_serve.retraining import retrain as run_cycle
     from roadwork_serve.state_folder import make_private, state_folder
 
+    out = out or make_private(state_folder()) / "heads"
     rollout = None if policy is None else Rollout(policy=load_policy(policy))
     if rollout is None:
         with Client(server) as client:
@@ -66,7 +68,6 @@ def retrain(
     settings = RetrainingSettings(
         risk_limit, confidence, criteria=PromotionCriteria(max_accuracy_loss=margin, confidence=confidence)
     )
-    out = make_private(state_folder()) / "retrained" if out is None else out
     done = run_cycle(rows, rollout.policy, out / version, version, settings)
     echo(
         f"{len(rows):,} journal entries: {done.trained_on:,} trained the head, {done.tested_on:,} tested the policy. "

@@ -9,11 +9,13 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from roadwork_serve.engines.backbones import Backbone, load_backbone
 from roadwork_serve.engines.fingerprint import fingerprint
+from roadwork_serve.engines.head_files import HeadFiles, TimedLoader, heads_folder, read_head_files
 from roadwork_serve.engines.load_options import DEFAULTS, LoadOptions
 from roadwork_serve.engines.patch_head import PatchHead
 from roadwork_serve.engines.thumbnails import (
@@ -86,12 +88,24 @@ class Head(nn.Sequential):
             ModelError: A file is missing, damaged, or does not match the other.
         """
         try:
-            settings = json.loads((folder / "head.json").read_text())
-            head = cls(HeadSettings(**{**settings, "outputs": tuple(settings["outputs"])}))
-            weights = load_file(folder / "head.safetensors")
-            head.load_state_dict({name: w.float() for name, w in weights.items()})
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as e:
+            files = HeadFiles((folder / "head.json").read_bytes(), (folder / "head.safetensors").read_bytes())
+        except OSError as e:
             raise ModelError(f"The head in {folder} cannot be read: {e}. {_TRAIN}.") from e
+        return cls.parse(files, str(folder))
+
+    @classmethod
+    def parse(cls, files: HeadFiles, name: str) -> "Head":
+        """Make a head from the files that `save` wrote; the name is for errors.
+
+        Raises:
+            ModelError: A file is damaged, or does not match the other.
+        """
+        try:
+            settings = json.loads(files.settings)
+            head = cls(HeadSettings(**{**settings, "outputs": tuple(settings["outputs"])}))
+            head.load_state_dict({name: w.float() for name, w in load(files.weights).items()})
+        except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as e:
+            raise ModelError(f"The head in {name} cannot be read: {e}. {_TRAIN}.") from e
         return head
 
 
@@ -158,6 +172,7 @@ class FeatureEngine:
         *,
         head_folder: Path | None = None,
         second_head_folder: Path | None = None,
+        policy_heads: Path | None = None,
         side: int | None = None,
         max_thumbs: int = 16,
         compile: bool | None = None,
@@ -170,6 +185,7 @@ class FeatureEngine:
             head_folder: Folder of the head. By default the head is loaded from the folder of the weights, if it is
                 there.
             second_head_folder: Folder of a candidate head, which sees the same features. Its logit is named SECOND.
+            policy_heads: Folder of the heads that policies may name. By default `heads` in the state folder.
             side: Side of the thumbnails in pixels. By default that of the checkpoint's preprocessing or config.
             max_thumbs: Largest number of thumbnails in one forward pass.
             compile: Compile with torch.compile. By default only on a GPU.
@@ -193,6 +209,8 @@ class FeatureEngine:
         self.compiled = options.device == "cuda" if compile is None else compile
         self._run = torch.compile(self.module.pooled, dynamic=False) if self.compiled else self.module.pooled
         self._head_cache: dict[str, Head] = {}
+        self._policy_heads = policy_heads or heads_folder(None)
+        self._loader = TimedLoader(lambda name: Head.parse(read_head_files(self._policy_heads, name), name))
 
     def _own_head(self, folder: Path | None) -> Head | None:
         if folder is None:
@@ -202,7 +220,11 @@ class FeatureEngine:
         return self._load(folder)
 
     def _load(self, folder: Path) -> Head:
-        head = Head.load(folder).to(self.device).eval().requires_grad_(False)
+        return self._fitted(Head.load(folder), str(folder))
+
+    def _fitted(self, head: Head, folder: str) -> Head:
+        """Return the head on the engine's device. Raise ModelError if it is for another backbone."""
+        head = head.to(self.device).eval().requires_grad_(False)
         if head.settings.width != self.backbone.width:
             raise ModelError(
                 f"The head in {folder} was trained on features of width {head.settings.width}, and the backbone "
@@ -320,10 +342,10 @@ class FeatureEngine:
         return torch.cat(queued)
 
     def apply_heads(self, features: Tensor, head: str | None = None) -> dict[str, NDArray[np.float32]]:
-        """Return the logits [n] by name: of the loaded heads, or of the head in a folder.
+        """Return the logits [n] by name: of the loaded heads, or of a head that a policy names.
 
         Raises:
-            ModelError: The folder has no head for this backbone.
+            ModelError: There is no such head for this backbone.
         """
         logits = self.head_logits(features, head).cpu().numpy()
         names = self.outputs if head is None else self.load_head(head).settings.outputs
@@ -342,21 +364,21 @@ class FeatureEngine:
         side = round(logits.shape[1] ** 0.5)
         return PatchEvidence(classes, logits.reshape(len(logits), side, side, len(classes)))
 
-    def load_head(self, folder: str) -> Head:
-        """Return the head in a folder, from a small cache of recently used ones.
+    def load_head(self, name: str) -> Head:
+        """Return a head that a policy names, from a small cache of recently used ones.
 
         Raises:
-            ModelError: The folder has no head for this backbone.
+            ModelError: There is no such head for this backbone below the folder of heads, or reading it takes too long.
         """
-        head = self._head_cache.pop(folder, None) or self._load(Path(folder))
-        self._head_cache[folder] = head
+        head = self._head_cache.pop(name, None) or self._fitted(self._loader.load(name), name)
+        self._head_cache[name] = head
         for old in list(self._head_cache)[:-_CACHED_HEADS]:
             del self._head_cache[old]
         return head
 
     @torch.inference_mode()
     def head_logits(self, features: Tensor, head: str | None = None) -> Tensor:
-        """Return the logits [n, outputs] of the loaded heads, or of the head in a folder."""
+        """Return the logits [n, outputs] of the loaded heads, or of a head that a policy names."""
         heads = [own for own in (self.head, self.second) if own] if head is None else [self.load_head(head)]
         width = self.backbone.width
         return torch.cat([each(features[:, : width * len(each.settings.recipe.split("+"))]) for each in heads], dim=1)

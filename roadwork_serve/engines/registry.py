@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from roadwork_serve.engines.head_files import heads_folder
 from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.ocr import OcrEngine
 from roadwork_serve.engines.thumbnails import FeatureExtractor
@@ -83,6 +84,7 @@ def _backbone(spec: EngineSpec) -> FeatureExtractor:
         LoadOptions.of(spec),
         head_folder=Path(settings.head) if settings.head else None,
         second_head_folder=Path(settings.second_head) if settings.second_head else None,
+        policy_heads=heads_folder(settings.policy_heads),
         side=settings.side,
         max_thumbs=settings.max_thumbs or _MAX_THUMBS,
         compile=settings.compile,

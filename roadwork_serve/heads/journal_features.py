@@ -20,9 +20,9 @@ def features_from_journal(cases: Iterable[JournalRow], policy: Policy) -> Featur
     """Return the features of journaled photos with their targets.
 
     The target is the human label, or else the posterior of the stages behind stage 1. Stage 1 and its closer look are
-    excluded, so that a head is never trained on the output of an earlier head; photos that only stage 1 has seen are left out. So are
-    clips, whose label need not hold for each frame. Raises ConfigError when nothing is left, or when the features come
-    from several backbones.
+    excluded, so that a head is never trained on the output of an earlier head; photos that no other stage has seen are
+    left out. So are clips, whose label need not hold for each frame. Raises ConfigError when nothing is left, or when
+    the features come from several backbones.
     """
     chosen: list[tuple[JournalRow, float, bool, float]] = []
     for case in cases:

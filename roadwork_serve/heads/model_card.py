@@ -67,7 +67,7 @@ A head for stage 1 of roadwork-serve: is there active road work on a photo, from
 | backbone | {line.model}, weights {line.backbone or "not known"} |
 | features | {head.recipe}, {head.width * len(head.recipe.split("+"))} numbers |
 | layers | {f"LayerNorm, {head.hidden} hidden" if head.hidden else "linear"}, {", ".join(head.outputs)} |
-| serve it | `features: {{head: FOLDER}}` of an engine in a profile, or `head: FOLDER` of stage 1 in a policy |
+| serve it | `features: {{head: FOLDER}}` of an engine in a profile, or `head: NAME` of stage 1 in a policy |
 
 ## Data
 

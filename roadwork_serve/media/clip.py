@@ -24,6 +24,7 @@ from PIL import Image
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from roadwork_serve.media.container import check_mp4, check_webm
+from roadwork_serve.media.header_limits import check_shape
 from roadwork_serve.media.photo import fit, squash
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def _read(container: InputContainer, data: bytes, mime: str, limits: "MediaLimit
     second = float(1 / (stream.time_base or 1))  # in units of the stream's timestamps
     pixels = codec.width * codec.height or limits.max_pixels  # the largest possible if the header has no size
     _check("pixels per frame", pixels, limits.max_pixels, "max_pixels")
+    check_shape((codec.width, codec.height), limits, "clip")
     _check("frames", stream.frames, limits.max_clip_frames, "max_clip_frames")
     declared_s = max((container.duration or 0) / av.time_base, (stream.duration or 0) / second)
     _check("seconds", declared_s, limits.max_seconds, "max_seconds")
@@ -149,7 +151,7 @@ def _read(container: InputContainer, data: bytes, mime: str, limits: "MediaLimit
     frames: list[Frame] = []
     width = height = 0
     for time, picture in _decode(codec, packets, runs):
-        _check("pixels per frame", picture.width * picture.height, limits.max_pixels, "max_pixels")
+        check_shape((picture.width, picture.height), limits, "clip")
         image, turned = _upright(picture, limits.frame_side)
         if not frames:
             width, height = (picture.height, picture.width) if turned else (picture.width, picture.height)

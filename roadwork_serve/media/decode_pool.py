@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,10 +18,14 @@ from numpy.typing import NDArray
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, NotReady, RoadworkError, UnsupportedMedia
 from roadwork_serve.media import Clip, Frame, Photo, checked, sniff
+from roadwork_serve.media.decode_cost import decode_cost, largest_mib
 from roadwork_serve.media.decode_worker import LENGTHS, READY, Task
+from roadwork_serve.media.heavy_lane import HeavyLane, heavy_places
 from roadwork_serve.profiles.profile import MediaLimits
 
 T = TypeVar("T")
+Timed = Callable[[float, bool, bool], None]
+Parse = Callable[[Any, bytearray], T]
 _LOG = logging.getLogger("ray.serve.roadwork.media")
 _ERRORS: Mapping[str, type[MediaError]] = {
     kind.__name__: kind for kind in (BrokenMedia, MediaTooLarge, UnsupportedMedia)
@@ -28,6 +33,9 @@ _ERRORS: Mapping[str, type[MediaError]] = {
 _CLOSED = "the server is shutting down; send the file to another one, or try again later"
 _GRACE_S = 0.2  # a cancelled decode may continue this long, which is less than a process takes to start
 _START_S = 60.0
+_LIGHT_S = 1.5  # CPU time, in seconds, after which a file is heavy whatever its header declares
+_CHECK_S = 0.75
+_HEAVY_NICENESS = 10
 _MAX_HEADER = 64 * 2**10  # bytes of JSON in a response
 _MAX_MESSAGE = 2000  # characters
 # Environment variables of the processes, without keys and tokens.
@@ -41,7 +49,7 @@ class DecodePool:
         self,
         count: int,
         module: str = "roadwork_serve.media.decode_worker",
-        timed: Callable[[float, bool], None] = lambda decode_s, completed: None,
+        timed: Timed = lambda decode_s, completed, heavy: None,
     ) -> None:
         """Start the processes.
 
@@ -49,10 +57,13 @@ class DecodePool:
             count: Number of processes.
             module: Module that a process runs.
             timed: Called with the decoding time of each file in seconds, measured in the process, so that a busy event
-                loop does not count; and False if it was aborted and would have taken longer.
+                loop does not count; False if it was aborted and would have taken longer; and True if it is heavy.
         """
         self._slots = asyncio.Semaphore(count)
-        self._workers = [_Worker(module, timed) for _ in range(count)]
+        self._lane = HeavyLane(heavy_places(count))
+        #: Protections that the decoding processes run without, because the kernel or platform lacks them.
+        self.lacks: tuple[str, ...] = ()
+        self._workers = [_Worker(module, timed, self._started) for _ in range(count)]
         self._idle = list(self._workers)
         self._decoding: set[asyncio.Task[Any]] = set()
 
@@ -60,6 +71,11 @@ class DecodePool:
     def idle(self) -> int:
         """Number of idle processes."""
         return len(self._idle)
+
+    @property
+    def heavy(self) -> int:
+        """Number of files in the heavy lane."""
+        return self._lane.count
 
     @property
     def pids(self) -> list[int]:
@@ -75,41 +91,90 @@ class DecodePool:
         await asyncio.gather(*(worker.started() for worker in self._workers))
 
     async def read(self, data: bytes, limits: MediaLimits) -> Photo | Clip:
-        """Decode a file in the next idle process; see `media.read`.
+        """Decode a file in the next idle process; see `media.read`. Heavy files leave one process to all others.
 
         Raises:
             MediaError: See `media.read`. BrokenMedia also if the file crashes its process, and MediaTooLarge also if it
                 takes longer than max_decode_s.
             NotReady: The pool is closed.
         """
-        return await self._run("read", data, limits, partial(_parse, mime=checked(data, limits), limits=limits))
+        mime = checked(data, limits)
+        return await self._run("read", data, mime, limits, partial(_parse, mime=mime, limits=limits))
 
     async def page(self, data: bytes, limits: MediaLimits) -> bytes:
         """Make the page of a photo in the next idle process; see `media.page`. Raises the errors of `read`."""
-        checked(data, limits)
-        return await self._run("page", data, limits, _parse_page)
+        return await self._run("page", data, checked(data, limits), limits, _parse_page)
 
-    async def _run(self, task: Task, data: bytes, limits: MediaLimits, parse: Callable[[Any, bytearray], T]) -> T:
-        await self._slots.acquire()
-        worker = self._idle.pop()
-        work = asyncio.create_task(worker.run(task, data, limits, parse), name="decode")
-        self._decoding.add(work)
+    async def _run(self, task: Task, data: bytes, mime: str, limits: MediaLimits, parse: Parse[T]) -> T:
+        cost = decode_cost(data, mime, limits)
+        job = _Job(cost.memory_mib, largest_mib(limits), cost.heavy)
+        work = partial(_Worker.run, task=task, data=data, limits=limits, parse=parse, job=job)
+        if not job.heavy:
+            try:
+                return await self._run_next(work, job)
+            except _TooHeavy:
+                job.stopped = False
+        await self._lane.enter(job.memory_mib, job.most_mib)
+        job.in_lane = True
+        return await self._run_next(work, job)
 
-        def done(work: asyncio.Task[T]) -> None:
-            self._decoding.remove(work)
+    async def _run_next(self, work: Callable[["_Worker"], Coroutine[Any, Any, T]], job: "_Job") -> T:
+        """Do the work in the next idle process. Raise _TooHeavy if a file proves heavy while the lane is full."""
+        try:
+            await self._slots.acquire()
+        except asyncio.CancelledError:
+            self._leave_lane(job)
+            raise
+        # A process cannot get its priority back, so heavy files keep to those that gave it up.
+        worker = next((each for each in reversed(self._idle) if each.yields == job.heavy), self._idle[-1])
+        self._idle.remove(worker)
+        task = asyncio.create_task(work(worker), name="decode")
+        self._decoding.add(task)
+        if not job.heavy:
+            self._check_later(task, worker, job)
+
+        def done(task: asyncio.Task[T]) -> None:
+            if job.check:
+                job.check.cancel()
+            self._decoding.remove(task)
             self._idle.append(worker)
             self._slots.release()
-            if not work.cancelled():
-                work.exception()  # mark as retrieved, also if the caller has been cancelled
+            self._leave_lane(job)
+            if not task.cancelled():
+                task.exception()  # mark as retrieved, also if the caller has been cancelled
 
-        work.add_done_callback(done)
+        task.add_done_callback(done)
         try:
-            return await asyncio.shield(work)
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if work.cancelled() and not _is_cancelled():
-                raise NotReady(_CLOSED) from None
-            asyncio.get_running_loop().call_later(_GRACE_S, work.cancel)
+            if task.cancelled() and not _is_cancelled():
+                raise (_TooHeavy() if job.stopped else NotReady(_CLOSED)) from None
+            asyncio.get_running_loop().call_later(_GRACE_S, task.cancel)
             raise
+
+    def _check_later(self, task: asyncio.Task[Any], worker: "_Worker", job: "_Job") -> None:
+        job.check = asyncio.get_running_loop().call_later(_CHECK_S, self._check, task, worker, job)
+
+    def _check(self, task: asyncio.Task[Any], worker: "_Worker", job: "_Job") -> None:
+        """Move a file that takes long into the heavy lane. If that is full, stop it: it starts anew in its turn."""
+        if worker.busy_s() < _LIGHT_S:
+            self._check_later(task, worker, job)
+            return
+        job.heavy = True
+        job.in_lane = self._lane.try_enter(job.memory_mib, job.most_mib)
+        if not job.in_lane:
+            job.stopped = True
+            task.cancel()
+
+    def _leave_lane(self, job: "_Job") -> None:
+        if job.in_lane:
+            job.in_lane = False
+            self._lane.leave(job.memory_mib)
+
+    def _started(self, lacks: Sequence[str]) -> None:
+        if lacks and not self.lacks:
+            self.lacks = tuple(lacks)
+            _LOG.warning("Decoding processes run without %s: the kernel or platform lacks it.", " and ".join(lacks))
 
     async def aclose(self) -> None:
         """Kill the processes."""
@@ -121,15 +186,37 @@ class DecodePool:
         await asyncio.gather(*(worker.aclose() for worker in self._workers))
 
 
+class _TooHeavy(Exception):
+    """A file was taken for light and is not, and the heavy lane is full."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A file that is decoded or waits for it."""
+
+    memory_mib: int
+    #: Memory of all files in the heavy lane.
+    most_mib: int
+    heavy: bool
+    in_lane: bool = False
+    #: True if it was stopped because it is heavy and the lane is full.
+    stopped: bool = False
+    #: The next check whether it is heavy.
+    check: asyncio.TimerHandle | None = None
+
+
 class _Worker:
     """A decoding process, which is replaced when it has ended."""
 
-    def __init__(self, module: str, timed: Callable[[float, bool], None]) -> None:
+    def __init__(self, module: str, timed: Timed, started: Callable[[Sequence[str]], None]) -> None:
         self.process: subprocess.Popen[bytes] | None = None
-        self._timed = timed
+        #: True if the process has a lower CPU priority, since its first heavy file.
+        self.yields = False
+        self._timed, self._started = timed, started
         self._socket: socket.socket | None = None
         self._module = module
         self._closed = False
+        self._began_s: float | None = None  # CPU time of the process when it got its file
         self._starting = asyncio.create_task(self._start(), name="decode worker")
 
     async def started(self) -> socket.socket:
@@ -148,16 +235,20 @@ class _Worker:
             self._replace()
         raise RoadworkError("the decoding process does not start; see the server's log")
 
-    async def run(self, task: Task, data: bytes, limits: MediaLimits, parse: Callable[[Any, bytearray], T]) -> T:
+    async def run(self, *, task: Task, data: bytes, limits: MediaLimits, parse: Parse[T], job: _Job) -> T:
         """Run a task on a file, and return its parsed result. Raises the errors of `DecodePool.read`."""
         worker = await self.started()
+        if job.heavy:
+            self._yield()
         began, completed = time.monotonic(), False
+        self._began_s = self._cpu_s()
         try:
             async with asyncio.timeout(limits.max_decode_s):
-                await _send(worker, {"task": task, "limits": limits.model_dump()}, data)
+                memory = {"memory_mib": job.memory_mib, "most_mib": job.most_mib}
+                await _send(worker, {"task": task, "limits": limits.model_dump()} | memory, data)
                 header, body = await _receive(worker, _max_bytes(limits))
             result = _error(header) or parse(header, body)
-            self._timed(_decode_s(header, limits), True)
+            self._timed(_decode_s(header, limits), True, job.heavy)
             completed = True
         except TimeoutError:
             raise MediaTooLarge(
@@ -167,12 +258,32 @@ class _Worker:
             _LOG.warning("A decoding process failed on a file of %d bytes: %r", len(data), error)
             raise BrokenMedia("the file crashes the decoder; export it again, or send another") from None
         finally:
+            self._began_s = None
             if not completed:
-                self._timed(time.monotonic() - began, False)
+                self._timed(time.monotonic() - began, False, job.heavy)
                 self._replace()
         if isinstance(result, MediaError):
             raise result
         return result
+
+    def _yield(self) -> None:
+        """Lower the CPU priority of the process, to that of the stages."""
+        if self.process and not self.yields:
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, _HEAVY_NICENESS)
+            self.yields = True
+
+    def busy_s(self) -> float:
+        """Return the CPU time that the current file has taken so far, in seconds; 0 if there is none."""
+        return 0.0 if self._began_s is None else self._cpu_s() - self._began_s
+
+    def _cpu_s(self) -> float:
+        """Return the CPU time of the process in seconds; time that passed where the system does not tell."""
+        if sys.platform != "linux" or self.process is None:
+            return time.monotonic()
+        try:
+            return time.clock_gettime(~self.process.pid << 3 | 2)  # CPUCLOCK_SCHED of linux/posix-timers.h
+        except OSError:  # it has ended
+            return 0.0
 
     def close(self) -> None:
         """Do not start further processes."""
@@ -197,11 +308,13 @@ class _Worker:
         ours.setblocking(False)
         try:
             with theirs:
-                self.process = _spawn(self._module, theirs)
+                self.process, self.yields = _spawn(self._module, theirs), False
             async with asyncio.timeout(_START_S):
-                if (await _receive(ours, 0))[0] != READY:
+                ready = (await _receive(ours, 0))[0]
+                if ready["kind"] != READY["kind"]:
                     raise ValueError("it does not report ready")
-        except (OSError, EOFError, ValueError) as error:
+                self._started(ready["lacks"])
+        except (OSError, EOFError, ValueError, KeyError) as error:
             _LOG.error("A decoding process does not start: %r", error)
             ours.close()
             return
@@ -232,7 +345,11 @@ def _spawn(module: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
         stdin=theirs.fileno(),
         stdout=subprocess.DEVNULL,
         env={name: os.environ[name] for name in _INHERITED if name in os.environ}
-        | {"PYTHONPATH": os.pathsep.join(each or os.getcwd() for each in sys.path), "PYTHONWARNINGS": "ignore"},
+        | {
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(each or os.getcwd() for each in sys.path),
+            "PYTHONWARNINGS": "ignore",
+        },
     )
 
 

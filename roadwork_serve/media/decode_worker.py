@@ -2,7 +2,8 @@
 
 It receives a file, its limits and the task over the socket at its standard input, and sends back the result. A message
 is the lengths of its two parts, then JSON and bytes. Nothing is pickled, so that an attacker who took over this process
-could send wrong data but run no code in the parent. It ends when the parent closes the socket.
+could send wrong data but run no code in the parent. It is confined before the first file: see `confinement`. It ends
+when the parent closes the socket.
 
 Like all of `roadwork_serve.media` it imports neither pydantic nor asyncio, to start faster and take less memory.
 """
@@ -17,10 +18,15 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+# Pillow and PyAV import these when a file needs them, which a confined process cannot.
+import av.subtitles.codeccontext
+import av.subtitles.stream  # noqa: F401
 import numpy as np
+from PIL import Image, ImageColor, TiffImagePlugin  # noqa: F401
 
 from roadwork_serve.errors import MediaError
 from roadwork_serve.media import Clip, Photo, page, read
+from roadwork_serve.media.confinement import confine
 
 if TYPE_CHECKING:
     from roadwork_serve.profiles.profile import MediaLimits
@@ -28,23 +34,19 @@ if TYPE_CHECKING:
 LENGTHS = struct.Struct(">II")  # of the JSON and of the bytes
 READY: dict[str, Any] = {"kind": "ready"}
 Task = Literal["read", "page"]
-# Memory for a file at its limits. Measured with 8 bits per channel: WebP takes 20 bytes per pixel, H.264 with 16
-# reference frames 40.
-_BYTES_PER_PIXEL = 48
-_COPIES = 4
-_BASE_BYTES = 512 * 2**20  # libraries take 110 MiB, threads and their stacks some more
+_BASE_MIB = 256  # libraries take 110 MiB; the rest is a reserve
 
 
 def main() -> None:
     """Decode files until the parent closes the socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the socket
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    Image.preinit()
     with socket.socket(fileno=0) as parent:
         try:
-            _send(parent, READY, b"")
+            _send(parent, READY | {"lacks": confine()}, b"")
             while (message := _receive(parent)) is not None:
                 limits = cast("MediaLimits", SimpleNamespace(**message[0]["limits"]))
+                _limit_memory(message[0]["memory_mib"], message[0]["most_mib"])
                 began = time.monotonic()
                 header, body = _decode(message[1], limits, message[0]["task"])
                 _send(parent, header | {"took_s": time.monotonic() - began}, body)
@@ -53,8 +55,7 @@ def main() -> None:
 
 
 def _decode(data: bytes, limits: "MediaLimits", task: Task) -> tuple[dict[str, Any], bytes]:
-    """Return the result of a task, or its error, as a message. Memory and time are limited."""
-    _limit_memory(_BASE_BYTES + _COPIES * limits.max_bytes + _BYTES_PER_PIXEL * limits.max_pixels)
+    """Return the result of a task, or its error, as a message. Time is limited."""
     signal.alarm(math.ceil(limits.max_decode_s) + 1)  # the parent kills this process earlier, if it is alive
     try:
         if task == "page":
@@ -76,10 +77,15 @@ def _decode(data: bytes, limits: "MediaLimits", task: Task) -> tuple[dict[str, A
             return header, b"".join([*media.images, np.ascontiguousarray(media.thumbs).data])
 
 
-def _limit_memory(most: int) -> None:
-    """Limit the memory of this process in bytes. Linux counts all of it, other systems only a part."""
+def _limit_memory(needs_mib: int, most_mib: int) -> None:
+    """Limit the memory of this process to what a file needs, and for good to what the most expensive file needs.
+
+    Linux counts all of it, other systems only a part.
+    """
+    needs, most = ((_BASE_MIB + each) * 2**20 for each in (needs_mib, most_mib))
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (min(needs, most), most))
 
 
 def _send(parent: socket.socket, header: dict[str, Any], body: bytes) -> None:

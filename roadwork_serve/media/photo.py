@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
-from roadwork_serve.media.header_limits import check_jpeg, check_png
+from roadwork_serve.media.header import webp_size
+from roadwork_serve.media.header_limits import check_jpeg, check_png, check_shape, check_work
 from roadwork_serve.media.sniff import sniff
 
 if TYPE_CHECKING:
     from roadwork_serve.profiles.profile import MediaLimits
 
-_MAX_SCANS = 100  # of a progressive JPEG; cameras write about 10, and each is a pass over the whole image
 _PAGE_QUALITY = 90
 _BROKEN = "the photo is damaged or truncated; send the whole file"
 _OUT_OF_MEMORY = "decoding the photo takes too much memory; send it at a smaller size"
@@ -151,11 +151,10 @@ def _errors() -> Iterator[None]:
 def _open_checked(data: bytes, mime: str, limits: "MediaLimits") -> ImageFile.ImageFile:
     """Parse the header and check it against the limits, before any pixel is decoded."""
     if mime == "image/webp":
-        _check_pixels(_webp_size(data), limits)  # Pillow allocates the canvas when it opens the file
+        check_shape(webp_size(data), limits)  # Pillow allocates the canvas when it opens the file
     image = _open(data, mime)
-    _check_pixels(image.size, limits)
-    if "progressive" in image.info and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
-        raise MediaTooLarge(f"the JPEG has {scans:,} scans; at most {_MAX_SCANS} are accepted")
+    check_shape(image.size, limits)
+    check_work(data, mime, limits)
     return image
 
 
@@ -220,23 +219,3 @@ def _orientation(image: Image.Image) -> int:
     except struct.error:
         pass
     return 1
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Return width and height from a WebP header (RFC 9649, sections 2.5 to 2.7)."""
-    chunk = data[12:16]
-    if chunk == b"VP8X":
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-    if chunk == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
-
-
-def _check_pixels(size: tuple[int, int], limits: "MediaLimits") -> None:
-    width, height = size
-    if width * height > limits.max_pixels:
-        raise MediaTooLarge(
-            f"the photo has {width:,} x {height:,} = {width * height:,} pixels; "
-            f"at most {limits.max_pixels:,} are accepted (max_pixels)"
-        )

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -48,6 +49,10 @@ class FeatureSettings(_Settings):
     second_head: str | None = Field(
         default=None,
         description="Folder of a candidate head. Its prediction is recorded in each verdict and has no effect on it.",
+    )
+    policy_heads: str | None = Field(
+        default=None,
+        description="Folder of the heads that policies may name. By default `heads` in the state folder.",
     )
     compile: bool | None = Field(
         default=None, description="Compile the model with torch.compile. By default only on a GPU."
@@ -271,6 +276,9 @@ class MediaLimits(_Settings):
     max_pixels: int = Field(
         default=50_000_000, gt=0, description="Largest photo, or largest frame of a clip, in pixels."
     )
+    max_aspect: float = Field(
+        default=50.0, ge=1, description="Largest ratio of the longer side of a photo or clip to the shorter one."
+    )
     max_seconds: float = Field(default=120.0, gt=0, description="Longest clip in seconds.")
     max_clip_frames: int = Field(default=7200, gt=0, description="Largest number of frames a clip may declare or hold.")
     max_decode_s: float = Field(
@@ -444,6 +452,15 @@ class Profile(_Settings):
     def engine_of(self, stage: StageName) -> EngineSpec:
         """Return the engine that a stage uses."""
         return self.engines[self.stages[stage].engine]
+
+    def with_policy_heads(self, folder: Path) -> "Profile":
+        """Return the profile with this folder of the heads that policies may name."""
+        name = self.stages["backbone"].engine
+        engine = self.engines[name]
+        features = engine.features.model_copy(update={"policy_heads": str(folder)})
+        return self.model_copy(
+            update={"engines": {**self.engines, name: engine.model_copy(update={"features": features})}}
+        )
 
     def users(self) -> dict[str, dict[StageName, StageSpec]]:
         """Return the stages by the engine they use. Engines that no stage uses are left out and never started."""

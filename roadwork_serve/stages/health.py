@@ -14,11 +14,14 @@ from PIL import Image
 
 from roadwork_serve.cascade.gpu_time_slicing import TimeSlicedStage
 from roadwork_serve.cascade.prediction import Item, Stage, StagePrediction
-from roadwork_serve.errors import ModelError
+from roadwork_serve.errors import ModelError, StageFailed
 from roadwork_serve.profiles.profile import StageName
 
 PROBE_AFTER_S = 20.0  # an idle stage is probed this long after its last good answer
 STUCK_TIMEOUTS = 3  # a call that takes this many times the stage's timeout is considered stuck
+_SILENT_TIMEOUTS = 1.5  # so is a stage that has calls and answers none of them for this long
+_STALLED_S, _STALLED_CALLS = 5.0, 4  # a stage stalls without an answer for this long, and for that many slow calls
+_IDLE_S = 2.0  # calls with a longer break between them are not one series
 _SIDE, _FRAMES = (320, 240), 4
 _LOG = logging.getLogger("ray.serve.roadwork.health")
 
@@ -32,11 +35,23 @@ class _StageHealth:
     good_s: float
     #: Start times of the calls in flight.
     calls: dict[object, float] = field(default_factory=dict)
+    #: End of the last call.
+    ended_s: float = -math.inf
+    #: Duration of the slowest call that was answered; None before the first.
+    slowest_s: float | None = None
+    #: Time since which there have been calls and none was answered; None after an answer.
+    silent_since_s: float | None = None
+    #: True if it has been silent for too long, until it answers.
+    stalled: bool = False
     probe: asyncio.Task[None] | None = None
     #: Start time of the probe.
     probe_s: float = 0.0
     #: Failure of the last probe; None after a good answer.
     failure: str | None = None
+
+    def silent_s(self, now_s: float) -> float:
+        """Return for how long the stage has had calls and has answered none."""
+        return 0.0 if self.silent_since_s is None else now_s - self.silent_since_s
 
 
 class HealthMonitor:
@@ -66,12 +81,46 @@ class HealthMonitor:
         for health in self._health.values():
             if health.probe:
                 health.probe.cancel()
-        health, token = self._health[name], object()
-        health.calls[token] = self._clock()
+        health, token, began = self._health[name], object(), self._clock()
+        if health.silent_since_s is None or not (health.calls or health.stalled or began - health.ended_s < _IDLE_S):
+            health.silent_since_s = began
+        health.calls[token] = began
+        answered = True
         try:
             yield
+        except asyncio.CancelledError:
+            answered = False
+            raise
         finally:
             del health.calls[token]
+            health.ended_s = self._clock()
+            if answered:
+                health.slowest_s = max(health.slowest_s or 0.0, health.ended_s - began)
+                self._answered(health, health.ended_s)
+
+    def check_stalled(self, name: StageName) -> None:
+        """Raise StageFailed if the stage has answered no call for far longer than its slowest calls took.
+
+        Calls whose callers have given up count. Unlike a failed `check` it does not replace the process, since the
+        stage may continue: a probe then finds out.
+        """
+        health, now = self._health[name], self._clock()
+        usual_s = health.timeout_s
+        if health.slowest_s is not None and not isinstance(self._stages[name], TimeSlicedStage):
+            usual_s = min(usual_s, max(_STALLED_S, _STALLED_CALLS * health.slowest_s))
+        silent_s = health.silent_s(now)
+        if silent_s <= usual_s:
+            return
+        health.stalled = health.stalled or bool(health.calls)
+        if not health.calls and not health.probe:
+            self._start_probe(name, now)
+        if health.stalled:
+            raise StageFailed(f"{name} has calls and has answered none for {silent_s:.0f} s")
+
+    @staticmethod
+    def _answered(health: _StageHealth, now_s: float) -> None:
+        health.silent_since_s = now_s if health.calls else None
+        health.stalled = False
 
     def validate(self, name: StageName, predictions: Sequence[StagePrediction]) -> list[StagePrediction]:
         """Return the predictions, and record that the stage works if there are any.
@@ -88,13 +137,15 @@ class HealthMonitor:
         if predictions:
             health = self._health[name]
             health.good_s, health.failure = self._clock(), None
+            self._answered(health, health.good_s)
         return list(predictions)
 
     async def check(self) -> None:
         """Check all stages, and start the probes that are due without waiting for them.
 
         Raises:
-            RuntimeError: A call is stuck, or the last probe of a stage failed or takes too long.
+            RuntimeError: A call is stuck, a stage answers none of its calls, or the last probe of a stage failed or
+                takes too long.
             Exception: Any error of `Stage.check`.
         """
         now = self._clock()
@@ -102,6 +153,9 @@ class HealthMonitor:
             for began in health.calls.values():
                 if now - began > STUCK_TIMEOUTS * health.timeout_s:
                     raise RuntimeError(f"a call to {name} has not ended for {now - began:.0f} s")
+            silent_s = health.silent_s(now) if health.calls or health.stalled else 0.0
+            if silent_s > _SILENT_TIMEOUTS * health.timeout_s:
+                raise RuntimeError(f"{name} has calls and has answered none for {silent_s:.0f} s")
             if health.probe and now - health.probe_s > health.timeout_s:
                 raise RuntimeError(f"a health probe of {name} has not ended for {now - health.probe_s:.0f} s")
         for stage in self._stages.values():

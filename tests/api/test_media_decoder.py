@@ -34,7 +34,7 @@ async def test_a_file_is_decoded_by_its_deadline(reading: MediaDecoder):
 class Slow:
     """A pool of two processes that take 0.2 s per file; stopping a read costs its process."""
 
-    def __init__(self, count: int, timed: Callable[[float, bool], None]) -> None:
+    def __init__(self, count: int, timed: Callable[[float, bool, bool], None]) -> None:
         self.stopped = 0
         self.timed = timed
 
@@ -44,7 +44,7 @@ class Slow:
         except asyncio.CancelledError:
             self.stopped += 1
             raise
-        self.timed(0.2, True)
+        self.timed(0.2, True, False)
         return data
 
     async def aclose(self) -> None: ...

@@ -10,6 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from roadwork_serve.cli.main import app
+from roadwork_serve.engines.features import Head
+from roadwork_serve.engines.head_files import heads_folder, read_head_files
 from roadwork_serve.journal.record import DeferredResult
 from roadwork_serve.journal.store import Store
 from tests.test_retraining import COLD, traffic
@@ -52,6 +54,19 @@ def test_a_better_policy_is_activated_and_the_audit_continues(
     (folder,) = (tmp_path / "out").iterdir()
     assert yaml.safe_load((folder / "policy.yaml").read_text())["version"] == put["policy"]["version"] == folder.name
     assert put["policy"]["photo"][0]["head"] == str(folder / "head")
+
+
+def test_heads_are_written_where_the_server_looks_for_them(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROADWORK_STATE", str(tmp_path / "state"))
+    (tmp_path / "cold.yaml").write_text(yaml.safe_dump(COLD.to_mapping()))
+    words = ["retrain", "--journal", url, "--policy", str(tmp_path / "cold.yaml"), "--risk-limit", "0.05"]
+    result = CliRunner().invoke(app, [*words, "--margin", "0.08"])
+    assert result.exit_code == 0, result.output
+    (folder,) = (tmp_path / "state/heads").iterdir()
+    head = yaml.safe_load((folder / "policy.yaml").read_text())["photo"][0]["head"]
+    assert Head.parse(read_head_files(heads_folder(None), head), head).settings.outputs
 
 
 def test_a_policy_that_is_not_better_is_not_activated(url: str, tmp_path: Path) -> None:

@@ -49,11 +49,13 @@ class FakeMethod:
 class FakeHandle:
     """A stage that predicts road work for everything, unless it is set to fail, to hang or to drop calls.
 
-    error: raised by every call. hangs: no call ends by itself. seen: the items received, with the time left.
+    error: raised by every call. probe_error: raised by probes only. hangs: no call ends by itself. seen: the items
+    received, with the time left.
     """
 
     def __init__(self, sees: str = "thumbs") -> None:
         self.error: BaseException | None = None
+        self.probe_error: BaseException | None = None
         self.hangs = False
         self.seen: list[tuple[Item, float]] = []
         self.probes = 0
@@ -87,5 +89,7 @@ class FakeHandle:
 
     async def _describe(self, name: StageName) -> str:
         self.probes += 1
+        if self.probe_error:
+            raise self.probe_error
         await self._answer()
         return self._sees

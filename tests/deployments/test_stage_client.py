@@ -138,6 +138,22 @@ async def test_a_silent_death_is_found_by_a_probe_and_fails_the_calls_in_flight(
     await until(lambda: client.up)
 
 
+async def test_a_stage_that_reports_to_answer_nothing_is_down(handle: FakeHandle):
+    client = RayStageClient("vlm", handle, timeout_s=5, probe_s=0.02)  # type: ignore[arg-type]
+    await client.warm()
+    handle.probe_error = RayTaskError("describe", "", StageFailed("vlm has calls and has answered none for 6 s"))
+    await until(lambda: not client.up)
+    for _ in range(5):
+        probes = handle.probes
+        await until(lambda probes=probes: handle.probes > probes)
+        assert not client.up
+    with pytest.raises(StageFailed, match="vlm is down"):
+        await client.predict([item(left_s=0.0)])
+    handle.probe_error = None
+    await until(lambda: client.up)
+    await client.aclose()
+
+
 async def test_a_slow_probe_blocks_new_calls_and_keeps_those_in_flight(handle: FakeHandle):
     client = RayStageClient("vlm", handle, timeout_s=5, probe_s=0.2)  # type: ignore[arg-type]
     await client.warm()

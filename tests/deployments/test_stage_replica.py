@@ -110,6 +110,30 @@ async def test_a_stuck_model_fails_its_health_check(
     await replica.check_health()
 
 
+async def test_a_model_that_hangs_is_down_though_its_process_answers(
+    replica: StageReplica, stage: FakeStage, monkeypatch: pytest.MonkeyPatch
+):
+    """All callers give up before the stage's timeout, so that no call is ever reported as failed."""
+    stage.go.clear()
+    calls = [asyncio.create_task(replica.predict("vlm", [item()], [1.0])) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    for call in calls:
+        call.cancel()
+    await asyncio.sleep(0.05)
+    assert await replica.describe("vlm") == "images"
+    monkeypatch.setattr(replica._health, "_clock", lambda: time.monotonic() + 1.2)
+    with pytest.raises(StageFailed, match="vlm has calls and has answered none for 1 s"):
+        await replica.describe("vlm")
+    monkeypatch.setattr(replica._health, "_clock", lambda: time.monotonic() + 2)
+    with pytest.raises(RuntimeError, match="answered none for 2 s"):
+        await replica.check_health()
+    monkeypatch.undo()
+    stage.go.set()
+    await asyncio.wait(calls)
+    assert (await replica.predict("vlm", [item()], [1.0]))[0].logit == 1.0
+    assert await replica.describe("vlm") == "images"
+
+
 async def test_errors_of_the_model_are_sent_as_text(replica: StageReplica, stage: FakeStage):
     stage.error = type("ExoticError", (Exception,), {})("out of luck")
     with pytest.raises(StageFailed, match=r"^ExoticError; see its log$") as raised:

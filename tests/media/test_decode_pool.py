@@ -106,7 +106,7 @@ def test_a_forged_page_is_rejected(answer: tuple[dict[str, str], bytes]) -> None
 async def test_decoding_time_is_measured_in_the_decoding_process(tmp_path: Path) -> None:
     """A busy event loop does not count. An abandoned file is reported as such."""
     timings: list[tuple[float, bool]] = []
-    opened = DecodePool(1, "tests.weak_reader", timed=lambda took_s, whole: timings.append((took_s, whole)))
+    opened = DecodePool(1, "tests.weak_reader", timed=lambda took_s, whole, heavy: timings.append((took_s, whole)))
     try:
         await opened.ready()
         reading = asyncio.create_task(opened.read(GOOD, LIMITS))

@@ -153,7 +153,7 @@ class TestPhotos:
         data = corpus.encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
         assert read_photo(data).thumb[100, 100].tolist() == [0, 200, 0]
 
-    @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (15, 3000)])
+    @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (60, 3000)])
     def test_reads_odd_shapes(self, size: tuple[int, int]) -> None:
         photo = read_photo(corpus.encoded(corpus.picture(*size)))
         assert (photo.width, photo.height) == size and photo.thumb.shape == (224, 224, 3)
@@ -230,6 +230,43 @@ class TestLimits:
         monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
         with pytest.raises(MediaTooLarge, match=r"300 x 200 = 60,000 pixels; at most 59,999 .*max_pixels"):
             read(data, MediaLimits(max_pixels=59_999))
+
+    @pytest.mark.parametrize("kind", STILLS)
+    @pytest.mark.parametrize("size", [(10, 501), (501, 10)])
+    def test_long_strips_are_rejected_before_decoding(
+        self, kind: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = corpus.encoded(corpus.picture(*size), kind)
+        assert read_photo(data, MediaLimits(max_aspect=50.1)).width == size[0]
+        monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
+        with pytest.raises(MediaTooLarge, match=r"at most 50 times the shorter one \(max_aspect\)"):
+            read(data, LIMITS)
+
+    def test_clips_of_long_strips_are_rejected(self) -> None:
+        with pytest.raises(MediaTooLarge, match=r"the clip has 1,024 x 16 pixels; .*max_aspect"):
+            read(corpus.clip(size=(1024, 16)), LIMITS)
+
+    def test_scans_of_a_jpeg_are_limited_by_its_pixels(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = corpus.jpeg_of_scans(30, corpus.picture(400, 250))  # of 100,000 pixels
+        assert read_photo(data, MediaLimits(max_pixels=400_000)).width == 400
+        monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
+        with pytest.raises(MediaTooLarge, match="more than 24 scans of 100,000 pixels"):
+            read(data, MediaLimits(max_pixels=200_000))
+
+    def test_bytes_behind_a_jpeg_or_in_its_metadata_are_no_scans(self) -> None:
+        scans = b"\xff\xda\0\x08" * 500
+        assert read_photo(corpus.jpeg_with(0xE5, scans) + scans, MediaLimits(max_pixels=4_000)).width == 64
+
+    @pytest.mark.parametrize(("depth", "colour", "fits"), [(8, 6, True), (16, 0, True), (16, 2, False), (16, 6, False)])
+    def test_bytes_of_the_pixels_of_a_png(self, depth: int, colour: int, fits: bool) -> None:
+        channels = {0: 1, 2: 3, 6: 4}[colour]
+        data = corpus.raw_png(100, 100, depth, colour, [bytes(100 * channels * depth // 8)] * 100)
+        limits = MediaLimits(max_pixels=10_000)
+        if fits:
+            assert read_photo(data, limits).width == 100
+        else:
+            with pytest.raises(MediaTooLarge, match="at most 40,000 are accepted; export it with 8 bits per channel"):
+                read(data, limits)
 
     def test_bytes(self) -> None:
         data = corpus.encoded(corpus.picture())

@@ -138,7 +138,7 @@ def small(items: int) -> list[Item]:
 def test_items_of_one_batch_may_use_different_heads(tmp_path: Path) -> None:
     model = tiny_dino(tmp_path / "model")
     one, two = headed(tmp_path / "one", 1), headed(tmp_path / "two", 2, recipe="cls+mean", outputs=("roadwork",))
-    stage = backbone(Path(model), side=32)
+    stage = backbone(Path(model), side=32, policy_heads=str(tmp_path))
     items = [replace(item, head=head) for item, head in zip(small(4), (one, two, None, one), strict=True)]
     alone = [backbone(Path(model), side=32, **({"head": head} if head else {})) for head in (one, two, None, one)]
     together = stage.predict(items)
@@ -150,9 +150,9 @@ def test_items_of_one_batch_may_use_different_heads(tmp_path: Path) -> None:
 
 
 def test_a_policy_may_provide_the_first_head(tmp_path: Path) -> None:
-    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32)
+    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32, policy_heads=str(tmp_path))
     (tmp_path / "model" / "head.json").unlink()
-    bare = backbone(tmp_path / "model", side=32)
+    bare = backbone(tmp_path / "model", side=32, policy_heads=str(tmp_path))
     head = headed(tmp_path / "one", 1)
     items = [replace(small(1)[0], head=head), small(1)[0]]
     assert [prediction.logit is None for prediction in bare.predict(items)] == [False, True]
@@ -162,7 +162,7 @@ def test_a_policy_may_provide_the_first_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (None, "cannot be read"),
+        (None, "there is no head gone below"),
         ({"width": 12}, "features of width 12"),
         ({"outputs": ("words",)}, "has no output roadwork"),
         ({"backbone": "0" * 64}, "was trained on another backbone"),
@@ -171,7 +171,7 @@ def test_a_policy_may_provide_the_first_head(tmp_path: Path) -> None:
 def test_an_incompatible_head_is_an_error_when_requested(
     tmp_path: Path, settings: dict[str, object] | None, message: str
 ) -> None:
-    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32)
+    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32, policy_heads=str(tmp_path))
     head = str(tmp_path / "gone") if settings is None else headed(tmp_path / "bad", 1, **settings)
     with pytest.raises(ModelError, match=message):
         stage.predict([replace(small(1)[0], head=head)])
@@ -192,9 +192,9 @@ def test_features_are_returned_if_kept_with_or_without_a_head(tmp_path: Path) ->
 
 
 def test_a_head_gives_the_same_logit_on_stored_features(tmp_path: Path) -> None:
-    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32, keep_features=True)
+    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32, keep_features=True, policy_heads=str(tmp_path))
     head = headed(tmp_path / "one", 1)
-    prediction = stage.predict([replace(small(2)[1], head=head)])[0]
+    prediction = stage.predict([replace(small(2)[1], head="one")])[0]
     assert prediction.features is not None
     with torch.inference_mode():
         again = Head.load(Path(head)).eval()(torch.from_numpy(prediction.features.astype(np.float32)))

@@ -9,7 +9,7 @@ import pytest
 
 from roadwork_serve.cascade.gpu_time_slicing import GpuTimeSlicer, TimeSlicedStage
 from roadwork_serve.cascade.prediction import Item, Stage, StagePrediction
-from roadwork_serve.errors import ModelError
+from roadwork_serve.errors import ModelError, StageFailed
 from roadwork_serve.profiles.profile import STAGES, StageName
 from roadwork_serve.stages.health import PROBE_AFTER_S, STUCK_TIMEOUTS, HealthMonitor, synthetic_item
 from tests import untrained
@@ -99,9 +99,10 @@ async def test_a_stage_that_answers_calls_is_not_probed(checked: Checked) -> Non
 
 async def test_no_probe_runs_during_a_call(checked: Checked) -> None:
     checked.stage.go.clear()
+    checked.now += PROBE_AFTER_S
     call = asyncio.create_task(checked.call())
     await asyncio.sleep(0)
-    await checked.check(PROBE_AFTER_S + 1)
+    await checked.check()
     assert len(checked.stage.seen) == 1
     checked.stage.go.set()
     await call
@@ -173,16 +174,116 @@ async def test_a_slow_probe_fails_the_check_and_is_not_repeated(
     assert checked.stage.cancelled == 1
 
 
-async def test_a_call_that_hangs_fails_the_check(checked: Checked) -> None:
+async def test_a_call_that_hangs_fails_the_check_though_others_are_answered(checked: Checked) -> None:
     checked.stage.go.clear()
     call = asyncio.create_task(checked.call())
     await asyncio.sleep(0)
-    await checked.check(STUCK_TIMEOUTS * TIMEOUT_S - 1)
-    with pytest.raises(RuntimeError, match="a call to vlm has not ended for 25 s"):
+    for _ in range(STUCK_TIMEOUTS):
+        await checked.check(TIMEOUT_S - 0.1)
+        checked.health.validate("vlm", [StagePrediction(1.0, "judge")])
+    with pytest.raises(RuntimeError, match="a call to vlm has not ended for 26 s"):
         await checked.check()
     call.cancel()
     await asyncio.wait([call])
     await checked.check()
+
+
+async def test_a_stage_that_answers_nothing_fails_the_check_earlier(checked: Checked) -> None:
+    checked.stage.go.clear()
+    call = asyncio.create_task(checked.call())
+    await asyncio.sleep(0)
+    await checked.check(1.5 * TIMEOUT_S - 1)
+    with pytest.raises(RuntimeError, match="vlm has calls and has answered none for 13 s"):
+        await checked.check()
+    checked.stage.go.set()
+    await call
+    await checked.check()
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def give_up(checked: Checked) -> None:
+    """Make a call whose caller gives up after four seconds."""
+    call = asyncio.create_task(checked.call())
+    await settled()
+    checked.now += 4
+    checked.health.check_stalled("vlm")
+    call.cancel()
+    await asyncio.wait([call])
+
+
+async def test_a_stage_whose_callers_all_give_up_stalls_until_it_answers(checked: Checked) -> None:
+    await checked.call()
+    checked.stage.go.clear()
+    await give_up(checked)
+    call = asyncio.create_task(checked.call())
+    await settled()
+    checked.now += 2
+    for _ in range(2):
+        with pytest.raises(StageFailed, match="vlm has calls and has answered none for 6 s"):
+            checked.health.check_stalled("vlm")
+    call.cancel()
+    await asyncio.wait([call])
+    checked.now += 60
+    with pytest.raises(StageFailed, match="none for 66 s"):  # it starts a probe, which hangs
+        checked.health.check_stalled("vlm")
+    with pytest.raises(RuntimeError, match="none for 68 s"):
+        await checked.check()
+    checked.stage.go.set()
+    await settled()
+    checked.health.check_stalled("vlm")
+    await checked.check()
+
+
+async def test_a_stage_whose_callers_gave_up_long_ago_is_probed_and_stays_up(checked: Checked) -> None:
+    await checked.call()
+    checked.stage.go.clear()
+    await give_up(checked)
+    checked.stage.go.set()
+    checked.stage.seen.clear()
+    checked.now += 5
+    checked.health.check_stalled("vlm")
+    await settled()
+    assert len(checked.stage.seen) == 1
+    checked.now += 100
+    checked.health.check_stalled("vlm")
+    assert len(checked.stage.seen) == 1
+
+
+async def test_a_break_between_calls_is_no_stall(checked: Checked) -> None:
+    await checked.call()
+    checked.stage.go.clear()
+    await give_up(checked)
+    checked.now += 100  # nobody asked in the meantime
+    call = asyncio.create_task(checked.call())
+    await settled()
+    checked.health.check_stalled("vlm")
+    checked.stage.go.set()
+    await call
+
+
+async def test_slow_stages_stall_later(checked: Checked) -> None:
+    checked.stage.go.clear()
+    for lasted_s, silent_s in ((None, TIMEOUT_S), (0.1, 5.0), (1.5, 6.0), (30.0, TIMEOUT_S)):
+        if lasted_s is not None:
+            call = asyncio.create_task(checked.call())
+            await settled()
+            checked.now += lasted_s
+            checked.stage.go.set()
+            await call
+            checked.stage.go.clear()
+        call = asyncio.create_task(checked.call())
+        await settled()
+        checked.now += silent_s - 0.01
+        checked.health.check_stalled("vlm")
+        checked.now += 0.02
+        with pytest.raises(StageFailed):
+            checked.health.check_stalled("vlm")
+        call.cancel()
+        await asyncio.wait([call])
 
 
 async def test_a_dead_engine_fails_the_check(checked: Checked) -> None:
