@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.stage_client import first_line
 from roadwork_serve.errors import DeadlineExceeded, RoadworkError, StageFailed, StageLost
+from roadwork_serve.ray_address import cluster_address
 from roadwork_serve.schema import Verdict
 
 _LOG = logging.getLogger("roadwork.cascade_client")  # this process is not a Serve replica
@@ -31,7 +32,7 @@ class CascadeClient:
 
     Args:
         app: Name of the application.
-        cluster: The cluster; by default the one on this machine.
+        cluster: The cluster; by default the one of this user's server.
         watch_s: Interval of checks in seconds.
     """
 
@@ -100,7 +101,7 @@ class CascadeClient:
 
 
 class Cluster:
-    """Ray on this machine, and an application of its Serve. Every method blocks."""
+    """An application of Serve, in the Ray of this user's server or the one in RAY_ADDRESS. Every method blocks."""
 
     def __init__(self, app: str) -> None:
         self._app = app
@@ -116,7 +117,7 @@ class Cluster:
             if ray.is_initialized() and not self._reachable():
                 self.leave()
             if not ray.is_initialized():
-                ray.init(address="auto", namespace="serve", log_to_driver=False, configure_logging=False)
+                ray.init(address=cluster_address(), namespace="serve", log_to_driver=False, configure_logging=False)
             handle = serve.get_app_handle(self._app)
             self._controller = _controller()
             return handle
@@ -124,8 +125,8 @@ class Cluster:
             if not isinstance(error, RayServeException):
                 self.leave()
             raise StageLost(
-                f"there is no application {self._app} of Ray Serve on this machine "
-                f"({first_line(error).partition('. ')[0]}); start one with `make serve`, or name a server with --server"
+                f"there is no application {self._app} of Ray Serve ({first_line(error).partition('. ')[0]}); "
+                "start one with `make serve`, name its cluster in RAY_ADDRESS, or name a server with --server"
             ) from None
 
     def up(self) -> bool:

@@ -2,13 +2,17 @@
 
 import asyncio
 import os
+import tempfile
 import warnings
 
 import pytest
 
-from roadwork_serve.ray_environment import RAY
+from roadwork_serve.ray_environment import ray_environment
 
-os.environ.update(RAY, RAY_SERVE_LOG_TO_STDERR="0")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the folder of the process that started them
+    _STATE = tempfile.TemporaryDirectory(prefix="rw-")
+    os.environ["ROADWORK_STATE"] = os.environ["RAY_TMPDIR"] = _STATE.name
+os.environ.update(ray_environment(), RAY_SERVE_LOG_TO_STDERR="0")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew
 with warnings.catch_warnings(action="ignore"):  # of pydantic's
     import ray.serve  # noqa: F401

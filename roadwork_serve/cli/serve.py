@@ -1,4 +1,4 @@
-"""`roadwork serve`: replaces this process with Ray Serve's own program."""
+"""`roadwork serve`: replaces this process with `deployments.serve_program`, because the library does not import Ray."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from roadwork_serve.ray_environment import RAY
+from roadwork_serve.ray_environment import ray_environment
 
 _PROJECT = Path(__file__).parents[2]
 
@@ -50,7 +50,7 @@ def serve(
         config = home / "build" / "serve_config.yaml"
         config.parent.mkdir(exist_ok=True)
         config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    environment = dict(RAY)
+    environment = ray_environment()
     if fast:
         from roadwork_serve.haproxy import WARNING, fast_environment
 
@@ -62,8 +62,7 @@ def serve(
     if keys := os.environ.get(FILE_VARIABLE):
         os.environ[FILE_VARIABLE] = str(Path(keys).resolve())
     os.chdir(home)
-    serve_program = str(Path(sys.executable).with_name("serve"))
-    os.execv(serve_program, [serve_program, "run", str(config)])  # noqa: S606 - Ray's own program, no shell
+    os.execv(sys.executable, [sys.executable, "-m", "deployments.serve_program", str(config)])  # noqa: S606 - no shell
 
 
 def _project_file(path: str) -> Path:
