@@ -50,6 +50,9 @@ def http_answers(port: int, mark: Path) -> Iterator[str]:
                 answer = client.request(method, path, json=job if method == "POST" else None)
             except httpx.HTTPError:
                 continue
+            if answer.headers.get("Content-Type", "").startswith("text/plain; version="):
+                yield "Prometheus's metrics, whatever the path"
+                return
             if answer.status_code not in (401, 403, 404, 405):
                 yield f"{method} {path} {answer.status_code}"
 
