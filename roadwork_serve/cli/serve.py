@@ -37,6 +37,7 @@ def serve(
 
     from roadwork_serve.api.api_keys import FILE_VARIABLE
     from roadwork_serve.errors import ConfigError
+    from roadwork_serve.state_folder import VARIABLE, state_folder
 
     config = _project_file("serve_config.yaml") if config_file is None else config_file.resolve()
     if not config.is_file():
@@ -50,6 +51,7 @@ def serve(
         config = home / "build" / "serve_config.yaml"
         config.parent.mkdir(exist_ok=True)
         config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    os.environ[VARIABLE] = str(state_folder())  # absolute, before the folder changes
     environment = ray_environment()
     if fast:
         from roadwork_serve.haproxy import WARNING, fast_environment
