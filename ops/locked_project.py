@@ -1,7 +1,5 @@
-"""Write a project with the versions of a lock, from which uv makes an SBOM or an audit: FOLDER LOCK [--everything].
-
-uv makes neither from a list of requirements. By default the project has the dependencies of the wheel; with --everything,
-all packages of the lock.
+"""Write a project with the versions of a lock, from which uv makes neither from a list of requirements. By default the project has the dependencies of the wheel; with
+--everything, all packages of the lock.
 """
 
 import json
