@@ -1,5 +1,7 @@
-"""Write a project with the versions of a lock, from which uv makes neither from a list of requirements. By default the project has the dependencies of the wheel; with
---everything, all packages of the lock.
+"""Write a project with the versions of a lock, from which uv makes an SBOM or an audit: FOLDER LOCK [--everything].
+
+A list of requirements is not enough for uv. By default the project has the dependencies of the wheel; --everything
+gives it all packages of the lock.
 """
 
 import json
