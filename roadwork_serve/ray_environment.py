@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -60,7 +61,8 @@ def _temporary_folder() -> Path:
 
     It is not in the state folder, because the paths of sockets must be short.
     """
-    folder = Path(tempfile.gettempdir()) / f"roadwork-{os.getuid()}"
+    base = "/tmp" if sys.platform == "darwin" else tempfile.gettempdir()  # noqa: S108 - macOS has a long path of its own
+    folder = Path(base) / f"roadwork-{os.getuid()}"
     try:
         if folder.is_symlink():
             raise ConfigError(f"{folder} is a link")
