@@ -114,10 +114,13 @@ class Cluster:
         The connection to Ray is kept open while Serve starts or restarts, because connecting is expensive.
         """
         try:
-            if ray.is_initialized() and not self._reachable():
+            if ray.is_initialized() and not self._reachable(ray.get_runtime_context().gcs_address):
                 self.leave()
             if not ray.is_initialized():
-                ray.init(address=cluster_address(), namespace="serve", log_to_driver=False, configure_logging=False)
+                address = cluster_address()
+                if not self._reachable(address):  # Ray would try for minutes
+                    raise StageLost(f"nothing answers at {address}")
+                ray.init(address=address, namespace="serve", log_to_driver=False, configure_logging=False)
             handle = serve.get_app_handle(self._app)
             self._controller = _controller()
             return handle
@@ -132,7 +135,7 @@ class Cluster:
     def up(self) -> bool:
         """Return whether Ray and the same Serve are still running."""
         try:
-            return self._reachable() and _controller() == self._controller
+            return self._reachable(ray.get_runtime_context().gcs_address) and _controller() == self._controller
         except Exception:  # Ray raises many kinds for what is gone
             return False
 
@@ -140,10 +143,12 @@ class Cluster:
         """Disconnect, and drop the calls in flight."""
         ray.shutdown()
 
-    def _reachable(self) -> bool:
-        """Return whether Ray's address accepts connections."""
+    def _reachable(self, address: str) -> bool:
+        """Return whether an address accepts connections. One without a port, such as "auto", is left to Ray."""
+        host, _, port = address.rpartition(":")
+        if not port.isdecimal() or "://" in address:
+            return True
         try:
-            host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
             return True
         except OSError:

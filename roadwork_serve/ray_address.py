@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from roadwork_serve.errors import ConfigError
@@ -23,14 +23,12 @@ def cluster_address(environment: Mapping[str, str] = os.environ) -> str:
     if named := named_cluster(environment):
         return named
     folder = state_folder(environment) / "ray"
-    try:
-        address = (folder / "address").read_text(encoding="ascii")
-        with _locked(folder, fcntl.LOCK_SH, 0.0):
-            pass  # nobody serves: the server was killed, and left its address
-    except BlockingIOError:
-        return address
-    except OSError:
-        pass
+    with suppress(OSError):
+        try:
+            with _locked(folder, fcntl.LOCK_SH, 0.0):
+                pass  # nobody serves: an address that is there was left by a server that was killed
+        except BlockingIOError:
+            return (folder / "address").read_text(encoding="ascii")
     raise ConfigError(
         f"no server of yours is running with the state folder {folder.parent}. "
         "Start one with `make serve`, or name its cluster in RAY_ADDRESS"
@@ -50,12 +48,12 @@ def publishing(state: Path) -> Iterator[Callable[[str], None]]:
     file = folder / "address"
 
     def publish(address: str) -> None:
-        file.unlink(missing_ok=True)
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as output:
             output.write(address)
 
     try:
         with _locked(folder, fcntl.LOCK_EX, _READ_S):
+            file.unlink(missing_ok=True)  # of a server that was killed
             try:
                 yield publish
             finally:

@@ -245,6 +245,14 @@ def test_a_dead_ray_is_disconnected_before_the_next_connection(ray: Ray) -> None
     assert (ray.joined, ray.left) == (2, 1)
 
 
+def test_an_address_at_which_nothing_answers_is_not_joined(ray: Ray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.cascade_client.cluster_address", lambda: ray.gcs_address)
+    ray.listening = False
+    with pytest.raises(StageLost, match=r"nothing answers at 127\.0\.0\.1:6379"):
+        Cluster("roadwork").connect()
+    assert ray.joined == 0
+
+
 def test_a_broken_ray_is_disconnected_too(ray: Ray) -> None:
     cluster = Cluster("roadwork")
     ray.broken = RuntimeError("RPC error")
