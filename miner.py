@@ -13,7 +13,7 @@ from roadwork_serve.miner.remote import HttpCascade
 from roadwork_serve.miner.service import run_miner, wait_for_cascade
 from roadwork_serve.miner.settings import MinerSettings, load_settings
 from roadwork_serve.printable import make_logs_printable
-from roadwork_serve.ray_environment import RAY
+from roadwork_serve.ray_environment import ray_environment
 from roadwork_serve.terminal import echo_error
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ async def run(settings: MinerSettings) -> int:
 def _by_handle(app: str) -> "CascadeClient":
     # Ray reads these on import. It assumes that the node of a driver whose parent is init, as under systemd, has died,
     # and ends it silently when Serve stops, unless RAY_RAYLET_PID names another process.
-    for name, value in (RAY | {"RAY_RAYLET_PID": str(os.getpid())}).items():
+    for name, value in (ray_environment() | {"RAY_RAYLET_PID": str(os.getpid())}).items():
         os.environ.setdefault(name, value)
     from deployments.cascade_client import CascadeClient
 

@@ -32,7 +32,7 @@ from roadwork_serve.atomic_write import write_json
 from roadwork_serve.batch.parts import BatchRun
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.progress import progress
-from roadwork_serve.ray_environment import RAY
+from roadwork_serve.ray_environment import named_cluster, ray_environment
 from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_seed
 
 OUT = Path("benchmarks/results/bulk.json")
@@ -117,7 +117,7 @@ def time_score(folder: Path, out: Path, policy: Path) -> Timing:
     from deployments.batch_job import BatchDone, JobSpec, score
 
     began = time.time()
-    ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+    ray.init(named_cluster() or "local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     done: list[BatchDone] = []
     total = score(JobSpec(source=str(folder), out=out, match=("*.jpg",), policy=str(policy)), on_done=done.append)
     opened, ended = min(kept.began_s for kept in done), max(kept.ended_s for kept in done)
@@ -131,7 +131,7 @@ def _timing(began: float, opened: float, ended: float, files: int) -> Timing:
 def _in_process(*args: object) -> Timing:
     """Run one of the two variants in a fresh process and return its timing."""
     command = [sys.executable, "-m", "benchmarks.bulk", "--variant", *map(str, args)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=RAY | os.environ)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=ray_environment() | os.environ)
     return Timing(**json.loads(done.stdout.splitlines()[-1]))
 
 

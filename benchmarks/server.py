@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import yaml
 
-from roadwork_serve.ray_environment import RAY
+from roadwork_serve.ray_environment import ray_environment
 from roadwork_serve.state_folder import VARIABLE
 
 ROOT = Path(__file__).parents[1]
@@ -107,8 +107,8 @@ def write_config(
 
 def environment_in(folder: Path) -> dict[str, str]:
     """Return the environment of a new Ray cluster that keeps all its files in a folder."""
-    own = {"RAY_ADDRESS": "local", "RAY_TMPDIR": str(folder), VARIABLE: str(folder / "state")}
-    return {**RAY, **own, "PYTHONPATH": str(ROOT)}
+    own = {VARIABLE: str(folder / "state"), "RAY_ADDRESS": "local", "RAY_TMPDIR": str(folder)}
+    return ray_environment(own) | own | {"PYTHONPATH": str(ROOT)}
 
 
 def journal_in(folder: Path) -> dict[str, str]:
@@ -122,11 +122,10 @@ def journal_in(folder: Path) -> dict[str, str]:
 
 def _ready(config: Path, environment: dict[str, str], log: Path, url: str, start_s: float) -> subprocess.Popen[bytes]:
     """Start a server and wait for it. Retries if Ray gives up after 15 or 30 s on a busy machine."""
-    serve = Path(sys.executable).with_name("serve")
     for tries_left in range(RAY_TRIES - 1, -1, -1):
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [serve, "run", str(config)],
+                [sys.executable, "-m", "deployments.serve_program", str(config)],
                 cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         ready = False

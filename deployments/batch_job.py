@@ -30,6 +30,7 @@ from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.plan import plan_placement
 from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.progress import progress
+from roadwork_serve.ray_environment import named_cluster
 from roadwork_serve.stages.load import Opener
 from roadwork_serve.terminal import echo, echo_error
 
@@ -202,7 +203,7 @@ def _with_threads(profile: Profile, threads: int) -> Profile:
 def main() -> None:
     """Run the job on the command line, with a progress bar on stderr. Exit with code 2 if it cannot run."""
     job, began_s = JobSpec.model_validate_json(sys.argv[1]), time.monotonic()
-    ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+    ray.init(named_cluster() or "local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs to a file of its own
     DataContext.get_current().enable_progress_bars = False
     try:

@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.stage_client import first_line
 from roadwork_serve.errors import DeadlineExceeded, RoadworkError, StageFailed, StageLost
+from roadwork_serve.ray_address import cluster_address
 from roadwork_serve.schema import Verdict
 
 _LOG = logging.getLogger("roadwork.cascade_client")  # this process is not a Serve replica
@@ -31,7 +32,7 @@ class CascadeClient:
 
     Args:
         app: Name of the application.
-        cluster: The cluster; by default the one on this machine.
+        cluster: The cluster; by default the one of this user's server.
         watch_s: Interval of checks in seconds.
     """
 
@@ -100,7 +101,7 @@ class CascadeClient:
 
 
 class Cluster:
-    """Ray on this machine, and an application of its Serve. Every method blocks."""
+    """An application of Serve, in the Ray of this user's server or the one in RAY_ADDRESS. Every method blocks."""
 
     def __init__(self, app: str) -> None:
         self._app = app
@@ -113,10 +114,13 @@ class Cluster:
         The connection to Ray is kept open while Serve starts or restarts, because connecting is expensive.
         """
         try:
-            if ray.is_initialized() and not self._reachable():
+            if ray.is_initialized() and not self._reachable(ray.get_runtime_context().gcs_address):
                 self.leave()
             if not ray.is_initialized():
-                ray.init(address="auto", namespace="serve", log_to_driver=False, configure_logging=False)
+                address = cluster_address()
+                if not self._reachable(address):  # Ray would try for minutes
+                    raise StageLost(f"nothing answers at {address}")
+                ray.init(address=address, namespace="serve", log_to_driver=False, configure_logging=False)
             handle = serve.get_app_handle(self._app)
             self._controller = _controller()
             return handle
@@ -124,14 +128,14 @@ class Cluster:
             if not isinstance(error, RayServeException):
                 self.leave()
             raise StageLost(
-                f"there is no application {self._app} of Ray Serve on this machine "
-                f"({first_line(error).partition('. ')[0]}); start one with `make serve`, or name a server with --server"
+                f"there is no application {self._app} of Ray Serve ({first_line(error).partition('. ')[0]}); "
+                "start one with `make serve`, name its cluster in RAY_ADDRESS, or name a server with --server"
             ) from None
 
     def up(self) -> bool:
         """Return whether Ray and the same Serve are still running."""
         try:
-            return self._reachable() and _controller() == self._controller
+            return self._reachable(ray.get_runtime_context().gcs_address) and _controller() == self._controller
         except Exception:  # Ray raises many kinds for what is gone
             return False
 
@@ -139,10 +143,12 @@ class Cluster:
         """Disconnect, and drop the calls in flight."""
         ray.shutdown()
 
-    def _reachable(self) -> bool:
-        """Return whether Ray's address accepts connections."""
+    def _reachable(self, address: str) -> bool:
+        """Return whether an address accepts connections. One without a port, such as "auto", is left to Ray."""
+        host, _, port = address.rpartition(":")
+        if not port.isdecimal() or "://" in address:
+            return True
         try:
-            host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
             return True
         except OSError:

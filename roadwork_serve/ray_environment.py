@@ -1,12 +1,72 @@
-"""Environment variables for Ray, used by everything that starts it, tests included."""
+"""Environment variables for Ray, used by everything that starts it or connects to it, tests included."""
+
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.state_folder import make_private, state_folder
 
 RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a single node, on the loopback address
     "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(256 * 2**20),  # fits small machines
-    "RAY_AUTH_MODE": "disabled",  # no token is written to the user's home; the dashboard listens on loopback only
     "RAY_process_group_cleanup_enabled": "1",  # processes that a replica started, such as vLLM's engine, end with it
     "RAY_worker_niceness": "0",  # by default replicas have a lower priority than other processes
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is replaced after three periods; default 30 s
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy_middleware.middlewares",
 }
+
+
+def ray_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables for a Ray of this user: RAY, a token that its calls must carry, and a private folder.
+
+    The token and the folder are made if they are missing. A cluster that the user names in RAY_ADDRESS has its own.
+
+    Raises:
+        ConfigError: The token or the folder cannot be made, or belongs to another user.
+    """
+    if named_cluster(environment) is not None:
+        return dict(RAY)
+    private = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file(state_folder(environment)))}
+    if "RAY_TMPDIR" not in environment:
+        private["RAY_TMPDIR"] = str(_temporary_folder())
+    return RAY | private
+
+
+def named_cluster(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the address in RAY_ADDRESS, or None if the user names no cluster there."""
+    address = environment.get("RAY_ADDRESS", "")
+    return None if address in ("", "local") else address
+
+
+def token_file(state: Path) -> Path:
+    """Return the file with the token of this user's Ray, which is made at the first call."""
+    file = make_private(state / "ray") / "token"
+    if not file.exists():
+        new = file.with_name(f".token-{os.getpid()}")
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as output:
+            output.write(secrets.token_hex(32))
+        with suppress(FileExistsError):  # another process was faster, and its token counts
+            os.link(new, file)
+        new.unlink()
+    return file
+
+
+def _temporary_folder() -> Path:
+    """Return the folder for Ray's sessions. Ray itself would use /tmp/ray, where every user may replace its sockets.
+
+    It is not in the state folder, because the paths of sockets must be short.
+    """
+    base = "/tmp" if sys.platform == "darwin" else tempfile.gettempdir()  # noqa: S108 - macOS has a long path of its own
+    folder = Path(base) / f"roadwork-{os.getuid()}"
+    try:
+        if folder.is_symlink():
+            raise ConfigError(f"{folder} is a link")
+        return make_private(folder)
+    except ConfigError as error:
+        raise ConfigError(f"Ray needs a private folder: {error}; name one, with a short path, in RAY_TMPDIR") from None

@@ -230,7 +230,8 @@ def prepare_interpreter(name: str, peer: Peer) -> Path:
         uv = str(Path(sys.executable).with_name("uv"))
         base = peer.python if Path(peer.python).exists() else sys.executable
         _run([uv, "venv", "--quiet", "--clear", "--python", base, str(folder)])
-        locked = (ROOT / "constraints.txt").read_text().splitlines()
+        lock = (ROOT / "constraints.txt").read_text().splitlines()
+        locked = [line.removesuffix("\\").strip() for line in lock if "==" in line]  # without hashes
         constraints, overrides = folder / "constraints.txt", folder / "overrides.txt"
         constraints.write_text("\n".join(line for line in locked if not line.startswith(peer.unpinned)))
         forced = {each.partition("==")[0] for each in peer.forced}

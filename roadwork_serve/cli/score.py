@@ -44,7 +44,7 @@ def score(
     from importlib.util import find_spec
 
     from roadwork_serve.errors import ConfigError
-    from roadwork_serve.ray_environment import RAY
+    from roadwork_serve.ray_environment import ray_environment
 
     if missing := [name for name in ("pandas", "pyarrow") if find_spec(name) is None]:
         raise ConfigError(f"{' and '.join(missing)} not installed; pip install 'roadwork-serve[bulk]'")
@@ -58,6 +58,6 @@ def score(
         "policy": policy,
         "workers": workers,
     }
-    for name, value in RAY.items():
+    for name, value in ray_environment().items():
         os.environ.setdefault(name, value)
     os.execv(sys.executable, [sys.executable, "-m", "deployments.batch_job", json.dumps(job)])  # noqa: S606 - no shell

@@ -1,4 +1,4 @@
-"""`roadwork serve`: replaces this process with Ray Serve's own program."""
+"""`roadwork serve`: replaces this process with `deployments.serve_program`, because the library does not import Ray."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from roadwork_serve.cli.options import StateFolder
-from roadwork_serve.ray_environment import RAY
+from roadwork_serve.ray_environment import ray_environment
 from roadwork_serve.terminal import echo
 
 _PROJECT = Path(__file__).parents[2]
@@ -55,7 +55,9 @@ def serve(
         config = home / "build" / "serve_config.yaml"
         config.parent.mkdir(exist_ok=True)
         config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    environment = dict(RAY)
+    # An absolute path, before the folder changes; the token for Ray lies in it.
+    os.environ[VARIABLE] = str(make_private(state_folder() if state is None else state.absolute()))
+    environment = ray_environment()
     if fast:
         from roadwork_serve.haproxy import WARNING, fast_environment
 
@@ -64,14 +66,12 @@ def serve(
         echo(WARNING, color="yellow", err=True)
     for name, value in environment.items():
         os.environ.setdefault(name, value)
-    os.environ[VARIABLE] = str(make_private(state_folder() if state is None else state.absolute()))
     if keys := os.environ.get(FILE_VARIABLE):
         os.environ[FILE_VARIABLE] = str(Path(keys).resolve())
     os.chdir(home)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script started with &
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # inherited by the program, which then stops on it as on Ctrl-C
-    serve_program = str(Path(sys.executable).with_name("serve"))
-    os.execv(serve_program, [serve_program, "run", str(config)])  # noqa: S606 - Ray's own program, no shell
+    os.execv(sys.executable, [sys.executable, "-m", "deployments.serve_program", str(config)])  # noqa: S606 - no shell
 
 
 def _project_file(path: str) -> Path:

@@ -20,7 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from roadwork_serve.cli.main import app
-from roadwork_serve.ray_environment import RAY
+from roadwork_serve.ray_environment import RAY, ray_environment
 from roadwork_serve.schema import BatchResult
 from tests.evaluation.fakes import BLUE, RED, judge_by_colour, mp4, write_jpeg, write_policy
 
@@ -174,9 +174,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, An
     ran: list[dict[str, Any]] = []
 
     def execv(program: str, arguments: list[str]) -> None:
-        assert arguments[:2] == [program, "run"]
+        assert arguments[:3] == [program, "-m", "deployments.serve_program"]
         assert Path.cwd() == project
-        ran.append(yaml.safe_load(Path(arguments[2]).read_text()))
+        ran.append(yaml.safe_load(Path(arguments[3]).read_text()))
         os.chdir(elsewhere)
 
     monkeypatch.setattr("roadwork_serve.cli.serve._PROJECT", project)
@@ -216,12 +216,15 @@ def test_serve_runs_another_configuration_with_the_requested_profile(served: lis
 def test_serve_sets_rays_environment_except_for_variables_the_user_has_set(
     served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in RAY:
+    due = ray_environment()
+    for name in due:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert run("serve").exit_code == 0
-    assert {name: os.environ[name] for name in RAY} == RAY | {"RAY_AUTH_MODE": "token"}
-    assert {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}.items() <= RAY.items()
+    assert {name: os.environ[name] for name in due} == due
+    assert {"RAY_worker_niceness": "0"}.items() <= RAY.items() <= due.items()
+    monkeypatch.setenv("RAY_worker_niceness", "5")
+    assert run("serve").exit_code == 0
+    assert {name: os.environ[name] for name in due} == due | {"RAY_worker_niceness": "5"}
 
 
 def test_serve_stops_on_sigint_though_its_parent_ignores_it(served: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from ray.exceptions import ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from deployments.cascade_client import CascadeClient, Cluster
-from roadwork_serve.errors import DeadlineExceeded, MediaError, StageFailed, StageLost
+from roadwork_serve.errors import ConfigError, DeadlineExceeded, MediaError, StageFailed, StageLost
 from tests.deployments.fakes import until
 
 VERDICT = "a verdict"
@@ -175,6 +175,7 @@ class Ray:
         self.broken: Exception | None = None
         monkeypatch.setattr("deployments.cascade_client.ray", self)
         monkeypatch.setattr("deployments.cascade_client.serve", self)
+        monkeypatch.setattr("deployments.cascade_client.cluster_address", self.found)
         monkeypatch.setattr("deployments.cascade_client.socket.create_connection", self.connection)
 
     gcs_address = "127.0.0.1:6379"
@@ -182,9 +183,13 @@ class Ray:
     def is_initialized(self) -> bool:
         return self.inside
 
-    def init(self, **_: object) -> None:
+    def found(self) -> str:
         if not self.listening:
-            raise ConnectionError("Could not find any running Ray instance. Please do this and that.")
+            raise ConfigError("no server of yours is running with the state folder /srv. Do this or that.")
+        return self.gcs_address
+
+    def init(self, address: str, **_: object) -> None:
+        assert address == self.gcs_address
         self.joined, self.inside = self.joined + 1, True
 
     def shutdown(self) -> None:
@@ -232,12 +237,20 @@ def test_a_dead_ray_is_disconnected_before_the_next_connection(ray: Ray) -> None
     cluster.connect()
     ray.listening = False
     assert not cluster.up()
-    with pytest.raises(StageLost, match=r"machine \(Could not find any running Ray instance\); start one"):
+    with pytest.raises(StageLost, match=r"\(no server of yours is running with the state folder /srv\); start one"):
         cluster.connect()
     assert (ray.joined, ray.left) == (1, 1)
     ray.listening = True
     assert cluster.connect() == "handle of roadwork"
     assert (ray.joined, ray.left) == (2, 1)
+
+
+def test_an_address_at_which_nothing_answers_is_not_joined(ray: Ray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.cascade_client.cluster_address", lambda: ray.gcs_address)
+    ray.listening = False
+    with pytest.raises(StageLost, match=r"nothing answers at 127\.0\.0\.1:6379"):
+        Cluster("roadwork").connect()
+    assert ray.joined == 0
 
 
 def test_a_broken_ray_is_disconnected_too(ray: Ray) -> None:

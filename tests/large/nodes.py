@@ -1,7 +1,6 @@
 """Ray nodes on this machine, each started by `ray start` as in docs/cluster.md, and the application on them."""
 
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -175,10 +174,7 @@ def nodes(args: Mapping[str, Any], builder: str, cpus: float) -> Iterator[Nodes]
     folder = Path(tempfile.mkdtemp(prefix="rw-"))  # Ray's socket paths must be short
     _, journal = write_config(folder / "serve.yaml", args, builder)
     config = yaml.safe_load((folder / "serve.yaml").read_text())
-    token = folder / "token"
-    token.write_text(secrets.token_hex())
-    token_settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    environment = {**os.environ, **environment_in(folder), **token_settings}
+    environment = {**os.environ, **environment_in(folder)}
     del environment["RAY_ADDRESS"]  # `ray start` would take it for the address of a head
     running = Nodes(folder, environment, config, journal)
     try:

@@ -62,9 +62,6 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         (packages,) = home.glob("venv/lib/python*/site-packages")
         (there,) = {path for path in sys.path if (Path(path) / "ray").is_dir()}
         (packages / "dependencies.pth").write_text(f"{there}\n")  # the .pth files in it, of this checkout, are not read
-        serve = python.with_name("serve")
-        serve.write_text(f"#!{python}\nfrom ray.serve.scripts import cli\ncli()\n")
-        serve.chmod(0o755)
         folder = home / "empty"
         folder.mkdir()
         yield Installed(python, folder, environment)

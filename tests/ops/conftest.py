@@ -37,7 +37,6 @@ def miners() -> Iterator[Miners]:
         "ROADWORK_MINER_ALLOW": VALIDATOR.ss58_address,
         "ROADWORK_MINER_PER_MINUTE": "10000",
     }  # fmt: skip
-    del environment["RAY_ADDRESS"]  # the server starts a Ray of its own and the miners find it
     made = Miners(f"http://127.0.0.1:{port}", first_port, environment, folder)
     try:
         made.pm2("start", "ops/ecosystem.config.js")

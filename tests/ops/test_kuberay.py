@@ -23,8 +23,8 @@ SCHEMA = yaml.safe_load(Path(__file__).with_name("rayservice_schema.yaml").read_
 CLUSTER = SERVICE["spec"]["rayClusterConfig"]
 TEMPLATES = [CLUSTER["headGroupSpec"]["template"], *(group["template"] for group in CLUSTER["workerGroupSpecs"])]
 GPU_GIB = 22.0  # the smallest GPU of 24 GB, as CUDA reports it
-# These settings of the table differ here: one Ray of many machines, with a token, and a /dev/shm of its own.
-OTHERWISE = {"RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"}
+# These settings of the table differ here: one Ray of many machines, and a /dev/shm of its own.
+OTHERWISE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"}
 
 
 def strict(schema: Any) -> Any:

@@ -18,7 +18,7 @@ import pytest
 from bittensor_core import Keypair
 from PIL import Image
 
-from benchmarks.server import ROOT, started
+from benchmarks.server import ROOT, environment_in, started
 from roadwork_serve.miner.protocol import rounded_safely
 from roadwork_serve.schema import Verdict
 from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_seed
@@ -98,7 +98,7 @@ async def verdicts(url: str, pictures: list[bytes]) -> list[Verdict]:
 async def test_a_real_dendrite_gets_the_answers_of_the_cascade_in_time(tmp_path: Path) -> None:
     files = await asyncio.to_thread(drawn, tmp_path)
     with started(tmp_path / "server.log", {"profile": "mini"}) as server:
-        environment = {"RAY_TMPDIR": str(server.folder), "RAY_ADDRESS": ""}
+        environment = environment_in(server.folder)
         flags = ("--per-minute", "100000", "--max-concurrent", str(AT_ONCE))
         with miner(tmp_path, *flags, environment=environment) as (port, hotkey):
             answers = await asyncio.to_thread(asked, tmp_path, port, hotkey, files)
