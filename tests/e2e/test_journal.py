@@ -20,7 +20,7 @@ from roadwork_serve.journal.store import Store
 from roadwork_serve.schema import Verdict
 from tests.e2e.conftest import eventually
 
-REQUESTS, SERVERS, CLIENTS = 5000, 3, 12
+REQUESTS, SERVERS, CLIENTS = 3000, 2, 12
 VICTIMS = ("Journal", "Ingress", "Journal", "Ingress")  # on each server, before all of it is killed
 
 
@@ -99,6 +99,6 @@ def test_every_verdict_is_in_the_journal_once_after_processes_are_killed(tmp_pat
     found = journaled(tmp_path)
     requests = Counter(request for request, _ in found)
     assert len(clients.answered) >= REQUESTS and clients.broken > 0
-    assert killed == {"Journal": 6, "Ingress": 6, "server": 2}
+    assert killed == {"Journal": 4, "Ingress": 4, "server": 1}
     assert [name for name, answer_id in clients.answered.items() if found[name, answer_id] != 1] == []
     assert [name for name in clients.answered if requests[name] != 1] == []
