@@ -58,12 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
     policy = load_policy("cpu")
     scores = read_scores(chosen.scores)
     tiled = [score for score in scores if score.closeup is not None]
-    result = {
+    result: dict[str, object] = {
         "policy": policy.version,
         "stage1": asdict(camera_folds(scores, policy)),
-        "with_closeup": asdict(camera_folds(tiled, policy, closer=True)),
-        "without_closeup": asdict(camera_folds(tiled, policy)),  # of the same pictures
     }
+    if tiled:
+        result["with_closeup"] = asdict(camera_folds(tiled, policy, closer=True))
+        result["without_closeup"] = asdict(camera_folds(tiled, policy))  # of the same pictures
     command = shlex.join(["python", "-m", "benchmarks.camera_folds", *(arguments or sys.argv[1:])])
     environment = asdict(Environment.here(command))
     write_json(chosen.out, result | {"environment": environment})

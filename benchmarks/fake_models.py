@@ -13,7 +13,7 @@ from deployments.app import Args, build_app
 from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePrediction
 from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageName, StageSpec
+from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
 from roadwork_serve.schema import Evidence
 
 BUILDER = "benchmarks.fake_models:build"
@@ -57,7 +57,9 @@ class FakeStage:
 
 def overrides(item_ms: Mapping[str, float], ingress_replicas: int = 1, **options: float) -> dict[str, Any]:
     """Return overrides of profile mini for fake models with these times per item; other stages take no time."""
-    stages = {stage: {"options": options | {"item_ms": item_ms.get(stage, 0.0)}} for stage in STAGES}
+    stages = {
+        stage: {"options": options | {"item_ms": item_ms.get(stage, 0.0)}} for stage in load_profile("mini").stages
+    }
     return {
         "policy": str(Path(__file__).with_suffix(".yaml")),
         "ingress": {"replicas": ingress_replicas, "num_cpus": 0.1},

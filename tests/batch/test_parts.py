@@ -85,6 +85,7 @@ def test_every_file_appears_once_in_listing_order(tmp_path: Path):
         "profile": "mini",
         "elapsed_ms": 3.0,
         "p_backbone": 0.5,
+        "p_closeup": None,
         "p_signs": None,
         "p_vlm": 0.7,
         "p_reasoner": None,

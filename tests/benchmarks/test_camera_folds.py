@@ -45,4 +45,7 @@ def test_the_result_file_names_the_policy(tmp_path: Path) -> None:
     assert main([str(tmp_path / "scores.jsonl"), "--out", str(tmp_path / "out.json")]) == 0
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["policy"] == load_policy("cpu").version
-    assert found["stage1"]["overall"]["n"] == 3
+    assert found["stage1"]["overall"]["n"] == 3 and "with_closeup" not in found
+    write_scores(tmp_path / "scores.jsonl", [replace(SCORES[1], closeup=1.0), *SCORES])
+    main([str(tmp_path / "scores.jsonl"), "--out", str(tmp_path / "out.json")])
+    assert json.loads((tmp_path / "out.json").read_text())["with_closeup"]["overall"]["n"] == 1

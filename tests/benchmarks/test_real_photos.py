@@ -73,7 +73,7 @@ def test_a_run_is_added_to_those_with_other_labels(
     assert photos["photos"]["cascade"]["overall"]["accuracy"] == 1
     assert list(photos["seen_in_training"]["cascade"]["by_source"]) == ["Mi3-Lab/workzone"]
     assert (opened["name"], opened["photos"]["stage1"]["overall"]["n"]) == ("opendata, tier B", 2)
-    assert len(runs["after"]["stage1"]["bundled:backbone"]) == 64
+    assert len(runs["after"]["stage1"]["bundled:efficientnet-lite2"]) == 64
     assert "--label after" in runs["after"]["environment"]["command"]
     assert real_photos.main(["--data", str(data / "nowhere"), "--out", str(out)]) == 2
     assert "does not exist" in capsys.readouterr().err

@@ -174,9 +174,8 @@ def test_the_backbone_comes_from_the_profile(tmp_path: Path) -> None:
     assert maker.engine.head is not None
     other = extractor(profile, "cls", str(untrained.backbone(head=False)), tmp_path)
     assert other.engine.fingerprint != maker.engine.fingerprint
-    exported = profile.model_copy(
-        update={"engines": {"dinov3": profile.engines["dinov3"].model_copy(update={"backend": "onnx"})}}
-    )
+    file = {"backend": "onnx", "model": "build/backbone.onnx"}
+    exported = profile.model_copy(update={"engines": {"dinov3": profile.engines["dinov3"].model_copy(update=file)}})
     with pytest.raises(ConfigError, match="returns no features: name the backbone it was exported from"):
         extractor(exported, "cls", cache=tmp_path)
 

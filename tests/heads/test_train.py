@@ -80,15 +80,16 @@ def test_too_few_groups_leave_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_server_accepts_it_for_its_own_backbone_only(tmp_path: Path) -> None:
+def test_the_server_accepts_it_for_its_own_backbone_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROADWORK_STATE", str(tmp_path))
     engine = FeatureEngine(tiny_dino(tmp_path / "tiny"), side=32)
     features = replace(clouds(width=24), backbone=engine.fingerprint)
-    train_head(features, QUICK, tmp_path / "own", command="x")
-    train_head(clouds(width=24), QUICK, tmp_path / "strange", command="x")
+    train_head(features, QUICK, tmp_path / "heads/own", command="x")
+    train_head(clouds(width=24), QUICK, tmp_path / "heads/strange", command="x")
     extracted = engine.extract(np.zeros((2, 32, 32, 3), np.uint8))
-    assert engine.apply_heads(extracted, str(tmp_path / "own"))["roadwork"].shape == (2,)
+    assert engine.apply_heads(extracted, "own")["roadwork"].shape == (2,)
     with pytest.raises(ModelError, match="trained on another backbone"):
-        engine.apply_heads(extracted, str(tmp_path / "strange"))
+        engine.apply_heads(extracted, "strange")
 
 
 def test_the_revision_is_that_of_the_checkout(tmp_path: Path) -> None:

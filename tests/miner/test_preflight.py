@@ -71,7 +71,7 @@ async def test_a_failing_cascade_fails_the_check(tmp_path: Path, capsys: pytest.
     ("flags", "message"),
     [
         (["--server", "http://127.0.0.1:9"], "no response from http://127.0.0.1:9"),
-        (["--app", "nowhere"], "there is no application nowhere of Ray Serve on this machine"),
+        (["--app", "nowhere"], "there is no application nowhere of Ray Serve (no server of yours is running"),
         (["--wallet", "no/body"], "there is no hotkey at"),
         (["--deny", "me"], "me is not a hotkey"),
     ],

@@ -29,11 +29,11 @@ def test_it_fits_the_gpus_it_is_made_for(profile: Profile) -> None:
 
 
 def test_every_stage_runs_on_a_gpu(profile: Profile) -> None:
-    assert set(profile.stages) == set(STAGES)
-    assert all(profile.engine_of(stage).device == "cuda" for stage in STAGES)
+    assert set(profile.stages) == set(STAGES) - {"closeup"}
+    assert all(profile.engine_of(stage).device == "cuda" for stage in profile.stages)
     assert not any(engine.trust_remote_code or engine.miniature for engine in profile.engines.values())
     policy = Policy.parse(load_policy_mapping(profile.policy))
-    assert {step.stage for step in policy.photo + policy.clip} == set(STAGES)
+    assert {step.stage for step in policy.photo + policy.clip} == set(profile.stages)
 
 
 def test_kv_caches_fit_typical_prompts(profile: Profile) -> None:

@@ -25,10 +25,10 @@ def test_mini_fits_two_cores() -> None:
     profile = load_profile("mini")
     engines = profile.engines.values()
     reserved = profile.ingress.num_cpus + sum(engine.num_cpus * engine.replicas for engine in engines)
-    assert set(profile.stages) == set(STAGES)
+    assert set(profile.stages) == set(STAGES) - {"closeup"}
     assert reserved <= 2
     assert all(engine.device == "cpu" and engine.threads <= 2 for engine in engines)
-    assert len(profile.users()) == len(STAGES)
+    assert len(profile.users()) == len(profile.stages)
 
 
 def test_a_profile_loads_from_a_path(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_overrides_change_one_field_and_keep_the_rest() -> None:
 
 
 def test_an_override_of_none_removes_a_stage() -> None:
-    assert set(load_profile("mini", {"stages": {"video": None}}).stages) == set(STAGES) - {"video"}
+    assert set(load_profile("mini", {"stages": {"video": None}}).stages) == set(STAGES) - {"closeup", "video"}
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,12 @@ async def test_no_engine_is_woken_for_a_probe() -> None:
 
 @pytest.mark.parametrize("name", STAGES)
 async def test_every_stage_can_predict_its_synthetic_item(name: StageName) -> None:
-    folders = {"backbone": untrained.backbone, "signs": untrained.florence, "video": untrained.video}
+    folders = {
+        "backbone": untrained.backbone,
+        "closeup": untrained.backbone,
+        "signs": untrained.florence,
+        "video": untrained.video,
+    }
     stage = opened(name, folders.get(name, untrained.vlm)())
     item = synthetic_item(name, 224, 60.0)
     assert len(item.images) == len(item.thumbs) == len(item.timestamps_s) == (4 if name == "video" else 1)
