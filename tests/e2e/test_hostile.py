@@ -233,7 +233,7 @@ def read_problem(connection: socket.socket) -> tuple[int, str]:
     return int(head.split()[1]), Problem.model_validate_json(body).type.removeprefix("urn:roadwork:problem:")
 
 
-HEAD = b"POST /v1/classify?deadline_ms=1000 HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+HEAD = b"POST /v1/classify?deadline_ms=1000 HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -242,13 +242,13 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     [
         (HEAD + b"".join(b"X-%d: 1\r\n" % at for at in range(10_000)) + b"\r\n", (431, "headers-too-large")),
         (HEAD + b"X-Long: %s\r\n\r\n" % (b"a" * 10_000_000), (431, "headers-too-large")),
-        (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 50_000), (414, "request-uri-too-long")),
+        (b"GET /%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % (b"a" * 50_000), (414, "request-uri-too-long")),
         (HEAD + b"Content-Length: 99999999999999999\r\n\r\nabc", (413, "media-too-large")),
         (HEAD + b"Content-Length: 100\r\n\r\nabc", (504, "deadline")),
         (CHUNKED + b"3\r\nabc\r\n", (504, "deadline")),
         (CHUNKED + b"3\r\nabc\r\n0\r\n\r\n", (415, "unsupported-media")),
         (CHUNKED + b"100000\r\n%s\r\n" % bytes(2**20) * 33, (413, "media-too-large")),
-        (b"TRACE /v1/classify HTTP/1.1\r\nHost: x\r\nX-API-Key: k\r\n\r\n", (405, "method-not-allowed")),
+        (b"TRACE /v1/classify HTTP/1.1\r\nHost: localhost\r\nX-API-Key: k\r\n\r\n", (405, "method-not-allowed")),
         (b"POST /v1/classify HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc", (415, "unsupported-media")),
     ],
     ids=["lines", "line", "target", "declared", "stopped", "slow", "whole", "endless", "trace", "old"],
