@@ -65,7 +65,7 @@ def test_real_footage_gets_a_verdict(url: str) -> None:
 def test_info_marks_the_miniatures(url: str) -> None:
     info = Info.model_validate(httpx.get(f"{url}/v1/info").json())
     assert {stage.stage: stage.miniature for stage in info.stages} == {
-        "backbone": False, "signs": False, "vlm": True, "reasoner": True, "video": True,
+        "backbone": False, "closeup": False, "signs": False, "vlm": True, "reasoner": True, "video": True,
     }  # fmt: skip
     assert all(stage.up for stage in info.stages)
 
