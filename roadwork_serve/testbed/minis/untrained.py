@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from roadwork_serve.engines.features import Head, HeadSettings
-from roadwork_serve.profiles.profile import STAGES, Profile
+from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.testbed import scenes
 from roadwork_serve.testbed.minis import architectures
 from roadwork_serve.testbed.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_tokenizer
@@ -102,7 +102,7 @@ def _write(file: Path, mapping: dict[str, Any]) -> None:
 
 def _policy() -> dict[str, Any]:
     """Return a policy without early exits."""
-    photo = [*STAGES[:-2], "reasoner"]
+    photo = ["backbone", "signs", "vlm", "reasoner"]
     clip = ["backbone", "signs", "video"]
     steps = {
         kind: [{"stage": name, "exit": [0.5, 0.5] if name == names[-1] else [0.0, 1.0]} for name in names]
