@@ -4,7 +4,6 @@ import os
 import sys
 
 import ray
-import typer
 from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.scripts import cli
 
@@ -12,6 +11,7 @@ from roadwork_serve.errors import RoadworkError
 from roadwork_serve.ray_address import publishing
 from roadwork_serve.ray_environment import named_cluster
 from roadwork_serve.state_folder import state_folder
+from roadwork_serve.terminal import echo, echo_error
 
 
 def main() -> None:
@@ -23,10 +23,10 @@ def main() -> None:
             address = ray.get_runtime_context().gcs_address
             publish(address)
             if os.environ.get("RAY_AUTH_MODE") == "token" and (path := os.environ.get("RAY_AUTH_TOKEN_PATH")):
-                typer.echo(f"Ray's dashboard and the command `serve` ask for the token in {path}", err=True)
+                echo(f"Ray's dashboard and the command `serve` ask for the token in {path}", err=True)
             cli(["run", "--address", address, config], prog_name="serve")
     except RoadworkError as error:
-        typer.secho(f"{error.title}: {error}", fg="red", err=True)
+        echo_error(f"{error.title}: {error}")
         raise SystemExit(2) from None
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from roadwork_serve.cancellable_thread import stop_if_cancelled
 from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
-from roadwork_serve.engines.thumbnails import ROADWORK, FeatureExtractor
+from roadwork_serve.engines.thumbnails import ROADWORK, FeatureExtractor, reference_thumbs
 from roadwork_serve.errors import MediaError
 from roadwork_serve.media import open_rgb
 from roadwork_serve.profiles.profile import EngineSpec, StageSpec
@@ -39,8 +39,8 @@ class Closeup:
         self.side = model.features.side or _SIDE
 
     def warm(self) -> None:
-        """See `Stage`."""
-        self.engine.warm()
+        """See `Stage`. Every photo has the same number of tiles, so one batch is enough."""
+        self.engine.extract(reference_thumbs(self.side, COUNT))
 
     def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
         """See `Stage`. Abstains from items without an image."""
