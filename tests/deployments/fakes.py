@@ -10,9 +10,9 @@ from roadwork_serve.cascade.prediction import Item, StagePrediction
 from roadwork_serve.profiles.profile import StageName
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    """Let the loop run until the condition holds. Fails after two seconds of the loop's clock."""
-    give_up_at = asyncio.get_running_loop().time() + 2
+async def until(holds: Callable[[], bool], within_s: float = 2.0) -> None:
+    """Let the loop run until the condition holds. Fails after so many seconds of the loop's clock."""
+    give_up_at = asyncio.get_running_loop().time() + within_s
     while not holds():
         assert asyncio.get_running_loop().time() < give_up_at
         await asyncio.sleep(0)

@@ -30,6 +30,7 @@ from tests.journal.made import report, verdict
 from tests.tmpfs import fill, small_disk
 
 POLICY = load_policy("mini")
+OPENING_S = 20.0  # to import Alembic and migrate a new database, where that is part of the wait
 PHOTO = b"\xff\xd8\xff photo"
 
 
@@ -278,7 +279,7 @@ async def test_the_count_of_dropped_records_continues_after_a_restart(spec: Jour
     await outbox.aclose()
     journal.error = None
     other = JournalOutbox(spec, journal, "two")  # type: ignore[arg-type]
-    await until(lambda: other.load().dropped > 0 and other.load().pending == 0)
+    await until(lambda: other.load().dropped > 0 and other.load().pending == 0, OPENING_S)
     assert other.load().dropped == dropped
     await other.aclose()
 
@@ -301,7 +302,7 @@ async def test_a_full_disk_is_reported_as_one(spec: JournalSpec, tmp_path: Path,
         assert "ENOSPC No space left on device: " + str(disk) in (load.error or "")
         ballast.unlink()
         await outbox.on_verdict(event(judged("last"), PHOTO, RequestContext(), 1))
-        await until(lambda: outbox.load().up and outbox.load().pending == 0)
+        await until(lambda: outbox.load().up and outbox.load().pending == 0, OPENING_S)
         assert outbox.load().error is None
         assert len(written(spec)) + outbox.load().dropped == 41
         await outbox.aclose()
