@@ -1,4 +1,4 @@
-"""What replicas log through Ray Serve's logger."""
+"""Filters of Ray Serve's logger in replicas."""
 
 import logging
 

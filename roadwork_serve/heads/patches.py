@@ -37,7 +37,7 @@ class BoxFile:
 
 @dataclass(frozen=True, slots=True)
 class PatchReport:
-    """What a patch head was trained on."""
+    """Photos and cells that a patch head was trained on."""
 
     classes: tuple[str, ...]
     #: Pictures with at least one box, and pictures without road work and without a box.

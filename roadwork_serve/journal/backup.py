@@ -32,7 +32,7 @@ _IN_USE = ("SQLITE_BUSY", "SQLITE_LOCKED")
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What a backup or a restoration has written. `media_files` is None if media was left out."""
+    """Counts of a backup or a restoration. `media_files` is None if media was left out."""
 
     entries: int | None
     media_files: int | None = None

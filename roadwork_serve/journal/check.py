@@ -21,7 +21,7 @@ _SHOWN = 5  # damages in one database
 
 @dataclass(slots=True)
 class JournalCheck:
-    """What a check found. Counts of tables are None if they could not be read."""
+    """Results of a check. Counts of tables are None if they could not be read."""
 
     revision: str | None = None
     entries: int | None = None

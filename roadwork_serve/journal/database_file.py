@@ -40,12 +40,12 @@ class DatabaseFile:
 
     @property
     def replaced(self) -> bool:
-        """Whether the file that was opened no longer has the name."""
+        """True if the file that was opened no longer has the name."""
         return self.identity() != self._opened
 
     @property
     def moved(self) -> bool:
-        """Whether a commit to the open files would be lost: the database or its log is gone, or another one."""
+        """True if a commit to the open files would be lost: the database or its log is gone, or another one."""
         return self.replaced or (self._opened_log is not None and _identity(self._log) != self._opened_log)
 
     def remember_log(self) -> None:

@@ -1,4 +1,4 @@
-"""What another user of the machine can do with Ray's ports and files: prints every success as a line of JSON.
+"""Acts as another user of the machine on Ray's ports and files: prints every success as a line of JSON.
 
 Everything is imported before this process becomes the other user, who may not be able to read the libraries.
 """

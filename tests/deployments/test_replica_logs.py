@@ -1,4 +1,4 @@
-"""What replicas log: foreseen errors as a line, others with their traceback, all of it safe."""
+"""Logs of replicas: foreseen errors as a line, others with their traceback, all of it safe."""
 
 import logging
 from collections.abc import Iterator
