@@ -6,10 +6,13 @@ The first bytes of a file decide its type; bytes after the end of an image or cl
 import base64
 import gzip
 import json
+import os
 import struct
+import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from itertools import repeat
@@ -57,7 +60,8 @@ def clip(
 ) -> bytes:
     """Return a clip whose frame number n has the grey level 10 * n, dimmed to black and back past 250."""
     file = BytesIO()
-    with av.open(file, "w", format=kind, options={"movflags": movflags} if movflags else {}) as container:
+    options = {"movflags": movflags} if movflags else {}
+    with _scheduling_kept(), av.open(file, "w", format=kind, options=options) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
@@ -74,6 +78,19 @@ def clip(
         if audio:
             _hum(container, audio)
     return file.getvalue()
+
+
+@contextmanager
+def _scheduling_kept() -> Iterator[None]:
+    """Restore the scheduling of this thread: SVT-AV1 makes it real-time where it may, and children inherit that."""
+    if sys.platform != "linux":
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def grey_of(number: int) -> int:

@@ -1,4 +1,4 @@
-"""Headers of files: what they declare about the work to decode them. Nothing is decoded, and nothing is believed for good.
+"""Headers of files: the work that they declare. Nothing is decoded, and nothing is believed for good.
 
 It serves to schedule files and to refuse expensive ones early; the decoders check sizes again.
 """

@@ -17,8 +17,8 @@ import pytest
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, NotReady, RoadworkError, UnsupportedMedia
 from roadwork_serve.media import Clip, Photo, open_rgb, page, read
-from roadwork_serve.media import decode_pool as decode_pool_module
 from roadwork_serve.media.decode_pool import DecodePool
+from roadwork_serve.media.decode_response import parse_error, parse_media, parse_page
 from roadwork_serve.profiles.profile import MediaLimits
 from tests import corpus
 from tests.weak_reader import DIES, EATS, HANGS, LIES
@@ -100,7 +100,7 @@ async def test_the_pool_makes_pages(kind: str) -> None:
 @pytest.mark.parametrize("answer", [({"kind": "photo"}, GOOD), ({"kind": "page"}, b"\x89PNG"), ({"kind": "page"}, b"")])
 def test_a_forged_page_is_rejected(answer: tuple[dict[str, str], bytes]) -> None:
     with pytest.raises((ValueError, RoadworkError)):
-        decode_pool_module._parse_page(answer[0], bytearray(answer[1]))
+        parse_page(answer[0], bytearray(answer[1]))
 
 
 async def test_decoding_time_is_measured_in_the_decoding_process(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ FRAMES = {"kind": "clip", "width": 1, "height": 1, "seconds": 1}
 )
 def test_forged_responses_of_a_compromised_process_are_rejected(header: object, size: int) -> None:
     with pytest.raises((ValueError, KeyError, TypeError, OverflowError)):
-        decode_pool_module._error(header) or decode_pool_module._parse(header, bytearray(size), "image/jpeg", LIMITS)
+        parse_error(header) or parse_media(header, bytearray(size), "image/jpeg", LIMITS)
 
 
 async def test_a_process_with_forged_responses_is_replaced(weak: DecodePool) -> None:
@@ -289,6 +289,7 @@ def test_processes_end_when_their_parent_is_killed(reads: bool, tmp_path: Path) 
 import asyncio
 from pathlib import Path
 from roadwork_serve.media.decode_pool import DecodePool
+from roadwork_serve.media.decode_response import parse_error, parse_media, parse_page
 from roadwork_serve.profiles.profile import MediaLimits
 
 async def main():
