@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.e2e.test_cluster import GREY, WHITE
 from tests.e2e.test_openapi import CHECKS, NO_OTHER_KEYS, hold_to_its_word
 
 SLOTS = 128  # of each ingress replica at the fast VLM
+PATIENT_S = 120  # for hundreds of requests to arrive on a busy machine, before what is tested begins
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Pair:
     asker: httpx.Client
 
     def client(self, **settings: Any) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, headers={"X-API-Key": self.key}, timeout=60, **settings)
+        return httpx.AsyncClient(base_url=self.url, headers={"X-API-Key": self.key}, timeout=PATIENT_S, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +220,7 @@ async def hang_up_on(pair: Pair, count: int) -> float:
     async def hold(client: httpx.AsyncClient, number: int) -> None:
         headers = {"content-type": "image/jpeg", "X-Request-Id": f"held-{number}"}
         for pause_s in repeat(0.1):  # a rejected request is repeated
-            reply = await client.post("/v1/classify?deadline_ms=60000", content=GREY, headers=headers)
+            reply = await client.post(f"/v1/classify?deadline_ms={1000 * PATIENT_S}", content=GREY, headers=headers)
             if reply.status_code != 503:
                 return
             await asyncio.sleep(pause_s)
@@ -226,7 +228,8 @@ async def hang_up_on(pair: Pair, count: int) -> float:
     client = pair.client(limits=httpx.Limits(max_connections=count))
     asking = [asyncio.create_task(hold(client, number)) for number in range(count)]
     try:
-        await asyncio.to_thread(eventually, lambda: all_in(pair, at_the_vlm) == count, 60, "all are at the fast VLM")
+        arrived = partial(eventually, lambda: all_in(pair, at_the_vlm) == count, PATIENT_S, "all are at the fast VLM")
+        await asyncio.to_thread(arrived)
         assert pair.held.stat().st_size > min(count, 2 * SLOTS) / 2, "the engine holds those of both replicas"
     finally:
         for each in asking:
