@@ -11,7 +11,7 @@ from roadwork_serve.media.photo import Photo, open_rgb, read_page, read_photo, s
 from roadwork_serve.media.sniff import sniff
 
 if TYPE_CHECKING:  # pydantic would take longer to import than everything else in a decoding process
-    from roadwork_serve.profiles.profile import MediaLimits
+    from roadwork_serve.profiles.media_limits import MediaLimits
 
 __all__ = ["Clip", "Frame", "Photo", "checked", "open_rgb", "page", "read", "sniff", "squash"]
 

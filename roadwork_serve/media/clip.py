@@ -8,33 +8,38 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.packet import Packet
-from av.stream import Discard, Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 
-from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
-from roadwork_serve.media.container import check_mp4, check_webm
+from roadwork_serve.clip_formats import CLIP_CODECS, MPEG_PS, MPEG_TS, format_of
+from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge
+from roadwork_serve.media.clip_packets import TimedPacket, read_packets
+from roadwork_serve.media.container import Extent, check_container
 from roadwork_serve.media.header_limits import check_shape
 from roadwork_serve.media.photo import fit, squash
 
 if TYPE_CHECKING:
-    from roadwork_serve.profiles.profile import MediaLimits
+    from roadwork_serve.profiles.media_limits import MediaLimits
 
-_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "h263")
+OPTIONS = {
+    "codec_whitelist": ",".join(CLIP_CODECS),
+    "fflags": "+genpts",  # an AVI has only times of decoding
+    "skip_estimate_duration_from_pts": "1",  # the packets give it, without seeking
+}
+_CUT_IN_FRAMES = (MPEG_TS.mime, MPEG_PS.mime)  # these do not tell where a frame ends
 _MAX_DECODED_PIXELS = 2_000_000_000  # of all frames: 35 s of 1080p in one group of pictures, 5 to 10 s of a CPU core
 _THREADS = 4
 _JPEG_QUALITY = 88
 _OUT_OF_MEMORY = "decoding the clip takes too much memory; send it at a smaller size"
+_CUT_SHORT = "the clip is truncated: it ends before its first whole frame; send the whole file"
 _TRANSPOSE = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
@@ -62,6 +67,8 @@ class Clip:
     seconds: float
     #: Sampled frames in order.
     frames: tuple[Frame, ...]
+    #: True if the file is truncated or damaged, and the frames are of the part that could be read.
+    incomplete: bool = False
 
     @property
     def kind(self) -> Literal["clip"]:
@@ -95,17 +102,13 @@ def read_clip(data: bytes, mime: str, limits: "MediaLimits") -> Clip:
         UnsupportedMedia: The codec is not supported.
         BrokenMedia: The file is damaged.
     """
-    webm = mime == "video/webm"
     try:
-        check_webm(data) if webm else check_mp4(data)
-        options = {
-            "codec_whitelist": ",".join(_CODECS),
-            **_cap(limits.max_pixels),
-        }  # opening already decodes some packets
-        with av.open(
-            BytesIO(data), "r", format="matroska" if webm else "mov", options=options, metadata_errors="replace"
-        ) as container:
-            return _read(container, data, mime, limits)
+        kind = format_of(mime)
+        extent = check_container(data, kind)
+        file = BytesIO(data if extent.complete else data[extent.start : extent.end])
+        options = OPTIONS | capped(limits.max_pixels)  # opening already decodes some packets
+        with av.open(file, "r", format=kind.demuxer, options=options, metadata_errors="replace") as container:
+            return _read(container, mime, extent, limits)
     except MediaError:
         raise
     except MemoryError:
@@ -126,25 +129,23 @@ def evenly_spaced(times: Sequence[int], count: int) -> Sequence[int]:
     return [times[pick] for pick in picks]
 
 
-def _read(container: InputContainer, data: bytes, mime: str, limits: "MediaLimits") -> Clip:
-    stream = _video_stream(container)
+def _read(container: InputContainer, mime: str, extent: Extent, limits: "MediaLimits") -> Clip:
+    size = extent.end - extent.start
+    video = read_packets(container, size, limits, cut=not extent.complete and mime in _CUT_IN_FRAMES)
+    stream, packets = video.stream, video.packets
     codec = stream.codec_context
     second = float(1 / (stream.time_base or 1))  # in units of the stream's timestamps
     pixels = codec.width * codec.height or limits.max_pixels  # the largest possible if the header has no size
     _check("pixels per frame", pixels, limits.max_pixels, "max_pixels")
     check_shape((codec.width, codec.height), limits, "clip")
-    _check("frames", stream.frames, limits.max_clip_frames, "max_clip_frames")
-    declared_s = max((container.duration or 0) / av.time_base, (stream.duration or 0) / second)
-    _check("seconds", declared_s, limits.max_seconds, "max_seconds")
 
-    packets = _packets(container, stream, len(data), limits)
     times = sorted({each.time for each in packets if not each.packet.is_discard})
     if not times:
-        raise BrokenMedia("the clip has no frames; send one with at least one frame")
+        raise BrokenMedia("the clip has no frames; send one with at least one frame" if extent.complete else _CUT_SHORT)
     seconds = (times[-1] - times[0]) / second * len(times) / max(1, len(times) - 1)
     _check("seconds", seconds, limits.max_seconds, "max_seconds")
 
-    codec.options = _cap(2 * pixels)  # the frame size may grow in the stream, within this limit
+    codec.options = capped(2 * pixels)  # the frame size may grow in the stream, within this limit
     codec.thread_type = "AUTO"
     codec.thread_count = _THREADS if codec.name == "h264" else 1  # FFmpeg's threaded VP9 crashes on damaged files
     runs = _runs(packets, evenly_spaced(times, limits.frames), max(1, _MAX_DECODED_PIXELS // pixels))
@@ -152,52 +153,14 @@ def _read(container: InputContainer, data: bytes, mime: str, limits: "MediaLimit
     width = height = 0
     for time, picture in _decode(codec, packets, runs):
         check_shape((picture.width, picture.height), limits, "clip")
-        image, turned = _upright(picture, limits.frame_side)
+        image, turned = upright(picture, limits.frame_side)
         if not frames:
             width, height = (picture.height, picture.width) if turned else (picture.width, picture.height)
         frames.append(Frame((time - times[0]) / second, _jpeg(image), squash(image, limits.thumb_side)))
     if not frames:
-        raise BrokenMedia("no frame of the clip can be decoded; send one that can be played")
-    return Clip(mime, width, height, seconds, tuple(frames))
-
-
-def _video_stream(container: InputContainer) -> VideoStream:
-    """Return the first video stream, without cover images, and discard all others."""
-    videos = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
-    if not videos:
-        raise BrokenMedia("the file has no video, only audio or data; send a clip with video")
-    for other in container.streams:
-        if other is not videos[0]:
-            other.discard = Discard.all
-    codec = videos[0].codec_context
-    if codec is None or codec.name not in _CODECS:
-        raise UnsupportedMedia(
-            f"the clip has the video codec {codec.name if codec else 'unknown'}; "
-            "send H.264, H.265, VP8, VP9, AV1, MPEG-4 or Motion JPEG"
-        )
-    return videos[0]
-
-
-class _TimedPacket(NamedTuple):
-    """A packet and the presentation time of its frame, in units of the stream."""
-
-    time: int
-    packet: Packet
-
-
-def _packets(container: InputContainer, stream: VideoStream, size: int, limits: "MediaLimits") -> list[_TimedPacket]:
-    """Return all packets of the stream in decoding order."""
-    packets: list[_TimedPacket] = []
-    read = 0
-    for packet in container.demux(stream):
-        if packet.pts is None or not packet.size:
-            continue
-        packets.append(_TimedPacket(packet.pts, packet))
-        read += packet.size
-        _check("frames", len(packets), limits.max_clip_frames, "max_clip_frames")
-        if read > 2 * size:  # valid files use each byte once; the factor allows for packets that the demuxer unpacks
-            raise BrokenMedia("the clip is damaged: its frames have more bytes than the file; export it again")
-    return packets
+        whole = "no frame of the clip can be decoded; send one that can be played"
+        raise BrokenMedia(whole if extent.complete else _CUT_SHORT)
+    return Clip(mime, width, height, seconds, tuple(frames), not (extent.complete and video.complete))
 
 
 @dataclass(slots=True)
@@ -210,7 +173,7 @@ class _Run:
     times: set[int]
 
 
-def _runs(packets: Sequence[_TimedPacket], wanted: Sequence[int], most: int) -> list[_Run]:
+def _runs(packets: Sequence[TimedPacket], wanted: Sequence[int], most: int) -> list[_Run]:
     """Plan the decoding of the selected times, in order, with no packet twice.
 
     Once it would take more than `most` packets, the preceding key frames replace the selected frames.
@@ -234,7 +197,7 @@ def _runs(packets: Sequence[_TimedPacket], wanted: Sequence[int], most: int) -> 
 
 
 def _decode(
-    codec: VideoCodecContext, packets: Sequence[_TimedPacket], runs: Sequence[_Run]
+    codec: VideoCodecContext, packets: Sequence[TimedPacket], runs: Sequence[_Run]
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Yield the first frame at or after each selected time, with its own time."""
     codec.open(strict=False)  # before skip_frame is set, since AV1 would keep that setting
@@ -256,7 +219,7 @@ def _decode(
                     wanted = [time for time in wanted if time > frame.pts]
 
 
-def _upright(picture: VideoFrame, max_side: int) -> tuple[Image.Image, bool]:
+def upright(picture: VideoFrame, max_side: int) -> tuple[Image.Image, bool]:
     """Return the frame as upright RGB within max_side, and True if width and height are swapped."""
     width, height = fit((picture.width, picture.height), max_side)
     rgb = picture.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC", threads=1)
@@ -271,7 +234,7 @@ def _jpeg(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _cap(pixels: int) -> dict[str, str]:
+def capped(pixels: int) -> dict[str, str]:
     """Return decoder options that limit the frame size, with a margin, since some codecs count padding."""
     return {"max_pixels": str(2 * pixels + 1_000_000)}
 

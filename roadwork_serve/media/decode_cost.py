@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from roadwork_serve.media.clip_header import read_clip_header
 from roadwork_serve.media.header import Header, read_header
+from roadwork_serve.still_formats import STILL_BY_MIME
 
 if TYPE_CHECKING:
-    from roadwork_serve.profiles.profile import MediaLimits
+    from roadwork_serve.profiles.media_limits import MediaLimits
 
 _MIB = 2**20
-# Bytes per pixel, measured with 8 bits per channel and rounded up: WebP takes 15 lossy and 20 lossless, PNG 12 with
-# transparency, H.264 with 16 reference frames 40. A JPEG is scaled while it is decoded, unless it must be held whole.
-_JPEG, _JPEG_CHANNEL, _PNG, _WEBP, _CLIP = 2, 2, 16, 24, 48
+# Bytes per pixel, measured and rounded up: H.264 with 16 reference frames takes 40. A JPEG is scaled while it is
+# decoded, unless it must be held whole. Those of still images are in `still_formats`.
+_JPEG_CHANNEL, _CLIP = 2, 48
 _PHOTO_MIB, _CLIP_MIB = 64, 256  # regardless of pixels: the scaled image; stacks and heaps of threads
 _COPIES = 4  # of the file
 _LIGHT_MIB = 400  # a baseline JPEG of 50 megapixels, a PNG of 20, a WebP of 13
@@ -34,7 +36,8 @@ def decode_cost(data: bytes, mime: str, limits: "MediaLimits") -> DecodeCost:
     Without a readable header, it is that of the largest clip; a photo cannot be decoded then and costs nothing.
     """
     clip = mime.startswith("video/")
-    header = read_header(data, mime) or Header(limits.max_pixels if clip else 0, 1)
+    read = read_clip_header if clip else read_header
+    header = read(data, mime) or Header(limits.max_pixels if clip else 0, 1)
     pixels = min(header.pixels, limits.max_pixels)  # beyond, it is refused
     memory_mib = _CLIP_MIB if clip else _PHOTO_MIB
     memory_mib += (_bytes_per_pixel(header, mime) * pixels + _COPIES * len(data)) // _MIB
@@ -47,12 +50,7 @@ def largest_mib(limits: "MediaLimits") -> int:
 
 
 def _bytes_per_pixel(header: Header, mime: str) -> int:
-    match mime:
-        case "image/jpeg":
-            return _JPEG + (_JPEG_CHANNEL * header.bits // 8 if header.buffered else 0)
-        case "image/png":
-            return _PNG
-        case "image/webp":
-            return _WEBP
-        case _:
-            return _CLIP
+    still = STILL_BY_MIME.get(mime)
+    if still is None:
+        return _CLIP
+    return still.bytes_per_pixel + (_JPEG_CHANNEL * header.bits // 8 if header.buffered else 0)

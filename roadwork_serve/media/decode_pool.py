@@ -13,7 +13,7 @@ from roadwork_serve.media.decode_process import CLOSED, DecodeJob, DecodeProcess
 from roadwork_serve.media.decode_response import parse_media, parse_page
 from roadwork_serve.media.decode_worker import Task
 from roadwork_serve.media.heavy_lane import HeavyLane, heavy_places
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 
 T = TypeVar("T")
 _LOG = logging.getLogger("ray.serve.roadwork.media")

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, NotReady, RoadworkError
 from roadwork_serve.media.decode_response import max_bytes, parse_error, parse_seconds
-from roadwork_serve.media.decode_worker import LENGTHS, READY, Task
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.media.decode_worker import Task
+from roadwork_serve.media.worker_process import LENGTHS, MAX_HEADER, READY, spawn
+from roadwork_serve.profiles.media_limits import MediaLimits
 
 T = TypeVar("T")
 Timed = Callable[[float, bool, bool], None]
@@ -24,9 +25,6 @@ CLOSED = "the server is shutting down; send the file to another one, or try agai
 _LOG = logging.getLogger("ray.serve.roadwork.media")
 _START_S = 60.0
 _HEAVY_NICENESS = 10
-_MAX_HEADER = 64 * 2**10  # bytes of JSON in a response
-# Environment variables of the processes, without keys and tokens.
-_INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
 
 
 @dataclass(slots=True, eq=False)
@@ -84,8 +82,8 @@ class DecodeProcess:
         try:
             async with asyncio.timeout(limits.max_decode_s):
                 memory = {"memory_mib": job.memory_mib, "most_mib": job.most_mib}
-                await _send(worker, {"task": task, "limits": limits.model_dump()} | memory, data)
-                header, body = await _receive(worker, max_bytes(limits))
+                await send_message(worker, {"task": task, "limits": limits.model_dump()} | memory, data)
+                header, body = await receive_message(worker, max_bytes(limits))
             result = parse_error(header) or parse(header, body)
             self._timed(parse_seconds(header, limits), True, job.heavy)
             completed = True
@@ -148,9 +146,9 @@ class DecodeProcess:
         ours.setblocking(False)
         try:
             with theirs:
-                self.process, self.yields = _spawn(self._module, theirs), False
+                self.process, self.yields = spawn(self._module, theirs), False
             async with asyncio.timeout(_START_S):
-                ready = (await _receive(ours, 0))[0]
+                ready = (await receive_message(ours, 0))[0]
                 if ready["kind"] != READY["kind"]:
                     raise ValueError("it does not report ready")
                 self._started(ready["lacks"])
@@ -173,29 +171,15 @@ class DecodeProcess:
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self.process.wait))
 
 
-def _spawn(module: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """Start a Python process that runs the module, with the socket as its standard input. Takes milliseconds."""
-    return subprocess.Popen(  # noqa: S603 - no argument comes from outside
-        [sys.executable, "-P", "-s", "-m", module],
-        stdin=theirs.fileno(),
-        stdout=subprocess.DEVNULL,
-        env={name: os.environ[name] for name in _INHERITED if name in os.environ}
-        | {
-            "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(each or os.getcwd() for each in sys.path),
-            "PYTHONWARNINGS": "ignore",
-        },
-    )
-
-
-async def _send(worker: socket.socket, header: Mapping[str, Any], body: bytes) -> None:
+async def send_message(worker: socket.socket, header: Mapping[str, Any], body: bytes) -> None:
+    """Send a message to a process. Raises OSError."""
     loop = asyncio.get_running_loop()
     encoded = json.dumps(header).encode()
     await loop.sock_sendall(worker, LENGTHS.pack(len(encoded), len(body)) + encoded)
     await loop.sock_sendall(worker, body)
 
 
-async def _receive(worker: socket.socket, most: int) -> tuple[Any, bytearray]:
+async def receive_message(worker: socket.socket, most: int) -> tuple[Any, bytearray]:
     """Return a message with at most `most` bytes beside its JSON.
 
     Raises:
@@ -204,7 +188,7 @@ async def _receive(worker: socket.socket, most: int) -> tuple[Any, bytearray]:
         ValueError: The message is invalid.
     """
     header_size, size = LENGTHS.unpack(await _receive_exactly(worker, LENGTHS.size))
-    if header_size > _MAX_HEADER or size > most:
+    if header_size > MAX_HEADER or size > most:
         raise ValueError(f"its response has {header_size:,} and {size:,} bytes")
     return json.loads(await _receive_exactly(worker, header_size)), await _receive_exactly(worker, size)
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from roadwork_serve.media import Clip, Frame, Photo, sniff
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 
 _ERRORS: Mapping[str, type[MediaError]] = {
     kind.__name__: kind for kind in (BrokenMedia, MediaTooLarge, UnsupportedMedia)
@@ -50,7 +50,8 @@ def parse_media(header: Any, body: bytearray, mime: str, limits: MediaLimits) ->
                 Frame(at_s, bytes(body[end - size : end]), thumb)
                 for (at_s, size), end, thumb in zip(sizes, ends, thumbs, strict=True)
             )
-            return Clip(mime, int(header["width"]), int(header["height"]), float(header["seconds"]), frames)
+            size, seconds = (int(header["width"]), int(header["height"])), float(header["seconds"])
+            return Clip(mime, *size, seconds, frames, incomplete=bool(header["incomplete"]))
         case other:
             raise ValueError(f"its kind is {other!r}")
 

@@ -1,21 +1,21 @@
 """Limits that are checked before pixels are decoded: on metadata, shape, and work that is out of proportion."""
 
-import struct
 from typing import TYPE_CHECKING
 
 from roadwork_serve.errors import MediaTooLarge
-from roadwork_serve.media.header import ALONE, MAX_SEGMENTS, SCAN, count_scans, read_header, segments
+from roadwork_serve.media.header import read_header
+from roadwork_serve.media.heif import CODED, read_heif
+from roadwork_serve.media.jpeg import count_scans
+from roadwork_serve.media.tiff import JPEG_COMPRESSION, read_tiff
+from roadwork_serve.still_formats import STILL_BY_MIME
 
 if TYPE_CHECKING:
-    from roadwork_serve.profiles.profile import MediaLimits
+    from roadwork_serve.profiles.media_limits import MediaLimits
 
-_MAX_CHUNKS = 20_000  # of a PNG; libpng writes 8 KiB each, which is 4,000 for 32 MiB
-_MAX_METADATA = 4 * 2**20  # bytes of tables, profiles and EXIF; Pillow takes milliseconds per 64 KiB of some
-_MAX_FILL = 64 * 2**10  # bytes between segments
-_COMMENT, _APP1 = 0xFE, 0xE1
 _MAX_SCANS = 100  # of a JPEG; cameras write 1 or about 10
 _SCANS_AT_MAX_PIXELS = 12  # each is a pass over the whole image, about 50 ms for 50 megapixels
-_BYTES_PER_PIXEL = 4  # of a PNG with max_pixels: 8 bits per channel, with transparency
+_BYTES_PER_PIXEL = 4  # of a PNG or TIFF with max_pixels: 8 bits per channel, with transparency
+_CODED_SHARE = 2  # of max_pixels: the tiles of a HEIF, whose edges may exceed the picture
 
 
 def check_shape(size: tuple[int, int], limits: "MediaLimits", what: str = "photo") -> None:
@@ -49,35 +49,36 @@ def check_work(data: bytes, mime: str, limits: "MediaLimits") -> None:
                 f"the JPEG has more than {most} scans of {header.pixels:,} pixels, each of which is a pass over the "
                 "whole image; export it again as a baseline JPEG"
             )
-    elif mime == "image/png":
+    elif mime in ("image/png", "image/tiff"):
         most, needs = _BYTES_PER_PIXEL * limits.max_pixels, header.pixels * header.bits // 8
         if needs > most:
             raise MediaTooLarge(
-                f"the PNG has {needs:,} bytes of pixels; at most {most:,} are accepted; export it with 8 bits per "
-                "channel"
+                f"the {STILL_BY_MIME[mime].name} has {needs:,} bytes of pixels; at most {most:,} are accepted; export "
+                "it with 8 bits per channel"
+            )
+    if mime == "image/tiff":
+        _check_tiff(data, header.pixels, limits)
+    elif mime in CODED:
+        coded = read_heif(data, mime).coded_pixels
+        if coded > _CODED_SHARE * limits.max_pixels:
+            raise MediaTooLarge(
+                f"the parts of the photo have {coded:,} pixels; at most {_CODED_SHARE * limits.max_pixels:,} are "
+                "decoded; export it as a JPEG"
             )
 
 
-def check_jpeg(data: bytes) -> None:
-    """Raise MediaTooLarge if the metadata before the image data would take long to parse."""
-    metadata, fill = 0, 0
-    for count, segment in enumerate(segments(data)):
-        fill += segment.fill
-        if segment.marker == SCAN:
-            return
-        if segment.marker not in ALONE:
-            xmp = segment.marker == _APP1 and not data.startswith(b"Exif\0", segment.at + 2)
-            length = int.from_bytes(data[segment.at : segment.at + 2], "big")
-            metadata += 0 if xmp or segment.marker == _COMMENT else length
-        if fill > _MAX_FILL or metadata > _MAX_METADATA or count + 1 >= MAX_SEGMENTS:
-            raise MediaTooLarge("the JPEG has too much metadata; export it again without it")
-
-
-def check_png(data: bytes) -> None:
-    """Raise MediaTooLarge if there are so many chunks that they would take long to parse."""
-    at = 8
-    for _ in range(_MAX_CHUNKS):
-        if at + 8 > len(data):
-            return
-        at += 12 + struct.unpack_from(">I", data, at)[0]
-    raise MediaTooLarge(f"the PNG has more than {_MAX_CHUNKS:,} chunks; export it again")
+def _check_tiff(data: bytes, pixels: int, limits: "MediaLimits") -> None:
+    """Check the scans of the JPEGs in a TIFF: each strip or tile is one."""
+    tiff = read_tiff(data)
+    if tiff.compression != JPEG_COMPRESSION:
+        return
+    most = min(tiff.parts + _MAX_SCANS, _SCANS_AT_MAX_PIXELS * limits.max_pixels * tiff.parts // max(1, pixels))
+    scans = data.count(b"\xff\xda")
+    if scans > most and tiff.ranges is not None:  # such bytes may be elsewhere, as for a JPEG
+        scans = 0
+        for start, end in tiff.ranges:
+            scans += count_scans(data[start:end], most - scans)
+            if scans > most:
+                break
+    if scans > most:
+        raise MediaTooLarge(f"the TIFF has more than {most:,} JPEG scans; export it with LZW or Deflate")

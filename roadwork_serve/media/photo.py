@@ -1,6 +1,5 @@
 """Photos: limits from the header, the thumbnail for stage 1, and the page for the later stages."""
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,29 +8,20 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
-from roadwork_serve.media.header import webp_size
-from roadwork_serve.media.header_limits import check_jpeg, check_png, check_shape, check_work
+from roadwork_serve.media.header import read_header
+from roadwork_serve.media.header_limits import check_shape, check_work
 from roadwork_serve.media.sniff import sniff
+from roadwork_serve.media.still_reader import TRANSPOSE, Still, open_still
 
 if TYPE_CHECKING:
-    from roadwork_serve.profiles.profile import MediaLimits
+    from roadwork_serve.profiles.media_limits import MediaLimits
 
 _PAGE_QUALITY = 90
 _BROKEN = "the photo is damaged or truncated; send the whole file"
 _OUT_OF_MEMORY = "decoding the photo takes too much memory; send it at a smaller size"
-_ORIENTATION_TAG = 0x0112
-_TRANSPOSE = {  # EXIF 2.32, tag Orientation -> the operation that makes the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +40,11 @@ class Photo:
     def kind(self) -> Literal["photo"]:
         """The media type."""
         return "photo"
+
+    @property
+    def incomplete(self) -> Literal[False]:
+        """False: a truncated photo is refused."""
+        return False
 
     @property
     def images(self) -> tuple[bytes, ...]:
@@ -75,12 +70,12 @@ def read_photo(data: bytes, mime: str, limits: "MediaLimits") -> Photo:
         BrokenMedia: The file is damaged.
     """
     with _errors():
-        image = _open_checked(data, mime, limits)
-        width, height = image.size
-        if _orientation(image) >= 5:
+        still = _open_checked(data, mime, limits)
+        width, height = still.image.size
+        if still.orientation >= 5:
             width, height = height, width
         side = limits.thumb_side
-        thumb = np.asarray(_decoded(image, (side, side), Image.Resampling.BILINEAR))
+        thumb = np.asarray(_decoded(still, (side, side), Image.Resampling.BILINEAR))
     return Photo(mime, width, height, thumb)
 
 
@@ -90,8 +85,8 @@ def read_page(data: bytes, mime: str, limits: "MediaLimits") -> bytes:
     Raises the errors of `read_photo`.
     """
     with _errors():
-        image = _open_checked(data, mime, limits)
-        page = _decoded(image, fit(image.size, limits.page_side), Image.Resampling.BICUBIC)
+        still = _open_checked(data, mime, limits)
+        page = _decoded(still, fit(still.image.size, limits.page_side), Image.Resampling.BICUBIC)
         return encode_jpeg(page, _PAGE_QUALITY)
 
 
@@ -106,7 +101,7 @@ def open_rgb(encoded: bytes, max_side: int | None = None) -> Image.Image:
     """Decode a photo or frame that `read` has accepted to an upright RGB image; transparency becomes white.
 
     Args:
-        encoded: A JPEG, PNG or WebP file.
+        encoded: The file of a photo.
         max_side: Scale down until the longer side is at most this, in pixels. Large JPEGs are decoded directly to
             about that size.
 
@@ -116,10 +111,11 @@ def open_rgb(encoded: bytes, max_side: int | None = None) -> Image.Image:
     """
     mime = sniff(encoded)
     if not mime.startswith("image/"):
-        raise UnsupportedMedia(f"the bytes are {mime}; a JPEG, PNG or WebP photo is needed here")
+        raise UnsupportedMedia(f"the bytes are {mime}; a photo is needed here")
     try:
-        image = _open(encoded, mime)
-        return _decoded(image, fit(image.size, max_side or max(image.size)), Image.Resampling.BICUBIC)
+        still = open_still(encoded, mime)
+        size = still.image.size
+        return _decoded(still, fit(size, max_side or max(size)), Image.Resampling.BICUBIC)
     except Exception as error:
         raise BrokenMedia(_BROKEN) from error
 
@@ -148,42 +144,23 @@ def _errors() -> Iterator[None]:
         raise BrokenMedia(_BROKEN) from error
 
 
-def _open_checked(data: bytes, mime: str, limits: "MediaLimits") -> ImageFile.ImageFile:
-    """Parse the header and check it against the limits, before any pixel is decoded."""
-    if mime == "image/webp":
-        check_shape(webp_size(data), limits)  # Pillow allocates the canvas when it opens the file
-    image = _open(data, mime)
-    check_shape(image.size, limits)
+def _open_checked(data: bytes, mime: str, limits: "MediaLimits") -> Still:
+    """Read the header and check it against the limits, before any pixel is decoded."""
+    header = read_header(data, mime)
+    if header and header.pixels:
+        check_shape((header.width, header.height), limits)  # some decoders allocate the image when they open the file
     check_work(data, mime, limits)
-    return image
+    still = open_still(data, mime)
+    check_shape(still.image.size, limits)
+    return still
 
 
-class _JpegReader(JpegImagePlugin.JpegImageFile):
-    def _read_dpi_from_exif(self) -> None:
-        """Do nothing. Pillow would parse all of the EXIF on opening, and warn about every invalid tag."""
-
-
-def _open(data: bytes, mime: str) -> ImageFile.ImageFile:
-    """Parse the header without decoding pixels.
-
-    The class of the format is used directly, since Image.open would try other formats too and check the image against
-    Pillow's global limit instead of ours.
-    """
-    if mime == "image/jpeg":
-        check_jpeg(data)
-        return _JpegReader(BytesIO(data))
-    if mime == "image/png":
-        check_png(data)
-        return PngImagePlugin.PngImageFile(BytesIO(data))
-    return WebPImagePlugin.WebPImageFile(BytesIO(data))
-
-
-def _decoded(image: ImageFile.ImageFile, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
+def _decoded(still: Still, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
     """Decode to upright RGB of a size, which is given in the stored orientation."""
-    orientation = _orientation(image)
+    image = still.image
     image.draft(None, size)  # a JPEG is scaled by 2, 4 or 8 while decoding, to no less than size; others ignore it
     image.load()
-    if image.mode == "I;16":  # 16-bit grey, which `convert` would clip
+    if image.mode.startswith("I;16"):  # 16-bit grey, which `convert` would clip
         rgb: Image.Image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     else:
         rgb = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -193,29 +170,7 @@ def _decoded(image: ImageFile.ImageFile, size: tuple[int, int], resampling: Imag
         white = Image.new("RGBA", rgb.size, "white")
         white.alpha_composite(rgb)
         rgb = white.convert("RGB")
-    if orientation in _TRANSPOSE:
-        rgb = rgb.transpose(_TRANSPOSE[orientation])
+    if still.orientation in TRANSPOSE:
+        rgb = rgb.transpose(TRANSPOSE[still.orientation])
     rgb.info = {}  # else its EXIF orientation would be applied twice
     return rgb
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation from 1 to 8; 1 if it is missing or invalid.
-
-    Pillow would parse all tags to find one, and warn about invalid ones.
-    """
-    exif = image.info.get("exif")
-    tiff = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""  # a PNG may hold text of that name
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None:
-        return 1
-    try:
-        (first,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (count,) = struct.unpack_from(f"{order}H", tiff, first)
-        for index in range(count):
-            tag, value = struct.unpack_from(f"{order}H6xH", tiff, first + 2 + 12 * index)
-            if tag == _ORIENTATION_TAG:
-                return value if value in _TRANSPOSE else 1
-    except struct.error:
-        pass
-    return 1

@@ -1,36 +1,38 @@
 """Detection of the media type from the first bytes."""
 
+from roadwork_serve.clip_formats import CLIP_NAMES, clip_format
 from roadwork_serve.errors import BrokenMedia, UnsupportedMedia
+from roadwork_serve.still_formats import STILL_NAMES, still_format
 
-_STILLS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 _UNSUPPORTED = {
-    b"GIF8": "a GIF",
-    b"BM": "a BMP",
-    b"II*\0": "a TIFF or raw photo",
-    b"MM\0*": "a TIFF or raw photo",
     b"\0\0\0\x0cjP  ": "a JPEG 2000",
     b"\xff\x0a": "a JPEG XL",
+    b"\0\0\0\x0cJXL ": "a JPEG XL",
     b"%PDF": "a PDF",
     b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "a gzip archive",
     b"<": "HTML, SVG or XML text",
-    b"\x1aE\xdf\xa3": "a Matroska clip",
-    b"RIFF": "an AVI or WAV",
-    b"FLV": "a Flash clip",
+    b"RIFF": "a WAV or another RIFF file",
 }
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis", b"crx "}
-_MOV_ATOMS = {
-    b"moov",
-    b"mdat",
-    b"wide",
-    b"free",
-    b"skip",
-    b"pnot",
-}  # a MOV may start with any of them; QuickTime has no magic number
+_UNSUPPORTED_CLIPS = {
+    b"FLV": "a Flash clip",
+    b"\x1aE\xdf\xa3": "an EBML file, neither WebM nor MKV",
+    b"0&\xb2u\x8ef\xcf\x11": "a Windows Media clip (ASF)",
+    b"OggS": "an Ogg file",
+    b".RMF": "a RealMedia clip",
+    b"\0\0\0\1": "bare H.264 or H.265 video without a container",
+    b"\0\0\1\xb3": "bare MPEG video without a container",
+    b"\0\0\1": "bare video without a container",
+    b"DHAV": "a Dahua recording (DAV)",
+    b"IMKH": "a Hikvision recording",
+    b"\x06\x0e+4\x02\x05\x01\x01": "an MXF clip",
+}
+_RAW_BRAND = b"crx "
+_CURE = ", for example converted with `ffmpeg -i CLIP out.mp4`"
 
 
 def sniff(data: bytes) -> str:
-    """Return the media type: image/jpeg, image/png, image/webp, video/mp4, video/quicktime or video/webm.
+    """Return the media type: that of one of `STILL_FORMATS` or of `CLIP_FORMATS`.
 
     Raises:
         BrokenMedia: There are no bytes.
@@ -38,23 +40,26 @@ def sniff(data: bytes) -> str:
     """
     if not data:
         raise BrokenMedia("the file is empty; send the bytes of a photo or a clip")
-    for magic, mime in _STILLS.items():
-        if data.startswith(magic):
-            return mime
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    if data[:4] == b"\x1aE\xdf\xa3" and b"webm" in data[:80]:  # the DocType is in the EBML header
-        return "video/webm"
-    if data[4:8] == b"ftyp" and data[8:12] not in _HEIF_BRANDS:
-        return "video/quicktime" if data[8:12] == b"qt  " else "video/mp4"
-    if data[4:8] in _MOV_ATOMS and data[0] < 0x20:  # a size comes first, not text
-        return "video/quicktime"
-    raise UnsupportedMedia(f"the bytes are {_named(data)}; send a JPEG, PNG or WebP photo or an MP4, MOV or WebM clip")
+    if (still := still_format(data)) is not None:
+        return still.mime
+    raw = data[4:8] == b"ftyp" and data[8:12] == _RAW_BRAND
+    if not raw and (clip := clip_format(data)) is not None:
+        return clip.mime
+    named = _named_clip(data)
+    raise UnsupportedMedia(
+        f"the bytes are {named or _named(data)}; send a {STILL_NAMES} photo or a clip as {CLIP_NAMES}"
+        f"{_CURE if named else ''}"
+    )
+
+
+def _named_clip(data: bytes) -> str | None:
+    """Return the name of a clip format that is not read; None if it is no clip."""
+    return next((name for magic, name in _UNSUPPORTED_CLIPS.items() if data.startswith(magic)), None)
 
 
 def _named(data: bytes) -> str:
     if data[4:8] == b"ftyp":
-        return "a HEIF, AVIF or raw photo"
+        return "a raw photo of a camera"
     for magic, name in _UNSUPPORTED.items():
         if data.startswith(magic):
             return name

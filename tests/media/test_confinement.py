@@ -12,7 +12,7 @@ from PIL import Image
 from roadwork_serve.errors import BrokenMedia
 from roadwork_serve.media import confinement, read
 from roadwork_serve.media.decode_pool import DecodePool
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 from tests import corpus
 from tests.escaping_worker import ATTEMPTS, JPEG
 
@@ -66,6 +66,23 @@ def good_files() -> dict[str, bytes]:
         "webp lossless": corpus.encoded(picture.convert("RGBA"), "WEBP", lossless=True),
         "webp animated": corpus.encoded(picture, "WEBP", save_all=True, append_images=[picture.rotate(90)]),
     }
+    stills |= {
+        "jpeg without an end": corpus.encoded(picture)[:-2],
+        "heic": corpus.encoded(picture, "HEIC", exif=corpus.exif(6)),
+        "heic in tiles": corpus.encoded(corpus.picture(300, 200), "HEIC", tile_size=64),
+        "heic with transparency": corpus.encoded(picture.convert("RGBA"), "HEIC"),
+        "avif": corpus.encoded(picture, "AVIF", exif=corpus.exif(6)),
+        "avif animated": corpus.encoded(picture, "AVIF", save_all=True, append_images=[picture.rotate(90)]),
+        "gif": corpus.encoded(picture, "GIF"),
+        "gif with transparency": corpus.encoded(clear, "GIF", transparency=0),
+        "bmp": corpus.encoded(picture, "BMP"),
+        "bmp palette": corpus.encoded(picture.convert("P"), "BMP"),
+    }
+    for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
+        stills[f"tiff {compression}"] = corpus.encoded(picture, "TIFF", compression=compression)
+    stills |= {
+        f"tiff {mode}": corpus.encoded(picture.convert(mode), "TIFF") for mode in ("1", "L", "P", "RGBA", "CMYK")
+    }
     stills |= {f"png {mode}": corpus.encoded(picture.convert(mode), "PNG") for mode in ("1", "L", "LA", "RGBA", "P")}
     clips = {
         "h264": corpus.clip(),
@@ -77,6 +94,15 @@ def good_files() -> dict[str, bytes]:
         "vp8": corpus.clip(kind="webm", codec="libvpx"),
         "vp9": corpus.clip(kind="webm", codec="libvpx-vp9"),
         "av1": corpus.clip(codec="libsvtav1"),
+        "mkv with sound": corpus.clip(kind="matroska", sound=True),
+        "transport stream": corpus.clip(kind="mpegts", sound=True),
+        "m2ts": corpus.clip(kind="mpegts", m2ts=True),
+        "mpeg2": corpus.clip(kind="vob", codec="mpeg2video", fps=25),
+        "mpeg1": corpus.clip(kind="mpeg", codec="mpeg1video", fps=25),
+        "avi of mjpeg": corpus.clip(kind="avi", codec="mjpeg"),
+        "avi of mpeg4": corpus.clip(kind="avi", codec="mpeg4"),
+        "3gp": corpus.clip(kind="3gp"),
+        "truncated": corpus.clip(80, kind="mpegts")[:-1000],
     }
     return stills | clips | {name: data for name, (data, _) in corpus.odd_files().items()}
 

@@ -19,7 +19,7 @@ from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, NotRea
 from roadwork_serve.media import Clip, Photo, open_rgb, page, read
 from roadwork_serve.media.decode_pool import DecodePool
 from roadwork_serve.media.decode_response import parse_error, parse_media, parse_page
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 from tests import corpus
 from tests.weak_reader import DIES, EATS, HANGS, LIES
 
@@ -71,7 +71,16 @@ async def hung(opened: DecodePool, begun: Path) -> asyncio.Task[Clip | Photo]:
     return task
 
 
-@pytest.mark.parametrize("data", [GOOD, corpus.encoded(corpus.picture(), "PNG"), corpus.clip(), corpus.clip(3)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        GOOD,
+        corpus.encoded(corpus.picture(), "PNG"),
+        corpus.clip(),
+        corpus.clip(3),
+        corpus.clip(40, kind="mpegts")[:-1000],
+    ],
+)
 async def test_the_pool_returns_the_same_media_as_media_read(data: bytes) -> None:
     async with readers(module="roadwork_serve.media.decode_worker") as opened:
         media, wanted = await opened.read(data, LIMITS), read(data, LIMITS)
@@ -83,6 +92,7 @@ async def test_the_pool_returns_the_same_media_as_media_read(data: bytes) -> Non
     match media, wanted:
         case Clip(), Clip():
             assert media.seconds == wanted.seconds
+            assert media.incomplete is wanted.incomplete is (data[:1] == b"G")
         case _:
             assert isinstance(media, Photo)
 
@@ -290,7 +300,7 @@ import asyncio
 from pathlib import Path
 from roadwork_serve.media.decode_pool import DecodePool
 from roadwork_serve.media.decode_response import parse_error, parse_media, parse_page
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 
 async def main():
     readers = DecodePool(1, "tests.weak_reader")

@@ -13,7 +13,7 @@ from roadwork_serve.media.decode_cost import decode_cost, largest_mib
 from roadwork_serve.media.decode_pool import DecodePool
 from roadwork_serve.media.heavy_lane import HeavyLane, heavy_places
 from roadwork_serve.media.sniff import sniff
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 from tests import corpus
 from tests.media.test_decode_pool import until
 from tests.weak_reader import BURNS
