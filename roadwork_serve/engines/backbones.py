@@ -12,15 +12,13 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from roadwork_serve.engines.load_options import DEFAULTS, LoadOptions
 from roadwork_serve.engines.loading import load_pretrained, read_config, read_processor_config
+from roadwork_serve.engines.onnx_folder import PIXEL_MEAN, PIXEL_STD
 from roadwork_serve.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import TimmWrapperConfig
 
 Rgb = tuple[float, float, float]
-# The ImageNet statistics, with which the checkpoints were trained unless their preprocessing says otherwise.
-PIXEL_MEAN: Rgb = (0.485, 0.456, 0.406)
-PIXEL_STD: Rgb = (0.229, 0.224, 0.225)
 
 # Classes of transformers by the model_type of config.json.
 _CLASSES = {

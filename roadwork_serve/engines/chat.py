@@ -9,18 +9,25 @@ THINK, END_OF_THINKING = "<think>", "</think>"
 ANSWER = "\n\nAnswer:"  # leads a model without thinking tags to its answer
 
 
-def chat_text(processor: Any, prompt: Prompt, thinking: bool) -> str:
-    """Return the prompt as text: image or clip first, question last.
+def chat_text(processor: Any, prompt: Prompt, thinking: bool, question_first: bool = False) -> str:
+    """Return the prompt as text.
 
-    Different questions about an image share a prefix, so that an engine with prefix caching can reuse it.
+    Args:
+        processor: Processor of the model, which holds its chat template.
+        prompt: The prompt.
+        thinking: The model reasons before it answers. Templates that can open the reasoning, or skip it, are told.
+        question_first: Put the question before the image or clip. Prompts with the same question then share a prefix,
+            which an engine with prefix caching computes once. With the question last, different questions about an
+            image do.
     """
     kind = "video" if prompt.timestamps_s else "image"
-    wants = {"enable_thinking": True} if thinking and "enable_thinking" in processor.chat_template else {}
+    switch = {"enable_thinking": thinking} if "enable_thinking" in processor.chat_template else {}
+    content = [{"type": kind}, {"type": "text", "text": prompt.question}]
     return processor.apply_chat_template(
-        [{"role": "user", "content": [{"type": kind}, {"type": "text", "text": prompt.question}]}],
+        [{"role": "user", "content": content[::-1] if question_first else content}],
         add_generation_prompt=True,
         tokenize=False,
-        **wants,
+        **switch,
     )
 
 

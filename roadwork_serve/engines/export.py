@@ -1,7 +1,6 @@
 """Export of stage 1, backbone and head, to an ONNX file, which is then run and compared with PyTorch."""
 
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from torch import Tensor
 from roadwork_serve.engines.features import BackboneWithHeads, FeatureEngine
 from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.onnx import INPUT, OUTPUT, ExportMetadata, OnnxBackbone, data_of
+from roadwork_serve.engines.onnx_program import to_onnx
 from roadwork_serve.engines.thumbnails import reference_thumbs
 from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.errors import ConfigError, ModelError
@@ -103,23 +103,8 @@ def _put(draft: Path, out: Path) -> Path | None:
 
 
 def _write(module: BackboneWithHeads, thumbs: Tensor, file: Path, metadata: ExportMetadata) -> None:
-    try:
-        import onnx  # noqa: F401 - else torch reports it less clearly
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ModelError("`roadwork export` needs onnx and onnxscript: pip install 'roadwork-serve[export]'") from error
     batch = torch.export.Dim("batch", min=1, max=4096)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # warnings of the exporter about itself
-        program: Any = torch.onnx.export(
-            module,
-            (thumbs,),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes={"thumbs": {0: batch}},
-            dynamo=True,
-            verbose=False,
-        )
+    program = to_onnx(module, {INPUT: thumbs}, {INPUT: {0: batch}}, [OUTPUT])
     _cast_first(program.model.graph)
     program.model.metadata_props.update(metadata.metadata())
     weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())

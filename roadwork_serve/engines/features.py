@@ -1,10 +1,9 @@
 """A frozen backbone and the small heads trained on its features."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,17 @@ from torch import Tensor, nn
 
 from roadwork_serve.engines.backbones import Backbone, load_backbone
 from roadwork_serve.engines.fingerprint import fingerprint
-from roadwork_serve.engines.head_files import HeadFiles, TimedLoader, heads_folder, read_head_files
+from roadwork_serve.engines.head_cache import HeadCache
+from roadwork_serve.engines.head_files import HeadFiles, heads_folder
+from roadwork_serve.engines.head_settings import (
+    TRAIN,
+    BackboneIdentity,
+    HeadSettings,
+    Recipe,
+    check_head,
+    check_patch_head,
+    head_files,
+)
 from roadwork_serve.engines.load_options import DEFAULTS, LoadOptions
 from roadwork_serve.engines.patch_head import PatchHead
 from roadwork_serve.engines.thumbnails import (
@@ -29,37 +38,14 @@ from roadwork_serve.engines.thumbnails import (
 )
 from roadwork_serve.errors import ModelError
 
-Recipe = Literal["cls", "cls+mean", "cls+mean+max"]  # each starts with the shorter ones
 _WHOLE: Recipe = "cls+mean+max"
-_CACHED_HEADS = 8  # heads that policies name
-_TRAIN = (
-    "For a miniature run `roadwork minis train backbone`; for any other backbone name a folder with head.json and "
-    "head.safetensors in engines.NAME.features.head of the profile"
-)
-
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """Architecture of a head, stored in head.json."""
-
-    #: Width of the backbone's features.
-    width: int
-    #: Features of the backbone that are pooled.
-    recipe: Recipe = "cls"
-    #: Width of the hidden layer; 0 for a linear head.
-    hidden: int = 256
-    dropout: float = 0.1
-    #: Names of the logits in order.
-    outputs: tuple[str, ...] = field(default=(ROADWORK, "words"))
-    #: Fingerprint of the backbone it was trained on; empty if unknown.
-    backbone: str = ""
 
 
 class Head(nn.Sequential):
     """A small MLP or linear layer: features [n, width * parts of the recipe] -> logits [n, outputs], no sigmoid."""
 
     def __init__(self, settings: HeadSettings) -> None:
-        features, outputs = settings.width * len(settings.recipe.split("+")), len(settings.outputs)
+        features, outputs = settings.features, len(settings.outputs)
         if not settings.hidden:
             super().__init__(nn.Linear(features, outputs))
         else:
@@ -87,11 +73,7 @@ class Head(nn.Sequential):
         Raises:
             ModelError: A file is missing, damaged, or does not match the other.
         """
-        try:
-            files = HeadFiles((folder / "head.json").read_bytes(), (folder / "head.safetensors").read_bytes())
-        except OSError as e:
-            raise ModelError(f"The head in {folder} cannot be read: {e}. {_TRAIN}.") from e
-        return cls.parse(files, str(folder))
+        return cls.parse(head_files(folder), str(folder))
 
     @classmethod
     def parse(cls, files: HeadFiles, name: str) -> "Head":
@@ -101,11 +83,10 @@ class Head(nn.Sequential):
             ModelError: A file is damaged, or does not match the other.
         """
         try:
-            settings = json.loads(files.settings)
-            head = cls(HeadSettings(**{**settings, "outputs": tuple(settings["outputs"])}))
+            head = cls(HeadSettings.parse(files.settings))
             head.load_state_dict({name: w.float() for name, w in load(files.weights).items()})
         except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as e:
-            raise ModelError(f"The head in {name} cannot be read: {e}. {_TRAIN}.") from e
+            raise ModelError(f"The head in {name} cannot be read: {e}. {TRAIN}.") from e
         return head
 
 
@@ -208,9 +189,7 @@ class FeatureEngine:
         self.module = BackboneWithHeads(self.backbone, *heads, patch_head=self.patch_head).eval()
         self.compiled = options.device == "cuda" if compile is None else compile
         self._run = torch.compile(self.module.pooled, dynamic=False) if self.compiled else self.module.pooled
-        self._head_cache: dict[str, Head] = {}
-        self._policy_heads = policy_heads or heads_folder(None)
-        self._loader = TimedLoader(lambda name: Head.parse(read_head_files(self._policy_heads, name), name))
+        self._heads = HeadCache(policy_heads or heads_folder(None), Head.parse, self._fitted)
 
     def _own_head(self, folder: Path | None) -> Head | None:
         if folder is None:
@@ -225,29 +204,14 @@ class FeatureEngine:
     def _fitted(self, head: Head, folder: str) -> Head:
         """Return the head on the engine's device. Raise ModelError if it is for another backbone."""
         head = head.to(self.device).eval().requires_grad_(False)
-        if head.settings.width != self.backbone.width:
-            raise ModelError(
-                f"The head in {folder} was trained on features of width {head.settings.width}, and the backbone "
-                f"{self.name} has {self.backbone.width}: train a head for this backbone."
-            )
-        if head.settings.backbone not in ("", self.fingerprint):
-            raise ModelError(
-                f"The head in {folder} was trained on another backbone of the same width than {self.name}: train a "
-                "head for this backbone."
-            )
-        if ROADWORK not in head.settings.outputs:
-            raise ModelError(f"The head in {folder} has no output {ROADWORK}: name one that does, or train it again.")
+        check_head(head.settings, folder, BackboneIdentity(self.name, self.backbone.width))
         return head
 
     def _own_patch_head(self, folder: Path) -> PatchHead | None:
         if not (folder / "patch_head.json").exists():
             return None
         head = PatchHead.load(folder).to(self.device)
-        if head.settings.width != self.backbone.width:
-            raise ModelError(
-                f"The patch head in {folder} was trained on patches of width {head.settings.width}, and the backbone "
-                f"{self.name} has {self.backbone.width}: train one for this backbone."
-            )
+        check_patch_head(head.settings, folder, BackboneIdentity(self.name, self.backbone.width))
         return head
 
     @property
@@ -321,7 +285,7 @@ class FeatureEngine:
             ModelError: No head is loaded.
         """
         if not self.has_head:
-            raise ModelError(f"This backbone has no head yet. {_TRAIN}.")
+            raise ModelError(f"This backbone has no head yet. {TRAIN}.")
         return self.apply_heads(self.extract(thumbs))
 
     @torch.inference_mode()
@@ -365,20 +329,15 @@ class FeatureEngine:
         return PatchEvidence(classes, logits.reshape(len(logits), side, side, len(classes)))
 
     def load_head(self, name: str) -> Head:
-        """Return a head that a policy names, from a small cache of recently used ones.
+        """Return a head that a policy names; see `HeadCache`.
 
         Raises:
             ModelError: There is no such head for this backbone below the folder of heads, or reading it takes too long.
         """
-        head = self._head_cache.pop(name, None) or self._fitted(self._loader.load(name), name)
-        self._head_cache[name] = head
-        for old in list(self._head_cache)[:-_CACHED_HEADS]:
-            del self._head_cache[old]
-        return head
+        return self._heads.load(name)
 
     @torch.inference_mode()
     def head_logits(self, features: Tensor, head: str | None = None) -> Tensor:
         """Return the logits [n, outputs] of the loaded heads, or of a head that a policy names."""
         heads = [own for own in (self.head, self.second) if own] if head is None else [self.load_head(head)]
-        width = self.backbone.width
-        return torch.cat([each(features[:, : width * len(each.settings.recipe.split("+"))]) for each in heads], dim=1)
+        return torch.cat([each(features[:, : each.settings.features]) for each in heads], dim=1)

@@ -20,9 +20,9 @@ def fingerprint(model: str) -> str:
         if not isinstance(config, str):
             return ""
         folder = Path(config).parent
-    files = sorted(
-        each for suffix in ("safetensors", "onnx") for each in folder.glob(f"*.{suffix}") if "head" not in each.stem
-    )
+    # A graph beside a safetensors file reads its weights from there.
+    by_suffix = (sorted(folder.glob(f"*.{suffix}")) for suffix in ("safetensors", "onnx"))
+    files = next((some for found in by_suffix if (some := [each for each in found if "head" not in each.stem])), [])
     return _of(tuple((str(each), each.stat().st_size, each.stat().st_mtime_ns) for each in files)) if files else ""
 
 

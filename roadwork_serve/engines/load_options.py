@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from roadwork_serve.profiles.profile import EngineSpec
+    from roadwork_serve.profiles.engine_spec import EngineSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from roadwork_serve.engines.load_options import DEFAULTS, LoadOptions
 from roadwork_serve.engines.memory import cap_gpu_memory, check_memory
 from roadwork_serve.errors import ModelError
-from roadwork_serve.profiles.model_sizes import TIMM_MIRRORS
+from roadwork_serve.profiles.timm_mirrors import TIMM_MIRRORS
 
 _GIVE = "Give a folder with config.json and weights, or a hub id that this machine can reach and is allowed to read."
 

@@ -9,8 +9,8 @@ import torch
 
 from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.errors import ModelError
+from roadwork_serve.free_memory import GIB, free_ram
 
-GIB = 2**30
 _FLOATS = ("F64", "F32", "F16", "BF16")  # types of safetensors that loading converts to the dtype of the engine
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 _BITS = {"I64": 64, "U64": 64, "I32": 32, "U32": 32, "I16": 16, "U16": 16}  # anything else counts as a byte
@@ -78,16 +78,6 @@ def weights_bytes(folder: Path, dtype: str) -> int:
     return bits // 8
 
 
-def free_ram(root: Path = Path("/")) -> int | None:
-    """Return the bytes this process may still allocate, in a container its limit; None if not on Linux."""
-    try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
-    return max(0, min([free, *_cgroup_memory(root)]))
-
-
 def _tensors(file: Path) -> Iterator[tuple[str, list[int]]]:
     """Yield dtype and shape of every tensor from the header: its length in 8 bytes, then JSON (safetensors' format)."""
     with file.open("rb") as opened:
@@ -96,28 +86,3 @@ def _tensors(file: Path) -> Iterator[tuple[str, list[int]]]:
     for name, tensor in header.items():
         if name != "__metadata__":
             yield tensor["dtype"], tensor["shape"]
-
-
-def _cgroup_memory(root: Path) -> Iterator[int]:
-    """Yield the free bytes under each memory limit of the surrounding control groups; file caches count as free."""
-    groups = root / "sys/fs/cgroup"
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        old = controllers == "memory"
-        top = groups / "memory" if old else groups
-        limit, usage = ("memory.limit_in_bytes", "memory.usage_in_bytes") if old else ("memory.max", "memory.current")
-        here = top / path.lstrip("/")
-        for group in (here, *here.parents):
-            if group.is_relative_to(top):
-                try:
-                    stat = dict(each.split() for each in (group / "memory.stat").read_text().splitlines())
-                    used = int((group / usage).read_text()) - int(stat.get("inactive_file", 0))
-                    yield int((group / limit).read_text()) - used
-                except (OSError, ValueError):  # "max": no limit, or not there
-                    continue

@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve.engines.denormals import flush_denormals
+from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.engines.thumbnails import ExportedBackbone, batches, check_side, reference_thumbs
 from roadwork_serve.errors import ModelError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 INPUT, OUTPUT = "thumbs", "logits"  # names in the graph
+WRITTEN_FOR = "weights"  # key in the metadata of a graph: the fingerprint of the weights that it reads
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,33 @@ def data_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.data")
 
 
-def open_session(file: Path, threads: int, device: str = "cpu", *, optimized: bool = True) -> Any:
+def open_graph(folder: Path, name: str, threads: int) -> Any:
+    """Open a graph that reads the weights beside it, on the CPU.
+
+    Raises:
+        ModelError: It cannot be opened, or was written for other weights, in which its offsets would point anywhere.
+    """
+    session = open_session(folder / name, threads)
+    wanted = session.get_modelmeta().custom_metadata_map.get(WRITTEN_FOR)
+    if wanted is not None and wanted != fingerprint(str(folder)):
+        raise ModelError(
+            f"{folder / name} was written for other weights than those beside it: write it again with `roadwork export "
+            f"--format graphs --model {folder}`"
+        )
+    return session
+
+
+def open_session(
+    file: Path, threads: int, device: str = "cpu", *, optimized: bool = True, dynamic: bool = False
+) -> Any:
     """Open a session whose threads flush denormals and do not spin when idle.
+
+    Args:
+        file: The ONNX file.
+        threads: CPU threads.
+        device: cpu or cuda.
+        optimized: Optimize the graph.
+        dynamic: Inputs change their size, so that cuDNN must not search for the fastest algorithm of each size.
 
     Raises:
         ModelError: The file cannot be opened, or onnxruntime does not support the device.
@@ -85,9 +112,10 @@ def open_session(file: Path, threads: int, device: str = "cpu", *, optimized: bo
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    on_gpu: dict[str, str] = {"cudnn_conv_algo_search": "HEURISTIC"} if dynamic and device == "cuda" else {}
     try:
         with flush_denormals():  # else the thread that creates the first session would keep flushing
-            session = onnxruntime.InferenceSession(file, options, providers=[PROVIDERS[device]])
+            session = onnxruntime.InferenceSession(file, options, providers=[(PROVIDERS[device], on_gpu)])
     except Exception as error:  # onnxruntime's errors share no base but Exception
         message = f"{file} cannot be opened by onnxruntime: {error}."
         if data_of(file).name in str(error):

@@ -27,7 +27,7 @@ from PIL import Image
 from roadwork_serve.engines.chat import ANSWER, END_OF_THINKING
 from roadwork_serve.engines.vlm import NO, YES, Prompt, VlmAnswer, from_logprobs, gather_answers
 from roadwork_serve.errors import ConfigError, ModelError
-from roadwork_serve.profiles.profile import EngineSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
 
 TOP = 20  # largest number of log-probabilities per token in the API
 CHOICE_LOGIT = math.log(0.9 / 0.1)  # logit of a chosen answer without log-probabilities
@@ -74,6 +74,7 @@ class OpenAiEngine:
         self.model = engine.model
         self.url = engine.server.url
         self.max_pixels = engine.language.max_pixels
+        self.sampling = engine.language.sampling
         self.timeout_s = timeout_s
         self.gives_logprobs = True
         self.continues_text = True  # the server can continue a message of the assistant
@@ -161,7 +162,11 @@ class OpenAiEngine:
 
         A server that cannot continue a message gets the question in a new message.
         """
-        choice = await self._complete(messages, max_tokens=most, temperature=0)
+        sampling = self.sampling.model_dump(exclude_defaults=True)
+        top_k = {"top_k": sampling.pop("top_k")} if "top_k" in sampling else {}  # not in the API of OpenAI
+        choice = await self._complete(
+            messages, max_tokens=most, extra_body=top_k, **{"temperature": 0, "seed": self.sampling.seed} | sampling
+        )
         extra = choice.message.model_extra or {}
         parsed = extra.get("reasoning_content") or extra.get("reasoning")
         reasoning = (parsed or (choice.message.content or "").split(END_OF_THINKING)[0]).strip()

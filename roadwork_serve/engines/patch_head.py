@@ -1,25 +1,14 @@
 """A linear head on the patches of a backbone: evidence of road work by class and place."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from roadwork_serve.engines.head_settings import PATCH_FILE, PatchHeadSettings
 from roadwork_serve.errors import ModelError
-
-FILE = "patch_head"
-
-
-@dataclass(frozen=True)
-class PatchHeadSettings:
-    """Architecture of a patch head, stored in patch_head.json."""
-
-    #: Width of the patch tokens.
-    width: int
-    #: Names of the logits in order.
-    classes: tuple[str, ...]
 
 
 class PatchHead(nn.Linear):
@@ -31,10 +20,10 @@ class PatchHead(nn.Linear):
 
     def save(self, folder: Path) -> None:
         """Write patch_head.json and patch_head.safetensors (fp16)."""
-        (folder / f"{FILE}.json").write_text(json.dumps(asdict(self.settings), indent=2) + "\n", encoding="utf-8")
+        (folder / f"{PATCH_FILE}.json").write_text(json.dumps(asdict(self.settings), indent=2) + "\n", encoding="utf-8")
         weights = {name: w.detach().half().contiguous() for name, w in self.state_dict().items()}
-        save_file(weights, folder / f"{FILE}.safetensors")
-        (folder / f"{FILE}.safetensors").chmod(0o644)  # safetensors makes the file readable only by its owner
+        save_file(weights, folder / f"{PATCH_FILE}.safetensors")
+        (folder / f"{PATCH_FILE}.safetensors").chmod(0o644)  # safetensors makes the file readable only by its owner
 
     @classmethod
     def load(cls, folder: Path) -> "PatchHead":
@@ -44,9 +33,8 @@ class PatchHead(nn.Linear):
             ModelError: A file is missing, damaged, or does not match the other.
         """
         try:
-            settings = json.loads((folder / f"{FILE}.json").read_text(encoding="utf-8"))
-            head = cls(PatchHeadSettings(int(settings["width"]), tuple(settings["classes"])))
-            weights = load_file(folder / f"{FILE}.safetensors")
+            head = cls(PatchHeadSettings.read(folder))
+            weights = load_file(folder / f"{PATCH_FILE}.safetensors")
             head.load_state_dict({name: w.float() for name, w in weights.items()})
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
             raise ModelError(f"The patch head in {folder} cannot be read: {error}. Train it again.") from error

@@ -1,4 +1,4 @@
-"""OCR with RapidOCR on the CPU, with the PP-OCR weights in its wheel."""
+"""OCR with RapidOCR, with the PP-OCR weights in its wheel. On a GPU experimental, not yet run on hardware."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ MIN_SIDE = 30  # pixels; RapidOCR enlarges smaller images up to it, and thin one
 class RapidOcr:
     """OCR with RapidOCR, one image at a time."""
 
-    def __init__(self, model: str = MODEL, *, threads: int = 1, side: int = SIDE) -> None:
+    def __init__(self, model: str = MODEL, *, threads: int = 1, side: int = SIDE, device: str = "cpu") -> None:
         """Load the models.
 
         Args:
@@ -31,14 +31,16 @@ class RapidOcr:
             side: Longer side in pixels to which images are scaled for text detection; text is recognized at full
                 size. Larger is not better: detection works best on text of 8 to 20 px. A 960x720 scene takes about
                 0.16 s at 640 and 0.2 s at 736 on one thread.
+            device: cpu or cuda, which takes onnxruntime-gpu in place of onnxruntime.
 
         Raises:
-            ModelError: The model is not the one in the wheel, or RapidOCR is not installed.
+            ModelError: The model is not the one in the wheel, RapidOCR is not installed, or onnxruntime cannot use the
+                device.
         """
         if model != MODEL:
             raise ModelError(f"backend rapidocr uses the weights in its wheel: set model: {MODEL}, not {model!r}")
         try:
-            self._ocr = _open(threads, side)
+            self._ocr = _open(threads, side, device)
         except ImportError as error:
             raise ModelError("backend rapidocr needs the packages rapidocr and onnxruntime; install them") from error
 
@@ -61,7 +63,7 @@ class RapidOcr:
         ]
 
 
-def _open(threads: int, side: int) -> Any:
+def _open(threads: int, side: int, device: str) -> Any:
     import rapidocr
     from omegaconf import flag_override
 
@@ -82,5 +84,5 @@ def _open(threads: int, side: int) -> Any:
     weights = Path(rapidocr.__file__).parent / "models"
     for part, name in ((ocr.cfg.Det, "PP-OCRv6_det_small.onnx"), (ocr.cfg.Rec, "PP-OCRv6_rec_small.onnx")):
         with flag_override(part, "allow_objects", True):
-            part.session = open_session(weights / name, threads)
+            part.session = open_session(weights / name, threads, device, dynamic=True)
     return ocr

@@ -1,6 +1,6 @@
 """Opens the engine that a profile describes, and imports only the library it needs.
 
-A new backend is added here: one entry in the table of its role, and its name in `profiles.profile.BACKENDS`.
+A new backend is added here: one entry in the table of its role, and its name in `profiles.stage_kinds.BACKENDS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +14,9 @@ from roadwork_serve.engines.ocr import OcrEngine
 from roadwork_serve.engines.thumbnails import FeatureExtractor
 from roadwork_serve.engines.vlm import LanguageEngine
 from roadwork_serve.engines.weights import weights_folder
-from roadwork_serve.errors import ConfigError
-from roadwork_serve.profiles.profile import EngineSpec
+from roadwork_serve.errors import ConfigError, ModelError
+from roadwork_serve.profiles.backend_packages import missing_packages
+from roadwork_serve.profiles.engine_spec import EngineSpec
 
 _Opener = TypeVar("_Opener")
 _MAX_THUMBS = 16  # thumbnails in one forward pass where the profile sets no limit
@@ -44,8 +45,11 @@ def open_feature_extractor(spec: EngineSpec) -> FeatureExtractor:
         ConfigError: The backend cannot run a backbone, or the profile names a head for an exported file.
         ModelError: The model cannot be loaded.
     """
-    if spec.features.head and is_exported_file(spec):
-        raise ConfigError("features.head: an exported file contains its head; remove it, or export with --head")
+    if (spec.features.head or spec.features.second_head) and is_exported_file(spec):
+        raise ConfigError(
+            "features.head, features.second_head: an exported file contains its head and runs no other; remove them, "
+            "or export with --head"
+        )
     return _opener("a backbone", _FEATURES, spec)(spec)
 
 
@@ -72,6 +76,8 @@ def open_language_engine(spec: EngineSpec, workload: Workload) -> LanguageEngine
 def _opener(kind: str, openers: Mapping[str, _Opener], spec: EngineSpec) -> _Opener:
     if spec.backend not in openers:
         raise ConfigError(f"backend: {spec.backend} cannot run {kind}; use {' or '.join(openers)}")
+    if missing := missing_packages(spec.backend):
+        raise ModelError(missing)
     return openers[spec.backend]
 
 
@@ -97,16 +103,27 @@ def is_exported_file(spec: EngineSpec) -> bool:
 
 
 def _onnx(spec: EngineSpec) -> FeatureExtractor:
+    settings = spec.features
     if not is_exported_file(spec):
-        return _backbone(spec)
+        from roadwork_serve.engines.onnx_features import OnnxFeatures
+
+        return OnnxFeatures(
+            weights_folder(spec.model),
+            LoadOptions.of(spec),
+            head_folder=Path(settings.head) if settings.head else None,
+            second_head_folder=Path(settings.second_head) if settings.second_head else None,
+            policy_heads=heads_folder(settings.policy_heads),
+            side=settings.side,
+            max_thumbs=settings.max_thumbs or _MAX_THUMBS,
+        )
     from roadwork_serve.engines.onnx import OnnxBackbone
 
     return OnnxBackbone(
         Path(spec.model),
         threads=spec.threads,
         device=spec.device,
-        side=spec.features.side,
-        max_thumbs=spec.features.max_thumbs or _MAX_THUMBS,
+        side=settings.side,
+        max_thumbs=settings.max_thumbs or _MAX_THUMBS,
     )
 
 
@@ -121,7 +138,7 @@ def _tensorrt(spec: EngineSpec) -> FeatureExtractor:
 def _rapidocr(spec: EngineSpec) -> OcrEngine:
     from roadwork_serve.engines.rapidocr import RapidOcr
 
-    return RapidOcr(spec.model, threads=spec.threads, side=spec.ocr.side)
+    return RapidOcr(spec.model, threads=spec.threads, side=spec.ocr.side, device=spec.device)
 
 
 def _florence2(spec: EngineSpec) -> OcrEngine:
@@ -133,7 +150,24 @@ def _florence2(spec: EngineSpec) -> OcrEngine:
 def _transformers(spec: EngineSpec, workload: Workload) -> LanguageEngine:
     from roadwork_serve.engines.transformers import VisionLanguageEngine
 
-    return VisionLanguageEngine(weights_folder(spec.model), LoadOptions.of(spec), max_pixels=spec.language.max_pixels)
+    return VisionLanguageEngine(
+        weights_folder(spec.model),
+        LoadOptions.of(spec),
+        max_pixels=spec.language.max_pixels,
+        question_first=spec.language.question_first,
+        sampling=spec.language.sampling,
+    )
+
+
+def _onnx_language(spec: EngineSpec, workload: Workload) -> LanguageEngine:
+    from roadwork_serve.engines.onnx_language import OnnxLanguageEngine
+
+    return OnnxLanguageEngine(
+        weights_folder(spec.model),
+        LoadOptions.of(spec),
+        max_pixels=spec.language.max_pixels,
+        question_first=spec.language.question_first,
+    )
 
 
 def _vllm(spec: EngineSpec, workload: Workload) -> LanguageEngine:
@@ -162,6 +196,7 @@ _FEATURES: Mapping[str, Callable[[EngineSpec], FeatureExtractor]] = {
 _OCR: Mapping[str, Callable[[EngineSpec], OcrEngine]] = {"rapidocr": _rapidocr, "transformers": _florence2}
 _LANGUAGE: Mapping[str, Callable[[EngineSpec, Workload], LanguageEngine]] = {
     "transformers": _transformers,
+    "onnx": _onnx_language,
     "vllm": _vllm,
     "openai": _openai,
 }

@@ -32,6 +32,8 @@ from roadwork_serve.engines.thumbnails import (
     to_device,
 )
 from roadwork_serve.errors import ModelError
+from roadwork_serve.free_memory import GIB
+from roadwork_serve.profiles.gpu_memory import RUNTIME_GIB
 
 MAX_BATCH = 64
 OPTIMAL_BATCH = 16  # the batch size kernels are tuned for; all sizes up to the largest run
@@ -208,6 +210,8 @@ class TensorRtBackbone(ExportedBackbone):
             errors = "; ".join(parser.get_error(at).desc() for at in range(parser.num_errors))
             raise ModelError(f"TensorRT {trt.__version__} cannot parse {self._file}: {errors}. Try a newer TensorRT.")
         config = builder.create_builder_config()
+        # What the plan of the profile books: by default TensorRT takes all memory, also while others start beside it.
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(RUNTIME_GIB * GIB))
         shapes = [(n, side, side, 3) for n in (1, min(OPTIMAL_BATCH, largest), largest)]
         profile = builder.create_optimization_profile()
         profile.set_shape(INPUT, *shapes)

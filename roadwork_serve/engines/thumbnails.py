@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 ROADWORK, SECOND = "roadwork", "second"  # names of the logit of road work, and of that of a second head
+_WITHOUT_BETWEEN = 8  # the padding of smaller batches costs little
 REFERENCES = 5  # thumbnails an export is checked with
 
 
@@ -104,8 +105,13 @@ class ExportedBackbone(ABC):
 
 
 def batch_sizes(most: int) -> tuple[int, ...]:
-    """Return the batch sizes a compiled model runs: powers of two below `most`, and `most` itself."""
-    return (*(1 << n for n in range((most - 1).bit_length())), most)
+    """Return the batch sizes a compiled model runs: powers of two below `most`, from 12 on half-way too, and `most`.
+
+    A batch is padded to the next size: with powers of two alone 33 thumbnails would cost as much as 64.
+    """
+    powers = [1 << n for n in range((most - 1).bit_length())]
+    between = [3 * power // 2 for power in powers if power >= _WITHOUT_BETWEEN]
+    return (*sorted(size for size in (*powers, *between) if size < most), most)
 
 
 def batches(count: int, most: int) -> Iterator[slice]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,12 @@ from roadwork_serve.cancellable_thread import CancellableThread, stop_if_cancell
 from roadwork_serve.engines.chat import chat_text, encoder, end_of_reasoning, metadata, reasoning_stop_tokens
 from roadwork_serve.engines.load_options import DEFAULTS, LoadOptions
 from roadwork_serve.engines.loading import load_pretrained, load_processor
+from roadwork_serve.engines.sampling import TokenSampler
 from roadwork_serve.engines.vlm import NO, YES, Prompt, VlmAnswer, from_logprobs, spellings
 from roadwork_serve.errors import ModelError
+
+if TYPE_CHECKING:  # the benchmark of a bare GPU has no pydantic
+    from roadwork_serve.profiles.engine_spec import SamplingSettings
 
 
 def embed_patches_by_matmul(model: nn.Module) -> None:
@@ -39,21 +43,50 @@ def _patch_product(conv: nn.Conv3d, patches: Tensor) -> Tensor:
     return F.linear(patches.flatten(1), conv.weight.flatten(1), conv.bias)[:, :, None, None, None]
 
 
+def compute_rows_in_float32(model: nn.Module, tokens: Sequence[int]) -> None:
+    """Make the model's output layer return float32 logits, those of these tokens from a product in float32.
+
+    In bfloat16 the logits of an answer, 16 to 32, are rounded to multiples of 1/8.
+    """
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+    if head.weight.dtype == torch.float32:
+        return
+
+    def replace_rows(head: Any, inputs: tuple[Tensor], logits: Tensor) -> Tensor:
+        rows = torch.tensor(tokens, device=logits.device)
+        bias = None if head.bias is None else head.bias[rows].float()
+        exact = F.linear(inputs[0].float(), head.weight[rows].float(), bias)
+        return logits.float().index_copy(-1, rows, exact)
+
+    head.register_forward_hook(replace_rows)
+
+
 class VisionLanguageEngine:
     """Qwen3-VL, Molmo 2 and other image-text-to-text models of transformers."""
 
-    def __init__(self, model: str, options: LoadOptions = DEFAULTS, *, max_pixels: int | None = None) -> None:
+    def __init__(
+        self,
+        model: str,
+        options: LoadOptions = DEFAULTS,
+        *,
+        max_pixels: int | None = None,
+        question_first: bool = False,
+        sampling: "SamplingSettings | None" = None,
+    ) -> None:
         """Load the model.
 
         Args:
             model: Folder or hub id.
             options: Settings for loading the checkpoint.
             max_pixels: Limit for the image processor, which scales larger images down.
+            question_first: Put the question before the image or clip.
+            sampling: How the tokens of the reasoning are chosen; by default the most likely ones.
 
         Raises:
             ModelError: The model cannot be loaded, or its image processor has no such limit.
         """
         self.device = torch.device(options.device)
+        self.question_first, self.sampling = question_first, sampling
         self.model = load_pretrained(AutoModelForImageTextToText, model, options)
         embed_patches_by_matmul(self.model)
         self.processor = load_processor(AutoProcessor, model, options)
@@ -63,6 +96,7 @@ class VisionLanguageEngine:
             self._cap_pixels(max_pixels)
         encode = encoder(self.tokenizer)
         self.yes, self.no = spellings(encode, YES), spellings(encode, NO)
+        compute_rows_in_float32(self.model, [*self.yes, *self.no])
         self._worker = CancellableThread("model")
 
     async def ask(self, prompts: Sequence[Prompt], reasoning_tokens: int = 0) -> list[VlmAnswer]:
@@ -108,8 +142,8 @@ class VisionLanguageEngine:
         self.processor.image_processor.size = type(size)(shortest_edge=smallest, longest_edge=max_pixels)
 
     def encode(self, prompts: Sequence[Prompt], thinking: bool = False) -> dict[str, Tensor]:
-        """Apply the model's chat template, image or clip first, and pad on the left."""
-        texts = [chat_text(self.processor, prompt, thinking) for prompt in prompts]
+        """Apply the model's chat template and pad on the left."""
+        texts = [chat_text(self.processor, prompt, thinking, self.question_first) for prompt in prompts]
         clip = bool(prompts[0].timestamps_s)
         if clip:
             media = {
@@ -134,7 +168,7 @@ class VisionLanguageEngine:
 
     @torch.inference_mode()
     def think(self, inputs: dict[str, Tensor], reasoning_tokens: int) -> list[VlmAnswer]:
-        """Generate reasoning with greedy decoding, end it when the token budget is spent, then compute P(YES).
+        """Generate reasoning, end it when the token budget is spent, then compute P(YES).
 
         Raises:
             CallCancelledError: The caller has been cancelled; raised before the next token.
@@ -144,7 +178,7 @@ class VisionLanguageEngine:
         end = end_of_reasoning(
             self.tokenizer.decode(inputs["input_ids"][0, -4:])
         )  # the same in every row: padding is on the left
-        controller = _ReasoningController(ends, encoder(self.tokenizer)(end), start, reasoning_tokens)
+        controller = _ReasoningController(ends, encoder(self.tokenizer)(end), start, reasoning_tokens, self.sampling)
         written = self.model.generate(
             **inputs,
             max_new_tokens=reasoning_tokens + len(controller.closing) + 2,
@@ -168,10 +202,22 @@ class VisionLanguageEngine:
 
 
 class _ReasoningController(LogitsProcessor):
-    """Ends the reasoning of each row during greedy decoding, and records the logits of its answer."""
+    """Chooses the tokens of each row, ends its reasoning, and records the logits of its answer.
 
-    def __init__(self, ends: frozenset[int], end_of_turn: list[int], start: int, budget: int) -> None:
+    It is used with greedy decoding: the token with the largest returned score is the next one.
+    """
+
+    def __init__(
+        self,
+        ends: frozenset[int],
+        end_of_turn: list[int],
+        start: int,
+        budget: int,
+        sampling: "SamplingSettings | None" = None,
+    ) -> None:
         self.ends, self.closing, self.start, self.budget = ends, end_of_turn, start, budget
+        self.sampling = sampling
+        self.samplers: list[TokenSampler] = []
         self.lengths: list[int | None] = []
         self.finals: list[Tensor | None] = []
         self.stop = _AllAnswered(self)
@@ -181,8 +227,12 @@ class _ReasoningController(LogitsProcessor):
         written = input_ids.shape[1] - self.start
         if not self.finals:
             self.lengths, self.finals = [None] * len(scores), [None] * len(scores)
+            if self.sampling is not None and self.sampling.temperature > 0:
+                self.samplers = [TokenSampler(self.sampling, scores.device) for _ in scores]
         scores = scores.clone()
         for i, row in enumerate(scores):
+            if self.samplers and self.lengths[i] is None:
+                row.copy_(self.samplers[i](row, input_ids[i, self.start :]))
             if self.lengths[i] is None and (written >= self.budget or int(row.argmax()) in self.ends):
                 self.lengths[i] = written
             length = self.lengths[i]

@@ -1,4 +1,4 @@
-"""Vision language models under vLLM, with continuous batching, prefix caching, and FP8 or AWQ weights.
+"""Vision language models under vLLM, with continuous batching, prefix caching, and FP8 or 4-bit weights.
 
 Experimental on a GPU, not yet run on hardware; tested with vLLM on a CPU.
 """
@@ -7,10 +7,11 @@ Experimental on a GPU, not yet run on hardware; tested with vLLM on a CPU.
 # pyright: reportMissingImports=false
 
 import asyncio
+import math
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,18 +20,16 @@ import numpy as np
 
 from roadwork_serve.engines.chat import chat_text, encoder, end_of_reasoning, metadata, reasoning_stop_tokens
 from roadwork_serve.engines.load_options import LoadOptions
-from roadwork_serve.engines.molmo import VllmNames
-from roadwork_serve.engines.vlm import NO, YES, Prompt, VlmAnswer, from_logprobs, gather_answers, spellings
+from roadwork_serve.engines.quantization import choose_model, compute_capability, weights_for
+from roadwork_serve.engines.vllm_arguments import engine_arguments
+from roadwork_serve.engines.vllm_plugin import check_registered
+from roadwork_serve.engines.vlm import MAX_LOGIT, NO, YES, Prompt, VlmAnswer, from_logprobs, gather_answers, spellings
 from roadwork_serve.errors import ConfigError, ModelError
-from roadwork_serve.profiles.profile import EngineSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
 
-GIB = 2**30
-CPU_CACHE_GIB = 1.0
-RESERVED = (
-    "dtype", "enable_sleep_mode", "enforce_eager", "gpu_memory_utilization", "hf_overrides", "kv_cache_memory_bytes",
-    "limit_mm_per_prompt", "max_model_len", "max_num_seqs", "mm_processor_kwargs", "model", "quantization", "revision",
-    "trust_remote_code",
-)  # fmt: skip
+#: Priorities of requests; vLLM runs lower numbers first. A request with reasoning comes before photos that wait: it
+#: needs one more step for each token, and would miss its deadline behind them.
+REASONING, IMMEDIATE = 0, 1
 
 
 class VllmEngine:
@@ -62,19 +61,27 @@ class VllmEngine:
                 f"{engine.model} needs vllm, which cannot be imported ({error}): install it with `make gpu`, or set "
                 "backend: transformers"
             ) from error
-        from roadwork_serve.engines.loading import load_processor
+        from roadwork_serve.engines.loading import load_processor, read_config
 
-        self.processor = load_processor(AutoProcessor, engine.model, LoadOptions.of(engine))
+        capability = compute_capability() if engine.device == "cuda" else None
+        model = choose_model(engine, capability)
+        options = LoadOptions.of(engine if model == engine.model else engine.model_copy(update={"revision": None}))
+        self.processor = load_processor(AutoProcessor, model, options)
         self.tokenizer = self.processor.tokenizer
         encode = encoder(self.tokenizer)
         self.yes, self.no = spellings(encode, YES), spellings(encode, NO)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # disable telemetry
         if engine.device == "cpu":
             _set_cpu_threads(engine.threads)
-        self._context_tokens = engine.language.context_tokens
+        self._language = engine.language
+        self._score_head = engine.vllm.score_head
         self._watchdog = _Watchdog(stuck_s)
         try:
-            arguments = _arguments(engine, self.processor, photos, clips, concurrency)
+            config = read_config(model, options)
+            weights = weights_for(engine, model, config, capability)
+            if config.get("model_type") == "molmo2":
+                check_registered()
+            arguments = engine_arguments(engine, weights, self.processor, photos, clips, concurrency)
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except (ConfigError, ModelError):
             raise
@@ -113,13 +120,15 @@ class VllmEngine:
         self._engine.shutdown()  # from this thread: it first ends the task that listens to the process
 
     async def _ask(self, prompt: Prompt, reasoning_tokens: int) -> VlmAnswer:
-        text = chat_text(self.processor, prompt, bool(reasoning_tokens))
+        text = chat_text(self.processor, prompt, bool(reasoning_tokens), self._language.question_first)
         tokens, media = encoder(self.tokenizer)(text), _media(prompt)
+        if self._score_head:
+            return await self._score(tokens, media, reasoning_tokens)
         if not reasoning_tokens:
-            return await self._answer(tokens, media)
+            return await self._answer(tokens, media, IMMEDIATE)
         end = encoder(self.tokenizer)(end_of_reasoning(text))
         reasoning, preprocess_ms, compute_ms = await self._think(tokens, media, reasoning_tokens, len(end) + 1)
-        answer = await self._answer([*tokens, *reasoning, *end], media)
+        answer = await self._answer([*tokens, *reasoning, *end], media, REASONING)
         return replace(
             answer,
             reasoning=self.tokenizer.decode(reasoning, skip_special_tokens=True).strip(),
@@ -128,7 +137,27 @@ class VllmEngine:
             compute_ms=answer.compute_ms + compute_ms,
         )
 
-    async def _answer(self, tokens: list[int], media: dict[str, Any]) -> VlmAnswer:
+    async def _score(self, tokens: list[int], media: dict[str, Any], reasoning_tokens: int) -> VlmAnswer:
+        """Read the logit of YES minus NO from the score head.
+
+        Raises:
+            ModelError: Reasoning is wanted.
+        """
+        from vllm.pooling_params import PoolingParams
+
+        if reasoning_tokens:
+            raise ModelError("an engine with vllm.score_head generates no reasoning: remove it, or options.thinking")
+        prompt, preprocess_ms = await self._render(tokens, media)
+        params = PoolingParams(task="classify", use_activation=False)
+        output, compute_ms = await self._run(self._engine.encode, prompt, params, IMMEDIATE)
+        logit = float(output.outputs.data[0])
+        if math.isnan(logit):
+            raise ModelError("the model returns NaN: set dtype: bfloat16, or float32 on a CPU")
+        return VlmAnswer(
+            min(MAX_LOGIT, max(-MAX_LOGIT, logit)), None, preprocess_ms=preprocess_ms, compute_ms=compute_ms
+        )
+
+    async def _answer(self, tokens: list[int], media: dict[str, Any], priority: int) -> VlmAnswer:
         """Compute P(YES) from the log-probabilities of the next token, before sampling parameters apply."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -138,8 +167,8 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )  # fmt: skip
         prompt, preprocess_ms = await self._render(tokens, media)
-        output, compute_ms = await self._generate(prompt, params)
-        found = output.logprobs[0]
+        output, compute_ms = await self._run(self._engine.generate, prompt, params, priority)
+        found = output.outputs[0].logprobs[0]
         yes, no = ([found[token].logprob for token in part] for part in (self.yes, self.no))
         return replace(from_logprobs(yes, no), preprocess_ms=preprocess_ms, compute_ms=compute_ms)
 
@@ -160,18 +189,18 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         prompt, preprocess_ms = await self._render(tokens, media)
-        room = self._context_tokens - len(prompt["prompt_token_ids"]) - after
+        room = self._language.context_tokens - len(prompt["prompt_token_ids"]) - after
         if room < 1:
             raise ModelError(
                 f"a prompt of {len(prompt['prompt_token_ids'])} tokens leaves no room for reasoning: raise "
-                f"language.context_tokens above {self._context_tokens}, or lower language.max_pixels"
+                f"language.context_tokens above {self._language.context_tokens}, or lower language.max_pixels"
             )
         params = SamplingParams(
-            max_tokens=min(most, room), stop_token_ids=self._ends, temperature=0.0, detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            max_tokens=min(most, room), stop_token_ids=self._ends, detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY, **self._language.sampling.model_dump(),
         )  # fmt: skip
-        output, compute_ms = await self._generate(prompt, params)
-        reasoning = list(output.token_ids)
+        output, compute_ms = await self._run(self._engine.generate, prompt, params, REASONING)
+        reasoning = list(output.outputs[0].token_ids)
         if reasoning and reasoning[-1] in self._ends:
             reasoning.pop()
         return reasoning, preprocess_ms, compute_ms
@@ -193,8 +222,10 @@ class VllmEngine:
             raise ModelError(f"vLLM cannot use a prompt: {error}") from error
         return rendered, 1000 * (time.perf_counter() - began)
 
-    async def _generate(self, prompt: Any, params: Any) -> tuple[Any, float]:
-        """Return the completion and the time in milliseconds.
+    async def _run(
+        self, call: Callable[..., AsyncIterator[Any]], prompt: Any, params: Any, priority: int
+    ) -> tuple[Any, float]:
+        """Return the last output of a request and the time in milliseconds.
 
         Raises:
             ModelError: vLLM rejects the prompt.
@@ -202,10 +233,10 @@ class VllmEngine:
         began = time.perf_counter()
         with self._watchdog.watch():
             try:
-                outputs = [output async for output in self._engine.generate(prompt, params, uuid.uuid4().hex)]
+                outputs = [output async for output in call(prompt, params, uuid.uuid4().hex, priority=priority)]
             except ValueError as error:
                 raise ModelError(f"vLLM rejects a prompt: {error}; see language.context_tokens") from error
-        return outputs[-1].outputs[0], 1000 * (time.perf_counter() - began)
+        return outputs[-1], 1000 * (time.perf_counter() - began)
 
 
 class _Watchdog:
@@ -248,78 +279,6 @@ class _Watchdog:
 
     def _answered(self) -> None:
         self._before_s, self._since_s = 0.0, time.monotonic()
-
-
-def _arguments(engine: EngineSpec, processor: Any, photos: bool, clips: bool, concurrency: int) -> dict[str, Any]:
-    """Return vLLM's arguments for an engine of a profile.
-
-    Raises:
-        ConfigError: vllm.arguments sets one that the profile sets elsewhere.
-    """
-    extra, settings = engine.vllm.arguments, engine.vllm
-    if taken := sorted(set(extra) & set(RESERVED)):
-        raise ConfigError(f"vllm.arguments has {taken[0]}, which the profile sets elsewhere; remove it")
-    cache_gib = settings.kv_cache_gib
-    if cache_gib is None and engine.device == "cpu" and settings.gpu_memory_utilization is None:
-        cache_gib = CPU_CACHE_GIB
-    share = settings.gpu_memory_utilization
-    if cache_gib is not None:  # the share is then only the free memory vLLM requires at the start
-        share = 0.01
-    return {
-        "model": engine.model,
-        "revision": engine.revision,
-        "trust_remote_code": engine.trust_remote_code,
-        "dtype": engine.dtype,
-        # A quantized checkpoint declares it in its config; other weights are converted to fp8 on load.
-        "quantization": "fp8" if engine.quantization == "fp8" and not _is_quantized(engine) else None,
-        "max_model_len": engine.language.context_tokens,
-        "max_num_seqs": concurrency,
-        "limit_mm_per_prompt": {"image": int(photos), "video": int(clips)},
-        "hf_overrides": VllmNames(processor.tokenizer),
-        "mm_processor_kwargs": _pixels(engine, processor, clips),
-        "gpu_memory_utilization": share,
-        "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * GIB),
-        "enforce_eager": settings.enforce_eager,
-        "enable_sleep_mode": engine.time_slice_group is not None,
-        "enable_prefix_caching": True,
-        "enable_log_requests": False,
-        "disable_log_stats": True,
-        **extra,
-    }
-
-
-def _pixels(engine: EngineSpec, processor: Any, clips: bool) -> dict[str, Any]:
-    """Return the pixel limits of the processor: of an image, and of a clip as far as it fits into the context.
-
-    Without the second vLLM would reserve memory for clips many times as long.
-    """
-    caps: dict[str, Any] = {}
-    if (most := engine.language.max_pixels) is not None:
-        size = dict(processor.image_processor.size)
-        if "longest_edge" not in size:
-            raise ModelError(
-                "This model's image processor has a fixed size: remove language.max_pixels from the engine."
-            )
-        caps["images_kwargs"] = {"size": _capped(size, most)}
-    frames = processor.video_processor
-    if clips and "longest_edge" in dict(frames.size):  # Qwen3-VL counts the pixels of all frames together
-        pixels_per_token = (frames.patch_size * frames.merge_size) ** 2 * frames.temporal_patch_size
-        most = min(dict(frames.size)["longest_edge"], engine.language.context_tokens * pixels_per_token)
-        caps["videos_kwargs"] = {"size": _capped(dict(frames.size), most)}
-    return caps
-
-
-def _capped(size: dict[str, Any], most: int) -> dict[str, int]:
-    return {"shortest_edge": min(size.get("shortest_edge") or most, most), "longest_edge": most}
-
-
-def _is_quantized(engine: EngineSpec) -> bool:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(
-        engine.model, revision=engine.revision, trust_remote_code=engine.trust_remote_code
-    )
-    return getattr(config, "quantization_config", None) is not None
 
 
 def _media(prompt: Prompt) -> dict[str, Any]:

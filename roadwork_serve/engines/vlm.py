@@ -32,8 +32,8 @@ class VlmAnswer:
 
     #: log P(YES) - log P(NO).
     logit: float
-    #: Probability mass of tokens other than YES and NO.
-    other_token_mass: float
+    #: Probability mass of tokens other than YES and NO; None if the engine does not compute it.
+    other_token_mass: float | None
     #: Text generated before the answer.
     reasoning: str | None = None
     #: Number of generated tokens.

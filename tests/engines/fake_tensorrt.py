@@ -16,12 +16,17 @@ from roadwork_serve.engines.onnx import open_session
 
 __version__ = "10.99"
 calls: list[str] = []
+workspaces: list[int | None] = []  # limit in bytes of each build
 refuses: set[str] = set()  # names of calls that fail, in TensorRT's way: by returning None or False
 off = 0.0  # added to every logit
 
 
 class NetworkDefinitionCreationFlag(IntEnum):
     STRONGLY_TYPED = 1
+
+
+class MemoryPoolType(IntEnum):
+    WORKSPACE = 0
 
 
 class Logger:
@@ -77,6 +82,11 @@ class TimingCache:
 class BuilderConfig:
     profile: OptimizationProfile
     cache: TimingCache | None = None
+    workspace: int | None = None
+
+    def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
+        assert pool is MemoryPoolType.WORKSPACE
+        self.workspace = pool_size
 
     def add_optimization_profile(self, profile: OptimizationProfile) -> int:
         self.profile = profile
@@ -110,6 +120,7 @@ class Builder:
 
     def build_serialized_network(self, network: Network, config: BuilderConfig) -> HostMemory | None:
         calls.append("build")
+        workspaces.append(config.workspace)
         if "build" in refuses:
             return None
         return HostMemory(json.dumps({"file": network.file, "shapes": config.profile.shapes}).encode())

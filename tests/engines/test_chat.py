@@ -1,6 +1,9 @@
-import pytest
+from typing import Any
 
-from roadwork_serve.engines.chat import end_of_reasoning, metadata, reasoning_stop_tokens, token_id
+import pytest
+from PIL import Image
+
+from roadwork_serve.engines.chat import chat_text, end_of_reasoning, metadata, reasoning_stop_tokens, token_id
 from roadwork_serve.engines.vlm import NO, YES, Prompt
 
 
@@ -36,3 +39,35 @@ def test_frames_keep_their_times_to_the_millisecond() -> None:
 
 def test_yes_and_no_share_no_spelling() -> None:
     assert not set(YES) & set(NO)
+
+
+class Template:
+    """A processor that returns what it was called with."""
+
+    def __init__(self, chat_template: str) -> None:
+        self.chat_template = chat_template
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **settings: object) -> Any:
+        return [part["type"] for part in messages[0]["content"]], settings.get("enable_thinking")
+
+
+def test_a_template_that_can_think_is_told_whether_to() -> None:
+    """Qwen3.5's template opens a thought unless it is told not to."""
+    prompt = Prompt("Is there?", (Image.new("RGB", (8, 8)),))
+    for thinking in (False, True):
+        switchable: Any = chat_text(Template("{% if enable_thinking %}"), prompt, thinking)
+        plain: Any = chat_text(Template("plain"), prompt, thinking)
+        assert (switchable[1], plain[1]) == (thinking, None)
+
+
+def test_the_question_comes_after_the_picture_unless_it_is_to_come_first() -> None:
+    photo = Prompt("Is there?", (Image.new("RGB", (8, 8)),))
+    clip = Prompt("Is there?", photo.images, (0.0,))
+
+    def order(prompt: Prompt, question_first: bool) -> list[str]:
+        text: Any = chat_text(Template(""), prompt, False, question_first)
+        return text[0]
+
+    assert order(photo, False) == ["image", "text"]
+    assert order(photo, True) == ["text", "image"]
+    assert order(clip, True) == ["text", "video"]

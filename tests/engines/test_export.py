@@ -11,7 +11,8 @@ from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.onnx import OnnxBackbone, data_of, read_metadata
 from roadwork_serve.engines.thumbnails import reference_thumbs
 from roadwork_serve.errors import ConfigError, ModelError
-from roadwork_serve.profiles.profile import EngineSpec, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.stages.backbone import Backbone
 from tests import untrained
 from tests.engines.tiny import tiny_dino

@@ -6,7 +6,8 @@ from roadwork_serve.cancellable_thread import CancellableThread
 from roadwork_serve.engines.florence import Florence2, _ConfidenceRecorder
 from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.errors import ModelError
-from roadwork_serve.profiles.profile import EngineSpec, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.stages.signs import Signs
 from tests import untrained
 from tests.recording_lock import PausePoint

@@ -14,7 +14,7 @@ from PIL import Image
 from roadwork_serve.engines.openai import CHOICE_LOGIT, OpenAiEngine
 from roadwork_serve.engines.vlm import Prompt
 from roadwork_serve.errors import ConfigError, ModelError
-from roadwork_serve.profiles.profile import EngineSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
 
 PHOTO = Prompt("Is there?", (Image.new("RGB", (640, 480), "orange"),))
 TOP = [("YES", 0.5), (" yes", 0.1), ("No", 0.2), ("Maybe", 0.1), ("I", 0.05)]
@@ -98,6 +98,16 @@ async def test_without_log_probabilities_the_choice_is_used_and_marked(reply: An
 async def test_an_answer_other_than_yes_or_no_is_an_error() -> None:
     with pytest.raises(ModelError, match=r"answers 'perhaps' instead of YES or NO"):
         await engine(Server(lambda body: completion("perhaps"))).ask([PHOTO])
+
+
+async def test_reasoning_is_sampled_as_the_profile_says_and_the_answer_is_not() -> None:
+    server = Server(lambda body: completion("YES", TOP) if "logprobs" in body else completion("cones"))
+    sampling = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "seed": 3}
+    await engine(server, language={"sampling": sampling}).ask([PHOTO], reasoning_tokens=64)
+    assert {name: server.asked[0][name] for name in sampling} == sampling
+    assert server.asked[1]["temperature"] == 0
+    await engine(server).ask([PHOTO], reasoning_tokens=64)
+    assert server.asked[2]["temperature"] == 0 and "top_k" not in server.asked[2]
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,20 @@ import logging
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from roadwork_serve.cancellable_thread import CancellableThread
 from roadwork_serve.engines.denormals import flush_denormals
 from roadwork_serve.engines.rapidocr import RapidOcr
+from roadwork_serve.engines.registry import open_ocr
 from roadwork_serve.errors import ModelError
+from roadwork_serve.profiles.load import load_profile
 from tests.recording_lock import PausePoint
 
 
@@ -77,6 +82,23 @@ def test_logs_nothing(engine: RapidOcr, capfd: pytest.CaptureFixture[str]) -> No
 def test_only_the_weights_in_the_wheel_are_known() -> None:
     with pytest.raises(ModelError, match="set model: PP-OCRv6-small"):
         RapidOcr("PP-OCRv5-server")
+
+
+def test_on_a_gpu_both_models_are_opened_with_cuda(engine: RapidOcr, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = load_profile("gpu-24gb", {"engines": {"ocr": {"device": "cuda", "num_gpus": 0.05}}}).engines["ocr"]
+    with pytest.raises(ModelError, match="has no CUDAExecutionProvider: install onnxruntime-gpu"):
+        open_ocr(spec)
+    asked: list[tuple[str, object]] = []
+
+    def session(file: Path, options: object, providers: list[tuple[str, dict[str, str]]]) -> SimpleNamespace:
+        asked.append((file.name, providers))
+        return SimpleNamespace(get_providers=lambda: [name for name, _ in providers])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    open_ocr(spec)
+    cuda = [("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"})]
+    assert asked == [("PP-OCRv6_det_small.onnx", cuda), ("PP-OCRv6_rec_small.onnx", cuda)]
 
 
 def test_nothing_heavy_is_imported_before_an_engine_is_made() -> None:

@@ -19,31 +19,28 @@ from typer.testing import CliRunner
 from roadwork_serve import media
 from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.cli.main import app
-from roadwork_serve.engines.export import export_onnx
 from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.tensorrt import TensorRtBackbone
 from roadwork_serve.engines.thumbnails import reference_thumbs
 from roadwork_serve.errors import ModelError
-from roadwork_serve.profiles.profile import EngineSpec, MediaLimits, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.media_limits import MediaLimits
+from roadwork_serve.profiles.plan import plan_placement
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.stages.backbone import Backbone
 from roadwork_serve.testbed import scenes
+from tests import untrained
 from tests.engines import fake_tensorrt
-from tests.engines.tiny import tiny_dino
 
 PLAN = "-32-fp32-NVIDIA-GeForce-RTX-4090-trt10.99.plan"
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("onnx")
-    return export_onnx(tiny_dino(folder / "dino"), folder / "stage1.onnx", side=32).file
-
-
 @pytest.fixture
-def file(exported: Path, tmp_path: Path) -> Path:
+def file(tmp_path: Path) -> Path:
     copy = tmp_path / "models" / "stage1.onnx"
     copy.parent.mkdir()
-    copy.write_bytes(exported.read_bytes())
+    copy.write_bytes(untrained.exported_backbone().read_bytes())
     return copy
 
 
@@ -119,6 +116,14 @@ def test_a_plan_is_rebuilt_for_other_weights_gpus_versions_and_larger_batches(
         assert built() == 5
     opened(file, max_thumbs=16)
     assert built() == 5
+
+
+def test_a_build_takes_no_more_memory_than_the_plan_of_the_profile_books(file: Path) -> None:
+    fake_tensorrt.workspaces.clear()
+    opened(file)
+    profile = {"backbone": {"backend": "tensorrt", "model": str(file), "device": "cuda", "num_gpus": 0.1}}
+    (plan,) = plan_placement(load_profile("cpu", {"engines": profile}), [24.0]).gpus
+    assert [round(need.activations, 3) for need in plan.needs] == [limit / 2**30 for limit in fake_tensorrt.workspaces]
 
 
 def test_the_timing_cache_is_reused(file: Path) -> None:

@@ -1,9 +1,11 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.transformers import Prompt, VisionLanguageEngine
 from roadwork_serve.errors import ModelError
 from tests import untrained
@@ -122,3 +124,20 @@ def test_clip_frames_carry_their_timestamps() -> None:
 def test_a_missing_checkpoint_is_an_error_with_instructions(tmp_path) -> None:
     with pytest.raises(ModelError, match="Give a folder"):
         VisionLanguageEngine(str(tmp_path / "nowhere"))
+
+
+def test_yes_and_no_are_computed_in_float32_in_a_model_of_half_precision() -> None:
+    """A trained model's logits are around 20, where bfloat16 has steps of 1/8."""
+    engine = VisionLanguageEngine(str(untrained.vlm()), LoadOptions(dtype="bfloat16"))
+    head: Any = engine.model.get_output_embeddings()
+    hidden = torch.full((1, 1, head.in_features), 4.0, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        logits = head(hidden)[0, 0]
+        exact = hidden[0, 0].double() @ head.weight.double().T
+        rounded = torch.nn.functional.linear(hidden, head.weight)[0, 0]
+    rows = [*engine.yes, *engine.no]
+    assert logits.dtype == torch.float32
+    assert logits[rows].tolist() == pytest.approx(exact[rows].tolist(), abs=1e-5)
+    assert max(abs(float(rounded[row]) - float(exact[row])) for row in rows) > 1e-4  # bfloat16 alone rounds
+    (answer,) = engine.answer(engine.encode([picture("orange")]))
+    assert answer.logit != float(torch.tensor(answer.logit).bfloat16())

@@ -9,7 +9,7 @@ from roadwork_serve.engines import vllm
 from roadwork_serve.engines.molmo import VllmNames
 from roadwork_serve.engines.vllm import VllmEngine
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.profiles.profile import EngineSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
 
 
 class Clock:

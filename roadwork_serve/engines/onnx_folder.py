@@ -1,0 +1,74 @@
+"""A backbone as an ONNX file without a head, run by onnxruntime on the CPU.
+
+onnxruntime takes about half the time of PyTorch's eager mode. Unlike a file of `roadwork export`, a folder of this kind
+returns features, so heads can be trained for it and exchanged. It holds a convolutional network alone, or a DINOv3 ViT
+beside the checkpoint whose weights it reads.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roadwork_serve.engines.denormals import flush_denormals
+from roadwork_serve.engines.load_options import LoadOptions
+from roadwork_serve.engines.onnx import open_graph
+from roadwork_serve.errors import ModelError
+
+MODEL_TYPE, VIT = "onnx_backbone", "dinov3_vit"
+FILE = "backbone.onnx"
+PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, unless the checkpoint has others
+_INPUT = "pixels"
+
+
+class OnnxFolder:
+    """A folder with config.json and backbone.onnx.
+
+    The graph maps normalized pixels to a map [n, width, h, w], or of a ViT to tokens [n, 1 + h * w, width].
+    """
+
+    def __init__(self, folder: str, config: Mapping[str, Any], options: LoadOptions) -> None:
+        """Open the file.
+
+        Args:
+            folder: The folder.
+            config: Contents of its config.json.
+            options: Settings for loading.
+
+        Raises:
+            ModelError: The options ask for a GPU or for half precision, or the file cannot be opened.
+            KeyError: The config lacks a setting.
+        """
+        if options.device != "cpu" or options.dtype != "float32":
+            raise ModelError(f"{folder} runs on the CPU in float32 only: set device: cpu, and remove dtype")
+        self.width = int(config["hidden_size" if config.get("model_type") == VIT else "width"])
+        self.patch, self.side = int(config["patch_size"]), int(config["image_size"])
+        self.mean = tuple(config.get("image_mean", PIXEL_MEAN))
+        self.std = tuple(config.get("image_std", PIXEL_STD))
+        self._session = open_graph(Path(folder), FILE, options.threads)
+
+    def check_side(self, side: int) -> None:
+        """Raise ModelError for another side of the thumbnails than the one that the file was written for."""
+        if side != self.side:
+            raise ModelError(
+                f"this backbone takes thumbnails of {self.side} px, and these have {side}: set "
+                f"media.thumb_side to {self.side}"
+            )
+
+    def tokens(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the tokens, float32 [n, 1 + cells, width], for normalized pixels [n, 3, side, side].
+
+        The first is the global one: of a map it is the mean of the cells.
+
+        Raises:
+            ModelError: The side of the pixels is not the one that the file was written for.
+        """
+        self.check_side(pixels.shape[-1])
+        with flush_denormals():
+            (found,) = self._session.run(None, {_INPUT: pixels})
+        if found.ndim == 3:
+            return found
+        cells = found.reshape(*found.shape[:2], -1)
+        return np.concatenate([cells.mean(2, keepdims=True), cells], axis=2).transpose(0, 2, 1)
