@@ -50,9 +50,14 @@ class JournalSpec(BaseModel):
     )
     media_folder: str = Field(default=f"{_STATE}/journal/media", description="Folder for the media files.")
     max_media_gib: float = Field(
-        default=0.0,
+        default=2.0,
         ge=0,
         description="Space for media files in GiB. When it is full, the least informative are deleted. 0 stores none.",
+    )
+    media_days: float | None = Field(
+        default=30.0,
+        gt=0,
+        description="Days after which a media file is deleted, unless a person has labeled it. null keeps them.",
     )
     spool_folder: str = Field(
         default=f"{_STATE}/journal/spool",

@@ -1,19 +1,21 @@
 """Sizes of published models, so that their memory can be computed without a network.
 
-They are from each model's config.json on the hub: facebook/dinov3-*, facebook/dinov2-*,
-florence-community/Florence-2-*, Qwen/Qwen3-VL-*, allenai/Molmo2-*. Those of the DINO family agree with timm's
-architectures. Models are instantiated on the meta device, with shapes and without weights.
+They are from each model's config.json on the hub (facebook/dinov3-*, facebook/dinov2-*,
+florence-community/Florence-2-*, Qwen/Qwen3-VL-*, allenai/Molmo2-*), of Qwen/Qwen3.5-* from its model card. Those of the
+DINO family agree with timm's architectures. Models are instantiated on the meta device, with shapes and no weights.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles.timm_mirrors import TIMM_MIRRORS
 
 if TYPE_CHECKING:  # benchmarks count FLOPs with this where there is no pydantic
-    from roadwork_serve.profiles.profile import Quantization
+    from roadwork_serve.profiles.engine_spec import WeightFormat
 
 _DINOV3: dict[str, dict[str, Any]] = {
     "s16": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6},
@@ -38,23 +40,6 @@ _DINOV2: dict[str, dict[str, Any]] = {
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
     "giant": {"hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24, "use_swiglu_ffn": True},
 }
-_TIMM_SIZES = {
-    "s16": "small",
-    "s16plus": "small_plus",
-    "b16": "base",
-    "l16": "large",
-    "h16plus": "huge_plus",
-    "7b16": "7b",
-}
-#: Hub ids of timm with the weights of the gated DINOv3 models, and no licence to accept before the download.
-TIMM_MIRRORS: Mapping[str, str] = {
-    **{f"facebook/dinov3-vit{size}-pretrain-lvd1689m": f"timm/vit_{name}_patch16_dinov3.lvd1689m"
-       for size, name in _TIMM_SIZES.items()},
-    **{f"facebook/dinov3-vit{size}-pretrain-sat493m": f"timm/vit_{_TIMM_SIZES[size]}_patch16_dinov3.sat493m"
-       for size in ("l16", "7b16")},
-    **{f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m": f"timm/convnext_{size}.dinov3_lvd1689m"
-       for size in _DINOV3_CONVNEXT},
-}  # fmt: skip
 
 
 def _qwen3(hidden: int, inner: int, layers: int = 36, heads: int = 32) -> dict[str, Any]:
@@ -70,6 +55,12 @@ _QWEN3_VL: dict[str, dict[str, Any]] = {
            "vision_config": {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": 2560,
                              "deepstack_visual_indexes": [5, 11, 17]}},
     "8B": {"text_config": _qwen3(4096, 12_288), "vision_config": {"out_hidden_size": 4096}},
+}  # fmt: skip
+# The defaults of transformers are those of 9B, but for the width between vision tower and decoder.
+_QWEN3_5: dict[str, dict[str, Any]] = {
+    "4B": {"text_config": {"hidden_size": 2560, "intermediate_size": 9216}, "tie_word_embeddings": True,
+           "vision_config": {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": 2560}},
+    "9B": {"vision_config": {"out_hidden_size": 4096}},
 }  # fmt: skip
 _MOLMO2: dict[str, dict[str, Any]] = {
     "4B": {"text_config": _qwen3(2560, 9728), "adapter_config": {"intermediate_size": 9728, "text_hidden_size": 2560}},
@@ -104,6 +95,7 @@ _BY_ID: dict[str, tuple[str, Mapping[str, Any]]] = {
        for size, c in _FLORENCE2.items() for ft in ("", "-ft")},
     **{f"Qwen/Qwen3-VL-{size}-{kind}{fp8}": ("Qwen3VL", c)
        for size, c in _QWEN3_VL.items() for kind in ("Instruct", "Thinking") for fp8 in ("", "-FP8")},
+    **{f"Qwen/Qwen3.5-{size}": ("Qwen3_5", c) for size, c in _QWEN3_5.items()},
     **{f"allenai/Molmo2-{size}": ("Molmo2", c) for size, c in _MOLMO2.items()},
 }  # fmt: skip
 _CLASSES = {
@@ -113,6 +105,7 @@ _CLASSES = {
     "Dinov2WithRegisters": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel"),
     "Florence2": ("Florence2Config", "Florence2ForConditionalGeneration"),
     "Qwen3VL": ("Qwen3VLConfig", "Qwen3VLForConditionalGeneration"),
+    "Qwen3_5": ("Qwen3_5Config", "Qwen3_5ForConditionalGeneration"),
     "Molmo2": ("Molmo2Config", "Molmo2ForConditionalGeneration"),
 }
 
@@ -122,25 +115,99 @@ def known_models() -> list[str]:
     return sorted(_BY_ID)
 
 
-def stored_as(model: str) -> "Quantization | None":
-    """Return the quantization of a checkpoint by its config.json, or by the name of a hub id; None if not quantized."""
-    config = _folder(model) / "config.json"
-    if not config.is_file():
-        name = model.rpartition("/")[2].lower()
-        return "fp8" if "-fp8" in name else "awq" if "-awq" in name else None
-    settings = json.loads(config.read_text(encoding="utf-8")).get("quantization_config") or {}
-    method = settings.get("quant_method")
-    return "fp8" if method == "fp8" else "awq" if method == "awq" else None
+@dataclass(frozen=True, slots=True)
+class StoredQuantization:
+    """The quantization of a checkpoint's weights."""
+
+    #: Bits per weight.
+    bits: int
+    #: Method, as the checkpoint's config.json names it, with the format or the granularity.
+    method: str
+    #: True for integers, False for floating-point numbers.
+    integer: bool
+    #: True for FP8 with a scale for each block of 128 x 128 weights.
+    blocks: bool = False
+
+    @property
+    def weight_format(self) -> "WeightFormat | None":
+        """The format in terms of a profile; None for one that profiles cannot name."""
+        if self.bits == 4 and self.integer:
+            return "int4"
+        return "fp8" if self.bits == 8 and not self.integer else None
+
+
+_OFFICIAL_FP8 = StoredQuantization(8, "fp8 in blocks", integer=False, blocks=True)
+
+
+def parse_quantization(config: Mapping[str, Any]) -> StoredQuantization | None:
+    """Return the quantization in the contents of a config.json; None for weights that are not quantized."""
+    settings = config.get("quantization_config") or config.get("compression_config")
+    if not settings:
+        return None
+    method = str(settings.get("quant_method"))
+    if method == "fp8":
+        blocks = settings.get("weight_block_size") is not None
+        return StoredQuantization(8, "fp8 in blocks" if blocks else "fp8 per tensor", integer=False, blocks=blocks)
+    if method in ("awq", "gptq", "auto-round"):
+        return StoredQuantization(int(settings.get("bits") or settings.get("w_bit") or 4), method, integer=True)
+    if method == "compressed-tensors":
+        groups = settings.get("config_groups") or {}
+        weights = next((group["weights"] for group in groups.values() if group.get("weights")), {})
+        strategy = weights.get("strategy")
+        return StoredQuantization(
+            int(weights.get("num_bits") or 0),
+            f"{method} {settings.get('format')}",
+            integer=weights.get("type", "int") == "int",
+            blocks=strategy == "block",
+        )
+    return StoredQuantization(int(settings.get("bits") or 0), method, integer=True)
+
+
+def stored_quantization(model: str) -> StoredQuantization | None:
+    """Return the quantization of a checkpoint; None if its weights are not quantized, or nothing is known of it here.
+
+    Read from config.json in the folder, or in the hub's cache. The publishers' own ids are known without it.
+    """
+    config = _config_file(model)
+    if config is not None:
+        return parse_quantization(json.loads(config.read_text(encoding="utf-8")))
+    return _OFFICIAL_FP8 if model in _BY_ID and model.endswith("-FP8") else None
+
+
+def known_unquantized(model: str) -> bool:
+    """Return True if the weights of a checkpoint are known not to be quantized."""
+    known = _config_file(model) is not None or model in _BY_ID
+    return known and stored_quantization(model) is None
+
+
+def _config_file(model: str) -> Path | None:
+    """Return config.json of a folder, or of a hub id that has been downloaded."""
+    if (file := _folder(model) / "config.json").is_file():
+        return file
+    if model.startswith(("bundled:", "/", ".", "~")) or model.count("/") != 1:
+        return None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    cached = try_to_load_from_cache(model, "config.json")
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def on_meta_device(model: str) -> Any:
     """Return the model of a hub id, folder or bundled:NAME as a PyTorch module without weights.
 
     Raises:
-        ConfigError: The id is unknown, and there is no folder of that name with a config.json.
+        ConfigError: The id is unknown, and there is no folder of that name with a config.json; or PyTorch is missing.
     """
-    import torch
-    import transformers
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ConfigError(
+            f"the memory of {model} cannot be planned without {error.name}: run `make serve` in a checkout, or install "
+            "roadwork-serve[models]"
+        ) from None
 
     folder = _folder(model)
     if (folder / "config.json").is_file():

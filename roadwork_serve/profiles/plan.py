@@ -2,11 +2,12 @@
 
 Ray reserves shares of a GPU and may place a replica on any GPU with enough left, in any order, and again after a crash.
 The plan therefore considers every placement that the shares allow. Replicas that can share a GPU must fit its memory,
-and every required replica must find a GPU whatever the placement of the others. Experimental, not yet run on hardware.
+and every required replica must find a GPU whatever the placement of the others. A profile may also name the GPU of each
+engine, and then there is one placement. Experimental, not yet run on hardware.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from roadwork_serve.errors import ConfigError
@@ -40,18 +41,20 @@ class PlacementPlan:
 
     #: The GPUs with the required replicas, each on the first GPU with enough left.
     gpus: tuple[GpuPlan, ...]
-    #: The fullest GPU of each size that Ray can produce.
+    #: The fullest GPU of each size that Ray can produce; empty if the profile names the GPUs.
     fullest: tuple[GpuPlan, ...]
     #: Largest number of replicas of each engine that fit, within the limits of the profile.
     max_replicas: Mapping[str, int]
 
 
 def plan_placement(profile: Profile, gpus_gib: Sequence[float]) -> PlacementPlan:
-    """Return the plan for GPUs of these sizes in GiB.
+    """Return the plan for GPUs of these sizes in GiB. If the profile names GPUs, they are those of a node, by index.
 
     Raises:
         ConfigError: The engines do not fit; the message names the one to shrink.
     """
+    if profile.names_gpus:
+        return _plan_named_gpus(profile, gpus_gib)
     planner = PlacementPlanner(profile, gpus_gib)
     most = planner.least
     planner.check(most)
@@ -76,6 +79,61 @@ def limit_replicas(profile: Profile, most: Mapping[str, int]) -> Profile:
         for name, engine in profile.engines.items()
     }
     return profile.model_copy(update={"engines": engines})
+
+
+def _plan_named_gpus(profile: Profile, gpus_gib: Sequence[float]) -> PlacementPlan:
+    """Return the plan of a profile whose engines name their GPUs."""
+    engines = profile.engines
+    processes = [names for names in profile.processes() if engines[names[0]].device == "cuda"]
+    plans = [GpuPlan(gib) for gib in gpus_gib]
+    for names in processes:
+        engine = engines[names[0]]
+        index = engine.gpu or 0
+        if index >= len(plans):
+            raise ConfigError(
+                f"engines.{names[0]}.gpu is {index}, and the GPUs are numbered from 0 to {len(plans) - 1}: name one "
+                "of them, or use a profile for fewer GPUs"
+                if plans
+                else f"engines.{names[0]}.gpu is {index}, and there is no GPU: set --gpu GIB, once for each"
+            )
+        there = plans[index]
+        needs = gpu_memory_needs(profile, names, there.gib) * engine.replicas
+        share = round(there.share + engine.num_gpus * engine.replicas, 4)
+        plans[index] = replace(there, needs=there.needs + needs, share=share)
+    for index, gpu in enumerate(plans):
+        if gpu.share > 1:
+            names = ", ".join(dict.fromkeys(need.engine for need in gpu.needs))
+            raise ConfigError(
+                f"the engines on GPU {index} ({names}) reserve {gpu.share:g} of it: lower their num_gpus to 1 "
+                "together, or name another GPU"
+            )
+        check_memory(gpu, f"GPU {index} with {gpu.gib:g} GiB", named=True)
+    return PlacementPlan(tuple(plans), (), {name: engines[name].replicas for names in processes for name in names})
+
+
+def check_memory(gpu: GpuPlan, name: str, *, named: bool = False) -> None:
+    """Check that the replicas fit the memory of their GPU.
+
+    Args:
+        gpu: The GPU with its replicas.
+        name: Name of the GPU for the message.
+        named: The profile names the GPU.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    if gpu.free >= 0:
+        return
+    *beside, largest = sorted(reversed(gpu.needs), key=lambda need: need.total)  # the first of equals
+    others = ", ".join(f"{need.engine} ({need.total:.1f})" for need in beside)
+    placed = f" with {others}" if named else f" when Ray places {others}"
+    cure = ", or name another GPU for one of them" if named else ", or raise num_gpus so that they cannot share a GPU"
+    raise ConfigError(
+        f"{name} is {-gpu.free:.1f} GiB short"
+        + (f"{placed} beside {largest.engine}" if beside else "")
+        + f": shrink engines.{largest.engine}, which needs {largest.total:.1f} GiB (weights {largest.weights:.1f}, "
+        f"KV cache {largest.kv_cache:.1f})" + (cure if beside else "")
+    )
 
 
 class PlacementPlanner:
@@ -130,7 +188,7 @@ class PlacementPlanner:
             ConfigError: They can.
         """
         for gib in sorted(self._needs):
-            self._check_memory(self.fullest(gib, counts))
+            check_memory(self.fullest(gib, counts), f"a GPU of {gib:g} GiB")
         for at in sorted(range(len(self.processes)), key=lambda at: -self._shares[at]):
             others = [count * pieces for count, pieces in zip(counts, self._pieces, strict=True)]
             others[at] = self.least[at] * self._pieces[at] - 1
@@ -161,19 +219,6 @@ class PlacementPlanner:
     def _gpu_plan(self, gib: float, load: Sequence[int]) -> GpuPlan:
         needs = tuple(need for at, n in enumerate(load) for _ in range(n) for need in self._needs[gib][at])
         return GpuPlan(gib, needs, self._share(load) / WHOLE)
-
-    def _check_memory(self, gpu: GpuPlan) -> None:
-        if gpu.free >= 0:
-            return
-        *beside, largest = sorted(reversed(gpu.needs), key=lambda need: need.total)  # the first of equals
-        others = ", ".join(f"{need.engine} ({need.total:.1f})" for need in beside)
-        raise ConfigError(
-            f"a GPU of {gpu.gib:g} GiB is {-gpu.free:.1f} GiB short"
-            + (f" when Ray places {others} beside {largest.engine}" if beside else "")
-            + f": shrink engines.{largest.engine}, which needs {largest.total:.1f} GiB (weights {largest.weights:.1f}, "
-            f"KV cache {largest.kv_cache:.1f})"
-            + (", or raise num_gpus so that they cannot share a GPU" if beside else "")
-        )
 
     def _share(self, load: Sequence[int]) -> int:
         return sum(n * share for n, share in zip(load, self._shares, strict=True))

@@ -1,6 +1,7 @@
 """GPU memory needs of engines, against published sizes."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,22 @@ import torch
 
 from roadwork_serve.engines.backbones import load_backbone
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.profiles.gpu_memory import CONTEXT_GIB, GRAPHS_GIB, GpuMemoryNeed, gpu_memory_need, gpu_memory_needs
-from roadwork_serve.profiles.model_sizes import TIMM_MIRRORS, on_meta_device, stored_as
-from roadwork_serve.profiles.profile import EngineSpec, Profile, StageName, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.gpu_memory import (
+    CONTEXT_GIB,
+    GRAPHS_GIB,
+    PP_OCR_GIB,
+    RUNTIME_GIB,
+    GpuMemoryNeed,
+    gpu_memory_need,
+    gpu_memory_needs,
+)
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.model_sizes import TIMM_MIRRORS, on_meta_device, stored_quantization
+from roadwork_serve.profiles.plan import plan_placement
+from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.stage_spec import StageSpec
 from tests import untrained
 from tests.engines.tiny import ARCHITECTURES, tiny_backbone
 
@@ -50,6 +64,7 @@ def need(spec: EngineSpec, stage: StageName = "vlm", gpu_gib: float = 24.0, **of
         (FLORENCE, 771),
         ("Qwen/Qwen3-VL-4B-Thinking", 4440),
         ("Qwen/Qwen3-VL-8B-Instruct-FP8", 8770),
+        ("Qwen/Qwen3.5-4B", 4540),
     ],
 )
 def test_sizes_match_the_published_ones(model: str, millions: float) -> None:
@@ -63,7 +78,7 @@ def test_sizes_match_the_published_ones(model: str, millions: float) -> None:
         (QWEN, None, 16.3),
         (f"{QWEN}-FP8", "fp8", 9.9),
         (QWEN, "fp8", 9.9),
-        ("somebody/Qwen3-VL-8B-Instruct-AWQ-4bit", "awq", 6.8),
+        ("somebody/Qwen3-VL-8B-Instruct-AWQ-4bit", "int4", 6.8),
     ],
 )
 def test_weights_match_the_published_checkpoints(model: str, quantization: str | None, gib: float) -> None:
@@ -71,15 +86,49 @@ def test_weights_match_the_published_checkpoints(model: str, quantization: str |
 
 
 def test_a_checkpoint_must_have_the_quantization_of_the_profile(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"engines\.it\.quantization: .*-FP8 has fp8 weights; set it to fp8"):
-        need(vllm(f"{QWEN}-FP8"))
     with pytest.raises(
-        ConfigError, match=r"engines\.it\.quantization is awq, and .* is not an AWQ checkpoint .* set fp8"
+        ConfigError, match=r"engines\.it\.quantization: .*-FP8 has fp8 weights \(fp8 in blocks\); set it to fp8"
     ):
-        need(vllm(quantization="awq"))
-    for method in ("awq", "fp8"):
-        (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": method}}))
-        assert stored_as(str(tmp_path)) == method
+        need(vllm(f"{QWEN}-FP8"))
+    with pytest.raises(ConfigError, match=r"engines\.it\.quantization is int4, and .* not quantized .* set fp8"):
+        need(vllm(quantization="int4"))
+    assert need(vllm(quantization="auto")).weights == need(vllm(quantization="fp8")).weights
+    of_qwen = {"model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"]}
+    unusual = of_qwen | {"quantization_config": {"quant_method": "bitsandbytes", "bits": 8}}
+    (tmp_path / "config.json").write_text(json.dumps(unusual))
+    with pytest.raises(ConfigError, match=r"8-bit weights \(bitsandbytes\), which are neither fp8 nor int4"):
+        need(vllm(str(tmp_path), quantization="fp8"))
+
+
+def write_quantization(folder: Path, **settings: object) -> None:
+    (folder / "config.json").write_text(json.dumps({"quantization_config": settings}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "bits", "weight_format"),
+    [
+        ({"quant_method": "awq", "bits": 4}, 4, "int4"),
+        ({"quant_method": "gptq", "bits": 4}, 4, "int4"),
+        ({"quant_method": "gptq", "bits": 8}, 8, None),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8, "fp8"),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized",
+          "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}}}, 4, "int4"),
+        ({"quant_method": "compressed-tensors", "format": "float-quantized",
+          "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}}}, 8, "fp8"),
+    ],
+)  # fmt: skip
+def test_quantization_is_read_from_the_config_and_not_from_the_name(
+    tmp_path: Path, settings: dict[str, object], bits: int, weight_format: str | None
+) -> None:
+    folder = tmp_path / "Qwen3-VL-8B-Instruct-FP8"
+    folder.mkdir()
+    write_quantization(folder, **settings)
+    found = stored_quantization(str(folder))
+    assert found is not None
+    assert (found.bits, found.weight_format) == (bits, weight_format)
+    (folder / "config.json").write_text("{}")
+    assert stored_quantization(str(folder)) is None
+    assert stored_quantization("somebody/Qwen3-VL-8B-Instruct-AWQ-4bit") is None  # nothing is known of it
 
 
 def test_vllm_has_the_kv_cache_that_the_profile_reserves() -> None:
@@ -174,6 +223,17 @@ def test_the_weights_of_an_export_are_the_size_of_its_files(tmp_path: Path, back
     assert need(spec, "backbone").weights == pytest.approx(2 / 1024)
 
 
+def test_pp_ocr_on_a_gpu_is_in_the_plan_with_its_workspace_and_context() -> None:
+    profile = load_profile("gpu-24gb", {"engines": {"ocr": {"device": "cuda", "num_gpus": 0.05}}})
+    plan = plan_placement(profile, [22.0])
+    (ocr,) = {need for need in plan.gpus[0].needs if need.engine == "ocr"}
+    assert (ocr.weights, ocr.activations, ocr.context) == (PP_OCR_GIB, RUNTIME_GIB, CONTEXT_GIB)
+    assert [need.engine for need in plan.gpus[0].needs].count("ocr") == profile.engines["ocr"].replicas
+    wheel = Path(find_spec("rapidocr").origin).parent / "models"  # type: ignore[union-attr, arg-type]
+    files = [wheel / f"PP-OCRv6_{part}_small.onnx" for part in ("det", "rec")]
+    assert sum(file.stat().st_size for file in files) / 2**30 == pytest.approx(PP_OCR_GIB, abs=0.01)
+
+
 def test_one_engine_of_a_time_slice_group_is_awake() -> None:
     sliced = {"device": "cuda", "num_gpus": 1, "time_slice_group": "gpu", "dtype": "bfloat16"}
     engines = {
@@ -204,3 +264,18 @@ def test_the_size_of_a_folder_follows_from_its_config() -> None:
 def test_an_unknown_model_is_rejected_with_instructions() -> None:
     with pytest.raises(ConfigError, match=r"config\.json, or one of .*Qwen/Qwen3-VL-8B-Instruct"):
         on_meta_device("someone/some-model")
+
+
+def test_molmo_2_keeps_the_output_of_every_layer_of_its_vision_tower() -> None:
+    """A profiling run of 1024 tokens in vLLM has 12 frames of 83 tokens, and 729 patches each."""
+    eager = {"vllm": {"kv_cache_gib": 1, "enforce_eager": True, "arguments": {"max_num_batched_tokens": 1024}}}
+    layers, concatenated, mlp = 25, 2, 4304
+    bytes_of_frame = 729 * 2 * (1152 * (layers + concatenated) + mlp)
+    assert need(vllm("allenai/Molmo2-4B", **eager), "video").activations == pytest.approx(
+        12 * bytes_of_frame / 2**30, rel=0.01
+    )
+    assert 12 * bytes_of_frame / 2**30 == pytest.approx(0.6, abs=0.05)
+    wider = {"vllm": eager["vllm"] | {"arguments": {"max_num_batched_tokens": 2048}}}
+    assert need(vllm("allenai/Molmo2-4B", **wider), "video").activations == pytest.approx(
+        24 * bytes_of_frame / 2**30, rel=0.01
+    )

@@ -5,7 +5,7 @@ import yaml
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import bundled, load_policy_mapping, load_profile
-from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.profiles.stage_kinds import STAGES
 
 ONE_STAGE = {
     "engines": {"dinov3": {"backend": "transformers", "model": "bundled:backbone"}},

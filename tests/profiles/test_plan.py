@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles import plan as module
+from roadwork_serve.profiles.engine_spec import EngineSpec
 from roadwork_serve.profiles.gpu_memory import GpuMemoryNeed
 from roadwork_serve.profiles.plan import limit_replicas, plan_placement
-from roadwork_serve.profiles.profile import EngineSpec, Profile
+from roadwork_serve.profiles.profile import Profile
 
 STAGES = ("vlm", "reasoner", "video")
 
@@ -116,6 +117,35 @@ def test_engines_on_the_cpu_need_no_gpu() -> None:
     mine = Profile.model_validate({"name": "p", "policy": "mini", "engines": {"it": on_cpu}, "stages": stages})
     assert plan_placement(mine, []).max_replicas == {}
     assert plan_placement(mine, [24]).gpus[0].free == 24
+
+
+def test_engines_are_on_the_gpus_they_name(sizes: dict[str, float]) -> None:
+    sizes |= {"a": 14, "b": 14, "c": 9}
+    there = profile(0.6, 0.7, 0.3, a={"gpu": 0}, b={"gpu": 1}, c={"gpu": 1})
+    found = plan_placement(there, [14, 24])
+    assert [[need.engine for need in gpu.needs] for gpu in found.gpus] == [["a"], ["b", "c"]]
+    assert [gpu.share for gpu in found.gpus] == [0.6, 1.0] and found.fullest == ()
+    assert found.max_replicas == {"a": 1, "b": 1, "c": 1}
+    with pytest.raises(
+        ConfigError,
+        match=r"GPU 1 with 22 GiB is 1\.0 GiB short with c \(9\.0\) beside b: shrink engines\.b, .* or name another",
+    ):
+        plan_placement(there, [24, 22])
+    with pytest.raises(ConfigError, match=r"engines\.b\.gpu is 1, and the GPUs are numbered from 0 to 0"):
+        plan_placement(there, [24])
+    with pytest.raises(ConfigError, match=r"engines\.a\.gpu is 0, and there is no GPU: set --gpu GIB"):
+        plan_placement(there, [])
+    crowded = profile(0.6, 0.7, 0.4, a={"gpu": 0}, b={"gpu": 1}, c={"gpu": 1})
+    with pytest.raises(ConfigError, match=r"the engines on GPU 1 \(b, c\) reserve 1\.1 of it: lower their num_gpus"):
+        plan_placement(crowded, [24, 24])
+
+
+def test_replicas_of_a_named_gpu_share_it(sizes: dict[str, float]) -> None:
+    sizes["a"] = 10
+    twice = profile(0.5, a={"gpu": 0, "replicas": 2})
+    assert plan_placement(twice, [22]).gpus[0].free == 2
+    with pytest.raises(ConfigError, match="short"):
+        plan_placement(twice, [19])
 
 
 def test_a_gpu_profile_requires_gpu_sizes(sizes: dict[str, float]) -> None:

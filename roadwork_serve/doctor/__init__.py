@@ -1,0 +1,1 @@
+"""`roadwork doctor`: checks of this machine and this installation, and what would run here."""
