@@ -19,6 +19,7 @@ Role = Literal["client", "admin"]
 
 FILE_VARIABLE = "ROADWORK_KEYS_FILE"
 TEXT_VARIABLE = "ROADWORK_KEYS"
+ADMIN_TOKEN = "admin-token"  # noqa: S105 - the name of a file in the state folder
 
 _LOG = logging.getLogger("ray.serve.roadwork.api_keys")
 _PREFIX = "rw_"  # by which scanners for leaked secrets recognise a key
@@ -118,6 +119,11 @@ class ApiKeyStore:
         """Return the keys of a file. Raises ConfigError if it cannot be read or is invalid."""
         signature = _signature(file)
         return cls(_ring(_text(file), str(file)), file, signature)
+
+    @classmethod
+    def from_token(cls, file: Path) -> "ApiKeyStore":
+        """Return one key of an admin, the secret in a file. Raises ConfigError if it cannot be read."""
+        return cls(Keyring((ApiKey("local", "admin", _digest(_text(file).strip())),)))
 
     def refresh(self) -> None:
         """Load the file again if it has changed. Blocks until it is read.

@@ -6,17 +6,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from roadwork_serve.api.api_keys import FILE_VARIABLE, ApiKey, ApiKeyStore, Role
+from roadwork_serve.api.api_keys import ADMIN_TOKEN, ApiKey, ApiKeyStore, Role
 from roadwork_serve.api.problem_details import documented, response_of
+from roadwork_serve.api.request_parameters import check_query
 from roadwork_serve.errors import Forbidden, HeadersTooLarge, RateLimited, Unauthorised
-from roadwork_serve.profiles.profile import IngressSpec
+from roadwork_serve.profiles.ingress_spec import IngressSpec
+from roadwork_serve.state_folder import secret_file, state_folder
 from roadwork_serve.token_bucket import TokenBucket
 
 MAX_HEADERS = 64  # browsers send about 20, proxies add 10
@@ -36,31 +38,47 @@ _HEADER = APIKeyHeader(
 class Caller:
     """The sender of a request."""
 
-    #: Name of the key; anyone on a server without keys.
+    #: Name of the key; anyone for a request that needs none.
     name: str
     role: Role
-    #: The key; None on a server without keys.
+    #: The key; None for a request that needs none.
     key: ApiKey | None = None
+
+
+_ANYONE = Caller("anyone", "client")
+_ADMIN_HINT = (
+    f"this needs the admin token of the server, which is in the file {ADMIN_TOKEN} of its state folder: `roadwork "
+    "console` prints a link with it, and `roadwork` commands on the same machine send it by themselves"
+)
 
 
 @dataclass(slots=True)
 class Authenticator:
     """Authenticates requests by API key."""
 
-    #: The keys; None lets everyone do what a client may, and nobody what an admin may.
+    #: The keys; None if there are none, and so no admin.
     keys: ApiKeyStore | None
     #: Ingress replicas; each grants its share of a key's rate.
     replicas: int = 1
     #: Returns seconds.
     clock: Callable[[], float] = time.monotonic
+    #: Whether the keys are the admin token alone: anyone may do what a client may.
+    token_only: bool = False
     _buckets: dict[str, TokenBucket] = field(default_factory=dict)
     _refresh_at_s: float = 0.0
     _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
     def from_environment(cls, replicas: int, environment: Mapping[str, str] = os.environ) -> "Authenticator":
-        """Return an authenticator with the keys that the environment names. Raises ConfigError."""
-        auth = cls(ApiKeyStore.from_environment(environment), replicas)
+        """Return an authenticator with the keys that the environment names, or else the admin token.
+
+        The token is made in the state folder if it is missing. Raises ConfigError.
+        """
+        keys = ApiKeyStore.from_environment(environment)
+        if keys is None:
+            token = secret_file(state_folder(environment) / ADMIN_TOKEN)
+            return cls(ApiKeyStore.from_token(token), replicas, token_only=True)
+        auth = cls(keys, replicas)
         auth._refresh_at_s = auth.clock() + _REFRESH_INTERVAL_S
         return auth
 
@@ -76,13 +94,10 @@ class Authenticator:
 
         Raises Unauthorised, Forbidden and RateLimited.
         """
+        if self.open and role == "client":
+            return _ANYONE
         if self.keys is None:
-            if role == "admin":
-                raise Forbidden(
-                    "this server has no keys, so nobody may do this; make one with `roadwork keys create NAME --role "
-                    f"admin` and start the server with {FILE_VARIABLE}"
-                )
-            return Caller("anyone", "client")
+            raise Forbidden("this server has neither keys nor an admin token, so nobody may do this")
         key = await self._find_key(self.keys, request)
         if role == "admin" and key.role != "admin":
             raise Forbidden(f"the key {key.name} has the role {key.role}; this needs an admin's key")
@@ -125,29 +140,25 @@ class Authenticator:
         """Authenticate an admin. A dependency of routes."""
         return await self.authenticate(request, "admin")
 
-    async def journal_reader(
-        self,
-        request: Request,
-        bearer: Annotated[object, Security(_BEARER)],
-        header: Annotated[object, Security(_HEADER)],
-    ) -> Caller:
-        """Authenticate a reader of the journal: an admin, or anyone if there are no keys. A dependency of routes."""
-        return await self.authenticate(request, "client" if self.keys is None else "admin")
+    @property
+    def open(self) -> bool:
+        """True if anyone may do what a client may."""
+        return self.keys is None or self.token_only
 
     @property
     def openapi(self) -> dict[str, Any]:
-        """The addition to a client route's OpenAPI operation: on a server without keys, that no key is needed."""
-        return {"security": [{}]} if self.keys is None else {}
+        """The addition to a client route's OpenAPI operation: that no key is needed, if so."""
+        return {"security": [{}]} if self.open else {}
 
-    def router(self, role: Role | Literal["journal_reader"]) -> APIRouter:
-        """Return a router whose routes need the role.
+    def router(self, role: Role, tag: str) -> APIRouter:
+        """Return a router whose routes need the role, and have a tag in the OpenAPI document.
 
         FastAPI would read a body that is a parameter before authentication, so routes take the Request instead.
         """
         name = "dashcams" if role == "client" else "admin"
-        allowed = {"admin": self.admin, "client": self.client, "journal_reader": self.journal_reader}
         return APIRouter(
-            dependencies=[Depends(allowed[role])],
+            tags=[tag],
+            dependencies=[Depends(self.client if role == "client" else self.admin), Depends(check_query)],
             responses=documented(
                 Unauthorised("the key is unknown; ask for one"),
                 Forbidden(f"the key {name} has the role client; this needs an admin's key"),
@@ -164,8 +175,11 @@ class Authenticator:
                 self._buckets = {name: bucket for name, bucket in self._buckets.items() if name in names}
         secret = _secret(request)
         if not secret:
-            raise Unauthorised("send a key as `Authorization: Bearer KEY` or `X-API-Key: KEY`")
+            how = "send a key as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+            raise Unauthorised(_ADMIN_HINT if self.token_only else how)
         key = keys.ring.find(secret)
+        if key is None and self.token_only:
+            raise Unauthorised(f"the key is unknown; {_ADMIN_HINT}")
         if key is None:
             raise Unauthorised("the key is unknown; check that all of it was sent, or ask for a new one")
         return key

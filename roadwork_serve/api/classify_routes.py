@@ -4,30 +4,32 @@ import asyncio
 import json
 import logging
 import math
-import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from fastapi import Depends, FastAPI, Header, Query, Request
-from pydantic import BeforeValidator
-from pydantic_core import PydanticCustomError
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import Depends, FastAPI, Request
 
 from roadwork_serve.api.auth import Authenticator, Caller, HeaderLimits
+from roadwork_serve.api.body_schemas import MANY_FILES, ONE_FILE
 from roadwork_serve.api.console_routes import console_routes
+from roadwork_serve.api.head_requests import HeadRequests
 from roadwork_serve.api.incoming_bodies import BodyLimits, LimitBodies
+from roadwork_serve.api.openapi import complete_openapi, operation_id
+from roadwork_serve.api.other_origins import OtherOrigins
 from roadwork_serve.api.own_origin import OwnOrigin
 from roadwork_serve.api.problem_details import documented, install_problem_handlers, problem_of
-from roadwork_serve.api.request_body import MANY_FILES, ONE_FILE, Upload, body_may_set_deadline, read_many, read_one
+from roadwork_serve.api.request_body import body_may_set_deadline, read_many, read_one
 from roadwork_serve.api.request_context import RequestContext
+from roadwork_serve.api.request_id import RequestId
+from roadwork_serve.api.request_parameters import DeadlineMs, FileName, RequestKey, TimeoutS
 from roadwork_serve.api.security_headers import SecurityHeaders
 from roadwork_serve.api.status_routes import StatusService, status_routes
-from roadwork_serve.decimal_text import DecimalFloat, DecimalInt
+from roadwork_serve.api.upload import Upload, recorded_filename
+from roadwork_serve.clip_formats import CLIP_NAMES
 from roadwork_serve.errors import (
     BadRequest,
     BrokenMedia,
@@ -41,60 +43,24 @@ from roadwork_serve.errors import (
 )
 from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.schema import MAX_DEADLINE_MS, BatchEntry, BatchResult, Verdict
+from roadwork_serve.still_formats import STILL_NAMES
 
 _LOG = logging.getLogger("ray.serve.roadwork.http")
 _RESPONSE_MARGIN_S, _PROXY_MARGIN_S = 0.05, 0.1  # subtracted from a deadline
 _MAX_UPLOAD_S = 30.0  # whatever the deadline
-_VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 # A verdict on a rendered scene.
 _VERDICT: dict[str, Any] = json.loads(Path(__file__).with_name("verdict_example.json").read_text(encoding="utf-8"))
-_DESCRIPTION = """Detects active road work in photos and clips, with a probability and the evidence for it.
+_DESCRIPTION = f"""Detects active road work in photos and clips, with a probability and the evidence for it.
 
     curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/v1/classify
     curl -F file=@clip.mp4 -F deadline_ms=5000 http://127.0.0.1:8000/v1/classify
     curl -F a=@one.jpg -F b=@two.mp4 http://127.0.0.1:8000/v1/classify/batch
 
-Accepted formats are JPEG, PNG, WebP, MP4, WebM and MOV, recognised by content, not by name.
+Photos may be {STILL_NAMES}, clips {CLIP_NAMES}. The format is recognised by
+content, not by name.
 Every error is an RFC 9457 problem document. If the server has API keys, send one as `Authorization: Bearer KEY`
 or `X-API-Key: KEY`."""
-
-DeadlineMs = Annotated[
-    DecimalInt | None,
-    Query(ge=1, le=MAX_DEADLINE_MS, description="Deadline of the response in milliseconds.", examples=[2000]),
-]
-TimeoutS = Annotated[
-    DecimalFloat | None,
-    Header(
-        alias="x-request-timeout-seconds",
-        gt=0,
-        le=MAX_DEADLINE_MS / 1000,
-        allow_inf_nan=False,
-        description="The same in seconds. The proxy aborts the request after this time.",
-    ),
-]
-
-
-def _text_of_key(value: object) -> object:
-    """Return a header as the UTF-8 text it is. Starlette decodes headers as Latin-1."""
-    if not isinstance(value, str):
-        return value
-    with suppress(UnicodeError):
-        if (text := value.encode("latin-1").decode("utf-8")).isprintable():
-            return text
-    raise PydanticCustomError("printable", "Input should be printable text in UTF-8")
-
-
-RequestKey = Annotated[
-    str | None,
-    BeforeValidator(_text_of_key),
-    Header(
-        alias="x-request-key",
-        max_length=256,
-        description="Group of the request, such as a camera or a trip: an A/B test assigns it to one arm. "
-        "By default every request is its own group.",
-    ),
-]
 
 _TOO_SLOW = documented(SlowUpload("of the body 3 bytes have arrived, at less than 1,024 bytes a second; send less"))
 _ABORTED: dict[int | str, dict[str, Any]] = {
@@ -164,23 +130,28 @@ def http_app(
 
     profile = service.profile
     auth = auth or Authenticator.from_environment(profile.ingress.replicas)
-    routes = auth.router("client")
+    routes = auth.router("client", "classify")
     app = FastAPI(
         title="roadwork-serve",
         description=_DESCRIPTION,
-        version="1",
+        version=version("roadwork-serve"),
+        generate_unique_id_function=operation_id,
         docs_url=None,  # the default page loads scripts from another server; see console_routes
         redoc_url=None,
         redirect_slashes=False,  # it would send bodies to wherever the Host header says
         lifespan=lifespan,
     )
-    if auth.keys is None:
-        app.add_middleware(OwnOrigin, hosts=profile.ingress.allowed_hosts)
+    complete_openapi(app)
+    if auth.open:
+        app.add_middleware(OwnOrigin, hosts=profile.ingress.allowed_hosts, origins=profile.ingress.origins)
     at_once = profile.ingress.max_ongoing_requests
     app.add_middleware(LimitBodies, limits=BodyLimits(at_once, per_caller=math.ceil(at_once / 2)))
+    if profile.ingress.origins:
+        app.add_middleware(OtherOrigins, origins=profile.ingress.origins)
     app.add_middleware(HeaderLimits)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(_RequestId, respond=name_requests)
+    app.add_middleware(RequestId, respond=name_requests)
+    app.add_middleware(HeadRequests)
     install_problem_handlers(app)
 
     @routes.post(
@@ -189,7 +160,7 @@ def http_app(
         responses=documented(
             BadRequest("deadline_ms is '0': Input should be greater than or equal to 1"),
             MediaTooLarge(f"the request is larger than {profile.media.max_bytes:,} bytes of media; send less"),
-            UnsupportedMedia("the file is not a JPEG, PNG, WebP, MP4, WebM or MOV"),
+            UnsupportedMedia("the bytes are a PDF; send a photo or a clip of an accepted format"),
             BrokenMedia("the JPEG is truncated; send the whole file"),
             Overloaded("256 items wait for backbone; come back in 1.4 s"),
             DeadlineExceeded("the deadline passed before any stage returned a prediction; allow more time"),
@@ -204,6 +175,7 @@ def http_app(
         deadline_ms: DeadlineMs = None,
         timeout_s: TimeoutS = None,
         key: RequestKey = None,
+        filename: FileName = None,
     ) -> Verdict:
         arrived = time.monotonic()
         with service.receiving() as held:
@@ -212,7 +184,8 @@ def http_app(
             async with _upload_timeout(profile, deadline_ms, timeout_s):
                 upload, named_ms = await read_one(request, profile.media.max_bytes, held.reserve_bytes)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
-            context = RequestContext("http", caller.name, key)
+            name = recorded_filename(upload.filename or filename or "")
+            context = RequestContext("http", caller.name, key, name)
             with service.admission():
                 return await service.classify_media(upload.data, deadline_s, request.state.request_id, context)
 
@@ -246,10 +219,10 @@ def http_app(
                 )
             auth.charge(caller, len(uploads), counted=1)
             deadline_s = arrived + _allowed_s(profile, deadline_ms, named_ms, timeout_s)
-            context = RequestContext("batch", caller.name, key)
 
             async def entry(index: int, upload: Upload) -> BatchEntry:
                 name, request_id = upload.filename or f"file {index}", f"{request.state.request_id}.{index}"
+                context = RequestContext("batch", caller.name, key, recorded_filename(upload.filename))
                 try:
                     return BatchEntry(
                         filename=name,
@@ -270,28 +243,6 @@ def http_app(
         app.include_router(each)
     app.router.routes.extend(console_routes().routes)
     return app
-
-
-class _RequestId:
-    """Middleware that names each request: the client's X-Request-Id if it is valid, else a new id."""
-
-    def __init__(self, app: ASGIApp, respond: bool) -> None:
-        self._app = app
-        self._respond = respond
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _VALID_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def named(message: Message) -> None:
-            if self._respond and message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
-            await send(message)
-
-        await self._app(scope, receive, named)
 
 
 def _allowed_s(profile: Profile, query_ms: int | None, body_ms: int | None, timeout_s: float | None) -> float:

@@ -9,7 +9,10 @@ from roadwork_serve.autoscaling.metrics import Metrics, metrics_of
 from roadwork_serve.autoscaling.replicas import Demand, ScalableEngine
 from roadwork_serve.cascade.batcher import Batcher
 from roadwork_serve.cascade.policy import Policy
-from roadwork_serve.profiles.profile import EngineSpec, Profile, StageName, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.schema import Verdict
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from roadwork_serve.cascade.prediction import Item, StageClient
 from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.errors import PolicyRefused, StageFailed
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 
 _TIMEOUT_S = 20.0
 

@@ -110,7 +110,13 @@ class IncomingBodies:
         if not slow:
             return False
         slowest = min(slow, key=lambda body: body.rate(now_s))
-        slowest.ended_by = _too_slow(slowest)
+        # Not SlowUpload: on a busy machine it may be this server that was slow to read.
+        grace_s = self._limits.crowded_grace_s
+        slowest.ended_by = Overloaded(
+            f"others need the place of this body, of which {slowest.received:,} bytes have arrived; come back in "
+            f"{grace_s:g} s",
+            grace_s,
+        )
         self.end(slowest)
         if slowest.timer is not None and not slowest.timer.expired():
             slowest.timer.reschedule(now_s)

@@ -11,7 +11,8 @@ from roadwork_serve.media import Clip, Photo, checked
 from roadwork_serve.media.decode_cost import decode_cost
 from roadwork_serve.media.decode_pool import DecodePool
 from roadwork_serve.media.heavy_lane import heavy_places
-from roadwork_serve.profiles.profile import MediaLimits, Profile
+from roadwork_serve.profiles.media_limits import MediaLimits
+from roadwork_serve.profiles.profile import Profile
 
 T = TypeVar("T")
 _MARGIN = 1.1

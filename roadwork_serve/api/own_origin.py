@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from roadwork_serve.api.other_origins import origin_of
 from roadwork_serve.api.problem_details import echo, response_of
 from roadwork_serve.errors import Forbidden
 
@@ -26,30 +27,35 @@ class OwnOrigin:
     Args:
         app: The application.
         hosts: Host names of this server, besides IP addresses and localhost.
+        origins: Other origins whose pages may use this server; see other_origins.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
+        self._origins = frozenset(origin.encode() for origin in origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a foreign request, or pass it on."""
-        if scope["type"] == "http" and not _open(scope) and (reason := self._foreign(scope["headers"])):
+        if scope["type"] == "http" and not _open(scope) and (reason := self._foreign(scope)):
             error = Forbidden(
                 f"{reason}; a server without keys answers only its own pages, at its address such as 127.0.0.1 or "
-                "localhost; use that, add the host name to ingress.allowed_hosts of the profile, or start the server "
-                "with keys"
+                "localhost; use that, add the host name to ingress.allowed_hosts or the page's origin to "
+                "ingress.origins of the profile, or start the server with keys"
             )
             return await response_of(error, scope["state"]["request_id"])(scope, receive, send)
         await self._app(scope, receive, send)
 
-    def _foreign(self, headers: list[tuple[bytes, bytes]]) -> str | None:
+    def _foreign(self, scope: Scope) -> str | None:
         """Return why a request is foreign, or None. Programs send neither Origin nor Sec-Fetch-Site."""
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
         own: tuple[str, int | None] | None = None
         for _, value in _of(headers, b"host"):
             own = _host_and_port(value)
             if own is None or not (_is_address(own[0]) or own[0] in self._hosts):
                 return f"the Host of the request is {_shown(value)}"
+        if origin_of(scope) in self._origins:  # under a Host of this server all the same
+            return None
         for _, value in _of(headers, b"origin"):
             if own is None or not _same(value, own):
                 return f"the Origin of the request is {_shown(value)}"

@@ -7,7 +7,7 @@ from roadwork_serve.api.peers import Peers
 from roadwork_serve.api.policy_store import PolicyStore, StoredRevision
 from roadwork_serve.cascade.prediction import StageClient
 from roadwork_serve.cascade.rollout import Rollout
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 from roadwork_serve.schema import PolicyChange, PolicyRevision
 from roadwork_serve.server_state import PolicyState
 

@@ -35,7 +35,7 @@ class PolicyService(Protocol):
 
 def policy_routes(service: PolicyService, auth: Authenticator) -> tuple[APIRouter, ...]:
     """Return the routes, one router for each role."""
-    admins, clients = auth.router("admin"), auth.router("client")
+    admins, clients = auth.router("admin", "policy"), auth.router("client", "policy")
 
     @admins.put(
         "/v1/policy",
@@ -65,7 +65,7 @@ def policy_routes(service: PolicyService, auth: Authenticator) -> tuple[APIRoute
         summary="Activate the previous policy again",
         responses=documented(PolicyConflict("no earlier revision is stored; put the policy you want")),
     )
-    async def roll_back(caller: Annotated[Caller, Depends(auth.admin)]) -> PolicyChange:
+    async def rollback_policy(caller: Annotated[Caller, Depends(auth.admin)]) -> PolicyChange:
         return await service.roll_back(caller.name)
 
     @clients.get("/v1/policy", summary="Show the active policy and its history", openapi_extra=auth.openapi)

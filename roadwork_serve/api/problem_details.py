@@ -11,8 +11,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 
-from roadwork_serve.errors import BadRequest, RoadworkError, Unauthorised
+from roadwork_serve.errors import BadRequest, RoadworkError, Unauthorised, UnsupportedEncoding
 from roadwork_serve.schema import Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -52,6 +53,8 @@ def response_of(error: Exception, request_id: str | None = None) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(getattr(error, "retry_after_s", RETRY_AFTER_S))))
     if isinstance(error, Unauthorised):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = "identity"  # RFC 9110, 15.5.16
     return Response(problem.model_dump_json(exclude_none=True), problem.status, headers, MEDIA_TYPE)
 
 
@@ -64,11 +67,17 @@ def install_problem_handlers(app: FastAPI) -> None:
     """Register handlers that turn every error of the app into a problem document."""
 
     async def expected(request: Request, error: Exception) -> Response:
-        response = response_of(error, request.state.request_id)
-        if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette lists the methods of a single route
+        allowed = None
+        if isinstance(error, HTTPException) and error.detail == HTTPStatus(error.status_code).phrase:  # Starlette's
             path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-            methods = app.openapi()["paths"].get(path, {})
-            response.headers["Allow"] = ", ".join(sorted(methods)).upper() or response.headers["Allow"]
+            if error.status_code == HTTPStatus.NOT_FOUND:
+                error = HTTPException(404, _no_route(app, path))
+            elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+                allowed = _methods(app, path) or (error.headers or {}).get("Allow", "GET")
+                error = HTTPException(405, f"this route has no method {echo(request.method)}; use {allowed}")
+        response = response_of(error, request.state.request_id)
+        if allowed is not None:
+            response.headers["Allow"] = allowed
         return response
 
     async def unexpected(request: Request, error: Exception) -> Response:
@@ -78,6 +87,21 @@ def install_problem_handlers(app: FastAPI) -> None:
     for kind in (RoadworkError, HTTPException, RequestValidationError, ClientDisconnect):
         app.add_exception_handler(kind, expected)
     app.add_exception_handler(Exception, unexpected)
+
+
+def _no_route(app: FastAPI, path: str) -> str:
+    """Return that there is no such route, with the one that was meant if only slashes or capitals differ."""
+    plain = "/" + "/".join(part for part in path.lower().split("/") if part)
+    meant = next((route for route in app.openapi()["paths"] if route.lower() == plain), None)
+    return "there is no such route; " + (f"send this to {meant}" if meant else "/openapi.json lists the routes")
+
+
+def _methods(app: FastAPI, path: str) -> str:
+    """Return the methods of a path for an Allow header, of which Starlette lists those of a single route."""
+    paths = app.openapi()["paths"]
+    fitting = (methods for template, methods in paths.items() if compile_path(template)[0].match(path))
+    methods = {method.upper() for method in next(fitting, {})}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def documented(*errors: RoadworkError) -> dict[int | str, dict[str, Any]]:

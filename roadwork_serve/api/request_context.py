@@ -16,3 +16,5 @@ class RequestContext:
     #: Group of the request, such as a camera or a trip: an A/B test assigns it to one arm, and training keeps it in one
     #: split. None if the request is a group of its own.
     key: str | None = None
+    #: Name of the file as the client sent it, printable; empty if it sent none.
+    filename: str = ""

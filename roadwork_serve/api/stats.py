@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 from roadwork_serve.api.observers import VerdictEvent, VerdictObserver
 from roadwork_serve.profiles.flops import StageCost
-from roadwork_serve.profiles.profile import STAGES, Profile
+from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.profiles.stage_kinds import STAGES
 from roadwork_serve.schema import Distribution, ExitCount, Outcome, RequestStats, StageReport, StageStats
 
 _WINDOW = 1000  # values that a distribution covers
@@ -42,7 +43,7 @@ class RequestStatsCollector(VerdictObserver):
         verdict = event.verdict
         self._exits[verdict.exit.stage, verdict.exit.reason] += 1
         self._media[verdict.media] += 1
-        self._roadwork += verdict.label == "roadwork"
+        self._roadwork += verdict.positive
         self._degraded += verdict.degraded
         self._elapsed.add(verdict.elapsed_ms)
         self._probability.add(verdict.probability)
@@ -147,4 +148,4 @@ def distribution(values: Iterable[float]) -> Distribution | None:
 
 
 def _position(stage: str) -> int:
-    return STAGES.index(stage) if stage in STAGES else len(STAGES)  # type: ignore[arg-type]
+    return STAGES.index(stage) if stage in STAGES else len(STAGES)

@@ -18,7 +18,9 @@ from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.cascade.shadow import ShadowRunner
 from roadwork_serve.errors import NotReady
-from roadwork_serve.profiles.profile import Profile, StageName
+from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.task import Task
 from roadwork_serve.schema import (
     MAX_DEADLINE_MS,
     AuditStats,
@@ -30,6 +32,7 @@ from roadwork_serve.schema import (
     StageInfo,
     StageLoad,
     Stats,
+    TaskInfo,
     Verdict,
 )
 from roadwork_serve.server_state import Info
@@ -60,6 +63,7 @@ class Status:
         requests: The request statistics.
         journal: Returns the state of the journal's outbox.
         peers: The other ingress replicas.
+        progress: Returns how far the stages are that load, by name.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Status:
         requests: RequestStatsCollector,
         journal: Callable[[], JournalLoad | None],
         peers: Peers,
+        progress: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._profile = profile
         self._clients = clients
@@ -85,6 +90,7 @@ class Status:
         self._requests = requests
         self._journal = journal
         self._peers = peers
+        self._progress = progress
         #: True once all required stages have been up.
         self.warmed = False
         #: Why the latest policy of the configuration was rejected, if it was.
@@ -99,11 +105,18 @@ class Status:
         down = [name for name in self._clients if name not in up]
         if not self.warmed:
             loading = [name for name, spec in self._profile.stages.items() if spec.required and name in down]
-            raise NotReady(f"still loading: {', '.join(loading) or 'the decoder'}")
+            progress = self._progress()
+            named = [f"{name} ({progress[name]})" if name in progress else name for name in loading]
+            raise NotReady(f"still loading: {', '.join(named) or 'the decoder'}")
         if not up:
             raise NotReady("no stage answers at the moment; each is being restarted")
         journal = self._journal()
-        return Readiness(up=up, down=down, journal_error=None if journal is None else journal.error)
+        return Readiness(
+            up=up,
+            down=down,
+            notes={name: spec.note for name, spec in self._profile.stages.items() if spec.note is not None},
+            journal_error=None if journal is None else journal.error,
+        )
 
     def info(self) -> Info:
         """Return the description of the server."""
@@ -111,6 +124,7 @@ class Status:
         return Info(
             version=version("roadwork-serve"),
             profile=profile.name,
+            task=task_info(profile.task),
             policy=self._router.rollout.policy,
             policy_error=self.policy_error,
             stages=[stage_info(name, profile, self._clients[name]) for name in profile.stages],
@@ -160,6 +174,13 @@ def limits_of(profile: Profile) -> Limits:
         max_batch_bytes=ingress.max_batch_bytes,
         max_deadline_ms=MAX_DEADLINE_MS,
         default_deadline_ms=ingress.default_deadline_ms,
+    )
+
+
+def task_info(task: Task) -> TaskInfo:
+    """Return the task as clients see it."""
+    return TaskInfo(
+        positive=task.positive, negative=task.negative, description=task.description, question=task.prompt()
     )
 
 

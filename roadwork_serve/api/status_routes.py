@@ -29,10 +29,10 @@ class StatusService(Protocol):
 
 def status_routes(status: StatusService, auth: Authenticator) -> tuple[APIRouter, ...]:
     """Return the routes: those without authentication, and those for clients."""
-    probes, clients = APIRouter(), auth.router("client")
+    probes, clients = APIRouter(tags=["status"]), auth.router("client", "status")
 
     @probes.get("/healthz", summary="Check that the process is alive")
-    async def healthz() -> Health:
+    async def health() -> Health:
         return Health()
 
     @probes.get(
@@ -40,7 +40,7 @@ def status_routes(status: StatusService, auth: Authenticator) -> tuple[APIRouter
         summary="Check that requests are accepted",
         responses=documented(NotReady("still loading: vlm, video")),
     )
-    async def readyz() -> Readiness:
+    async def ready() -> Readiness:
         return status.readiness()
 
     @clients.get("/v1/info", summary="Describe the server", openapi_extra=auth.openapi)

@@ -1,8 +1,25 @@
 """The wire models: what clients send beside the media, and what they receive."""
 
-from roadwork_serve.schema.base import MAX_DEADLINE_MS, ExitReason, Label, MediaKind, Outcome, ReviewLabel, WireModel
+from roadwork_serve.schema.base import (
+    MAX_DEADLINE_MS,
+    UNCLEAR,
+    ExitReason,
+    Label,
+    MediaKind,
+    Outcome,
+    ReviewLabel,
+    WireModel,
+)
+from roadwork_serve.schema.jobs import Job, JobPage, JobState, JobSummary, JobWindow
 from roadwork_serve.schema.journal import HumanLabel, JournalEntry, JournalPage
-from roadwork_serve.schema.policy import ExitPreview, PolicyChange, PolicyPreview, PolicyRevision
+from roadwork_serve.schema.policy import (
+    MAX_FLIPPED,
+    ExitPreview,
+    FlippedEntry,
+    PolicyChange,
+    PolicyPreview,
+    PolicyRevision,
+)
 from roadwork_serve.schema.stats import (
     AuditStats,
     Distribution,
@@ -18,6 +35,7 @@ from roadwork_serve.schema.stats import (
     StageLoad,
     StageStats,
     Stats,
+    TaskInfo,
 )
 from roadwork_serve.schema.verdict import (
     BatchEntry,
@@ -35,6 +53,8 @@ from roadwork_serve.schema.verdict import (
 
 __all__ = [
     "MAX_DEADLINE_MS",
+    "MAX_FLIPPED",
+    "UNCLEAR",
     "AuditStats",
     "BatchEntry",
     "BatchResult",
@@ -46,8 +66,14 @@ __all__ = [
     "ExitCount",
     "ExitPreview",
     "ExitReason",
+    "FlippedEntry",
     "Health",
     "HumanLabel",
+    "Job",
+    "JobPage",
+    "JobState",
+    "JobSummary",
+    "JobWindow",
     "JournalEntry",
     "JournalLoad",
     "JournalPage",
@@ -70,6 +96,7 @@ __all__ = [
     "StageReport",
     "StageStats",
     "Stats",
+    "TaskInfo",
     "TextLine",
     "Verdict",
     "WireModel",

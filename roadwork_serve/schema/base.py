@@ -1,15 +1,18 @@
 """The base class of the wire models, and types that several of them use."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
-Label = Literal["roadwork", "none"]
-ReviewLabel = Literal["roadwork", "none", "unclear"]
+#: A label of the server's task: `roadwork` or `none`, unless its profile sets another task.
+Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,15}$")]
+#: A label of a person: one of the task, or `unclear`.
+ReviewLabel = Label
+UNCLEAR = "unclear"
 MediaKind = Literal["photo", "clip"]
 ExitReason = Literal[
-    "above_band",  # the posterior is above the stage's exit band: roadwork
-    "below_band",  # the posterior is below it: none
+    "above_band",  # the posterior is above the stage's exit band: the positive label
+    "below_band",  # the posterior is below it: the negative label
     "last_stage",  # the posterior is inside the band, and no stage is left
     "deadline",  # the time left is too short for the next stage
     "failed",  # later stages were needed and failed

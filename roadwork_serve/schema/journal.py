@@ -11,6 +11,7 @@ class JournalEntry(WireModel):
 
     id: str = Field(description="Id of the verdict: its `answer_id`.")
     created_at: str = Field(description="Time of the verdict, UTC, ISO 8601.")
+    filename: str = Field(default="", description="Name of the file as the client sent it; empty if it sent none.")
     verdict: Verdict = Field(description="The recorded verdict.")
     human_label: ReviewLabel | None = Field(
         default=None, description="Label that a person assigned. Absent if nobody has reviewed the file."
@@ -32,10 +33,18 @@ class JournalPage(WireModel):
     """A list of journal entries."""
 
     entries: list[JournalEntry] = Field(description="The entries, in the requested order.")
+    next_cursor: str | None = Field(
+        default=None,
+        description="The `cursor` of the next page. Absent at the end of the journal. A page searches a bounded number "
+        "of entries, so that one with few entries, or none, may have a next page.",
+    )
 
 
 class HumanLabel(WireModel):
     """A label that a person assigns to the file of a verdict."""
 
-    label: ReviewLabel = Field(description="What the file shows: roadwork, none, or unclear.")
+    label: ReviewLabel = Field(
+        description="What the file shows: a label of the server's task (roadwork or none by default), or unclear.",
+        examples=["roadwork", "none", "unclear"],
+    )
     note: str = Field(default="", max_length=2000, description="Free text, stored with the label.")

@@ -4,7 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from roadwork_serve.schema.base import WireModel
+from roadwork_serve.schema.base import Label, MediaKind, ReviewLabel, WireModel
+
+MAX_FLIPPED = 24  # entries that a preview lists
 
 
 class PolicyRevision(WireModel):
@@ -39,6 +41,17 @@ class ExitPreview(WireModel):
     proposed: int = Field(ge=0, description="Exits under the proposed policy.")
 
 
+class FlippedEntry(WireModel):
+    """A journal entry whose label differs between the current and the proposed policy."""
+
+    id: str = Field(description="Id of the entry.")
+    filename: str = Field(description="Name of the file as the client sent it; empty if it sent none.")
+    media: MediaKind = Field(description="Kind of media: photo or clip.")
+    media_available: bool = Field(description="True if the file is stored.")
+    proposed: Label = Field(description="Label under the proposed policy; the current policy gives the other one.")
+    human_label: ReviewLabel | None = Field(default=None, description="Label that a person assigned, if any did.")
+
+
 class PolicyPreview(WireModel):
     """A proposed policy replayed on the latest journal entries, compared with the current policy.
 
@@ -55,6 +68,9 @@ class PolicyPreview(WireModel):
         description="Entries whose exit under the current policy is unknown, because another policy was active then.",
     )
     flipped: int = Field(ge=0, description="Entries known to both policies whose label differs between them.")
+    flipped_entries: list[FlippedEntry] = Field(
+        default_factory=list[FlippedEntry], max_length=MAX_FLIPPED, description="The latest of them."
+    )
     labeled: int = Field(ge=0, description="Entries known to both policies that have a human label.")
     correct_current: int = Field(ge=0, description="Labeled entries for which the current policy is correct.")
     correct_proposed: int = Field(ge=0, description="Labeled entries for which the proposed policy is correct.")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from roadwork_serve.schema.base import ExitReason, Outcome, WireModel
+from roadwork_serve.schema.base import ExitReason, Label, Outcome, WireModel
 
 
 class StageLoad(WireModel):
@@ -67,7 +67,8 @@ class JournalLoad(WireModel):
         "count continues after a restart.",
     )
     without_media: int = Field(
-        ge=0, description="Records stored without their file, because the spool was more than half full."
+        ge=0,
+        description="Records stored without their file, because the spool was half full, or its disk nearly so.",
     )
 
 
@@ -99,7 +100,9 @@ class StageStats(WireModel):
     rpc_ms: Distribution | None = Field(default=None, description="Transport time in milliseconds.")
     batch_size: Distribution | None = Field(default=None, description="Items in a batch.")
     tokens: int = Field(ge=0, description="Tokens that a vision-language model generated.")
-    gflops: float = Field(ge=0, description="GFLOP at the size of the production models, whatever model ran.")
+    gflops: float = Field(
+        ge=0, description="GFLOP of the engine. A miniature counts as the production model it replaces."
+    )
     gpu_seconds: float = Field(ge=0, description="GPU-seconds of inference; a share of a GPU counts as that share.")
 
 
@@ -110,7 +113,7 @@ class RequestStats(WireModel):
     verdicts: int = Field(ge=0, description="Number of verdicts.")
     photos: int = Field(ge=0, description="Number of verdicts on photos.")
     clips: int = Field(ge=0, description="Number of verdicts on clips.")
-    roadwork: int = Field(ge=0, description="Number of verdicts with the label roadwork.")
+    roadwork: int = Field(ge=0, description="Number of verdicts with the positive label, such as roadwork.")
     degraded: int = Field(ge=0, description="Number of verdicts that lack a stage which failed or was unavailable.")
     deadline_exits: int = Field(ge=0, description="Number of verdicts that exited early because of the deadline.")
     rejected: dict[str, int] = Field(
@@ -119,7 +122,9 @@ class RequestStats(WireModel):
     exits: list[ExitCount] = Field(description="Number of verdicts by exit stage and reason.")
     elapsed_ms: Distribution | None = Field(default=None, description="Latency of verdicts in milliseconds.")
     probability: Distribution | None = Field(default=None, description="Probability of verdicts.")
-    gflops: float = Field(ge=0, description="GFLOP at the size of the production models, whatever models ran.")
+    gflops: float = Field(
+        ge=0, description="GFLOP of the engines. A miniature counts as the production model it replaces."
+    )
     gpu_seconds: float = Field(ge=0, description="GPU-seconds of inference; a share of a GPU counts as that share.")
     cost_per_1000: float | None = Field(
         default=None,
@@ -151,6 +156,15 @@ class Stats(WireModel):
     replicas: list[ReplicaStats] = Field(
         description="Every replica that answered in time, beginning with the one that got the request."
     )
+
+
+class TaskInfo(WireModel):
+    """The task of the server: what its labels stand for."""
+
+    positive: Label = Field(description="Label if the answer is yes.", examples=["roadwork"])
+    negative: Label = Field(description="Label if the answer is no.", examples=["none"])
+    description: str = Field(description="What the positive label stands for.", examples=["active road work"])
+    question: str = Field(description="The question that vision language models are asked about a photo.")
 
 
 class StageInfo(WireModel):
@@ -187,6 +201,9 @@ class Readiness(WireModel):
     ready: Literal[True] = Field(default=True, description="Always true; the server answers 503 otherwise.")
     up: list[str] = Field(description="Stages that answer.")
     down: list[str] = Field(description="Stages that do not answer.")
+    notes: dict[str, str] = Field(
+        default_factory=dict, description="Stages that are not required because they cannot run yet, with the reason."
+    )
     journal_error: str | None = Field(
         default=None, description="Why verdicts cannot be written to the journal. Absent while they can."
     )

@@ -1,8 +1,9 @@
 """Wire models of classification: the request, the verdict and the problem."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from roadwork_serve.schema.base import MAX_DEADLINE_MS, ExitReason, Label, MediaKind, Outcome, WireModel
 
@@ -17,11 +18,12 @@ class Box(WireModel):
 
 
 class Region(WireModel):
-    """A part of the image with evidence of road work."""
+    """A part of the image with evidence for the positive label."""
 
     kind: str = Field(description="Class of the evidence: cone (drums and barriers too), machine, worker or sign.")
     probability: float = Field(ge=0, le=1, description="Highest probability of the class within the region.")
     box: Box = Field(description="Position of the region in the image; its edges are those of the grid's cells.")
+    frame: int = Field(default=0, ge=0, description="Index of the clip's frame; 0 for a photo.")
 
 
 class TextLine(WireModel):
@@ -94,7 +96,7 @@ class StageReport(WireModel):
     posterior: float | None = Field(
         default=None, ge=0, le=1, description="Posterior probability of the cascade after this stage."
     )
-    detail: str | None = Field(default=None, description="Reason why the stage failed or was skipped.")
+    detail: str | None = Field(default=None, description="Reason why the stage abstained, failed or was skipped.")
     queue_ms: float = Field(default=0, ge=0, description="Milliseconds in the stage's queue.")
     preprocess_ms: float = Field(
         default=0, ge=0, description="Milliseconds of preprocessing in the stage, for the whole batch."
@@ -119,10 +121,24 @@ class Verdict(WireModel):
     answer_id: str = Field(default="", description="Unique id of this verdict; the journal uses the same id.")
     request_id: str = Field(description="Id of the request: the client's X-Request-Id, or a generated one.")
     media: MediaKind = Field(description="Kind of media: photo or clip.")
-    label: Label = Field(description="Predicted label: roadwork if the probability reaches the decision threshold.")
-    probability: float = Field(ge=0, le=1, description="Posterior probability of active road work.")
+    label: Label = Field(
+        description="Predicted label, by the server's task: roadwork or none, unless its profile sets another task.",
+        examples=["roadwork", "none"],
+    )
+    positive: bool = Field(
+        description="True if the label is the positive one of the task, such as roadwork: the probability reaches the "
+        "decision threshold."
+    )
+    probability: float = Field(
+        ge=0, le=1, description="Posterior probability of the positive label, such as active road work."
+    )
     exit: Exit = Field(description="Exit of the item from the cascade: stage and reason.")
     degraded: bool = Field(default=False, description="True if a stage that was needed failed or was unavailable.")
+    incomplete: bool = Field(
+        default=False,
+        description="True if the clip is truncated or damaged, as after a power failure: the verdict is on the part "
+        "that could be read.",
+    )
     stages: list[StageReport] = Field(description="Reports of the stages, in the order in which they ran.")
     policy_version: str = Field(description="Version of the policy that produced the verdict.")
     degradation_level: int = Field(
@@ -147,6 +163,15 @@ class Verdict(WireModel):
     )
     profile: str = Field(description="Name of the server's profile.")
     elapsed_ms: float = Field(ge=0, description="Milliseconds from the decoded file to the verdict.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        """Set `positive` in a verdict that was recorded before there was any task but road work."""
+        if isinstance(value, Mapping) and "positive" not in value and "label" in value:
+            recorded = cast("Mapping[str, Any]", value)
+            return {**recorded, "positive": recorded["label"] == "roadwork"}
+        return cast("Any", value)
 
 
 class Problem(WireModel):
@@ -176,8 +201,8 @@ class BatchResult(WireModel):
 class ClassifyRequest(WireModel):
     """The JSON form of a classification request."""
 
-    image: str | None = Field(default=None, description="A JPEG, PNG or WebP image in standard base64.")
-    video: str | None = Field(default=None, description="An MP4, WebM or MOV clip in standard base64.")
+    image: str | None = Field(default=None, description="A photo of an accepted format in standard base64.")
+    video: str | None = Field(default=None, description="A clip of an accepted format in standard base64.")
     deadline_ms: int | None = Field(
         default=None, ge=1, le=MAX_DEADLINE_MS, description="Deadline of the response in milliseconds."
     )

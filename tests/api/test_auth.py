@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from roadwork_serve.api.api_keys import FILE_VARIABLE, TEXT_VARIABLE, ApiKeyStore, Keyring, new_key
+from roadwork_serve.api.api_keys import ADMIN_TOKEN, TEXT_VARIABLE, ApiKeyStore, Keyring, new_key
 from roadwork_serve.api.auth import MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, Authenticator
 from roadwork_serve.api.classify_routes import http_app
 from roadwork_serve.errors import ConfigError
@@ -53,7 +53,7 @@ def clock() -> Clock:
 
 
 def with_admin_routes(app: FastAPI, guard: Authenticator) -> FastAPI:
-    routes = guard.router("admin")
+    routes = guard.router("admin", "test")
 
     @routes.put("/v1/policy")
     async def put(request: Request) -> str:
@@ -162,7 +162,7 @@ async def test_admin_routes_require_an_admin_key(client: httpx.AsyncClient):
 
 async def test_the_allow_header_lists_every_method_of_a_path(service: FakeService):
     guard = Authenticator(ApiKeyStore(RING))
-    routes = guard.router("client")
+    routes = guard.router("client", "test")
 
     @routes.get("/v1/policy")
     async def get() -> str:
@@ -173,18 +173,29 @@ async def test_the_allow_header_lists_every_method_of_a_path(service: FakeServic
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
         response = await client.delete("/v1/policy")
     problem(response, 405, "method-not-allowed")
-    assert response.headers["allow"] == "GET, PUT"
+    assert response.headers["allow"] == "GET, HEAD, PUT"
 
 
-async def test_without_keys_clients_are_accepted_and_admin_routes_explain_how_to_add_a_key(
-    open_client: httpx.AsyncClient,
-):
-    for method, path in GUARDED:
-        assert (await send(open_client, method, path)).status_code == 200
-        assert (await send(open_client, method, path, **bearer(CLIENT))).status_code == 200
-    for headers in ({}, bearer(ADMIN)):
-        document = problem(await open_client.put("/v1/policy", headers=headers), 403, "forbidden")
-        assert "roadwork keys create NAME --role admin" in document.detail and FILE_VARIABLE in document.detail
+async def test_without_keys_clients_are_accepted_and_admins_need_the_token(service: FakeService, tmp_path: Path):
+    guard = Authenticator.from_environment(1, {"ROADWORK_STATE": str(tmp_path / "state")})
+    file = tmp_path / "state" / ADMIN_TOKEN
+    assert file.stat().st_mode & 0o777 == 0o600
+    async with client_of(service, guard) as asked:
+        for method, path in GUARDED:
+            assert (await send(asked, method, path)).status_code == 200
+            assert (await send(asked, method, path, **bearer(CLIENT))).status_code == 200
+        for headers in ({}, bearer(ADMIN)):
+            document = problem(await asked.put("/v1/policy", headers=headers), 401, "unauthorised")
+            assert "`roadwork console` prints a link" in document.detail and str(tmp_path) not in document.detail
+        assert (await asked.put("/v1/policy", headers=bearer(file.read_text()))).status_code == 200
+    again = Authenticator.from_environment(1, {"ROADWORK_STATE": str(tmp_path / "state")})
+    async with client_of(service, again) as asked:
+        assert (await asked.put("/v1/policy", headers=bearer(file.read_text()))).status_code == 200
+
+
+async def test_without_keys_or_a_token_there_is_no_admin(open_client: httpx.AsyncClient):
+    assert (await send(open_client, *GUARDED[0])).status_code == 200
+    problem(await open_client.put("/v1/policy", headers=bearer(ADMIN)), 403, "forbidden")
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json", "/"])

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from roadwork_serve.api.classify_routes import http_app
 from roadwork_serve.api.request_context import RequestContext
+from roadwork_serve.api.status import task_info
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.errors import (
     BrokenMedia,
@@ -24,7 +25,12 @@ from roadwork_serve.errors import (
     StageFailed,
     UnsupportedMedia,
 )
-from roadwork_serve.profiles.profile import EngineSpec, IngressSpec, MediaLimits, Profile, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.ingress_spec import IngressSpec
+from roadwork_serve.profiles.media_limits import MediaLimits
+from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.profiles.stage_spec import StageSpec
+from roadwork_serve.profiles.task import default_task
 from roadwork_serve.schema import BatchResult, Exit, Limits, Problem, Readiness, Stats, Verdict
 from roadwork_serve.server_state import Info
 
@@ -112,7 +118,15 @@ class FakeService:
             max_deadline_ms=1,
             default_deadline_ms=1,
         )
-        return Info(version="1", profile="test", policy=load_policy("mini"), stages=[], in_flight=0, limits=limits)
+        return Info(
+            version="1",
+            profile="test",
+            task=task_info(default_task()),
+            policy=load_policy("mini"),
+            stages=[],
+            in_flight=0,
+            limits=limits,
+        )
 
 
 @pytest.fixture
@@ -146,7 +160,13 @@ async def post(client: httpx.AsyncClient, body: bytes = b"photo", kind: str = "i
     return await client.post("/v1/classify", content=body, headers={"content-type": kind}, params=query)
 
 
-@pytest.mark.parametrize("kind", ["image/jpeg", "IMAGE/PNG", "video/mp4; codecs=avc1", "application/octet-stream"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("image/jpeg", "IMAGE/PNG", "video/mp4; codecs=avc1", "application/octet-stream", "binary/octet-stream", ""),
+        *("*/*", "application/mp4", "image/jpg", "text/plain", "text/html", "application/xml", "jpeg"),
+    ],
+)
 async def test_a_raw_body_of_any_media_type_gets_a_verdict(client: httpx.AsyncClient, service: FakeService, kind: str):
     response = await post(client, b"photo", kind)
     assert Verdict.model_validate_json(response.content).label == "roadwork"
@@ -258,7 +278,6 @@ FORM = "multipart/form-data; boundary=x"
         (FORM, b""),
         (FORM, b"photo"),
         (FORM, b"--x\r\nContent-Disposition: form-data\r\n\r\nphoto\r\n--x--\r\n"),
-        (FORM, b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nphoto\r\n--x--\r\n'),
         (FORM, b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nno end'),
     ],
 )
@@ -307,9 +326,18 @@ async def test_a_single_file_form_rejects_two_files_and_unknown_fields(client: h
     assert "'deadline'" in document.detail
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "text/html", "application/x-www-form-urlencoded", "application/xml"])
-async def test_other_types_are_unsupported(client: httpx.AsyncClient, kind: str):
-    assert "multipart/form-data" in problem(await post(client, b"photo", kind), 415, "unsupported-media").detail
+@pytest.mark.parametrize(
+    ("kind", "hint"),
+    [
+        ("application/x-www-form-urlencoded", "-H 'Content-Type: image/jpeg', and use --data-binary"),
+        ("application/x-www-form-urlencoded; charset=UTF-8", "--data-binary"),
+        ("multipart/mixed; boundary=x", "multipart/form-data"),
+        ("multipart/related", "multipart/form-data"),
+    ],
+)
+async def test_other_forms_are_unsupported(client: httpx.AsyncClient, service: FakeService, kind: str, hint: str):
+    assert hint in problem(await post(client, b"photo", kind), 415, "unsupported-media").detail
+    assert service.seen == []
 
 
 async def test_a_batch_is_a_form(client: httpx.AsyncClient):
@@ -414,13 +442,76 @@ async def test_an_unexpected_error_reveals_no_internals(client: httpx.AsyncClien
     assert "secret" not in response.text
 
 
+@pytest.mark.parametrize("name", ["deadline_ms[]", "Deadline_ms", "DEADLINE_MS", "deadline-ms", "deadline", "api_key"])
+async def test_an_unknown_query_parameter_is_a_bad_request(client: httpx.AsyncClient, service: FakeService, name: str):
+    document = problem(await client.post("/v1/classify", params={name: "5"}, content=b"x"), 400, "bad-request")
+    assert f"'{name}'" in document.detail and "deadline_ms" in document.detail.partition(";")[2]
+    assert service.seen == []
+    assert "none" in problem(await client.get("/v1/info", params={name: 1}), 400, "bad-request").detail
+    assert (await client.get("/healthz", params={name: 1})).status_code == 200  # monitors add some against caches
+
+
+@pytest.mark.parametrize(
+    ("sent", "recorded"),
+    [
+        (b"a b.jpg", "a b.jpg"),
+        ("Stra\u00dfe, \u5de5\u4e8b.jpg".encode(), "Stra\u00dfe, \u5de5\u4e8b.jpg"),
+        (b"Stra%C3%9Fe%20100%25.jpg", "Stra\u00dfe 100%.jpg"),
+        (b"a%0Ab%1b[31m\xe2\x80\xaegpj", "a b\ufffd\ufffdgpj"),
+        (b"a" * 400, "a" * 255),
+        (b"", ""),
+    ],
+)
+async def test_a_name_in_a_header_is_recorded(
+    client: httpx.AsyncClient, service: FakeService, sent: bytes, recorded: str
+):
+    assert (await client.post("/v1/classify", headers={b"x-file-name": sent}, content=b"x")).status_code == 200
+    assert service.contexts[0].filename == recorded
+
+
+async def test_a_name_in_a_form_is_recorded(client: httpx.AsyncClient, service: FakeService):
+    headers = {"x-file-name": "header.jpg"}
+    await client.post("/v1/classify", files={"file": ("Stra\u00dfe\u202e.jpg", b"x")}, headers=headers)
+    await client.post("/v1/classify", files={"file": (None, b"x")}, headers=headers)
+    await client.post("/v1/classify/batch", files=[("file", ("a.jpg", b"x")), ("file", (None, b"x"))])
+    assert [each.filename for each in service.contexts] == ["Stra\u00dfe\ufffd.jpg", "header.jpg", "a.jpg", ""]
+
+
+@pytest.mark.parametrize("name", [b"a\xff.jpg", b"%FF.jpg", b"a" * 5000])
+async def test_a_name_that_is_no_text_is_a_bad_request(client: httpx.AsyncClient, service: FakeService, name: bytes):
+    response = await client.post("/v1/classify", headers={b"x-file-name": name}, content=b"x")
+    assert "x-file-name" in problem(response, 400, "bad-request").detail and len(response.text) < 600
+    assert service.seen == []
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/v1/classify/", "/v1/classify"),
+        ("//v1/classify", "/v1/classify"),
+        ("/v1//classify/batch//", "/v1/classify/batch"),
+        ("/V1/Classify", "/v1/classify"),
+        ("/healthz/", "/healthz"),
+        ("/nowhere", "/openapi.json"),
+    ],
+)
+async def test_an_unknown_path_names_the_route_that_was_meant(app: FastAPI, path: str, meant: str):
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport) as client:
+        for method in ("POST", "GET"):
+            response = await client.request(method, f"http://127.0.0.1{path}", content=b"photo")
+            detail = problem(response, 404, "not-found").detail
+            assert f"send this to {meant}" in detail or meant == "/openapi.json" in detail
+
+
 async def test_unknown_paths_and_methods_are_problems(client: httpx.AsyncClient):
     problem(await client.get("/nowhere"), 404, "not-found")
     for method in ("GET", "HEAD", "OPTIONS", "TRACE", "PATCH", "BREW"):
         response = await client.request(method, "/v1/classify")
         assert response.status_code == 405 and response.headers["allow"] == "POST"
-    problem(response, 405, "method-not-allowed")
+    assert "use POST" in problem(response, 405, "method-not-allowed").detail
     assert "GET" in (await client.post("/docs")).headers["allow"]
+    assert (await client.post("/readyz")).headers["allow"] == "GET, HEAD"
 
 
 async def test_a_path_that_almost_matches_is_not_redirected(client: httpx.AsyncClient):
@@ -447,6 +538,7 @@ async def test_readiness_lists_the_stages_that_are_down(client: httpx.AsyncClien
         "ready": True,
         "up": ["backbone"],
         "down": ["vlm"],
+        "notes": {},
         "journal_error": None,
     }
 
@@ -503,7 +595,9 @@ async def test_openapi_lists_every_status_and_body(client: httpx.AsyncClient):
     spec = (await client.get("/openapi.json")).json()
     classify = spec["paths"]["/v1/classify"]["post"]
     assert set(classify["responses"]) == {"200", "400", "401", "403", "408", "413", "415", "422", "429", "503", "504"}
-    assert set(classify["requestBody"]["content"]) >= {"image/*", "video/*", "multipart/form-data", "application/json"}
+    assert list(classify["requestBody"]["content"]) == [
+        "application/octet-stream", "multipart/form-data", "application/json"
+    ]  # fmt: skip
     assert {"Verdict", "Problem", "BatchResult", "Info", "Readiness"} <= set(spec["components"]["schemas"])
     assert "curl" in spec["info"]["description"]
     tried = await client.post("/v1/classify", json=classify["requestBody"]["content"]["application/json"]["example"])

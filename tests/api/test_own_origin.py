@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
-from roadwork_serve.profiles.profile import IngressSpec
+from roadwork_serve.profiles.ingress_spec import IngressSpec
 from tests.api.test_classify_routes import PROFILE, FakeService, problem
 
 KEYS = (

@@ -5,7 +5,7 @@ import pytest
 from roadwork_serve.api.policy_preview import preview_policy, replay_stages
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.journal.record import Annotation, JournalRow
-from roadwork_serve.schema import Evidence, Exit, StageReport
+from roadwork_serve.schema import MAX_FLIPPED, Evidence, Exit, FlippedEntry, StageReport
 from tests.journal.made import entry, report
 
 NARROW, WIDE = [0.4, 0.6], [0.05, 0.95]
@@ -31,8 +31,8 @@ def case(name: str, *stages: StageReport, label: str = "", audit: tuple[StageRep
 def test_an_entry_exits_where_the_policy_requires():
     seen = case("a", asked("backbone", 0.8), asked("vlm", 0.01))
     early, late = replay_stages(seen, policy(NARROW, NARROW)), replay_stages(seen, policy(WIDE, [0.5, 0.5]))
-    assert (early.stage, early.label) == ("backbone", "roadwork")
-    assert (late.stage, late.label) == ("vlm", "none")
+    assert (early.stage, early.positive) == ("backbone", True)
+    assert (late.stage, late.positive) == ("vlm", False)
     assert late.gflops > early.gflops > 0
 
 
@@ -75,18 +75,30 @@ def test_two_policies_are_compared():
         case("unknown now", asked("backbone", 0.8)),
         case("unknown", asked("backbone", 0.5)),
     ]
-    preview = preview_policy(cases, now, then)
+    preview = preview_policy(cases, now, then, ("roadwork", "none"))
     assert preview.version == "then"
     assert preview.entries == 5
     assert [(exit.stage, exit.current, exit.proposed) for exit in preview.exits] == [("backbone", 1, 4), ("vlm", 2, 0)]
     assert (preview.unknown_current, preview.unknown_proposed) == (2, 1)
     assert preview.flipped == 1
+    flipped = FlippedEntry(
+        id="turned", filename="", media="photo", media_available=False, proposed="roadwork", human_label="none"
+    )
+    assert preview.flipped_entries == [flipped]
     assert (preview.labeled, preview.correct_current, preview.correct_proposed) == (2, 2, 1)
     assert preview.gflops_current > preview.gflops_proposed > 0
 
 
+def test_a_preview_lists_a_bounded_number_of_flipped_entries():
+    now, then = policy(WIDE, [0.5, 0.5]), policy(NARROW, [0.5, 0.5])
+    cases = [case(str(number), asked("backbone", 0.8), asked("vlm", 0.01)) for number in range(MAX_FLIPPED + 2)]
+    preview = preview_policy(cases, now, then, ("roadwork", "none"))
+    assert preview.flipped == MAX_FLIPPED + 2
+    assert [each.id for each in preview.flipped_entries] == [str(number) for number in range(MAX_FLIPPED)]
+
+
 def test_no_entries_give_an_empty_preview():
-    preview = preview_policy([], policy(WIDE), policy(NARROW))
+    preview = preview_policy([], policy(WIDE), policy(NARROW), ("roadwork", "none"))
     assert (preview.entries, preview.exits, preview.gflops_current) == (0, [], 0.0)
 
 

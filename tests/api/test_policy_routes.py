@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from roadwork_serve.api.api_keys import ADMIN_TOKEN
 from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
 from roadwork_serve.api.policy_routes import MAX_POLICY_BYTES, policy_routes
@@ -17,6 +19,7 @@ from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.errors import PolicyConflict, PolicyRefused
 from roadwork_serve.schema import PolicyChange, ReplicaStats, Stats
 from roadwork_serve.server_state import PolicyState
+from roadwork_serve.state_folder import state_folder
 from tests.api.test_classify_routes import FakeService
 
 SECRET = "rw_admin"
@@ -71,7 +74,7 @@ def client(service: Service, key: str = SECRET, keys: object = KEYS) -> httpx.As
         return await call_next(request)
 
     install_problem_handlers(app)
-    guard = Authenticator.from_environment(1, {"ROADWORK_KEYS": json.dumps(keys)} if keys else {})
+    guard = Authenticator.from_environment(1, {"ROADWORK_KEYS": json.dumps(keys)} if keys else os.environ)
     for routes in (*policy_routes(service, guard), *status_routes(service, guard)):  # type: ignore[arg-type]
         app.include_router(routes)
     return httpx.AsyncClient(
@@ -97,12 +100,16 @@ async def test_only_admins_may_change_the_policy(service: Service, key: str, key
     assert service.put == []
 
 
-async def test_without_keys_policy_changes_are_forbidden_with_instructions(service: Service):
+async def test_without_keys_policy_changes_need_the_admin_token(service: Service):
     async with client(service, "", None) as asked:
         reply = await asked.put("/v1/policy", json=policy("b"))
-        assert reply.status_code == 403
-        assert "roadwork keys create" in reply.json()["detail"]
+        assert reply.status_code == 401
+        assert "`roadwork console` prints a link" in reply.json()["detail"]
         assert (await asked.get("/v1/stats")).status_code == 200
+    token = (state_folder() / ADMIN_TOKEN).read_text()
+    async with client(service, token, None) as asked:
+        assert (await asked.put("/v1/policy", json=policy("b"))).status_code == 200
+    assert service.put == [("b", "local")]
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,22 @@
 
 import json
 import math
+from collections.abc import Awaitable, Callable
 
+import httpx
 import pytest
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from roadwork_serve.api.problem_details import MAX_DETAIL, documented, echo, problem_of, response_of
+from roadwork_serve.api.problem_details import (
+    MAX_DETAIL,
+    documented,
+    echo,
+    install_problem_handlers,
+    problem_of,
+    response_of,
+)
 from roadwork_serve.errors import BadRequest, NotReady, Overloaded, RateLimited, RoadworkError, Unauthorised
 
 
@@ -66,3 +76,24 @@ def test_documented_problems_match_the_responses(error: RoadworkError):
     names = {name.lower() for name in account["headers"]}
     assert names == {name for name in sent.headers if not name.startswith("content-")}
     assert all(math.isfinite(int(sent.headers[name])) for name in names & {"retry-after"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"), [("POST", "/things/7", "DELETE, GET, HEAD"), ("GET", "/things", "POST")]
+)
+async def test_a_wrong_method_is_answered_with_all_methods_of_the_path(method: str, path: str, allowed: str):
+    app = FastAPI()
+    install_problem_handlers(app)
+
+    @app.middleware("http")
+    async def identified(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        request.state.request_id = "r"
+        return await call_next(request)
+
+    async def thing() -> None: ...
+
+    for route, verb in (("/things/{name}", "GET"), ("/things/{name}", "DELETE"), ("/things", "POST")):
+        app.add_api_route(route, thing, methods=[verb])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+        response = await client.request(method, path)
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)

@@ -17,6 +17,7 @@ from roadwork_serve.schema import Exit, StageReport, Verdict
 from tests.journal.made import verdict
 
 PROFILE = load_profile("gpu-24gb", {"ingress": {"gpu_hour_price": 1.8}})
+POLICY = load_policy("mini")
 VLM_GPUS = PROFILE.engine_of("vlm").num_gpus
 
 
@@ -57,7 +58,7 @@ def event(verdict: Verdict) -> VerdictEvent:
     """Return the event that observers get for a verdict."""
     gpus = {name: PROFILE.engine_of(name).num_gpus for name in PROFILE.stages}
     costs = verdict_costs(verdict, gpus)
-    return VerdictEvent(RoutedVerdict(verdict, None), b"", RequestContext(), load_policy("mini"), 1, costs)
+    return VerdictEvent(RoutedVerdict(verdict, None), b"", RequestContext(), POLICY, 1, costs)
 
 
 ANSWERS = (
