@@ -171,5 +171,5 @@ def _deferred_disagreement(row: JournalRow) -> float:
 
 def _opposition(probability: float, verdict: Verdict) -> float:
     """Return a stage's confidence in the opposite of the verdict, 0 to 1."""
-    against = 1 - probability if verdict.label == "roadwork" else probability
+    against = 1 - probability if verdict.positive else probability
     return max(0.0, 2 * against - 1)

@@ -1,4 +1,4 @@
-"""The file of an SQLite journal, which somebody may remove or replace while it is open.
+"""The file of an SQLite database, which somebody may remove or replace while it is open.
 
 SQLite goes on with the open file then: commits succeed, and nobody will ever find them.
 """

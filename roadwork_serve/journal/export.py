@@ -1,6 +1,5 @@
-"""Predictions as a table, one row each, in CSV or Parquet."""
+"""Predictions as a table, one row each."""
 
-import csv
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import islice
@@ -10,9 +9,9 @@ from typing import Any
 from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.journal.record import JournalRow
 from roadwork_serve.journal.rows import PLAIN_COLUMNS, plain_values
-from roadwork_serve.printable import printable_lines
-from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.profiles.stage_kinds import stage_names
 from roadwork_serve.schema import Verdict
+from roadwork_serve.table_files import table_writer
 
 _BATCH = 1000
 _TIME = "_at_s"  # ends the names of columns in seconds since 1970
@@ -21,15 +20,18 @@ _EXPORTED = {
     for name, column in PLAIN_COLUMNS.items()
     if column.info["exported"]
 }
-#: Columns of an export and their types. Those of `tables.predictions` come first.
-COLUMNS: dict[str, type] = {
+#: Columns of an export and their types, without those of the stages. Those of `tables.predictions` come first.
+_BEFORE: dict[str, type] = {
     **dict(_EXPORTED.values()),
     "elapsed_ms": float,
-    **{f"p_{stage}": float for stage in STAGES},
-    "human_label": str,
-    "author": str,
-    "note": str,
 }
+_AFTER: dict[str, type] = {"human_label": str, "author": str, "note": str}
+FIXED_COLUMNS = _BEFORE | _AFTER
+
+
+def export_columns() -> dict[str, type]:
+    """Return the columns of an export and their types, with one for each stage."""
+    return _BEFORE | {f"p_{stage}": float for stage in stage_names()} | _AFTER
 
 
 def verdict_columns(verdict: Verdict) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def prediction_columns(row: JournalRow) -> dict[str, Any]:
 def export_row(row: JournalRow) -> dict[str, Any]:
     """Return the values by column. `p_STAGE` is the uncalibrated probability of a stage, from an audit if need be."""
     annotation = row.annotation
-    reports = {stage: row.report(stage) for stage in STAGES}
+    reports = {stage: row.report(stage) for stage in stage_names()}
     return prediction_columns(row) | {
         "elapsed_ms": row.prediction.verdict.elapsed_ms,
         **{f"p_{stage}": None if report is None else report.probability for stage, report in reports.items()},
@@ -69,49 +71,14 @@ def export_row(row: JournalRow) -> dict[str, Any]:
     }
 
 
-def write_csv(path: Path, rows: Iterable[JournalRow]) -> int:
-    """Write a CSV file with a header. Returns the number of rows.
+def write_table(path: Path, rows: Iterable[JournalRow]) -> int:
+    """Write a table in the format that the name of the file ends in, a thousand rows at a time. Returns their number.
 
-    Text that a spreadsheet would run as a formula gets an apostrophe in front.
+    Raises ConfigError if the disk refuses, or for another ending.
     """
-    count = 0
-    with replace_file(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: _escaped(value) for name, value in export_row(row).items()})
-            count += 1
-    return count
-
-
-def write_parquet(path: Path, rows: Iterable[JournalRow]) -> int:
-    """Write a Parquet file, a thousand rows at a time. Returns the number of rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    kinds = {
-        str: pa.string(),
-        float: pa.float64(),
-        bool: pa.bool_(),
-        int: pa.int64(),
-        datetime: pa.timestamp("ms", "UTC"),
-    }
-    schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
     count, left = 0, iter(rows)
-    with replace_file(path) as draft, pq.ParquetWriter(draft, schema) as writer:
+    with replace_file(path) as draft, table_writer(draft, export_columns()) as write:
         while batch := [export_row(row) for row in islice(left, _BATCH)]:
-            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+            write(batch)
             count += len(batch)
     return count
-
-
-def without_formula(text: str) -> str:
-    """Return a client's text, printable, with an apostrophe in front if a spreadsheet would run it as a formula."""
-    safe = printable_lines(text)
-    return f"'{safe}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else safe
-
-
-def _escaped(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.isoformat(timespec="milliseconds")
-    return without_formula(value) if isinstance(value, str) else value

@@ -19,7 +19,7 @@ from typing import Any
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.hashing import stable_uniform
 from roadwork_serve.journal.active_learning import ActiveLearningScore, scored_rows
-from roadwork_serve.journal.export import COLUMNS, export_row
+from roadwork_serve.journal.export import FIXED_COLUMNS, export_row
 from roadwork_serve.journal.media_files import media_suffix
 from roadwork_serve.journal.novelty import ReferenceSet
 from roadwork_serve.journal.record import JournalRow
@@ -28,17 +28,24 @@ from roadwork_serve.schema import MediaKind, StageReport
 VERSION = "1.0.0"  # of the layout: FiftyOne migrates an older one, and rejects a newer one
 INFORMATIVE = 0.5  # samples of at least this informativeness get the tag `informative`
 FOLDERS: dict[MediaKind, str] = {"photo": "photos", "clip": "clips"}
+_OTHERS = {"roadwork": "none", "none": "roadwork"}
 _MEDIA: dict[MediaKind, str] = {"photo": "image", "clip": "video"}
 _STRING, _FLOAT, _INTEGER, _FLAG, _TIME, _ID = "String", "Float", "Int", "Boolean", "DateTime", "ObjectId"
 _BASE = {"filepath": _STRING, "_media_type": _STRING, "_rand": _FLOAT, "created_at": _TIME, "last_modified_at": _TIME}
 _KINDS = {str: _STRING, float: _FLOAT, int: _INTEGER, bool: _FLAG, datetime: _TIME}
 #: Names of columns that FiftyOne uses itself, or that a sample holds as a classification.
-_RENAMED = {"id": "prediction_id", "created_at": "predicted_at", "media": "media_kind", "label": "predicted_label"}
-_LEFT_OUT = ("human_label", *(name for name in COLUMNS if name.startswith("p_")))
+_RENAMED = {
+    "id": "prediction_id",
+    "created_at": "predicted_at",
+    "media": "media_kind",
+    "label": "predicted_label",
+    "filename": "client_filename",
+}
+_COPIED = {name: kind for name, kind in FIXED_COLUMNS.items() if name != "human_label"}
 _OWN = {
     "informativeness": _FLOAT,
     "novelty": _FLOAT,
-    **{_RENAMED.get(name, name): _KINDS[kind] for name, kind in COLUMNS.items() if name not in _LEFT_OUT},
+    **{_RENAMED.get(name, name): _KINDS[kind] for name, kind in _COPIED.items()},
 }
 _PREDICTION = {"probability": _FLOAT, "posterior": _FLOAT, "model": _STRING, "deferred": _FLAG}
 
@@ -185,14 +192,16 @@ def _sample(row: JournalRow, score: ActiveLearningScore, media: str) -> dict[str
     prediction, verdict, annotation = row.prediction, row.prediction.verdict, row.annotation
     label = None if annotation is None else annotation.label
     tags = [verdict.exit.stage, *(name for name, holds in _tags(row, score).items() if holds)]
-    values = {_RENAMED.get(name, name): value for name, value in export_row(row).items() if name not in _LEFT_OUT}
+    values = {_RENAMED.get(name, name): value for name, value in export_row(row).items() if name in _COPIED}
     return {
         "_id": _object_id(prediction.id),
         "tags": tags if verdict.arm is None else [*tags, f"arm {verdict.arm}"],
         "_media_type": media,
         "_rand": stable_uniform("0", prediction.id),
-        "verdict": _classified(prediction.id, "verdict", verdict.label, probability=verdict.probability),
-        "ground_truth": None if label is None else _classified(prediction.id, "truth", label),
+        "verdict": _classified(
+            prediction.id, "verdict", verdict.label, verdict.positive, probability=verdict.probability
+        ),
+        "ground_truth": None if label is None else _classified(prediction.id, "truth", label, bool(row.human_positive)),
         "informativeness": score.value,
         "novelty": None if math.isnan(score.novelty) else score.novelty,
         "reasons": [reason for reason, _ in score.reasons],
@@ -218,7 +227,8 @@ def _stage_prediction(row: JournalRow, report: StageReport) -> dict[str, Any]:
     return _classified(
         row.prediction.id,
         report.stage,
-        "roadwork" if probability >= 0.5 else "none",
+        _label_of(row, probability >= 0.5),
+        probability >= 0.5,
         probability=probability,
         posterior=report.posterior,
         model=report.model,
@@ -226,10 +236,22 @@ def _stage_prediction(row: JournalRow, report: StageReport) -> dict[str, Any]:
     )
 
 
-def _classified(name: str, source: str, label: str, probability: float | None = None, **more: Any) -> dict[str, Any]:
+def _label_of(row: JournalRow, positive: bool) -> str:
+    """Return the label that a stage's prediction stands for, as far as the row tells the names of the labels."""
+    verdict, annotation = row.prediction.verdict, row.annotation
+    if verdict.positive == positive:
+        return verdict.label
+    if annotation is not None and annotation.label is not None and row.human_positive == positive:
+        return annotation.label
+    return _OTHERS.get(verdict.label, f"not {verdict.label}")
+
+
+def _classified(
+    name: str, source: str, label: str, positive: bool, probability: float | None = None, **more: Any
+) -> dict[str, Any]:
     found = {"_id": _object_id(name, source), "_cls": "Classification", "tags": [], "label": label}
     if probability is not None:
-        found |= {"confidence": probability if label == "roadwork" else 1 - probability, "probability": probability}
+        found |= {"confidence": probability if positive else 1 - probability, "probability": probability}
     return found | more
 
 

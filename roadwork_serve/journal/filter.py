@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 
 from sqlalchemy import ColumnElement, exists, select
 
+from roadwork_serve.journal.disagreement import StagesDisagree
 from roadwork_serve.journal.tables import annotations, deferred_results, predictions
 from roadwork_serve.schema import ExitReason, Label, MediaKind
 
@@ -27,12 +28,17 @@ class Filter:
     key: str | None = None
     request_id: str | None = None
     sha256: str | None = None
+    filename: str | None = None
+    #: Part of the file's name; upper and lower case of A to Z are the same.
+    filename_part: str | None = None
     min_probability: float | None = None
     max_probability: float | None = None
     #: A person has annotated the item.
     labeled: bool | None = None
     #: An audit ran every stage on the item.
     audited: bool | None = None
+    #: A stage's own probability speaks against the label.
+    disagreement: bool | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions for a query over `predictions`."""
@@ -47,6 +53,9 @@ class Filter:
             found.append(columns.probability >= self.min_probability)
         if self.max_probability is not None:
             found.append(columns.probability <= self.max_probability)
+        if self.filename_part:
+            part = self.filename_part.replace("\0", "\ufffd")  # as it is stored
+            found.append(columns.filename.icontains(part, autoescape=True))
         if self.labeled is not None:
             some = exists(select(annotations.c.id).where(annotations.c.prediction_id == columns.id))
             found.append(some if self.labeled else ~some)
@@ -54,4 +63,6 @@ class Filter:
             audits = deferred_results.c
             some = exists(select(audits.kind).where(audits.prediction_id == columns.id, audits.kind == "audit"))
             found.append(some if self.audited else ~some)
+        if self.disagreement is not None:
+            found.append(StagesDisagree() if self.disagreement else ~StagesDisagree())
         return found

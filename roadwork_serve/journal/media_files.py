@@ -1,6 +1,7 @@
 """The encoded files of predictions, stored by their digest, up to a total size."""
 
 import contextlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, case, delete, exists, func, select
 
 from roadwork_serve.atomic_write import replace_file
+from roadwork_serve.clip_formats import clip_format
 from roadwork_serve.journal.record import PredictionRecord
 from roadwork_serve.journal.tables import annotations, media_files, predictions
 from roadwork_serve.state_folder import make_folder
+from roadwork_serve.still_formats import still_format
 
-_MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"\x1a\x45\xdf\xa3": "webm"}
 _PAGE = 256
 _EVICT_TO = 0.95  # of the limit, so that not every commit has to evict
+KEEP_FREE = 256 * 2**20  # bytes that files leave on their disk, for verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +36,14 @@ class MediaFiles:
         return self.folder / sha256[:2] / f"{sha256}.{suffix}"
 
     def write(self, prediction: PredictionRecord) -> dict[str, object] | None:
-        """Store a prediction's file. Returns its row for the table, None if it has none. Raises OSError."""
+        """Store a prediction's file. Returns its row for the table, None if it has none or no room. Raises OSError."""
         if prediction.media is None:
             return None
         path = self.path(prediction.sha256, suffix := media_suffix(prediction.media))
         if not path.exists():
             make_folder(path.parent)
+            if not has_room(path.parent, prediction.size):
+                return None
             with replace_file(path, mode=0o600, os_errors=True) as draft:
                 draft.write_bytes(prediction.media)
         return {
@@ -88,6 +93,14 @@ class MediaFiles:
         return found
 
 
+def has_room(folder: Path, size: int) -> bool:
+    """Return whether a file of this size leaves KEEP_FREE on the disk of a folder. True if that is unknown."""
+    try:
+        return shutil.disk_usage(folder).free - size >= KEEP_FREE
+    except OSError:  # it is missing, and made anew by whoever writes to it
+        return True
+
+
 def usefulness(prediction: PredictionRecord) -> float:
     """Return, from 0 to 1, how much a file is worth storing. A confident exit at one stage is worth least."""
     verdict = prediction.verdict
@@ -108,4 +121,7 @@ def greater_of(stored: Any, new: Any) -> ColumnElement[float]:
 
 def media_suffix(data: bytes) -> str:
     """Return the file suffix for encoded media, by its first bytes."""
-    return next((suffix for magic, suffix in _MAGIC.items() if data.startswith(magic)), "mp4")
+    if (still := still_format(data)) is not None:
+        return still.suffixes[0].removeprefix(".")
+    clip = clip_format(data)
+    return "mp4" if clip is None else clip.suffixes[0].removeprefix(".")

@@ -41,6 +41,8 @@ class PredictionRecord:
     features: NDArray[np.float16] | None = None
     #: The backbone that the features come from.
     features_model: str = ""
+    #: Name of the file as the client sent it, printable; empty if it sent none.
+    filename: str = ""
     #: Probability with which the item was drawn for an audit by every stage; None if it was not drawn.
     audit_rate: float | None = None
 
@@ -87,6 +89,13 @@ class JournalRow:
     annotation: Annotation | None = None
     #: The encoded file is still stored.
     media_available: bool = False
+
+    @property
+    def human_positive(self) -> bool | None:
+        """True if a person assigned the positive label; None without an annotation, or if the person was unsure."""
+        label = None if self.annotation is None else self.annotation.label
+        verdict = self.prediction.verdict
+        return None if label is None else (label == verdict.label) == verdict.positive
 
     def report(self, stage: str) -> StageReport | None:
         """Return a stage's report, from the prediction or an audit; None if the stage did not run or failed."""

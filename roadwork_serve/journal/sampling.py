@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,8 +14,8 @@ from roadwork_serve.hashing import stable_uniform
 from roadwork_serve.journal.active_learning import ActiveLearningScore
 from roadwork_serve.journal.bottom_k import BottomK
 from roadwork_serve.journal.duplicates import DuplicateFinder, DuplicateRule
-from roadwork_serve.journal.export import without_formula
 from roadwork_serve.journal.record import JournalRow, PredictionRecord
+from roadwork_serve.printable import without_formula
 
 BANDS = (0.05, 0.5, 0.95)  # edges of the probability: confidently none, rather none, rather roadwork, confidently so
 NOVEL = 0.5  # from the 99th percentile of typical distances on
@@ -23,9 +23,9 @@ INFORMATIVE_SHARE = 0.5
 _MIN_RANDOM = 2  # random rows in a stratum, if it has as many: one alone has no variance
 _INFORMATIVE, _RANDOM = "informative", "random"
 COLUMNS: tuple[str, ...] = (
-    "id", "label", "note", "request_id", "created_at", "key", "media", "sha256", "media_available", "predicted_label",
-    "probability", "exit_stage", "informativeness", "reasons", "stratum", "selection", "inclusion_probability",
-    "weight",
+    "id", "label", "note", "filename", "request_id", "created_at", "key", "media", "sha256", "media_available",
+    "predicted_label", "probability", "exit_stage", "informativeness", "reasons", "stratum", "selection",
+    "inclusion_probability", "weight",
 )  # fmt: skip
 
 Stratum = tuple[str, ...]
@@ -118,7 +118,7 @@ def sample(
             "share of 0 to 1"
         )
     pools: dict[Stratum, _Pool] = {}
-    finders = {"roadwork": DuplicateFinder(rule), "none": DuplicateFinder(rule)}
+    finders = defaultdict[str, DuplicateFinder](lambda: DuplicateFinder(rule))
     duplicates: Counter[str] = Counter()
     sizes: Counter[Stratum] = Counter()
     predictions = 0
@@ -206,6 +206,7 @@ def _row(drawn: SampledRow) -> dict[str, object]:
         "id": prediction.id,
         "label": "",
         "note": "",
+        "filename": without_formula(prediction.filename),
         "request_id": without_formula(verdict.request_id),
         "created_at": datetime.fromtimestamp(prediction.created_at_s, UTC).isoformat(timespec="seconds"),
         "key": without_formula(prediction.key),

@@ -15,27 +15,33 @@ from roadwork_serve.errors import BadRequest, JournalDown
 from roadwork_serve.journal.database import open_engine, open_lock
 from roadwork_serve.journal.database_file import DatabaseFile
 from roadwork_serve.journal.filter import Filter
+from roadwork_serve.journal.forget import Forgotten, expired, forget_entries, forget_files
+from roadwork_serve.journal.labels import withdraw_label
 from roadwork_serve.journal.media_files import MediaFiles, greater_of
 from roadwork_serve.journal.migrate import upgrade
+from roadwork_serve.journal.paging import Position
 from roadwork_serve.journal.record import Annotation, DeferredResult, JournalRow, PredictionRecord
 from roadwork_serve.journal.rows import deferred_values, journal_row, prediction_values
 from roadwork_serve.journal.storage_error import StorageError
 from roadwork_serve.journal.tables import annotations, deferred_results, media_files, predictions
-from roadwork_serve.schema import Label
 from roadwork_serve.state_folder import make_folder
 
 _LOG = logging.getLogger(__name__)
 _PAGE = 500
+_NAMED = 5  # predictions that an error lists
 _TRIES = 3  # of a commit whose file is replaced meanwhile
 _ALL = Filter()
 PASSWORD_VARIABLE = "ROADWORK_JOURNAL_PASSWORD"  # noqa: S105 - the name of a variable
-LABELS: dict[str, Label | None] = {"roadwork": "roadwork", "none": "none", "unclear": None}
 
 T = TypeVar("T")
 
 
 class RejectedRecords(ValueError):
     """The database is available, but rejects the content of a record."""
+
+
+class SeveralPredictions(BadRequest):
+    """A request id names several predictions, so a label for it may be meant for any of them."""
 
 
 class Store:
@@ -113,17 +119,29 @@ class Store:
         for path in evicted:
             path.unlink(missing_ok=True)
 
-    def find(self, where: Filter = _ALL, limit: int | None = None, newest_first: bool = False) -> Iterator[JournalRow]:
-        """Yield the selected rows in the order of their predictions, read page by page. Raises JournalDown."""
+    def find(
+        self,
+        where: Filter = _ALL,
+        limit: int | None = None,
+        newest_first: bool = False,
+        after: Position | None = None,
+    ) -> Iterator[JournalRow]:
+        """Yield the selected rows in the order of their predictions, read page by page. Raises JournalDown.
+
+        Args:
+            where: selects rows.
+            limit: number of rows; None for all.
+            newest_first: order of the rows; the oldest come first otherwise.
+            after: a position in that order, behind which the rows begin.
+        """
         time, key = predictions.c.created_at_s, predictions.c.id
         order = (time.desc(), key.desc()) if newest_first else (time, key)
-        last: tuple[float, str] | None = None
+        last = after
         left = limit
         while left is None or left > 0:
             query = select(predictions).where(*where.conditions()).order_by(*order)
             if last is not None:
-                beyond = time < last[0] if newest_first else time > last[0]
-                query = query.where(beyond | ((time == last[0]) & (key < last[1] if newest_first else key > last[1])))
+                query = query.where(last.beyond(newest_first))
             self._follow_file()
             with self._errors(), self._engine.connect() as connection:
                 page = connection.execute(query.limit(min(_PAGE, left or _PAGE))).all()
@@ -131,8 +149,19 @@ class Store:
             yield from rows
             if len(page) < min(_PAGE, left or _PAGE):
                 return
-            last = page[-1].created_at_s, page[-1].id
+            last = Position(page[-1].created_at_s, page[-1].id)
             left = None if left is None else left - len(page)
+
+    def position_after(self, start: Position | None, count: int) -> Position | None:
+        """Return the position `count` predictions before another one, or before the end; None if there are fewer."""
+        time, key = predictions.c.created_at_s, predictions.c.id
+        query = select(time, key).order_by(time.desc(), key.desc()).offset(count).limit(1)
+        if start is not None:
+            query = query.where(start.beyond(newest_first=True))
+        self._follow_file()
+        with self._errors(), self._engine.connect() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else Position(*row)
 
     def get(self, name: str) -> JournalRow:
         """Return the prediction with this id, or the latest with this request id or SHA-256.
@@ -150,14 +179,15 @@ class Store:
     def annotate(self, labels: Sequence[tuple[str, Annotation]]) -> int:
         """Add annotations to predictions named by id, request id or SHA-256, all or none. Returns their number.
 
-        An annotation counts for its prediction alone. Raises BadRequest naming the first unknown prediction.
+        An annotation counts for its prediction alone. Raises BadRequest naming the first unknown prediction, and
+        SeveralPredictions for a request id that occurs more than once.
         """
         return self._write(lambda: self._annotate(labels))
 
     def _annotate(self, labels: Sequence[tuple[str, Annotation]]) -> int:
         rows = [
             {
-                "prediction_id": self.get(name).prediction.id,
+                "prediction_id": self._get_one(name).prediction.id,
                 "label": annotation.label,
                 "author": annotation.author,
                 "created_at_s": annotation.created_at_s,
@@ -169,6 +199,58 @@ class Store:
             with self._errors(), self._engine.begin() as connection:
                 connection.execute(annotations.insert(), rows)
         return len(rows)
+
+    def withdraw_label(self, prediction_id: str, author: str) -> bool:
+        """Delete the latest label of a prediction, if it is this author's. Returns whether there was one."""
+
+        def write() -> bool:
+            with self._errors(), self._engine.begin() as connection:
+                return withdraw_label(connection, prediction_id, author)
+
+        return self._write(write)
+
+    def forget(self, where: Filter, files_only: bool = False) -> Forgotten:
+        """Delete the selected predictions with all that belongs to them, or only their files. Raises JournalDown."""
+
+        def work(connection: Connection) -> tuple[int, list[Path]]:
+            return forget_entries(connection, self.media_files, where, files_only)
+
+        entries, files = self._write(lambda: self._delete(work))
+        return Forgotten(entries, files)
+
+    def expire_media(self, before_s: float) -> int:
+        """Delete the files from before a time that no person has labelled. Returns their number. Raises JournalDown."""
+        if (media := self.media_files) is None:
+            return 0
+        return self._write(lambda: self._delete(lambda each: (0, forget_files(each, media, expired(before_s)))))[1]
+
+    def _delete(self, work: Callable[[Connection], tuple[int, list[Path]]]) -> tuple[int, int]:
+        """Run a deletion; SQLite overwrites what is deleted. Returns the numbers of entries and of files."""
+        sqlite_file = self._file is not None
+        with self._errors(), self._engine.begin() as connection:
+            if sqlite_file:
+                connection.exec_driver_sql("PRAGMA secure_delete = ON")
+            entries, files = work(connection)
+        for file in files:
+            file.unlink(missing_ok=True)
+        if sqlite_file and (entries or files):
+            with self._errors(), self._engine.connect() as connection:  # the log still holds what was written lately
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        return entries, len(files)
+
+    def _get_one(self, name: str) -> JournalRow:
+        """Return what `get` returns, unless the name is a request id of several predictions."""
+        row = self.get(name)
+        if name == row.prediction.id or name == row.prediction.sha256:
+            return row
+        same = list(self.find(Filter(request_id=name), _NAMED + 1, newest_first=True))
+        if len(same) > 1:
+            ids = [f"{each.prediction.id} ({each.prediction.filename or each.prediction.sha256[:12]})" for each in same]
+            count, more = self.count(Filter(request_id=name)), ", ..." if len(same) > _NAMED else ""
+            raise SeveralPredictions(
+                f"{count} predictions have the request id {name}: {', '.join(ids[:_NAMED])}{more}; name one by its id"
+            )
+        return row
 
     def count(self, where: Filter = _ALL) -> int:
         """Return the number of selected rows."""

@@ -64,6 +64,7 @@ predictions = Table(
     Column("key", String(256), nullable=False, info=_from("key", truncated=True)),
     Column("sha256", String(64), nullable=False, info=_from("sha256")),
     Column("size", Integer, nullable=False, info=_from("size")),
+    Column("filename", String(255), nullable=False, server_default="", info=_from("filename", truncated=True)),
     Column("audit_rate", Float, info=_from("audit_rate")),
     Column("features_model", String(1024), nullable=False, info=_from("features_model", exported=False)),
     # `rows` converts the three below.

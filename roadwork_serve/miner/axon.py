@@ -27,15 +27,23 @@ from roadwork_serve.miner.forward import ForwardCache
 from roadwork_serve.miner.metrics import MinerMetrics
 from roadwork_serve.miner.nonces import NonceStore
 from roadwork_serve.miner.protocol import ROUTES, Call, CallRejected, answer_headers, rounded_safely
+from roadwork_serve.still_formats import STILL_NAMES, still_format
+from roadwork_serve.token_bucket import TokenBucket
 
 _LOG = logging.getLogger("roadwork.miner")
 _MAX_TIMEOUT_S = 9.0  # validators of the subnet wait no longer, whatever their header says
 _INLINE_BYTES = 256 * 1024  # larger bodies are parsed in a thread
 _MAX_TOKENS = 4096  # brackets, commas and colons in a body; a synapse has a few dozen, and parsing blocks the loop
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _DRAIN_S = 0.5
 _CLOSING = {"connection": "close"}  # one call per connection, so that its headers can have a time limit
 NO_ANSWER = -1.0
+_LOGGED_PER_MINUTE = 10.0
+_CLOCKS = "If it happens with several validators, this machine's clock is wrong: see `timedatectl`."
+_CURES = {
+    "stale": _CLOCKS,
+    "future": f"{_CLOCKS} If with one, its clock is: --max-clock-ahead-s accepts more.",
+    "replay": "A copy of an earlier call, or a validator that signs two calls with one nonce.",
+}
 Verify = Callable[[bytes, bytes, str], bool]
 
 
@@ -49,6 +57,8 @@ class Limits:
     in_flight: int = 256 * 2**20
     #: Part of the validator's timeout reserved for the network, in seconds.
     margin_s: float = 0.5
+    #: How far a validator's clock may be ahead of this one, in seconds.
+    max_clock_ahead_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,8 @@ class Axon:
         self._metrics = metrics
         self._limits = limits
         self._body_bytes = 0  # of all bodies in flight
+        self._refusals = TokenBucket()
+        self._unlogged = 0  # refused nonces without a line in the log
 
     def app(self) -> Starlette:
         """Return the HTTP application with the subnet's routes."""
@@ -115,6 +127,8 @@ class Axon:
                     probability, label = await self._answer(call, stake, request, began)
             except CallRejected as rejection:
                 self._metrics.record_rejection(rejection.reason)
+                if call is not None and rejection.reason in _CURES:
+                    self._log_refusal(call, rejection)
                 await _drain(request)
                 return _rejection(rejection, call, began)
             except ClientDisconnect:
@@ -131,6 +145,17 @@ class Axon:
 
         return endpoint
 
+    def _log_refusal(self, call: Call, rejection: CallRejected) -> None:
+        """Log a refused nonce, whose cause may be this clock. Only so many, since anybody can send them."""
+        if self._refusals.take(1, _LOGGED_PER_MINUTE, time.monotonic()):
+            self._unlogged += 1
+            return
+        _LOG.warning(
+            "Refused a call of %s: %s. %s%s", call.sender, rejection, _CURES[rejection.reason],
+            f" {self._unlogged} more were refused since the last such line." if self._unlogged else "",
+        )  # fmt: skip
+        self._unlogged = 0
+
     def _authorize(self, call: Call, request: Request) -> float:
         """Check the headers before the body is read, and return the caller's stake.
 
@@ -139,7 +164,7 @@ class Axon:
         """
         if call.receiver != self.hotkey:
             raise CallRejected(401, "receiver", "the call is for another hotkey")
-        call.check_fresh(time.time_ns())
+        call.check_fresh(time.time_ns(), self._limits.max_clock_ahead_s)
         stake = self._blacklist.check(call.sender)
         try:
             length = integer(request.headers.get("content-length", "0"))
@@ -179,7 +204,7 @@ class Axon:
         except RoadworkError as error:
             _LOG.warning("%s: %s", name, error)
             raise CallRejected(503, error.slug, "the cascade cannot be reached; try again") from None
-        probability = rounded_safely(verdict.probability, verdict.label == "roadwork")
+        probability = rounded_safely(verdict.probability, verdict.positive)
         self._metrics.record_answer(verdict.exit.stage or "none", cached, probability, label)
         return probability, label
 
@@ -226,8 +251,8 @@ def parse_synapse(body: bytes) -> Synapse:
         data = base64.b64decode(image, validate=True)
     except (binascii.Error, ValueError):
         raise CallRejected(422, "base64", "image is not valid base64") from None
-    if not data.startswith(_SIGNATURES) and (data[:4], data[8:12]) != (b"RIFF", b"WEBP"):
-        raise CallRejected(422, "unsupported-media", "image is not a JPEG, PNG or WebP file")
+    if still_format(data) is None:
+        raise CallRejected(422, "unsupported-media", f"image is not a {STILL_NAMES} file")
     return Synapse(data, label if label in (0, 1) else -1)
 
 

@@ -4,9 +4,11 @@ Calls never wait for the chain: they are checked against the last metagraph, whi
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -16,7 +18,9 @@ from typing import Any
 
 from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.miner.addresses import authority
 from roadwork_serve.miner.metagraph import Metagraph, NeuronInfo
+from roadwork_serve.miner.state_files import read_state, set_aside
 
 _LOG = logging.getLogger("roadwork.miner.chain")
 _READ_TIMEOUT_S = 90.0  # of one reading with the connection
@@ -44,7 +48,7 @@ class AxonEndpoint:
             )
 
     def __str__(self) -> str:
-        return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
+        return authority(self.ip, self.port)
 
 
 class Chain:
@@ -176,15 +180,19 @@ def _store(file: Path, metagraph: Metagraph) -> None:
 
 
 def _load(file: Path) -> Metagraph:
-    """Return the stored metagraph, or an empty one."""
+    """Return the stored metagraph, or an empty one. Raises ConfigError if the file cannot be read at all."""
+    if (stored := read_state(file)) is None:
+        return Metagraph()
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(stored)
         found = [
             NeuronInfo(int(uid), str(key), float(stake), bool(permit)) for uid, key, stake, permit in content["neurons"]
         ]
+        if not all(map(math.isfinite, (content["at_s"], *(each.stake for each in found)))):
+            raise ValueError("a number is not finite")
         return Metagraph(int(content["block"]), float(content["at_s"]), {each.hotkey: each for each in found})
-    except FileNotFoundError:
-        return Metagraph()
-    except (OSError, ValueError, KeyError, TypeError):
-        _LOG.warning("Cannot read the stored metagraph %s; calls are rejected until the chain has been read.", file)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        set_aside(file, stored, "calls are rejected until the chain has been read")
+        with contextlib.suppress(OSError):
+            file.unlink()
         return Metagraph()

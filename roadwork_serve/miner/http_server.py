@@ -1,7 +1,6 @@
-"""The HTTP server of the miner: uvicorn with a time limit for headers and a limit on connections per network."""
+"""The HTTP server of the miner: uvicorn with a time limit for headers and a share of the connections per network."""
 
 import asyncio
-from collections import Counter
 from typing import Any, ClassVar
 
 import uvicorn
@@ -15,23 +14,31 @@ _MAX_CONNECTIONS = 512
 _MAX_PER_NETWORK = 64
 _MAX_REFUSED = 512  # connections that are being told why; further ones are cut
 _REFUSED_S = 1.0  # time to read the refusal
-_MESSAGE = (
-    f'{{"message": "this address has {_MAX_PER_NETWORK} connections, the limit; close some, or try again in '
-    f'{HEADER_TIMEOUT_S:g} s"}}'
+
+
+def _refusal(status: str, reason: str) -> bytes:
+    message = f'{{"message": "{reason} try again in {HEADER_TIMEOUT_S:g} s"}}'
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        f"Retry-After: {HEADER_TIMEOUT_S:.0f}\r\nContent-Length: {len(message)}\r\n\r\n{message}"
+    ).encode("ascii")
+
+
+_TOO_MANY = _refusal(
+    "429 Too Many Requests", f"this address has {_MAX_PER_NETWORK} connections, the limit; close some, or"
 )
-_REFUSAL = (
-    "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    f"Retry-After: {HEADER_TIMEOUT_S:.0f}\r\nContent-Length: {len(_MESSAGE)}\r\n\r\n{_MESSAGE}"
-).encode("ascii")
+_FULL = _refusal("503 Service Unavailable", f"all {_MAX_CONNECTIONS} connections are taken;")
 
 
 class DeadlineH11Protocol(H11Protocol):
     """Closes a connection whose headers do not arrive in time, and every connection after its response.
 
-    Limits the number of connections from one IPv4 address or IPv6 network (/64), and tells further ones so.
+    Limits the number of connections from one IPv4 address or IPv6 network (/64) and in all, and tells further ones so.
+    Where all are taken, the network with most of them gives one up to a network with fewer.
     """
 
-    _open: ClassVar[Counter[str]] = Counter()  # connections by network
+    #: Connections by network, the oldest first.
+    _open: ClassVar[dict[str, dict["DeadlineH11Protocol", None]]] = {}
     _refused_count: ClassVar[int] = 0
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -41,16 +48,38 @@ class DeadlineH11Protocol(H11Protocol):
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuse the connection if its network has too many; else start the timer for the headers."""
+        """Refuse the connection if there is no place for it; else start the timer for the headers."""
         super().connection_made(transport)
         self._network = client_network(str((transport.get_extra_info("peername") or ("",))[0]))
-        if self._open[self._network] >= _MAX_PER_NETWORK:
-            self._refuse(transport)
-            return
-        self._open[self._network] += 1
-        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, transport.abort)
+        if len(self._open.get(self._network, ())) >= _MAX_PER_NETWORK:
+            self._refuse(transport, _TOO_MANY)
+        elif sum(map(len, self._open.values())) >= _MAX_CONNECTIONS and not self._make_room():
+            self._refuse(transport, _FULL)
+        else:
+            self._open.setdefault(self._network, {})[self] = None
+            self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, transport.abort)
 
-    def _refuse(self, transport: asyncio.Transport) -> None:
+    def _make_room(self) -> bool:
+        """Cut the oldest connection without a request, of the network with most. Return False if none has more."""
+        own = len(self._open.get(self._network, ()))
+        for connections in sorted(self._open.values(), key=len, reverse=True):
+            if len(connections) <= own:
+                break
+            for each in connections:
+                if each._header_timer:
+                    each._leave()
+                    each.transport.abort()
+                    return True
+        return False
+
+    def _leave(self) -> None:
+        """Give up the place of this connection."""
+        if connections := self._open.get(self._network):
+            connections.pop(self, None)
+            if not connections:
+                del self._open[self._network]
+
+    def _refuse(self, transport: asyncio.Transport, refusal: bytes) -> None:
         """Send the refusal, and discard what arrives while it is read: closing at once would cut it off."""
         self._refused = True
         self.connections.discard(self)  # it takes no place of those that may ask
@@ -58,7 +87,7 @@ class DeadlineH11Protocol(H11Protocol):
         if self._refused_count > _MAX_REFUSED:
             transport.abort()
             return
-        transport.write(_REFUSAL)
+        transport.write(refusal)
         transport.write_eof()
         self._header_timer = self.loop.call_later(_REFUSED_S, transport.abort)
 
@@ -83,9 +112,7 @@ class DeadlineH11Protocol(H11Protocol):
         if self._refused:
             DeadlineH11Protocol._refused_count -= 1
         else:
-            self._open[self._network] -= 1
-            if not self._open[self._network]:
-                del self._open[self._network]
+            self._leave()
         super().connection_lost(exc)
 
 
@@ -110,7 +137,7 @@ def server(app: Starlette, host: str, port: int, stop_s: float = 10.0) -> uvicor
             access_log=False,
             server_header=False,
             date_header=False,
-            limit_concurrency=_MAX_CONNECTIONS,
+            limit_concurrency=_MAX_CONNECTIONS + 1,  # it rejects the call that reaches the number
             timeout_graceful_shutdown=round(stop_s),
             h11_max_incomplete_event_size=32 * 1024,
         )

@@ -1,16 +1,18 @@
 """The miner's hotkey and its connection to the chain."""
 
-import os
 import secrets
 from pathlib import Path
 from typing import Any
 
 import bittensor_core  # pyright: ignore - it has no types
 
+from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.miner.chain import AxonEndpoint, Chain
 from roadwork_serve.miner.settings import MinerSettings
-from roadwork_serve.state_folder import make_folder
+from roadwork_serve.miner.state_files import make_state_folder, read_state, set_aside
+
+_SEED_BYTES = 32
 
 
 def hotkey_of(settings: MinerSettings) -> str:
@@ -89,13 +91,21 @@ def _public(settings: MinerSettings) -> Path:
 
 
 def _offline_hotkey(file: Path) -> str:
-    if not file.exists():
-        make_folder(file.parent)
-        draft = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(draft, "w") as opened:
-            opened.write(secrets.token_hex(32))
-    try:
-        seed = bytes.fromhex(file.read_text())
-        return str(bittensor_core.Keypair.create_from_seed(seed).ss58_address)  # pyright: ignore
-    except ValueError as error:
-        raise ConfigError(f"{file} is not a key: {error}; delete it to create another") from None
+    """Return the address of the key in a file. Without a file, or with a damaged one, make another key."""
+    make_state_folder(file.parent)
+    if (stored := read_state(file)) is not None:
+        try:
+            return _address_of(stored)
+        except ValueError:
+            set_aside(file, stored, "this miner has a new offline hotkey, by which callers must address it")
+    with replace_file(file, mode=0o600, sync=True) as draft:
+        draft.write_text(secrets.token_hex(_SEED_BYTES))
+    return _address_of(file.read_bytes())
+
+
+def _address_of(stored: bytes) -> str:
+    """Return the ss58 address of a stored seed. Raises ValueError if it is none."""
+    seed = bytes.fromhex(stored.decode("ascii"))
+    if len(seed) != _SEED_BYTES:
+        raise ValueError(f"{len(seed)} bytes")
+    return str(bittensor_core.Keypair.create_from_seed(seed).ss58_address)  # pyright: ignore

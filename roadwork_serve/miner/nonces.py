@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from roadwork_serve.atomic_write import replace_file
-from roadwork_serve.miner.protocol import NONCE_LIFETIME_S, Call, CallRejected
-from roadwork_serve.state_folder import make_folder
+from roadwork_serve.miner.protocol import Call, CallRejected, nonce_lifetime_s
+from roadwork_serve.miner.state_files import make_state_folder, read_state, set_aside
 
 _MAX_STALE_LINES = 4096  # before the file is rewritten
 
@@ -14,20 +14,25 @@ _MAX_STALE_LINES = 4096  # before the file is rewritten
 class NonceStore:
     """The last nonce of each sender and uuid. A new one must be larger. Stale ones are deleted."""
 
-    def __init__(self, file: Path | None = None) -> None:
-        """Load the nonces.
+    def __init__(self, file: Path | None = None, lifetime_s: float = nonce_lifetime_s(0.0)) -> None:
+        """Load the nonces. Lines that cannot be read are set aside.
 
         Args:
             file: File to which each nonce is appended before the call is answered; None keeps them only in memory.
+            lifetime_s: Time for which a nonce is kept; see `nonce_lifetime_s`.
+
+        Raises:
+            ConfigError: The file cannot be read or written.
         """
+        self._lifetime_ns = int(lifetime_s * 1e9)
         self._last: dict[tuple[str, str], int] = {}
         self._file = file
         self._lines = 0
         self._uses = 0
         if file is not None:
-            make_folder(file.parent)
+            make_state_folder(file.parent)
             self._load(file)
-            self._compact(file)
+            self._compact(file, os_errors=False)
 
     def __len__(self) -> int:
         return len(self._last)
@@ -63,24 +68,36 @@ class NonceStore:
         """Delete stale nonces at every 64th use."""
         self._uses += 1
         if self._uses % 64 == 0:
-            oldest = now_ns - int(NONCE_LIFETIME_S * 1e9)
+            oldest = now_ns - self._lifetime_ns
             self._last = {key: nonce for key, nonce in self._last.items() if nonce >= oldest}
 
     def _load(self, file: Path) -> None:
-        oldest = time.time_ns() - int(NONCE_LIFETIME_S * 1e9)
-        try:
-            lines = file.read_text().splitlines()
-        except FileNotFoundError:
-            return
-        for line in lines:
-            try:
-                sender, uuid, nonce = json.loads(line)
-            except ValueError:  # the last line of a process that was killed
-                continue
-            if isinstance(nonce, int) and nonce >= oldest:
-                self._last[sender, uuid] = max(nonce, self._last.get((sender, uuid), -1))
+        oldest = time.time_ns() - self._lifetime_ns
+        damaged: list[bytes] = []
+        for line in (read_state(file) or b"").split(b"\n"):
+            if (parsed := _parsed(line)) is not None:
+                sender, uuid, nonce = parsed
+                if nonce >= oldest:
+                    self._last[sender, uuid] = max(nonce, self._last.get((sender, uuid), -1))
+            elif line:
+                damaged.append(line)
+        if damaged:
+            set_aside(file, b"\n".join(damaged), f"{len(damaged)} of its lines are left out")
 
-    def _compact(self, file: Path) -> None:
-        with replace_file(file, os_errors=True) as draft:
+    def _compact(self, file: Path, os_errors: bool = True) -> None:
+        with replace_file(file, os_errors=os_errors) as draft:
             draft.write_text("".join(json.dumps([*key, nonce]) + "\n" for key, nonce in self._last.items()))
         self._lines = len(self._last)
+
+
+def _parsed(line: bytes) -> tuple[str, str, int] | None:
+    """Return sender, uuid and nonce of a line; None if it is none, such as the last line of a killed process."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    match fields:
+        case [str(sender), str(uuid), int(nonce)] if not isinstance(nonce, bool):
+            return sender, uuid, nonce
+        case _:
+            return None

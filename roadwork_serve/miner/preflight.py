@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 from roadwork_serve.errors import MediaError, RoadworkError
+from roadwork_serve.miner.addresses import authority, bind_socket, unreachable
 from roadwork_serve.miner.forward import Cascade
 from roadwork_serve.miner.identity import chain_of, hotkey_of
-from roadwork_serve.miner.service import bind_socket
 from roadwork_serve.miner.settings import MinerSettings
 from roadwork_serve.printable import printable
 from roadwork_serve.terminal import echo
@@ -20,8 +20,9 @@ async def run_checks(settings: MinerSettings, cascade: Cascade) -> int:
     """Run all checks. Return 0 if all succeed, else 1."""
 
     async def check_port() -> str:
-        with bind_socket(settings.host, settings.port):
-            return f"{settings.host}:{settings.port} is free"
+        with bind_socket(settings.host, settings.port) as listening:
+            problem = unreachable(listening, settings.external_ip)
+            return f"{authority(settings.host, settings.port)} is free" + (f"; warning: {problem}" if problem else "")
 
     async def check_hotkey() -> str:
         return await asyncio.to_thread(hotkey_of, settings)

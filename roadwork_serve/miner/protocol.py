@@ -110,8 +110,12 @@ class Call:
         """The message that the sender signed with sr25519."""
         return f"{self.nonce}.{self.sender}.{self.receiver}.{self.uuid}.{BODY_HASH}".encode()
 
-    def check_fresh(self, now_ns: int) -> None:
+    def check_fresh(self, now_ns: int, max_ahead_s: float) -> None:
         """Check the age of the nonce.
+
+        Args:
+            now_ns: This clock, in nanoseconds since the epoch.
+            max_ahead_s: How far the sender's clock may be ahead of it.
 
         Raises:
             CallRejected: 401 if it is too old or in the future.
@@ -122,11 +126,17 @@ class Call:
             raise CallRejected(
                 401, "stale", f"the nonce is {age_s:.1f} s old, {window_s:g} s are accepted; set your clock"
             )
-        if age_s < -_CLOCK_SKEW_S:
-            raise CallRejected(401, "future", f"the nonce is {-age_s:.1f} s ahead of this clock; set yours")
+        if age_s < -max_ahead_s:
+            raise CallRejected(
+                401,
+                "future",
+                f"the nonce is {-age_s:.1f} s ahead of this clock, {max_ahead_s:g} s are accepted; set your clock",
+            )
 
 
-NONCE_LIFETIME_S = 2 * _CLOCK_SKEW_S + _MAX_TIMEOUT_S  # the longest time in which a nonce can be replayed
+def nonce_lifetime_s(max_ahead_s: float) -> float:
+    """Return the longest time in which a nonce can be replayed, if clocks may be so far ahead."""
+    return max_ahead_s + 2 * _CLOCK_SKEW_S + _MAX_TIMEOUT_S
 
 
 def rounded_safely(probability: float, roadwork: bool) -> float:

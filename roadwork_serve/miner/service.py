@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from roadwork_serve.errors import ConfigError, RoadworkError
+from roadwork_serve.errors import RoadworkError
 from roadwork_serve.miner import http_server
+from roadwork_serve.miner.addresses import authority, bind_socket, unreachable
 from roadwork_serve.miner.axon import Axon, Limits
 from roadwork_serve.miner.blacklist import Blacklist, BlacklistConfig
 from roadwork_serve.miner.chain import Chain
@@ -26,6 +27,7 @@ from roadwork_serve.miner.metagraph import Metagraph
 from roadwork_serve.miner.metrics import MinerMetrics
 from roadwork_serve.miner.nonces import NonceStore
 from roadwork_serve.miner.priority import PrioritySemaphore
+from roadwork_serve.miner.protocol import nonce_lifetime_s
 from roadwork_serve.miner.settings import MinerSettings
 
 _LOG = logging.getLogger("roadwork.miner")
@@ -60,17 +62,15 @@ async def run_miner(
         hotkey,
         verify,
         Blacklist(blacklist_config(settings), metagraph),
-        NonceStore(settings.state / f"nonces-{hotkey}"),
+        NonceStore(settings.state / f"nonces-{hotkey}", nonce_lifetime_s(settings.max_clock_ahead_s)),
         forward,
         metrics,
-        Limits(largest, in_flight=16 * largest, margin_s=settings.margin_s),
+        Limits(
+            largest, in_flight=16 * largest, margin_s=settings.margin_s, max_clock_ahead_s=settings.max_clock_ahead_s
+        ),
     )
-    servers = [
-        (
-            http_server.server(axon.app(), settings.host, settings.port, _DRAIN_S),
-            bind_socket(settings.host, settings.port),
-        )
-    ]
+    listening = bind_socket(settings.host, settings.port)
+    servers = [(http_server.server(axon.app(), settings.host, settings.port, _DRAIN_S), listening)]
     if settings.metrics_port:
         metrics_server = http_server.server(_metrics_app(metrics, chain), "127.0.0.1", settings.metrics_port, 1.0)
         servers.append((metrics_server, bind_socket("127.0.0.1", settings.metrics_port, "--metrics-port")))
@@ -81,13 +81,10 @@ async def run_miner(
     reading = asyncio.create_task(chain.run(), name="chain") if chain else None
     serving = [asyncio.create_task(_serve(server, bound_to), name="http") for server, bound_to in servers]
     try:
-        _LOG.info("%s listens on %s:%d%s.", hotkey, settings.host, settings.port, " (offline)" if chain is None else "")
-        if settings.external_ip and settings.host in ("127.0.0.1", "::1", "localhost"):
-            _LOG.warning(
-                "%s is published, but the miner listens only on %s: set --host 0.0.0.0.",
-                settings.external_ip,
-                settings.host,
-            )
+        where = authority(settings.host, settings.port)
+        _LOG.info("%s listens on %s%s.", hotkey, where, " (offline)" if chain is None else "")
+        if (problem := unreachable(listening, settings.external_ip)) is not None:
+            _LOG.warning("%s.", problem)
         ready()
         await _wait_for_stop(stop, serving)
         _LOG.info("Shutting down: new calls are rejected, and calls in flight are finished.")
@@ -136,19 +133,6 @@ def blacklist_config(settings: MinerSettings) -> BlacklistConfig:
         max_concurrent=settings.max_concurrent,
         offline=settings.offline,
     )
-
-
-def bind_socket(host: str, port: int, flag: str = "--port") -> socket.socket:
-    """Return a listening socket.
-
-    Raises:
-        ConfigError: The address cannot be used.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=256)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error}; free it, or choose another with {flag}") from None
 
 
 async def _wait_for_stop(stop: asyncio.Event, serving: list[asyncio.Task[None]]) -> None:

@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.miner.addresses import without_brackets
 from roadwork_serve.miner.hotkeys import is_hotkey
 from roadwork_serve.state_folder import state_folder
 
@@ -44,7 +45,9 @@ class MinerSettings(BaseSettings):
     config: Path | None = Field(None, description="YAML file with any of these settings; names have underscores.")
     check: bool = Field(False, description="Check everything the miner needs, print the results, and exit.")
 
-    host: str = Field("127.0.0.1", description="Address to listen on. Use 0.0.0.0 so that validators can connect.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on. Use 0.0.0.0 so that validators can connect, or :: to add IPv6."
+    )
     port: int = Field(8091, ge=1, le=65535, description="Port to listen on.")
     external_ip: str | None = Field(None, description="Address to publish on the chain.")
     external_port: int | None = Field(
@@ -79,6 +82,12 @@ class MinerSettings(BaseSettings):
     margin_s: float = Field(
         0.5, ge=0, le=8, description="Part of the validator's timeout reserved for the network, in seconds."
     )
+    max_clock_ahead_s: float = Field(
+        60.0,
+        ge=0,
+        le=3600,
+        description="How far a validator's clock may be ahead of this one, in seconds. Nonces are kept as long.",
+    )
     state: Path = Field(
         default_factory=_miner_folder,
         description="Folder for nonces, the last metagraph and the offline key. By default miner/ in the state folder.",
@@ -95,6 +104,12 @@ class MinerSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources: flags, then the environment, then the file that either names."""
         return init_settings, env_settings, _File(settings_cls)
+
+    @field_validator("host", "external_ip")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        """Accept an IPv6 address in brackets, as in URLs."""
+        return None if value is None else without_brackets(value.strip())
 
     @field_validator("allow", "deny", mode="before")
     @classmethod

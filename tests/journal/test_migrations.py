@@ -63,6 +63,8 @@ def expected(table: str, row: dict[str, Any]) -> dict[str, Any]:
     for name in ("verdict", "body"):
         if name in found:
             found[name] = renamed(json.loads(found[name]))
+    if table == "answers":
+        found["filename"] = ""
     if table == "asides":
         found["kind"] = {"survey": "audit", "shadow": "shadow"}[row["kind"]]
     return found
@@ -137,6 +139,7 @@ def test_an_old_journal_is_read_and_written_like_a_new_one(url: str, opened: Cal
     assert [shadow.policy_version for shadow in first.shadows] == ["policy-8", "policy-9"]
     assert (first.media_available, rows["a3"].media_available) == (True, False)
     assert (first.prediction.policy_revision, first.prediction.audit_rate) == (3, 0.05)
+    assert first.prediction.filename == ""
     assert (first.prediction.verdict.degradation_level, first.prediction.verdict.audit_rate) == (2, 0.05)
     assert first.prediction.features is not None and clip.prediction.features is not None
     assert np.array_equal(first.prediction.features, np.array([[0.5, -2.0, 3.0, 1e-3]], np.float16))

@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 
 from roadwork_serve.errors import BadRequest, ConfigError, JournalDown
+from roadwork_serve.journal import media_files
 from roadwork_serve.journal.filter import Filter
 from roadwork_serve.journal.record import Annotation, DeferredResult, JournalRow
-from roadwork_serve.journal.store import RejectedRecords, Store
+from roadwork_serve.journal.store import RejectedRecords, SeveralPredictions, Store
 from roadwork_serve.journal.tables import metadata
 from roadwork_serve.schema import Exit
 from tests.journal.made import audit, entry, report, verdict
@@ -112,16 +113,44 @@ def test_paging_skips_nothing_when_times_are_equal(store: Store, monkeypatch: py
         (Filter(audited=True), ["b"]),
         (Filter(audited=False), ["a", "c"]),
         (Filter(min_probability=0.5, degraded=False), ["a"]),
+        (Filter(disagreement=True), ["b", "c"]),
+        (Filter(disagreement=False), ["a"]),
+        (Filter(filename_part="CAM_7"), ["b"]),
+        (Filter(filename_part="."), ["a", "b"]),
     ],
 )
 def test_filters_select_matching_entries(store: Store, wanted: Filter, found: list[str]) -> None:
-    left = {"exit": Exit(stage="vlm", reason="deadline")}
-    odd = {"degraded": True, "policy_version": "other", "arm": "b", "media": "clip"}
-    store.commit([entry("a", 0.9), entry("b", 0.1, verdict=left, caller="bob", key="camera"), audit("b")])
+    stages = (report("backbone", 0.51), report("vlm", 0.2), report("signs", None))
+    left = {"exit": Exit(stage="vlm", reason="deadline"), "stages": stages}
+    odd = {"degraded": True, "policy_version": "other", "arm": "b", "media": "clip", "stages": (report("vlm", 0.49),)}
+    store.commit([entry("a", 0.9, filename="camX7.jpg"), audit("b")])
+    store.commit([entry("b", 0.1, verdict=left, caller="bob", key="camera", filename="Cam_7.jpg")])
     store.commit([entry("c", 0.8, verdict=odd)])
     store.annotate([("a", Annotation("none", "ann", 1.0))])
     assert ids(store.find(wanted)) == found
     assert store.count(wanted) == len(found)
+
+
+def test_a_name_is_recorded_in_bounds_and_found_again(store: Store) -> None:
+    long = "\u5de5\u4e8b" * 200 + "\0.jpg"
+    store.commit([entry("a", filename="\u5730\u70b9 7.jpg"), entry("b", filename=long), entry("c")])
+    names = {row.prediction.id: row.prediction.filename for row in store.find()}
+    assert names == {"a": "\u5730\u70b9 7.jpg", "b": long[:255], "c": ""}
+    assert ids(store.find(Filter(filename="\u5730\u70b9 7.jpg"))) == ["a"]
+    assert ids(store.find(Filter(filename_part="\u70b9 7"))) == ["a"]
+    assert ids(store.find(Filter(filename_part="\0"))) == []
+
+
+def test_a_label_by_a_request_id_that_occurs_twice_is_refused(store: Store) -> None:
+    twice = {"request_id": "retry-42"}
+    store.commit([entry("a", filename="one.jpg", verdict=twice), entry("b", created_at_s=2000.0, verdict=twice)])
+    with pytest.raises(
+        SeveralPredictions, match=r"2 predictions have the request id retry-42: b \(.*\), a \(one.jpg\)"
+    ):
+        store.annotate([("retry-42", Annotation("none", "ann", 1.0))])
+    assert store.count(Filter(labeled=True)) == 0
+    store.annotate([("a", Annotation("none", "ann", 1.0))])
+    assert store.get("a").annotation is not None
 
 
 def test_the_last_annotation_counts_and_annotations_are_atomic(store: Store) -> None:
@@ -149,6 +178,15 @@ def test_media_files_are_stored_by_content(opened: Callable[..., Store], tmp_pat
     kept: dict[str, JournalRow] = {case.prediction.id: case for case in store.find()}
     assert [kept[name].media_available for name in "abcd"] == [True, True, True, False]
     assert (store.read_media(kept["b"]), store.read_media(kept["d"])) == (photo(1), None)
+
+
+def test_media_leave_room_for_verdicts_on_their_disk(
+    opened: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_files, "KEEP_FREE", 2**62)
+    store = opened(cap=10**6)
+    store.commit([entry("a", media=photo(1))])
+    assert not store.get("a").media_available and not list((tmp_path / "media").glob("*/*.jpg"))
 
 
 def test_the_least_useful_media_are_deleted_first_and_labelled_ones_never(

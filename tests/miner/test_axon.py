@@ -106,9 +106,11 @@ BAD_HEADERS = [
     *[pytest.param(partial(twice, name), 400, "twice", id=f"{name} twice") for name in NEEDED],
     *wrong(400, "name is not ImageSynapse", "name", "ExtendedImageSynapse", "Synapse"),
     *wrong(400, "computed_body_hash", "computed_body_hash", "00" * 32, "none"),
-    *wrong(400, "timeout", "timeout", "nan", "inf", "0", "-1", "soon", "1e400", "9" * 40),
-    *wrong(400, "version", "bt_header_dendrite_version", "7001999", "10.5.0", "-1", "9" * 13),
-    *wrong(400, "nonce", "bt_header_dendrite_nonce", "-1", "1.5", "now", "9" * 20),
+    *wrong(400, "timeout", "timeout", "nan", "inf", "0", "-1", "soon", "1e400", "9" * 40, "1_0", "+9"),
+    *wrong(
+        400, "version", "bt_header_dendrite_version", "7001999", "10.5.0", "-1", "9" * 13, "10_005_000", "+10005000"
+    ),
+    *wrong(400, "nonce", "bt_header_dendrite_nonce", "-1", "1.5", "now", "9" * 20, "1_764", "+1764"),
     *wrong(400, "ss58", "bt_header_dendrite_hotkey", "5Cz", "0" * 48, "../../etc/passwd"),
     *wrong(400, "ss58", "bt_header_axon_hotkey", "me"),
     *wrong(400, "signature", "bt_header_dendrite_signature", "0x00", "f" * 128, "0x" + "g" * 128),
@@ -138,7 +140,14 @@ async def test_invalid_headers_are_rejected_before_the_body_is_read(
 
 @pytest.mark.parametrize(
     ("age_s", "waits", "status"),
-    [(12.5, "9", 200), (13.5, "9", 401), (15.5, "3600", 200), (16.5, "3600", 401), (-3.5, "9", 200), (-4.5, "9", 401)],
+    [
+        (12.5, "9", 200),
+        (13.5, "9", 401),
+        (15.5, "3600", 200),
+        (16.5, "3600", 401),
+        (-59.0, "9", 200),
+        (-62.0, "9", 401),
+    ],
 )
 async def test_old_and_future_nonces_are_rejected_for_any_timeout(age_s: float, waits: str, status: int) -> None:
     async with client(axon(FakeCascade())) as to:
@@ -173,8 +182,8 @@ BAD_BODIES = [
     pytest.param(b'{"a":' * 2000, 422, "not valid JSON", id="deeply nested objects"),
     pytest.param(b"[" * 100_000, 422, "too many fields", id="nested beyond measure"),
     pytest.param(b'{"a":[' + b"[]," * 300_000 + b'[]],"image":"AAAA"}', 422, "too many fields", id="a bomb of lists"),
-    pytest.param(body(b"\x00\x00\x00\x18ftypmp42"), 422, "not a JPEG, PNG or WebP", id="a clip"),
-    pytest.param(body(b"RIFF\x00\x00\x00\x00AVI LIST"), 422, "not a JPEG, PNG or WebP", id="another clip"),
+    pytest.param(body(b"\x00\x00\x00\x18ftypmp42"), 422, "not a JPEG, PNG, ", id="a clip"),
+    pytest.param(body(b"RIFF\x00\x00\x00\x00AVI LIST"), 422, "not a JPEG, PNG, ", id="another clip"),
     pytest.param(b'{"image": "' + b"A" * 10, 422, "not valid JSON", id="cut off"),
     pytest.param(b'{"testnet_label": ' + b"9" * 10_000 + b"}", 422, "not valid JSON", id="a number of 10,000 digits"),
     pytest.param(b"[]", 422, "object", id="a list"),
@@ -391,3 +400,11 @@ async def test_rejections_and_answers_are_counted_and_rewards_where_the_label_is
     assert 'roadwork_miner_answers_total{exit="backbone"} 4.0' in metrics
     assert "roadwork_miner_cache_hits_total 1.0" in metrics
     assert "roadwork_miner_reward 1.0" in metrics and "roadwork_miner_labeled_answers 4.0" in metrics
+
+
+async def test_refused_nonces_are_logged_at_a_bounded_rate(caplog: pytest.LogCaptureFixture) -> None:
+    async with client(axon(FakeCascade())) as to:
+        for age_s in (*[600.0] * 30, -600.0):
+            assert (await post(to, headers(age_s=age_s))).status_code == 401
+    lines = [each for each in caplog.messages if each.startswith("Refused a call of")]
+    assert len(lines) == 10 and all("timedatectl" in line and VALIDATOR.ss58_address in line for line in lines)

@@ -110,10 +110,24 @@ async def test_a_missing_subnet_is_an_error(tmp_path: Path) -> None:
         await chain(node, tmp_path).refresh()
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"neurons": 1}', '{"block": 1, "at_s": 1, "neurons": [[1]]}'])
-def test_a_broken_cached_metagraph_is_ignored(tmp_path: Path, text: str) -> None:
-    (tmp_path / "metagraph.json").write_text(text)
-    assert len(chain(Node(), tmp_path).metagraph) == 0
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        b"", b"[]", b'{"neurons": 1}', b'{"block": 1, "at_s": 1, "neurons": [[1]]}', b"\0" * 4096, b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"block": Infinity, "at_s": 1, "neurons": []}', b'{"block": 1, "at_s": NaN, "neurons": []}',
+        b'{"block": 1, "at_s": 1, "neurons": [[1, "k", NaN, true]]}', b'{"block": 1, "at_s": "x", "neurons": []}',
+    ],
+)  # fmt: skip
+def test_a_damaged_metagraph_is_set_aside_and_told(
+    tmp_path: Path, spoilt: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "metagraph.json").write_bytes(spoilt)
+    for _ in range(2):
+        assert len(chain(Node(), tmp_path).metagraph) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["metagraph.json.damaged"]
+    assert (tmp_path / "metagraph.json.damaged").read_bytes() == spoilt + b"\n"
+    assert caplog.text.count("calls are rejected until the chain has been read") == 1
 
 
 @pytest.mark.parametrize("ip", ["127.0.0.1", "0.0.0.0", "::1", "here", ""])

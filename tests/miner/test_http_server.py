@@ -7,9 +7,12 @@ from contextlib import asynccontextmanager, nullcontext
 
 import httpx
 import pytest
+from uvicorn.server import ServerState
 
 from roadwork_serve.miner import http_server as listen
 from tests.miner.calls import FakeCascade, axon, body, headers
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @asynccontextmanager
@@ -112,6 +115,75 @@ async def test_connections_per_network_are_limited_and_refused_with_the_reason(m
             await writer.wait_closed()
         await asyncio.sleep(0.1)
         await well(port)
+
+
+async def test_where_all_connections_are_taken_the_network_with_most_gives_one_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listen, "_MAX_CONNECTIONS", 4)
+    async with running(FakeCascade()) as port:
+
+        async def opened(host: str) -> Connection:
+            return await asyncio.open_connection("127.0.0.1", port, local_addr=(host, 0))
+
+        few = [await opened("127.0.0.2")]
+        many = [await opened("127.0.0.3") for _ in range(3)]
+        few[0][1].write(b"POST /ImageSynapse HTTP/1.1\r\n")
+        await well(port)  # a network without any
+        async with asyncio.timeout(3):
+            assert await _read(many[0][0]) == b"", "the oldest is cut"
+        few += [await opened("127.0.0.2")]
+        more = await opened("127.0.0.3")
+        async with asyncio.timeout(3):
+            assert (await _read(more[0])).startswith(b"HTTP/1.1 503"), "no network has more than this one"
+        for _, writer in few:  # all others have kept theirs
+            writer.write(b"POST /ImageSynapse HTTP/1.1\r\n" * (writer is not few[0][1]) + b"Host: m\r\n\r\n")
+        async with asyncio.timeout(3):
+            assert all([(await _read(reader)).startswith(b"HTTP/1.1 400") for reader, _ in few])
+        for _, writer in (*many, *few, more):
+            writer.close()
+
+
+class Peer(asyncio.Transport):
+    """A connection from any address, which records what it is sent."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__({"peername": (address, 4000), "sockname": ("::", 8091)})
+        self.sent = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += bytes(data)
+
+    def write_eof(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("first", "same", "other"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:db8:1:3::1"),
+        ("192.0.2.7", "::ffff:192.0.2.7", "::ffff:192.0.2.8"),
+    ],
+)
+async def test_connections_are_counted_by_network(
+    monkeypatch: pytest.MonkeyPatch, first: str, same: str, other: str
+) -> None:
+    monkeypatch.setattr(listen, "_MAX_PER_NETWORK", 1)
+    config = listen.server(axon(FakeCascade()).app(), "::", 8091).config
+    connections: list[listen.DeadlineH11Protocol] = []
+
+    def answer(address: str) -> bytes:
+        connections.append(listen.DeadlineH11Protocol(config=config, server_state=ServerState(), app_state={}))
+        peer = Peer(address)
+        connections[-1].connection_made(peer)
+        return peer.sent[:12]
+
+    try:
+        assert [answer(address) for address in (first, same, other)] == [b"", b"HTTP/1.1 429", b""]
+    finally:
+        for each in connections:
+            each.connection_lost(ConnectionResetError())
+    assert not listen.DeadlineH11Protocol._open
 
 
 async def test_refused_connections_are_bounded_and_end(monkeypatch: pytest.MonkeyPatch) -> None:

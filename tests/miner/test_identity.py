@@ -61,3 +61,24 @@ def test_each_network_has_its_own_chain_and_cached_metagraph(tmp_path: Path) -> 
     assert chain._file.name == "metagraph-test-323.json"
     with pytest.raises(ConfigError, match="cannot be reached from other machines"):
         chain_of(make_settings(tmp_path, "--external-ip", "127.0.0.1"))
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"\0" * 64, b"\xff\xfe", b"ab", b"zz" * 32, b"ab" * 31])
+def test_a_damaged_offline_key_is_set_aside_and_made_anew(
+    tmp_path: Path, spoilt: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = make_settings(tmp_path, "--offline", "--allow", VALIDATOR.ss58_address)
+    before = hotkey_of(settings)
+    (tmp_path / "offline.seed").write_bytes(spoilt)
+    hotkey = hotkey_of(settings)
+    assert hotkey.startswith("5") and hotkey != before and hotkey_of(settings) == hotkey
+    assert (tmp_path / "offline.seed.damaged").read_bytes() == spoilt + b"\n"
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("offline*")} == {0o600}
+    assert "new offline hotkey" in caplog.text
+
+
+def test_a_state_folder_below_a_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = make_settings(tmp_path, "--offline", "--allow", VALIDATOR.ss58_address, "--state", f"{tmp_path}/file/x")
+    with pytest.raises(ConfigError, match="name another folder with --state"):
+        hotkey_of(settings)

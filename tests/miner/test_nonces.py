@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from roadwork_serve.errors import ConfigError
 from roadwork_serve.miner.nonces import NonceStore
-from roadwork_serve.miner.protocol import NONCE_LIFETIME_S, Call, CallRejected
+from roadwork_serve.miner.protocol import Call, CallRejected, nonce_lifetime_s
 
 
 def call(nonce: int, uuid: str = "u", sender: str = "s") -> Call:
@@ -36,8 +37,40 @@ def test_stale_nonces_are_forgotten_in_memory_and_on_disk(tmp_path: Path) -> Non
     nonces = NonceStore(file)
     for at in range(5000):
         nonces.use(call(now + at, uuid=str(at)), now)
-    later = now + int(NONCE_LIFETIME_S * 1e9) + 10_000
+    later = now + int(nonce_lifetime_s(0.0) * 1e9) + 10_000
     for at in range(64):
         nonces.use(call(later + at, uuid="later"), later + at)
     assert len(nonces) <= 64
     assert file.stat().st_size < 500_000
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        b"\0" * 4096, b"\xff\xfe\xdf", b"1795863581", b'"text"', b"null", b'["s", "u"]', b'["s", "u", "3"]',
+        b'["s", "u", true]', b'["s", "u", 1.5]', b'[["s"], "u", 3]', b'["s", "v", 17', b"[" * 100_000, b"9" * 5000,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_line_that_a_power_cut_spoilt_is_set_aside_and_told(
+    tmp_path: Path, spoilt: bytes, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, now = tmp_path / "nonces", time.time_ns()
+    NonceStore(file).use(call(now))
+    good = file.read_bytes()
+    file.write_bytes(spoilt + b"\n" + good if place == "before" else good + spoilt)
+    with pytest.raises(CallRejected):
+        NonceStore(file).use(call(now))
+    assert file.read_bytes() == good
+    assert (tmp_path / "nonces.damaged").read_bytes() == spoilt + b"\n"
+    assert "1 of its lines are left out" in caplog.text and "nonces.damaged" in caplog.text
+
+
+def test_a_state_folder_below_a_file_is_an_error_of_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file/state"):
+        with pytest.raises(ConfigError, match="Not a directory; name another folder with --state"):
+            NonceStore(folder / "nonces")
+    (tmp_path / "nonces").mkdir()
+    with pytest.raises(ConfigError, match="nonces cannot be read: Is a directory"):
+        NonceStore(tmp_path / "nonces")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from roadwork_serve.errors import MediaError, StageLost
+from roadwork_serve.miner.addresses import bind_socket
 from roadwork_serve.miner.preflight import run_checks
-from roadwork_serve.miner.service import bind_socket
 from roadwork_serve.miner.settings import MinerSettings, load_settings
 from tests.miner.calls import VALIDATOR, FakeCascade
 from tests.miner.test_service import free_port

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from roadwork_serve.errors import ConfigError, StageLost
-from roadwork_serve.miner.service import bind_socket, run_miner, wait_for_cascade
+from roadwork_serve.miner.addresses import bind_socket
+from roadwork_serve.miner.service import run_miner, wait_for_cascade
 from roadwork_serve.miner.settings import MinerSettings, load_settings
 from tests.miner.calls import MINER, PICTURE, STRANGER, VALIDATOR, FakeCascade, body, headers
 
@@ -78,6 +79,59 @@ async def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
         settings = make_settings(tmp_path, "--port", str(taken.getsockname()[1]))
         with pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1"):
             await run_miner(settings, MINER.ss58_address, FakeCascade(), None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--host", "0.0.0.0", "--external-ip", "2001:db8::7"), "is IPv6, but the miner listens only on IPv4"),
+        (("--host", "[::]", "--external-ip", "203.0.113.7"), None),
+        (("--host", "[::]", "--external-ip", "[2001:db8::7]"), None),
+        (("--external-ip", "203.0.113.7"), "listens only on 127.0.0.1: set --host 0.0.0.0"),
+        (("--host", "::1", "--external-ip", "2001:db8::7"), "listens only on ::1: set --host ::"),
+    ],
+)
+async def test_it_warns_if_the_published_address_is_not_listened_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, flags: tuple[str, ...], message: str | None
+) -> None:
+    caplog.set_level("INFO")
+    settings = make_settings(tmp_path, "--port", str(free_port()), *flags)
+    async with running(settings, FakeCascade()):
+        pass
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [message in each for each in warnings] == [True] if message else warnings == []
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    assert f"listens on {host}:{settings.port} (offline)" in caplog.text
+
+
+async def test_all_addresses_of_ipv6_include_those_of_ipv4(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, "--port", str(free_port()), "--host", "::")
+    async with running(settings, FakeCascade()) as (client, _):
+        for host in ("127.0.0.1", "[::1]"):
+            url = f"http://{host}:{settings.port}/ImageSynapse"
+            assert (await client.post(url, headers=headers(), content=body())).status_code == 200
+
+
+async def test_a_damaged_state_does_not_stop_the_start(tmp_path: Path) -> None:
+    (tmp_path / f"nonces-{MINER.ss58_address}").write_bytes(b"\xff\xfe\0\0\n1795863581\n[1, 2")
+    settings = make_settings(tmp_path, "--port", str(free_port()))
+    async with running(settings, FakeCascade()) as (client, _):
+        assert (await client.post("/ImageSynapse", headers=headers(), content=body())).status_code == 200
+
+
+async def test_how_far_clocks_may_be_ahead_is_a_setting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for flags, limit_s in (((), 60), (("--max-clock-ahead-s", "5"), 5)):
+        settings = make_settings(tmp_path / str(limit_s), "--port", str(free_port()), *flags)
+        async with running(settings, FakeCascade()) as (client, _):
+            call = headers(age_s=-(limit_s - 2))
+            for status in (200, 401):  # it is kept as long as it could be sent again
+                assert (await client.post("/ImageSynapse", headers=call, content=body())).status_code == status
+            reply = await client.post("/ImageSynapse", headers=headers(age_s=-(limit_s + 5)), content=body())
+            assert reply.status_code == 401 and f"{limit_s} s are accepted" in reply.json()["message"]
+        async with running(settings, FakeCascade()) as (client, _):
+            assert (await client.post("/ImageSynapse", headers=call, content=body())).status_code == 401
+    lines = [each for each in caplog.messages if each.startswith(f"Refused a call of {VALIDATOR.ss58_address}: ")]
+    assert len(lines) == 6 and "--max-clock-ahead-s" in lines[1]
 
 
 async def test_it_waits_a_limited_time_for_a_cascade_that_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
