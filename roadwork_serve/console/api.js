@@ -1,6 +1,9 @@
 // Requests to the server, and its errors.
 
-let apiKey = ""; // in memory only: no other page of this origin can read it
+// In memory only: no other page of this origin can read it. A link from the server's terminal carries the admin token behind
+// the #, which browsers do not send.
+let apiKey = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
+if (apiKey) history.replaceState(null, "", location.pathname + location.search);
 
 export function key() {
   return apiKey;

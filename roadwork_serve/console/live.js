@@ -1,30 +1,20 @@
-// The live page: load and statistics of the server, and informative cases to label with one key.
+// The live page: load and statistics of the server, and charts of the last half hour that this tab was here.
 
-import { getJson, mediaUrl, sendJson } from "./api.js";
-import { barWidth, explain, make, ms, percent, REASONS, stageName } from "./page.js";
-import { verdictCard } from "./verdict.js";
+import { getJson } from "./api.js";
+import { lineChart } from "./chart.js";
+import { barWidth, every, explain, make } from "./page.js";
+import { Series } from "./series.js";
+import { ms, percent, REASONS, stageName } from "./words.js";
 
-const INTERVAL_MS = 2000, JOURNAL_INTERVAL_MS = 5000;
-const LABELS = { r: ["roadwork", "Road work"], n: ["none", "None"], u: ["unclear", "Unclear"] };
+const INTERVAL_MS = 2000;
+const series = new Series(); // kept while other pages are shown
 const byId = (id) => root.querySelector(`#${id}`);
-let root = null, cases = [], shownCase = null, shownUrl = null, journalUnavailable = false;
+let root = null;
 
 export function start(main, signal) {
   root = main;
-  shownCase = null;
-  journalUnavailable = false;
-  document.addEventListener("keydown", onKey, { signal });
+  charts();
   every(INTERVAL_MS, load, signal);
-  every(JOURNAL_INTERVAL_MS, recent, signal);
-  loadCases();
-}
-
-// Repeat while the page is visible, one call at a time, until it is left.
-async function every(wait, work, signal) {
-  while (!signal.aborted) {
-    if (!document.hidden) await work();
-    await new Promise((done) => setTimeout(done, wait));
-  }
 }
 
 function trouble(error) {
@@ -35,6 +25,8 @@ function trouble(error) {
 async function load() {
   try {
     const stats = await getJson("/v1/stats");
+    series.add(stats.replicas);
+    charts();
     facts(stats.replicas);
     exits(stats.replicas);
     stages(stats.replicas);
@@ -42,6 +34,19 @@ async function load() {
   } catch (error) {
     trouble(error);
   }
+}
+
+function charts() {
+  const rate = (value) => `${value && value < 10 ? value.toFixed(value < 1 ? 2 : 1) : Math.round(value)}/s`, line = (name, key) => ({ name, points: series.points(key) });
+  const byStage = (prefix) => series.names(prefix).map((key) => line(stageName(key.slice(prefix.length)), key));
+  const refusals = series.names("refused:").map((key) => line(key.slice("refused:".length).replaceAll("-", " "), key));
+  byId("charts").replaceChildren(...(series.samples.length ? [
+    lineChart("Verdicts and refusals a second", [line("verdicts", "verdicts"), line("refused", "refused")], rate),
+    lineChart("Exits a second, by stage", byStage("exit:"), rate),
+    lineChart("Latency, 95th percentile of the last thousand items, ms", [line("whole verdict", "elapsed"), ...byStage("latency:")], ms),
+    lineChart("Refusals a second, by reason", refusals, rate),
+    lineChart("Drift: mean probability of the last thousand verdicts", [line("mean probability", "probability")], (value) => percent(value), 1),
+  ] : [make("p", { class: "quiet" }, "Charts begin with the next measurement.")]));
 }
 
 function sum(replicas, value) {
@@ -60,7 +65,7 @@ function facts(replicas) {
     "Deadline exits": sum(replicas, (replica) => replica.requests?.deadline_exits),
     "Degraded": sum(replicas, (replica) => replica.requests?.degraded),
     "Policy": versions.join(", "),
-    "Degradation level": Math.max(...replicas.map((replica) => replica.degradation_level)),
+    "Degradation level": Math.max(0, ...replicas.map((replica) => replica.degradation_level)),
     "Ingress replicas": replicas.length,
     "Journal": journalState(replicas),
   };
@@ -101,7 +106,7 @@ function percentiles(stats, name) {
 
 function stages(replicas) {
   const number = (value) => make("td", { class: "number" }, String(value));
-  const names = replicas[0].stages.map((stage) => stage.stage);
+  const names = (replicas[0]?.stages ?? []).map((stage) => stage.stage);
   byId("stages").tBodies[0].replaceChildren(...names.map((name) => {
     const loads = replicas.flatMap((replica) => replica.stages.filter((stage) => stage.stage === name));
     const stats = replicas.flatMap((replica) => (replica.requests?.stages ?? []).filter((each) => each.stage === name));
@@ -116,86 +121,4 @@ function stages(replicas) {
       number(sum(loads, (load) => load.queued)), number(sum(loads, (load) => load.in_flight)),
       number(ms(queue50)), number(ms(queue95)), number(ms(compute50)), number(ms(compute95)), number(batch), number(items), number(failed));
   }));
-}
-
-async function recent() {
-  if (journalUnavailable) return;
-  try {
-    const { entries } = await getJson("/v1/journal?limit=20");
-    byId("recent-message").textContent = entries.length ? "" : "The journal is empty.";
-    byId("recent").tBodies[0].replaceChildren(...entries.map((entry) => make("tr", {},
-      make("td", {}, new Date(entry.created_at).toLocaleTimeString()),
-      make("td", {}, entry.verdict.media, entry.media_available ? "" : make("span", { class: "quiet" }, " (not stored)")),
-      make("td", {}, entry.verdict.label === "roadwork" ? "road work" : "none"),
-      make("td", { class: "number" }, percent(entry.verdict.probability, 1)),
-      make("td", {}, `${stageName(entry.verdict.exit.stage)}: ${REASONS[entry.verdict.exit.reason]}`),
-      make("td", { class: "number" }, ms(entry.verdict.elapsed_ms)),
-      make("td", {}, entry.human_label ?? "–"))));
-  } catch (error) {
-    journalUnavailable = [401, 403, 404].includes(error.status); // a retry would not help
-    byId("recent-message").textContent = explain(error);
-  }
-}
-
-async function loadCases() {
-  try {
-    cases = (await getJson("/v1/journal?sort=informativeness&limit=24")).entries;
-    next(cases.length ? "" : "Nothing to label: all recent entries have labels, or there are none yet.");
-  } catch (error) {
-    byId("cases-message").textContent = explain(error);
-  }
-}
-
-// Show the next case, with its file if it is stored. Keys have no effect until it is shown.
-async function next(message) {
-  shownCase = null;
-  const entry = cases.shift(), before = shownUrl;
-  let media = null, text = message;
-  if (entry?.media_available) {
-    try {
-      media = await mediaUrl(`/v1/journal/${encodeURIComponent(entry.id)}/media`);
-    } catch (error) {
-      text = explain(error);
-    }
-  }
-  shownUrl = media?.url ?? null;
-  byId("cases").replaceChildren(...(entry ? caseCard(entry, media) : [make("button", { type: "button", class: "second", onclick: loadCases }, "Load more")]));
-  byId("cases-message").textContent = text;
-  if (before) URL.revokeObjectURL(before);
-  shownCase = entry ?? null;
-}
-
-function caseCard(entry, media) {
-  const reasons = Object.entries(entry.reasons).map(([name, strength]) => `${name} ${strength.toFixed(2)}`).join(", ");
-  const buttons = Object.entries(LABELS).map(([letter, [label, name]]) =>
-    make("button", { type: "button", "data-label": label, onclick: () => setLabel(entry, label) }, name, " ", make("kbd", {}, letter.toUpperCase())));
-  const lines = [`Informativeness ${entry.informativeness.toFixed(2)}: ${reasons || "no reason"}. ${cases.length} more to label.`];
-  if (!entry.media_available) lines.push("The file is not stored; set journal.max_media_gib in the profile to store files.");
-  return [
-    make("p", { class: "row" }, ...buttons,
-      make("button", { type: "button", class: "second", onclick: () => next("Skipped.") }, "Skip ", make("kbd", {}, "S"))),
-    ...lines.map((line) => make("p", { class: "quiet" }, line)),
-    verdictCard(entry.verdict, new Date(entry.created_at).toLocaleString(), media),
-  ];
-}
-
-async function setLabel(entry, label) {
-  if (entry !== shownCase) return;
-  shownCase = null; // a second key press must not label the next case
-  try {
-    await sendJson(`/v1/journal/${encodeURIComponent(entry.id)}/label`, { label }, "PUT");
-    await next(`Labeled: ${label}.`);
-    await recent();
-  } catch (error) {
-    shownCase = entry;
-    byId("cases-message").textContent = explain(error);
-  }
-}
-
-function onKey(event) {
-  if (!shownCase || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  if (event.target.closest("input, textarea, select, dialog")) return;
-  const letter = event.key.toLowerCase();
-  if (letter in LABELS) setLabel(shownCase, LABELS[letter][0]);
-  else if (letter === "s") next("Skipped.");
 }

@@ -1,4 +1,4 @@
-// Shared by all pages: navigation, the API key dialog, and helpers to build elements.
+// Shared by all pages: navigation, the API key dialog, and functions that build elements.
 
 import { setKey, key } from "./api.js";
 
@@ -14,43 +14,15 @@ export function make(tag, attributes = {}, ...inside) {
   return element;
 }
 
-export function percent(share, digits = 0) {
-  if (digits === 0 && share > 0.99 && share < 1) return "over 99 %";
-  if (digits === 0 && share < 0.01 && share > 0) return "under 1 %";
-  return `${(100 * share).toFixed(digits)} %`;
-}
-
-export function ms(value) {
-  return value == null ? "–" : value < 10 ? value.toFixed(1) : Math.round(value).toLocaleString("en");
-}
-
-export const STAGES = {
-  backbone: "Backbone",
-  closeup: "Closer look",
-  signs: "Sign reader",
-  vlm: "Fast VLM",
-  reasoner: "Reasoner",
-  video: "Video reasoner",
-};
-
-export function stageName(stage) {
-  return STAGES[stage] ?? stage;
-}
-
-export const REASONS = {
-  above_band: "confident of road work",
-  below_band: "confident of no road work",
-  last_stage: "no further stage",
-  deadline: "deadline reached",
-  failed: "later stages failed",
-};
-
 export function barWidth(element, share) {
   element.style.setProperty("--share", Math.max(0, Math.min(1, share)));
   return element;
 }
 
-const PAGES = [["/", "Classify"], ["/console/live.html", "Live"], ["/console/policy.html", "Policy"]];
+const PAGES = [
+  ["/", "Classify"], ["/console/history.html", "History"], ["/console/label.html", "Label"], ["/console/live.html", "Live"],
+  ["/console/policy.html", "Policy"], ["/console/help.html", "Help"],
+];
 
 export function openKey(reason = "") {
   const dialog = document.getElementById("key-dialog");
@@ -58,13 +30,22 @@ export function openKey(reason = "") {
   if (!dialog.open) dialog.showModal();
 }
 
+// Whether the window is as narrow as a phone's; see console.css.
+export function narrow() {
+  return matchMedia("(max-width: 46rem)").matches;
+}
+
+// Repeats while the page is visible, one call at a time, until it is left.
+export async function every(wait, work, signal) {
+  while (!signal.aborted) {
+    if (!document.hidden) await work();
+    await new Promise((done) => setTimeout(done, wait));
+  }
+}
+
 // Fills the header once. Returns a function that marks the link of a page as the current one.
-export function header(onLink, onKey) {
-  const links = PAGES.map(([path, name]) => make("a", { href: path, onclick: (event) => {
-    if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
-    event.preventDefault();
-    onLink(path);
-  } }, name));
+export function header(onKey) {
+  const links = PAGES.map(([path, name]) => make("a", { href: path }, name));
   const input = make("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false" });
   const dialog = make("dialog", { id: "key-dialog", "aria-labelledby": "key-title" },
     make("form", { method: "dialog", onsubmit: () => { setKey(input.value.trim()); onKey(); } },
@@ -88,7 +69,7 @@ export function header(onLink, onKey) {
 
 // Returns the message of an error; opens the key dialog if a key is missing.
 export function explain(error) {
-  if (error.status === 401) openKey("This server requires an API key.");
+  if (error.status === 401) openKey(error.message);
   else if (error.status === 403 && key()) openKey(error.message);
   return error.message;
 }

@@ -1,14 +1,18 @@
 // The policy page: exit bands as sliders, and a preview of their effect on recent journal entries.
 
 import { getJson, sendJson } from "./api.js";
-import { barWidth, explain, make, percent, stageName } from "./page.js";
+import { barWidth, explain, make } from "./page.js";
+import { Thumbnails } from "./thumbnails.js";
+import { labelName } from "./task.js";
+import { percent, stageName } from "./words.js";
 
 const SETTLE_MS = 350;
 const byId = (id) => root.querySelector(`#${id}`);
-let root = null, state = null, edited = null, timer = null, latest = 0;
+let root = null, thumbnails = null, state = null, edited = null, timer = null, latest = 0;
 
 export function start(main, signal) {
   root = main;
+  thumbnails = new Thumbnails(signal);
   byId("message").textContent = "";
   byId("last").addEventListener("change", () => loadPreview(), { signal });
   byId("reset").addEventListener("click", () => { reset(); byId("message").textContent = ""; }, { signal });
@@ -39,6 +43,7 @@ function reset() {
   byId("version").value = fresh(state.version);
   byId("apply").disabled = true;
   byId("effect").replaceChildren(make("p", { class: "quiet" }, "Move a slider to see the effect."));
+  byId("flips").replaceChildren();
   byId("steps").replaceChildren(...["photo", "clip"].map((kind) =>
     make("fieldset", {}, make("legend", {}, kind === "photo" ? "Photos" : "Clips"), ...edited[kind].map((step, index) => band(kind, step, index)))));
   byId("history").tBodies[0].replaceChildren(...[...state.history].reverse().map((revision) => make("tr", {},
@@ -72,7 +77,7 @@ function band(kind, step, index) {
     };
     slider.addEventListener("input", () => move(slider.value));
     exact.addEventListener("change", () => move(exact.value));
-    return make("label", { for: id }, make("span", {}, end === "low" ? "none below" : "road work above"), slider, exact);
+    return make("label", { for: id }, make("span", {}, end === "low" ? "negative below" : "positive above"), slider, exact);
   });
   return make("div", { class: "band" }, make("h3", {}, stageName(step.stage)), ...ends);
 }
@@ -103,6 +108,7 @@ async function loadPreview() {
   } catch (error) {
     if (number !== latest) return;
     byId("effect").replaceChildren(make("p", { class: "trouble", role: "alert" }, explain(error)));
+    byId("flips").replaceChildren();
     // Without a journal, or its key, there is no preview; an invalid policy cannot be activated.
     byId("apply").disabled = error.status === 422 || error.status === 400 || error.status === 0;
   }
@@ -111,18 +117,31 @@ async function loadPreview() {
 function effect(preview) {
   if (!preview.entries) {
     byId("effect").replaceChildren(make("p", {}, "The journal is empty, so there is no preview."));
+    byId("flips").replaceChildren();
     return;
   }
   const cell = (count) => make("td", {}, barWidth(make("span", { class: "mix" }), count / preview.entries), ` ${count}`);
   const rows = preview.exits.map((exit) => make("tr", { "data-stage": exit.stage }, make("th", { scope: "row" }, `exit at ${stageName(exit.stage)}`), cell(exit.current), cell(exit.proposed)));
   rows.push(make("tr", {}, make("th", { scope: "row" }, "unknown: a stage has no recorded prediction"), cell(preview.unknown_current), cell(preview.unknown_proposed)));
-  const lines = [`${preview.flipped} labels would change.`];
+  const lines = [`${preview.flipped || "No"} ${preview.flipped === 1 ? "label" : "labels"} would change.`];
   if (preview.labeled) lines.push(`Of ${preview.labeled} entries with a human label, the current policy gets ${preview.correct_current} right, the proposed one ${preview.correct_proposed}.`);
   if (preview.gflops_current) lines.push(`Mean compute per verdict, where both are known: ${Math.round(preview.gflops_current).toLocaleString("en")} GFLOP now, ${Math.round(preview.gflops_proposed).toLocaleString("en")} with the proposed policy.`);
   byId("effect").replaceChildren(
     make("table", {}, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, `latest ${preview.entries} entries`), make("th", { scope: "col" }, "current"), make("th", { scope: "col" }, "proposed"))),
       make("tbody", {}, ...rows)),
     make("p", {}, lines.join(" ")));
+  byId("flips").replaceChildren(...flips(preview));
+}
+
+// The entries whose label would change, with their pictures.
+function flips({ flipped, flipped_entries: entries }) {
+  if (!entries.length) return [];
+  const tiles = entries.map((entry) => make("li", { class: "tile", "data-id": entry.id },
+    thumbnails.of({ ...entry, verdict: entry }), make("span", { class: "name" }, entry.filename || entry.media),
+    make("span", {}, `would be ${labelName(entry.proposed)}`),
+    entry.human_label ? make("span", { class: `human ${entry.human_label === entry.proposed ? "good" : "trouble"}` }, `a person: ${labelName(entry.human_label)}`) : null));
+  const text = flipped === entries.length ? "These labels would change:" : `The latest ${entries.length} of the ${flipped} labels that would change:`;
+  return [make("p", {}, text), make("ul", { class: "grid" }, ...tiles)];
 }
 
 async function change(act) {

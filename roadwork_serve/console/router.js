@@ -2,14 +2,33 @@
 
 import { header } from "./page.js";
 
-const SCRIPTS = { "/console/live.html": "./live.js", "/console/policy.html": "./policy.js" };
-const mark = header(show, start); // with a new key, the page starts again
+const SCRIPTS = {
+  "/": "./classify.js",
+  "/console/help.html": "./help.js",
+  "/console/history.html": "./history.js",
+  "/console/label.html": "./label.js",
+  "/console/live.html": "./live.js",
+  "/console/policy.html": "./policy.js",
+};
+const mark = header(start); // with a new key, the page starts again
 let leaving = new AbortController(), latest = 0;
 
-window.addEventListener("popstate", () => show(location.pathname));
+window.addEventListener("popstate", () => show(here()));
+document.addEventListener("click", (event) => {
+  const href = event.target.closest("a:not([target])")?.getAttribute("href");
+  if (!href || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  const { pathname, search, hash } = new URL(href, location);
+  if (href.startsWith("#") || !(pathname in SCRIPTS)) return;
+  event.preventDefault();
+  show(pathname + search, hash);
+});
 start();
 
-async function show(path) {
+function here() {
+  return location.pathname + location.search;
+}
+
+async function show(path, hash = "") {
   let text;
   try {
     text = await (await fetch(path, { headers: { Accept: "text/html" } })).text();
@@ -17,9 +36,10 @@ async function show(path) {
     return location.assign(path); // the browser explains why the server cannot be reached
   }
   const next = new DOMParser().parseFromString(text, "text/html");
-  if (path !== location.pathname) history.pushState(null, "", path);
+  if (path !== here()) history.pushState(null, "", path);
   document.title = next.title;
   document.querySelector("main").replaceWith(document.adoptNode(next.querySelector("main")));
+  document.getElementById(hash.slice(1))?.scrollIntoView();
   await start();
 }
 

@@ -3,14 +3,20 @@
 import importlib.util
 import os
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
+import uvicorn
 
 from benchmarks.server import started
 from roadwork_serve.api.api_keys import new_key
+from roadwork_serve.api.auth import Authenticator
+from tests.browser.journal_server import journal_app
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -44,6 +50,74 @@ def url(tmp_path_factory: pytest.TempPathFactory, secret: tuple[str, str]) -> It
     folder = tmp_path_factory.mktemp("console")
     with started(folder / "log", args, {"ROADWORK_KEYS": secret[1]}) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def journal_url(tmp_path_factory: pytest.TempPathFactory, secret: tuple[str, str]) -> Iterator[str]:
+    """Yield the URL of a server without models, whose journal holds made-up answers."""
+    app = journal_app(
+        tmp_path_factory.mktemp("journal"), Authenticator.from_environment(1, {"ROADWORK_KEYS": secret[1]})
+    )
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        thread = threading.Thread(target=server.run, args=([bound],))
+        thread.start()
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+class Tab(Protocol):
+    """Opens a page of the console."""
+
+    def __call__(self, path: str) -> "Page": ...
+
+
+@pytest.fixture(params=["desktop", "phone"])
+def tab(request: pytest.FixtureRequest, browser: "Browser", journal_url: str, secret: tuple[str, str]) -> Iterator[Tab]:
+    """Return a function that opens a page, with the key, in a light window or on a dark phone."""
+    with tabs(browser, journal_url, secret[0], request.param, dark=request.param == "phone") as open_page:
+        yield open_page
+
+
+@pytest.fixture(params=["desktop", "phone"])
+def other_tab(
+    request: pytest.FixtureRequest, browser: "Browser", journal_url: str, secret: tuple[str, str]
+) -> Iterator[Tab]:
+    """Return the same in the other colors: a dark window or a light phone."""
+    with tabs(browser, journal_url, secret[0], request.param, dark=request.param == "desktop") as open_page:
+        yield open_page
+
+
+@contextmanager
+def tabs(browser: "Browser", url: str, key: str, device: str, dark: bool) -> Iterator[Tab]:
+    """Yield a function that opens a page, with the key.
+
+    Fails on an error, a request to another server, or a page that is wider than its window.
+    """
+    context = browser.new_context(
+        base_url=url,
+        viewport={"width": 1180, "height": 900} if device == "desktop" else {"width": 375, "height": 740},
+        color_scheme="dark" if dark else "light",
+        reduced_motion="reduce",
+        timezone_id="UTC",
+        locale="en-GB",
+    )
+    opened: list[tuple[list[str], Page]] = []
+
+    def open_page(path: str) -> "Page":
+        opened.append(watched(context.new_page(), url))
+        page = opened[-1][1]
+        page.set_default_timeout(30_000)
+        page.goto(f"{path}#token={key}")
+        page.get_by_role("heading", level=1).wait_for()
+        return page
+
+    yield open_page
+    for wrong, page in opened:
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing hangs over the edge"
+        assert wrong == []
+    context.close()
 
 
 @pytest.fixture(scope="session")
@@ -90,10 +164,14 @@ def watched(page: "Page", url: str) -> tuple[list[str], "Page"]:
     return wrong, page
 
 
-def screens(page: "Page", name: str) -> None:
-    """Save screenshots of a page in light and dark mode if a folder is set."""
-    if SCREENS:
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            page.screenshot(path=Path(SCREENS) / f"{name}-{scheme}.png", full_page=True)
-        page.emulate_media(color_scheme="light")
+def screens(page: "Page", name: str, whole: bool = True) -> None:
+    """Save screenshots of a page, or of its visible part, if a folder is set: in light and dark mode, or of a phone."""
+    if not SCREENS:
+        return
+    if page.viewport_size and page.viewport_size["width"] < 500:
+        page.screenshot(path=Path(SCREENS) / f"{name}-phone.png")
+        return
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.screenshot(path=Path(SCREENS) / f"{name}-{scheme}.png", full_page=whole)
+    page.emulate_media(color_scheme="light")

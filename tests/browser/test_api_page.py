@@ -36,7 +36,7 @@ def test_the_api_page_shows_and_tries_the_routes(browser: "Browser", served: str
     wrong, page = watched(browser.new_page(base_url=served), served)
     page.goto("/docs")
     page.get_by_text("roadwork-serve").first.wait_for(timeout=WAIT_MS)
-    page.locator("#operations-default-healthz_healthz_get .opblock-summary-control").click(timeout=WAIT_MS)
+    page.locator("#operations-status-health .opblock-summary-control").click(timeout=WAIT_MS)
     page.get_by_role("button", name="Try it out").click(timeout=WAIT_MS)
     page.get_by_role("button", name="Execute").click(timeout=WAIT_MS)
     page.locator(".responses-table.live-responses-table").wait_for(timeout=WAIT_MS)
@@ -50,8 +50,8 @@ def test_the_console_needs_no_document_for_another_page(browser: "Browser", serv
     page.goto("/")
     page.locator("#samples button").first.wait_for(timeout=WAIT_MS)
     page.evaluate("window.same = true")
-    for name in ("Live", "Policy", "Classify"):
-        page.get_by_role("link", name=name).click()
+    for name in ("History", "Label", "Live", "Help", "Policy", "Classify"):
+        page.get_by_role("navigation").get_by_role("link", name=name).click()
         page.locator("[aria-current=page]", has_text=name).wait_for(timeout=WAIT_MS)
         assert page.title().startswith(name)
     page.go_back()

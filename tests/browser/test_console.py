@@ -1,6 +1,7 @@
 """The console: classify a dropped file, label entries, preview and activate a policy."""
 
 import base64
+import csv
 import json
 import re
 from typing import TYPE_CHECKING
@@ -59,6 +60,8 @@ def test_a_dropped_photo_shows_its_verdict_and_its_stages(page: "Page") -> None:
     steps = article.locator("ol.stages > li")
     assert steps.first.get_attribute("data-stage") == "backbone"
     assert re.search(r"queue [\d.,]+, preprocess [\d.,]+, compute [\d.,]+, rpc [\d.,]+ ms", steps.first.inner_text())
+    assert steps.count() == 4, "the stages that were not reached are there, too"
+    assert article.evaluate("article => article.getBoundingClientRect().top") < 500, "the answer is in sight"
     exits = article.locator("li[data-exit]")
     assert exits.count() == 1 and "Exit" in exits.inner_text()
     assert article.locator(".picture img").evaluate("image => image.naturalWidth") == PHOTO.image.width
@@ -68,13 +71,15 @@ def test_a_dropped_photo_shows_its_verdict_and_its_stages(page: "Page") -> None:
 def test_signs_are_boxed_and_clips_have_a_timeline(page: "Page") -> None:
     drop(page, "a sign at night.jpg", "image/jpeg", scenes.photo(112).jpeg())
     page.get_by_role("button", name="Clip: past barriers and drums").click()
-    articles = page.locator("article.verdict")
-    articles.nth(1).wait_for(timeout=WAIT_MS)
+    rows = page.locator("#rows tr")
+    page.get_by_text("2 of 2 classified").wait_for(timeout=WAIT_MS)
     clip = page.locator("article.verdict", has_text="Clip: past barriers and drums")
     assert clip.locator("ol.frames button").count() > 1
     clip.locator("ol.frames button").last.click()
     page.wait_for_function("document.querySelector('video').currentTime > 0", timeout=WAIT_MS)
+    rows.first.get_by_role("button").click()
     sign = page.locator("article.verdict", has_text="a sign at night.jpg")
+    sign.wait_for(timeout=WAIT_MS)
     if sign.locator("[data-stage=signs] q").count():
         assert sign.locator(".box:not(.region)").count() == sign.locator("[data-stage=signs] q").count()
     page.evaluate("scrollTo(0, 0)")
@@ -85,9 +90,26 @@ def test_an_unsupported_file_shows_an_error_message(page: "Page") -> None:
     drop(page, "notes.txt", "text/plain", b"this is no picture")
     alert = page.get_by_role("alert")
     alert.wait_for(timeout=WAIT_MS)
-    assert "send a JPEG, PNG or WebP photo" in alert.inner_text()
+    assert "send a JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP or GIF photo" in alert.inner_text()
     drop(page, "<img src=x onerror=alert(1)>.jpg", "image/jpeg", PHOTO.jpeg()[:2000])
     page.get_by_role("heading", name="<img src=x onerror=alert(1)>.jpg").wait_for(timeout=WAIT_MS)
+
+
+def test_many_files_get_a_table_that_can_be_saved(page: "Page") -> None:
+    names = [f"{number}.jpg" for number in range(30)] + ["=1+1.txt"]
+    for name in names:
+        drop(page, name, "image/jpeg", b"nothing" if name.endswith("txt") else scenes.photo(100).jpeg())
+    page.get_by_text("30 of 31 classified").wait_for(timeout=WAIT_MS)
+    page.get_by_text("1 not classified").wait_for(timeout=WAIT_MS)
+    assert page.locator("#rows tr").count() == 31 and page.locator("article").count() == 1
+    page.locator("#rows tr", has_text="7.jpg").first.get_by_role("button").click()
+    page.locator("article.verdict", has_text="7.jpg").wait_for(timeout=WAIT_MS)
+    screens(page, "many")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as CSV").click()
+    lines = list(csv.DictReader(download.value.path().read_text().splitlines()))
+    assert [line["file"] for line in lines] == [*names[:-1], "'=1+1.txt"]
+    assert {line["label"] for line in lines[:-1]} <= {"roadwork", "none"} and "send a" in lines[-1]["problem"]
 
 
 def test_the_page_asks_for_a_key_and_uses_it(browser: "Browser", url: str, secret: tuple[str, str]) -> None:
@@ -96,7 +118,7 @@ def test_the_page_asks_for_a_key_and_uses_it(browser: "Browser", url: str, secre
     page.goto("/")
     dialog = page.get_by_role("dialog")
     dialog.wait_for(timeout=WAIT_MS)
-    assert "requires an API key" in dialog.inner_text()
+    assert "An API key is required" in dialog.inner_text()
     enter_key(page, secret[0])
     page.get_by_text("Profile mini").wait_for(timeout=WAIT_MS)
     page.get_by_role("link", name="Live").click()
@@ -111,28 +133,32 @@ def test_the_page_asks_for_a_key_and_uses_it(browser: "Browser", url: str, secre
     assert wrong == []
 
 
-def test_an_informative_entry_is_labelled_with_one_keystroke(
+def test_an_answer_is_found_in_the_history_and_labelled(
     page: "Page", url: str, secret: tuple[str, str], journaled: int
 ) -> None:
     page.get_by_role("link", name="Live").click()
-    page.locator("#cases article.verdict").wait_for(timeout=WAIT_MS)
-    assert page.locator("#cases .picture img, #cases .picture video").count() == 1
-    page.locator("#stages tr[data-stage=backbone]").wait_for(timeout=WAIT_MS)
     items = page.locator("#stages tr[data-stage=backbone] td").nth(8)  # as of a second ago at most
+    items.wait_for(timeout=WAIT_MS)
     eventually(lambda: int(items.inner_text()) >= journaled, WAIT_MS / 1000, "the page counts every answer")
-    page.locator("#recent tbody tr").nth(journaled - 1).wait_for(timeout=WAIT_MS)
-    screens(page, "live")
-    before = page.locator("#cases h3").first.inner_text(), page.locator("#cases pre").text_content()
-    entry_id = json.loads(before[1] or "")["answer_id"]
+    page.get_by_role("link", name="History").click()
+    page.locator("#rows tr").nth(journaled - 1).wait_for(timeout=WAIT_MS)
+    page.locator("#rows .thumbnail img").first.wait_for(timeout=WAIT_MS)
+    page.get_by_role("link", name="Label", exact=True).click()
+    page.locator("#one article.verdict").wait_for(timeout=WAIT_MS)
+    assert page.locator("#one .picture img, #one .picture video").count() == 1
+    entry_id = json.loads(page.locator("#one pre").text_content() or "")["answer_id"]
     page.keyboard.press("n")
-    page.get_by_text("Labeled: none.").wait_for(timeout=WAIT_MS)
-    assert page.locator("#cases pre").text_content() != before[1]
+    page.get_by_text("Labelled: none.").wait_for(timeout=WAIT_MS)
+    page.locator("#one article.verdict").wait_for(timeout=WAIT_MS)
+    assert json.loads(page.locator("#one pre").text_content() or "")["answer_id"] != entry_id
     entries = ask(url, secret, "GET", "/v1/journal?limit=50").json()["entries"]
     labels = {each["id"]: each["human_label"] for each in entries}
     assert labels[entry_id] == "none"
     assert sum(word is not None for word in labels.values()) == 1
-    page.keyboard.press("s")
-    page.get_by_text("Skipped.").wait_for(timeout=WAIT_MS)
+    page.keyboard.press("z")
+    page.get_by_text("is withdrawn").wait_for(timeout=WAIT_MS)
+    entries = ask(url, secret, "GET", "/v1/journal?limit=50").json()["entries"]
+    assert all(each["human_label"] is None for each in entries)
 
 
 def test_a_policy_is_previewed_activated_and_rolled_back(
@@ -150,7 +176,6 @@ def test_a_policy_is_previewed_activated_and_rolled_back(
     effect.first.wait_for(timeout=WAIT_MS)
     now, then = (int(effect.nth(at).inner_text()) for at in (0, 1))
     assert then > now, "a narrower band lets more leave at stage 1"
-    screens(page, "policy")
     page.get_by_role("button", name="Activate").click()
     page.get_by_text("is active: revision").wait_for(timeout=WAIT_MS)
     after = ask(url, secret, "GET", "/v1/policy").json()
@@ -161,7 +186,7 @@ def test_a_policy_is_previewed_activated_and_rolled_back(
     assert ask(url, secret, "GET", "/v1/policy").json()["rollout"]["policy"] == before["rollout"]["policy"]
 
 
-@pytest.mark.parametrize("path", ["/", "/console/live.html", "/console/policy.html"])
+@pytest.mark.parametrize("path", ["/", "/console/live.html", "/console/policy.html", "/console/label.html"])
 def test_it_fits_a_phone_and_works_from_the_keyboard(
     browser: "Browser", url: str, secret: tuple[str, str], path: str
 ) -> None:
