@@ -9,6 +9,8 @@ import typer
 
 from roadwork_serve.cli.options import PolicyName, PrintJson, ProfileName
 from roadwork_serve.errors import BadRequest, RoadworkError
+from roadwork_serve.local_files import read_problem
+from roadwork_serve.printable import writable
 from roadwork_serve.progress import progress
 from roadwork_serve.terminal import console, echo_json
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from roadwork_serve.profiles.profile import Profile
     from roadwork_serve.schema import BatchResult, Problem, Verdict
 
-    Classifier = Callable[[bytes], Awaitable[Verdict]]
+    Classifier = Callable[[bytes, str], Awaitable[Verdict]]  # of the bytes and the name of a file
 
 _CONCURRENT_FILES = 8
 _GRACE_S = 30.0  # a server that is loaded finishes late, and a person would rather have the verdict
@@ -97,15 +99,16 @@ async def classify_files(
     async def entry(path: Path, classifier: "Classifier") -> BatchEntry:
         async with gate:
             try:
-                verdict = await classifier(await asyncio.to_thread(path.read_bytes))
-                return BatchEntry(filename=str(path), verdict=verdict)
+                verdict = await classifier(await asyncio.to_thread(path.read_bytes), writable(path.name))
+                return BatchEntry(filename=writable(str(path)), verdict=verdict)
             except OSError as error:
-                problem = _problem_of(BadRequest(f"the file cannot be read: {error.strerror or error}"))
+                hint = "; `roadwork score` reads folders" if isinstance(error, IsADirectoryError) else ""
+                problem = _problem_of(BadRequest(f"the file cannot be read: {read_problem(path, error)}{hint}"))
             except RoadworkError as error:
                 problem = _problem_of(error)
             finally:
                 on_done()
-        return BatchEntry(filename=str(path), problem=problem)
+        return BatchEntry(filename=writable(str(path)), problem=problem)
 
     async with opening as classifier:
         on_start()
@@ -121,8 +124,8 @@ async def from_server(
 
     async with AsyncClient(url, grace_s=_GRACE_S, transport=transport) as client:
 
-        async def classifier(data: bytes) -> "Verdict":
-            return await client.classify(data, deadline_ms=deadline_ms)
+        async def classifier(data: bytes, name: str) -> "Verdict":
+            return await client.classify(data, deadline_ms=deadline_ms, filename=name)
 
         yield classifier
 
@@ -136,7 +139,7 @@ async def in_process(
 
     async with local_cascade(profile, policy) as cascade:
 
-        async def classifier(data: bytes) -> "Verdict":
+        async def classifier(data: bytes, _: str) -> "Verdict":
             return await cascade.classify(data, deadline_ms)
 
         yield classifier

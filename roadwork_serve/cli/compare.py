@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from roadwork_serve.cli.options import Confidence, JournalSource, ReportFile, RowsFile
+from roadwork_serve.cli.options import Confidence, JournalSource, MinGain, ReportFile, RowsFile
 from roadwork_serve.terminal import console, echo
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def compare(
     min_saving: Annotated[
         float, typer.Option(min=0, max=1, help="Smallest share of the cost that justifies a change by itself.")
     ] = 0.02,
+    min_gain: MinGain = 1.0,
     confidence: Confidence = 0.95,
     report: ReportFile = None,
 ) -> None:
@@ -44,7 +45,7 @@ def compare(
     from roadwork_serve.cascade.policy_file import load_policy
     from roadwork_serve.evaluation.rows import read_rows
 
-    criteria = PromotionCriteria(margin, min_saving, confidence)
+    criteria = PromotionCriteria(margin, min_saving, confidence, min_gain)
     if arms:
         if journal is None or {champion, challenger} != {"a", "b"}:
             raise typer.BadParameter("with --arms give --journal URL, and the arms a and b in the order you mean")

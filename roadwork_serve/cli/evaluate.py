@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from roadwork_serve.cli.options import LabeledData, PolicyName, ProfileName, ReportFile
+from roadwork_serve.printable import writable
 from roadwork_serve.progress import progress
 from roadwork_serve.terminal import console
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from roadwork_serve.datasets.base import Dataset
     from roadwork_serve.datasets.samples import Sample
     from roadwork_serve.evaluation.run import Failure
+    from roadwork_serve.profiles.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def evaluate(
     """Measure accuracy, calibration, exits and compute on labeled data.
 
     The fast VLM also runs on every photo that does not reach it, for comparison. Where photos have a source, stage 1
-    and the cascade are also reported by source. The exit code is 1 if any file got no verdict.
+    and the cascade are also reported by source. The exit code is 1 if any file got no verdict, or if there was none.
     """
     import asyncio
     import time
@@ -91,7 +93,8 @@ def evaluate(
     from roadwork_serve.evaluation.seen_data import seen_data
     from roadwork_serve.local_cascade import local_cascade
     from roadwork_serve.profiles.load import load_profile
-    from roadwork_serve.profiles.profile import STAGES
+    from roadwork_serve.profiles.stage_kinds import stage_names
+    from roadwork_serve.table_files import check_ending
 
     if sum((scenes is not None, photos is not None, bool(data))) != 1:
         raise typer.BadParameter("give one of --scenes N, --photos DIR and --data")
@@ -99,6 +102,10 @@ def evaluate(
         raise typer.BadParameter("--reward makes its challenges of --data, such as --data scenes:2000")
     if exclude_source and (reward or scenes is not None):
         raise typer.BadParameter("--exclude-source goes with --photos or --data, without --reward")
+    if report_file is not None:
+        check_ending(report_file, (".json",))
+    if rows_file is not None:
+        check_ending(rows_file, (".jsonl",))
     excluded = frozenset(exclude_source or ())
     chosen = load_profile(profile)
     chosen_policy = with_head(load_policy(policy or chosen.policy), head)
@@ -111,17 +118,15 @@ def evaluate(
             task = bar.add_task("Loading models", total=None)
             async with local_cascade(chosen, chosen_policy) as cascade:
                 bar.update(task, description="Evaluating", total=source.total)
-                also = STAGES if all_stages else ("vlm",)
+                also = stage_names() if all_stages else ("vlm",)
                 return await evaluate_samples(source.samples, cascade, also, lambda: bar.advance(task))
 
         if data and reward:
             task = bar.add_task("Making challenges", total=challenges)
-            source = _challenges(data, challenges, seed, Path(folder), lambda: bar.advance(task))
+            source = _challenges(data, chosen.task, challenges, seed, Path(folder), lambda: bar.advance(task))
             bar.remove_task(task)
-        elif data:
-            source = _labeled(data, excluded)
-        elif photos is not None:
-            source = _photos(photos, excluded)
+        elif data or photos is not None:
+            source = _labeled(_open(data, chosen.task) if data else [_photos(photos or Path(), chosen.task)], excluded)
         else:
             source = _scenes(scenes or 0, seed)
         with closing(source.samples):
@@ -135,7 +140,7 @@ def evaluate(
         seen=seen_data(chosen, chosen_policy),
         subnet_score=subnet_score(rows) if reward else None,
         seed=None if scenes is None and not reward else seed,
-        command=shlex.join(["roadwork", *sys.argv[1:]]),
+        command=writable(shlex.join(["roadwork", *sys.argv[1:]])),
         elapsed_s=time.monotonic() - began,
     )
     if rows_file is not None:
@@ -143,7 +148,7 @@ def evaluate(
     if report_file is not None:
         write_report(report_file, report)
     print_report(console(), report)
-    if failed:
+    if failed or not rows:
         raise typer.Exit(1)
 
 
@@ -153,21 +158,21 @@ def _scenes(count: int, seed: int) -> _Source:
     return _Source(draw_scenes(scene_track(count, seed), drawing_workers()), count)
 
 
-def _photos(folder: Path, excluded: frozenset[str]) -> _Source:
-    from roadwork_serve.datasets.photos import photo_metadata, photo_samples
+def _photos(folder: Path, task: "Task") -> "Dataset":
+    from roadwork_serve.datasets.base import DatasetItem, FileDataset
+    from roadwork_serve.datasets.photos import photo_metadata
 
-    found = photo_metadata(folder)
-    _check_sources(excluded, {each.source for each in found})
-    kept = [each for each in found if each.source not in excluded]
-    return _Source(photo_samples(folder, kept), len(kept))
+    return FileDataset(
+        str(folder), folder, tuple(DatasetItem(each, each.name) for each in photo_metadata(folder, task))
+    )
 
 
-def _labeled(data: Sequence[str], excluded: frozenset[str]) -> _Source:
+def _labeled(datasets: "Sequence[Dataset]", excluded: frozenset[str]) -> _Source:
     """Return the items of the datasets; corrupt ones are listed in `left_out` as they are met."""
     from roadwork_serve.datasets.base import CorruptItem
     from roadwork_serve.evaluation.run import Failure
 
-    listings = [(dataset, dataset.items()) for dataset in _open(data)]
+    listings = [(dataset, dataset.items()) for dataset in datasets]
     _check_sources(excluded, {each.metadata.source for _, items in listings for each in items})
     found = [(dataset, [each for each in items if each.metadata.source not in excluded]) for dataset, items in listings]
     left_out: list[Failure] = []
@@ -189,16 +194,18 @@ def _check_sources(excluded: frozenset[str], names: set[str]) -> None:
         raise typer.BadParameter(f"--exclude-source: no item has source {', '.join(unknown)}; there are: {there}")
 
 
-def _challenges(data: Sequence[str], count: int, seed: int, folder: Path, on_done: Callable[[], None]) -> _Source:
+def _challenges(
+    data: Sequence[str], task: "Task", count: int, seed: int, folder: Path, on_done: Callable[[], None]
+) -> _Source:
     from roadwork_serve.evaluation.challenges import draw_challenges, samples, write_challenges
 
-    datasets = _open(data)
+    datasets = _open(data, task)
     drawn = draw_challenges(datasets, count, seed)
     failed = write_challenges(datasets, drawn, folder, seed, on_done)
     return _Source(samples(drawn, folder), count - len(failed), failed)
 
 
-def _open(data: Sequence[str]) -> "list[Dataset]":
+def _open(data: Sequence[str], task: "Task") -> "list[Dataset]":
     from roadwork_serve.datasets.registry import open_dataset
 
-    return [open_dataset(uri) for uri in data]
+    return [open_dataset(uri, task) for uri in data]

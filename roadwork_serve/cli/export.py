@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.terminal import echo
 
 
@@ -21,12 +22,17 @@ class Format(StrEnum):
 
     onnx = "onnx"
     tensorrt = "tensorrt"
+    graphs = "graphs"
 
 
 def export(
     out: Annotated[Path | None, typer.Option(help="ONNX file to write. A TensorRT plan is written beside it.")] = None,
     format: Annotated[
-        Format, typer.Option(help="Format to write; tensorrt builds a plan for the GPU of this machine.")
+        Format,
+        typer.Option(
+            help="Format to write. tensorrt builds a plan for the GPU of this machine; graphs writes ONNX graphs "
+            "beside the weights of a folder with a DINOv3 ViT, Qwen3-VL or Molmo 2."
+        ),
     ] = Format.onnx,
     model: Annotated[
         str,
@@ -44,8 +50,17 @@ def export(
 ) -> None:
     """Export stage 1 to ONNX or TensorRT, and check it against PyTorch.
 
-    The file contains the backbone and the head.
+    The file contains the backbone and the head. Graphs instead read the weights of the folder they are in, so heads
+    stay exchangeable, and language models have them too; the backend onnx then runs the folder without PyTorch.
     """
+    if format is Format.graphs:
+        from roadwork_serve.engines.export_graphs import export_graphs
+
+        written = export_graphs(Path(weights_folder(model)))
+        echo(
+            f"Wrote {', '.join(map(str, written))}. Serve the folder with an engine {{backend: onnx, model: {model}}}."
+        )
+        return
     file = Path(model) if format is Format.tensorrt and model.endswith(".onnx") else None
     if file is None:
         from roadwork_serve.engines.export import export_onnx

@@ -11,8 +11,18 @@ import typer
 
 from roadwork_serve.cli.journal_backup import backup, check, restore
 from roadwork_serve.cli.journal_export import export
+from roadwork_serve.cli.journal_forget import forget
 from roadwork_serve.cli.journal_select import drift, drift_table, rank, sample
-from roadwork_serve.cli.options import JournalUrl, MediaFolder, PrintJson, add_state_option, filtered, open_journal
+from roadwork_serve.cli.options import (
+    DEFAULT_TASK,
+    JournalUrl,
+    MediaFolder,
+    PrintJson,
+    TaskName,
+    add_state_option,
+    filtered,
+    open_journal,
+)
 from roadwork_serve.csv_files import read_csv
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.terminal import console, echo, echo_json, foreign
@@ -39,7 +49,7 @@ def list_entries(
 
     from roadwork_serve.journal.export import export_row
 
-    table = Table("created at", "id", "media", "label", "P", "exit", "policy", "human label", box=None)
+    table = Table("created at", "id", "file name", "media", "label", "P", "exit", "policy", "human label", box=None)
     with closing(open_journal(url)) as store:
         for row in store.find(selection, limit, newest_first=True):
             values = export_row(row)
@@ -49,8 +59,9 @@ def list_entries(
             created_at = values["created_at"].strftime("%Y-%m-%d %H:%M:%S")
             exit_stage = f"{values['exit_stage']}{', degraded' if values['degraded'] else ''}"
             table.add_row(
-                created_at, foreign(values["id"]), values["media"], values["label"], f"{values['probability']:.3f}",
-                exit_stage, foreign(values["policy_version"]), values["human_label"] or "",
+                created_at, foreign(values["id"]), foreign(values["filename"]), values["media"], values["label"],
+                f"{values['probability']:.3f}", exit_stage, foreign(values["policy_version"]),
+                values["human_label"] or "",
             )  # fmt: skip
         if not as_json:
             console().print(table)
@@ -95,28 +106,36 @@ def label_entries(
     name: Annotated[
         str | None, typer.Argument(help="Id of the entry, its request id, or the SHA-256 of its file.")
     ] = None,
-    label: Annotated[str | None, typer.Argument(help="Label to assign: roadwork, none or unclear.")] = None,
+    label: Annotated[
+        str | None,
+        typer.Argument(help="Label to assign: roadwork, none or unclear; with --task, a label of that task."),
+    ] = None,
     author: Annotated[str, typer.Option(envvar="USER", help="Name of the person who assigns the label.")] = "somebody",
     note: Annotated[str, typer.Option(help="Comment to store with the label.")] = "",
     file: Annotated[
         Path | None,
         typer.Option("--csv", help="Assign many labels from a CSV file: a column label, and id, request_id or sha256."),
     ] = None,
+    task: TaskName = DEFAULT_TASK,
     url: JournalUrl = None,
 ) -> None:
     """Assign human labels to entries. Earlier labels are kept; the last one counts."""
     from roadwork_serve.journal.record import Annotation
-    from roadwork_serve.journal.store import LABELS
+    from roadwork_serve.profiles.task import load_task
+    from roadwork_serve.schema import UNCLEAR
 
     if (file is None) == (name is None or label is None) or (file is not None and name is not None):
         raise typer.BadParameter("give an id and a label, or --csv FILE")
     given = [("", name or "", label or "", note)] if file is None else _labels(file)
+    labels = (*load_task(task).labels, UNCLEAR)
     for where, _, each, _ in given:
-        if each not in LABELS:
-            raise ConfigError(f"{where}label {each!r}; write one of {', '.join(LABELS)}")
+        if each not in labels:
+            raise ConfigError(f"{where}label {each!r}; write one of {', '.join(labels)}")
     now = time.time()
     with closing(open_journal(url)) as store:
-        count = store.annotate([(entry, Annotation(LABELS[each], author, now, why)) for _, entry, each, why in given])
+        count = store.annotate(
+            [(entry, Annotation(None if each == UNCLEAR else each, author, now, why)) for _, entry, each, why in given]
+        )
     echo(f"{count} labeled.")
 
 
@@ -162,6 +181,7 @@ journal.command()(export)
 journal.command()(check)
 journal.command()(backup)
 journal.command()(restore)
+journal.command()(forget)
 add_state_option(journal)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from roadwork_serve.cli.options import JournalUrl, MediaFolder, PrintJson, filtered, open_journal
+from roadwork_serve.table_files import check_ending
 from roadwork_serve.terminal import console, echo, echo_json, foreign
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def sample(
     from roadwork_serve.journal.sampling import sample as draw
     from roadwork_serve.journal.sampling import write_sample
 
+    check_ending(out, (".csv",))
     with closing(open_journal(url, folder)) as store:
         rows = scored_rows(store.find(selection), reference_set(store))
         found = draw(rows, count, informative_share, seed)
@@ -131,7 +133,7 @@ def _rank_table(found: "list[RankedRow]") -> "Table":
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("id", "informativeness", "label", "P(roadwork)", "exit", "duplicates"):
+    for name in ("id", "informativeness", "label", "probability", "exit", "duplicates"):
         table.add_column(name, no_wrap=True)
     table.add_column("reasons", overflow="fold")
     for each in found:
@@ -153,6 +155,7 @@ def _plain(each: "RankedRow") -> dict[str, Any]:
     return {
         "id": prediction.id,
         "request_id": verdict.request_id,
+        "filename": prediction.filename,
         "informativeness": each.score.value,
         "reasons": dict(each.score.reasons),
         "label": verdict.label,

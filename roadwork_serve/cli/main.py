@@ -8,6 +8,10 @@ from typer.core import TyperGroup
 from roadwork_serve.cli.calibrate import calibrate
 from roadwork_serve.cli.classify import classify
 from roadwork_serve.cli.compare import compare
+from roadwork_serve.cli.console import console
+from roadwork_serve.cli.demo import demo
+from roadwork_serve.cli.doctor import doctor
+from roadwork_serve.cli.drive import drive
 from roadwork_serve.cli.evaluate import evaluate
 from roadwork_serve.cli.export import export
 from roadwork_serve.cli.journal import journal
@@ -28,8 +32,8 @@ from roadwork_serve.terminal import echo, echo_error
 
 # The commands by what people do, the common ones first: this is the order of `roadwork --help`.
 _PANELS: dict[str, dict[str, Any]] = {
-    "Run": {"serve": serve, "plan": plan},
-    "Classify": {"classify": classify, "score": score, "evaluate": evaluate},
+    "Run": {"serve": serve, "demo": demo, "doctor": doctor, "console": console, "plan": plan},
+    "Classify": {"classify": classify, "score": score, "drive": drive, "evaluate": evaluate},
     "Label and learn": {
         "journal": journal,
         "retrain": retrain,

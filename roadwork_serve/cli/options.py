@@ -29,6 +29,10 @@ _UNITS_S = {"m": 60, "h": 3600, "d": 86400}
 ProfileName = Annotated[
     str, typer.Option("--profile", help="Profile to use: the name of one that ships with the project, or a path.")
 ]
+TaskName = Annotated[
+    str, typer.Option("--task", help="Task that names the labels: one that ships with the project, or the path of one.")
+]
+DEFAULT_TASK = "roadwork"
 PolicyName = Annotated[
     str | None,
     typer.Option("--policy", help="Policy to use: a name or a path. By default the one that the profile names."),
@@ -80,6 +84,15 @@ RiskLimit = Annotated[
     float, typer.Option(min=0, max=1, help="Largest share of items that may get a wrong label because they exit early.")
 ]
 Confidence = Annotated[float, typer.Option(min=0, max=1, help="Confidence with which the bound must hold.")]
+MinGain = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Gain of accuracy that is worth more compute, however much: 0.05 for five points, which must be certain "
+        "with the confidence. By default none is, and you decide.",
+    ),
+]
 LabeledData = Annotated[
     list[str] | None,
     typer.Option(
@@ -144,11 +157,10 @@ def journal_filter(
         str | None, typer.Option(help="Only entries from this time on: ISO 8601, or an age such as 90m, 24h or 7d.")
     ] = None,
     until: Annotated[str | None, typer.Option(help="Only entries before this time; written like --since.")] = None,
-    label: Annotated[Literal["roadwork", "none"] | None, typer.Option(help="Filter by predicted label.")] = None,
-    exit_stage: Annotated[
-        Literal["backbone", "closeup", "signs", "vlm", "reasoner", "video"] | None,
-        typer.Option(help="Filter by exit stage."),
+    label: Annotated[
+        str | None, typer.Option(help="Filter by predicted label: roadwork or none, or a label of another task.")
     ] = None,
+    exit_stage: Annotated[str | None, typer.Option(help="Filter by exit stage, such as backbone.")] = None,
     exit_reason: Annotated[
         Literal["above_band", "below_band", "last_stage", "deadline", "failed"] | None,
         typer.Option(help="Filter by exit reason."),
@@ -157,12 +169,13 @@ def journal_filter(
     arm: Annotated[Literal["a", "b"] | None, typer.Option(help="Filter by the arm of an A/B test.")] = None,
     media: Annotated[Literal["photo", "clip"] | None, typer.Option(help="Filter by media type.")] = None,
     request_key: Annotated[str | None, typer.Option(help="Filter by the X-Request-Key that the client sent.")] = None,
+    filename: Annotated[str | None, typer.Option(help="Filter by the file name that the client sent.")] = None,
     caller: Annotated[str | None, typer.Option(help="Filter by the name of the client's API key.")] = None,
     min_probability: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Only entries with at least this probability of road work.")
+        float | None, typer.Option(min=0, max=1, help="Only entries with at least this probability.")
     ] = None,
     max_probability: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Only entries with at most this probability of road work.")
+        float | None, typer.Option(min=0, max=1, help="Only entries with at most this probability.")
     ] = None,
     degraded: Annotated[
         bool | None,
@@ -176,9 +189,12 @@ def journal_filter(
         typer.Option("--audited/--not-audited", help="Only entries on which an audit ran every stage, or the others."),
     ] = None,
 ) -> "Filter":
-    """Return the conditions that the options describe."""
+    """Return the conditions that the options describe. Raises ConfigError for the name of no stage."""
     from roadwork_serve.journal.filter import Filter
+    from roadwork_serve.profiles.stage_kinds import stage_names
 
+    if exit_stage is not None and exit_stage not in stage_names():
+        raise ConfigError(f"--exit-stage {exit_stage!r} is no stage; write one of {', '.join(stage_names())}")
     return Filter(
         since_s=None if since is None else timestamp_s(since),
         until_s=None if until is None else timestamp_s(until),
@@ -189,6 +205,7 @@ def journal_filter(
         arm=arm,
         media=media,
         key=request_key,
+        filename=filename,
         caller=caller,
         min_probability=min_probability,
         max_probability=max_probability,

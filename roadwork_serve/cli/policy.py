@@ -20,9 +20,9 @@ def show(server: ServerUrl = LOCAL_SERVER, as_json: PrintJson = False) -> None:
     """Show the active policy and the history of revisions."""
     from rich.table import Table
 
-    from roadwork_serve.client import Client
+    from roadwork_serve.cli.server_client import server_client
 
-    with Client(server) as client:
+    with server_client(server) as client:
         state = client.policy()
     if as_json:
         echo_json(state.model_dump_json(indent=2, exclude_none=True))
@@ -44,12 +44,14 @@ def put(
 ) -> None:
     """Check a policy and activate it on every replica at once.
 
-    A file may also hold a rollout: a policy with a split, a shadow or an audit.
+    A file may also hold a rollout: a policy with a split, a shadow or an audit. With a policy alone, audits go on as
+    they are.
     """
     import yaml
 
     from roadwork_serve.cascade.policy_file import load_rollout
-    from roadwork_serve.client import Client
+    from roadwork_serve.cascade.rollout import Rollout
+    from roadwork_serve.cli.server_client import server_client
     from roadwork_serve.errors import ConfigError
 
     path, config = Path(source), None
@@ -59,19 +61,39 @@ def put(
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not YAML; correct it: {' '.join(str(error).split())}") from None
     if isinstance(config, dict) and "version" not in config:
-        rollout = load_rollout(config, "")
+        rollout, alone = load_rollout(config, ""), False
     else:
-        rollout = load_rollout({"policy": source if config is None else config}, "")
-    with Client(server) as client:
+        rollout, alone = load_rollout({"policy": source if config is None else config}, ""), True
+    with server_client(server) as client:
+        if alone:
+            rollout = Rollout(policy=rollout.policy, audit=client.policy().rollout.audit)
         print_change(client.put_policy(rollout))
+
+
+@policy.command()
+def audit(
+    share: Annotated[float, typer.Argument(min=0, max=1, help="Share of the items; 1 is all of them, 0 ends audits.")],
+    server: ServerUrl = LOCAL_SERVER,
+) -> None:
+    """Set the share of the items that every stage sees after their response; the policy stays.
+
+    `roadwork retrain` learns from these items.
+    """
+    from roadwork_serve.cascade.rollout import Audit
+    from roadwork_serve.cli.server_client import server_client
+
+    with server_client(server) as client:
+        active = client.policy().rollout
+        audits = (active.audit or Audit(share=1)).model_copy(update={"share": share}) if share else None
+        print_change(client.put_policy(active.model_copy(update={"audit": audits})))
 
 
 @policy.command()
 def rollback(server: ServerUrl = LOCAL_SERVER) -> None:
     """Activate the previous policy again."""
-    from roadwork_serve.client import Client
+    from roadwork_serve.cli.server_client import server_client
 
-    with Client(server) as client:
+    with server_client(server) as client:
         print_change(client.rollback_policy())
 
 

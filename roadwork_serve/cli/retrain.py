@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from roadwork_serve.cli.options import LOCAL_SERVER, Confidence, JournalUrl, RiskLimit, ServerUrl, open_journal
+from roadwork_serve.cli.options import LOCAL_SERVER, Confidence, JournalUrl, MinGain, RiskLimit, ServerUrl, open_journal
 from roadwork_serve.terminal import echo
 
 
@@ -37,6 +37,7 @@ def retrain(
             min=0, max=1, help="Largest loss of accuracy, against the active policy, that still counts as no worse."
         ),
     ] = 0.01,
+    min_gain: MinGain = 1.0,
     promote: Annotated[
         bool, typer.Option("--promote", help="Activate the new policy on the server if it is better.")
     ] = False,
@@ -49,7 +50,7 @@ def retrain(
     from roadwork_serve.cascade.policy_file import load_policy
     from roadwork_serve.cascade.rollout import Rollout
     from roadwork_serve.cli.policy import print_change
-    from roadwork_serve.client import Client
+    from roadwork_serve.cli.server_client import server_client
     from roadwork_serve.journal.filter import Filter
     from roadwork_serve.retraining import RetrainingSettings
     from roadwork_serve.retraining import retrain as run_cycle
@@ -58,15 +59,15 @@ def retrain(
     out = out or make_private(state_folder()) / "heads"
     rollout = None if policy is None else Rollout(policy=load_policy(policy))
     if rollout is None:
-        with Client(server) as client:
-            rollout = Rollout.parse(client.policy().rollout)
+        with server_client(server) as client:
+            rollout = client.policy().rollout
     now = datetime.now(UTC)
     since_s = None if days is None else now.timestamp() - 86400 * days
     with closing(open_journal(journal)) as store:
         rows = list(store.find(Filter(since_s=since_s)))
     version = f"retrained-{now:%Y%m%d-%H%M%S}"
     settings = RetrainingSettings(
-        risk_limit, confidence, criteria=PromotionCriteria(max_accuracy_loss=margin, confidence=confidence)
+        risk_limit, confidence, criteria=PromotionCriteria(margin, confidence=confidence, min_gain=min_gain)
     )
     done = run_cycle(rows, rollout.policy, out / version, version, settings)
     echo(
@@ -77,7 +78,7 @@ def retrain(
     if not done.promoted:
         raise typer.Exit(1)
     if promote:
-        with Client(server) as client:  # the audit goes on, since the next cycle needs its results
+        with server_client(server) as client:  # the audit goes on, since the next cycle needs its results
             print_change(client.put_policy(Rollout(policy=done.policy, audit=rollout.audit)))
     else:
         echo(f"Activate it with `roadwork policy put {done.folder / 'policy.yaml'}`.")

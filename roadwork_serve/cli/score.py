@@ -17,7 +17,13 @@ def score(
             "column of images or of paths, or any of these at s3://BUCKET/PATH.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Parquet file to write. Rejected files go to a second one beside it.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File to write, in the format of its ending: .parquet, .csv or .jsonl. Rejected files go to a second "
+            "one beside it."
+        ),
+    ],
     match: Annotated[
         list[str] | None,
         typer.Option(help="Only files whose path in the folder matches, such as '*.jpg'. Repeat for more patterns."),
@@ -36,7 +42,7 @@ def score(
     """Classify large datasets offline (batch scoring), without a server.
 
     Runs on Ray Data: on this machine, or on the cluster that RAY_ADDRESS names. Run the same command again to continue
-    after an interruption; files added since then are ignored.
+    after an interruption; files added since then are ignored. The exit code is 1 if no file has a verdict.
     """
     import json
     import os
@@ -45,7 +51,9 @@ def score(
 
     from roadwork_serve.errors import ConfigError
     from roadwork_serve.ray_environment import ray_environment
+    from roadwork_serve.table_files import check_ending
 
+    check_ending(out)
     if missing := [name for name in ("pandas", "pyarrow") if find_spec(name) is None]:
         raise ConfigError(f"{' and '.join(missing)} not installed; pip install 'roadwork-serve[bulk]'")
 

@@ -27,6 +27,21 @@ def serve(
             "--fast", help="Use HAProxy and gRPC between replicas, for throughput. A warning names the consequences."
         ),
     ] = False,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on. By default the one in the configuration, which is loopback only."),
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on, likewise.")] = None,
+    open_console: Annotated[
+        bool, typer.Option("--open", help="Open the console in the browser once the server is ready.")
+    ] = False,
+    dashboard: Annotated[
+        bool,
+        typer.Option(
+            "--dashboard/--no-dashboard",
+            help="Run Ray's dashboard, which `serve deploy` and `serve status` also use. It takes memory.",
+        ),
+    ] = True,
     state: StateFolder = None,
 ) -> None:
     """Run the server until Ctrl-C.
@@ -34,7 +49,6 @@ def serve(
     RAY_* variables that are already set keep their values.
     """
     import os
-    import signal
     import tempfile
 
     import yaml
@@ -46,18 +60,24 @@ def serve(
     config = _project_file("serve_config.yaml") if config_file is None else config_file.resolve()
     if not config.is_file():
         raise ConfigError(f"{config} is not there; give another --config")
-    home = _PROJECT if (_PROJECT / "serve_config.yaml").is_file() else Path.cwd()  # a wheel has no project around it
-    if profile is not None:
-        if profile.endswith((".yaml", ".yml")) or "/" in profile:
-            profile = str(Path(profile).resolve())
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-        settings["applications"][0].setdefault("args", {})["profile"] = profile
-        config = home / "build" / "serve_config.yaml"
-        config.parent.mkdir(exist_ok=True)
-        config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    in_checkout = (_PROJECT / "serve_config.yaml").is_file()  # a wheel has no project around it
+    home = _PROJECT if in_checkout else Path.cwd()
     # An absolute path, before the folder changes; the token for Ray lies in it.
-    os.environ[VARIABLE] = str(make_private(state_folder() if state is None else state.absolute()))
-    environment = ray_environment()
+    own = make_private(state_folder() if state is None else state.absolute())
+    os.environ[VARIABLE] = str(own)
+    if profile is not None or host is not None or port is not None:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        if profile is not None:
+            if profile.endswith((".yaml", ".yml")) or "/" in profile:
+                profile = str(Path(profile).resolve())
+            settings["applications"][0].setdefault("args", {})["profile"] = profile
+        chosen = {"host": host, "port": port}
+        settings["http_options"] = (settings.get("http_options") or {}) | {
+            name: value for name, value in chosen.items() if value is not None
+        }
+        config = own / "serve_config.yaml"
+        config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    environment = ray_environment() | {"RAY_SERVE_LOG_TO_STDERR": "0"}  # replicas log to Ray's folder only
     if fast:
         from roadwork_serve.haproxy import WARNING, fast_environment
 
@@ -69,9 +89,9 @@ def serve(
     if keys := os.environ.get(FILE_VARIABLE):
         os.environ[FILE_VARIABLE] = str(Path(keys).resolve())
     os.chdir(home)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script started with &
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # inherited by the program, which then stops on it as on Ctrl-C
-    os.execv(sys.executable, [sys.executable, "-m", "deployments.serve_program", str(config)])  # noqa: S606 - no shell
+    flags = [*(["--open"] if open_console else []), *([] if dashboard else ["--no-dashboard"])]
+    program = [sys.executable, "-m", "deployments.serve_program", str(config), *flags]
+    os.execv(sys.executable, program)  # noqa: S606 - no shell
 
 
 def _project_file(path: str) -> Path:

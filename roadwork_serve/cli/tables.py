@@ -1,7 +1,7 @@
 """Tables of verdicts, placement plans and evaluations, for the terminal."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +10,9 @@ from roadwork_serve.evaluation.by_source import SourceReport, StageComparison
 from roadwork_serve.evaluation.challenges import SubnetScore
 from roadwork_serve.evaluation.metrics import Confusion
 from roadwork_serve.evaluation.report import EvaluationReport, Subset
+from roadwork_serve.profiles.flops import StageFlops
+from roadwork_serve.profiles.host_needs import HostNeed
+from roadwork_serve.profiles.nvml import NvmlReading
 from roadwork_serve.profiles.plan import PlacementPlan
 from roadwork_serve.schema import BatchResult, Verdict
 from roadwork_serve.terminal import foreign
@@ -27,7 +30,7 @@ def print_results(console: Console, result: BatchResult) -> None:
     """Print a line for each file: the verdict, the exit, and the evidence. Problems follow below."""
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="fold")
-    for name in ("label", "P(roadwork)", "exit", "reason", "ms"):
+    for name in ("label", "probability", "exit", "reason", "ms"):
         table.add_column(name, no_wrap=True)
     table.add_column("evidence", overflow="fold")
     problems: dict[str, list[str]] = {}
@@ -35,8 +38,9 @@ def print_results(console: Console, result: BatchResult) -> None:
         if (verdict := entry.verdict) is not None:
             table.add_row(
                 foreign(entry.filename),
-                ("[bold]roadwork[/]" if verdict.label == "roadwork" else "none")
-                + (" [yellow](degraded)[/]" if verdict.degraded else ""),
+                (f"[bold]{verdict.label}[/]" if verdict.positive else verdict.label)
+                + (" [yellow](degraded)[/]" if verdict.degraded else "")
+                + (" [yellow](incomplete)[/]" if verdict.incomplete else ""),
                 f"{verdict.probability:.3f}",
                 verdict.exit.stage,
                 _REASONS[verdict.exit.reason],
@@ -86,6 +90,45 @@ def print_plan(console: Console, plan: PlacementPlan) -> None:
     if more := [f"{foreign(name)} {count}" for name, count in plan.max_replicas.items() if count > 1]:
         console.print(f"Largest number of replicas: {', '.join(more)}.")
     console.print("[dim]Weights are exact; work (activations, CUDA graphs) and CUDA contexts are estimates.[/]")
+
+
+def print_gpus(console: Console, reading: NvmlReading) -> None:
+    """Print the GPUs of this machine, and the processes that hold their memory."""
+    for gpu in reading.gpus:
+        held = f", held by {foreign(gpu.holders)}" if gpu.holders else ""
+        hidden = "" if gpu.visible else ", not in CUDA_VISIBLE_DEVICES"
+        console.print(
+            f"GPU {gpu.index}, {foreign(gpu.name)}: {gpu.free_gib:g} of {gpu.total_gib:g} GiB free{held}{hidden}",
+            soft_wrap=True,
+        )
+    console.print("")
+
+
+def print_host_needs(console: Console, needs: Sequence[HostNeed]) -> None:
+    """Print the memory and the cores that the parts of a server need on the host."""
+    table = Table("part", title="Host", box=None, pad_edge=False)
+    for column in ("memory, GiB", "cores"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for need in needs:
+        table.add_row(foreign(need.part), f"{need.gib:.1f}", f"{need.cores:.1f}" if need.cores else "")
+    table.add_row(
+        "sum", f"{sum(need.gib for need in needs):.1f}", f"{sum(need.cores for need in needs):.1f}", style="bold"
+    )
+    console.print(table, "[dim]Estimates. With fewer cores than in the sum, it is slower under full load.[/]")
+
+
+def print_prices(console: Console, prices: Mapping[str, StageFlops]) -> None:
+    """Print the compute and the time of one item in each stage."""
+    table = Table("stage", title="One item alone", box=None, pad_edge=False)
+    for column in ("photo, GFLOP", "ms", "clip, GFLOP", "ms"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for stage, price in prices.items():
+        gflop = [None if flop is None else flop / 1e9 for flop in (price.photo, price.clip)]
+        cells = (gflop[0], price.photo_ms, gflop[1], price.clip_ms)
+        table.add_row(stage, *("" if cell is None else f"{cell:,.4g}" for cell in cells))
+    console.print(
+        table, "[dim]Times are estimates for an RTX 4090 or a CPU core: profiles/flops.yaml has the sources.[/]"
+    )
 
 
 def print_report(console: Console, report: EvaluationReport) -> None:

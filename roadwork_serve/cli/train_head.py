@@ -12,6 +12,7 @@ import typer
 
 from roadwork_serve.cli.options import LabeledData, ProfileName
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.printable import writable
 from roadwork_serve.progress import progress
 from roadwork_serve.terminal import console, echo
 
@@ -176,7 +177,7 @@ def _patch_head(
 
     known = read_boxes(file)
     engine = extractor(profile, "cls", model).engine
-    datasets = [open_dataset(spec) for spec in data]
+    datasets = [open_dataset(spec, profile.task) for spec in data]
     total = sum(len(each.items()) for each in datasets)
     with _bar("Patches") as advance:
         found = train_patch_head(engine, datasets, known, profile.media, seed, lambda done: advance(done, total))
@@ -244,7 +245,7 @@ def _unfreeze(
     from roadwork_serve.heads.finetune import FinetuneSettings, finetune, load_images
 
     check_vacant(out, replace)
-    shown = load_images([open_dataset(spec) for spec in data], profile.media, max_skipped)
+    shown = load_images([open_dataset(spec, profile.task) for spec in data], profile.media, max_skipped)
     _print_skipped(shown.skipped, 0)
     start = weights_folder(model or profile.engines[profile.stages["backbone"].engine].model)
     report = finetune(start, shown, settings, FinetuneSettings(epochs=epochs, lr=lr), out, replace_out=replace)
@@ -276,7 +277,7 @@ def _line(score: "HeadMetrics") -> str:
 
 
 def _command() -> str:
-    return shlex.join(["roadwork", *sys.argv[1:]])
+    return writable(shlex.join(["roadwork", *sys.argv[1:]]))
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 import json
+import os
 from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from roadwork_serve.cli.classify import classify_files, from_server, in_process
+from roadwork_serve.cli.main import app
 from roadwork_serve.schema import Exit, Problem, Verdict
 from tests.evaluation import fakes
 from tests.evaluation.fakes import BLUE, POLICY, RED, jpeg, open_by_colour, write_jpeg
@@ -58,12 +61,13 @@ async def test_a_server_gets_the_bytes_and_the_deadline(tmp_path: Path) -> None:
         return httpx.Response(200, text=VERDICT.model_dump_json())
 
     path = write_jpeg(tmp_path / "red.jpg", RED)
-    server = from_server("127.0.0.1:8000", 2000, transport=httpx.MockTransport(answer))
+    server = from_server("127.0.0.1:8000/v1/classify", 2000, transport=httpx.MockTransport(answer))
     result = await classify_files([path], server)
     assert result.results[0].verdict == VERDICT
     assert str(asked[0].url) == "http://127.0.0.1:8000/v1/classify?deadline_ms=2000"
     assert asked[0].content == jpeg(RED)
     assert asked[0].headers["content-type"] == "application/octet-stream"
+    assert asked[0].headers["x-file-name"] == "red.jpg"
 
 
 TOO_LARGE = Problem(type="urn:roadwork:problem:media-too-large", title="t", status=413, detail="32 MB at most")
@@ -93,3 +97,15 @@ async def test_a_response_that_is_no_verdict_becomes_a_problem(
     assert problem is not None
     assert (problem.status, problem.type.rpartition(":")[2]) == (status, slug)
     assert message in problem.detail
+
+
+def test_json_has_every_result_whatever_the_names(tmp_path: Path) -> None:
+    paths = [write_jpeg(tmp_path / os.fsdecode(name), RED) for name in (b"plain.jpg", b"stra\xdfe.jpg")]
+    names = [str(path) for path in (*paths, tmp_path / os.fsdecode(b"gone\xff.jpg"), tmp_path)]
+    arguments = ["--profile", "mini", "--policy", fakes.write_policy(tmp_path / "policy.yaml")]
+    result = CliRunner().invoke(app, ["classify", "--json", *arguments, *names])
+    assert result.exit_code == 1, result.output
+    plain, odd, gone, folder = json.loads(result.stdout)["results"]
+    assert odd["filename"] == rf"{tmp_path}/stra\xdfe.jpg" and plain["verdict"]["label"] == odd["verdict"]["label"]
+    assert r"gone\xff.jpg" in gone["filename"] and "No such file" in gone["problem"]["detail"]
+    assert "`roadwork score` reads folders" in folder["problem"]["detail"]

@@ -145,6 +145,8 @@ def test_evaluate_reward_estimates_the_subnet_reward_on_challenges_of_the_data(t
         (["--scenes", 2, "--reward"], ["--data scenes:2000"]),
         (["--scenes", 2, "--exclude-source", "town"], ["--exclude-source goes with"]),
         (["--data", "/nowhere"], ["/nowhere does not exist"]),
+        (["--scenes", 2, "--rows", "rows.csv"], ["rows.csv must end in .jsonl"]),
+        (["--scenes", 2, "--report", "report.html"], ["report.html must end in .json"]),
     ],
 )
 def test_evaluate_explains_missing_or_conflicting_options(arguments: list[object], expected: list[str]) -> None:
@@ -164,3 +166,8 @@ def test_evaluate_exits_with_1_when_a_file_got_no_verdict(
     result = run("evaluate", "--scenes", 2, "--policy", policy)
     assert result.exit_code == 1
     assert "got no verdict" in result.stdout
+
+
+def test_evaluate_exits_with_1_when_there_was_nothing_to_judge(photos: Path, policy: str) -> None:
+    excluded = [word for name in ("cones", "town", "Mi3-Lab/workzone") for word in ("--exclude-source", name)]
+    assert run("evaluate", "--photos", photos, "--policy", policy, *excluded).exit_code == 1

@@ -5,7 +5,6 @@ import inspect
 import json
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -17,11 +16,11 @@ from typer.testing import CliRunner, Result
 from roadwork_serve import schema
 from roadwork_serve.cli.main import app
 from roadwork_serve.cli.options import journal_filter
-from roadwork_serve.journal.export import write_csv, write_parquet
+from roadwork_serve.journal.export import write_table
 from roadwork_serve.journal.record import Annotation, JournalRow
 from roadwork_serve.journal.store import Store
-from roadwork_serve.profiles.profile import StageName
 from roadwork_serve.schema import Exit
+from roadwork_serve.table_files import ENDINGS
 from tests.journal.made import audit, entry, report
 
 NOW = time.time()
@@ -137,24 +136,36 @@ def test_export_writes_a_table(url: str, tmp_path: Path) -> None:
         lines = list(csv.DictReader(file))
     assert [line["id"] for line in lines] == ["a", "b", "c"]
     assert (lines[0]["human_label"], lines[1]["p_vlm"], lines[1]["key"]) == ("none", "0.2", "'=camera")
-    run("export", str(tmp_path / "some.parquet"), "--format", "parquet", "--since", "1h")
+    run("export", str(tmp_path / "some.parquet"), "--since", "1h")
     table = pq.read_table(tmp_path / "some.parquet")
     assert table.column("id").to_pylist() == ["b", "c"]
     assert table.column("p_vlm").to_pylist() == [0.2, None]
     assert str(table.schema.field("created_at").type) == "timestamp[ms, tz=UTC]"
 
 
-@pytest.mark.parametrize("write", [write_csv, write_parquet])
-def test_a_table_is_written_row_by_row(tmp_path: Path, write: Callable[[Path, Iterator[JournalRow]], int]) -> None:
+def test_the_ending_of_the_name_is_the_format(url: str, tmp_path: Path) -> None:
+    run("export", str(tmp_path / "all.JSONL"))
+    lines = [json.loads(line) for line in (tmp_path / "all.JSONL").read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["a", "b", "c"] and lines[0]["created_at"].endswith("+00:00")
+    assert "must end in .parquet or .csv or .jsonl" in run("export", str(tmp_path / "all.xlsx"), code=2).output
+    contradiction = run("export", str(tmp_path / "all.csv"), "--format", "parquet", code=2).output
+    assert "all.csv must end in .parquet" in contradiction
+    assert "must end in .csv" in run("sample", str(tmp_path / "draw.parquet"), code=2).output
+    assert sorted(path.name for path in tmp_path.glob("all*")) == ["all.JSONL"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_table_is_written_row_by_row(tmp_path: Path, ending: str) -> None:
     made = entry("a")
-    write(tmp_path / "warm", iter([JournalRow(made)]))
+    write_table(tmp_path / f"warm{ending}", iter([JournalRow(made)]))
     tracemalloc.start()
     try:
-        count = write(tmp_path / "table", (JournalRow(replace(made, id=f"{number:06d}")) for number in range(20_000)))
+        rows = (JournalRow(replace(made, id=f"{number:06d}")) for number in range(8_000))
+        count = write_table(tmp_path / f"table{ending}", rows)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert count == 20_000
+    assert count == 8_000
     assert peak < 3.5e6
 
 
@@ -178,6 +189,13 @@ def test_export_writes_a_fiftyone_dataset(url: str, tmp_path: Path) -> None:
     assert samples[0]["ground_truth"]["label"] == "none"
 
 
+def test_an_export_without_files_says_what_keeps_them(url: str, tmp_path: Path) -> None:
+    output = run("export", str(tmp_path / "out"), "--format", "fiftyone").stdout
+    assert "2 have no file" in output and "journal.max_media_gib" in output
+    complete = run("export", str(tmp_path / "a"), "--format", "fiftyone", "--until", "1h").stdout
+    assert "0 have no file" in complete and "max_media_gib" not in complete
+
+
 @pytest.mark.parametrize("words", [("list",), ("stats",), ("show", "a")])
 def test_reading_does_not_create_a_journal(tmp_path: Path, words: tuple[str, ...]) -> None:
     where = tmp_path / "none.db"
@@ -186,16 +204,24 @@ def test_reading_does_not_create_a_journal(tmp_path: Path, words: tuple[str, ...
 
 
 def test_filters_offer_the_values_of_verdicts() -> None:
+    """Labels and stages are open: tasks and other packages add to them."""
     options = inspect.signature(journal_filter).parameters
-    for name, values in (
-        ("label", schema.Label),
-        ("exit_reason", schema.ExitReason),
-        ("media", schema.MediaKind),
-        ("exit_stage", StageName),
-    ):
+    for name, values in (("exit_reason", schema.ExitReason), ("media", schema.MediaKind)):
         assert set(get_args(get_args(get_args(options[name].annotation)[0])[0])) == set(get_args(values))
-    assert "Invalid value for '--label'" in run("list", "--label", "cones", code=2).output
+    assert "Invalid value for '--media'" in run("list", "--media", "film", code=2).output
 
 
 def test_an_invalid_time_is_an_error(url: str) -> None:
     assert "'yesterday' is no time" in run("list", "--since", "yesterday", code=2).output
+
+
+def test_forget_deletes_what_it_is_told_to_and_asks_first(url: str, tmp_path: Path) -> None:
+    assert "say which entries" in run("forget", code=2).stderr
+    assert "say which entries" in run("forget", "a", "--all", code=2).stderr
+    refused = CliRunner().invoke(app, ["journal", "forget", "a"], input="n\n")
+    assert refused.exit_code == 1 and "Delete 1 entries for good?" in refused.output
+    assert "0 entries and 1 files are deleted" in run("forget", "a", "--files-only", "--yes").output
+    assert not [path for path in (tmp_path / "media").rglob("*") if path.is_file()]
+    assert "1 entries and 0 files are deleted" in run("forget", "request-a", "--yes").output
+    assert "2 entries" in run("forget", "--since", "1h", "--yes").output
+    assert "0 entries match" in run("list").output

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +24,6 @@ from roadwork_serve.schema import BatchResult
 from tests.evaluation.fakes import BLUE, RED, judge_by_colour, mp4, write_jpeg, write_policy
 
 ROOT = Path(__file__).parents[2]
-ENGINES = ("dinov3", "florence-2", "qwen3-vl")
 
 
 @pytest.fixture(autouse=True)
@@ -196,7 +194,31 @@ def test_serve_runs_the_configuration_with_the_requested_profile(tmp_path: Path,
         str(tmp_path / "mine"),
     ]
     assert all(config == served[0] for config in served)
-    assert sorted(path.name for path in (tmp_path / "project").iterdir()) == ["build", "serve_config.yaml"]
+    assert [path.name for path in (tmp_path / "project").iterdir()] == ["serve_config.yaml"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--open"], ["--no-dashboard"], ["--open", "--no-dashboard"]], ids=str)
+def test_serve_hands_its_flags_to_the_program(
+    flags: list[str], served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr("os.execv", lambda _, arguments: given.extend(arguments[4:]))
+    assert run("serve", *flags).exit_code == 0
+    assert given == flags
+
+
+def test_serve_listens_where_it_is_told_to(served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: list[list[str]] = []
+    before = os.execv
+    monkeypatch.setattr("os.execv", lambda program, words: (arguments.append(words[4:]), before(program, words)))  # type: ignore[func-returns-value]
+    for options in ([], ["--port", "8123"], ["--host", "192.0.2.1", "--open"]):
+        assert run("serve", *options).exit_code == 0
+    assert [tuple(each["http_options"].values()) for each in served] == [
+        ("127.0.0.1", 8000),
+        ("127.0.0.1", 8123),
+        ("192.0.2.1", 8000),
+    ]
+    assert arguments == [[], [], ["--open"]]
 
 
 def test_serve_runs_another_configuration_with_the_requested_profile(served: list[dict[str, Any]]) -> None:
@@ -227,47 +249,8 @@ def test_serve_sets_rays_environment_except_for_variables_the_user_has_set(
     assert {name: os.environ[name] for name in due} == due | {"RAY_worker_niceness": "5"}
 
 
-def test_serve_stops_on_sigint_though_its_parent_ignores_it(served: list[dict[str, Any]]) -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        assert run("serve").exit_code == 0
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # what the program inherits
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_plan_prints_the_memory_of_each_engine_on_each_gpu() -> None:
-    result = run("plan", "--profile", "gpu-24gb")
-    assert result.exit_code == 0, result.output
-    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line.strip()}
-    assert rows["qwen3-vl"][:2] == ["9.86", "3.00"]
-    assert float(rows["free"][0]) == pytest.approx(22 - sum(float(rows[name][-1]) for name in ENGINES), abs=0.02)
-    assert "GPU 0, 22 GiB, 1 of it reserved" in result.stdout
-    assert "qwen3-vl: the cache holds 10.7 prompts of full context, and 36 may run at once" in result.stdout
-
-
-def test_plan_uses_the_gpus_given() -> None:
-    result = run("plan", "--profile", "gpu-24gb", "--gpu", 22, "--gpu", 23.6)
-    assert result.exit_code == 0, result.output
-    assert "GPU 1, 23.6 GiB, 0 of it reserved" in result.stdout
-    assert "Largest number of replicas: dinov3 2, qwen3-vl 2." in result.stdout
-
-
-def test_plan_rejects_a_profile_that_does_not_fit_and_names_the_engine() -> None:
-    result = run("plan", "--profile", "gpu-80gb", "--gpu", 24)
-    assert result.exit_code == 2
-    assert "shrink engines.qwen3-vl, which needs 19.8 GiB" in result.stderr
-    assert "Traceback" not in result.output
-
-
-def test_plan_of_a_profile_without_gpus_reports_that_none_are_used() -> None:
-    result = run("plan")
-    assert result.exit_code == 0
-    assert "No engine of this profile uses a GPU" in result.stdout
-
-
 def test_make_serve_runs_roadwork_serve_without_ray_settings() -> None:
-    dry = ["make", "--dry-run", "--old-file=.venv/.ready", "serve"]
+    dry = ["make", "--dry-run", "--old-file=.venv/.ready", "--old-file=.venv/.serving", "serve"]
     done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True)
     assert ".venv/bin/roadwork serve" in done.stdout.splitlines()
     assert "RAY_" not in (ROOT / "Makefile").read_text()

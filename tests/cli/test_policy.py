@@ -23,6 +23,12 @@ REVISION = {
     "created_at": "2026-11-23T02:00:00",
     "rollback_of": None,
 }
+STATE = {
+    "revision": 1,
+    "version": "before",
+    "rollout": {"policy": POLICY | {"version": "before"}, "audit": {"share": 0.02, "max_concurrent": 2}},
+    "history": [],
+}
 CHANGE = {"revision": 2, "version": "mine-1", "replicas": 2}
 
 
@@ -32,8 +38,12 @@ class Server:
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, Any, str | None]] = []
         self.response: tuple[int, object] = 200, CHANGE
+        #: Whether a command asks for the active policy before it changes it.
+        self.asked_first = True
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET" and self.asked_first:
+            return httpx.Response(200, json=STATE)
         body = json.loads(request.content) if request.content else None
         self.requests.append((request.method, str(request.url), body, request.headers.get("Authorization")))
         return httpx.Response(self.response[0], json=self.response[1])
@@ -62,6 +72,15 @@ def test_a_file_is_validated_and_sent_complete_with_the_key(server: Server, tmp_
     ((method, url, body, key),) = server.requests
     assert (method, url, key) == ("PUT", "http://there:1/v1/policy", "Bearer rw_secret")
     assert body["policy"]["version"] == "mine-1"
+    assert body["audit"] == {"share": 0.02, "max_concurrent": 2}
+
+
+@pytest.mark.parametrize(("share", "audit"), [("1", {"share": 1.0, "max_concurrent": 2}), ("0", None)])
+def test_the_share_of_audits_changes_and_the_policy_stays(server: Server, share: str, audit: object):
+    assert run("audit", share).exit_code == 0
+    body = server.requests[0][2]
+    assert body["policy"]["version"] == "before"
+    assert body.get("audit") == audit
 
 
 def test_a_rollout_file_may_name_policies(server: Server, tmp_path: Path):
@@ -71,6 +90,7 @@ def test_a_rollout_file_may_name_policies(server: Server, tmp_path: Path):
     body = server.requests[0][2]
     assert body["policy"]["version"].startswith("mini")
     assert body["split"]["policy"]["version"] == "mine-1"
+    assert "audit" not in body
 
 
 @pytest.mark.parametrize("text", ["version: x", "{", "[]", "policy: no-such"])
@@ -91,6 +111,7 @@ def test_a_problem_is_printed_with_its_title_and_detail(server: Server):
 
 
 def test_show_prints_the_history(server: Server):
+    server.asked_first = False
     state = {"revision": 2, "version": "mine-1", "rollout": {"policy": POLICY}, "history": [REVISION]}
     server.response = 200, state
     done = run("show")

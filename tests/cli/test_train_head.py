@@ -13,7 +13,7 @@ from roadwork_serve.engines.features import Head
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.heads.feature_set import read_features, write_features
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import StageSpec
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.stages.backbone import Backbone
 from tests.engines.tiny import tiny_dino
 from tests.evaluation.fakes import BLUE, RED, write_jpeg
