@@ -1,8 +1,8 @@
 """The Serve application: builds the deployments of a profile."""
 
 import logging
+import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,27 @@ import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray.serve import Application
 
-from deployments.gpus import gpu_memory_gib, profile_for_gpus
+from deployments.gpus import check_named_gpus, cluster_gpus, profile_for_gpus
 from deployments.ingress import ingress_app
 from deployments.journal_replica import journal_app
 from deployments.stage_replica import process_app
 from roadwork_serve.api.api_keys import FILE_VARIABLE, TEXT_VARIABLE
 from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.free_memory import GIB, free_ram
+from roadwork_serve.profiles.backend_packages import stages_without_packages, with_installed_stages
+from roadwork_serve.profiles.choice import ClusterGpus
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.host_needs import check_host
 from roadwork_serve.profiles.journal import JournalSpec, sqlite_file
 from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.nvml import read_nvml
+from roadwork_serve.profiles.optional_stages import with_optional_stages
 from roadwork_serve.profiles.plan import limit_replicas, plan_placement
-from roadwork_serve.profiles.profile import Profile, StageName
+from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.profiles.requirements import missing_requirements
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.timm_mirrors import TIMM_MIRRORS
 from roadwork_serve.stages.load import Opener, open_stages
 from roadwork_serve.state_folder import make_private, state_folder
 
@@ -47,11 +57,15 @@ def build(args: Args) -> Application:
 
     Raises ConfigError if the profile is invalid.
     """
-    gpus = gpu_memory_gib()
+    gpus = cluster_gpus()
     available = _resources(gpus)
     profile = (
         profile_for_gpus(gpus, args.overrides) if args.profile == "auto" else load_profile(args.profile, args.overrides)
     )
+    if args.profile == "auto":
+        profile = with_installed_stages(profile)
+    if missing := sorted(set(stages_without_packages(profile).values())):
+        raise ConfigError(f"profile {profile.name} cannot run here: {'; '.join(missing)}")
     models = {stage: profile.engine_of(stage) for stage in profile.stages}
     stages = ", ".join(f"{stage} ({engine.model} on {engine.device})" for stage, engine in models.items())
     _LOG.info("Profile %s: %s. Stages: %s.", profile.name, profile.description, stages)
@@ -59,7 +73,7 @@ def build(args: Args) -> Application:
     profile = _resolve_journal_paths(_resolve_keys(profile))
     if profile.journal.enabled:
         _prepare_state_folder(profile.journal)
-    return build_app(_limit_to_gpus(profile, gpus))
+    return build_app(with_optional_stages(_limit_to_gpus(profile, gpus), _access_problem))
 
 
 def build_app(profile: Profile, opener: Opener = open_stages) -> Application:
@@ -75,7 +89,16 @@ def build_app(profile: Profile, opener: Opener = open_stages) -> Application:
         engines, using = {name: profile.engines[name] for name in names}, {name: users[name] for name in names}
         app = process_app(engines, using, opener, profile.ingress.replicas)
         stages |= {stage: app for name in names for stage in using[name]}
-    return ingress_app(profile, stages, journal_app(profile.journal) if profile.journal.enabled else None)
+    return ingress_app(profile, stages, journal_app(profile.journal, profile.task) if profile.journal.enabled else None)
+
+
+def _access_problem(engine: EngineSpec) -> str | None:
+    """Return why this machine may not read the gated model of an engine; None for others."""
+    if engine.model not in TIMM_MIRRORS:
+        return None
+    from roadwork_serve.engines.downloads import access_problem
+
+    return access_problem(engine)
 
 
 def _resolve_keys(profile: Profile) -> Profile:
@@ -94,8 +117,8 @@ def _resolve_keys(profile: Profile) -> Profile:
 
 
 def _resolve_journal_paths(profile: Profile) -> Profile:
-    """Return the profile with absolute paths of the journal: replicas may start in another directory."""
-    return profile.model_copy(update={"journal": profile.journal.resolved()})
+    """Return the profile with absolute paths of journal and jobs: replicas may start in another directory."""
+    return profile.model_copy(update={"journal": profile.journal.resolved(), "jobs": profile.jobs.resolved()})
 
 
 def _prepare_state_folder(spec: JournalSpec) -> None:
@@ -115,13 +138,13 @@ def _prepare_state_folder(spec: JournalSpec) -> None:
         )  # fmt: skip
 
 
-def _resources(gpus: Sequence[float]) -> dict[str, float]:
+def _resources(gpus: ClusterGpus) -> dict[str, float]:
     """Return the resources in Ray's terms, and log them."""
     if ray.is_initialized():
         found, source = {name: float(amount) for name, amount in ray.cluster_resources().items()}, "Ray reports"
     else:  # `serve run deployments.app:build` builds before it starts Ray
         found, source = (
-            {"CPU": float(os.cpu_count() or 1), "GPU": float(len(gpus))},
+            {"CPU": float(os.cpu_count() or 1), "GPU": float(len(gpus.gib))},
             "Ray is not running yet; this machine has",
         )
     memory = f"{found['memory'] / 2**30:.1f} GiB" if "memory" in found else "unknown"
@@ -131,16 +154,20 @@ def _resources(gpus: Sequence[float]) -> dict[str, float]:
     return found
 
 
-def _limit_to_gpus(profile: Profile, gpus: Sequence[float]) -> Profile:
+def _limit_to_gpus(profile: Profile, gpus: ClusterGpus) -> Profile:
     """Return the profile with no more replicas than fit on the GPUs: Serve would wait forever for the others.
 
     A profile that was requested by name is tried even if it does not fit, because the plan rests on estimates.
+
+    Raises ConfigError if it names GPUs that Ray does not offer.
     """
+    check_named_gpus(profile)
     on_gpu = {name: profile.engines[name] for name in profile.users() if profile.engines[name].device == "cuda"}
     limits = {name: engine.replicas for name, engine in on_gpu.items()}
-    if on_gpu and gpus:
+    if on_gpu and gpus.gib:
+        _warn_of_this_machine(profile)
         try:
-            limits |= plan_placement(profile, gpus).max_replicas
+            limits |= plan_placement(profile, gpus.of(profile)).max_replicas
         except ConfigError as error:
             _LOG.warning("Profile %s may not run here: %s.", profile.name, error)
     for name, engine in on_gpu.items():
@@ -149,13 +176,25 @@ def _limit_to_gpus(profile: Profile, gpus: Sequence[float]) -> Profile:
     return limit_replicas(profile, limits)
 
 
+def _warn_of_this_machine(profile: Profile) -> None:
+    """Log a warning for everything that this machine lacks for a profile on GPUs."""
+    lacking = missing_requirements(profile, read_nvml())
+    free = free_ram()
+    try:
+        check_host(profile, None if free is None else free / GIB, math.inf)
+    except ConfigError as error:
+        lacking.append(str(error))
+    for each in lacking:
+        _LOG.warning("Profile %s may not run here: %s.", profile.name, each)
+
+
 def _warn_of_shortage(profile: Profile, available: dict[str, float]) -> None:
     """Log a warning if the profile reserves more than there is: Ray would let stages wait without a message."""
     engines = [profile.engines[name] for name in profile.users()]
     cpus = profile.ingress.replicas * profile.ingress.num_cpus + sum(e.replicas * e.num_cpus for e in engines)
     cpus += profile.journal.num_cpus * profile.journal.enabled
     gpus = sum(engine.replicas * engine.num_gpus for engine in engines)
-    for resource, reserved in (("CPU", cpus), ("GPU", gpus)):
+    for resource, reserved in (("CPU", cpus), ("GPU", 0.0 if profile.names_gpus else gpus)):
         amount = available.get(resource, 0.0)
         if reserved > amount:
             _LOG.warning(

@@ -16,16 +16,16 @@ from typing import Any, cast
 
 import ray
 import ray.data
-from pydantic import BaseModel, ConfigDict, Field
 from ray.data import ActorPoolStrategy, DataContext
 
-from deployments.gpus import gpu_memory_gib
+from deployments.gpus import cluster_gpus
 from roadwork_serve.batch.inputs import InputFile, InputSource, open_source
 from roadwork_serve.batch.parts import BatchRun, BatchTotals, RunSpec, encode_part
 from roadwork_serve.batch.scorer import Scorer
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.errors import ConfigError, RoadworkError
+from roadwork_serve.printable import writable
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.plan import plan_placement
 from roadwork_serve.profiles.profile import Profile
@@ -39,18 +39,30 @@ _BATCHES_IN_FLIGHT = 2  # per worker, so that the next batch is read while the l
 _MAX_BLOCKS = 4096  # of the dataset; a block may hold several batches
 
 
-class JobSpec(BaseModel):
+@dataclass(frozen=True, slots=True)
+class JobSpec:
     """The arguments of `roadwork score`."""
 
-    model_config = ConfigDict(extra="forbid")
+    #: Folder, bucket or table of files.
+    source: str
+    #: File for the verdicts.
+    out: Path
+    #: Patterns of file names; empty for all.
+    match: tuple[str, ...] = ()
+    #: Column of a table with images or paths.
+    column: str | None = None
+    #: Profile of the models.
+    profile: str = "cpu"
+    #: Policy; by default the profile's.
+    policy: str | None = None
+    #: Number of workers; by default one for each core or GPU.
+    workers: int | None = None
 
-    source: str = Field(description="Folder, archive or table of files.")
-    out: Path = Field(description="Folder for the results.")
-    match: tuple[str, ...] = Field(default=(), description="Patterns of file names; empty for all.")
-    column: str | None = Field(default=None, description="Column of a table that holds the file names.")
-    profile: str = Field(default="cpu", description="Profile of the models.")
-    policy: str | None = Field(default=None, description="Policy; by default the profile's.")
-    workers: int | None = Field(default=None, description="Number of workers; by default one for each core or GPU.")
+    @classmethod
+    def from_json(cls, text: str) -> "JobSpec":
+        """Return a job from JSON, which may have names that are not UTF-8 as halves of surrogate pairs."""
+        fields = json.loads(text)
+        return cls(**fields | {"out": Path(fields["out"]), "match": tuple(fields["match"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +124,7 @@ def score(
     policy = load_policy(job.policy or profile.policy)
     source = open_source(job.source, job.match, job.column)
     spec = RunSpec(
-        source=source.uri if "://" in source.uri else source.path,
+        source=writable(source.uri if "://" in source.uri else source.path),
         match=source.match,
         column=source.column,
         profile=profile.model_dump(mode="json"),
@@ -123,7 +135,7 @@ def score(
     run.check(spec)
     free = ray.available_resources()  # the cluster may run other work, such as the server
     cpus, memory_gib = int(free.get("CPU", 0)), free.get("memory", 0) / 2**30
-    plan = plan_workers(profile, policy, job.workers, cpus, memory_gib, gpu_memory_gib())
+    plan = plan_workers(profile, policy, job.workers, cpus, memory_gib, cluster_gpus().gib)
     files = [] if run.started else source.list_files()
     with run.locked():
         if files:
@@ -186,7 +198,7 @@ def plan_workers(
             f"engines of profile {profile.name} share a GPU by time slicing, which workers cannot; {instead}"
         )
     try:
-        plan_placement(profile, [min(gpus)])
+        plan_placement(profile.with_gpus(dict.fromkeys(profile.engines)), [min(gpus)])
     except ConfigError as error:
         raise ConfigError(f"a worker has one GPU, and {error}; {instead}") from None
     return WorkerPlan(min(workers or len(gpus), len(gpus)), 1, 1)
@@ -202,7 +214,7 @@ def _with_threads(profile: Profile, threads: int) -> Profile:
 
 def main() -> None:
     """Run the job on the command line, with a progress bar on stderr. Exit with code 2 if it cannot run."""
-    job, began_s = JobSpec.model_validate_json(sys.argv[1]), time.monotonic()
+    job, began_s = JobSpec.from_json(sys.argv[1]), time.monotonic()
     ray.init(named_cluster() or "local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs to a file of its own
     DataContext.get_current().enable_progress_bars = False
@@ -227,6 +239,9 @@ def main() -> None:
     degraded = f", {total.degraded:,} of them degraded" if total.degraded else ""
     echo(f"{run.out}: {total.verdicts:,} verdicts{degraded}, in {time.monotonic() - began_s:.0f} s")
     echo(f"{run.rejects}: {total.rejects:,} files without one")
+    if not total.verdicts:
+        echo_error(f"No file has a verdict. The first problems are {'; '.join(total.reasons)}")
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

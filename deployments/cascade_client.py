@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.stage_client import first_line
 from roadwork_serve.errors import DeadlineExceeded, RoadworkError, StageFailed, StageLost
-from roadwork_serve.ray_address import cluster_address
+from roadwork_serve.running_server import cluster_address
 from roadwork_serve.schema import Verdict
 
 _LOG = logging.getLogger("roadwork.cascade_client")  # this process is not a Serve replica

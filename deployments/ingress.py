@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.journal_client import JournalClient
 from deployments.journal_outbox import JournalOutbox, NullOutbox
+from deployments.load_progress import LoadProgress
 from deployments.loopback import stay_on_loopback
 from deployments.metrics import IngressMetrics
 from deployments.replica_group import ReplicaGroup
@@ -28,6 +29,8 @@ from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
 from roadwork_serve.api.demand_report import DemandObserver, replica_demand, slots_per_replica
 from roadwork_serve.api.deployment_names import INGRESS
+from roadwork_serve.api.job_routes import job_routes
+from roadwork_serve.api.jobs import JobService
 from roadwork_serve.api.journal_routes import journal_routes
 from roadwork_serve.api.media_decoder import MediaDecoder
 from roadwork_serve.api.observers import ObserverList, VerdictEvent
@@ -38,6 +41,7 @@ from roadwork_serve.api.problem_details import RETRY_AFTER_S
 from roadwork_serve.api.request_context import RequestContext
 from roadwork_serve.api.stats import RequestStatsCollector
 from roadwork_serve.api.status import ShadowLog, Status
+from roadwork_serve.api.thumbnail import ThumbnailMaker
 from roadwork_serve.api.tracing import Tracing
 from roadwork_serve.autoscaling.arrivals import ArrivalStats
 from roadwork_serve.cascade.batcher import Batcher
@@ -46,9 +50,11 @@ from roadwork_serve.cascade.prediction import Item, Page
 from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cascade.router import Router
 from roadwork_serve.errors import BadRequest, ConfigError, NotReady, Overloaded, PolicyConflict, RoadworkError
-from roadwork_serve.profiles.flops import verdict_costs
-from roadwork_serve.profiles.profile import Profile, StageName
+from roadwork_serve.profiles.flops import profile_flops, verdict_costs
+from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.profiles.stage_kinds import StageName
 from roadwork_serve.schema import MAX_DEADLINE_MS, ReplicaStats, Verdict
+from roadwork_serve.state_folder import keep_private
 
 _LOG = logging.getLogger("ray.serve.roadwork.ingress")
 _REFRESH_INTERVAL_S = 1.0  # for policies that other replicas activated
@@ -67,6 +73,7 @@ class Ingress:
         journal: DeploymentHandle | None = None,
     ) -> None:
         stay_on_loopback()
+        keep_private()
         configure_logs()
         self.profile = profile
         self._clients: dict[str, RayStageClient] = {}
@@ -84,6 +91,7 @@ class Ingress:
                 name=name,
             )
         self._gpus = {name: profile.engine_of(name).num_gpus for name in profile.stages}
+        self._prices = profile_flops(profile)
         self._metrics = IngressMetrics(profile)
         self._arrivals = ArrivalStats(slots_per_replica(profile))
         requests = RequestStatsCollector(profile, time.monotonic)
@@ -98,6 +106,7 @@ class Ingress:
             profile.name,
             self._observers.on_shadow,
             self._observers.on_audit,
+            profile.task,
         )
         self._policies = PolicyStore(open_revision_log(peers.app), profile, self._activate)
         self._journal = JournalClient(journal)
@@ -116,7 +125,9 @@ class Ingress:
             requests,
             self._outbox.load,
             peers,
+            LoadProgress(profile),
         )
+        self._jobs = JobService(self)
         self._warming = asyncio.create_task(self._warm(), name="warm up")
         self._watching = asyncio.create_task(self._watch(), name="refresh policy")
 
@@ -124,9 +135,12 @@ class Ingress:
         """Return the application that Serve puts behind its proxy."""
         auth = Authenticator.of(self.profile.ingress)
         app = http_app(self, auth, on_stop=self.aclose, name_requests=False)
-        journal = journal_routes(self._journal, self._active, self._policies.check, auth)
+        thumbnails = ThumbnailMaker(self._decoder.read)
+        journal = journal_routes(self._journal, self._active, self._policies.check, auth, thumbnails.make)
         for routes in (*policy_routes(self.policy_admin, auth), journal):
             app.include_router(routes)
+        if self.profile.jobs.enabled:
+            app.include_router(job_routes(self._jobs, self.profile.jobs, auth))
         return app
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
@@ -183,7 +197,7 @@ class Ingress:
         except RoadworkError as error:
             self._observers.on_rejected(error.slug)
             raise
-        costs = verdict_costs(routed.verdict, self._gpus)
+        costs = verdict_costs(routed.verdict, self._gpus, self._prices)
         policy, revision = self._active().policy, self._policies.revision
         await self._observers.on_verdict(VerdictEvent(routed, data, context, policy, revision, costs))
         return routed.verdict
@@ -251,6 +265,7 @@ class Ingress:
                 task.result()
 
     async def _warm(self) -> None:
+        self._jobs.start()
         await self._decoder.ready()
         await self._policies.refresh()
         required = [self._clients[name] for name, spec in self.profile.stages.items() if spec.required]
@@ -273,6 +288,7 @@ class Ingress:
         """Fail the items in the queues and end the background tasks."""
         for task in (self._warming, self._watching):
             task.cancel()
+        await self._jobs.aclose()
         await self._router.aclose()
         for batcher in self._batchers.values():
             await batcher.aclose()

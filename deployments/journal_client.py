@@ -9,6 +9,7 @@ from ray.serve.handle import DeploymentHandle
 
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import JournalDown, NotFound, RoadworkError
+from roadwork_serve.journal.filter import Filter
 from roadwork_serve.schema import HumanLabel, JournalEntry, JournalPage, PolicyPreview
 
 _LOG = logging.getLogger("ray.serve.roadwork.journal_client")
@@ -26,13 +27,13 @@ class JournalClient:
         self._handle = journal
         self._context = contextvars.copy_context()  # calls belong to no request, see RayStageClient
 
-    async def recent(self, limit: int) -> JournalPage:
+    async def recent(self, limit: int, where: Filter, cursor: str | None) -> JournalPage:
         """See `JournalQueries`."""
-        return await self._call(self._journal.recent, limit)
+        return await self._call(self._journal.recent, limit, where, cursor)
 
-    async def informative(self, limit: int, decision_threshold: float) -> JournalPage:
+    async def informative(self, limit: int, where: Filter, decision_threshold: float) -> JournalPage:
         """See `JournalQueries`."""
-        return await self._call(self._journal.informative, limit, decision_threshold)
+        return await self._call(self._journal.informative, limit, where, decision_threshold)
 
     async def media(self, answer_id: str) -> bytes:
         """See `JournalQueries`."""
@@ -41,6 +42,10 @@ class JournalClient:
     async def label(self, answer_id: str, label: HumanLabel, author: str) -> JournalEntry:
         """See `JournalQueries`."""
         return await self._call(self._journal.label, answer_id, label, author)
+
+    async def withdraw_label(self, answer_id: str, author: str) -> JournalEntry:
+        """See `JournalQueries`."""
+        return await self._call(self._journal.withdraw_label, answer_id, author)
 
     async def preview(self, current: Policy, proposed: Policy, last: int) -> PolicyPreview:
         """See `JournalQueries`."""

@@ -15,12 +15,12 @@ from ray.serve.handle import DeploymentHandle
 from roadwork_serve.api.observers import VerdictEvent, VerdictObserver
 from roadwork_serve.cascade.router import RoutedVerdict
 from roadwork_serve.journal.coding import encode
+from roadwork_serve.journal.media_files import has_room
 from roadwork_serve.journal.record import DeferredResult, PredictionRecord
 from roadwork_serve.journal.spool import Spool
 from roadwork_serve.journal.storage_error import StorageError
 from roadwork_serve.profiles.journal import JournalSpec
 from roadwork_serve.schema import JournalLoad, StageReport, Verdict
-from roadwork_serve.state_folder import keep_private
 
 _LOG = logging.getLogger("ray.serve.roadwork.journal_outbox")
 _GATHER_S = 0.2  # records that arrive within this time are sent together
@@ -58,11 +58,11 @@ class JournalOutbox(VerdictObserver):
     """
 
     def __init__(self, spec: JournalSpec, journal: DeploymentHandle, name: str) -> None:
-        keep_private()
         self._journal = journal
         self._media = spec.max_media_gib > 0
         self._max_spool_bytes = spec.max_spool_mib * 2**20
-        self._spool = Spool(Path(spec.spool_folder) / f"{name}-{os.getpid()}", self._max_spool_bytes)
+        self._folder = Path(spec.spool_folder)
+        self._spool = Spool(self._folder / f"{name}-{os.getpid()}", self._max_spool_bytes)
         self._wake = asyncio.Event()
         self._commit_error: StorageError | None = None
         self._dropped = 0  # by this process
@@ -85,12 +85,14 @@ class JournalOutbox(VerdictObserver):
             policy_revision=event.policy_revision,
             sha256=await _digest(data),
             size=len(data),
+            filename=event.context.filename,
             media=data if self._media else None,
             features=event.routed.features,
             features_model=_features_model(event.routed),
             audit_rate=verdict.audit_rate,
         )
-        if record.media is not None and self._spool.pending_bytes + len(data) > self._max_spool_bytes // 2:
+        crowded = self._spool.pending_bytes + len(data) > self._max_spool_bytes // 2
+        if record.media is not None and (crowded or not has_room(self._folder, len(data))):
             self.without_media += 1  # verdicts matter more than files
             record = replace(record, media=None)
         self._append(encode(record))

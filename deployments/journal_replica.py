@@ -22,16 +22,19 @@ from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import JournalDown, RoadworkError
 from roadwork_serve.journal.coding import decode, encode
 from roadwork_serve.journal.drift_monitor import REFERENCE, DriftMonitor
+from roadwork_serve.journal.filter import Filter
 from roadwork_serve.journal.record import DeferredResult, PredictionRecord
 from roadwork_serve.journal.segments import DAMAGED
 from roadwork_serve.journal.store import RejectedRecords, Store
 from roadwork_serve.profiles.journal import JournalSpec
+from roadwork_serve.profiles.task import Task
 from roadwork_serve.schema import HumanLabel, JournalEntry, JournalPage, PolicyPreview
 from roadwork_serve.state_folder import keep_private, make_folder
 
 _LOG = logging.getLogger("ray.serve.roadwork.journal")
 _MIN_REFERENCE = 500  # predictions, as the reference of drift
 _DRIFT_INTERVAL_S = 5.0
+_EXPIRY_INTERVAL_S = 600.0
 _NICENESS = 10  # like stages: where cores are short, the ingress goes first
 _CALLERS = 64  # concurrent calls; more are queued by Serve
 
@@ -42,7 +45,7 @@ T = TypeVar("T")
 class JournalReplica:
     """Writes the records that ingress replicas send, and answers queries. The first record opens the database."""
 
-    def __init__(self, spec: JournalSpec) -> None:
+    def __init__(self, spec: JournalSpec, task: Task | None = None) -> None:
         stay_on_loopback()
         keep_private()
         configure_logs()
@@ -51,8 +54,8 @@ class JournalReplica:
         self._store: Store | None = None
         self._metrics = JournalMetrics()
         self._drift = DriftMonitor()
-        self._drift_s = -math.inf
-        self._queries = JournalReader(lambda: open_store(spec))
+        self._drift_s = self._expiry_s = -math.inf
+        self._queries = JournalReader(lambda: open_store(spec), task)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")  # SQLite allows one writer anyway
 
     async def commit(self, records: list[bytes]) -> int:
@@ -64,13 +67,13 @@ class JournalReplica:
         """
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, records)
 
-    async def recent(self, limit: int) -> JournalPage | RoadworkError:
+    async def recent(self, limit: int, where: Filter, cursor: str | None) -> JournalPage | RoadworkError:
         """See `JournalQueries`; an error is returned."""
-        return await _as_value(self._queries.recent(limit))
+        return await _as_value(self._queries.recent(limit, where, cursor))
 
-    async def informative(self, limit: int, decision_threshold: float) -> JournalPage | RoadworkError:
+    async def informative(self, limit: int, where: Filter, decision_threshold: float) -> JournalPage | RoadworkError:
         """See `JournalQueries`; an error is returned."""
-        return await _as_value(self._queries.informative(limit, decision_threshold))
+        return await _as_value(self._queries.informative(limit, where, decision_threshold))
 
     async def media(self, answer_id: str) -> bytes | RoadworkError:
         """See `JournalQueries`; an error is returned."""
@@ -80,9 +83,21 @@ class JournalReplica:
         """See `JournalQueries`; an error is returned."""
         return await _as_value(self._queries.label(answer_id, label, author))
 
+    async def withdraw_label(self, answer_id: str, author: str) -> JournalEntry | RoadworkError:
+        """See `JournalQueries`; an error is returned."""
+        return await _as_value(self._queries.withdraw_label(answer_id, author))
+
     async def preview(self, current: Policy, proposed: Policy, last: int) -> PolicyPreview | RoadworkError:
         """See `JournalQueries`; an error is returned."""
         return await _as_value(self._queries.preview(current, proposed, last))
+
+    async def check_health(self) -> None:
+        """Delete media files that are too old, now and then. Serve calls this regularly."""
+        now = time.monotonic()
+        if self._spec.media_days is None or not self._spec.max_media_gib or now < self._expiry_s + _EXPIRY_INTERVAL_S:
+            return
+        self._expiry_s = now
+        self._writer.submit(self._expire, time.time() - 86_400 * self._spec.media_days)
 
     def close(self) -> None:
         """Close the database."""
@@ -90,6 +105,16 @@ class JournalReplica:
         self._writer.shutdown()
         if self._store is not None:
             self._store.close()
+
+    def _expire(self, before_s: float) -> None:
+        try:
+            if self._store is None:
+                self._store = open_store(self._spec)
+                self._drift = _drift_monitor(self._store)
+            if count := self._store.expire_media(before_s):
+                _LOG.info("%d media files are older than journal.media_days and deleted.", count)
+        except RoadworkError as error:
+            _LOG.error("Old media files are not deleted: %s", error)
 
     def _commit(self, records: list[bytes]) -> int:
         sound: list[PredictionRecord | DeferredResult] = []
@@ -167,7 +192,7 @@ def open_store(spec: JournalSpec) -> Store:
     )
 
 
-def journal_app(spec: JournalSpec) -> Application:
+def journal_app(spec: JournalSpec, task: Task | None = None) -> Application:
     """Return the deployment. It has one replica: several would only wait for each other."""
     deployed = serve.deployment(
         name="Journal",
@@ -179,4 +204,4 @@ def journal_app(spec: JournalSpec) -> Application:
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=10,
     )(JournalReplica)
-    return deployed.bind(spec)
+    return deployed.bind(spec, task)

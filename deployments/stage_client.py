@@ -13,10 +13,12 @@ from ray.serve.handle import DeploymentHandle
 
 from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
 from roadwork_serve.errors import StageDown, StageFailed, StageLost
-from roadwork_serve.profiles.profile import StageName
+from roadwork_serve.profiles.stage_kinds import StageName
 
 _LOG = logging.getLogger("ray.serve.roadwork.stage_client")
 _RECOVERY_WAIT_S = 0.5  # a stage that went down this recently may only be slow: a call waits for the next probe
+_QUIET_AFTER_S = 30.0  # without a call
+_QUIET = 5  # times longer is the interval of probes then: at rest they would be most of what a server does
 
 
 class _Unreachable(Exception):
@@ -35,8 +37,8 @@ class RayStageClient:
         name: Name of the stage.
         handle: The stage's deployment.
         timeout_s: Timeout of a call, in seconds; a slower one is lost.
-        probe_s: Interval of probes. A probe that takes twice as long brings the stage down for new calls; one that
-            takes five times as long is lost.
+        probe_s: Interval of probes, longer where there were no calls for a while. A probe that takes twice as long
+            brings the stage down for new calls; one that takes five times as long is lost.
         idle_after_s: Time without a call after which probing pauses until the next call, because a probe would wake a
             stage that has scaled to zero. None for never.
     """
@@ -85,7 +87,7 @@ class RayStageClient:
         not fail all that are queued behind it. On cancellation, waits until the stage has released the call, so that
         the in-flight count stays accurate.
         """
-        if self._idle:
+        if self._idle or self._quiet:
             self._probe_now.set()
         self._used_s = time.monotonic()
         if not await self._is_up(min((item.left_s() for item in items), default=0.0)):
@@ -125,7 +127,8 @@ class RayStageClient:
                 await self._probe_now.wait()
                 continue
             try:
-                async with asyncio.timeout(self._probe_s if self._up else self._probe_s / 4):
+                interval_s = self._probe_s * (_QUIET if self._quiet else 1) if self._up else self._probe_s / 4
+                async with asyncio.timeout(interval_s):
                     await self._probe_now.wait()
             except TimeoutError:
                 pass
@@ -133,8 +136,17 @@ class RayStageClient:
     @property
     def _idle(self) -> bool:
         """True if the stage has been up, and without a call for so long that probing pauses."""
-        idle_s = time.monotonic() - self._used_s
-        return self._idle_after_s is not None and self._warm.is_set() and idle_s > self._idle_after_s
+        return self._idle_after_s is not None and self._warm.is_set() and self._unused_s > self._idle_after_s
+
+    @property
+    def _quiet(self) -> bool:
+        """True if there was no call for a while."""
+        return self._unused_s > _QUIET_AFTER_S
+
+    @property
+    def _unused_s(self) -> float:
+        """Seconds since the last call."""
+        return time.monotonic() - self._used_s
 
     async def _is_up(self, left_s: float) -> bool:
         wait_s = min(left_s, self._down_since_s + _RECOVERY_WAIT_S - time.monotonic())

@@ -1,11 +1,13 @@
 """The stages as Ray Serve deployments: one deployment for each engine, which most stages do not share."""
 
+import asyncio
 import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from ray import serve
@@ -14,20 +16,27 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.metrics import Histogram
 
 from deployments.autoscaling import DOWNSCALE_S, UPSCALE_S
+from deployments.gpus import gpu_options
+from deployments.load_progress import report_progress
 from deployments.loopback import stay_on_loopback
 from deployments.replica_logs import configure_logs
 from roadwork_serve.api.deployment_names import deployment_of
 from roadwork_serve.cascade.gpu_time_slicing import GpuTimeSlicer, Sleepable, TimeSlicedStage
 from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePrediction
-from roadwork_serve.engines.gpu_lock import exclusive_gpu_load
+from roadwork_serve.engines.compile_caches import keep_compiled
+from roadwork_serve.engines.gpu_lock import gpu_load_lock
 from roadwork_serve.errors import RoadworkError, StageFailed
-from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.stages.health import HealthMonitor
 from roadwork_serve.stages.load import Opener
 
 _LOG = logging.getLogger("ray.serve.roadwork.stage_replica")
 _SIDE = 224  # of thumbnails in pixels, unless the profile sets it
-_LOADING, _SERVING = 5, 10  # niceness: loading takes precedence over serving, and the ingress over both
+# Niceness of replicas on a CPU: loading takes precedence over serving, and the ingress over both. Those that feed a GPU
+# keep 0.
+_LOADING, _SERVING = 5, 10
 _SPARE_CALLS = 4  # beside the slots, so that calls in flight do not block probes
 _SHUTDOWN_S = 15.0  # for the calls in flight. Most take less; one that hangs must not block the GPU longer.
 
@@ -47,19 +56,27 @@ class StageReplica:
         """
         stay_on_loopback()
         configure_logs()
-        lower_priority(_LOADING)
+        on_gpu = any(engine.device == "cuda" for engine in engines.values())
+        if on_gpu:
+            keep_compiled()
+        else:
+            lower_priority(_LOADING)
         _set_threads(max(engine.threads for engine in engines.values()))
         logging.getLogger("ray.serve").addFilter(_no_access_log)
         began = time.monotonic()
         opened: dict[str, Mapping[StageName, Stage]] = {}
+        specs: dict[StageName, StageSpec] = {name: spec for using in users.values() for name, spec in using.items()}
+        tell = partial(report_progress, deployment_of(specs))
+        await asyncio.to_thread(_download, list(engines.values()), tell)
         for name, engine in engines.items():
             if opened:
                 await _sleepable(opened[list(opened)[-1]]).sleep()
-            with exclusive_gpu_load(engine.device):
+            tell(f"waiting to load {engine.model}")
+            with gpu_load_lock(engine):
+                tell(f"loading {engine.model}")
                 opened[name] = opener(engine, users[name])
                 for stage in opened[name].values():
                     await stage.warm()
-        specs: dict[StageName, StageSpec] = {name: spec for using in users.values() for name, spec in using.items()}
         self._stages: dict[StageName, Stage] = {}
         slicer = await _time_slicer(opened) if len(opened) > 1 else None
         for name, stages in opened.items():
@@ -71,7 +88,9 @@ class StageReplica:
         self._health = HealthMonitor(self._stages, {name: spec.timeout_s for name, spec in specs.items()}, side)
         # Serve awaits it when the calls in flight have ended. As a method of the class, Python would call it too.
         self.__del__ = self.aclose
-        lower_priority(_SERVING)
+        if not on_gpu:  # a GPU would wait for a thread that waits for a core
+            lower_priority(_SERVING)
+        tell("")
         loaded = ", ".join(f"{', '.join(stages)} with {engines[name].model}" for name, stages in opened.items())
         _LOG.info("Warm after %.1f s: %s.", time.monotonic() - began, loaded)
 
@@ -135,7 +154,7 @@ def process_app(
         callers: Ingress replicas, each of which has its own slots.
     """
     every = list(engines.values())
-    resources = {"num_cpus": sum(engine.num_cpus for engine in every), "num_gpus": every[0].num_gpus}
+    resources: dict[str, Any] = {"num_cpus": sum(engine.num_cpus for engine in every), **gpu_options(every[0])}
     if memory_mb := sum(engine.memory_mb for engine in every):
         resources["memory"] = memory_mb * 2**20
     specs: dict[StageName, StageSpec] = {name: spec for using in users.values() for name, spec in using.items()}
@@ -157,6 +176,15 @@ def process_app(
         graceful_shutdown_timeout_s=_SHUTDOWN_S,
     )(StageReplica)
     return deployed.bind(dict(engines), {name: dict(using) for name, using in users.items()}, opener)
+
+
+def _download(engines: Sequence[EngineSpec], tell: Callable[[str], None]) -> None:
+    """Download the weights of engines, before any waits for its GPU. Replicas do this at the same time."""
+    for engine in engines:
+        if engine.backend in ("transformers", "vllm") and "/" in engine.model:
+            from roadwork_serve.engines.downloads import download_weights
+
+            download_weights(engine, tell)
 
 
 def _surges(engine: EngineSpec) -> bool:

@@ -142,7 +142,7 @@ def test_ports_answer_no_call_without_the_token(found: dict[str, Any]) -> None:
 def test_files_and_sockets_belong_to_the_servers_user_alone(victim: Victim, found: dict[str, Any]) -> None:
     assert found["files"] == [] and found["sockets"] == []
     private = {path: stat.S_IMODE(path.stat().st_mode) for path in (victim.state / "ray").iterdir()}
-    assert private == {victim.state / "ray/token": 0o600, victim.state / "ray/address": 0o600}
+    assert private == {victim.state / "ray" / name: 0o600 for name in ("token", "address", "url")}
 
 
 @pytest.mark.parametrize("token", [{}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}], ids=["none", "wrong"])

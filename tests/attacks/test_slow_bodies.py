@@ -11,7 +11,7 @@ import pytest
 from roadwork_serve.api.admission import Admission, ByteReservation
 from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
-from roadwork_serve.profiles.profile import IngressSpec
+from roadwork_serve.profiles.ingress_spec import IngressSpec
 from tests.api.test_classify_routes import PROFILE, FakeService
 from tests.e2e.test_openapi import serving
 

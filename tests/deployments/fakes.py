@@ -7,7 +7,7 @@ from typing import Any
 from ray.serve.exceptions import RequestCancelledError
 
 from roadwork_serve.cascade.prediction import Item, StagePrediction
-from roadwork_serve.profiles.profile import StageName
+from roadwork_serve.profiles.stage_kinds import StageName
 
 
 async def until(holds: Callable[[], bool], within_s: float = 2.0) -> None:

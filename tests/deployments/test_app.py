@@ -11,10 +11,14 @@ import yaml
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from deployments import app, gpus
+from deployments import app
 from deployments.app import Args, build
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.profiles import choice
+from roadwork_serve.profiles.choice import ClusterGpus
+from roadwork_serve.profiles.host_needs import check_host
 from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.stage_kinds import STAGES
 
 
 def profile_of(args: Args):
@@ -73,10 +77,12 @@ def test_unknown_arguments_are_rejected():
 
 
 def cluster(monkeypatch: pytest.MonkeyPatch, *gib: float, **resources: float) -> None:
-    """Fake a Ray cluster with one GPU of each size, and these resources."""
+    """Fake a Ray cluster with one GPU of each size, and these resources, on a machine that lacks nothing."""
+    monkeypatch.setattr(app, "missing_requirements", lambda profile, reading: [])
+    monkeypatch.setattr(app, "check_host", lambda profile, memory_gib, cores: None)
     monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(app.ray, "cluster_resources", lambda: resources | ({"GPU": float(len(gib))} if gib else {}))
-    monkeypatch.setattr(app, "gpu_memory_gib", lambda: gib)
+    monkeypatch.setattr(app, "cluster_gpus", lambda: ClusterGpus((gib,) if gib else ()))
 
 
 def test_auto_logs_rays_resources_and_the_chosen_profile(
@@ -92,7 +98,7 @@ def test_auto_logs_rays_resources_and_the_chosen_profile(
 
 def test_auto_chooses_the_profile_for_the_gpus(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     cluster(monkeypatch, 22.0, CPU=8.0)
-    monkeypatch.setattr(gpus, "find_spec", lambda name: name)
+    monkeypatch.setattr(choice, "missing_requirements", lambda profile, reading: [])
     with caplog.at_level(logging.INFO, logger="ray.serve.roadwork"):
         assert profile_of(Args()).name == "gpu-24gb"
     assert "Engine qwen3-vl: 1 of up to 2 replicas fit on the GPUs" in caplog.text
@@ -109,24 +115,44 @@ def test_replicas_scale_up_where_the_gpus_have_room(monkeypatch: pytest.MonkeyPa
     assert (ranged.min_replicas, ranged.max_replicas) == (1, 2)
     assert ranged.target_ongoing_requests == sum(profile.stages[name].slots for name in ("vlm", "reasoner", "video"))
     assert ranged.upscale_delay_s < ranged.downscale_delay_s
-    assert stages["signs"]._bound_deployment._deployment_config.autoscaling_config is None
+    assert stages["backbone"]._bound_deployment._deployment_config.autoscaling_config is None
 
 
 def test_one_gpu_has_no_room_for_more_replicas(monkeypatch: pytest.MonkeyPatch):
     cluster(monkeypatch, 22.0, CPU=8.0)
     _, stages, _ = build(Args(profile="gpu-24gb"))._bound_deployment.init_args
-    for stage in stages.values():
-        assert stage._bound_deployment.num_replicas == 1
-        assert stage._bound_deployment._deployment_config.autoscaling_config is None
+    for name in ("vlm", "reasoner", "video"):
+        assert stages[name]._bound_deployment.num_replicas == 1
+        assert stages[name]._bound_deployment._deployment_config.autoscaling_config is None
+
+
+def test_a_requested_profile_logs_what_the_machine_lacks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    cluster(monkeypatch, 22.0, CPU=8.0)
+    monkeypatch.setattr(app, "missing_requirements", lambda profile, reading: ["there is no C compiler"])
+    monkeypatch.setattr(app, "check_host", lambda profile, memory_gib, cores: check_host(profile, 1.0, cores))
+    profile_of(Args(profile="gpu-24gb"))
+    assert "Profile gpu-24gb may not run here: there is no C compiler" in caplog.text
+    assert "of memory on the host and 1.0 GiB are free" in caplog.text
+
+
+def test_a_profile_that_names_gpus_requires_them_of_ray(monkeypatch: pytest.MonkeyPatch):
+    cluster(monkeypatch, 22.0, 22.0, CPU=8.0)
+    with pytest.raises(ConfigError, match="no node of Ray offers the resource gpu_0"):
+        build(Args(profile="gpu-2x24gb"))
+    cluster(monkeypatch, 22.0, 22.0, CPU=8.0, gpu_0=1.0, gpu_1=1.0)
+    _, stages, _ = build(Args(profile="gpu-2x24gb"))._bound_deployment.init_args
+    assert stages["video"]._bound_deployment.ray_actor_options["resources"] == {"gpu_1": 0.3}
 
 
 def test_a_requested_profile_is_tried_even_if_the_plan_rejects_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    cluster(monkeypatch, 16.0, 16.0, CPU=8.0)
+    cluster(monkeypatch, 12.0, 12.0, CPU=8.0)
     profile = profile_of(Args(profile="gpu-24gb"))
     assert profile.engines["qwen3-vl"].max_replicas == 1
-    assert "Profile gpu-24gb may not run here: a GPU of 16 GiB is" in caplog.text
+    assert "Profile gpu-24gb may not run here: a GPU of 12 GiB is" in caplog.text
 
 
 def test_a_profile_that_reserves_more_than_available_logs_a_warning(
@@ -165,16 +191,30 @@ def test_auto_without_ray_uses_the_resources_of_this_machine(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr(app.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(app, "gpu_memory_gib", lambda: ())
+    monkeypatch.setattr(app, "cluster_gpus", ClusterGpus)
     with caplog.at_level(logging.INFO, logger="ray.serve.roadwork"):
         build(Args())
     assert f"this machine has CPUs: {os.cpu_count()}, GPUs: 0, memory for models: unknown" in caplog.text
 
 
+def test_without_models_auto_leaves_out_stages_that_need_them_and_a_named_profile_is_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    cluster(monkeypatch, CPU=2.0)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert set(profile_of(Args()).stages) == set(STAGES)
+    overrides = {"engines": {"molmo2": {"backend": "transformers"}}}
+    assert set(profile_of(Args(overrides=overrides)).stages) == set(STAGES) - {"video"}
+    assert "Stage video is left out: backend transformers needs torch, which is not installed" in caplog.text
+    with pytest.raises(ConfigError, match=r"profile cpu cannot run here: .*roadwork-serve\[models\]"):
+        build(Args(profile="cpu", overrides=overrides))
+
+
 def test_choosing_mini_imports_no_torch():
     code = (
-        "import sys, warnings; warnings.simplefilter('ignore'); from deployments.gpus import profile_for_gpus; "
-        "profile_for_gpus((), {}); print('torch' in sys.modules)"
+        "import sys, warnings; warnings.simplefilter('ignore'); "
+        "from deployments.gpus import profile_for_gpus; from roadwork_serve.profiles.choice import ClusterGpus; "
+        "profile_for_gpus(ClusterGpus(), {}); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -189,4 +229,4 @@ def test_the_shipped_configuration_is_valid_and_listens_on_loopback(monkeypatch:
     assert application.name == "roadwork"
     assert profile_of(Args.model_validate(application.args)).name == "cpu"
     (ingress,) = application.deployments
-    assert ingress.name == "Ingress" and ingress.user_config == {"policy": "profile"}
+    assert ingress.name == "Ingress" and ingress.user_config == {"policy": "profile", "audit": {"share": 0.02}}

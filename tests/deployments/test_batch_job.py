@@ -1,6 +1,10 @@
+import sys
+
 import pytest
 
+from deployments import batch_job
 from deployments.batch_job import WorkerPlan, plan_workers
+from roadwork_serve.batch.parts import BatchTotals
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.profiles.load import load_profile
@@ -62,3 +66,22 @@ def test_time_sliced_engines_are_rejected():
 def test_more_workers_than_cores_are_rejected(workers: int | None, cpus: int):
     with pytest.raises(ConfigError, match=f"Ray has {cpus} free"):
         crew(load_profile("mini"), workers, cpus)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data's own, of itself
+@pytest.mark.parametrize(("verdicts", "code"), [(0, 1), (1, None)])
+def test_a_run_without_a_verdict_fails_and_tells_why(
+    verdicts: int, code: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    totals = BatchTotals(verdicts, 0, 2, ("a.jpg: it is cut", "_SUCCESS: the file is empty"))
+    monkeypatch.setattr("ray.init", lambda *_, **__: None)
+    monkeypatch.setattr(batch_job, "score", lambda *_: totals)
+    monkeypatch.setattr(sys, "argv", ["batch_job", '{"source": "x", "out": "/x.csv", "match": []}'])
+    found = None
+    try:
+        batch_job.main()
+    except SystemExit as error:
+        found = error.code
+    assert found == code
+    told = "a.jpg: it is cut; _SUCCESS: the file is empty" in capsys.readouterr().err
+    assert told == (code == 1)

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from ray.exceptions import RayTaskError
 
+from deployments import load_progress
 from deployments.ingress import Ingress
 from roadwork_serve.api.policy_store import parse_rollout
 from roadwork_serve.api.request_context import RequestContext
@@ -56,6 +58,39 @@ async def handles() -> dict[str, FakeHandle]:
 async def ingress(handles: dict[str, FakeHandle]) -> AsyncIterator[Ingress]:
     ingress = Ingress(PROFILE, handles)  # type: ignore[arg-type]
     yield ingress
+    await ingress.aclose()
+
+
+async def test_without_a_journal_too_it_creates_private_files(ingress: Ingress) -> None:
+    assert os.umask(0o077) == 0o077
+
+
+async def test_readiness_shows_how_far_loading_is(handles: dict[str, FakeHandle], monkeypatch: pytest.MonkeyPatch):
+    published: dict[bytes, bytes] = {}
+    monkeypatch.setattr(load_progress, "_internal_kv_initialized", lambda: True)
+    monkeypatch.setattr(load_progress, "_internal_kv_put", lambda key, value, **_: published.update({key: value}))
+    monkeypatch.setattr(load_progress, "_internal_kv_get", lambda key, **_: published.get(key))
+    monkeypatch.setattr(load_progress, "_internal_kv_del", lambda key, **_: published.pop(key, None))
+    handles["vlm"].hangs = True
+    load_progress.report_progress("FastVLM", "downloading, 3.1 of 9.9 GiB")
+    ingress = Ingress(PROFILE, handles)  # type: ignore[arg-type]
+    await until(lambda: sum(stage.up for stage in ingress.status.info().stages) == 4)
+    with pytest.raises(NotReady, match=r"still loading: vlm \(downloading, 3\.1 of 9\.9 GiB\)$"):
+        ingress.status.readiness()
+    load_progress.report_progress("FastVLM", "")
+    assert published == {}
+    handles["vlm"].let_go()
+    await ingress.aclose()
+
+
+async def test_readiness_says_why_a_stage_is_not_required(handles: dict[str, FakeHandle]):
+    handles["vlm"].hangs = True
+    optional = load_profile("mini", {"stages": {"vlm": {"required": False, "note": "it is gated"}}})
+    ingress = Ingress(optional, handles)  # type: ignore[arg-type]
+    await until(lambda: sum(stage.up for stage in ingress.status.info().stages) == 4)
+    ingress.status.warmed = True
+    assert ingress.status.readiness().notes == {"vlm": "it is gated"}
+    handles["vlm"].let_go()
     await ingress.aclose()
 
 

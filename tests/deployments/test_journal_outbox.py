@@ -5,7 +5,9 @@ import errno
 import os
 import pickle
 import shutil
+import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +16,20 @@ from ray.exceptions import RayTaskError
 
 from deployments import journal_outbox as module
 from deployments.journal_outbox import JournalOutbox, NullOutbox
-from deployments.journal_replica import JournalReplica
+from deployments.journal_replica import JournalReplica, open_store
 from roadwork_serve.api.observers import VerdictEvent
 from roadwork_serve.api.request_context import RequestContext
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.cascade.router import RoutedVerdict
 from roadwork_serve.errors import JournalDown
+from roadwork_serve.journal import media_files
 from roadwork_serve.journal.record import PredictionRecord
 from roadwork_serve.journal.spool import Spool
 from roadwork_serve.journal.store import RejectedRecords, Store
 from roadwork_serve.profiles.flops import verdict_costs
 from roadwork_serve.profiles.journal import JournalSpec
 from tests.deployments.fakes import FakeMethod, until
-from tests.journal.made import report, verdict
+from tests.journal.made import entry, report, verdict
 from tests.tmpfs import fill, small_disk
 
 POLICY = load_policy("mini")
@@ -67,6 +70,7 @@ def spec(tmp_path: Path) -> JournalSpec:
         spool_folder=str(tmp_path / "spool"),
         media_folder=str(tmp_path / "media"),
         max_spool_mib=1,
+        max_media_gib=0,
     )
 
 
@@ -166,6 +170,17 @@ async def test_media_are_dropped_before_records(spec: JournalSpec, journal: Fake
     load = outbox.load()
     assert load.pending == 30 and load.dropped == 0
     assert 0 < load.without_media < 30
+    await outbox.aclose()
+
+
+async def test_on_a_nearly_full_disk_media_are_left_out(
+    spec: JournalSpec, journal: FakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_files, "KEEP_FREE", 2**62)
+    outbox = JournalOutbox(spec.model_copy(update={"max_media_gib": 1.0}), journal, "one")  # type: ignore[arg-type]
+    await outbox.on_verdict(event(judged("a"), PHOTO, RequestContext(), 1))
+    await until(lambda: outbox.committed == 1)
+    assert outbox.load().without_media == 1
     await outbox.aclose()
 
 
@@ -318,13 +333,26 @@ async def test_an_error_of_another_process_is_shown_in_one_line(outbox: JournalO
     assert pickle.loads(pickle.dumps(JournalDown(text, "ENOSPC"))).code == "ENOSPC"
 
 
-def test_the_processes_create_private_files(spec: JournalSpec) -> None:
+async def test_old_files_are_deleted_without_traffic(spec: JournalSpec, tmp_path: Path) -> None:
+    spec = spec.model_copy(update={"max_media_gib": 1.0, "media_days": 30.0})
+    with closing(open_store(spec)) as store:
+        now = time.time()
+        store.commit(
+            [
+                entry("old", created_at_s=now - 31 * 86_400, media=PHOTO + b"old"),
+                entry("new", created_at_s=now, media=PHOTO),
+            ]
+        )
+    for days, left in ((None, 2), (30.0, 1)):
+        replica = JournalReplica(spec.model_copy(update={"media_days": days}))
+        await replica.check_health()
+        replica.close()
+        assert len([path for path in (tmp_path / "media").rglob("*") if path.is_file()]) == left
+
+
+def test_the_replica_creates_private_files(spec: JournalSpec) -> None:
     replica = JournalReplica(spec)
     replica.close()
-    assert os.umask(0o077) == 0o077
-
-
-async def test_the_outbox_creates_private_files(outbox: JournalOutbox) -> None:
     assert os.umask(0o077) == 0o077
 
 

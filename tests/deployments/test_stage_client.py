@@ -233,3 +233,19 @@ async def test_a_stage_that_has_never_answered_is_probed_even_if_idle(handle: Fa
         await client.warm()
     assert client.up
     await client.aclose()
+
+
+async def test_a_stage_without_calls_is_probed_less_often_until_the_next_call(
+    handle: FakeHandle, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("deployments.stage_client._QUIET_AFTER_S", 0.1)
+    client = RayStageClient("vlm", handle, timeout_s=1, probe_s=0.05)  # type: ignore[arg-type]
+    await client.warm()
+    await asyncio.sleep(0.3)
+    quiet = handle.probes
+    await asyncio.sleep(1.0)
+    assert 2 <= handle.probes - quiet <= 6  # one in 0.25 s, where there would have been 20
+    quiet = handle.probes
+    await client.predict([item()])
+    await until(lambda: handle.probes > quiet)  # at once
+    await client.aclose()

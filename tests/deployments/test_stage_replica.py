@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from roadwork_serve.cancellable_thread import stop_if_cancelled
 from roadwork_serve.cascade.prediction import Item, StagePrediction
 from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.errors import ModelError, StageFailed
+from roadwork_serve.profiles.engine_spec import EngineSpec
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageSpec
+from roadwork_serve.profiles.stage_kinds import STAGES
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.stages.health import PROBE_AFTER_S
 from tests.recording_lock import PausePoint
 
@@ -68,6 +71,31 @@ async def replica(stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     stage.go.set()
     await replica.aclose()
     logging.getLogger("ray.serve").filters.clear()
+
+
+async def test_weights_are_downloaded_before_the_gpu_is_locked(stage: FakeStage, monkeypatch: pytest.MonkeyPatch):
+    steps: list[str] = []
+
+    @contextmanager
+    def lock(engine: EngineSpec) -> Iterator[None]:
+        steps.append(f"lock for {engine.model}")
+        yield
+        steps.append("unlock")
+
+    monkeypatch.setattr("deployments.stage_replica.lower_priority", lambda niceness: steps.append("nice"))
+    monkeypatch.setattr("deployments.stage_replica.keep_compiled", lambda: steps.append("caches"))
+    monkeypatch.setattr("deployments.stage_replica._download", lambda engines, tell: tell("downloading"))
+    monkeypatch.setattr("deployments.stage_replica.gpu_load_lock", lock)
+    monkeypatch.setattr("deployments.stage_replica.report_progress", lambda name, text: steps.append(f"{name}: {text}"))
+    gpu = ENGINE.model_copy(update={"device": "cuda", "num_gpus": 0.5})
+    replica = StageReplica.__new__(StageReplica)
+    await replica.__init__({"e": gpu}, {"e": {"vlm": SPEC}}, lambda engine, users: {"vlm": ThreadedStage(stage)})
+    await replica.aclose()
+    logging.getLogger("ray.serve").filters.clear()
+    assert steps == [
+        "caches", "FastVLM: downloading", "FastVLM: waiting to load fake", "lock for fake", "FastVLM: loading fake",
+        "unlock", "FastVLM: ",
+    ], "and it keeps its priority, so that the GPU does not wait for a core"  # fmt: skip
 
 
 def item(deadline_s: float = 0.0) -> Item:
@@ -257,7 +285,8 @@ def test_stages_of_one_engine_are_one_deployment():
     assert [list(using) for using in users.values()] == [["vlm", "reasoner"]]
 
 
-TIME_SLICED = {"engines": {"qwen3-vl-thinking": {"time_slice_group": "gpu"}, "molmo2": {"time_slice_group": "gpu"}}}
+SLICED = {"backend": "transformers", "time_slice_group": "gpu"}
+TIME_SLICED = {"engines": {"qwen3-vl-thinking": SLICED, "molmo2": SLICED}}
 
 
 def test_time_sliced_engines_are_one_deployment_with_one_share():

@@ -5,6 +5,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,10 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 from benchmarks.server import journal_in
+from deployments.app import build_app
 from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.stages.load import Opener, open_stages
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -31,8 +35,12 @@ POLICY = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the Ray Data tests last: its leftover processes would disturb tests that measure time."""
-    items.sort(key=lambda item: item.path.name == "test_bulk.py")
+    """Run the placement tests first, since they start a Ray of their own, and a process can have only one.
+
+    Those with Ray Data run last: its leftover processes would disturb tests that measure time.
+    """
+    order = {"test_placement.py": -1, "test_bulk.py": 1}
+    items.sort(key=lambda item: order.get(item.path.name, 0))
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,18 @@ def cluster() -> Iterator[Cluster]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def application(cluster: Cluster, name: str, profile: Profile, opener: Opener = open_stages) -> Iterator[str]:
+    """Run a further application on the cluster during the block, and yield its URL when it is ready."""
+    url = f"{cluster.url}/{name}"
+    try:
+        serve.run(build_app(profile, opener), name=name, route_prefix=f"/{name}")
+        eventually(lambda: ready(url), 120, "the server is ready")
+        yield url
+    finally:
+        serve.delete(name)
+
+
 def _start_ray(folder: Path, tries: int = 3) -> None:
     """Start Ray, with a retry: its processes get 15 and 30 seconds to start, too little on a busy machine."""
     try:
@@ -134,6 +154,7 @@ def _config(port: int, folder: Path, journal: Path, gate: Path, model: Path) -> 
                     "overrides": {
                         "ingress": {"num_cpus": 0.1},
                         "journal": journal_in(folder),
+                        "jobs": {"folder": str(folder / "jobs")},
                         "engines": engines,
                         "stages": stages,
                     },

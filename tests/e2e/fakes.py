@@ -11,9 +11,12 @@ from ray.serve import Application
 from deployments.app import Args, build_app
 from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePrediction
 from roadwork_serve.cascade.threaded_stage import ThreadedStage
+from roadwork_serve.profiles.engine_spec import EngineSpec
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.schema import Evidence
+from roadwork_serve.stages import health
 
 SEES: dict[str, StageInput] = {"backbone": "thumbs"}
 
@@ -51,7 +54,7 @@ class FakeStage:
         shown = bool(item.images), bool(item.thumbs.size)
         if shown != (self.sees != "thumbs", self.sees != "images"):
             raise AssertionError(f"{self.name} was shown images, thumbs = {shown}")
-        if item.left_s() > 60:
+        if item.left_s() > 600:
             raise AssertionError(f"{item.left_s()} s left cannot be")
         logit = (float(item.thumbs.mean()) - 127.5) / 20 if self.sees == "thumbs" else 1.0
         return StagePrediction(logit, self._model, miniature=True, evidence=Evidence(reasoning=f"pid {os.getpid()}"))
@@ -74,6 +77,7 @@ class Waiting:
         self.name = name
         self._file = Path(spec.options["held"]).open("r+b")
         self._held = 0
+        health._STALLED_S = 600.0  # of this process, where silence is meant
 
     async def warm(self) -> None: ...
 

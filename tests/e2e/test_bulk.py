@@ -13,15 +13,13 @@ import pytest
 import ray
 import yaml
 from PIL import Image
-from ray import serve
 
 from benchmarks.fake_models import open_fake_stages, overrides
-from deployments.app import build_app
 from deployments.batch_job import BatchDone, JobSpec, score
 from roadwork_serve.batch.parts import BatchRun
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.schema import Verdict
-from tests.e2e.conftest import Cluster, eventually, journal_in, ready
+from tests.e2e.conftest import Cluster, application, eventually, journal_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data's own, of itself
 FILES, LOT = 900, 128
@@ -67,11 +65,8 @@ def assert_each_is_there_once(order: JobSpec, photos: Path) -> None:
 @pytest.fixture(scope="module")
 def server(cluster: Cluster, profile: str) -> Iterator[str]:
     """Yield the URL of a server with the same stand-ins."""
-    serve.run(build_app(load_profile(profile), open_fake_stages), name="standins", route_prefix="/standins")
-    url = f"{cluster.url}/standins"
-    eventually(lambda: ready(url), 120, "the server is ready")
-    yield url
-    serve.delete("standins")
+    with application(cluster, "standins", load_profile(profile), open_fake_stages) as url:
+        yield url
 
 
 def test_the_verdicts_match_the_server(server: str, order: JobSpec, photos: Path):

@@ -18,7 +18,7 @@ from PIL import Image
 from ray import serve
 
 from roadwork_serve.errors import BrokenMedia
-from roadwork_serve.schema import BatchResult, Problem, Verdict
+from roadwork_serve.schema import BatchResult, Job, Problem, Verdict
 from roadwork_serve.server_state import Info
 from tests.e2e.conftest import POLICY, STAGES, Cluster, eventually
 
@@ -136,6 +136,19 @@ def test_a_clip_goes_to_the_video_stage(cluster: Cluster):
     assert (answer.media, asked(answer)) == ("clip", ["backbone", "video"])
 
 
+def test_a_job_has_the_verdict_of_its_clip(cluster: Cluster):
+    sent = httpx.post(f"{cluster.url}/v1/jobs", content=mp4(127), headers={"X-File-Name": "drive.mp4"})
+    assert sent.status_code == 202, sent.text
+    url = f"{cluster.url}/v1/jobs/{sent.json()['id']}"
+    eventually(lambda: httpx.get(url).json()["state"] == "done", 60, "the job is done")
+    job = Job.model_validate_json(httpx.get(url).content)
+    assert job.filename == "drive.mp4" and job.completed == 1 and job.problem is None
+    (window,) = job.windows
+    assert window.verdict is not None and asked(window.verdict) == ["backbone", "video"]
+    assert job.probability == window.verdict.probability
+    assert httpx.get(f"{cluster.url}/v1/jobs").status_code == 401  # the list needs the admin token
+
+
 def test_a_form_and_json_get_the_same_verdict(cluster: Cluster):
     url = f"{cluster.url}/v1/classify"
     form = httpx.post(url, files={"file": WHITE}, data={"deadline_ms": "20000"}, timeout=30)
@@ -158,7 +171,7 @@ def test_a_batch_contains_verdicts_and_problems(cluster: Cluster):
         (b"", "image/jpeg", {}, 422),
         (b"plain text", "image/jpeg", {}, 415),
         (WHITE[: len(WHITE) // 2], "image/jpeg", {}, 422),
-        (WHITE, "text/plain", {}, 415),
+        (WHITE, "application/x-www-form-urlencoded", {}, 415),
         (b'{"image": "@@"}', "application/json", {}, 400),
         (WHITE, "image/jpeg", {"deadline_ms": 0}, 400),
         (bytes(33 * 2**20), "image/jpeg", {}, 413),
@@ -188,13 +201,13 @@ def busy_reasoner(cluster: Cluster, name: str) -> Iterator[Future[httpx.Response
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(post, cluster, GREY, request_id=f"held-{name}")
         try:
-            eventually(lambda: f"held-{name}" in judged(cluster), 30, "the reasoner is busy")
+            eventually(lambda: f"held-{name}" in completed(cluster), 30, "the reasoner is busy")
             yield waiting
         finally:
             cluster.gate.touch()
 
 
-def judged(cluster: Cluster) -> list[str]:
+def completed(cluster: Cluster) -> list[str]:
     return cluster.journal.read_text().split()
 
 
@@ -230,8 +243,8 @@ def test_a_client_that_hangs_up_causes_no_further_work(cluster: Cluster):
         eventually(lambda: info(cluster).in_flight == 1, 30, "the hang-up is known")
     assert asked(verdict(waiting.result()))[-1] == "reasoner"
     verdict(post(cluster, GREY, request_id="stayed"))
-    assert "stayed" in judged(cluster)
-    assert "left" not in judged(cluster)
+    assert "stayed" in completed(cluster)
+    assert "left" not in completed(cluster)
 
 
 def test_a_new_policy_takes_over_without_a_restart(cluster: Cluster):

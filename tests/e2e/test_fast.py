@@ -80,6 +80,22 @@ async def test_a_photo_is_answered_under_its_id(client: httpx.AsyncClient, body:
     assert answer.request_id == response.headers["x-request-id"] == "mine-1"
 
 
+@pytest.mark.parametrize("upgrade", [{}, {"connection": "Upgrade, HTTP2-Settings", "http2-settings": "AAMAAABkAAQ"}])
+@pytest.mark.parametrize("in_chunks", [False, True])
+async def test_an_offer_of_http2_is_ignored(
+    client: httpx.AsyncClient, in_chunks: bool, upgrade: dict[str, str]
+) -> None:
+    body = chunks(JPEG) if in_chunks else JPEG
+    response = await client.post("/v1/classify", content=body, headers={"upgrade": "h2c"} | upgrade)
+    assert verdict(response).exit.stage == "reasoner"
+
+
+async def test_an_id_that_is_no_text_is_replaced(client: httpx.AsyncClient) -> None:
+    for given in (b"\xff\xfe", b"\x9b31m"):
+        answer = verdict(await client.post("/v1/classify", content=JPEG, headers={b"x-request-id": given}))
+        assert answer.request_id.replace("-", "").isalnum() and len(answer.request_id) in (32, 36)
+
+
 async def test_each_file_of_a_batch_is_answered(client: httpx.AsyncClient) -> None:
     files = [("file", ("a.jpg", JPEG)), ("file", ("b.jpg", b"text"))]
     del client.headers["content-type"]

@@ -58,7 +58,7 @@ def pair(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     held.touch()
     engines: dict[str, Any] = {name: {"num_cpus": 0.1} for name in load_profile("mini").engines}
     stages: dict[str, Any] = {stage: {} for stage in STAGES}
-    stages["vlm"] = {"options": {"held": str(held)}, "max_batch": 1, "slots": SLOTS}
+    stages["vlm"] = {"options": {"held": str(held)}, "max_batch": 1, "slots": SLOTS, "timeout_s": PATIENT_S}
     ingress = {"num_cpus": 0.1, "replicas": 2, "decode_processes": 1, "keys_file": str(folder / "keys.yaml")}
     overrides = {"ingress": ingress, "journal": journal_in(folder), "engines": engines, "stages": stages}
     profile = load_profile("mini", overrides)
@@ -299,9 +299,8 @@ async def test_hang_ups_leave_nothing_in_the_queues_before_a_full_engine(pair: P
 async def test_admin_routes_conform_to_openapi(pair: Pair, tmp_path: Path):
     (checks := tmp_path / "schemathesis.toml").write_text(CHECKS)
     key = f"--header=X-API-Key: {pair.key}"
-    output = await asyncio.to_thread(
-        hold_to_its_word, pair.url, checks, "--include-path-regex=policy|stats", key, *NO_OTHER_KEYS
-    )
+    options = ("--include-path-regex=policy|stats", key, *NO_OTHER_KEYS)
+    output = await asyncio.to_thread(lambda: hold_to_its_word(pair.url, checks, *options, phases="examples,fuzzing"))
     assert "Tested: 5" in output
     async with pair.client() as client:
         await put(client, policy("after-all"))

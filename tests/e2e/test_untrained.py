@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.server import own_server
-from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.stage_kinds import STAGES
 from roadwork_serve.testbed.minis.untrained import write_all
+from tests.e2e.conftest import Cluster, application, journal_in
 from tests.e2e.speaking import every_stage_speaks
 
 
 @pytest.mark.timeout(400)
-def test_every_stage_predicts(tmp_path: Path) -> None:
+def test_every_stage_predicts(cluster: Cluster, tmp_path: Path) -> None:
     transformers, _ = write_all(tmp_path / "untrained")
-    with own_server(tmp_path / "log", str(transformers)) as url:
+    profile = load_profile(str(transformers), {"journal": journal_in(tmp_path)})
+    with application(cluster, "untrained", profile) as url:
         assert every_stage_speaks(url) == set(STAGES) - {"closeup"}

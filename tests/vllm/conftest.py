@@ -10,7 +10,7 @@ from PIL import Image
 
 from roadwork_serve.engines.vllm import VllmEngine
 from roadwork_serve.engines.vlm import Prompt
-from roadwork_serve.profiles.profile import EngineSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
 from tests import untrained
 
 HERE = Path(__file__).parent

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from benchmarks.server import own_server
-from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.profiles.stage_kinds import STAGES
 from roadwork_serve.schema import Verdict
 from roadwork_serve.testbed import scenes
 from roadwork_serve.testbed.minis.untrained import write_all

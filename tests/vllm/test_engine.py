@@ -98,17 +98,17 @@ async def test_a_checkpoint_that_vllm_cannot_run_is_named(tmp_path: Path) -> Non
         VllmEngine(spec(tmp_path / "broken"), photos=True, clips=False, concurrency=1, stuck_s=90)
 
 
-async def test_molmo_2_matches_transformers_except_for_two_differences(tmp_path: Path) -> None:
-    """Undo two differences of vLLM 0.32; then both agree.
+async def test_molmo_2_adds_image_features_to_the_patch_embedding(tmp_path: Path) -> None:
+    """VLLM 0.32 alone would replace it, which a large embedding makes visible.
 
-    It replaces the patch token's embedding with image features where transformers adds them, and its CPU attention is
-    causal for image tokens.
+    Another difference is undone: its CPU attention is causal for image tokens.
     """
     folder = tmp_path / "molmo-2"
     shutil.copytree(untrained.video(), folder)
     weights = load_file(folder / "model.safetensors")
     patch = json.loads((folder / "config.json").read_text())["image_patch_id"]
-    weights["model.transformer.wte.embedding"][patch] = 0
+    embedding = weights["model.transformer.wte.embedding"]
+    embedding[patch] = torch.linspace(-1, 1, embedding.shape[1]).to(embedding.dtype)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     clips = [clip("red", "green", "blue", "white"), clip("red", "green")]
     engine = VllmEngine(spec(folder), photos=False, clips=True, concurrency=2, stuck_s=90)
@@ -117,10 +117,12 @@ async def test_molmo_2_matches_transformers_except_for_two_differences(tmp_path:
     finally:
         await engine.aclose()
     reference = VisionLanguageEngine(str(folder))
+    before = VisionLanguageEngine(str(untrained.video()))
     for answer, each in zip(ours, clips, strict=True):
         inputs = reference.encode([each])
         assert isinstance(inputs.pop("mm_token_type_ids"), torch.Tensor)
         assert answer.logit == pytest.approx(reference.answer(inputs)[0].logit, abs=EQUAL)
+        assert abs(answer.logit - before.answer(inputs)[0].logit) > 10 * EQUAL  # the embedding matters
 
 
 async def test_a_silently_ended_engine_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,8 @@ from roadwork_serve.engines.transformers import VisionLanguageEngine
 from roadwork_serve.engines.vlm import Prompt
 from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.errors import ModelError
-from roadwork_serve.profiles.profile import EngineSpec
-from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.task import default_task
 from roadwork_serve.testbed import scenes
 from tests.vllm.conftest import clip
 
@@ -78,7 +78,7 @@ async def engine(url: str) -> AsyncGenerator[OpenAiEngine]:
     await engine.aclose()
 
 
-def scene(seed: int, question: str = QUESTION) -> Prompt:
+def scene(seed: int, question: str = default_task().prompt()) -> Prompt:
     """Return a question about a rendered scene."""
     return Prompt(question, (Image.open(BytesIO(scenes.photo(seed, scale=0.5).jpeg())).convert("RGB"),))
 
@@ -93,7 +93,7 @@ async def test_photos_get_the_same_probability_as_with_transformers(engine: Open
 
 
 async def test_reasoning_stays_in_its_budget_and_is_followed_by_an_answer(engine: OpenAiEngine) -> None:
-    (answer,) = await engine.ask([scene(11, THINKING_QUESTION)], reasoning_tokens=9)
+    (answer,) = await engine.ask([scene(11, default_task().reasoning_prompt())], reasoning_tokens=9)
     assert answer.reasoning
     assert 1 < answer.tokens <= 9 + 8
     assert math.isfinite(answer.logit)
