@@ -47,7 +47,7 @@ ALL = (
     Measurement(
         "peers", 90,
         ("--models", "bundled", "--sizes", "50 kB", "--servers", "FastAPI", "roadwork-serve, fast", "--seconds", "1.5",
-         "--repeats", "1", "--arrivals", "50", "--workers", "2"),
+         "--repeats", "1", "--arrivals", "20", "--workers", "2"),
         ("runs", "workloads"),
     ),
 )  # fmt: skip

@@ -93,7 +93,7 @@ def bare_loop(files: Sequence[Path], threads: int) -> Timing:
     """Time the bare loop in this process."""
     from roadwork_serve import media
     from roadwork_serve.cascade.prediction import Item
-    from roadwork_serve.profiles.profile import StageSpec
+    from roadwork_serve.profiles.stage_spec import StageSpec
     from roadwork_serve.stages.backbone import Backbone
 
     began = time.monotonic()

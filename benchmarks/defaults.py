@@ -2,7 +2,8 @@
 
 The core time of stage 1 and of the closer look is that of this process over the photos of the console, one at a time
 with one thread, decoding included. Start and memory are those of a server with a Ray of its own, for each profile in
-turn: the time until it is ready, and the proportional set size of its processes once it has classified the photos.
+turn: the time until it is ready, the proportional set size of its processes once it has classified the photos, and the
+time until the fast VLM is up again after a kill.
 """
 
 import argparse
@@ -15,21 +16,25 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.chaos.processes import kill, pids
 from benchmarks.environment import Environment
-from benchmarks.server import ROOT, session, started
+from benchmarks.server import ROOT, Server, session, started
 from benchmarks.tables import RESULTS
+from benchmarks.usage import memory_mib
 from roadwork_serve import media
+from roadwork_serve.api.deployment_names import deployment_of
 from roadwork_serve.atomic_write import write_json
 from roadwork_serve.cascade.prediction import BlockingStage, Item
 from roadwork_serve.engines.registry import open_feature_extractor
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 from roadwork_serve.stages.backbone import Backbone
 from roadwork_serve.stages.closeup import Closeup
 
 OUT = RESULTS / "defaults.json"
 SAMPLES = ROOT / "roadwork_serve/console/samples"
 PROFILES = ("mini", "cpu")
+_RECOVERY_LIMIT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class Start:
     #: Proportional set size of all processes of the server and its Ray, in MB.
     memory_mb: float
     processes: int
+    #: From a SIGKILL of the fast VLM's process until the stage is up again.
+    back_s: float
 
 
 def main() -> None:
@@ -109,16 +116,29 @@ def start(profile: str, photos: list[bytes]) -> Start:
         ready_s = time.monotonic() - began
         for data in photos:
             httpx.post(f"{server.url}/v1/classify", files={"file": data}, timeout=60).raise_for_status()
-        sizes = [_pss_mb(process) for process in session(server.pid)]
-    return Start(profile, ready_s, sum(sizes), len(sizes))
+        sizes = [_memory_mb(process) for process in session(server.pid)]
+        back_s = _recovery_s(server, profile)
+    return Start(profile, ready_s, sum(sizes), len(sizes), back_s)
 
 
-def _pss_mb(pid: int) -> float:
+def _recovery_s(server: Server, profile: str) -> float:
+    """Kill the process of the fast VLM and return the seconds until a new one is up. Raises TimeoutError."""
+    stages = load_profile(profile).stages
+    process = deployment_of({name: spec for name, spec in stages.items() if spec.engine == stages["vlm"].engine})
+    killed, began = kill(server, process), time.monotonic()
+    while time.monotonic() < began + _RECOVERY_LIMIT_S:
+        time.sleep(0.1)
+        there = [pid for pid in pids(server, process) if pid != killed]
+        if there and "vlm" in httpx.get(f"{server.url}/readyz", timeout=10).json().get("up", ()):
+            return time.monotonic() - began
+    raise TimeoutError(f"the fast VLM was not up again {_RECOVERY_LIMIT_S:g} s after a kill")
+
+
+def _memory_mb(pid: int) -> float:
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return memory_mib(pid) * 2**20 / 1e6
     except OSError:
         return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
 
 
 if __name__ == "__main__":

@@ -12,9 +12,12 @@ from ray.serve import Application
 from deployments.app import Args, build_app
 from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePrediction
 from roadwork_serve.cascade.threaded_stage import ThreadedStage
+from roadwork_serve.profiles.engine_spec import EngineSpec
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.schema import Evidence
+from roadwork_serve.stages.load import open_stages
 
 BUILDER = "benchmarks.fake_models:build"
 
@@ -69,7 +72,9 @@ def overrides(item_ms: Mapping[str, float], ingress_replicas: int = 1, **options
 
 
 def open_fake_stages(engine: EngineSpec, users: Mapping[StageName, StageSpec]) -> dict[StageName, Stage]:
-    """Open an engine's stages like `open_stages`, with fake models."""
+    """Open an engine's stages like `open_stages`, with fake models in place of those of this package."""
+    if engine.backend == "own":
+        return dict(open_stages(engine, users))
     return {name: ThreadedStage(FakeStage(name, spec, engine)) for name, spec in users.items()}
 
 

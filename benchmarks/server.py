@@ -43,8 +43,8 @@ class Server:
 
 @contextmanager
 def own_server(log: Path, profile: str = "auto", start_s: float = START_S) -> Iterator[str]:
-    """Start the application of serve_config.yaml and yield its URL once it is ready; see `started`."""
-    with started(log, {"profile": profile}, start_s=start_s) as server:
+    """Start the application of serve_config.yaml, yield its URL once it is ready, and kill it; see `started`."""
+    with started(log, {"profile": profile}, start_s=start_s, patience_s=0) as server:
         yield server.url
 
 
@@ -56,6 +56,7 @@ def started(
     builder: str | None = None,
     start_s: float = START_S,
     scaling: Mapping[str, float] | None = None,
+    patience_s: float = STOP_S,
 ) -> Iterator[Server]:
     """Start the application of serve_config.yaml and yield the server once it is ready.
 
@@ -66,6 +67,7 @@ def started(
         builder: another application builder, as `module:function`.
         start_s: time for it to become ready.
         scaling: settings of the autoscaling policy.
+        patience_s: time for an orderly stop; 0 kills at once.
 
     Raises:
         RuntimeError: with the end of the log, if it does not become ready.
@@ -81,7 +83,7 @@ def started(
         try:
             yield Server(url, folder, process.pid, journal)
         finally:
-            stop(process)
+            stop(process, patience_s)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -168,10 +170,17 @@ def stop(process: subprocess.Popen[bytes], patience_s: float = STOP_S) -> None:
         patience_s: time between the two; 0 kills at once.
     """
     started = session(process.pid)
-    if patience_s and process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(patience_s)
+    try:
+        if patience_s and process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(patience_s)
+    finally:  # a test's timeout may end the wait
+        _kill(process, started)
+
+
+def _kill(process: subprocess.Popen[bytes], started: Mapping[int, str]) -> None:
+    """Kill a session leader and the processes it started, given with their start times."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -5,15 +5,16 @@ results; the rest of the page is not changed.
 """
 
 import argparse
-import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from benchmarks.markdown import Result, read, table
+from benchmarks.robustness import attacks, soak
 from benchmarks.server import ROOT
 
 RESULTS = ROOT / "benchmarks/results"
@@ -22,7 +23,6 @@ EARLIER = "earlier"  # a folder of the results
 OURS = "roadwork-serve, fast"
 LOOP_TARGETS = {"bundled": 0.5, "vit-s": 0.85, "vit-l": 0.95}
 _BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.S)
-Result = dict[str, Any]
 T = TypeVar("T")
 
 
@@ -40,13 +40,13 @@ def throughput(results: Path) -> str:
         here = {row["server"]: row for row in rows if (row["model"], row["size"]) == (model, size)}
         bare = statistics.median(pace["per_s"] for row in here.values() for pace in row["bare"])
         lines.append([f"{model}, {size}", f"{bare:.3g}", *(_share(here.get(server)) for server in servers)])
-    return _table(["model, JPEG", "bare loop, images per second", *servers], lines)
+    return table(["model, JPEG", "bare loop, images per second", *servers], lines)
 
 
 def resources(results: Path) -> str:
     """Return processor time, memory and startup time of every server, with JPEGs of the first size."""
     rows = _rows(results)
-    return _table(
+    return table(
         ["model", "server", "CPU ms per answer", "memory, MiB", "startup, s"],
         [
             [row["model"], row["server"], *_cost(row), f"{row['start_s']:.0f}"]
@@ -58,7 +58,7 @@ def resources(results: Path) -> str:
 
 def latency(results: Path) -> str:
     """Return sustained rates, latencies, and goodput under overload."""
-    workloads = _read(results, "peers")["workloads"]
+    workloads = read(results, "peers")["workloads"]
     lines: list[list[str]] = []
     for curve in _of(results, "curves"):
         middle, over = curve["points"][1], curve["overload"]
@@ -80,12 +80,12 @@ def latency(results: Path) -> str:
         "p50, p99, share in time at 0.7x",
         "in time at 1.5x, per second (relative)",
     ]
-    return _table(header, lines)
+    return table(header, lines)
 
 
 def overhead(results: Path) -> str:
     """Return the breakdown of core time and latency, one column per model."""
-    rows: list[Result] = _read(results, "overhead")["rows"]
+    rows: list[Result] = read(results, "overhead")["rows"]
     times = {
         "throughput relative to the bare loop": [f"{row['relative_throughput']:.2f}" for row in rows],
         "bare loop: core ms per image": [f"{row['bare_cpu_ms']:.1f}" for row in rows],
@@ -110,13 +110,13 @@ def overhead(results: Path) -> str:
     for name, key in parts.items():
         times[f"latency in ms: {name}"] = [f"{row['latency'][key]:.0f}" for row in rows]
     times["items per batch"] = [f"{row['latency']['batch_size']:.1f}" for row in rows]
-    return _table(["", *(row["model"] for row in rows)], [[name, *values] for name, values in times.items()])
+    return table(["", *(row["model"] for row in rows)], [[name, *values] for name, values in times.items()])
 
 
 def decode(results: Path) -> str:
     """Return the decoders of large JPEGs."""
-    sides = _read(results, "decode")["sides"]
-    return _table(
+    sides = read(results, "decode")["sides"]
+    return table(
         ["decoder", *(f"{side} px: ms, speedup" for side in sides)],
         [
             [decoder, *(f"{side[decoder]['median_ms']:.0f}, {side[decoder]['speedup']:.1f}" for side in sides.values())]
@@ -127,28 +127,28 @@ def decode(results: Path) -> str:
 
 def batching(results: Path) -> str:
     """Return the mean latency relative to the lowest possible, and the mean batch size, by load."""
-    rows: list[Result] = _read(results, "batching")["rows"]
+    rows: list[Result] = read(results, "batching")["rows"]
     loads = _unique(row["load"] for row in rows)
     lines: list[list[str]] = []
     for model, contender in _unique((row["model"], row["contender"]) for row in rows):
         here = {row["load"]: row for row in rows if (row["model"], row["contender"]) == (model, contender)}
         lines.append([model, contender, *(_batching(here.get(load)) for load in loads)])
-    return _table(["model", "batcher", *(f"{load:.0%}" for load in loads)], lines)
+    return table(["model", "batcher", *(f"{load:.0%}" for load in loads)], lines)
 
 
 def cost_accuracy(results: Path) -> str:
     """Return accuracy and compute of every method on rendered scenes. No pooled figure of photographs is quoted."""
     lines: list[list[str]] = []
-    for method in _read(results, "cost_accuracy")["results"]["rendered scenes"]["methods"]:
+    for method in read(results, "cost_accuracy")["results"]["rendered scenes"]["methods"]:
         interval = f"{method['low']:.3f} to {method['high']:.3f}"
         lines.append([method["name"], f"{method['tflop']:.2f}", f"{method['accuracy']:.3f}", interval])
-    return _table(["method", "TFLOP per item", "accuracy", "95 % interval"], lines)
+    return table(["method", "TFLOP per item", "accuracy", "95 % interval"], lines)
 
 
 def photographs(results: Path) -> str:
     """Return the results on real photographs that the models were not trained on, of stage 1 and of the cascade."""
     lines: list[list[str]] = []
-    for label, run in _read(results, "real-photos")["runs"].items():
+    for label, run in read(results, "real-photos")["runs"].items():
         for each in run["sets"]:
             for name, model in (("stage 1", "stage1"), ("cascade", "cascade")):
                 part = each["photos"][model]
@@ -165,21 +165,7 @@ def photographs(results: Path) -> str:
         "ECE",
         "confident, wrong among them",
     ]
-    return _table(heads, lines)
-
-
-def gpu(results: Path) -> str:
-    """Return the measurements on GPUs, with the name of the GPU."""
-    lines: list[list[str]] = []
-    for file in sorted(results.glob("gpu-*.json")):
-        result = json.loads(file.read_text())
-        for row in result["rows"]:
-            case = row["case"]
-            operation = f"{case['model']} {case['operation']}, {case['mode']}, batch {case['batch']}, {case['side']} px"
-            lines.append([result["gpu"], operation, f"{row['timing']['median_ms']:.1f}", f"{row['per_s']:.1f}"])
-    if not lines:
-        return "Nothing has been measured on a GPU yet.\n"
-    return _table(["GPU", "operation", "median, ms", "items per second"], lines)
+    return table(heads, lines)
 
 
 def summary(results: Path) -> str:
@@ -194,16 +180,16 @@ def summary(results: Path) -> str:
             best = max(others, key=lambda row: row["relative_throughput"])
             count = max(count, len(others))
             lines.append([f"{model}, {size}", _share(here[OURS]), f"{best['server']}: {_share(best)}"])
-    return _table(["model, JPEG", "relative to a bare loop (per second)", f"best of {count} other servers"], lines)
+    return table(["model, JPEG", "relative to a bare loop (per second)", f"best of {count} other servers"], lines)
 
 
 def headline(results: Path) -> str:
     """Return the README's main table: the cascade and single models, on rendered stills."""
-    scenes = _read(results, "scenes")
+    scenes = read(results, "scenes")
     cascade, saved, early = scenes["gflops_per_still"], scenes["flops_ratio"], scenes["exit_mix"]["backbone"]
-    methods = _read(results, "cost_accuracy")["results"]["rendered scenes"]["methods"]
+    methods = read(results, "cost_accuracy")["results"]["rendered scenes"]["methods"]
     (stage1,) = (method["tflop"] for method in methods if method["name"] == "stage 1 alone")
-    return _table(
+    return table(
         ["", "accuracy", "compute per image"],
         [
             ["stage 1 alone", f"{scenes['accuracy_stage1']:.3f}", f"{stage1:.2f} TFLOP"],
@@ -217,16 +203,64 @@ def headline(results: Path) -> str:
     )
 
 
+def rendered_scenes(results: Path) -> str:
+    """Return the accuracy, the exits and the compute on rendered stills and clips."""
+    scenes = read(results, "scenes")
+    shares = [
+        " / ".join(f"{100 * share:.0f}" for share in scenes[mix].values()) + " %"
+        for mix in ("exit_mix", "exit_mix_clips")
+    ]
+    return table(
+        ["", f"{scenes['n_stills']:,} stills", f"{scenes['n_clips']:,} clips"],
+        [
+            ["accuracy of the cascade", f"{scenes['accuracy']:.3f}", f"{scenes['accuracy_clips']:.3f}"],
+            ["accuracy of stage 1 alone", f"{scenes['accuracy_stage1']:.3f}", ""],
+            ["accuracy of the fast VLM on every still", f"{scenes['accuracy_vlm_all']:.3f}", ""],
+            ["Brier score, ECE", f"{scenes['brier']:.3f}, {scenes['ece']:.3f}", ""],
+            ["exits at backbone / signs / vlm / reasoner, or video", *shares],
+            [
+                "compute saved against the fast VLM (or video model) on every item, at production model sizes",
+                *(f"{scenes[ratio]:.2f}x" for ratio in ("flops_ratio", "flops_ratio_clips")),
+            ],
+        ],
+    )
+
+
 def goals(results: Path) -> str:
     """Return the goals with their results, and those of an earlier run if there is one."""
     now, earlier = _goals(results), _goals(results / EARLIER) if (results / EARLIER).is_dir() else {}
-    return _table(
+    return table(
         ["goal", "target", "measured", "", "earlier run", ""],
         [
             [name, f"{goal.target:g}", *goal.cells(), *(earlier[name].cells() if name in earlier else ("", ""))]
             for name, goal in now.items()
         ],
     )
+
+
+def starts(results: Path) -> str:
+    """Return what a server of each profile takes to start, holds, and needs to recover, beside an earlier run."""
+    earlier = {each["profile"]: each for each in read(results / EARLIER, "defaults")["starts"]}
+    rows = []
+    for each in read(results, "defaults")["starts"]:
+        was = earlier[each["profile"]]
+        rows.append([
+            f"`{each['profile']}`",
+            *(f"{was[name]:,.0f}" if name in was else "" for name in ("ready_s", "memory_mb")),
+            *(f"{each[name]:,.0f}" for name in ("ready_s", "memory_mb", "back_s")),
+        ])  # fmt: skip
+    return table(["profile", "ready, s, earlier", "MB, earlier", "ready, s", "MB", "back after a kill, s"], rows)
+
+
+def rest(results: Path) -> str:
+    """Return what a server without requests costs, in milliseconds of a core a second, by process and run."""
+    runs: dict[str, Result] = read(results, "rest")["runs"]
+    spent = {label: {each["name"]: each["ms_per_s"] for each in run["processes"]} for label, run in runs.items()}
+    most = {name: max(each.get(name, 0.0) for each in spent.values()) for each in spent.values() for name in each}
+    shown = sorted((name for name, ms in most.items() if ms >= 1), key=lambda name: (-most[name], name))
+    rows = [[name, *(f"{each.get(name, 0.0):.0f}" for each in spent.values())] for name in shown]
+    rows.append(["all processes", *(f"{run['ms_per_s']:.0f}" for run in runs.values())])
+    return table(["process", *runs], rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,14 +283,14 @@ def _goals(results: Path) -> dict[str, _Goal]:
         f"throughput relative to the bare loop, {row['model']}": _Goal(
             LOOP_TARGETS[row["model"]], row["relative_throughput"]
         )
-        for row in _read(results, "overhead")["rows"]
+        for row in read(results, "overhead")["rows"]
     }
     for name, target, ours, (server, best) in _comparisons(results):
         found[f"{name}, relative to the best other server"] = _Goal(target, ours / best, server)
     for curve in _of(results, "curves"):
         if curve["server"] == OURS:
             found[f"goodput at 1.5x, share of the saturated rate, {curve['model']}"] = _Goal(0.8, curve["goodput"])
-    fastest = min(side["roadwork-serve"]["speedup"] for side in _read(results, "decode")["sides"].values())
+    fastest = min(side["roadwork-serve"]["speedup"] for side in read(results, "decode")["sides"].values())
     found["decoding 12 megapixels, speedup over a full decode"] = _Goal(3.0, fastest)
     return found
 
@@ -272,10 +306,14 @@ TABLES: dict[str, Callable[[Path], str]] = {
         batching,
         cost_accuracy,
         photographs,
-        gpu,
         summary,
         headline,
+        rendered_scenes,
         goals,
+        starts,
+        rest,
+        soak,
+        attacks,
     )
 }
 
@@ -325,7 +363,7 @@ def _rows(results: Path) -> list[Result]:
 
 def _of(results: Path, kind: str) -> list[Result]:
     """Return the rows or curves of all servers with all models."""
-    return [each for run in _read(results, "peers")["runs"] for each in run[kind]]
+    return [each for run in read(results, "peers")["runs"] for each in run[kind]]
 
 
 def _comparisons(results: Path) -> Iterator[tuple[str, float, float, tuple[str, float]]]:
@@ -352,18 +390,8 @@ def _best_other(values: dict[str, float]) -> tuple[str, float]:
     return max(others.items(), key=lambda each: each[1])
 
 
-def _read(results: Path, name: str) -> Result:
-    return json.loads((results / f"{name}.json").read_text())
-
-
 def _unique(values: Iterable[T]) -> list[T]:
     return list(dict.fromkeys(values))
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    rows = [header, ["---"] * len(header), *lines]
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
 def main() -> int:

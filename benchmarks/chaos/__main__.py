@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     environment, began = Environment.here(command), time.monotonic()
     secret, key = new_key("chaos", "admin")
     console.print("Rendering scenes and starting a server ...")
-    sent = files(plan)
+    sent = files(plan.stills, plan.clips)
     driver = Driver(plan, chosen.seed, sent, lambda line: console.print(line, highlight=False))
     overrides = fake_models.overrides(ITEM_MS, REPLICAS) if chosen.short else {"ingress": {"replicas": REPLICAS}}
     args, builder = {"profile": "mini", "overrides": overrides}, fake_models.BUILDER if chosen.short else None

@@ -14,9 +14,9 @@ _PATIENCE_S = 10.0
 class Api:
     """A client of the server's management API. Close it with `async with`."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         self._client = httpx.AsyncClient(
-            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=_PATIENCE_S,
+            base_url=url, headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=_PATIENCE_S,
             limits=httpx.Limits(max_keepalive_connections=0),
         )  # fmt: skip
 
@@ -28,14 +28,14 @@ class Api:
 
     async def stages_up(self, replicas: int) -> set[str]:
         """Return the stages that every ingress replica reports as up; none unless all replicas respond."""
-        loads = await self._loads()
+        loads = await self.loads()
         if len(loads) < replicas:
             return set()
         return set.intersection(*({stage.stage for stage in load.stages if stage.up} for load in loads))
 
     async def is_responding(self) -> bool:
         """Return whether any ingress replica responds."""
-        return bool(await self._loads())
+        return bool(await self.loads())
 
     async def policy(self) -> dict[str, Any]:
         """Return the active policy. Raises httpx.HTTPError."""
@@ -58,10 +58,11 @@ class Api:
         while len(found) < replicas or any(any(each.values()) for each in found.values()):
             if time.monotonic() > give_up_at:
                 break
-            found |= {load.replica: _work_of(load) for load in await self._loads()}
+            found |= {load.replica: _work_of(load) for load in await self.loads()}
         return found
 
-    async def _loads(self) -> list[ReplicaStats]:
+    async def loads(self) -> list[ReplicaStats]:
+        """Return the statistics of the ingress replicas that respond; none if the server does not."""
         try:
             response = await self._client.get("/v1/stats")
         except httpx.HTTPError:

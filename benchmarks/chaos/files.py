@@ -1,6 +1,6 @@
 """The files that are sent: rendered scenes that are in no training or calibration set, and hostile files."""
 
-from benchmarks.chaos.plan import File, Plan
+from benchmarks.chaos.plan import File
 from roadwork_serve.schema import MediaKind
 from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_seed
 from tests.corpus import hostile_files
@@ -8,10 +8,10 @@ from tests.corpus import hostile_files
 RUN_SEED = 9004  # of the scenes, as in `roadwork evaluate --seed`
 
 
-def files(plan: Plan) -> list[File]:
+def files(stills: int, clips: int) -> list[File]:
     """Return all files of a run, in memory. Rendering takes a tenth of a second each."""
-    seeds = [scene_seed(RUN_SEED, index) for index in range(plan.stills + plan.clips)]
-    kinds: list[MediaKind] = ["photo" if index < plan.stills else "clip" for index in range(len(seeds))]
+    seeds = [scene_seed(RUN_SEED, index) for index in range(stills + clips)]
+    kinds: list[MediaKind] = ["photo" if index < stills else "clip" for index in range(len(seeds))]
     scenes = list(zip(seeds, kinds, strict=True))
     found = [
         File(sample.metadata.name, "image/jpeg", sample.data, "still")

@@ -23,7 +23,7 @@ from roadwork_serve.evaluation.run import evaluate_samples
 from roadwork_serve.evaluation.seen_data import seen_data
 from roadwork_serve.local_cascade import local_cascade
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.profiles.stage_kinds import STAGES
 from roadwork_serve.progress import progress
 from roadwork_serve.testbed.scene_dataset import draw_scenes, drawing_workers, scene_track
 

@@ -22,6 +22,7 @@ from benchmarks.peers.model import WORKLOADS
 from benchmarks.peers.pictures import pictures
 from benchmarks.server import ROOT, environment_in, free_port, session, status, stop
 from benchmarks.transport import fast as fast_ports
+from benchmarks.usage import memory_mib, title
 
 TRITON_PATH = "/v2/models/predict/infer"
 _START_S = 300.0
@@ -141,18 +142,16 @@ class RunningServer:
         """Yield its processes."""
         for pid in session(self.session):
             with suppress(OSError):
-                stat, command = status(pid), Path(f"/proc/{pid}/cmdline")
-                title = command.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                yield Process(pid, title, (int(stat[11]) + int(stat[12])) / _TICKS)
+                stat = status(pid)
+                yield Process(pid, title(pid), (int(stat[11]) + int(stat[12])) / _TICKS)
 
     def memory_mib(self) -> float:
         """Return the memory of all its processes; shared pages count once."""
-        found = 0
+        found = 0.0
         for pid in session(self.session):
             with suppress(OSError):
-                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-                found += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        return found / 1024
+                found += memory_mib(pid)
+        return found
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Tests of the autoscaling simulation on short days, and of the comparison of its curves."""
 
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_items_visit_the_stages_they_need():
 
 def test_traffic_is_the_same_for_a_seed_and_follows_the_day():
     items = list(traffic(World(), 1, 9 * HOUR_S))
-    assert items == list(traffic(World(), 1, 9 * HOUR_S))
+    assert items[:5000] == list(islice(traffic(World(), 1, 9 * HOUR_S), 5000))
     night = sum(2 * HOUR_S <= item.at_s < 3 * HOUR_S for item in items)
     rush = sum(7.5 * HOUR_S <= item.at_s < 8.5 * HOUR_S for item in items)
     assert rush > 4 * night

@@ -1,8 +1,10 @@
 """Tests of stopping a server with all its processes."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,27 @@ def test_a_child_in_its_own_session_is_found_and_stopped_with_its_parent(
     assert parent.returncode == code, reason
     assert not Path(f"/proc/{child}").exists() or status(child)[0] == "Z"
     assert session(parent.pid) == {}
+
+
+def test_an_interrupted_stop_leaves_no_process() -> None:
+    def time_is_up(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGUSR1, time_is_up)
+    program = PARENT.replace("lambda *_: sys.exit()", "signal.SIG_IGN")
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True
+        ) as parent:
+            assert parent.stdout is not None
+            child = int(parent.stdout.readline())
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            with pytest.raises(TimeoutError):
+                stop(parent)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert parent.returncode == -signal.SIGKILL
+    assert not Path(f"/proc/{child}").exists() or status(child)[0] == "Z"
 
 
 def test_a_terminated_benchmark_cleans_up() -> None:

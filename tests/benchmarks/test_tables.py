@@ -96,14 +96,6 @@ def test_an_unknown_table_is_an_error(results: Path) -> None:
         tables.update_page("<!-- table: nonsense -->\n<!-- end -->", results)
 
 
-def test_measurements_on_a_gpu_name_it(tmp_path: Path) -> None:
-    assert "Nothing has been measured on a GPU" in tables.gpu(tmp_path)
-    case = {"model": "vit-l", "operation": "forward", "mode": "eager", "batch": 16, "side": 224}
-    write_result(tmp_path, "gpu-some-gpu", {"gpu": "Some GPU", "rows": [{"case": case, "timing": {"median_ms": 9.96},
-                                                                    "per_s": 1606.0}]})  # fmt: skip
-    assert "| Some GPU | vit-l forward, eager, batch 16, 224 px | 10.0 | 1606.0 |" in tables.gpu(tmp_path)
-
-
 def test_photographs_have_a_row_for_stage_1_and_for_the_cascade_of_each_run_and_set(tmp_path: Path) -> None:
     whole = {
         "n": 10, "positives": 4, "accuracy": 0.7, "balanced_accuracy": 0.7083, "auc": 0.75, "mcc": 0.4, "ece": 0.123,
