@@ -12,6 +12,7 @@ from roadwork_serve.miner.preflight import run_checks
 from roadwork_serve.miner.remote import HttpCascade
 from roadwork_serve.miner.service import run_miner, wait_for_cascade
 from roadwork_serve.miner.settings import MinerSettings, load_settings
+from roadwork_serve.miner.state_files import make_state_folder
 from roadwork_serve.printable import make_logs_printable
 from roadwork_serve.ray_environment import ray_environment
 from roadwork_serve.terminal import echo_error
@@ -26,6 +27,7 @@ async def run(settings: MinerSettings) -> int:
     try:
         if settings.check:
             return await run_checks(settings, cascade)
+        make_state_folder(settings.state)
         hotkey, chain = hotkey_of(settings), chain_of(settings)
         await wait_for_cascade(cascade, settings.wait_s)
         await run_miner(settings, hotkey, cascade, chain)

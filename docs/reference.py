@@ -1,8 +1,8 @@
 """Reference documentation that is generated from the code.
 
 As a MkDocs hook it adds the pages for commands, settings and the HTTP API. `python docs/reference.py` writes the
-generated blocks of the pages in docs/: the fields in glossary.md and the map of folders in architecture.md; `--check`
-only compares. A page marks a block with `<!-- generated: NAME -->` and `<!-- end -->`.
+generated blocks of the pages in docs/: the fields in glossary.md, the map of folders in architecture.md and the formats
+in formats.md; `--check` only compares. A page marks a block with `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
 import argparse
@@ -23,11 +23,13 @@ from pydantic.fields import FieldInfo
 
 from roadwork_serve import schema, server_state
 from roadwork_serve.cascade.rollout import Rollout
+from roadwork_serve.clip_formats import CLIP_CODECS, CLIP_FORMATS
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.still_formats import STILL_FORMATS
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "docs/glossary.md", ROOT / "docs/architecture.md")
+PAGES = (ROOT / "docs/glossary.md", ROOT / "docs/architecture.md", ROOT / "docs/formats.md")
 _BLOCK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.S)
 _RESULTS = ROOT / "benchmarks/results"
 _SETTINGS = """# Settings
@@ -81,6 +83,7 @@ def openapi() -> str:
     """Return the OpenAPI document of a server with API keys."""
     from roadwork_serve.api.auth import Authenticator
     from roadwork_serve.api.classify_routes import http_app
+    from roadwork_serve.api.job_routes import job_routes
     from roadwork_serve.api.journal_routes import journal_routes
     from roadwork_serve.api.policy_routes import policy_routes
 
@@ -89,7 +92,8 @@ def openapi() -> str:
         Any, SimpleNamespace(profile=load_profile("mini"), status=None)
     )  # routes are described, none is called
     served = http_app(nobody, guard)
-    for routes in (*policy_routes(nobody, guard), journal_routes(nobody, nobody, nobody, guard)):
+    own = (journal_routes(nobody, nobody, nobody, guard, nobody), job_routes(nobody, nobody.profile.jobs, guard))
+    for routes in (*policy_routes(nobody, guard), *own):
         served.include_router(routes)
     return json.dumps(served.openapi())
 
@@ -154,11 +158,26 @@ def folders() -> str:
     return _table(("path", "content"), rows)
 
 
+def still_formats() -> str:
+    """Return the table of photo formats."""
+    rows = [(each.name, ", ".join(each.suffixes), each.codecs, each.read, each.limits) for each in STILL_FORMATS]
+    return _table(("format", "suffixes", "coding", "what is read", "limits"), rows)
+
+
+def clip_formats() -> str:
+    """Return the table of clip formats."""
+    rows = [(each.name, ", ".join(each.suffixes), ", ".join(each.codecs), each.marks) for each in CLIP_FORMATS]
+    codecs = ", ".join(dict.fromkeys(CLIP_CODECS.values()))
+    return _table(("format", "suffixes", "usual codecs", "told by"), rows) + f"\nEach may hold any of {codecs}.\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "wire": lambda: fields(wire_models()),
     "policy": lambda: fields(policy_models()),
     "profile": lambda: fields(profile_models()),
     "folders": folders,
+    "still-formats": still_formats,
+    "clip-formats": clip_formats,
 }
 
 

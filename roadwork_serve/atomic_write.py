@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.printable import writable
 
 
 @contextmanager
@@ -68,11 +69,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write plain data and pydantic models as JSON atomically; NaN and infinity become null.
+    """Write plain data and pydantic models as JSON atomically; NaN and infinity become null, half surrogate pairs text.
 
     Raises ConfigError if the disk refuses.
     """
-    write_text(path, json.dumps(_finite(value), indent=2) + "\n")
+    write_text(path, json.dumps(_plain(value), indent=2) + "\n")
 
 
 @contextmanager
@@ -128,13 +129,15 @@ def _umask() -> int:
     return mask
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return writable(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [_plain(inner) for inner in value]
     return value

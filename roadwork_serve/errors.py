@@ -37,6 +37,14 @@ class UnsupportedMedia(MediaError):
     title = "The format of the file is not supported"
 
 
+class UnsupportedEncoding(RoadworkError):
+    """The body is compressed, or encoded in another way that its Content-Encoding names."""
+
+    status = 415
+    slug = "unsupported-encoding"
+    title = "The encoding of the body is not supported"
+
+
 class MediaTooLarge(MediaError):
     """The file exceeds a limit on bytes, pixels, frames or seconds.
 

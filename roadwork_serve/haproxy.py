@@ -32,8 +32,6 @@ def fast_environment(folder: Path, wrapper: Path) -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # the default of 0.1 takes 2 % of a core more
-        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",  # the default of 100 takes another 2 %
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # default 30; HAProxy knows at once
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_MESSAGE_BYTES),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),

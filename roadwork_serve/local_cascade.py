@@ -13,8 +13,9 @@ from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.prediction import Item, Page
 from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cascade.router import Router
-from roadwork_serve.engines.gpu_lock import exclusive_gpu_load
-from roadwork_serve.profiles.profile import MediaLimits, Profile
+from roadwork_serve.engines.gpu_lock import gpu_load_lock
+from roadwork_serve.profiles.media_limits import MediaLimits
+from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.schema import Verdict
 from roadwork_serve.stages.load import Opener, open_stages
 
@@ -70,7 +71,7 @@ async def local_cascade(profile: Profile, policy: Policy, opener: Opener | None 
             wanted = {name: spec for name, spec in users.items() if name in named}
             if not wanted:
                 continue
-            with exclusive_gpu_load(profile.engines[engine].device):
+            with gpu_load_lock(profile.engines[engine]):
                 stages = await asyncio.to_thread(opener or open_stages, profile.engines[engine], wanted)
                 for stage in stages.values():
                     closing.push_async_callback(stage.aclose)
@@ -85,4 +86,4 @@ async def local_cascade(profile: Profile, policy: Policy, opener: Opener | None 
                     name=name,
                 )
                 closing.push_async_callback(batchers[name].aclose)
-        yield LocalCascade(Router(batchers, Rollout(policy=policy), profile.name), batchers, profile)
+        yield LocalCascade(Router(batchers, Rollout(policy=policy), profile.name, task=profile.task), batchers, profile)

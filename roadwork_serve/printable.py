@@ -18,6 +18,8 @@ _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _SPACE = re.compile(r"[\t\n]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_BYTES = range(0xDC80, 0xDD00)  # what Python makes of the bytes of a file name that are not UTF-8 (PEP 383)
 
 
 def printable(text: str) -> str:
@@ -35,6 +37,21 @@ def printable_lines(text: str) -> str:
 def printable_json(text: str) -> str:
     """Return JSON with the same meaning, whose strings have escapes for what a terminal would obey."""
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def writable(text: str) -> str:
+    r"""Return a text that UTF-8, and so JSON and Parquet, can hold: `stra\xdfe.jpg` for a name in Latin-1."""
+    return _SURROGATE.sub(lambda match: _escape(ord(match[0])), text)
+
+
+def without_formula(text: str) -> str:
+    """Return a text of others, printable, with an apostrophe in front if a spreadsheet would run it as a formula."""
+    safe = printable_lines(text)
+    return f"'{safe}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else safe
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code - 0xDC00:02x}" if code in _BYTES else f"\\u{code:04x}"
 
 
 class PrintableRecords(logging.Filter):

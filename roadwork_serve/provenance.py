@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+NOT_INSTALLED = "not installed"
 _PACKAGES = ("roadwork-serve", "torch", "transformers", "onnxruntime")
 
 
@@ -23,11 +24,11 @@ def environment() -> dict[str, str]:
 
 
 def package_version(package: str) -> str:
-    """Return the installed version of a package, or "not installed"."""
+    """Return the installed version of a package, or NOT_INSTALLED."""
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED
 
 
 def cpu_model() -> str:

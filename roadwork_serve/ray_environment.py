@@ -1,15 +1,13 @@
 """Environment variables for Ray, used by everything that starts it or connects to it, tests included."""
 
 import os
-import secrets
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.state_folder import make_private, state_folder
+from roadwork_serve.state_folder import make_private, secret_file, state_folder
 
 RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -17,8 +15,20 @@ RAY = {
     "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(256 * 2**20),  # fits small machines
     "RAY_process_group_cleanup_enabled": "1",  # processes that a replica started, such as vLLM's engine, end with it
     "RAY_worker_niceness": "0",  # by default replicas have a lower priority than other processes
+    "RAY_raylet_start_wait_time_s": "120",  # on a busy machine; default 30 s
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is replaced after three periods; default 30 s
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy_middleware.middlewares",
+    # What a server without requests does is mostly Ray's own timers; benchmarks/rest.py measures it. Nothing here waits
+    # for them but a replica's start and stop, by up to half a second.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # default 0.1
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",  # default 100
+    "RAY_raylet_report_resources_period_milliseconds": "1000",  # default 100
+    "RAY_raylet_check_gc_period_milliseconds": "1000",  # default 100
+    "RAY_object_manager_timer_freq_ms": "1000",  # default 100
+    "RAY_kill_idle_workers_interval_ms": "2000",  # default 200
+    "RAY_task_events_report_interval_ms": "0",  # no events: the dashboard lists no tasks, which Serve hardly has
+    "REPORTER_UPDATE_INTERVAL_MS": "10000",  # of the dashboard's machine statistics; default 5000
+    "LOG_NAME_UPDATE_INTERVAL_S": "5",  # the log monitor looks for new files; default 0.5
 }
 
 
@@ -46,15 +56,7 @@ def named_cluster(environment: Mapping[str, str] = os.environ) -> str | None:
 
 def token_file(state: Path) -> Path:
     """Return the file with the token of this user's Ray, which is made at the first call."""
-    file = make_private(state / "ray") / "token"
-    if not file.exists():
-        new = file.with_name(f".token-{os.getpid()}")
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as output:
-            output.write(secrets.token_hex(32))
-        with suppress(FileExistsError):  # another process was faster, and its token counts
-            os.link(new, file)
-        new.unlink()
-    return file
+    return secret_file(state / "ray" / "token")
 
 
 def _temporary_folder() -> Path:

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.rollout import Rollout
-from roadwork_serve.schema import Limits, PolicyRevision, StageInfo
+from roadwork_serve.schema import Limits, PolicyRevision, StageInfo, TaskInfo
 from roadwork_serve.schema.base import WireModel
 
 
@@ -13,6 +13,7 @@ class Info(WireModel):
 
     version: str = Field(description="Version of roadwork-serve.")
     profile: str = Field(description="Name of the profile.")
+    task: TaskInfo = Field(description="The task: what the labels stand for.")
     policy: Policy = Field(description="The active policy; its `version` is in every verdict.")
     policy_error: str | None = Field(
         default=None, description="Why the latest policy of the configuration was rejected. Absent if it was accepted."

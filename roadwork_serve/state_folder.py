@@ -1,7 +1,9 @@
 """The state folder: journal, media, spool, tokens and heads of this user's servers, which no other user can read."""
 
 import os
+import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from roadwork_serve.errors import ConfigError
@@ -25,6 +27,23 @@ def make_folder(folder: Path) -> Path:
     for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def secret_file(file: Path) -> Path:
+    """Return a file with a random secret for this user alone, which is made with its folder at the first call.
+
+    Raises:
+        ConfigError: The folder belongs to another user, or cannot be made.
+    """
+    folder = make_private(file.parent)
+    if not file.exists():
+        new = folder / f".{file.name}-{os.getpid()}"
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as output:
+            output.write(secrets.token_hex(32))
+        with suppress(FileExistsError):  # another process was faster, and its secret counts
+            os.link(new, file)
+        new.unlink()
+    return file
 
 
 def keep_private() -> None:

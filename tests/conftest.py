@@ -1,19 +1,25 @@
 """Imports Ray with the environment it needs, and without its own warnings, which would be errors."""
 
 import asyncio
+import gc
 import os
 import tempfile
 import warnings
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from roadwork_serve.ray_environment import ray_environment
+
+gc.disable()  # until all tests are imported: nothing of it is garbage
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the folder of the process that started them
     _STATE = tempfile.TemporaryDirectory(prefix="rw-")
     os.environ["ROADWORK_STATE"] = os.environ["RAY_TMPDIR"] = _STATE.name
 os.environ.update(ray_environment(), RAY_SERVE_LOG_TO_STDERR="0")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew
+settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])  # others may use the machine
+settings.load_profile("busy")
 with warnings.catch_warnings(action="ignore"):  # of pydantic's
     import ray.serve  # noqa: F401
 
@@ -25,3 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     asyncio.set_event_loop(None)
     config.addinivalue_line("filterwarnings", "ignore:subprocess .* is still running:ResourceWarning")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what the imports left, a million objects, from garbage collection. Each full one would go through them."""
+    gc.freeze()
+    gc.enable()

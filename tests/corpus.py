@@ -23,21 +23,7 @@ from av.video.frame import VideoFrame
 from PIL import Image
 
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
-
-
-def picture(width: int = 64, height: int = 48) -> Image.Image:
-    """Return an image whose orientation is visible: red above with a white top left corner, blue below."""
-    image = Image.new("RGB", (width, height), (200, 30, 30))
-    image.paste((30, 30, 200), (0, height // 2, width, height))
-    image.paste((255, 255, 255), (0, 0, width // 4, height // 4))
-    return image
-
-
-def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    """Return the bytes of an image in a format that Pillow writes."""
-    file = BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
+from tests.still_corpus import box, encoded, hostile_stills, odd_stills, picture
 
 
 def exif(orientation: int, order: str = ">") -> bytes:
@@ -57,14 +43,15 @@ def clip(
     gop: int = 5,
     movflags: str = "",
     sound: bool = False,
+    m2ts: bool = False,
 ) -> bytes:
     """Return a clip whose frame number n has the grey level 10 * n, dimmed to black and back past 250."""
     file = BytesIO()
-    options = {"movflags": movflags} if movflags else {}
+    options = ({"movflags": movflags} if movflags else {}) | ({"mpegts_m2ts_mode": "1"} if m2ts else {})
     with _scheduling_kept(), av.open(file, "w", format=kind, options=options) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height = size
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.gop_size = gop
         stream.codec_context.thread_count = 1
         audio = container.add_stream("aac", rate=8000, layout="mono") if sound else None
@@ -76,7 +63,7 @@ def clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if audio:
-            _hum(container, audio)
+            hum(container, audio)
     return file.getvalue()
 
 
@@ -103,7 +90,7 @@ def sound() -> bytes:
     """Return an MP4 with sound and no picture."""
     file = BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        _hum(container, container.add_stream("aac", rate=8000, layout="mono"))
+        hum(container, container.add_stream("aac", rate=8000, layout="mono"))
     return file.getvalue()
 
 
@@ -113,13 +100,27 @@ def patched(data: bytes, box: bytes, form: str, *values: int, skip: int = 4) -> 
     return data[:at] + struct.pack(form, *values) + data[at + struct.calcsize(form) :]
 
 
+def index_first(mp4: bytes) -> bytes:
+    """Return an MP4 with its index moved before its frames."""
+    start = mp4.index(b"moov") - 4
+    end = start + int.from_bytes(mp4[start : start + 4], "big")
+    first = int.from_bytes(mp4[:4], "big")  # of ftyp
+    moov, at = mp4[start:end], 0
+    while (at := moov.find(b"stco", at) + 4) > 4:
+        (count,) = struct.unpack_from(">I", moov, at + 4)
+        offsets = struct.unpack_from(f">{count}I", moov, at + 8)
+        moved = struct.pack(f">{count}I", *(each + len(moov) for each in offsets))
+        moov = moov[: at + 8] + moved + moov[at + 8 + len(moved) :]
+    return mp4[:first] + moov + mp4[first:start] + mp4[end:]
+
+
 def edited(mp4: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
     """Return an MP4 with an edit list (ISO/IEC 14496-12, 8.6.6).
 
     edits: duration in milliseconds, and start in the track's own time units; a start of -1 shows nothing.
     """
     entries = b"".join(struct.pack(">IiHH", duration, start, 1, 0) for duration, start in edits)
-    return _refilled(mp4, (b"moov", b"trak", b"edts", b"elst"), struct.pack(">II", 0, len(edits)) + entries)
+    return refilled(mp4, (b"moov", b"trak", b"edts", b"elst"), struct.pack(">II", 0, len(edits)) + entries)
 
 
 def raw_png(width: int, height: int, depth: int, colour: int, rows: Iterable[bytes]) -> bytes:
@@ -167,13 +168,13 @@ def mp4_reading_itself() -> bytes:
     size = int.from_bytes(data[pictures - 8 : pictures - 4], "big") - 8
     data = patched(patched(data, b"stsz", ">II", size, frames), b"stsc", ">IIII", 1, 1, 1, 1)
     chunks = struct.pack(">III", 0, frames, pictures) + struct.pack(">I", pictures) * (frames - 1)
-    return _refilled(data, (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stco"), chunks)
+    return refilled(data, (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stco"), chunks)
 
 
 def mp4_of_edits(samples: int = 30_000, edits: int = 600) -> bytes:
     """Return an MP4 of 30 kB whose edit list shows all its samples again and again."""
     data = edited(_of_tiny_samples(samples), [(2_000, 0)] * edits)
-    return data + _box(b"free", bytes(max(0, samples - len(data))))
+    return data + box(b"free", bytes(max(0, samples - len(data))))
 
 
 def mp4_of_a_compressed_header(samples: int = 16_000_000) -> bytes:
@@ -181,8 +182,8 @@ def mp4_of_a_compressed_header(samples: int = 16_000_000) -> bytes:
     data = _of_tiny_samples(samples)
     start = data.index(b"moov") - 4
     end = start + int.from_bytes(data[start : start + 4], "big")
-    packed = _box(b"cmvd", struct.pack(">I", end - start) + zlib.compress(data[start:end]))
-    return data[:start] + _box(b"moov", _box(b"cmov", _box(b"dcom", b"zlib") + packed)) + data[end:]
+    packed = box(b"cmvd", struct.pack(">I", end - start) + zlib.compress(data[start:end]))
+    return data[:start] + box(b"moov", box(b"cmov", box(b"dcom", b"zlib") + packed)) + data[end:]
 
 
 def exif_bomb(entries: int = 2_000, size: int = 300_000) -> bytes:
@@ -211,16 +212,16 @@ def jpeg_with(marker: int, *segments: bytes) -> bytes:
 
 def mp4_pointing_at(url: str, form: bytes = b"url ") -> bytes:
     """Return an MP4 that refers to external media data (ISO/IEC 14496-12, 8.7.2) but contains them."""
-    entry = _box(form, b"\0\0\0\0" + (b"pictures\0" if form == b"urn " else b"") + url.encode() + b"\0")
+    entry = box(form, b"\0\0\0\0" + (b"pictures\0" if form == b"urn " else b"") + url.encode() + b"\0")
     path = (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref")
-    return _refilled(clip(), path, struct.pack(">II", 0, 1) + entry)
+    return refilled(clip(), path, struct.pack(">II", 0, 1) + entry)
 
 
 def mov_of_references(url: str) -> bytes:
     """Return a QuickTime movie that contains only the address of another (QuickTime file format, reference movies)."""
     data = b"\0\0\0\0url " + struct.pack(">I", len(url) + 1) + url.encode() + b"\0"
-    reference = _box(b"rmra", _box(b"rmda", _box(b"rdrf", data)))
-    return _box(b"ftyp", b"qt  \0\0\2\0qt  ") + _box(b"moov", reference)
+    reference = box(b"rmra", box(b"rmda", box(b"rdrf", data)))
+    return box(b"ftyp", b"qt  \0\0\2\0qt  ") + box(b"moov", reference)
 
 
 def addressed_files(url: str) -> dict[str, tuple[bytes, type[MediaError] | None]]:
@@ -255,6 +256,8 @@ def odd_files() -> dict[str, tuple[bytes, bytes]]:
     page = b"<!doctype html><script>alert(1)</script><?php system('id'); ?>"
     profile = [b"ICC_PROFILE\0" + bytes((at, 60)) + bytes(65_000) for at in range(1, 61)]
     packed = zlib.compress(bytes(900_000), 9)
+    bomb = zlib.compress(bytes(64 * 2**20), 9)
+    texts = [(b"zTXt", b"%d\0\0" % at + zlib.compress(bytes(2**20 - 16), 9)) for at in range(80)]
     return {
         "jpeg-then-zip": (jpeg + _zip(), jpeg),
         "jpeg-then-html": (jpeg + page, jpeg),
@@ -268,13 +271,19 @@ def odd_files() -> dict[str, tuple[bytes, bytes]]:
         "png-then-zip": (png + _zip(), png),
         "png-exif-bomb": (png_with((b"eXIf", tags_of_the_same())), png),
         "png-packed-text": (png_with((b"zTXt", b"Comment\0\0" + packed)), png),
+        "png-ztxt-bomb": (png_with((b"zTXt", b"Comment\0\0" + bomb)), png),
+        "png-itxt-bomb": (png_with((b"iTXt", b"Comment\0\1\0\0\0" + bomb)), png),
+        "png-iccp-bomb": (png_with((b"iCCP", b"profile\0\0" + bomb)), png),
+        "png-of-many-texts": (png_with(*texts), png),
+        "png-text-behind-its-pixels": (png[:-12] + _chunk(b"zTXt", b"a\0\0" + bomb) + png[-12:], png),
         "png-huge-chunk": (png_with((b"prVt", bytes(16 * 2**20))), png),
         "webp-then-zip": (webp + _zip(), webp),
         "webp-exif-bomb": (encoded(picture(), "WEBP", exif=b"Exif\0\0" + tags_of_the_same()), webp),
         "mp4-then-zip": (mp4 + _zip(), mp4),
         "mp4-then-html": (mp4 + page, mp4),
         "webm-then-zip": (webm + _zip(), webm),
-    }
+        "mp4-of-table-names": (mp4 + box(b"free", b"stsz" * 500_000), mp4),
+    } | odd_stills()
 
 
 @cache
@@ -287,11 +296,11 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
     fragmented = clip(movflags="frag_keyframe+empty_moov+default_base_moof")
     billion = 1_000_000_000
     liar = patched(patched(mp4, b"stsz", ">II", 1, billion), b"stts", ">III", 1, billion, 1)
-    bomb = zlib.compress(bytes(64 * 2**20), 9)
-    texts = [(b"zTXt", b"%d\0\0" % at + zlib.compress(bytes(2**20 - 16), 9)) for at in range(80)]
     page = b"<!doctype html><!-- "
     day = patched(patched(mp4, b"elst", ">I", 86_400_000, skip=8), b"stts", ">III", 1, 20, 4_320 * 10_240)
-    return {
+    from tests.clip_corpus import hostile_clips  # which is built from this module
+
+    hostile: dict[str, tuple[bytes, type[MediaError]]] = {
         "empty": (b"", BrokenMedia),
         "one-byte": (b"\xff", UnsupportedMedia),
         "text": (b"not a picture, whatever the header says\n" * 20, UnsupportedMedia),
@@ -300,23 +309,15 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
         "zeros": (bytes(4096), UnsupportedMedia),
         "pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", UnsupportedMedia),
         "pdf-and-jpeg": (b"%PDF-1.7\n1 0 obj\nstream\n" + jpeg + b"\nendstream\n%%EOF", UnsupportedMedia),
-        "gif-and-jpeg": (b"GIF89a" + jpeg, UnsupportedMedia),
+        "gif-and-jpeg": (b"GIF89a" + jpeg, BrokenMedia),
         "html-and-jpeg": (page + jpeg + b" -->", UnsupportedMedia),
         "zip-and-jpeg": (_zip() + jpeg, UnsupportedMedia),
         "script-and-jpeg": (b"#!/bin/sh\n" + jpeg, UnsupportedMedia),
         "space-and-jpeg": (b"\n" + jpeg, UnsupportedMedia),
         "jpeg-as-base64": (base64.b64encode(jpeg), UnsupportedMedia),
         "jpeg-as-a-form": (b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + jpeg, UnsupportedMedia),
-        "gif": (encoded(picture(), "GIF"), UnsupportedMedia),
-        "bmp": (encoded(picture(), "BMP"), UnsupportedMedia),
-        "tiff": (encoded(picture(), "TIFF"), UnsupportedMedia),
         "zip": (_zip(), UnsupportedMedia),
         "gzip": (gzip.compress(jpeg, mtime=0), UnsupportedMedia),
-        "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), UnsupportedMedia),
-        "avif": (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(64), UnsupportedMedia),
-        "avi": (clip(kind="avi", codec="mpeg4"), UnsupportedMedia),
-        "matroska": (clip(kind="matroska"), UnsupportedMedia),
-        "unknown-video-codec": (clip(kind="mov", codec="mpeg2video", fps=25), UnsupportedMedia),
         "jpeg-truncated": (jpeg[: len(jpeg) // 2], BrokenMedia),
         "jpeg-header-only": (jpeg[:20], BrokenMedia),
         "jpeg-garbage": (b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8, BrokenMedia),
@@ -330,10 +331,6 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
         "png-truncated": (png[: len(png) // 2], BrokenMedia),
         "png-signature-only": (png[:8], BrokenMedia),
         "png-giant": (raw_png(20_000, 20_000, 4, 0, repeat(bytes(10_000), 20_000)), MediaTooLarge),
-        "png-ztxt-bomb": (png_with((b"zTXt", b"Comment\0\0" + bomb)), BrokenMedia),
-        "png-itxt-bomb": (png_with((b"iTXt", b"Comment\0\1\0\0\0" + bomb)), BrokenMedia),
-        "png-iccp-bomb": (png_with((b"iCCP", b"profile\0\0" + bomb)), BrokenMedia),
-        "png-of-many-texts": (png_with(*texts), BrokenMedia),
         "png-chunk-without-end": (png[:33] + struct.pack(">I", 2**31 - 1) + b"prVt" + png[33:], BrokenMedia),
         "webp-truncated": (webp[: len(webp) // 2], BrokenMedia),
         "webp-header-only": (webp[:16], BrokenMedia),
@@ -346,7 +343,10 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
         "mp4-noise-for-pictures": (_noise(mp4), BrokenMedia),
         "mp4-sound-only": (sound(), BrokenMedia),
         "mp4-declares-a-billion-frames": (liar, MediaTooLarge),
-        "mp4-fragment-of-a-billion-frames": (patched(fragmented, b"trun", ">II", 0, billion, skip=0), MediaTooLarge),
+        "mp4-fragment-of-a-billion-frames": (
+            patched(fragmented, b"trun", ">II", 0, billion, skip=0),
+            MediaTooLarge,
+        ),
         "mp4-fragment-with-a-long-size": (patched(fragmented, b"trun", ">I", 1, skip=-8), MediaTooLarge),
         "mp4-of-many-edits": (mp4_of_edits(), MediaTooLarge),
         "jpeg-of-segments": (jpeg_with(0xFE, *[b""] * 500_000), MediaTooLarge),
@@ -358,17 +358,17 @@ def hostile_files() -> dict[str, tuple[bytes, type[MediaError]]]:
         ),
         "jpeg-of-tables": (jpeg_with(0xDB, *[(b"\0" + bytes(range(1, 65))) * 1_000] * 100), MediaTooLarge),
         "png-of-chunks": (png_with(*[(b"prVt", b"")] * 200_000), MediaTooLarge),
-        "mp4-of-boxes": (mp4 + _box(b"free", b"") * 500_000, MediaTooLarge),
-        "mp4-of-table-names": (mp4 + _box(b"free", b"stsz" * 500_000), MediaTooLarge),
+        "mp4-of-boxes": (mp4 + box(b"free", b"") * 500_000, MediaTooLarge),
         "mp4-of-a-compressed-header": (mp4_of_a_compressed_header(), UnsupportedMedia),
         "mp4-too-long": (clip(fps=1, frames=130, gop=10), MediaTooLarge),
         "mp4-spread-over-a-day": (day, MediaTooLarge),
         "mp4-reading-itself": (mp4_reading_itself(), BrokenMedia),
         "mov-truncated": (clip(kind="mov")[:-40], BrokenMedia),
-        "webm-truncated": (clip(kind="webm", codec="libvpx")[:-40], BrokenMedia),
         "webm-header-only": (clip(kind="webm", codec="libvpx")[:44], BrokenMedia),
-        "mp4-brand-and-zip": (_box(b"ftyp", b"isom\0\0\2\0isom") + _zip(), BrokenMedia),
-    } | {name: (data, error) for name, (data, error) in addressed_files("http://127.0.0.1:9/").items() if error}
+        "mp4-brand-and-zip": (box(b"ftyp", b"isom\0\0\2\0isom") + _zip(), BrokenMedia),
+    }
+    addressed = {name: (data, error) for name, (data, error) in addressed_files("http://127.0.0.1:9/").items() if error}
+    return hostile | hostile_stills() | addressed | hostile_clips()
 
 
 def _of_tiny_samples(count: int) -> bytes:
@@ -381,19 +381,15 @@ def _chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def _box(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content) + 8) + kind + content
-
-
-def _refilled(mp4: bytes, path: tuple[bytes, ...], content: bytes) -> bytes:
+def refilled(mp4: bytes, path: tuple[bytes, ...], content: bytes) -> bytes:
     """Return an MP4 with other content in the box at the end of the path, each the first of its name."""
     at = mp4.index(path[-1])
     end = at - 4 + int.from_bytes(mp4[at - 4 : at], "big")
     more = at + 4 + len(content) - end
     mp4 = mp4[: at + 4] + content + mp4[end:]
-    for box in path:
-        (old,) = struct.unpack_from(">I", mp4, mp4.index(box) - 4)
-        mp4 = patched(mp4, box, ">I", old + more, skip=-8)
+    for name in path:
+        (old,) = struct.unpack_from(">I", mp4, mp4.index(name) - 4)
+        mp4 = patched(mp4, name, ">I", old + more, skip=-8)
     return mp4
 
 
@@ -411,9 +407,10 @@ def _noise(mp4: bytes) -> bytes:
     return mp4[: at + 4] + np.random.default_rng(0).bytes(size) + mp4[at + 4 + size :]
 
 
-def _hum(container: "av.container.OutputContainer", stream: "av.AudioStream") -> None:
+def hum(container: "av.container.OutputContainer", stream: "av.AudioStream") -> None:
+    """Write a second of silence."""
     for _ in range(8):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 8000
+        frame.sample_rate = stream.rate
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))

@@ -5,7 +5,7 @@ import inspect
 import json
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from roadwork_serve.api.upload import filename_of_header
 from roadwork_serve.client import KEY_VARIABLE, AsyncClient, Client, Retry
 from roadwork_serve.errors import (
     BadRequest,
@@ -157,6 +158,17 @@ def test_the_journal_can_be_sorted(call: Call) -> None:
     ]
 
 
+def test_the_journal_is_filtered_and_continued(call: Call) -> None:
+    server = Server(ok(JournalPage(entries=[], next_cursor="2.0_b")))
+    noon = datetime(2026, 11, 23, 13, tzinfo=timezone(timedelta(hours=1)))
+    page = call(server, "journal", cursor="3.0_c", label="none", disagreement=True, since=noon, filename="cam 7")
+    assert page.next_cursor == "2.0_b"
+    assert dict(server.requests[0].url.params) == {
+        "sort": "newest", "cursor": "3.0_c", "label": "none", "disagreement": "true",
+        "since": "2026-11-23T12:00:00+00:00", "filename": "cam 7",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "kind", [BrokenMedia, StageFailed, NotFound, Unauthorised, PolicyConflict, JournalDown, RoadworkError]
 )
@@ -262,7 +274,7 @@ def test_a_deadline_covers_all_attempts_together(
     call: Call, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("roadwork_serve.client.monotonic", lambda: now)
+    monkeypatch.setattr("roadwork_serve.client.attempts.monotonic", lambda: now)
 
     class Slow(Server):
         def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -297,4 +309,41 @@ def test_both_clients_have_the_same_methods() -> None:
         return {name: inspect.signature(each) for name, each in found if name[0] != "_" and "close" not in name}
 
     assert methods(Client) == methods(AsyncClient)
-    assert len(methods(Client)) == 13
+    assert len(methods(Client)) == 19
+
+
+@pytest.mark.parametrize("make", [Client, AsyncClient])
+def test_the_url_of_a_route_stands_for_its_server(make: type[Client] | type[AsyncClient]) -> None:
+    for route in ("/v1/classify", "/v1/classify/", "//v1/classify/batch", "/v1", "/readyz", "/docs", "/openapi.json"):
+        assert make(f"http://server:1{route}").url == "http://server:1"
+        assert make(f"http://server:1/roads{route}").url == "http://server:1/roads"
+    assert make("server/v1/classify").url == "http://server"
+    assert make("http://v1/").url == "http://v1"
+    for wrong in ("http://server/v1/classify?deadline_ms=5", "http://server#a", "ftp://server", "http://", "file:///a"):
+        with pytest.raises(BadRequest, match="give"):
+            make(wrong)
+
+
+@pytest.mark.parametrize("name", ["Stra\u00dfe 7, \u5de5\u4e8b.jpg", "100%.jpg", "a/b.jpg", "\u5de5" * 300])
+def test_names_that_are_not_ascii_arrive_whole(call: Call, name: str) -> None:
+    server = Server(ok(GIVEN))
+    call(server, "classify", b"picture", request_key="Stra\u00dfe", filename=name)
+    headers = dict(server.requests[0].headers.raw)
+    assert headers[b"X-Request-Key"].decode() == "Stra\u00dfe"
+    assert filename_of_header(headers[b"X-File-Name"].decode("latin-1")) == name[:255]
+
+
+def test_the_name_of_a_path_is_sent(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "one.jpg").write_bytes(b"picture")
+    server = Server(ok(GIVEN))
+    call(server, "classify", tmp_path / "one.jpg")
+    call(server, "classify", b"picture")
+    call(server, "classify", tmp_path / "one.jpg", filename="other.jpg")
+    assert [request.headers.get("X-File-Name") for request in server.requests] == ["one.jpg", None, "other.jpg"]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\0", "\x1b[31m"])
+def test_a_name_that_no_header_holds_is_a_bad_request(call: Call, name: str) -> None:
+    for given in ({"request_key": name}, {"request_id": name}):
+        with pytest.raises(BadRequest, match="printable"):
+            call(Server(ok(GIVEN)), "classify", b"picture", **given)

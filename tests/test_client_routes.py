@@ -5,7 +5,8 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -13,7 +14,8 @@ from fastapi import FastAPI
 
 from roadwork_serve.api.auth import Authenticator
 from roadwork_serve.api.classify_routes import http_app
-from roadwork_serve.api.journal_routes import journal_routes
+from roadwork_serve.api.job_routes import job_routes
+from roadwork_serve.api.jobs import JobService
 from roadwork_serve.api.policy_routes import policy_routes
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.client import AsyncClient, Client, Retry
@@ -26,7 +28,8 @@ from roadwork_serve.errors import (
     PolicyRefused,
     Unauthorised,
 )
-from tests.api import test_journal_routes, test_policy_routes
+from roadwork_serve.profiles.jobs import JobSpec
+from tests.api import test_job_routes, test_journal_routes, test_policy_routes
 from tests.api.test_classify_routes import FakeService
 
 KEY = "rw_admin"
@@ -53,7 +56,13 @@ CALLS: list[tuple[str, tuple[Any, ...], Callable[[Any], bool]]] = [
     ("preview_policy", (load_policy("mini"),), lambda preview: preview == test_journal_routes.PREVIEW),
     ("journal", (), lambda page: page.entries == [test_journal_routes.ANSWER]),
     ("journal_media", ("a1",), lambda data: data[:2] == b"\xff\xd8"),
+    ("journal_thumbnail", ("a1",), lambda data: data == b"small"),
+    ("withdraw_label", ("a1",), lambda entry: entry.id == "a1"),
     ("label", ("a1", "unclear"), lambda entry: entry.id == "a1"),
+    ("create_job", (Path(__file__),), lambda job: job.id == test_job_routes.JOB.id),
+    ("job", (test_job_routes.JOB.id,), lambda job: job == test_job_routes.JOB),
+    ("jobs", (), lambda page: [job.id for job in page.jobs] == [test_job_routes.JOB.id]),
+    ("cancel_job", (test_job_routes.JOB.id,), lambda job: job.state == "done"),
 ]
 
 
@@ -81,8 +90,9 @@ class Server:
         self.policies, self.journal = test_policy_routes.Service(), test_journal_routes.Service()
         auth = Authenticator.from_environment(1, {"ROADWORK_KEYS": json.dumps(KEYS)})
         self.app = http_app(self.classifier, auth)
-        journal = journal_routes(self.journal, lambda: test_journal_routes.ROLLOUT, self.journal.check, auth)
-        for routes in (*policy_routes(self.policies, auth), journal):
+        journal = test_journal_routes.routes(self.journal, auth)
+        jobs = job_routes(cast(JobService, test_job_routes.Jobs()), JobSpec(), auth)
+        for routes in (*policy_routes(self.policies, auth), journal, jobs):
             self.app.include_router(routes)
 
     def call(self, method: str, *args: Any, key: str = KEY, **more: Any) -> Any:

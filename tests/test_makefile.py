@@ -14,13 +14,20 @@ from packaging.requirements import Requirement
 from benchmarks.server import ROOT
 
 CPU, GPU = "--requirements constraints.txt", "--requirements ops/gpu/requirements.txt"
+SERVING = "--requirements ops/base/requirements.txt"
 LOCKS = [ROOT / "constraints.txt", *sorted(ROOT.glob("ops/*/requirements.txt")), ROOT / "ops/bootstrap/uv.txt"]
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Return a folder with the files that the Makefile reads, and a complete .venv."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "ops/gpu/requirements.txt"):
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "constraints.txt",
+        "ops/gpu/requirements.txt",
+        "ops/base/requirements.txt",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
         os.utime(tmp_path / name, (1, 1))
@@ -57,11 +64,70 @@ def test_a_complete_environment_is_not_reinstalled(project: Path, target: str) -
 
 def test_only_make_gpu_installs_gpu_packages(project: Path) -> None:
     (project / ".venv/.ready").unlink()
-    for target in ("serve", "test", "check"):
+    for target, lock in (("serve", SERVING), ("demo", SERVING), ("test", CPU), ("check", CPU)):
         (installed,) = installs(project, target)
-        assert CPU in installed and GPU not in installed
+        assert lock in installed and GPU not in installed
     *_, last = installs(project, "gpu")
     assert GPU in last
+
+
+def test_tests_are_installed_on_top_of_serving(project: Path) -> None:
+    (project / ".venv/.ready").rename(project / ".venv/.serving")
+    assert installs(project, "serve") == []
+    (installed,) = installs(project, "test")
+    assert CPU in installed
+    touch(project / ".venv/.ready", 2)
+    touch(project / "ops/base/requirements.txt", 3)
+    assert installs(project, "serve") == [], "constraints.txt includes it"
+
+
+def test_serving_is_installed_without_tests_docs_training_pytorch_and_the_miner() -> None:
+    base, everything = (requirements(ROOT / lock) for lock in ("ops/base/requirements.txt", "constraints.txt"))
+    names = {each.name for each in base}
+    others = {"pytest", "mkdocs-material", "scikit-learn", "lightning", "bittensor", "dvc", "pyright"}
+    assert not names & (others | {"torch", "transformers", "triton", "timm"})
+    pins, wanted = ({f"{each.name}{each.specifier}" for each in lock} for lock in (everything, base))
+    assert wanted <= pins
+
+
+def test_the_readme_has_the_size_that_make_shows() -> None:
+    makefile, readme = (ROOT / "Makefile").read_text(), (ROOT / "README.md").read_text()
+    download, disk = (int(each) for each in re.findall(r"^SERVING_\w+_MB := (\d+)$", makefile, re.M))
+    assert f"{download:,} MB to download" in readme and f"{disk:,} MB\n  on disk" in readme
+
+
+def test_make_takes_the_newest_python_that_fits(project: Path, tmp_path: Path) -> None:
+    shutil.rmtree(project / ".venv")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("sh", "make", "echo"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+
+    def fake(name: str, version: tuple[int, int]) -> None:
+        fits = (3, 11) <= version <= (3, 13)
+        (programs / name).write_text(f"#!/bin/sh\nexit {0 if fits else 1}\n")
+        (programs / name).chmod(0o755)
+
+    def chosen() -> str:
+        probe = "--eval=which: ; @echo chosen=$(PYTHON)"
+        command = ["make", "--directory", str(project), "--no-print-directory", probe, "which"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": str(programs)})
+        return done.stdout.strip().removeprefix("chosen=")
+
+    assert chosen() == ""
+    fake("python3", (3, 14))
+    assert chosen() == ""
+    fake("python3.11", (3, 11))
+    assert chosen() == str(programs / "python3.11")
+    fake("python3.12", (3, 12))
+    assert chosen() == str(programs / "python3.12")
+    fake("python3.13", (3, 10))  # one that cannot make environments, or a shim without a Python
+    assert chosen() == str(programs / "python3.12")
+    fake("python3.13", (3, 13))
+    assert chosen() == str(programs / "python3.13")
+    refused = ["make", "--directory", str(project), "setup"]
+    done = subprocess.run([*refused, "PYTHON="], capture_output=True, text=True, env={"PATH": str(programs)})
+    assert done.returncode != 0 and "Python 3.11, 3.12 or 3.13 with venv is needed" in done.stdout
 
 
 def test_serve_after_make_gpu_uses_the_gpu_lock(project: Path) -> None:
@@ -89,7 +155,7 @@ def test_every_pin_has_hashes(lock: Path) -> None:
     assert blocks and all(re.match(r"[\w.-]+==\S+.*\\\n +--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
 
 
-@pytest.mark.parametrize("target", ["setup", "gpu", "test-vllm", "test-miner", "test-browser", "dist"])
+@pytest.mark.parametrize("target", ["setup", "serve", "gpu", "test-vllm", "test-miner", "test-browser", "dist"])
 def test_every_installation_is_by_hash(target: str, project: Path) -> None:
     (project / ".venv/.ready").unlink()
     for lock in LOCKS:
@@ -104,9 +170,6 @@ def test_every_installation_is_by_hash(target: str, project: Path) -> None:
             assert "--no-deps --build-constraints ops/bootstrap/requirements.txt" in line
         else:
             assert "--require-hashes" in line
-    docker = (ROOT / "ops/Dockerfile").read_text().replace("\\\n", " ")
-    installs = re.findall(r"pip install ([^&\n]*)", docker)
-    assert len(installs) == 3 and all("--require-hashes" in each or "--no-deps " in each for each in installs)
 
 
 def test_a_project_of_the_locked_versions_is_written_for_uv(tmp_path: Path) -> None:
@@ -118,3 +181,18 @@ def test_a_project_of_the_locked_versions_is_written_for_uv(tmp_path: Path) -> N
         assert len(made["project"]["dependencies"]) == count
         pins = [Requirement(each) for each in made["tool"]["uv"]["override-dependencies"]]
         assert pins == requirements(LOCKS[0]) and made["project"]["version"] == ours["version"]
+
+
+def test_the_loop_needs_no_repository(project: Path) -> None:
+    """From a ZIP or in an image there is no .git, without which DVC refuses to run."""
+    shutil.copytree(ROOT / ".dvc", project / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
+    (project / "dvc.yaml").write_text("stages: {one: {cmd: touch made, outs: [made]}}\n")
+    (project / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    environment = os.environ | {
+        "GIT_CEILING_DIRECTORIES": str(project.parent),
+        "DVC_SITE_CACHE_DIR": str(project / "site"),
+    }
+    loop = ["make", "--directory", str(project), "--assume-old", ".venv/.ready", "loop"]
+    done = subprocess.run(loop, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (project / "made").exists()

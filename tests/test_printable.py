@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import unicodedata
 
@@ -9,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadwork_serve.journal.export import without_formula
 from roadwork_serve.printable import (
     PrintableRecords,
     make_logs_printable,
     printable,
     printable_json,
     printable_lines,
+    without_formula,
+    writable,
 )
 
 MARK = "\N{REPLACEMENT CHARACTER}"
@@ -89,6 +91,24 @@ def test_a_log_line_and_its_traceback_are_safe() -> None:
         logger.exception("failed: %d", 3)
     assert lines[0] == f"the server answered {MARK}ok ERROR forged"
     assert lines[1].startswith("failed: 3\nTraceback") and lines[1].endswith(f"ValueError: {MARK}evil{MARK}")
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [(b"stra\xdfe.jpg", r"stra\xdfe.jpg"), ("straße.jpg".encode(), "straße.jpg"), (b"\xff\x80", r"\xff\x80")],
+)
+def test_any_file_name_can_be_written(name: bytes, written: str) -> None:
+    assert writable(os.fsdecode(name)) == written
+
+
+@given(st.text(st.characters(codec=None)))
+def test_any_text_becomes_utf8(text: str) -> None:
+    assert writable(writable(text)) == writable(text)
+    writable(text).encode()
+
+
+def test_half_a_surrogate_pair_is_written_as_an_escape() -> None:
+    assert writable("a\ud83d") == r"a\ud83d"
 
 
 def test_a_cell_for_a_spreadsheet_is_safe() -> None:

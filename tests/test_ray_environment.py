@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.ray_address import cluster_address, publishing
 from roadwork_serve.ray_environment import RAY, ray_environment, token_file
+from roadwork_serve.running_server import RunningServer, cluster_address, publishing, running_server
 
 # Publishes an address and is killed.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from roadwork_serve.ray_address import publishing
+from roadwork_serve.running_server import RunningServer, publishing
 with publishing(Path(sys.argv[1])) as publish:
-    publish("127.0.0.1:6379")
+    publish(RunningServer("127.0.0.1:6379", "http://127.0.0.1:8000"))
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -92,7 +92,8 @@ def test_the_address_is_there_while_the_server_runs(tmp_path: Path) -> None:
     with publishing(tmp_path) as publish:
         with none:
             cluster_address(environment)
-        publish("127.0.0.1:6379")
+        publish(RunningServer("127.0.0.1:6379", "http://127.0.0.1:8000"))
+        assert running_server(tmp_path) == RunningServer("127.0.0.1:6379", "http://127.0.0.1:8000")
         assert cluster_address(environment) == "127.0.0.1:6379" and mode(tmp_path / "ray/address") == 0o600
         with pytest.raises(ConfigError, match=r"another server of yours .*ROADWORK_STATE"), publishing(tmp_path):
             pass
@@ -110,5 +111,5 @@ def test_the_address_of_a_killed_server_is_not_used(tmp_path: Path) -> None:
     with publishing(tmp_path) as publish:
         with pytest.raises(ConfigError, match="no server of yours"):  # until the new one has a Ray
             cluster_address({"ROADWORK_STATE": str(tmp_path)})
-        publish("127.0.0.1:6380")
+        publish(RunningServer("127.0.0.1:6380", "http://127.0.0.1:8001"))
         assert cluster_address({"ROADWORK_STATE": str(tmp_path)}) == "127.0.0.1:6380"

@@ -30,7 +30,7 @@ def weak_read(data: bytes, limits: Any) -> Photo | Clip:
         case _ if data == DIES:
             os.kill(os.getpid(), signal.SIGKILL)
         case _ if data == EATS:
-            photo._open = lambda *_: bytearray(2**30)  # type: ignore[assignment,return-value]
+            photo._open_checked = lambda *_: bytearray(2**30)  # type: ignore[assignment,return-value]
     return read(data, limits)
 
 

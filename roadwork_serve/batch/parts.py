@@ -19,29 +19,35 @@ from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.batch.inputs import InputFile
 from roadwork_serve.errors import ConfigError, RoadworkError
 from roadwork_serve.journal.export import verdict_columns
-from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.profiles.stage_kinds import stage_names
 from roadwork_serve.schema import Verdict
+from roadwork_serve.table_files import check_ending, table_writer
 
 _PART = pa.schema([("file", pa.string()), ("verdict", pa.string()), ("problem", pa.string())])
-_FILES = pa.schema([("name", pa.string()), ("path", pa.string()), ("row", pa.int64()), ("size", pa.int64())])
-VERDICTS = pa.schema(
+_FILES = pa.schema(
     [
-        ("file", pa.string()),
-        ("media", pa.string()),
-        ("label", pa.string()),
-        ("probability", pa.float64()),
-        ("exit_stage", pa.string()),
-        ("exit_reason", pa.string()),
-        ("degraded", pa.bool_()),
-        ("policy_version", pa.string()),
-        ("profile", pa.string()),
-        ("elapsed_ms", pa.float64()),
-        *((f"p_{stage}", pa.float64()) for stage in STAGES),
-        ("verdict", pa.string()),
+        ("name", pa.string()),
+        ("path", pa.binary()),  # as the file system has it, which need not be UTF-8
+        ("row", pa.int64()),
+        ("size", pa.int64()),
+        ("problem", pa.string()),
     ]
 )
-REJECTS = pa.schema([("file", pa.string()), ("problem", pa.string()), ("status", pa.int32()), ("detail", pa.string())])
+_VERDICTS: dict[str, type] = {
+    "file": str,
+    "media": str,
+    "label": str,
+    "probability": float,
+    "exit_stage": str,
+    "exit_reason": str,
+    "degraded": bool,
+    "policy_version": str,
+    "profile": str,
+    "elapsed_ms": float,
+}
+REJECTS: dict[str, type] = {"file": str, "problem": str, "status": int, "detail": str}
 _BATCH_FILES, _BATCH_ROWS = 128, 64
+_REASONS = 5
 _CODEC = "zstd"
 
 
@@ -80,6 +86,8 @@ class BatchTotals:
     #: Verdicts that are degraded.
     degraded: int
     rejects: int
+    #: The first rejected files, each with the reason.
+    reasons: tuple[str, ...] = ()
 
 
 class BatchRun:
@@ -98,7 +106,8 @@ class BatchRun:
         return self._listing.is_file()
 
     def check(self, spec: RunSpec) -> None:
-        """Raise ConfigError if the result exists, or a run with other parameters does."""
+        """Raise ConfigError if the result exists or has no known format, or a run with other parameters exists."""
+        check_ending(self.out)
         if self.out.exists():
             raise ConfigError(f"{self.out} already exists; name another --out, or remove it")
         if not self.started:
@@ -130,12 +139,14 @@ class BatchRun:
         self._parts.mkdir(parents=True, exist_ok=True)
         self._spec.write_text(spec.model_dump_json(indent=1), encoding="utf-8")
         columns = {name: [getattr(file, name) for file in files] for name in _FILES.names}
-        with replace_file(self._listing) as draft:
-            pq.write_table(pa.table(columns, schema=_FILES), draft, compression=_CODEC)
+        columns["path"] = [path.encode("utf-8", "surrogateescape") for path in columns["path"]]
+        with replace_file(self._listing) as draft, draft.open("wb") as file:
+            pq.write_table(pa.table(columns, schema=_FILES), file, compression=_CODEC)
 
     def remaining(self) -> tuple[int, list[tuple[int, list[InputFile]]]]:
         """Return the number of files, and the batches that are not done, each with its number."""
-        files = [InputFile(**row) for row in pq.read_table(self._listing).to_pylist()]
+        rows = _table_rows(self._listing)
+        files = [InputFile(**row | {"path": row["path"].decode("utf-8", "surrogateescape")}) for row in rows]
         batches = list(_batches(files))
         return len(files), [(number, batch) for number, batch in enumerate(batches) if not self._part(number).is_file()]
 
@@ -147,22 +158,24 @@ class BatchRun:
     def finish(self) -> BatchTotals:
         """Join the parts in the order of the files, and remove them."""
         verdicts = degraded = rejects = 0
+        reasons: list[str] = []
         with (
             replace_file(self.out) as verdict_file,  # renamed last: if it exists, the run is complete
             replace_file(self.rejects) as reject_file,
-            pq.ParquetWriter(reject_file, REJECTS, compression=_CODEC) as reject_writer,
-            pq.ParquetWriter(verdict_file, VERDICTS, compression=_CODEC) as verdict_writer,
+            table_writer(reject_file, REJECTS) as write_rejects,
+            table_writer(verdict_file, verdict_table_columns()) as write_verdicts,
         ):
             for path in sorted(self._parts.glob("*.parquet")):
-                scored = pq.read_table(path).to_pylist()
+                scored = _table_rows(path)
                 rows = [_row(each["file"], each["verdict"]) for each in scored if each["verdict"] is not None]
                 wrong = [{"file": each["file"]} | json.loads(each["problem"]) for each in scored if each["problem"]]
-                verdict_writer.write_table(pa.Table.from_pylist(rows, schema=VERDICTS))
-                reject_writer.write_table(pa.Table.from_pylist(wrong, schema=REJECTS))
+                write_verdicts(rows)
+                write_rejects(wrong)
+                reasons += [f"{each['file']}: {each['detail']}" for each in wrong[: _REASONS - len(reasons)]]
                 verdicts, rejects = verdicts + len(rows), rejects + len(wrong)
                 degraded += sum(row["degraded"] for row in rows)
         shutil.rmtree(self.folder)
-        return BatchTotals(verdicts, degraded, rejects)
+        return BatchTotals(verdicts, degraded, rejects, tuple(reasons))
 
     def _part(self, number: int) -> Path:
         return self._parts / f"{number:08}.parquet"
@@ -180,11 +193,20 @@ def encode_part(scored: Sequence[Scored]) -> bytes:
     return into.getvalue()
 
 
+def _table_rows(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(BytesIO(path.read_bytes())).to_pylist()
+
+
 def _batches(files: Sequence[InputFile]) -> Iterator[list[InputFile]]:
     """Yield batches in order. Rows of different Parquet files are never in one batch."""
     for row, group in groupby(files, key=lambda file: file.path if file.row is not None else None):
         together, size = list(group), _BATCH_FILES if row is None else _BATCH_ROWS
         yield from (together[start : start + size] for start in range(0, len(together), size))
+
+
+def verdict_table_columns() -> dict[str, type]:
+    """Return the columns of a table of verdicts and their types, with one for each stage."""
+    return _VERDICTS | {f"p_{stage}": float for stage in stage_names()} | {"verdict": str}
 
 
 def _row(name: str, encoded: str) -> dict[str, Any]:
@@ -193,6 +215,6 @@ def _row(name: str, encoded: str) -> dict[str, Any]:
     return {
         "file": name,
         **verdict_columns(verdict),
-        **{f"p_{stage}": probabilities.get(stage) for stage in STAGES},
+        **{f"p_{stage}": probabilities.get(stage) for stage in stage_names()},
         "verdict": encoded,
     }

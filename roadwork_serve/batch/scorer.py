@@ -12,7 +12,7 @@ from roadwork_serve.batch.inputs import InputFile, InputSource
 from roadwork_serve.batch.parts import Scored
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.cascade.prediction import Item, Page
-from roadwork_serve.errors import BadRequest, BrokenMedia, MediaTooLarge, RoadworkError
+from roadwork_serve.errors import BadRequest, BrokenMedia, ConfigError, MediaTooLarge, RoadworkError
 from roadwork_serve.local_cascade import LocalCascade, local_cascade
 from roadwork_serve.media.decode_pool import DecodePool
 from roadwork_serve.profiles.profile import Profile
@@ -75,15 +75,19 @@ class Scorer:
         self._loop.close()
 
     async def _score(self, files: Sequence[InputFile]) -> list[Scored]:
-        rows: dict[InputFile, bytes] = {}
+        rows: dict[InputFile, bytes | OSError] = {}
         if files and files[0].row is not None:
-            rows = await asyncio.to_thread(lambda: dict(self._source.read_rows(files)))
+            rows = await asyncio.to_thread(self._read_rows, files)
         return await asyncio.gather(*(self._one(file, rows) for file in files))
 
-    async def _one(self, file: InputFile, rows: dict[InputFile, bytes]) -> Scored:
+    async def _one(self, file: InputFile, rows: dict[InputFile, bytes | OSError]) -> Scored:
         async with self._gate:
             try:
+                if file.problem is not None:
+                    raise BadRequest(file.problem)
                 data = rows.pop(file) if file.row is not None else await self._read(file)
+                if isinstance(data, OSError):
+                    raise data
                 if not data:
                     raise BrokenMedia("the file is empty" if file.row is None else "the row has no image")
                 pool, limits = self._decode_pool, self._profile.media
@@ -94,6 +98,15 @@ class Scorer:
                 return Scored.rejected(file.name, BadRequest(f"the file cannot be read: {error.strerror or error}"))
             except RoadworkError as error:
                 return Scored.rejected(file.name, error)
+
+    def _read_rows(self, files: Sequence[InputFile]) -> dict[InputFile, bytes | OSError]:
+        """Return the images in rows of a table; where the table is damaged or gone, the error instead."""
+        rows: dict[InputFile, bytes | OSError] = {}
+        try:
+            rows.update(self._source.read_rows(files, self._profile.media.max_bytes))
+        except ConfigError as error:
+            return {file: OSError(str(error)) for file in files} | rows
+        return rows
 
     async def _read(self, file: InputFile) -> bytes:
         """Return the bytes of a file. Raises MediaTooLarge, if the size is known before anything is read."""

@@ -2,7 +2,7 @@
 
 import math
 
-from scipy.stats import binom
+from scipy.special import bdtr
 
 
 def p_value(errors: int, n: int, risk_limit: float) -> float:
@@ -10,7 +10,7 @@ def p_value(errors: int, n: int, risk_limit: float) -> float:
 
     The binomial tail, as in the interval of Clopper and Pearson (1934). Below 1 - confidence, the rate is proven lower.
     """
-    return float(binom.cdf(errors, n, risk_limit)) if n else 1.0
+    return float(bdtr(errors, n, risk_limit)) if n else 1.0
 
 
 def min_sample_size(risk_limit: float, confidence: float, error_rate: float = 0.0) -> int | None:

@@ -37,6 +37,8 @@ class PromotionCriteria:
     #: Share of the cost that it must save when it gains no accuracy.
     min_saving: float = 0.02
     confidence: float = 0.95
+    #: Gain of accuracy, with the confidence, that is worth any cost. By default none: a person decides.
+    min_gain: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,10 @@ def _decide(
         return "promote", f"{summary}: cheaper, and no worse by more than {100 * criteria.max_accuracy_loss:g} points"
     if low > 0 and saving >= -criteria.min_saving:
         return "promote", f"{summary}: more accurate at no more cost"
+    if low >= criteria.min_gain:
+        return "promote", f"{summary}: more accurate by at least {100 * criteria.min_gain:g} points"
+    if low > 0:
+        return "keep", f"{summary}: more accurate at more cost; say with --min-gain which gain is worth it"
     return "keep", f"{summary}: neither cheaper nor more accurate by enough to change anything"
 
 

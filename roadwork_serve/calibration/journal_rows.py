@@ -30,12 +30,12 @@ def journal_rows(cases: Iterable[JournalRow], policy: Policy) -> list[Evaluation
 def journal_row(case: JournalRow, policy: Policy) -> EvaluationRow:
     """Return the row of one prediction, with the records of the stages that ran."""
     entry, verdict = case.prediction, case.prediction.verdict
-    label = None if case.annotation is None else case.annotation.label
+    positive = case.human_positive
     metadata = SampleMetadata(
         name=entry.id,
         kind=verdict.media,
-        label=label == "roadwork",
-        ignore=case.annotation is not None and label is None,
+        label=positive is True,
+        ignore=case.annotation is not None and positive is None,
         group=entry.key or entry.sha256,
         source="journal",
         pseudo_labeled=case.annotation is None,
@@ -43,7 +43,7 @@ def journal_row(case: JournalRow, policy: Policy) -> EvaluationRow:
     row = EvaluationRow(
         metadata=metadata,
         probability=verdict.probability,
-        predicted_label=verdict.label == "roadwork",
+        predicted_label=verdict.positive,
         exit_stage=verdict.exit.stage,
         exit_reason=verdict.exit.reason,
         degraded=verdict.degraded,

@@ -56,7 +56,7 @@ def threshold_path(rows: Trajectories) -> list[Bands]:
                 low[step] = min(math.floor(edge * 10**_DIGITS) / 10**_DIGITS, rows.decision_threshold)
             else:
                 high[step] = max(math.ceil(edge * 10**_DIGITS) / 10**_DIGITS, rows.decision_threshold)
-        exit_steps = rows.apply_bands(low, high)[2].tobytes()
+        exit_steps = rows.exit_steps(low, high).tobytes()
         if exit_steps != previous:
             bands.append((low, high))
         previous = exit_steps

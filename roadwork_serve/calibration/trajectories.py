@@ -38,11 +38,15 @@ class Trajectories:
 
     def apply_bands(self, low: Floats, high: Floats) -> tuple[Bools, Floats, NDArray[np.int64]]:
         """Return predicted labels, costs and exit steps, each [n], under bands low [m] and high [m]."""
-        exits = self.spoke & ((self.posterior < low) | (self.posterior > high))
-        exits[:, -1] = True
-        step = exits.argmax(axis=1)
+        step = self.exit_steps(low, high)
         index = np.arange(len(step))
         return self.posterior[index, step] >= self.decision_threshold, self.cost[index, step], step
+
+    def exit_steps(self, low: Floats, high: Floats) -> NDArray[np.int64]:
+        """Return the exit steps [n] under bands low [m] and high [m]."""
+        exits = self.spoke & ((self.posterior < low) | (self.posterior > high))
+        exits[:, -1] = True
+        return exits.argmax(axis=1)
 
     @property
     def no_exit_bands(self) -> tuple[Floats, Floats]:

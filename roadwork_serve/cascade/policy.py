@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from roadwork_serve.cascade.certificate import RiskCertificate
 from roadwork_serve.cascade.log_odds import logit, sigmoid
 from roadwork_serve.cascade.step import DegradationLevel, Step
-from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.profiles.stage_kinds import stage_names
 from roadwork_serve.schema import ExitReason, MediaKind
 from roadwork_serve.validation import ConfigModel, Probability, rule_error
 
@@ -88,7 +88,7 @@ def _check_prior(prior: float) -> float:
 
 def _check_stages(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     if not steps:
-        raise rule_error(f"no stage is listed; list at least one of {', '.join(STAGES)}")
+        raise rule_error(f"no stage is listed; list at least one of {', '.join(stage_names())}")
     names = [step.stage for step in steps]
     for index, name in enumerate(names):
         if name in names[:index]:

@@ -37,6 +37,11 @@ class Media(Protocol):
         """Position of each image in the clip, seconds."""
         ...
 
+    @property
+    def incomplete(self) -> bool:
+        """True if the file is truncated or damaged, and this is the part that could be read."""
+        ...
+
 
 class Page:
     """The page of a photo, made once, when the first stage asks for it."""
@@ -74,12 +79,23 @@ class Item:
     head: str | None = None
     #: Makes the page of a photo; None once `images` has it, and for clips.
     page: Page | None = field(default=None, compare=False)
+    #: True if the file is truncated or damaged, and this is the part that could be read.
+    incomplete: bool = False
 
     @classmethod
     def of(cls, media: Media, request_id: str, deadline_s: float, page: Page | None = None) -> "Item":
         """Return the item for a decoded photo or clip. `page` makes the page of a photo."""
         own = page if media.kind == "photo" else None
-        return cls(request_id, media.kind, media.images, media.thumbs, media.timestamps_s, deadline_s, page=own)
+        return cls(
+            request_id,
+            media.kind,
+            media.images,
+            media.thumbs,
+            media.timestamps_s,
+            deadline_s,
+            page=own,
+            incomplete=media.incomplete,
+        )
 
     async def with_images(self) -> "Item":
         """Return the item with its images, made by its deadline. Raises the errors of `Page.get`."""
@@ -122,6 +138,8 @@ class StagePrediction:
     second_logit: float | None = None
     #: Features of stage 1 before any head, if they are kept: float16 [photos or frames, width].
     features: NDArray[np.float16] | None = field(default=None, compare=False)
+    #: Why the stage abstains, if it does.
+    abstention: str | None = None
 
 
 class BlockingStage(Protocol):

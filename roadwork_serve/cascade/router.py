@@ -20,6 +20,7 @@ from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cascade.shadow import OnShadowed, ShadowRunner
 from roadwork_serve.cascade.stage_reports import failure_report, report_of, skip_report
 from roadwork_serve.errors import DeadlineExceeded, NoOpinion, Overloaded, StageFailed
+from roadwork_serve.profiles.task import Task, default_task
 from roadwork_serve.schema import Exit, StageReport, Verdict
 
 QueryStage = Callable[[Step], Awaitable[StageAnswer]]
@@ -53,6 +54,7 @@ class Router:
         profile_name: for verdicts.
         on_shadow: called with each live verdict that has a shadow verdict, and that one.
         on_audit: called with each audited verdict, and the reports of the stages that it had not needed.
+        task: the task with the labels; active road work by default.
     """
 
     def __init__(
@@ -62,10 +64,12 @@ class Router:
         profile_name: str,
         on_shadow: OnShadowed | None = None,
         on_audit: OnAudited | None = None,
+        task: Task | None = None,
     ) -> None:
         self._active = _ActiveRollout(rollout)
         self._stages = stages
         self._profile_name = profile_name
+        self._task = task or default_task()
         self.shadows = ShadowRunner(on_shadow)
         self.audits = AuditRunner(on_audit)
 
@@ -191,14 +195,17 @@ class Router:
                 raise DeadlineExceeded(f"no stage answered in time: {cause}")
             details = "; ".join(f"{report.stage}: {report.detail or report.outcome}" for report in reports)
             raise shed or NoOpinion(f"no stage answered: {details}")
+        positive = progress.posterior >= policy.decision_threshold
         return Verdict(
             answer_id=uuid.uuid4().hex,
             request_id=item.request_id,
             media=item.kind,
-            label="roadwork" if progress.posterior >= policy.decision_threshold else "none",
+            label=self._task.label(positive),
+            positive=positive,
             probability=progress.posterior,
             exit=Exit(stage=progress.last_answered.stage, reason=reason),
             degraded=any(report.outcome == "failed" for report in reports),
+            incomplete=item.incomplete,
             stages=reports,
             policy_version=policy.version,
             profile=self._profile_name,

@@ -23,6 +23,7 @@ def report_of(step: Step, answer: StageAnswer, posterior: float | None = None) -
         probability=None if prediction.logit is None else sigmoid(prediction.logit),
         second_probability=None if prediction.second_logit is None else sigmoid(prediction.second_logit),
         posterior=posterior,
+        detail=prediction.abstention,
         queue_ms=answer.queue_ms,
         preprocess_ms=prediction.preprocess_ms,
         compute_ms=prediction.compute_ms,

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from roadwork_serve.cascade.log_odds import Calibrator
-from roadwork_serve.profiles.profile import StageName
+from roadwork_serve.profiles.stage_kinds import StageName
 from roadwork_serve.validation import ConfigModel, NonNegative, Probability, rule_error
 
 MAX_HEAD = 1024  # characters

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from roadwork_serve.clip_formats import CLIP_SUFFIXES
 from roadwork_serve.datasets.samples import Sample, SampleMetadata
+from roadwork_serve.errors import ConfigError
+from roadwork_serve.local_files import read_problem
 from roadwork_serve.schema import MediaKind
 
-_CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
+_REASONS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class DatasetItem:
     identity: str = ""
     #: 1 when the picture shows readable text, 0 when it does not, NaN when unknown.
     has_text: float = math.nan
+    #: Why the item cannot be read; empty if nothing is known against it.
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +70,31 @@ class FileDataset:
     def samples(self, wanted: Sequence[DatasetItem]) -> Generator[Sample | CorruptItem]:
         """See `Dataset`."""
         for item in wanted:
+            if item.problem:
+                yield CorruptItem(item.metadata.name, item.problem)
+                continue
+            path = self.folder / item.at
             try:
-                yield Sample(item.metadata, (self.folder / item.at).read_bytes())
+                yield Sample(item.metadata, path.read_bytes())
             except OSError as error:
-                yield CorruptItem(item.metadata.name, error.strerror or type(error).__name__)
+                yield CorruptItem(item.metadata.name, read_problem(path, error))
+            except ValueError as error:  # a NUL in the name
+                yield CorruptItem(item.metadata.name, str(error))
+
+
+def first_reasons(skipped: Sequence[CorruptItem]) -> str:
+    """Return the first corrupt items with their reasons, for a message."""
+    return "; ".join(f"{each.name}: {each.reason}" for each in skipped[:_REASONS])
+
+
+def nothing_usable(skipped: Sequence[CorruptItem], unclear: int) -> ConfigError:
+    """Return the error that no item of the data can be used."""
+    causes = [f"{unclear} have no clear label"] if unclear else []
+    if skipped:
+        causes.append(f"{len(skipped)} cannot be read, the first of them {first_reasons(skipped)}")
+    return ConfigError(f"none of the data can be used: {', and '.join(causes) or 'there is none'}")
 
 
 def kind_of(name: str) -> MediaKind:
     """Guess the media kind from the suffix: clip for video files, photo otherwise. The decoder checks it later."""
-    return "clip" if Path(name).suffix.lower() in _CLIP_SUFFIXES else "photo"
+    return "clip" if Path(name).suffix.lower() in CLIP_SUFFIXES else "photo"

@@ -12,6 +12,7 @@ from typing import Any
 from roadwork_serve.datasets.base import DatasetItem, FileDataset, kind_of
 from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.local_files import written_path
 
 SOURCE = "CMU ROADWork"
 LICENCE = "ODC-By-1.0"
@@ -56,8 +57,9 @@ def coco_dataset(path: Path, uri: str) -> FileDataset:
             "which are active road work. Write a manifest.csv instead"
         )
     folder = _folder_of(path, files[0][1])
+    named = [(image_id, written_path(folder, name)) for image_id, name in files]
     return FileDataset(
-        uri, folder, tuple(DatasetItem(_metadata(name, found[image_id]), name) for image_id, name in files)
+        uri, folder, tuple(DatasetItem(_metadata(name, found[image_id]), name) for image_id, name in named)
     )
 
 
@@ -81,7 +83,7 @@ def _metadata(name: str, categories: set[str]) -> SampleMetadata:
 def _folder_of(path: Path, first: str) -> Path:
     folders = (path.parent, path.parent / "images", path.parent.parent / "images")
     for folder in folders:
-        if (folder / first).is_file():
+        if (folder / written_path(folder, first)).is_file():
             return folder
     raise ConfigError(
         f"{first} of {path} is in none of {', '.join(map(str, folders))}; put the images into one of them"

@@ -17,7 +17,7 @@ from roadwork_serve.evaluation.challenges import SubnetScore
 from roadwork_serve.evaluation.rows import EvaluationRow
 from roadwork_serve.evaluation.run import Failure
 from roadwork_serve.profiles.flops import flops
-from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.profiles.stage_kinds import in_usual_order
 from roadwork_serve.provenance import environment
 from roadwork_serve.schema import MediaKind
 
@@ -194,8 +194,10 @@ def _by_needs(rows: Sequence[EvaluationRow], policy: Policy, kind: MediaKind) ->
         if row.metadata.needs is not None:
             parts.setdefault(row.metadata.needs, []).append(row)
     return {
-        needs: Subset(len(part), metrics.accuracy(_truth(part), _predicted(part)), _exit_mix(part, policy, kind))
-        for needs, part in sorted(parts.items(), key=lambda entry: STAGES.index(entry[0]))
+        needs: Subset(
+            len(part := parts[needs]), metrics.accuracy(_truth(part), _predicted(part)), _exit_mix(part, policy, kind)
+        )
+        for needs in in_usual_order(parts)
     }
 
 

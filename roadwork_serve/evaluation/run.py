@@ -71,7 +71,7 @@ async def _evaluate(sample: Sample, cascade: LocalCascade, also: Collection[str]
     return EvaluationRow(
         metadata,
         verdict.probability,
-        verdict.label == "roadwork",
+        verdict.positive,
         verdict.exit.stage,
         verdict.exit.reason,
         verdict.degraded,

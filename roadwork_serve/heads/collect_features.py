@@ -66,7 +66,7 @@ def collect_features(
     if wanted.journal is not None:
         parts.append(journal_features(wanted.journal, wanted.policy or profile.policy))
     if wanted.data:
-        datasets = [open_dataset(uri) for uri in wanted.data]
+        datasets = [open_dataset(uri, profile.task) for uri in wanted.data]
         total = sum(len(dataset.items()) for dataset in datasets)
         recipe: Recipe = wanted.recipe or ("cls" if wanted.journal else "cls+mean+max")
         source = extractor(profile, recipe, wanted.model, wanted.cache)

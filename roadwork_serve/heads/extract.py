@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve import media
-from roadwork_serve.datasets.base import CorruptItem, Dataset, DatasetItem
+from roadwork_serve.datasets.base import CorruptItem, Dataset, DatasetItem, first_reasons, nothing_usable
 from roadwork_serve.datasets.samples import Sample
 from roadwork_serve.engines.features import FeatureEngine, Recipe
 from roadwork_serve.engines.load_options import LoadOptions
@@ -19,7 +19,8 @@ from roadwork_serve.engines.weights import weights_folder as folder_of
 from roadwork_serve.errors import ConfigError, MediaError, ModelError
 from roadwork_serve.heads.feature_cache import FeatureCache, Features, identity_of, origin_of
 from roadwork_serve.heads.feature_set import FeatureSet
-from roadwork_serve.profiles.profile import MediaLimits, Profile
+from roadwork_serve.profiles.media_limits import MediaLimits
+from roadwork_serve.profiles.profile import Profile
 
 CACHE = Path("build/features")
 MAX_SKIPPED = 20
@@ -55,10 +56,9 @@ class _Progress:
         """Record a corrupt file. Raises ConfigError when there are too many."""
         self.skipped.append(item)
         if len(self.skipped) > self.max_skipped:
-            examples = "; ".join(f"{each.name}: {each.reason}" for each in self.skipped[:5])
             raise ConfigError(
-                f"more than {self.max_skipped} files cannot be used, among them {examples}. Repair the data, or allow "
-                "more with --max-skipped"
+                f"more than {self.max_skipped} files cannot be used, among them {first_reasons(self.skipped)}. Repair "
+                "the data, or allow more with --max-skipped"
             )
 
 
@@ -147,7 +147,7 @@ class Extractor:
     def _feature_set(self, progress: _Progress, datasets: Sequence[Dataset]) -> FeatureSet:
         items = list(_once(progress.items))
         if not items:
-            raise ConfigError("none of the data can be used: every file is corrupt or has no clear label")
+            raise nothing_usable(progress.skipped, progress.unclear)
         found = self.cache.get({identity for _, _, identity in items})
         rows = [(uri, each, found[identity]) for uri, each, identity in items]
         counts = np.array([len(x) for _, _, x in rows])

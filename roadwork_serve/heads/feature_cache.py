@@ -17,7 +17,7 @@ from roadwork_serve import media
 from roadwork_serve.atomic_write import replace_file, write_json
 from roadwork_serve.engines.backbones import Rgb
 from roadwork_serve.engines.features import FeatureEngine, Recipe
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 
 Features = NDArray[np.float32]
 

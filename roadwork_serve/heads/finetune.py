@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from roadwork_serve import media
 from roadwork_serve.atomic_write import check_vacant, replace_folder, write_json
-from roadwork_serve.datasets.base import CorruptItem, Dataset
+from roadwork_serve.datasets.base import CorruptItem, Dataset, first_reasons, nothing_usable
 from roadwork_serve.engines.backbones import Backbone, load_backbone
 from roadwork_serve.engines.features import Head, pool_features
 from roadwork_serve.engines.fingerprint import fingerprint
@@ -35,7 +35,8 @@ from roadwork_serve.heads.fit import TEXT_LOSS_WEIGHT, HeadTraining, class_weigh
 from roadwork_serve.heads.head_metrics import HeadMetrics, head_metrics
 from roadwork_serve.heads.holdout import group_split
 from roadwork_serve.heads.model_card import Lineage, lineage
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.printable import writable
+from roadwork_serve.profiles.media_limits import MediaLimits
 
 _VAL_BATCH = 32  # thumbs per batch in validation
 
@@ -83,8 +84,11 @@ class FinetuneReport:
 def load_images(datasets: Sequence[Dataset], limits: MediaLimits, max_skipped: int = MAX_SKIPPED) -> TrainingImages:
     """Read the thumbnails of every item that is not ignored. Raises ConfigError when too many files are corrupt."""
     thumbs, rows, skipped = list[NDArray[np.uint8]](), list[tuple[Any, int]](), list[CorruptItem]()
+    unclear = 0
     for dataset in datasets:
-        wanted = [each for each in dataset.items() if not each.metadata.ignore]
+        items = dataset.items()
+        wanted = [each for each in items if not each.metadata.ignore]
+        unclear += len(items) - len(wanted)
         for each, sample in zip(wanted, dataset.samples(wanted), strict=True):
             try:
                 if isinstance(sample, CorruptItem):
@@ -93,12 +97,14 @@ def load_images(datasets: Sequence[Dataset], limits: MediaLimits, max_skipped: i
             except MediaError as error:
                 skipped.append(CorruptItem(each.metadata.name, str(error)))
                 if len(skipped) > max_skipped:
-                    raise ConfigError(f"more than {max_skipped} files cannot be used, the last {skipped[-1]}") from None
+                    raise ConfigError(
+                        f"more than {max_skipped} files cannot be used, among them {first_reasons(skipped)}"
+                    ) from None
                 continue
             thumbs.append(thumbnails)
             rows += [(each, len(thumbnails))] * len(thumbnails)
     if not thumbs:
-        raise ConfigError("none of the data can be used")
+        raise nothing_usable(skipped, unclear)
     known = FeatureSet(
         model="",
         recipe="cls",
@@ -163,7 +169,7 @@ def finetune(
         new_fingerprint = fingerprint(str(draft))
         trained.head.settings = replace(trained.head.settings, backbone=new_fingerprint)
         trained.head.save(draft)
-        origin = lineage(known, settings, shlex.join(["roadwork", *sys.argv[1:]]))
+        origin = lineage(known, settings, writable(shlex.join(["roadwork", *sys.argv[1:]])))
         report = FinetuneReport(
             out, val_metrics_before, val_metrics, train_metrics, steps, seconds, new_fingerprint, finetuning, origin
         )

@@ -10,9 +10,8 @@ from roadwork_serve.errors import ConfigError
 from roadwork_serve.evaluation.replay import full_cascade_posterior
 from roadwork_serve.heads.feature_set import FeatureSet
 from roadwork_serve.journal.record import JournalRow
-from roadwork_serve.profiles.profile import ROLES
+from roadwork_serve.profiles.stage_kinds import role_of, stage_names
 
-_OF_THE_BACKBONE = tuple(stage for stage, role in ROLES.items() if role == "features")
 _IRRELEVANT = (None, "neutral")
 
 
@@ -24,15 +23,16 @@ def features_from_journal(cases: Iterable[JournalRow], policy: Policy) -> Featur
     left out. So are clips, whose label need not hold for each frame. Raises ConfigError when nothing is left, or when
     the features come from several backbones.
     """
+    of_the_backbone = tuple(stage for stage in stage_names() if role_of(stage) == "features")
     chosen: list[tuple[JournalRow, float, bool, float]] = []
     for case in cases:
         if case.prediction.features is None or case.prediction.verdict.media != "photo":
             continue
         if case.annotation is not None:
-            if case.annotation.label is not None:
-                chosen.append((case, float(case.annotation.label == "roadwork"), True, _has_text(case)))
+            if (positive := case.human_positive) is not None:
+                chosen.append((case, float(positive), True, _has_text(case)))
             continue
-        progress = full_cascade_posterior(journal_row(case, policy), policy, without=_OF_THE_BACKBONE)
+        progress = full_cascade_posterior(journal_row(case, policy), policy, without=of_the_backbone)
         if progress.last_answered is not None:
             chosen.append((case, progress.posterior, False, _has_text(case)))
     if not chosen:

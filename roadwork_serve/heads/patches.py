@@ -16,7 +16,7 @@ from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.engines.patch_head import PatchHead, PatchHeadSettings
 from roadwork_serve.errors import ConfigError, MediaError
 from roadwork_serve.heads.linear_fit import Floats, Linear, fit_linear
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 
 _DECAY = 0.01
 _EMPTY_CELLS = 3  # cells without evidence that a picture gives beside those with evidence

@@ -13,6 +13,7 @@ from roadwork_serve.heads.fit import HeadFit, HeadTraining, fit_head
 from roadwork_serve.heads.head_metrics import HeadMetrics
 from roadwork_serve.heads.model_card import Lineage, lineage, model_card
 from roadwork_serve.heads.patches import PatchReport
+from roadwork_serve.printable import writable
 
 __all__ = ["HeadReport", "HeadTraining", "train_head"]
 
@@ -64,7 +65,7 @@ def train_head(
     check_vacant(out, replace)
     fit = fit_head(features, settings)
     report = _report(
-        features, fit, settings, out, shlex.join(["roadwork", *sys.argv[1:]]) if command is None else command
+        features, fit, settings, out, writable(shlex.join(["roadwork", *sys.argv[1:]])) if command is None else command
     )
     with replace_folder(out, replace) as draft:
         fit.head.save(draft)

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
 from roadwork_serve.engines.registry import open_feature_extractor
 from roadwork_serve.engines.thumbnails import ROADWORK, SECOND, FeatureExtractor, PatchEvidence
-from roadwork_serve.profiles.profile import EngineSpec, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.schema import Evidence
 from roadwork_serve.stages.options import validated
-from roadwork_serve.stages.regions import heat_map, regions
+from roadwork_serve.stages.regions import heat_map, regions_of_frames
 
 _EMPTY = np.empty(0, np.float32)
 
@@ -54,7 +55,8 @@ class Backbone:
             return []
         heads = {item.head for item in items}
         if not (self.model.features.keep_features or self.engine.has_head or heads != {None}):
-            return [StagePrediction(None, self.model.model, self.model.miniature) for _ in items]
+            nothing = StagePrediction(None, self.model.model, self.model.miniature, abstention="there is no head")
+            return [nothing for _ in items]
         began = time.perf_counter()
         thumbs = np.concatenate([item.thumbs for item in items])
         owner = np.repeat(np.arange(len(items)), [len(item.thumbs) for item in items])
@@ -84,14 +86,13 @@ class Backbone:
     def _with_patches(
         predictions: list[StagePrediction], patches: PatchEvidence, items: Sequence[Item], owner: NDArray[np.int64]
     ) -> list[StagePrediction]:
-        """Return the predictions with the regions and the heat map of each photo."""
+        """Return the predictions with the regions, and the heat map of a photo."""
         found = []
         for at, (prediction, item) in enumerate(zip(predictions, items, strict=True)):
-            if len(item.thumbs) == 1:
-                (logits,) = patches.logits[owner == at]
-                shown = {"regions": regions(logits, patches.classes), "heat_map": heat_map(logits)}
-                prediction = replace(prediction, evidence=prediction.evidence.model_copy(update=shown))
-            found.append(prediction)
+            frames = patches.logits[owner == at]
+            heat = heat_map(frames[0]) if len(item.thumbs) == 1 else []
+            shown = {"regions": regions_of_frames(frames, patches.classes), "heat_map": heat}
+            found.append(replace(prediction, evidence=prediction.evidence.model_copy(update=shown)))
         return found
 
     def _prediction(

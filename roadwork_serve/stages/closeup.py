@@ -10,7 +10,8 @@ from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
 from roadwork_serve.engines.thumbnails import ROADWORK, FeatureExtractor, reference_thumbs
 from roadwork_serve.errors import MediaError
 from roadwork_serve.media import open_rgb
-from roadwork_serve.profiles.profile import EngineSpec, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.schema import Evidence
 from roadwork_serve.stages.options import validated
 from roadwork_serve.stages.regions import heat_map, regions
@@ -49,12 +50,12 @@ class Closeup:
     def _predict(self, item: Item) -> StagePrediction:
         stop_if_cancelled()
         if not (item.images and self.engine.has_head):
-            return StagePrediction(None, self.model.model, self.model.miniature)
+            return self._abstain("there is no head" if item.images else "the item has no image")
         began = time.perf_counter()
         try:
             image = open_rgb(item.images[len(item.images) // 2])
-        except MediaError:
-            return StagePrediction(None, self.model.model, self.model.miniature)
+        except MediaError as error:
+            return self._abstain(f"the image cannot be decoded: {error}")
         tiles = cut_tiles(image, self.side)
         cut = time.perf_counter()
         features = self.engine.extract(tiles)
@@ -70,3 +71,6 @@ class Closeup:
             logit = closeup_logit(scores, None if patches is None else patches.logits)
         spent = 1000 * (cut - began), 1000 * (time.perf_counter() - cut)
         return StagePrediction(logit, self.model.model, self.model.miniature, evidence, *spent)
+
+    def _abstain(self, reason: str) -> StagePrediction:
+        return StagePrediction(None, self.model.model, self.model.miniature, abstention=reason)

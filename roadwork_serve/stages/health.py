@@ -15,7 +15,7 @@ from PIL import Image
 from roadwork_serve.cascade.gpu_time_slicing import TimeSlicedStage
 from roadwork_serve.cascade.prediction import Item, Stage, StagePrediction
 from roadwork_serve.errors import ModelError, StageFailed
-from roadwork_serve.profiles.profile import StageName
+from roadwork_serve.profiles.stage_kinds import StageName
 
 PROBE_AFTER_S = 20.0  # an idle stage is probed this long after its last good answer
 STUCK_TIMEOUTS = 3  # a call that takes this many times the stage's timeout is considered stuck

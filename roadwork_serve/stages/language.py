@@ -11,11 +11,16 @@ from roadwork_serve.cascade.prediction import Item, StageInput, StagePrediction
 from roadwork_serve.engines.vlm import LanguageEngine, Prompt, VlmAnswer
 from roadwork_serve.errors import MediaError
 from roadwork_serve.media import open_rgb
-from roadwork_serve.profiles.profile import EngineSpec, StageName
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.stage_kinds import StageName
 from roadwork_serve.schema import Evidence
 
 MAX_ASPECT = 100  # ratio of an image's sides; Qwen3-VL's processor raises an error from 200 on
 DECODING_THREADS = 4
+
+
+class Abstain(Exception):
+    """An item that a stage does not predict for. Its text is the reason, for the stage report."""
 
 
 class LanguageStage(ABC):
@@ -40,8 +45,8 @@ class LanguageStage(ABC):
         self._decoding = CancellableThread(name, threads=DECODING_THREADS)
 
     @abstractmethod
-    def prompt(self, item: Item) -> Prompt | None:
-        """Return the prompt for an item; None if nothing can be decoded. Runs on a thread."""
+    def prompt(self, item: Item) -> Prompt:
+        """Return the prompt for an item. Raise Abstain if the model can see no image of it. Runs on a thread."""
 
     @abstractmethod
     def warm_up_prompt(self) -> Prompt:
@@ -52,16 +57,26 @@ class LanguageStage(ABC):
         await self.engine.ask([self.warm_up_prompt()], self.reasoning_tokens)
 
     async def predict(self, items: Sequence[Item]) -> list[StagePrediction]:
-        """See `Stage`. Abstains from items that cannot be decoded."""
+        """See `Stage`. Abstains from items without an image that the model can see."""
         began = time.perf_counter()
-        prompts = await self._decoding.run(lambda: [self.prompt(item) for item in items])
+        prompts = await self._decoding.run(lambda: [self._prompt_or_reason(item) for item in items])
         decode_ms = 1000 * (time.perf_counter() - began)
-        usable = [prompt for prompt in prompts if prompt is not None]
+        usable = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
         answers = iter(await self.engine.ask(usable, self.reasoning_tokens) if usable else ())
-        abstention = StagePrediction(None, self.model.model, self.model.miniature, preprocess_ms=decode_ms)
         return [
-            abstention if prompt is None else prediction_of(next(answers), self.model, decode_ms) for prompt in prompts
+            prediction_of(next(answers), self.model, decode_ms)
+            if isinstance(prompt, Prompt)
+            else StagePrediction(
+                None, self.model.model, self.model.miniature, preprocess_ms=decode_ms, abstention=prompt
+            )
+            for prompt in prompts
         ]
+
+    def _prompt_or_reason(self, item: Item) -> Prompt | str:
+        try:
+            return self.prompt(item)
+        except Abstain as reason:
+            return str(reason)
 
     async def check(self) -> None:
         """See `Stage`."""
@@ -92,11 +107,16 @@ def prediction_of(answer: VlmAnswer, model: EngineSpec, decode_ms: float) -> Sta
     )
 
 
-def open_for_model(data: bytes, max_side: int) -> Image.Image | None:
-    """Decode an image; return None if it cannot be decoded, or is too elongated for the model."""
+def open_for_model(data: bytes, max_side: int) -> Image.Image:
+    """Decode an image. Raise Abstain if it cannot be decoded, or is too elongated for the model."""
     stop_if_cancelled()
     try:
         image = open_rgb(data, max_side)
-    except MediaError:
-        return None
-    return image if max(image.size) <= MAX_ASPECT * min(image.size) else None
+    except MediaError as error:
+        raise Abstain(f"the image cannot be decoded: {error}") from None
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise Abstain(
+            f"the image has {image.width:,} x {image.height:,} pixels; the model sees none whose longer side is more "
+            f"than {MAX_ASPECT} times the shorter one"
+        )
+    return image

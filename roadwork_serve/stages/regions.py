@@ -12,12 +12,24 @@ MAX_CELLS = 16  # along a side of the heat map
 _SHOWN = 0.3  # probability from which a cell is part of a region
 
 
-def regions(logits: NDArray[np.float32], classes: Sequence[str]) -> list[Region]:
+def regions_of_frames(logits: NDArray[np.float32], classes: Sequence[str]) -> list[Region]:
+    """Return the most probable regions of several frames, at most MAX_REGIONS in all.
+
+    Args:
+        logits: float32 [frames, rows, columns, classes].
+        classes: Names of the classes.
+    """
+    found = [region for frame, each in enumerate(logits) for region in regions(each, classes, frame)]
+    return sorted(found, key=lambda region: -region.probability)[:MAX_REGIONS]
+
+
+def regions(logits: NDArray[np.float32], classes: Sequence[str], frame: int = 0) -> list[Region]:
     """Return the connected cells of each class above a probability of 0.3, the most probable regions first.
 
     Args:
         logits: float32 [rows, columns, classes].
         classes: Names of the classes.
+        frame: Index of the frame.
     """
     probabilities = _probabilities(logits)
     rows, columns = probabilities.shape[:2]
@@ -29,7 +41,7 @@ def regions(logits: NDArray[np.float32], classes: Sequence[str]) -> list[Region]
             bottom, right = cells.max(0) + 1
             box = Box(x0=left / columns, y0=top / rows, x1=right / columns, y1=bottom / rows)
             peak = float(layer[tuple(cells.T)].max())
-            found.append(Region(kind=kind, probability=round(peak, 4), box=box))
+            found.append(Region(kind=kind, probability=round(peak, 4), box=box, frame=frame))
     return sorted(found, key=lambda region: -region.probability)[:MAX_REGIONS]
 
 

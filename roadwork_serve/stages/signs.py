@@ -1,6 +1,7 @@
 """Stage 2A: OCR of signs.
 
 Works signs are strong evidence for road work, an end sign is strong evidence against it, and no text is no evidence.
+The vocabulary of another task has the same meanings.
 """
 
 import time
@@ -16,10 +17,11 @@ from roadwork_serve.engines.ocr import OcrEngine, OcrLine
 from roadwork_serve.engines.registry import open_ocr
 from roadwork_serve.errors import MediaError
 from roadwork_serve.media import open_rgb
-from roadwork_serve.profiles.profile import EngineSpec, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.schema import Box, Evidence, TextLine
 from roadwork_serve.stages.options import validated
-from roadwork_serve.stages.sign_text import Meaning, sign_meaning
+from roadwork_serve.stages.sign_text import Meaning, SignPhrases, default_phrases
 
 # Log-odds of a sign read with full confidence. A closure or a detour may have other causes than works: a police
 # barrier, a flood. Neutral text counts 0; its meaning is left to the policy's calibration. Without text the stage
@@ -39,7 +41,7 @@ class Phrase:
 
     @property
     def logit(self) -> float:
-        """Log-odds of road work: the strength of the meaning times the mean confidence of the lines."""
+        """Log-odds of the positive label: the strength of the meaning times the mean confidence of the lines."""
         return STRENGTH.get(self.meaning, 0.0) * sum(line.confidence for line in self.lines) / len(self.lines)
 
 
@@ -69,6 +71,7 @@ class Signs:
         self.model = model
         self.max_side = options.get("max_side", MAX_SIDE)
         self.frames_read = options.get("frames_read", FRAMES_READ)
+        self._known = SignPhrases(spec.task.signs)
         self.engine = engine or open_ocr(model)
 
     def warm(self) -> None:
@@ -86,7 +89,7 @@ class Signs:
         preprocess_ms, compute_ms = 1000 * (opened - began), 1000 * (time.perf_counter() - opened)
         predictions = []
         for frames in pages_of:
-            found = [(frame, size, phrases(lines)) for frame, lines, size in frames]
+            found = [(frame, size, phrases(lines, self._known)) for frame, lines, size in frames]
             text = [_text_line(line, p, size, frame) for frame, size, some in found for p in some for line in p.lines]
             logit = weigh([phrase for _, _, some in found for phrase in some])
             predictions.append(
@@ -114,30 +117,33 @@ def evenly_spaced(frames: int, wanted: int) -> list[int]:
     return [(2 * n + 1) * frames // (2 * parts) for n in range(parts)]
 
 
-def phrases(lines: Sequence[OcrLine]) -> list[Phrase]:
-    """Group lines into signs: lines of similar size, below or beside one another, belong to one sign."""
+def phrases(lines: Sequence[OcrLine], known: SignPhrases | None = None) -> list[Phrase]:
+    """Group lines into signs: lines of similar size, below or beside one another, belong to one sign.
+
+    Args:
+        lines: The lines of an image.
+        known: The phrases to look for; by default those of the default task.
+    """
     signs: list[list[OcrLine]] = []
     for line in sorted(lines, key=lambda line: float(line.quad[:, 1].mean())):
         near = [sign for sign in signs if any(_adjacent(line, other) for other in sign)]
         signs = [sign for sign in signs if sign not in near] + [[*(other for sign in near for other in sign), line]]
-    return [_phrase(_in_order(sign)) for sign in signs]
+    known = known or default_phrases()
+    ordered = [_in_order(sign) for sign in signs]
+    return [Phrase(sign, known.meaning([line.text for line in sign])) for sign in ordered]
 
 
 def weigh(found: Sequence[Phrase]) -> float | None:
-    """Return the log-odds of road work from all signs of an item.
+    """Return the log-odds of the positive label from all signs of an item.
 
-    It is 0 if no sign is about works, and None if there is no text. The strongest sign for and the strongest sign
-    against are added, each once, because the frames of a clip show the same sign again and again. One of each cancels
-    out: one site may end where the next begins, and later stages decide.
+    It is 0 if no sign has a meaning for the task, and None if there is no text. The strongest sign for and the
+    strongest sign against are added, each once, because the frames of a clip show the same sign again and again. One of
+    each cancels out: one site may end where the next begins, and later stages decide.
     """
     logits = [phrase.logit for phrase in found if phrase.meaning != "neutral"]
     if not logits:
         return 0.0 if found else None
     return max(0.0, *logits) + min(0.0, *logits)
-
-
-def _phrase(lines: tuple[OcrLine, ...]) -> Phrase:
-    return Phrase(lines, sign_meaning([line.text for line in lines]))
 
 
 def _in_order(lines: Sequence[OcrLine]) -> tuple[OcrLine, ...]:

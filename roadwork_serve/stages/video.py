@@ -4,10 +4,11 @@ from PIL import Image
 
 from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.engines.vlm import LanguageEngine, Prompt
-from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
-from roadwork_serve.stages.language import LanguageStage, open_for_model
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.stage_spec import StageSpec
+from roadwork_serve.stages.language import Abstain, LanguageStage, open_for_model
 from roadwork_serve.stages.options import validated
-from roadwork_serve.stages.prompts import CLIP_QUESTION
 
 MAX_SIDE, MINIATURE_SIDE = 768, 320
 
@@ -29,21 +30,27 @@ class Video(LanguageStage):
         super().__init__(
             name, model, engine, max_side=options.get("max_side", MINIATURE_SIDE if model.miniature else MAX_SIDE)
         )
-        self.frames = options.get("frames")
+        self.frames, self.question = options.get("frames"), spec.task.clip_prompt()
 
-    def prompt(self, item: Item) -> Prompt | None:
+    def prompt(self, item: Item) -> Prompt:
         """See `LanguageStage`."""
         frames, times = [], []
+        reason = Abstain("the item has no image")
         for i in _evenly_spaced(len(item.images), self.frames or len(item.images)):
-            if (frame := open_for_model(item.images[i], self.max_side)) is not None:
-                frames.append(frame)
+            try:
+                frames.append(open_for_model(item.images[i], self.max_side))
+            except Abstain as error:
+                reason = error
+            else:
                 times.append(item.timestamps_s[i])
-        return Prompt(CLIP_QUESTION, tuple(frames), tuple(times)) if frames else None
+        if not frames:
+            raise reason
+        return Prompt(self.question, tuple(frames), tuple(times))
 
     def warm_up_prompt(self) -> Prompt:
         """See `LanguageStage`."""
         count = self.frames or 8
-        return Prompt(CLIP_QUESTION, (Image.new("RGB", (320, 240)),) * count, tuple(i / 4 for i in range(count)))
+        return Prompt(self.question, (Image.new("RGB", (320, 240)),) * count, tuple(i / 4 for i in range(count)))
 
 
 def _evenly_spaced(count: int, wanted: int) -> list[int]:

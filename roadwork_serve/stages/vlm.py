@@ -4,10 +4,11 @@ from PIL import Image
 
 from roadwork_serve.cascade.prediction import Item
 from roadwork_serve.engines.vlm import LanguageEngine, Prompt
-from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
-from roadwork_serve.stages.language import LanguageStage, open_for_model
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.stage_spec import StageSpec
+from roadwork_serve.stages.language import Abstain, LanguageStage, open_for_model
 from roadwork_serve.stages.options import validated
-from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
 
 MAX_SIDE, MINIATURE_SIDE = 1024, 448
 REASONING_TOKENS = 256
@@ -35,14 +36,13 @@ class Vlm(LanguageStage):
             max_side=options.get("max_side", MINIATURE_SIDE if model.miniature else MAX_SIDE),
             reasoning_tokens=options.get("reasoning_tokens", REASONING_TOKENS) if thinking else 0,
         )
-        self.question = THINKING_QUESTION if thinking else QUESTION
+        self.question = spec.task.reasoning_prompt() if thinking else spec.task.prompt()
 
-    def prompt(self, item: Item) -> Prompt | None:
+    def prompt(self, item: Item) -> Prompt:
         """See `LanguageStage`."""
         if not item.images:
-            return None
-        image = open_for_model(item.images[len(item.images) // 2], self.max_side)
-        return None if image is None else Prompt(self.question, (image,))
+            raise Abstain("the item has no image")
+        return Prompt(self.question, (open_for_model(item.images[len(item.images) // 2], self.max_side),))
 
     def warm_up_prompt(self) -> Prompt:
         """See `LanguageStage`."""

@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def keep(run: BatchRun, *numbers: int) -> None:
 def test_every_file_appears_once_in_listing_order(tmp_path: Path):
     run = begun(tmp_path / "scores.parquet")
     keep(run, 2, 0, 1)
-    assert run.finish() == BatchTotals(verdicts=299, degraded=1, rejects=1)
+    assert run.finish() == BatchTotals(299, 1, 1, ("0003.jpg: it is cut",))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.parquet", "scores.rejects.parquet"]
     rows = pq.read_table(run.out).to_pylist()
     assert [row["file"] for row in rows] == [file.name for file in files(300) if file.size != 3]
@@ -165,3 +166,28 @@ def test_two_runs_cannot_write_the_same_output_at_once(tmp_path: Path):
             raise AssertionError("it was let in")
     with second.locked():
         assert not second.started
+
+
+def test_the_ending_of_the_output_is_its_format(tmp_path: Path):
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for ending in (".parquet", ".csv", ".JSONL"):
+        run = begun(tmp_path / f"s{ending}", 5)
+        keep(run, 0)
+        assert run.finish().verdicts == 4
+        for path in (run.out, run.rejects):
+            match ending:
+                case ".parquet":
+                    tables[path.name] = pq.read_table(path).to_pylist()
+                case ".csv":
+                    tables[path.name] = list(csv.DictReader(path.read_text().splitlines()))
+                case _:
+                    tables[path.name] = [json.loads(line) for line in path.read_text().splitlines()]
+    assert tables["s.parquet"] == tables["s.JSONL"] and tables["s.rejects.parquet"] == tables["s.rejects.JSONL"]
+    assert [row["file"] for row in tables["s.csv"]] == [row["file"] for row in tables["s.parquet"]]
+    assert [row["detail"] for row in tables["s.rejects.csv"]] == ["it is cut"]
+    assert list(tables["s.csv"][0]) == list(tables["s.parquet"][0])
+
+
+def test_an_output_of_no_known_format_is_an_error(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"must end in \.parquet or \.csv or \.jsonl"):
+        BatchRun(tmp_path / "s.xlsx").check(spec())

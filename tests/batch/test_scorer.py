@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from roadwork_serve.batch.inputs import open_source
+from roadwork_serve.batch.parts import encode_part
 from roadwork_serve.batch.scorer import Scorer
 from roadwork_serve.errors import ModelError
 from tests.evaluation.fakes import BLUE, GREY, POLICY, RED, jpeg, mp4, open_by_colour, profile, write_jpeg
@@ -75,3 +77,40 @@ def test_a_model_that_cannot_be_loaded_is_an_error(tmp_path: Path):
 
     with pytest.raises(ModelError, match="weights are missing"):
         Scorer(open_source(str(tmp_path)), profile(), POLICY, opener=refuse)  # type: ignore[arg-type]
+
+
+def test_every_file_of_a_mixed_folder_has_a_result(folder: Path):
+    """Tables, pictures, links, junk and names that are not UTF-8, each once."""
+    cells = [{"bytes": None, "path": "red.jpg"}, {"bytes": None, "path": "gone.jpg"}, {"bytes": jpeg(BLUE), "path": ""}]
+    column = pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": column}), folder / "a.pq")
+    pq.write_table(pa.table({"image": [jpeg(RED)] * 300}), folder / "damaged.pq", row_group_size=100)
+    data = bytearray((folder / "damaged.pq").read_bytes())
+    data[8:2000] = bytes(1992)
+    (folder / "damaged.pq").write_bytes(data)
+    (folder / "b.jpg").symlink_to("nowhere")
+    (folder / "_SUCCESS").touch()
+    (folder / "x.crc").write_bytes(b"crc")
+    write_jpeg(folder / os.fsdecode(b"stra\xdfe.jpg"), RED)
+    of = open_source(str(folder))
+    files = of.list_files()
+    scorer = Scorer(of, profile(), POLICY, opener=open_by_colour)
+    try:
+        tables = {path: [file for file in files if file.path == path and file.row is not None] for path in {
+            file.path for file in files if file.row is not None
+        }}  # fmt: skip
+        separate = [file for file in files if file.row is None]
+        scored = {each.name: each for lot in (separate, *tables.values()) for each in scorer.score(lot)}
+    finally:
+        scorer.close()
+    labels = {name: each.verdict.label for name, each in scored.items() if each.verdict}
+    assert labels == {
+        "red.jpg": "roadwork", "blue.jpg": "none", "grey.jpg": "roadwork", "clip.mp4": "roadwork",
+        "a.pq#0": "roadwork", "a.pq#2": "none", r"stra\xdfe.jpg": "roadwork",
+    }  # fmt: skip
+    details = {name: each.problem["detail"] for name, each in scored.items() if each.problem}
+    assert f"{folder}/gone.jpg" in details["a.pq#1"] and "a link to nowhere" in details["b.jpg"]
+    assert details["_SUCCESS"] == "the file is empty" and {"x.crc", "notes.txt", "cut.jpg", "empty.jpg"} < set(details)
+    assert sum(name.startswith("damaged.pq") for name in details) == 300
+    assert "damaged.pq cannot be read as Parquet" in details["damaged.pq#299"]
+    encode_part(list(scored.values()))

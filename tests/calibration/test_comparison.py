@@ -86,7 +86,10 @@ def test_a_saving_is_accepted_only_if_the_loss_is_provably_small(
 
 def test_a_better_but_costlier_challenger_is_left_to_a_person() -> None:
     (result,) = compare_policies(rows := rows_with_errors(1000, 0, 60), rows, EAGER, TWO)
-    assert result.low > 0 and result.verdict == "keep"
+    assert result.low > 0 and result.verdict == "keep" and "say with --min-gain" in result.reason
+    for gain, verdict in ((0.04, "promote"), (0.05, "keep")):
+        (result,) = compare_policies(rows, rows, EAGER, TWO, PromotionCriteria(min_gain=gain))
+        assert 0.04 < result.low < 0.05 and result.verdict == verdict
 
 
 def test_a_better_challenger_at_the_same_cost_is_promoted() -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from roadwork_serve.cascade.curve import Beta, Curve, Isotonic, Linear
 from roadwork_serve.cascade.log_odds import Calibrator
 from roadwork_serve.cascade.policy import Policy, Step
-from roadwork_serve.profiles.profile import STAGES
+from roadwork_serve.profiles.stage_kinds import STAGES
 
 shares = st.floats(0, 1)
 weights = st.floats(0, 1e6)
@@ -49,6 +49,6 @@ def policies(draw: st.DrawFn) -> Policy:
             for stage in stages
         )
 
-    version = draw(st.text(min_size=1).filter(str.strip))
+    version = draw(st.text(min_size=1, max_size=128).filter(str.strip))
     prior = draw(st.floats(0, 1, exclude_min=True, exclude_max=True))
     return Policy(version=version, photo=steps(), clip=steps(), prior=prior, decision_threshold=decision_threshold)

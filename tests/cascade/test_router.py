@@ -1,5 +1,6 @@
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -54,6 +55,14 @@ async def test_a_clear_case_exits_at_the_first_stage():
     assert (verdict.exit.stage, verdict.exit.reason) == ("backbone", "above_band")
     assert (verdict.policy_version, verdict.profile, verdict.degraded) == ("test-1", "mini", False)
     assert way(verdict) == [("backbone", "answered")]
+
+
+@pytest.mark.parametrize("incomplete", [False, True])
+async def test_a_verdict_on_a_part_of_a_clip_says_so(incomplete: bool):
+    clip = replace(item("r7"), kind="clip", incomplete=incomplete)
+    verdict = await router(backbone=prediction(5.0)).classify_item(clip)
+    assert verdict.incomplete is incomplete
+    assert Verdict.model_validate_json(verdict.model_dump_json()).incomplete is incomplete
 
 
 async def test_a_clear_negative_exits_below_the_band():

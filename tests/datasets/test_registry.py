@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from roadwork_serve.datasets.registry import open_dataset
 from roadwork_serve.datasets.samples import Sample
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.testbed import scenes
-from tests.evaluation.fakes import BLUE, RED, jpeg, write_jpeg
+from tests.evaluation.fakes import BLUE, GREY, PINK, RED, jpeg, write_jpeg
 
 # The 17 categories of ROADWork's annotations.
 ROADWORK = (
@@ -52,7 +53,59 @@ def test_a_missing_file_is_reported_as_corrupt(tmp_path: Path) -> None:
     write_jpeg(tmp_path / "none/b.jpg", BLUE)
     dataset = open_dataset(str(tmp_path))
     (tmp_path / "none/b.jpg").unlink()
-    assert _samples(dataset)[1] == CorruptItem("none/b.jpg", "No such file or directory")
+    assert _samples(dataset)[1] == CorruptItem("none/b.jpg", f"No such file or directory: {tmp_path}/none/b.jpg")
+
+
+def test_a_folder_with_links_odd_names_and_junk_loses_nothing(tmp_path: Path) -> None:
+    """Linked folders are followed once, and what cannot be read is named."""
+    data, elsewhere = tmp_path / "data", tmp_path / "trip9"
+    write_jpeg(data / "roadwork/a.jpg", RED)
+    write_jpeg(data / "none/b.jpg", BLUE)
+    write_jpeg(elsewhere / "c.jpg", PINK)
+    odd = os.fsencode(data / "none") + b"/stra\xdfe.jpg"
+    Path(os.fsdecode(odd)).write_bytes(jpeg(GREY))
+    (data / "roadwork/trip9_link").symlink_to(elsewhere)
+    (elsewhere / "again").symlink_to(elsewhere)
+    (data / "roadwork/up").symlink_to(data)
+    (data / "none/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    os.mkfifo(data / "none/pipe")
+    dataset = open_dataset(str(data))
+    assert {(each.metadata.name, each.metadata.group) for each in dataset.items()} == {
+        ("roadwork/a.jpg", ""), ("roadwork/trip9_link/c.jpg", "trip9_link"), ("none/b.jpg", ""),
+        (r"none/stra\xdfe.jpg", ""), ("none/gone.jpg", ""), ("none/pipe", ""),
+    }  # fmt: skip
+    found = _samples(dataset)
+    assert {each.data for each in found if isinstance(each, Sample)} == {jpeg(each) for each in (RED, PINK, BLUE, GREY)}
+    assert {each.name: each.reason for each in found if isinstance(each, CorruptItem)} == {
+        "none/gone.jpg": f"it is a link to {tmp_path}/nowhere.jpg: No such file or directory",
+        "none/pipe": "it is neither a file nor a folder",
+    }
+
+
+@pytest.mark.parametrize("name", ["list.csv", "LIST.CSV", "list.tsv", "list.txt"])
+def test_a_manifest_is_a_table_of_any_kind(tmp_path: Path, name: str) -> None:
+    write_jpeg(tmp_path / "trip 1/straße.jpg", RED)
+    (tmp_path / name).write_bytes("File\tLabel\r\n.\\trip 1\\straße.jpg\troadwork\r\n\t\r\n".encode("utf-16"))
+    (sample,) = _samples(open_dataset(str(tmp_path / name)))
+    assert isinstance(sample, Sample) and sample.data == jpeg(RED)
+    assert sample.metadata.name == "trip 1/straße.jpg"
+
+
+@pytest.mark.parametrize("written", ["a\\gone.jpg", "C:\\photos\\gone.jpg", "a/\0.jpg"])
+def test_a_path_that_is_not_found_is_named(tmp_path: Path, written: str) -> None:
+    (tmp_path / "list.csv").write_text(f"file,label\n{written},none\n")
+    (item,) = _samples(open_dataset(str(tmp_path / "list.csv")))
+    assert isinstance(item, CorruptItem)
+    expected = {"a": f"{tmp_path}/a/gone.jpg", "C": "C:/photos/gone.jpg, a path on a drive of Windows"}
+    assert expected[written[0]] in item.reason if "\0" not in written else "null byte" in item.reason
+
+
+def test_photos_may_have_a_manifest_of_a_spreadsheet_with_paths_of_windows(tmp_path: Path) -> None:
+    write_jpeg(tmp_path / "none/straße.jpg", RED)
+    text = "file;label;source_repo;path;licence;notes\r\nnone\\straße.jpg;none;town;x;MIT;\r\n"
+    (tmp_path / "manifest.csv").write_bytes(text.encode("latin-1"))
+    (sample,) = _samples(open_dataset(str(tmp_path)))
+    assert isinstance(sample, Sample) and sample.metadata.name == "none/straße.jpg"
 
 
 def test_a_general_manifest(tmp_path: Path) -> None:
@@ -140,6 +193,32 @@ def test_natix_shards_are_read_in_order_and_rows_without_an_image_are_corrupt(tm
     empty, blue, red = _samples(dataset)
     assert empty == CorruptItem("a-000000", "the row has no picture")
     assert [each.data for each in (blue, red) if isinstance(each, Sample)] == [jpeg(BLUE), jpeg(RED)]
+
+
+def test_tables_are_told_by_their_bytes_among_other_files(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    natix(tmp_path / "data/part-0.pq", [jpeg(RED)], [1])
+    natix(tmp_path / "train", [jpeg(BLUE)], [0])
+    (tmp_path / "README.md").write_text("# card")
+    (tmp_path / "_SUCCESS").touch()
+    for uri in (f"natix:{tmp_path}", str(tmp_path / "train")):
+        found = [each.data for each in _samples(open_dataset(uri)) if isinstance(each, Sample)]
+        assert found == ([jpeg(RED), jpeg(BLUE)] if uri.startswith("natix") else [jpeg(BLUE)])
+
+
+def test_natix_rows_may_have_paths_instead_of_bytes(tmp_path: Path) -> None:
+    write_jpeg(tmp_path / "images/a.jpg", RED)
+    cells = [
+        {"bytes": None, "path": "images/a.jpg"}, {"bytes": None, "path": "images\\a.jpg"},
+        {"bytes": None, "path": str(tmp_path / "images/a.jpg")}, {"bytes": None, "path": "gone.jpg"},
+        {"bytes": None, "path": None},
+    ]  # fmt: skip
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(cells, kind), "label": [1] * 5}), tmp_path / "t.parquet")
+    *found, gone, empty = _samples(open_dataset(f"natix:{tmp_path / 't.parquet'}"))
+    assert [each.data for each in found if isinstance(each, Sample)] == [jpeg(RED)] * 3
+    assert isinstance(gone, CorruptItem) and gone.reason == f"No such file or directory: {tmp_path}/gone.jpg"
+    assert isinstance(empty, CorruptItem) and empty.reason == "the row has no picture"
 
 
 def test_natix_files_with_another_schema_are_rejected(tmp_path: Path) -> None:
@@ -238,10 +317,12 @@ def test_scene_uris_have_one_spelling(uri: str) -> None:
 
 
 def test_errors_explain_why_a_uri_is_not_a_dataset(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("hello")
     (tmp_path / "notes.txt").write_text("hello")
     for uri, message in (
         (str(tmp_path / "nowhere"), "does not exist"),
-        (str(tmp_path / "notes.txt"), "is a file of an unknown type; a dataset is a folder"),
+        (str(tmp_path / "notes.md"), "is a file of an unknown type; a dataset is a folder"),
+        (str(tmp_path / "notes.txt"), "no column 'file'; its first line must name file and label; it has hello"),
         (str(tmp_path), "has no manifest.csv and no folders"),
         (f"natix:{tmp_path / 'nowhere'}", "does not exist"),
         ("journal:x", "does not exist"),

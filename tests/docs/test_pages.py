@@ -16,6 +16,7 @@ from deployments.app import Args
 from roadwork_serve.cascade.rollout import Rollout
 from roadwork_serve.cli.main import app
 from roadwork_serve.profiles.load import load_policy_mapping, load_profile
+from roadwork_serve.profiles.task import parse_task
 from roadwork_serve.schema import Verdict
 from tests.docs.pages import PAGES, ROOT, Block, blocks
 
@@ -61,6 +62,12 @@ def test_files_in_the_pages_exist(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_in_the_pages_exist(page: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())
+    assert [(file, test) for file, test in named if f"def {test}(" not in (ROOT / file).read_text()] == []
+
+
 @pytest.mark.parametrize("block", blocks("json"), ids=str)
 def test_verdicts_in_the_pages_are_valid(block: Block) -> None:
     assert Verdict.model_validate(json.loads(block.text)).stages
@@ -69,6 +76,9 @@ def test_verdicts_in_the_pages_are_valid(block: Block) -> None:
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_settings_in_the_pages_are_valid(block: Block) -> None:
     shown = yaml.safe_load(block.text)
+    if "question" in shown:
+        assert parse_task(shown).prompt().endswith("Answer YES or NO.")
+        return
     if "overrides" in shown:
         args = Args.model_validate({name: shown[name] for name in ("profile", "overrides")})
         assert load_profile(args.profile, args.overrides).ingress.replicas

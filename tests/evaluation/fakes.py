@@ -14,8 +14,11 @@ from roadwork_serve.cascade.prediction import Item, Stage, StageInput, StagePred
 from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.datasets.samples import SampleMetadata
 from roadwork_serve.evaluation.rows import EvaluationRow, StageRecord
+from roadwork_serve.profiles.engine_spec import EngineSpec
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import EngineSpec, Profile, StageName, StageSpec
+from roadwork_serve.profiles.profile import Profile
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.schema import Evidence, TextLine
 from roadwork_serve.testbed.scene_dataset import draw_scene
 

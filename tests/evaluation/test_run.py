@@ -10,7 +10,9 @@ from roadwork_serve.datasets.samples import Sample, SampleMetadata
 from roadwork_serve.errors import ModelError
 from roadwork_serve.evaluation.run import evaluate_samples
 from roadwork_serve.local_cascade import local_cascade
-from roadwork_serve.profiles.profile import STAGES, EngineSpec, StageName, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.stage_kinds import STAGES, StageName
+from roadwork_serve.profiles.stage_spec import StageSpec
 from tests.evaluation import fakes
 from tests.evaluation.fakes import BLUE, GREY, PALE, PINK, POLICY, RED, ByColour, jpeg, mp4, open_by_colour
 

@@ -11,7 +11,7 @@ from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.heads.extract import Extractor, extractor
 from roadwork_serve.heads.feature_cache import FeatureCache
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 from tests import untrained
 from tests.engines.tiny import tiny_dino
 from tests.evaluation.fakes import BLUE, GREY, PINK, RED, jpeg, mp4, write_jpeg
@@ -188,3 +188,14 @@ def test_several_processes_may_write_to_one_cache(engine: FeatureEngine, tmp_pat
     together = FeatureCache(tmp_path, maker)
     assert {name: x.shape for name, x in together.get(["a", "b"]).items()} == {"a": (1, 24), "b": (2, 24)}
     assert not list(together.folder.glob("*draft*"))
+
+
+def test_if_nothing_can_be_used_the_first_reasons_are_told(engine: FeatureEngine, data: Path, tmp_path: Path) -> None:
+    lines = "".join(f"a\\{at}.jpg,none\n" for at in range(7))
+    (data / "list.csv").write_text(f"file,label\n{lines}roadwork/a.jpg,unclear\n")
+    maker = Extractor(engine, LIMITS, "cls", tmp_path / "cache")
+    with pytest.raises(ConfigError) as failure:
+        maker.extract([open_dataset(str(data / "list.csv"))])
+    text = str(failure.value)
+    assert "1 have no clear label, and 7 cannot be read" in text
+    assert [f"{data}/a/{at}.jpg" in text for at in range(7)] == [True] * 5 + [False] * 2

@@ -13,7 +13,7 @@ from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.errors import ConfigError, ModelError
 from roadwork_serve.heads.finetune import FinetuneSettings, TrainingImages, finetune, load_images
 from roadwork_serve.heads.fit import HeadTraining
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 from tests.engines.tiny import ARCHITECTURES, tiny_backbone, tiny_dino
 from tests.evaluation.fakes import BLUE, GREY, RED, mp4, write_jpeg
 

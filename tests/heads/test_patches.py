@@ -10,7 +10,7 @@ from roadwork_serve.datasets.registry import open_dataset
 from roadwork_serve.engines.features import FeatureEngine
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.heads.patches import cell_evidence, read_boxes, train_patch_head
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 from tests.engines.tiny import ARCHITECTURES, tiny_backbone
 from tests.evaluation.fakes import BLUE, RED, write_jpeg
 

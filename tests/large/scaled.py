@@ -8,8 +8,10 @@ from ray.serve import Application
 from benchmarks.fake_models import open_fake_stages
 from deployments.app import Args, build_app
 from roadwork_serve.cascade.prediction import Stage
+from roadwork_serve.profiles.engine_spec import EngineSpec
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.stage_spec import StageSpec
 
 BUILDER = "tests.large.scaled:build"
 

@@ -86,6 +86,7 @@ def test_commands_run_from_the_wheel(installed: Installed) -> None:
     assert installed.run("roadwork", "--version").strip() == version("roadwork-serve")
     assert "Detect active road work in photos and clips" in installed.run("roadwork", "--help")
     assert "--offline" in installed.run("roadwork-miner", "--help")
+    assert "Stage backbone" in installed.run("roadwork", "doctor", "--port", str(free_port()))
 
 
 def test_profiles_are_in_the_wheel(installed: Installed) -> None:
@@ -133,3 +134,11 @@ def test_the_server_runs_and_stores_its_journal_in_the_state_folder(installed: I
         eventually(lambda: answers(journal) == 1, 30, "the answer is written down")
     finally:
         stop(server)
+
+
+@pytest.mark.timeout(400)
+def test_the_demo_runs_and_leaves_nothing_behind(installed: Installed) -> None:
+    before = sorted(installed.folder.iterdir())
+    count = len(yaml.safe_load((ROOT / "roadwork_serve/console/samples/samples.json").read_text()))
+    assert f"{count} of {count} correct." in installed.run("roadwork", "demo")
+    assert sorted(installed.folder.iterdir()) == before

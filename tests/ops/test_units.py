@@ -23,7 +23,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         copy.write_text(unit.read_text().replace("/opt/roadwork-serve", str(ROOT)))
     done = subprocess.run(["systemd-analyze", "verify", *map(str, found)], capture_output=True, text=True, timeout=60)
     ours = [line for line in done.stderr.splitlines() if "roadwork" in line]
-    assert len(UNITS) == 3 and not ours
+    assert len(UNITS) == 4 and not ours
 
 
 @pytest.mark.parametrize("file", [*UNITS, ROOT / "ops/ecosystem.config.js"], ids=lambda file: file.name)

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from roadwork_serve import media
 from roadwork_serve.cascade.prediction import Item, Stage
-from roadwork_serve.profiles.profile import EngineSpec, MediaLimits, StageName, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.media_limits import MediaLimits
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.stages.load import open_stages
 from roadwork_serve.testbed import scenes
 

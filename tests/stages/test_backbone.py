@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,12 +7,12 @@ import pytest
 import torch
 
 from roadwork_serve.cascade.prediction import Item
-from roadwork_serve.engines.export import export_onnx
 from roadwork_serve.engines.features import FeatureEngine, Head, HeadSettings
 from roadwork_serve.engines.thumbnails import reference_thumbs
 from roadwork_serve.errors import ConfigError, ModelError
+from roadwork_serve.profiles.engine_spec import EngineSpec
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import EngineSpec, StageSpec
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.stages.backbone import Backbone
 from tests import untrained
 from tests.engines.tiny import tiny_dino
@@ -100,7 +101,8 @@ def test_the_engine_of_stage_1_gets_the_sizes_of_the_profile() -> None:
 
 
 def test_it_warms_up_at_the_side_of_the_profile() -> None:
-    profile = load_profile("mini", {"media": {"thumb_side": 256}, "stages": {"backbone": {"max_batch": 1}}})
+    changes = {"media": {"thumb_side": 256}, "stages": {"backbone": {"max_batch": 1}}}
+    profile = load_profile("mini", changes | {"engines": {"dinov3": {"backend": "transformers"}}})
     stage = Backbone(profile.stages["backbone"], profile.engine_of("backbone"))
     seen: list[tuple[int, ...]] = []
     stage.engine.backbone.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
@@ -108,18 +110,18 @@ def test_it_warms_up_at_the_side_of_the_profile() -> None:
     assert seen == [(1, 3, 256, 256), (8, 3, 256, 256)]
 
 
-def test_a_file_exported_for_another_side_is_rejected_at_the_start(tmp_path: Path) -> None:
-    export_onnx(tiny_dino(tmp_path / "model"), tmp_path / "a.onnx", side=32)
-    engine = {"backend": "onnx", "model": str(tmp_path / "a.onnx")}
+def test_a_file_exported_for_another_side_is_rejected_at_the_start() -> None:
+    engine = {"backend": "onnx", "model": str(untrained.exported_backbone())}
     profile = load_profile("mini", {"media": {"thumb_side": 256}, "engines": {"dinov3": engine}})
     with pytest.raises(ModelError, match=r"exported for thumbnails of 32 px.*have 256: set media\.thumb_side to 32"):
         Backbone(profile.stages["backbone"], profile.engine_of("backbone"))
 
 
 def test_a_head_cannot_be_put_on_an_exported_file() -> None:
-    model = {"backend": "onnx", "model": "a.onnx", "features": {"head": "b"}}
-    with pytest.raises(ConfigError, match=r"features\.head: an exported file contains its head"):
-        Backbone(StageSpec(engine="e"), EngineSpec.model_validate(model))
+    for name in ("head", "second_head"):
+        model = {"backend": "onnx", "model": "a.onnx", "features": {name: "b"}}
+        with pytest.raises(ConfigError, match=r"features\.second_head: an exported file contains its head"):
+            Backbone(StageSpec(engine="e"), EngineSpec.model_validate(model))
 
 
 def headed(folder: Path, seed: int, **settings: object) -> str:
@@ -178,6 +180,16 @@ def test_an_incompatible_head_is_an_error_when_requested(
     assert stage.predict(small(1))[0].logit is not None
 
 
+def test_a_head_that_never_ends_is_an_error_and_stops_nobody(tmp_path: Path) -> None:
+    stage = backbone(Path(tiny_dino(tmp_path / "model")), side=32, policy_heads=str(tmp_path))
+    (tmp_path / "stuck").mkdir()
+    for name in ("head.json", "head.safetensors"):
+        os.mkfifo(tmp_path / "stuck" / name)
+    with pytest.raises(ModelError, match="there is no head stuck below"):
+        stage.predict([replace(small(1)[0], head="stuck")])
+    assert stage.predict(small(1))[0].logit is not None
+
+
 def test_features_are_returned_if_kept_with_or_without_a_head(tmp_path: Path) -> None:
     model = Path(tiny_dino(tmp_path / "model"))
     (model / "head.json").unlink()
@@ -201,9 +213,8 @@ def test_a_head_gives_the_same_logit_on_stored_features(tmp_path: Path) -> None:
     assert float(again[0, 0]) == pytest.approx(prediction.logit, abs=5e-3)
 
 
-def test_an_exported_file_uses_its_own_head_only(tmp_path: Path) -> None:
-    export_onnx(tiny_dino(tmp_path), tmp_path / "stage1.onnx", side=32)
-    model = EngineSpec.model_validate({"backend": "onnx", "model": str(tmp_path / "stage1.onnx")})
+def test_an_exported_file_uses_its_own_head_only() -> None:
+    model = EngineSpec.model_validate({"backend": "onnx", "model": str(untrained.exported_backbone())})
     stage = Backbone(StageSpec(engine="dinov3"), model)
     assert stage.predict(small(1))[0].logit is not None
     with pytest.raises(ModelError, match="has its own head"):

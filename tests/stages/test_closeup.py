@@ -11,8 +11,9 @@ from roadwork_serve.engines.registry import open_feature_extractor
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.media import open_rgb
 from roadwork_serve.media.photo import encode_jpeg
+from roadwork_serve.profiles.engine_spec import EngineSpec
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import EngineSpec, StageSpec
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.stages.backbone import Backbone
 from roadwork_serve.stages.closeup import Closeup
 from roadwork_serve.stages.load import open_stages
@@ -101,8 +102,11 @@ def test_it_abstains_without_an_image_a_readable_image_or_a_head(tmp_path) -> No
     model = EngineSpec(backend="transformers", model=str(untrained.backbone()))
     stage = Closeup(StageSpec(engine="e"), model, open_feature_extractor(model))
     item = photo(1)
-    for each in (replace(item, images=()), replace(item, images=(item.images[0][:90],))):
+    for each, why in (
+        (replace(item, images=()), "no image"),
+        (replace(item, images=(item.images[0][:90],)), "cannot be decoded"),
+    ):
         (prediction,) = stage.predict([each])
-        assert prediction.logit is None
+        assert prediction.logit is None and why in str(prediction.abstention)
     with pytest.raises(ConfigError, match="tiles"):
         Closeup(StageSpec(engine="e", options={"tiles": 9}), model, stage.engine)

@@ -23,6 +23,8 @@ async def test_every_sample_gets_the_label_it_shows() -> None:
             verdict = await cascade.classify((FOLDER / sample["file"]).read_bytes())
             if verdict.label != sample["label"]:
                 wrong[sample["file"]] = verdict.probability
-            if "credit" in sample and sample["label"] == "roadwork" and "still" not in sample:
-                assert verdict.stages[0].evidence.heat_map
+            if "credit" in sample and sample["label"] == "roadwork":
+                seen, is_clip = verdict.stages[0].evidence, "still" in sample
+                assert seen.regions and bool(seen.heat_map) is not is_clip
+                assert not is_clip or any(region.frame for region in seen.regions)
     assert wrong == {}

@@ -10,7 +10,7 @@ import pytest
 from roadwork_serve.cascade.gpu_time_slicing import GpuTimeSlicer, TimeSlicedStage
 from roadwork_serve.cascade.prediction import Item, Stage, StagePrediction
 from roadwork_serve.errors import ModelError, StageFailed
-from roadwork_serve.profiles.profile import STAGES, StageName
+from roadwork_serve.profiles.stage_kinds import STAGES, StageName
 from roadwork_serve.stages.health import PROBE_AFTER_S, STUCK_TIMEOUTS, HealthMonitor, synthetic_item
 from tests import untrained
 from tests.stages.items import opened

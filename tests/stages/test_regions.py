@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from roadwork_serve.stages.regions import MAX_CELLS, MAX_REGIONS, heat_map, regions
+from roadwork_serve.stages.regions import MAX_CELLS, MAX_REGIONS, heat_map, regions, regions_of_frames
 
 CLASSES = ("cone", "worker")
 
@@ -32,6 +32,15 @@ def test_there_are_at_most_eight_regions() -> None:
     found = regions(logits, CLASSES)
     assert len(found) == MAX_REGIONS
     assert found[0].probability == pytest.approx(1 / (1 + np.exp(-3.6)), abs=1e-4)
+
+
+def test_the_regions_of_a_clip_name_their_frames_and_are_as_many_as_of_a_photo() -> None:
+    frames = np.stack([grid(12), grid(12)])
+    frames[0, ::2, ::2, 0] = 1.0
+    frames[1, 3, 3, 1] = 2.0
+    found = regions_of_frames(frames, CLASSES)
+    assert (found[0].frame, found[0].kind) == (1, "worker")
+    assert len(found) == MAX_REGIONS and {region.frame for region in found[1:]} == {0}
 
 
 def test_no_evidence_gives_no_region_and_a_cold_map() -> None:

@@ -8,7 +8,8 @@ from roadwork_serve.cascade.prediction import BlockingStage, Item
 from roadwork_serve.cascade.threaded_stage import ThreadedStage
 from roadwork_serve.engines.ocr import OcrLine
 from roadwork_serve.errors import ConfigError, ModelError
-from roadwork_serve.profiles.profile import EngineSpec, StageSpec
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.stages import signs
 from roadwork_serve.stages.signs import Signs, evenly_spaced, phrases, weigh
 from roadwork_serve.testbed.scenes.effects import to_jpeg

@@ -4,12 +4,18 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from roadwork_serve.cascade.calls import StageAnswer
 from roadwork_serve.cascade.prediction import Stage
+from roadwork_serve.cascade.stage_reports import report_of
+from roadwork_serve.cascade.step import Step
 from roadwork_serve.engines.chat import ANSWER
 from roadwork_serve.engines.transformers import VisionLanguageEngine
 from roadwork_serve.engines.vlm import Prompt, VlmAnswer
 from roadwork_serve.errors import ConfigError
-from roadwork_serve.profiles.profile import EngineSpec, StageName, StageSpec
+from roadwork_serve.media.photo import encode_jpeg
+from roadwork_serve.profiles.engine_spec import EngineSpec
+from roadwork_serve.profiles.stage_kinds import StageName
+from roadwork_serve.profiles.stage_spec import StageSpec
 from roadwork_serve.stages import language
 from roadwork_serve.stages.vlm import Vlm
 from roadwork_serve.testbed.scenes.effects import to_jpeg
@@ -38,7 +44,24 @@ async def test_undecodable_items_abstain_and_the_rest_is_predicted(fast: Stage) 
     broken = replace(good, images=(good.images[0][:200],))
     predictions = await fast.predict([broken, good, good.slim("thumbs")])
     assert [o.logit is None for o in predictions] == [True, False, True]
+    assert [str(o.abstention).split(":")[0] for o in predictions] == [
+        "the image cannot be decoded",
+        "None",
+        "the item has no image",
+    ]
     assert predictions[1].logit == pytest.approx((await fast.predict([good]))[0].logit, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 150), (150, 1), (1020, 10)])
+async def test_the_report_of_an_elongated_image_says_why_the_model_did_not_see_it(
+    fast: Stage, size: tuple[int, int]
+) -> None:
+    strip = replace(photo(1), images=(encode_jpeg(Image.new("RGB", size), 90),))
+    (prediction,) = await fast.predict([strip])
+    report = report_of(Step(stage="vlm", exit=(0.1, 0.9)), StageAnswer(prediction, 0, 0, 1))
+    assert report.outcome == "abstained"
+    assert report.detail is not None and " pixels; " in report.detail
+    assert "more than 100 times the shorter one" in report.detail
 
 
 async def test_a_clip_is_represented_by_its_middle_frame(fast: Stage) -> None:

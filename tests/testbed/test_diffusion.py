@@ -110,8 +110,21 @@ def test_photo_to_image_keeps_pairs_together(tmp_path: Path) -> None:
     assert [_size(each.jpeg) for each in made[1:3]] == [(1024, 680), (328, 216)]
     assert Pipeline.calls[0]["strength"] == 0.4
     assert Pipeline.opened[0][:2] == ("StableDiffusionXLImg2ImgPipeline", "folder")
-    with pytest.raises(ConfigError, match="holds no photos"):
+    with pytest.raises(ConfigError, match="cannot be listed: No such file"):
         StableDiffusion(images=tmp_path / "nowhere")
+
+
+def test_photos_to_start_from_are_listed_as_in_all_folders(tmp_path: Path) -> None:
+    (tmp_path / "roads").mkdir()
+    with pytest.raises(ConfigError, match="holds no photos"):
+        StableDiffusion(images=tmp_path / "roads")
+    write_jpeg(tmp_path / "elsewhere/a.JPG", RED)
+    write_jpeg(tmp_path / "roads/._a.jpg", RED)
+    (tmp_path / "roads/linked").symlink_to(tmp_path / "elsewhere")
+    assert [each.name for each in StableDiffusion(images=tmp_path / "roads").starts] == ["a.JPG"]
+    (tmp_path / "roads/gone.jpg").symlink_to(tmp_path / "gone")
+    with pytest.raises(ConfigError, match=r"gone\.jpg: it is a link to .*gone: No such file"):
+        StableDiffusion(images=tmp_path / "roads")
 
 
 def test_cosmos_has_the_same_interface() -> None:

@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import DINOv3ViTModel
 
 from roadwork_serve.engines.transformers import Prompt, VisionLanguageEngine
-from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
-from roadwork_serve.testbed.minis import architectures, data
+from roadwork_serve.profiles.task import default_task
+from roadwork_serve.testbed.minis import architectures, data, train_backbone, train_tower, train_video, train_vlm
 from roadwork_serve.testbed.minis.data import Cache, RealPhoto
 from roadwork_serve.testbed.minis.describe import KINDS, coverage
 from roadwork_serve.testbed.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_tokenizer
@@ -23,17 +23,24 @@ from roadwork_serve.testbed.scenes import Moment
 from roadwork_serve.testbed.scenes.truth import Thing, Truth
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (train_backbone, train_tower, train_video):
+        monkeypatch.setattr(module, "BATCH", 4)
+    monkeypatch.setattr(train_vlm, "BATCH", 2)
+
+
 @pytest.fixture(scope="module")
 def stills() -> Cache:
     photos = data.render_photos([1, 2, 3, 4])
-    few = [i % 4 for i in range(32)]  # one batch of the backbone
+    few = [i % 4 for i in range(8)]
     return Cache((photos.thumbs[few],), tuple(photos.jpegs[i] for i in few), tuple(photos.truths[i] for i in few), (0,))
 
 
 @pytest.fixture(scope="module")
 def clips() -> Cache:
     few = data.render_clips([1, 2])
-    return Cache((few.frames[[0, 1] * 8],), (), few.truths * 8, (0,))
+    return Cache((few.frames[[0, 1] * 2],), (), few.truths * 2, (0,))
 
 
 @pytest.fixture
@@ -141,7 +148,7 @@ def test_the_vlm_trains_on_the_prompts_of_serving(stills: Cache, tmp_path: Path)
     engine = VisionLanguageEngine(str(tmp_path))
     batch = next(task.batches(0))
     for thinking, text in ((False, batch.ids[0]), (True, batch.ids[len(batch.grids)])):
-        question = THINKING_QUESTION if thinking else QUESTION
+        question = default_task().reasoning_prompt() if thinking else default_task().prompt()
         asked = engine.encode([Prompt(question, (Image.new("RGB", (64, 64)),))], thinking)["input_ids"][0].tolist()
         image = engine.model.config.image_token_id
         first = [i for i in text.tolist() if i != image]
@@ -161,3 +168,8 @@ def test_merge_order_keeps_blocks_of_patches_together() -> None:
     targets_by_patch = merge_order(coverage(truth, 4, 4).reshape(4, 4, -1))
     # Row 0, column 1 is the second patch of the first block of 2 x 2.
     assert targets_by_patch[:, KINDS.index("cone")].nonzero()[0].tolist() == [1]
+
+
+def test_fewer_images_than_a_batch_are_a_smaller_batch() -> None:
+    assert [each.tolist() for each in data.in_batches(np.arange(7), 3)] == [[0, 1, 2], [3, 4, 5]]
+    assert [each.tolist() for each in data.in_batches(np.arange(2), 3)] == [[0, 1]]

@@ -4,22 +4,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    CLIPImageProcessor,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    Florence2Processor,
     Molmo2Config,
     Molmo2ForConditionalGeneration,
     Molmo2ImageProcessor,
     Molmo2Processor,
     Molmo2VideoProcessor,
+    PreTrainedTokenizerFast,
     Qwen2VLImageProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
 
-from roadwork_serve.engines.backbones import PIXEL_MEAN, PIXEL_STD
+from roadwork_serve.engines.onnx_folder import PIXEL_MEAN, PIXEL_STD
 
 WIDTH = 192  # of every vision tower, so that one can start from another
 HEADS = 3
@@ -45,6 +51,12 @@ QWEN_CHAT = (
     "{%- else %}{{ part.text }}{%- endif %}{%- endfor %}{%- endif %}{{- '<|im_end|>\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
     "{%- if enable_thinking %}{{- '<think>\n' }}{%- endif %}{%- endif %}"
+)
+# Qwen3.5's template closes an empty thought where none is wanted.
+QWEN35_CHAT = (
+    QWEN_CHAT.removesuffix("{%- if enable_thinking %}{{- '<think>\n' }}{%- endif %}{%- endif %}")
+    + "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}"
+    "{%- else %}{{- '<think>\n' }}{%- endif %}{%- endif %}"
 )
 MOLMO_CHAT = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' }}"
@@ -100,15 +112,53 @@ def vlm(tokenizer: Any) -> Qwen3VLForConditionalGeneration:
     )
 
 
-def vlm_processor(tokenizer: Any) -> Qwen3VLProcessor:
-    """Return the processor of the model family, for images of at most 448 x 336 pixels or the same area."""
+def hybrid_vlm(tokenizer: Any) -> Qwen3_5ForConditionalGeneration:
+    """Return a Qwen3.5 with 2 vision layers, and 4 text layers of which the last has full attention."""
+    token = tokenizer.convert_tokens_to_ids
+    rope = _rope(mrope_section=[6, 5, 5], mrope_interleaved=True, partial_rotary_factor=0.5)
+    return Qwen3_5ForConditionalGeneration(
+        Qwen3_5Config(
+            text_config=_text(tokenizer)
+            | {
+                "num_hidden_layers": 4,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 64,
+                "linear_num_key_heads": 2,
+                "linear_num_value_heads": 4,
+                "linear_key_head_dim": 64,
+                "linear_value_head_dim": 64,
+                "rope_parameters": rope,
+            },
+            vision_config={
+                "depth": 2,
+                "hidden_size": WIDTH,
+                "intermediate_size": 4 * WIDTH,
+                "num_heads": HEADS,
+                "patch_size": 16,
+                "temporal_patch_size": 2,
+                "spatial_merge_size": 2,
+                "out_hidden_size": TEXT_WIDTH,
+                "num_position_embeddings": 14 * 14,
+            },
+            image_token_id=token("<|image_pad|>"),
+            video_token_id=token("<|video_pad|>"),
+            vision_start_token_id=token("<|vision_start|>"),
+            vision_end_token_id=token("<|vision_end|>"),
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def vlm_processor(tokenizer: Any, chat: str = QWEN_CHAT) -> Qwen3VLProcessor:
+    """Return the processor of Qwen3-VL and Qwen3.5, for images of at most 448 x 336 pixels or the same area."""
     sizes = {"size": {"shortest_edge": 64 * 64, "longest_edge": MAX_PIXELS}, "patch_size": 16, "temporal_patch_size": 2,
              "merge_size": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # fmt: skip
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(**sizes),
         tokenizer=tokenizer,
         video_processor=Qwen3VLVideoProcessor(**sizes),
-        chat_template=QWEN_CHAT,
+        chat_template=chat,
     )
 
 
@@ -249,3 +299,36 @@ def save_checkpoint(model: Any, processor: Any, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     processor.save_pretrained(out)
+
+
+def florence_processor(side: int, cells: int) -> Florence2Processor:
+    """Return a processor of Florence-2 with a small tokenizer.
+
+    Args:
+        side: Side of the images in pixels.
+        cells: Number of cells that the vision tower divides them into.
+    """
+    images: Any = CLIPImageProcessor(
+        size={"height": side, "width": side}, crop_size={"height": side, "width": side}, do_center_crop=False
+    )
+    images.image_seq_length = cells + 1
+    parsing = {"ocr": {"pattern": None, "area_threshold": 0.0}}
+    return Florence2Processor(images, _florence_tokenizer(), post_processor_config=parsing)
+
+
+def _florence_tokenizer() -> Any:
+    """Return a tokenizer with the location tokens of Florence-2."""
+    words = Tokenizer(models.BPE(unk_token="<unk>"))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<image>", *(f"<loc_{i}>" for i in range(1000))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words.train_from_iterator(["What is the text in the image, with regions?"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        mask_token="<mask>", extra_special_tokens={"image_token": "<image>"},
+    )  # fmt: skip

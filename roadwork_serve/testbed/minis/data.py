@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from roadwork_serve import media
 from roadwork_serve.csv_files import read_csv
 from roadwork_serve.engines.training_data import TrainingData
-from roadwork_serve.profiles.profile import MediaLimits
+from roadwork_serve.profiles.media_limits import MediaLimits
 from roadwork_serve.testbed import scenes
 from roadwork_serve.testbed.scenes.truth import Truth
 
@@ -205,6 +205,11 @@ def declared(photos: Iterable[RealPhoto]) -> TrainingData:
         sources=frozenset(source for source, _ in named if source),
         groups=frozenset(group for source, group in named if not source),
     )
+
+
+def in_batches(order: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
+    """Return an order cut into whole batches without its rest; fewer indices than one batch are a smaller one."""
+    return [order[start : start + size] for start in range(0, max(len(order) - size, 0) + 1, size)]
 
 
 def some_real(photos: Sequence[RealPhoto], rng: np.random.Generator) -> RealPhoto:

@@ -15,7 +15,8 @@ from roadwork_serve.atomic_write import write_text
 from roadwork_serve.cascade.prediction import Item, StagePrediction
 from roadwork_serve.engines.weights import WEIGHTS
 from roadwork_serve.profiles.load import load_profile
-from roadwork_serve.profiles.profile import MediaLimits, StageName
+from roadwork_serve.profiles.media_limits import MediaLimits
+from roadwork_serve.profiles.stage_kinds import StageName
 from roadwork_serve.stages.load import open_stages
 from roadwork_serve.testbed import scenes
 from roadwork_serve.testbed.minis import data
@@ -33,8 +34,9 @@ DESCRIPTIONS = {
 CARD = """# bundled:{name}
 {what}.
 
-{millions:.1f} M parameters, fp16. The class, the checkpoint layout and the code path are those of the production
-model; only the sizes differ.
+{millions:.1f} M parameters, fp16. The class and the checkpoint layout are those of the production model; only
+the sizes differ. The `.onnx` files are graphs over the same weights, for ONNX Runtime (`roadwork export --format
+graphs`).
 
 ## Not for
 Real decisions. A miniature was trained on rendered scenes so that the whole system can be tried without a GPU and

@@ -6,8 +6,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from roadwork_serve.engines.transformers import NO, YES
-from roadwork_serve.stages import prompts
 from roadwork_serve.testbed.minis.describe import clip_reasoning, scene_reasoning
+from roadwork_serve.testbed.minis.prompts import CLIP_QUESTION, QUESTION, THINKING_QUESTION
 from roadwork_serve.testbed.scenes.truth import Truth
 
 VOCABULARY = 640
@@ -32,7 +32,7 @@ def train_tokenizer(special: Sequence[str], truths: Sequence[Truth]) -> PreTrain
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    asked = [prompts.QUESTION, prompts.THINKING_QUESTION, prompts.CLIP_QUESTION] * 50
+    asked = [QUESTION, THINKING_QUESTION, CLIP_QUESTION] * 50
     answers = [space + word + end for word in (*YES, *NO) for space in ("", " ") for end in ("", "\n")]
     frame = ["user\n", "assistant\n", "system\n", "\n\n", "\n"] * 50
     reasonings = [form(truth) for truth in truths for form in (scene_reasoning, clip_reasoning)]

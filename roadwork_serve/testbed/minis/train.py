@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import DINOv3ViTModel
 
+from roadwork_serve.engines.export_graphs import export_graphs
 from roadwork_serve.engines.training_data import training_data
 from roadwork_serve.errors import ConfigError
 from roadwork_serve.testbed.minis import data
@@ -60,6 +61,8 @@ def main(
             if name == "vlm" and (work / "tower/training.json").exists():
                 facts["tower"] = json.loads((work / "tower/training.json").read_text())
             (target / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+            if name != "tower":
+                export_graphs(target)
 
 
 def training_task(name: str, out: Path, work: Path, stills: int, clips: int, photos: Path | None) -> TrainingTask:

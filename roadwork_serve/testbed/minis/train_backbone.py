@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DINOv3ViTModel
 
-from roadwork_serve.engines.backbones import PIXEL_MEAN, PIXEL_STD, Backbone
+from roadwork_serve.engines.backbones import Backbone
 from roadwork_serve.engines.features import Head, HeadSettings, pool_features
+from roadwork_serve.engines.onnx_folder import PIXEL_MEAN, PIXEL_STD
 from roadwork_serve.testbed.minis import architectures
 from roadwork_serve.testbed.minis.accuracy import by_needs
-from roadwork_serve.testbed.minis.data import Cache, RealPhoto, real_crop, some_real
+from roadwork_serve.testbed.minis.data import Cache, RealPhoto, in_batches, real_crop, some_real
 from roadwork_serve.testbed.minis.describe import KINDS, coverage, presence
 from roadwork_serve.testbed.scene_dataset import has_readable_text
 
@@ -84,8 +85,8 @@ class BackboneTask:
         rng = np.random.default_rng(seed)
         while True:
             order = rng.permutation(len(self.scenes))
-            for start in range(0, len(order) - BATCH + 1, BATCH):
-                yield self._batch(order[start : start + BATCH], rng)
+            for chosen in in_batches(order, BATCH):
+                yield self._batch(chosen, rng)
 
     def _batch(self, chosen: np.ndarray, rng: np.random.Generator) -> Batch:
         kinds = len(KINDS)

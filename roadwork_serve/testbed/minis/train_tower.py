@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import DINOv3ViTModel
 
-from roadwork_serve.engines.backbones import PIXEL_MEAN, PIXEL_STD
+from roadwork_serve.engines.onnx_folder import PIXEL_MEAN, PIXEL_STD
 from roadwork_serve.testbed.minis import architectures
-from roadwork_serve.testbed.minis.data import Cache
+from roadwork_serve.testbed.minis.data import Cache, in_batches
 from roadwork_serve.testbed.minis.describe import KINDS, coverage
 from roadwork_serve.testbed.minis.train_backbone import GRID, color_jitter
 from roadwork_serve.testbed.minis.train_vlm import dense_loss
@@ -73,8 +73,8 @@ class TowerTask:
         rng = np.random.default_rng(seed)
         while True:
             order = rng.permutation(len(self.scenes))
-            for start in range(0, len(order) - BATCH + 1, BATCH):
-                yield batch(self.scenes, order[start : start + BATCH], rng)
+            for chosen in in_batches(order, BATCH):
+                yield batch(self.scenes, chosen, rng)
 
     def loss(self, batch: Batch, progress: float) -> Tensor:
         """See `TrainingTask`."""

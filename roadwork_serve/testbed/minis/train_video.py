@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DINOv3ViTModel, Molmo2ForConditionalGeneration
 
-from roadwork_serve.stages.prompts import CLIP_QUESTION
 from roadwork_serve.testbed import scenes
 from roadwork_serve.testbed.minis import architectures
 from roadwork_serve.testbed.minis.accuracy import by_needs
-from roadwork_serve.testbed.minis.data import CLIP_FRAMES, CLIP_SIDE, Cache
+from roadwork_serve.testbed.minis.data import CLIP_FRAMES, CLIP_SIDE, Cache, in_batches
 from roadwork_serve.testbed.minis.describe import KINDS, coverage
+from roadwork_serve.testbed.minis.prompts import CLIP_QUESTION
 from roadwork_serve.testbed.scenes import Moment
 from roadwork_serve.testbed.scenes.truth import Truth
 
@@ -126,8 +126,8 @@ class VideoTask:
         rng = np.random.default_rng(seed)
         while True:
             order = rng.permutation(np.concatenate([np.arange(len(self.clips)), self._settled_by_movement]))
-            for start in range(0, len(order) - BATCH + 1, BATCH):
-                yield self._batch(order[start : start + BATCH], rng)
+            for chosen in in_batches(order, BATCH):
+                yield self._batch(chosen, rng)
 
     def _batch(self, chosen: np.ndarray, rng: np.random.Generator) -> Batch:
         frames, dense, swings, moves = [], [], [], []

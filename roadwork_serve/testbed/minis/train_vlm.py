@@ -15,11 +15,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, DINOv3ViTModel, Qwen3VLForConditionalGeneration
 
 from roadwork_serve.engines.transformers import embed_patches_by_matmul
-from roadwork_serve.stages.prompts import QUESTION, THINKING_QUESTION
 from roadwork_serve.testbed.minis import architectures
 from roadwork_serve.testbed.minis.accuracy import by_needs
-from roadwork_serve.testbed.minis.data import LONG_SIDE, Cache, RealPhoto, real_crop, some_real
+from roadwork_serve.testbed.minis.data import LONG_SIDE, Cache, RealPhoto, in_batches, real_crop, some_real
 from roadwork_serve.testbed.minis.describe import KINDS, coverage, scene_reasoning
+from roadwork_serve.testbed.minis.prompts import QUESTION, THINKING_QUESTION
 
 BATCH = 16
 CHECKED = 320
@@ -112,8 +112,7 @@ class VlmTask:
         while True:
             order = []
             for indices in self._by_shape.values():
-                shuffled = rng.permutation(indices)
-                order += [shuffled[i : i + BATCH] for i in range(0, len(shuffled) - BATCH + 1, BATCH)]
+                order += in_batches(rng.permutation(indices), BATCH)
             for i in rng.permutation(len(order)):
                 yield self._batch(order[i], rng)
 

@@ -8,18 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    CLIPImageProcessor,
-    Florence2Config,
-    Florence2ForConditionalGeneration,
-    Florence2Processor,
-    PreTrainedTokenizerFast,
-)
+from transformers import Florence2Config, Florence2ForConditionalGeneration
 
 from roadwork_serve.engines.features import Head, HeadSettings
-from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.testbed import scenes
 from roadwork_serve.testbed.minis import architectures
 from roadwork_serve.testbed.minis.tokenizer import MOLMO_SPECIAL, QWEN_SPECIAL, train_tokenizer
@@ -44,6 +35,14 @@ def write_vlm(folder: Path) -> None:
     architectures.save_checkpoint(architectures.vlm(tokenizer), architectures.vlm_processor(tokenizer), folder)
 
 
+def write_hybrid_vlm(folder: Path) -> None:
+    """Write a Qwen3.5 with its own tokenizer."""
+    torch.manual_seed(SEED)
+    tokenizer = train_tokenizer(QWEN_SPECIAL, _truths())
+    processor = architectures.vlm_processor(tokenizer, architectures.QWEN35_CHAT)
+    architectures.save_checkpoint(architectures.hybrid_vlm(tokenizer), processor, folder)
+
+
 def write_video(folder: Path) -> None:
     """Write a Molmo 2 with its own tokenizer."""
     torch.manual_seed(SEED)
@@ -54,13 +53,8 @@ def write_video(folder: Path) -> None:
 def write_reader(folder: Path) -> None:
     """Write a Florence-2 for images of 64 pixels."""
     torch.manual_seed(SEED)
-    tokenizer = _reader_tokenizer()
-    images: Any = CLIPImageProcessor(
-        size={"height": READER_SIDE, "width": READER_SIDE},
-        crop_size={"height": READER_SIDE, "width": READER_SIDE},
-        do_center_crop=False,
-    )
-    images.image_seq_length = READER_CELLS + 1
+    processor = architectures.florence_processor(READER_SIDE, READER_CELLS)
+    tokenizer = processor.tokenizer
     ends: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
     config = Florence2Config(
         vision_config={"embed_dim": [16, 16, 32, 32], "num_heads": [1, 1, 2, 2], "num_groups": [1, 1, 2, 2],
@@ -72,8 +66,7 @@ def write_reader(folder: Path) -> None:
         **ends,
     )  # fmt: skip
     Florence2ForConditionalGeneration(config).save_pretrained(folder)
-    parsing = {"ocr": {"pattern": None, "area_threshold": 0.0}}
-    Florence2Processor(images, tokenizer, post_processor_config=parsing).save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def write_all(out: Path) -> list[Path]:
@@ -81,6 +74,8 @@ def write_all(out: Path) -> list[Path]:
 
     Returns the files of the profiles.
     """
+    from roadwork_serve.profiles.profile import Profile  # the checkpoints are also written where there is no pydantic
+
     write_backbone(out / "dinov3")
     write_reader(out / "florence-2")
     write_vlm(out / "qwen3-vl")
@@ -97,6 +92,8 @@ def write_all(out: Path) -> list[Path]:
 
 
 def _write(file: Path, mapping: dict[str, Any]) -> None:
+    import yaml
+
     file.write_text(yaml.safe_dump(mapping, sort_keys=False), encoding="utf-8")
 
 
@@ -143,21 +140,3 @@ def _profile(out: Path, policy: Path, runs: str) -> dict[str, Any]:
 def _truths() -> tuple[scenes.Truth, ...]:
     """Return the scenes that the tokenizers are trained on."""
     return tuple(scenes.photo(seed, scale=0.1).truth for seed in range(40))
-
-
-def _reader_tokenizer() -> Any:
-    """Return a tokenizer with the location tokens of Florence-2."""
-    words = Tokenizer(models.BPE(unk_token="<unk>"))
-    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<image>", *(f"<loc_{i}>" for i in range(1000))]
-    trainer = trainers.BpeTrainer(
-        vocab_size=1500,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    words.train_from_iterator(["What is the text in the image, with regions?"], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
-        mask_token="<mask>", extra_special_tokens={"image_token": "<image>"},
-    )  # fmt: skip

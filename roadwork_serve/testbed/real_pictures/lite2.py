@@ -5,7 +5,6 @@ the same order.
 """
 
 import json
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from roadwork_serve.engines.onnx_program import to_onnx
 from roadwork_serve.errors import ConfigError
 
 ORIGINAL = "timm/tf_efficientnet_lite2.in1k"
@@ -82,17 +82,8 @@ def export_backbone(model: Any, file: Path, side: int) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # warnings of the exporter about itself
-        program: Any = torch.onnx.export(
-            _Map(model),
-            (torch.zeros(2, 3, side, side),),
-            input_names=["pixels"],
-            output_names=["map"],
-            dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=4096)}},
-            dynamo=True,
-            verbose=False,
-        )
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    program = to_onnx(_Map(model), {"pixels": torch.zeros(2, 3, side, side)}, {"pixels": {0: batch}}, ["map"])
     program.save(file, external_data=False)
     graph = onnx.load(file)
     kept, casts = [], []

@@ -14,6 +14,7 @@ from PIL import Image
 
 from roadwork_serve import media
 from roadwork_serve.errors import BrokenMedia, ConfigError, MediaError, ModelError
+from roadwork_serve.local_files import list_folder
 from roadwork_serve.testbed.synthesis.generated_image import GeneratedImage
 from roadwork_serve.testbed.synthesis.prompts import ImagePrompt
 
@@ -117,7 +118,10 @@ def _run(pipeline: Any, prompt: ImagePrompt, options: dict[str, Any], model: str
 
 
 def _photos(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PHOTOS)
+    listed = [each for each in list_folder(folder) if each.name.lower().endswith(_PHOTOS)]
+    if unread := next((each for each in listed if each.problem), None):
+        raise ConfigError(f"{unread.name}: {unread.problem}")
+    found = [Path(each.path) for each in listed]
     if not found:
         raise ConfigError(f"{folder} holds no photos; --images takes a folder of ordinary roads to start from")
     return found
