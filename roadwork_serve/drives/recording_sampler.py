@@ -24,6 +24,7 @@ _NOT_SEEKABLE = (MPEG_TS, MPEG_PS)  # their clock may jump, so that only reading
 _USUAL_RATE = 25.0
 _THREADS = 2
 _JUMP_S, _RESTART_S = 5.0, 0.5  # a longer gap is a jump of the clock, a step back of more its new start
+_JUMP_STEPS = 10  # and longer than so many usual ones, where the index has key frames alone
 _LOOK = (32, 18)  # pixels at which frames are compared
 # Grey levels, of the whole frame and of its most different part: a camera that stands still stays below both.
 _SAME_MEAN, _SAME_MOST = 2.0, 14.0
@@ -100,9 +101,22 @@ class Sampler:
             raise BrokenMedia("no frame of the recording can be decoded; send one that can be played")
 
     def _seek(self, from_s: float) -> None:
+        """Go to a frame at or before a time. Beyond the first jump of the clock only reading finds a time."""
         if from_s > 0 and self._kind not in _NOT_SEEKABLE:
-            self._container.seek(round((from_s + self._origin) / self._tick), stream=self._stream, backward=True)
+            time = round((from_s + self._origin) / self._tick)
+            time = min(time, self._first_jump(time) or time)
+            self._container.seek(time, stream=self._stream, backward=True)
             self._demuxed = self._container.demux(self._stream)
+
+    def _first_jump(self, until: int) -> int | None:
+        """Return the time of the last frame before the clock jumps, in units of the stream; None if it does not."""
+        times = np.fromiter((each.timestamp for each in self._stream.index_entries), np.int64)
+        gaps = np.diff(times)
+        if not len(gaps):
+            return None
+        longest = max(_JUMP_S / self._tick, _JUMP_STEPS * float(np.median(gaps)))
+        jumps = np.flatnonzero((gaps > longest) | (gaps < -_RESTART_S / self._tick))
+        return int(times[jumps[0]]) if len(jumps) and times[jumps[0]] < until else None
 
     def _decoded(self) -> Iterator[tuple[float, VideoFrame]]:
         """Yield the frames with times on a clock that does not jump."""
@@ -127,6 +141,7 @@ class Sampler:
                 yield own, picture
 
     def _packets(self) -> Iterator[Packet | None]:
+        cut = False  # the last packet
         while True:
             try:
                 packet = next(self._demuxed, None)
@@ -137,7 +152,9 @@ class Sampler:
                 packet = None
             if packet is None or not packet.size:
                 break
+            cut = packet.is_corrupt
             yield packet
+        self.complete &= not cut
         yield None  # drains the decoder
 
 

@@ -25,11 +25,13 @@ from PIL import Image, ImageColor, TiffImagePlugin  # noqa: F401
 
 from roadwork_serve.clip_formats import ClipFormat, clip_format
 from roadwork_serve.drives.photo_exif import exif_position
+from roadwork_serve.drives.recording_end import find_extent
 from roadwork_serve.drives.recording_sampler import SampledFrame, Sampler
 from roadwork_serve.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from roadwork_serve.media import page, sniff
 from roadwork_serve.media.clip import OPTIONS, capped, upright
 from roadwork_serve.media.confinement import confine
+from roadwork_serve.media.container import Extent
 from roadwork_serve.media.photo import encode_jpeg, fit
 from roadwork_serve.media.worker_process import READY, limit_memory, receive, send
 
@@ -49,7 +51,7 @@ class ParentFile(io.RawIOBase):
     """The file, whose bytes the parent sends on request."""
 
     def __init__(self, parent: socket.socket, size: int) -> None:
-        self._parent, self._size, self._at = parent, size, 0
+        self._parent, self.size, self._at = parent, size, 0
 
     def readable(self) -> bool:
         """Return True."""
@@ -65,12 +67,12 @@ class ParentFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move the position, and return it."""
-        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        self._at = max(0, offset + (0, self._at, self.size)[whence])
         return self._at
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes, at most a block of them; none at the end."""
-        wanted = min(size if size >= 0 else _BLOCK, _BLOCK, max(0, self._size - self._at))
+        wanted = min(size if size >= 0 else _BLOCK, _BLOCK, max(0, self.size - self._at))
         if not wanted:
             return b""
         send(self._parent, {"kind": "need", "at": self._at, "size": wanted})
@@ -79,6 +81,11 @@ class ParentFile(io.RawIOBase):
             raise ConnectionResetError("the parent closed the socket")
         self._at += len(answer[1])
         return answer[1]
+
+    def read_at(self, at: int, size: int) -> bytes:
+        """Return bytes from a position on, and go there."""
+        self._at = at
+        return self.read(size)
 
 
 def main() -> None:
@@ -89,27 +96,35 @@ def main() -> None:
         try:
             send(parent, {**READY, "lacks": confine()})
             limit_memory(_MEMORY_MIB, _MEMORY_MIB)
+            extents: dict[int, Extent] = {}
             while (message := receive(parent)) is not None:
-                send(parent, *_done(parent, message[0]))
+                send(parent, *_done(parent, message[0], extents))
         except ConnectionError:
             return
 
 
-def _done(parent: socket.socket, task: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """Do a task, whose parts are sent as they are made, and return its last message."""
+def _done(parent: socket.socket, task: dict[str, Any], extents: dict[int, Extent]) -> tuple[dict[str, Any], bytes]:
+    """Do a task, whose parts are sent as they are made, and return its last message.
+
+    extents: those found by earlier tasks, by size of the file.
+    """
     limits = cast("MediaLimits", SimpleNamespace(**task["limits"]))
     file = ParentFile(parent, task["size"])
     try:
         if task["task"] == "photo":
             return _photo(file, limits)
         kind = _format(file)
+        extent = extents[file.size] = extents.get(file.size) or find_extent(file.read_at, kind, file.size)
+        file.seek(0)
+        file.size = extent.end
         options = OPTIONS | capped(limits.max_pixels)
         with av.open(
             file, "r", format=kind.demuxer, options=options, metadata_errors="replace", buffer_size=_BLOCK
         ) as container:
             match task["task"]:
                 case "frames":
-                    return _frames(parent, container, kind, limits, task)
+                    about, body = _frames(parent, container, kind, limits, task)
+                    return about | {"complete": about["complete"] and extent.complete}, body
                 case "data":
                     return _data(parent, container)
                 case "clip":

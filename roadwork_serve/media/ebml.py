@@ -1,6 +1,6 @@
 """The elements of a WebM or MKV (EBML, RFC 8794; Matroska, RFC 9559), as far as they tell what is missing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from roadwork_serve.errors import MediaTooLarge
@@ -14,6 +14,7 @@ _MASTERS = _LEVEL_1 - {_CLUSTER} | frozenset(
     (0xAE, 0xE0, 0xE1, 0x6D80, 0x6240, 0x5034, 0x7373, 0x67C8, 0x45B9, 0xB6, 0xBB, 0xB7, 0x4DBB, 0x61A7)
 )  # TrackEntry, Video, Audio, encodings, Tag, SimpleTag, chapters, CuePoint and its positions, Seek, AttachedFile
 _MAX_DEPTH = 8
+_HEAD, _LONGEST_HEADER = 4096, 12  # bytes
 
 
 class _Element(NamedTuple):
@@ -46,6 +47,28 @@ def missing_bytes(data: bytes) -> int | None:
     if segment.end is not None:
         return max(0, segment.end - len(data))
     return None if stopped or at < end else 0
+
+
+def end_is_missing(read: Callable[[int, int], bytes], size: int) -> bool:
+    """Return whether the segment, or a part of it, ends beyond the file. `read` returns bytes, by position and size.
+
+    A cluster of unknown size, as some live recordings have, may end anywhere.
+    """
+    head = read(0, _HEAD)
+    segment = next((each for each in _row(head, 0, len(head)) if each.id == _SEGMENT), None)
+    if segment is None:
+        return True
+    if segment.end is not None:
+        return segment.end > size
+    at = segment.start
+    for _ in range(MAX_ELEMENTS):
+        if at >= size:
+            break
+        element = _element(head := read(at, _LONGEST_HEADER), 0, len(head))
+        if element is None or element.end is None:
+            return element is None
+        at += element.end
+    return at > size
 
 
 def _end_of_cluster(data: bytes, at: int, end: int, count: int) -> tuple[int, int]:

@@ -119,6 +119,31 @@ def test_what_is_whole_of_a_truncated_recording_is_read(tmp_path: Path, name: st
         assert [each.time_s for each in reader.frames(0.0, 0.5)][:4] == pytest.approx([0, 0.5, 1, 1.5], abs=0.21)
 
 
+@pytest.mark.parametrize("format", ["mp4", "matroska"])
+def test_a_time_behind_a_jump_of_the_clock_is_found(tmp_path: Path, format: str) -> None:
+    jumps_ms = [(1000, 8_000), (2200, 7_000)]
+    times_ms = [time + sum(length for jump, length in jumps_ms if time >= jump) for time in range(0, 4000, 100)]
+    (tmp_path / "jump").write_bytes(tracks(("libx264", 40, (64, 48), True), kind=format, times_ms=times_ms))
+    with RecordingReader(tmp_path / "jump", LIMITS) as reader:
+        frames = {each.time_s: each.jpeg for each in reader.frames(0.0, 0.1)}
+        for from_s in (0.5, 1.5, 3.0):
+            resumed = {each.time_s: each.jpeg for each in reader.frames(from_s, 0.1)}
+            assert resumed and resumed.keys() == {each for each in frames if each >= from_s}
+            assert {each: jpeg for each, jpeg in resumed.items() if jpeg}.items() <= frames.items()
+
+
+@pytest.mark.parametrize("name", sorted(RECORDINGS))
+def test_a_missing_end_is_noticed(tmp_path: Path, name: str) -> None:
+    data = RECORDINGS[name]()
+    path = tmp_path / "recording"
+    for share in (1.0, 0.75, 0.9):
+        end = len(data) if share == 1 else int(len(data) * share) // 100 * 100 - 1
+        path.write_bytes(data[:end])
+        with RecordingReader(path, LIMITS) as reader:
+            assert list(reader.frames(0.0, 0.5))
+            assert reader.complete == (share == 1), f"{end} of {len(data)} bytes"
+
+
 def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     for name, data, message in (
         ("empty.mp4", b"", "empty"),
