@@ -18,6 +18,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the folder of the p
     os.environ["ROADWORK_STATE"] = os.environ["RAY_TMPDIR"] = _STATE.name
 os.environ.update(ray_environment(), RAY_SERVE_LOG_TO_STDERR="0")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew
+for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "VENV", "PYTHON"):  # `make VENV=... test`: not for makes of tests
+    os.environ.pop(name, None)
 settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])  # others may use the machine
 settings.load_profile("busy")
 with warnings.catch_warnings(action="ignore"):  # of pydantic's

@@ -21,6 +21,13 @@ RETRY_AFTER_S = 5.0  # for errors without a time of their own
 MAX_DETAIL = 1_000  # characters
 
 _RETRYABLE = (429, 503)
+# Python 3.13 has other names for these; the types of problems do not depend on it.
+_PHRASES = {
+    413: "Request Entity Too Large",
+    414: "Request-URI Too Long",
+    416: "Requested Range Not Satisfiable",
+    422: "Unprocessable Entity",
+}
 _ECHO = reprlib.Repr()
 _ECHO.maxstring = _ECHO.maxother = 80  # characters
 
@@ -33,9 +40,9 @@ def problem_of(error: Exception, request_id: str | None = None) -> Problem:
         case RoadworkError():
             return _problem(error.slug, error.title, error.status, str(error), request_id)
         case HTTPException():
-            status = HTTPStatus(error.status_code)
-            slug = status.phrase.lower().replace(" ", "-")
-            return _problem(slug, status.phrase, error.status_code, str(error.detail), request_id)
+            phrase = _PHRASES.get(error.status_code) or HTTPStatus(error.status_code).phrase
+            slug = phrase.lower().replace(" ", "-")
+            return _problem(slug, phrase, error.status_code, str(error.detail), request_id)
         case RequestValidationError():
             detail = "; ".join(f"{each['loc'][-1]} is {echo(each['input'])}: {each['msg']}" for each in error.errors())
             return problem_of(BadRequest(detail), request_id)

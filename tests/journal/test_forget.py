@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_sqlite_keeps_no_trace(store: Store, tmp_path: Path) -> None:
     store.forget(Filter(caller=SECRET))
     after = b"".join(path.read_bytes() for path in tmp_path.glob("journal.db*"))
     assert SECRET.encode() not in after
-    with sqlite3.connect(tmp_path / "journal.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
