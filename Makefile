@@ -47,7 +47,7 @@ E2E_LARGE := $(addprefix tests/e2e/,test_bulk.py test_untrained.py)
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup gpu lock lock-gpu resolve audit serve serve-fast demo test test-e2e test-benchmarks test-vllm test-vllm-server test-miner test-browser test-clients test-large test-ops nightly observe check docs format bench bench-quick bench-scenes bench-photos tables bench-transport chaos soak attacks \
-  bench-heads bench-journal bench-reward bench-coverage bench-autoscale bench-bulk bench-drive dist bench-loop loop gpu-check clean
+  bench-heads bench-journal bench-reward bench-coverage bench-autoscale bench-bulk bench-drive bench-watch dist bench-loop loop gpu-check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -278,6 +278,9 @@ bench-bulk: $(READY)  ## Benchmark batch scoring of 5,000 scenes; ten minutes, p
 
 bench-drive: $(READY)  ## Benchmark `roadwork drive` on rendered drives with a known track; an hour, mostly to render them
 	$(BIN)/python -m benchmarks.drive $(ARGS)
+
+bench-watch: $(READY)  ## Watch a stream and a folder for 15 minutes, with cuts and kills
+	$(BIN)/python -m benchmarks.watch $(ARGS)
 
 bench-coverage: $(READY)  ## Tune 500 times on fresh rows and count violations of the error bound
 	$(BIN)/python -m benchmarks.bound_coverage $(ARGS)

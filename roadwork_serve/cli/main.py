@@ -27,13 +27,14 @@ from roadwork_serve.cli.serve import serve
 from roadwork_serve.cli.synthesize import synthesize
 from roadwork_serve.cli.train_head import train_head
 from roadwork_serve.cli.tune import tune
+from roadwork_serve.cli.watch import watch
 from roadwork_serve.errors import RoadworkError
 from roadwork_serve.terminal import echo, echo_error
 
 # The commands by what people do, the common ones first: this is the order of `roadwork --help`.
 _PANELS: dict[str, dict[str, Any]] = {
     "Run": {"serve": serve, "demo": demo, "doctor": doctor, "console": console, "plan": plan},
-    "Classify": {"classify": classify, "score": score, "drive": drive, "evaluate": evaluate},
+    "Classify": {"classify": classify, "score": score, "drive": drive, "watch": watch, "evaluate": evaluate},
     "Label and learn": {
         "journal": journal,
         "retrain": retrain,

@@ -22,13 +22,13 @@ BASE_MIB = 256  # libraries take 110 MiB; the rest is a reserve
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
 
 
-def spawn(module: str, theirs: socket.socket, file: BinaryIO | None = None) -> subprocess.Popen[bytes]:
+def spawn(module: str, theirs: socket.socket, file: BinaryIO | socket.socket | None = None) -> subprocess.Popen[bytes]:
     """Start a Python process that runs the module. Takes milliseconds.
 
     Args:
         module: The module.
         theirs: The socket that becomes its standard input.
-        file: A file for it to read from its standard output; none by default.
+        file: A file or socket for it to read from its standard output; none by default.
     """
     return subprocess.Popen(  # noqa: S603 - no argument comes from outside
         [sys.executable, "-P", "-s", "-m", module],

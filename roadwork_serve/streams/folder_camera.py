@@ -1,0 +1,117 @@
+"""A camera that puts photos and short clips into a folder."""
+
+import os
+import stat
+import time
+from pathlib import Path
+
+from roadwork_serve.clip_formats import clip_format
+from roadwork_serve.profiles.media_limits import MediaLimits
+from roadwork_serve.still_formats import still_format
+from roadwork_serve.streams.camera import CameraLost, Picture
+
+_LOOK_S = 0.2  # from one look into the folder to the next
+_SETTLED_S = 0.5  # a file that has not changed for so long is complete
+_STALE_S = 1.0  # when the oldest file that waits is older, all but the newest are left out
+_HEAD = 4096
+_CLOCK_STEP_NS = 20_000_000  # by which the clock of file systems may be behind
+_MARGIN_S = 2.0  # in which a file system may give a change of the folder the same time as the last
+
+
+class FolderCamera:
+    """New files of a folder, each once, in the order in which they came. See `Camera`.
+
+    Files that were there before are not new. A file counts once its size and time have not changed for half a second,
+    or at once if it was renamed into the folder with an older time.
+    """
+
+    def __init__(self, folder: Path, limits: MediaLimits) -> None:
+        self._folder, self._limits = folder, limits
+        self._last_ns = time.time_ns() - _CLOCK_STEP_NS
+        self._folder_ns = -1
+        #: Files that wait: when they came, their size and time, and when these were first seen.
+        self._waiting: dict[str, tuple[int, tuple[int, int], float]] = {}
+        #: Files that were left out: they are too large, or newer ones came faster than they were asked for.
+        self.dropped = 0
+
+    def newest(self, wait_s: float) -> Picture | None:
+        """Return the next picture; None if none comes in time. Raises CameraLost while the folder is not there."""
+        give_up_at = time.monotonic() + wait_s
+        while True:
+            self._look()
+            for name in self._due():
+                if (picture := self._read(name)) is not None:
+                    return picture
+            left_s = give_up_at - time.monotonic()
+            if left_s <= 0:
+                return None
+            time.sleep(min(_LOOK_S, left_s))
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def _look(self) -> None:
+        """Note new files, and which have changed."""
+        now_s = time.time()
+        try:
+            folder_ns = self._folder.stat().st_mtime_ns
+            if folder_ns != self._folder_ns or now_s - folder_ns / 1e9 < _MARGIN_S:
+                self._folder_ns = folder_ns
+                names = [each.name for each in os.scandir(self._folder)]
+            else:
+                names = list(self._waiting)
+        except OSError as error:
+            self._folder_ns = -1
+            raise CameraLost(f"{self._folder} cannot be read: {error.strerror}") from None
+        for name in names:
+            try:
+                found = (self._folder / name).lstat()
+            except OSError:
+                self._waiting.pop(name, None)
+                continue
+            if not stat.S_ISREG(found.st_mode) or name.startswith("."):
+                continue
+            known = self._waiting.get(name)
+            if known is None and found.st_ctime_ns <= self._last_ns:
+                continue
+            version = (found.st_size, found.st_mtime_ns)
+            if known is None or known[1] != version:
+                self._waiting[name] = (found.st_ctime_ns, version, now_s)
+        for name in self._waiting.keys() - set(names):
+            del self._waiting[name]
+
+    def _due(self) -> list[str]:
+        """Return the complete files, the next one first."""
+        now_s = time.time()
+        complete = sorted(
+            (came_ns, name)
+            for name, (came_ns, (_, changed_ns), seen_s) in self._waiting.items()
+            if now_s - max(seen_s, changed_ns / 1e9) >= _SETTLED_S or now_s - changed_ns / 1e9 >= 2 * _SETTLED_S
+        )
+        if complete and now_s - complete[0][0] / 1e9 > _STALE_S + 2 * _SETTLED_S:
+            for _, name in complete[:-1]:
+                del self._waiting[name]
+                self.dropped += 1
+            complete = complete[-1:]
+        return [name for _, name in complete]
+
+    def _read(self, name: str) -> Picture | None:
+        """Return a file, which then is no longer new; None if it is no photo or clip."""
+        came_ns, _, _ = self._waiting.pop(name)
+        self._last_ns = max(self._last_ns, came_ns)
+        try:
+            descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            head = file.read(_HEAD)
+            if still_format(head) is None and clip_format(head) is None:
+                return None
+            data = head + file.read(self._limits.max_bytes + 1 - len(head))
+        if len(data) > self._limits.max_bytes:
+            self.dropped += 1
+            return None
+        came_s = came_ns / 1e9
+        return Picture(came_s, name, data, max(0.0, time.time() - came_s))
