@@ -276,7 +276,7 @@ bench-autoscale: $(READY)  ## Simulate days of traffic with the cascade's autosc
 bench-bulk: $(READY)  ## Benchmark batch scoring of 5,000 scenes; ten minutes, plus ten to render them first
 	$(BIN)/python -m benchmarks.bulk $(ARGS)
 
-bench-drive: $(READY)  ## Benchmark `roadwork drive` on rendered drives with a known track; an hour, mostly to render them
+bench-drive: $(READY)  ## Benchmark `roadwork drive` on rendered drives with a known track; twenty minutes, half of them to render the drives
 	$(BIN)/python -m benchmarks.drive $(ARGS)
 
 bench-watch: $(READY)  ## Watch a stream and a folder for 15 minutes, with cuts and kills

@@ -6,20 +6,24 @@ of the profile `mini` or, with --in-process, with the models in the command's ow
 
 A zone of the map is right if it lies within 50 m of a true one along the road, and each true one is found once at most.
 Begin and end of segments are compared with the times at which the works are in sight, places with the middle of the
-works. Memory is the largest sum over the command and its reading process, so with --in-process it includes the models.
+works. The command is killed after a minute, and run again. Memory is the largest sum over the command and its reading
+process, so with --in-process it includes the models.
 """
 
 import argparse
 import csv
 import datetime as dt
 import json
+import math
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -76,6 +80,10 @@ class Result:
     #: Seconds of recordings for each second, from the start of the command to its end.
     speed: float
     memory_mib: float
+    #: Seconds after which the command was killed, once; it was then run again. The time of both counts.
+    killed_after_s: float
+    #: Frames and clips with more than one score.
+    repeated_scores: int
 
 
 def plans(seconds: float, zones: int) -> list[DrivePlan]:
@@ -105,17 +113,23 @@ def _write_drive(plan: DrivePlan, number: int, folder: Path, scale: float) -> No
     path.with_suffix(".gpx").write_text(drive_gpx(plan, start, number), encoding="utf-8")
 
 
-def run(folder: Path, out: Path, cascade: Sequence[str]) -> tuple[float, float]:
-    """Run the command. Return its time in seconds and its largest memory in MiB."""
+def run(folder: Path, out: Path, cascade: Sequence[str], kill_after_s: float) -> tuple[float, float]:
+    """Run the command, kill it after some time, and run it again. Return the time in seconds and the memory in MiB."""
     roadwork = Path(sys.executable).with_name("roadwork")
     command = [str(roadwork), "drive", str(folder), "--out", str(out), *cascade]
     began, most = time.monotonic(), 0.0
-    with subprocess.Popen(command) as process:
-        while process.poll() is None:
-            most = max(most, _memory(process.pid))
-            time.sleep(0.5)
-    if process.returncode:
-        raise RuntimeError(f"roadwork drive ended with {process.returncode}")
+    for kill_at in (began + kill_after_s, math.inf):
+        with subprocess.Popen(command) as process:
+            while process.poll() is None:
+                most = max(most, _memory(process.pid))
+                time.sleep(0.5)
+                if time.monotonic() >= kill_at:
+                    for each in (*psutil.Process(process.pid).children(recursive=True), process):
+                        each.kill()
+        if process.returncode == 0:
+            break
+        if process.returncode != -signal.SIGKILL:
+            raise RuntimeError(f"roadwork drive ended with {process.returncode}")
     return time.monotonic() - began, most
 
 
@@ -157,8 +171,17 @@ def sightings(rows: Sequence[dict[str, str]], plan: DrivePlan, name: str) -> Ite
             yield shared / (max(best[1], end) - min(best[0], begin)), best[0] - begin, best[1] - end
 
 
+def repeated(log: Path) -> int:
+    """Return how many frames and clips a log of scores has more than once."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    counts = Counter(
+        (row["kind"], row["file"], row.get("time_s", 0.0)) for row in rows if row["kind"] in ("frame", "clip")
+    )
+    return sum(count - 1 for count in counts.values())
+
+
 def measure(folder: Path, out: Path, found: Sequence[DrivePlan], environment: Environment, took: tuple[float, float],
-            in_process: bool) -> Result:  # fmt: skip
+            in_process: bool, kill_after_s: float) -> Result:  # fmt: skip
     """Return the result of a run."""
     with (out / "zones.csv").open() as zones, (out / "segments.csv").open() as segments:
         rows, segment_rows = list(csv.DictReader(zones)), list(csv.DictReader(segments))
@@ -189,6 +212,8 @@ def measure(folder: Path, out: Path, found: Sequence[DrivePlan], environment: En
         fitted_end_rate=round(fitted.end_rate, 4),
         speed=round(seconds / took[0], 2),
         memory_mib=round(took[1], 1),
+        killed_after_s=kill_after_s,
+        repeated_scores=repeated(out / "scores.jsonl"),
     )
 
 
@@ -217,14 +242,15 @@ def main() -> None:
     parser.add_argument("--zones", type=int, default=22)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on 1280x720")
     parser.add_argument("--in-process", action="store_true", help="start no server")
+    parser.add_argument("--kill-after", type=float, default=60.0, help="seconds until the command is killed, once")
     args = parser.parse_args()
     environment = Environment.here(shlex.join(["python", "-m", "benchmarks.drive", *sys.argv[1:]]))
     folder = DRIVES / f"{SEED}-{args.seconds:g}-{args.zones}-{args.scale:g}"
     folder.mkdir(parents=True, exist_ok=True)
     found = write_drives(folder, args.seconds, args.zones, args.scale)
     with tempfile.TemporaryDirectory(prefix="drive-") as work, _cascade(args.in_process) as cascade:
-        took = run(folder, Path(work) / "map", cascade)
-        result = measure(folder, Path(work) / "map", found, environment, took, args.in_process)
+        took = run(folder, Path(work) / "map", cascade, args.kill_after)
+        result = measure(folder, Path(work) / "map", found, environment, took, args.in_process, args.kill_after)
     write_json(args.out, asdict(result))
     print(json.dumps({name: value for name, value in asdict(result).items() if name != "environment"}, indent=1))
 

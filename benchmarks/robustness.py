@@ -1,4 +1,4 @@
-"""The tables of the soak and of the attacks."""
+"""The tables of the soak, of the attacks, and of drives and cameras."""
 
 from pathlib import Path
 
@@ -28,6 +28,45 @@ def attacks(results: Path) -> str:
         for figure in attack["figures"]:
             lines.append([attack["name"], figure["name"], figure["before"] or "not measured", figure["after"]])
     return table(["attack", "", "before", "now"], lines)
+
+
+def drive(results: Path) -> str:
+    """Return what `roadwork drive` found on the rendered drives, and how fast."""
+    result = read(results, "drive")
+    rows = {
+        "recordings, minutes": f"{result['seconds'] / 60:.1f}",
+        "zones": f"{result['zones']}",
+        "zones: recall, precision": f"{result['recall']:.3f}, {result['precision']:.3f}",
+        "zones whose status is right": f"{result['status_right']:.0%}",
+        "segments: median error of begin, end": f"{result['begin_error_s']:.1f} s, {result['end_error_s']:.1f} s",
+        "segments: median intersection over union": f"{result['temporal_iou']:.2f}",
+        "zones: median error of the place": f"{result['place_error_m']:.1f} m",
+        "speed, with the restart": f"{result['speed']:.1f} x real time",
+        "memory of the command beside the server, at most": f"{result['memory_mib']:.0f} MiB",
+        "scores that are there twice": f"{result['repeated_scores']}",
+    }
+    return table(["", ""], [[name, value] for name, value in rows.items()])
+
+
+def watch(results: Path) -> str:
+    """Return what `roadwork watch` found in front of the disturbed cameras."""
+    result = read(results, "watch")
+    cameras = [result["stream"], result["folder"]]
+    rows = {
+        "times with road work": [f"{each['times']}" for each in cameras],
+        "with one event that begins and ends": [f"{each['found']}" for each in cameras],
+        "events beside these": [f"{each['repeated']}" for each in cameras],
+        "from a change to its event: median, most": [
+            f"{each['delay_median_s']:.1f} s, {each['delay_most_s']:.1f} s" for each in cameras
+        ],
+        "from a picture to its verdict: mean, most": [
+            f"{each['age_mean_s']:.2f} s, {each['age_most_s']:.2f} s" for each in cameras
+        ],
+        "memory, middle third, last third": [
+            f"{each['memory_middle_mib']:.0f}, {each['memory_end_mib']:.0f} MiB" for each in cameras
+        ],
+    }
+    return table(["", "stream", "folder"], [[name, *values] for name, values in rows.items()])
 
 
 def _course(each: Result) -> list[str]:

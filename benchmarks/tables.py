@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.markdown import Result, read, table
-from benchmarks.robustness import attacks, soak
+from benchmarks.robustness import attacks, drive, soak, watch
 from benchmarks.server import ROOT
 
 RESULTS = ROOT / "benchmarks/results"
@@ -314,6 +314,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
         rest,
         soak,
         attacks,
+        drive,
+        watch,
     )
 }
 

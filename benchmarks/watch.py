@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import statistics
@@ -62,8 +63,10 @@ class Watched:
     #: Seconds from a change of the picture to its event.
     delay_median_s: float
     delay_most_s: float
-    #: Seconds from a picture's arrival to its verdict, in the run after the kill.
-    summary: str
+    #: Of the run after the kill: pictures, and seconds from a picture's arrival to its verdict.
+    pictures: int
+    age_mean_s: float
+    age_most_s: float
     #: Largest memory of the command and its process in the middle third and in the last one.
     memory_middle_mib: float
     memory_end_mib: float
@@ -175,6 +178,16 @@ def events_of(log: Path, began_s: float) -> list[tuple[float, Event]]:
     return [(each.at.timestamp() - began_s, each) for each in found if each.event != "ongoing"]
 
 
+def numbers(line: str) -> tuple[int, float, float]:
+    """Return the numbers in the last line of the command: pictures, mean and largest age in seconds."""
+    found = re.fullmatch(
+        r"(\d+) pictures, .* verdicts ([\d.]+) s after their picture on average, ([\d.]+) s at most", line
+    )
+    if found is None:
+        raise ValueError(f"unexpected: {line}")
+    return int(found[1]), float(found[2]), float(found[3])
+
+
 def watch(seconds: float, work: Path, server: str) -> dict[str, Watched]:
     """Run both commands over the disturbances."""
     street = Street(periods(seconds))
@@ -214,8 +227,9 @@ def watch(seconds: float, work: Path, server: str) -> dict[str, Watched]:
     for name, command in commands.items():
         found, repeated, delays = judge(street.truth, events_of(logs[name], street.began_s), disturbed)
         results[name] = Watched(
-            len(street.truth), found, repeated, round(statistics.median(delays), 2), round(max(delays), 2), lines[name],
-            command.most_mib(seconds / 3, seconds * 2 / 3), command.most_mib(seconds * 2 / 3, seconds),
+            len(street.truth), found, repeated, round(statistics.median(delays), 2), round(max(delays), 2),
+            *numbers(lines[name]), command.most_mib(seconds / 3, seconds * 2 / 3),
+            command.most_mib(seconds * 2 / 3, seconds),
         )  # fmt: skip
     return results
 

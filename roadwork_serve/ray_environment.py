@@ -19,7 +19,7 @@ RAY = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is replaced after three periods; default 30 s
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy_middleware.middlewares",
     # What a server without requests does is mostly Ray's own timers; benchmarks/rest.py measures it. Nothing here waits
-    # for them but a replica's start and stop, by up to half a second.
+    # for them but a replica's start, stop and new user_config, by up to half a second.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # default 0.1
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",  # default 100
     "RAY_raylet_report_resources_period_milliseconds": "1000",  # default 100

@@ -3,7 +3,7 @@
 import { getJson } from "./api.js";
 import { disagreement, nameOf, timeOf, wholeAnswer } from "./entry.js";
 import { explain, make, narrow } from "./page.js";
-import { labelName, loadTask, task } from "./task.js";
+import { labelName, loadTask, stages, task } from "./task.js";
 import { Thumbnails } from "./thumbnails.js";
 import { belief } from "./verdict.js";
 import { exitText, inBrief, ms, percent, stageName, STAGES } from "./words.js";
@@ -23,7 +23,7 @@ export async function start(main, signal) {
   thumbnails = new Thumbnails(signal);
   byId("labels").append(...[task.positive, task.negative].map((label) => make("option", { value: label }, labelName(label))));
   byId("exit_stage").replaceChildren(make("option", { value: "" }, "any stage"),
-    ...Object.entries(STAGES).map(([stage, name]) => make("option", { value: stage }, name)));
+    ...[...new Set([...Object.keys(STAGES), ...stages])].map((stage) => make("option", { value: stage }, stageName(stage))));
   const form = byId("filters"), asked = new URLSearchParams(location.search);
   for (const field of form.elements) if (field.name && asked.has(field.name)) field.value = asked.get(field.name);
   byId("fold").open = !narrow() || filters().length > 0;

@@ -1,6 +1,7 @@
 """The comparison of a map with the truth of rendered drives."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,12 @@ def test_a_map_is_compared_with_the_truth(tmp_path: Path) -> None:
     for name in NAMES:
         (tmp_path / name).touch()
     write_map(tmp_path, plans, late_s=0.5, missing=2, false=1)
+    score = {"kind": "frame", "file": "a", "probability": 0.5}
+    lines = [score, score | {"time_s": 0.5}, score | {"kind": "clip", "time_s": 0.5}, score | {"kind": "done"}, score]
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
     environment = Environment.here("test")
-    result = drive.measure(tmp_path, tmp_path, plans, environment, (100.0, 400.0), in_process=True)
+    result = drive.measure(tmp_path, tmp_path, plans, environment, (100.0, 400.0), True, 60.0)
+    assert result.repeated_scores == 1
     assert (result.zones, result.recall, result.precision, result.status_right) == (8, 0.75, round(6 / 7, 4), 1.0)
     assert (result.begin_error_s, result.begin_bias_s, result.end_error_s) == (0.5, 0.5, 0.0)
     assert result.place_error_m == pytest.approx(5, abs=1) and 0.7 < result.temporal_iou < 1

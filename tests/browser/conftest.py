@@ -16,9 +16,10 @@ import uvicorn
 from benchmarks.server import started
 from roadwork_serve.api.api_keys import new_key
 from roadwork_serve.api.auth import Authenticator
-from tests.browser.journal_server import journal_app
+from tests.browser.journal_server import PotholeService, journal_app, pothole_records
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from playwright.sync_api import Browser, Page
 
 HERE = Path(__file__).parent
@@ -55,9 +56,23 @@ def url(tmp_path_factory: pytest.TempPathFactory, secret: tuple[str, str]) -> It
 @pytest.fixture(scope="session")
 def journal_url(tmp_path_factory: pytest.TempPathFactory, secret: tuple[str, str]) -> Iterator[str]:
     """Yield the URL of a server without models, whose journal holds made-up answers."""
-    app = journal_app(
-        tmp_path_factory.mktemp("journal"), Authenticator.from_environment(1, {"ROADWORK_KEYS": secret[1]})
-    )
+    auth = Authenticator.from_environment(1, {"ROADWORK_KEYS": secret[1]})
+    with served(journal_app(tmp_path_factory.mktemp("journal"), auth)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def pothole_url(tmp_path_factory: pytest.TempPathFactory, secret: tuple[str, str]) -> Iterator[str]:
+    """Yield the same for another task than road work, with a stage of another package."""
+    auth = Authenticator.from_environment(1, {"ROADWORK_KEYS": secret[1]})
+    app = journal_app(tmp_path_factory.mktemp("potholes"), auth, PotholeService(), pothole_records())
+    with served(app) as url:
+        yield url
+
+
+@contextmanager
+def served(app: "FastAPI") -> Iterator[str]:
+    """Run an application, and yield its URL."""
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as bound:
         thread = threading.Thread(target=server.run, args=([bound],))

@@ -2,7 +2,9 @@
 
 import itertools
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -13,6 +15,8 @@ from roadwork_serve.api.journal_reader import JournalReader
 from roadwork_serve.api.journal_routes import journal_routes
 from roadwork_serve.api.media_decoder import MediaDecoder
 from roadwork_serve.api.policy_routes import policy_routes
+from roadwork_serve.api.request_context import RequestContext
+from roadwork_serve.api.status import task_info
 from roadwork_serve.api.thumbnail import ThumbnailMaker
 from roadwork_serve.cascade.policy_file import load_rollout
 from roadwork_serve.cascade.rollout import Rollout
@@ -20,6 +24,7 @@ from roadwork_serve.journal.record import PredictionRecord
 from roadwork_serve.journal.store import Store
 from roadwork_serve.media import Clip, Photo
 from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.task import default_task, load_task
 from roadwork_serve.schema import (
     Box,
     Distribution,
@@ -31,14 +36,16 @@ from roadwork_serve.schema import (
     Region,
     ReplicaStats,
     RequestStats,
+    StageInfo,
     StageLoad,
     StageStats,
     Stats,
     TextLine,
+    Verdict,
 )
-from roadwork_serve.server_state import PolicyState
+from roadwork_serve.server_state import Info, PolicyState
 from tests.api.test_classify_routes import FakeService
-from tests.journal.made import entry, report
+from tests.journal.made import entry, report, verdict
 
 ENTRIES = 60
 NIGHT_S = 1_795_392_000.0  # 2026-11-23, midnight UTC
@@ -94,6 +101,8 @@ def _record(number: int, chance: random.Random) -> PredictionRecord:
 
 class CannedService(FakeService):
     """Statistics that grow with every request, and a policy that can be activated."""
+
+    task = default_task()
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,13 +161,55 @@ class CannedService(FakeService):
         return PolicyState(revision=len(self.rollouts), version=version, rollout=rollout, history=self.history)
 
 
-def journal_app(folder: Path, auth: Authenticator) -> FastAPI:
+class PotholeService(CannedService):
+    """A server whose task is potholes, and whose first stage is of another package."""
+
+    task = load_task("potholes")
+
+    def info(self) -> Info:
+        """Return what the console asks for."""
+        stage = StageInfo(stage="darkness", model="darkness-1", miniature=False, up=True)
+        return super().info().model_copy(update={"task": task_info(self.task), "stages": [stage]})
+
+    async def classify_media(self, data: bytes, deadline_s: float, request_id: str, context: RequestContext) -> Verdict:
+        """Return a pothole."""
+        return verdict("p-new", 0.93, request_id=request_id, **pothole_verdict(0.93))
+
+
+def pothole_verdict(probability: float) -> dict[str, Any]:
+    """Return the fields of a verdict by a stage named `darkness`."""
+    stage = report("darkness", probability, posterior=probability, model="darkness-1", compute_ms=2.0)
+    return {
+        "label": "pothole" if probability > 0.5 else "none",
+        "positive": probability > 0.5,
+        "stages": [stage],
+        "exit": Exit(stage="darkness", reason="above_band" if probability > 0.5 else "below_band"),
+    }
+
+
+def pothole_records() -> list[PredictionRecord]:
+    """Return four answers of the task, the last three a pothole."""
+    media = (FOLDER / "samples" / FILES[0]).read_bytes()
+    return [
+        entry(f"p{number}", each, NIGHT_S + number, verdict=pothole_verdict(each), media=media,
+              filename=f"lane {number}.jpg", sha256=f"{number:064x}")
+        for number, each in enumerate((0.06, 0.91, 0.97, 0.82))
+    ]  # fmt: skip
+
+
+def journal_app(
+    folder: Path,
+    auth: Authenticator,
+    service: CannedService | None = None,
+    made: Sequence[PredictionRecord] | None = None,
+) -> FastAPI:
     """Return the application over a journal in a folder."""
     url, media = f"sqlite:///{folder / 'journal.db'}", folder / "media"
     store = Store.open(url, media_folder=media)
-    store.commit(records())
+    store.commit(records() if made is None else made)
     store.close()
-    reader, service = JournalReader(lambda: Store.open(url, media_folder=media)), CannedService()
+    service = service or CannedService()
+    reader = JournalReader(lambda: Store.open(url, media_folder=media), service.task)
     decoders: list[MediaDecoder] = []
 
     async def read(data: bytes, deadline_s: float) -> Photo | Clip:
