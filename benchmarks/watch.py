@@ -112,7 +112,7 @@ class Street:
         wanted: list[tuple[int, MediaKind]] = [(scene_seed(SEED, at), "photo") for at in range(8 * SCENES)]
         self._pictures: dict[bool, list[np.ndarray]] = {True: [], False: []}
         for sample in draw_scenes(wanted, drawing_workers()):
-            kind = self._pictures[sample.metadata.label == "roadwork"]
+            kind = self._pictures[bool(sample.metadata.label)]
             if len(kind) < SCENES:
                 kind.append(np.asarray(Image.open(BytesIO(sample.data)).convert("RGB").resize(SIZE)))
         self.truth, self.began_s = truth, time.time()

@@ -12,7 +12,7 @@ from roadwork_serve.streams.camera import CameraLost, Picture
 
 _LOOK_S = 0.2  # from one look into the folder to the next
 _SETTLED_S = 0.5  # a file that has not changed for so long is complete
-_STALE_S = 1.0  # when the oldest file that waits is older, all but the newest are left out
+_STALE_S = 0.5  # when the oldest file that waits is older, all but the newest are left out
 _HEAD = 4096
 _CLOCK_STEP_NS = 20_000_000  # by which the clock of file systems may be behind
 _MARGIN_S = 2.0  # in which a file system may give a change of the folder the same time as the last
@@ -29,8 +29,8 @@ class FolderCamera:
         self._folder, self._limits = folder, limits
         self._last_ns = time.time_ns() - _CLOCK_STEP_NS
         self._folder_ns = -1
-        #: Files that wait: when they came, their size and time, and when these were first seen.
-        self._waiting: dict[str, tuple[int, tuple[int, int], float]] = {}
+        #: New files: when they came, their size and time, and when these were first seen.
+        self._files: dict[str, tuple[int, tuple[int, int], float]] = {}
         #: Files that were left out: they are too large, or newer ones came faster than they were asked for.
         self.dropped = 0
 
@@ -47,6 +47,11 @@ class FolderCamera:
                 return None
             time.sleep(min(_LOOK_S, left_s))
 
+    @property
+    def waiting(self) -> int:
+        """Files that are complete, or will be."""
+        return len(self._files)
+
     def close(self) -> None:
         """Do nothing."""
 
@@ -59,7 +64,7 @@ class FolderCamera:
                 self._folder_ns = folder_ns
                 names = [each.name for each in os.scandir(self._folder)]
             else:
-                names = list(self._waiting)
+                names = list(self._files)
         except OSError as error:
             self._folder_ns = -1
             raise CameraLost(f"{self._folder} cannot be read: {error.strerror}") from None
@@ -67,37 +72,37 @@ class FolderCamera:
             try:
                 found = (self._folder / name).lstat()
             except OSError:
-                self._waiting.pop(name, None)
+                self._files.pop(name, None)
                 continue
             if not stat.S_ISREG(found.st_mode) or name.startswith("."):
                 continue
-            known = self._waiting.get(name)
+            known = self._files.get(name)
             if known is None and found.st_ctime_ns <= self._last_ns:
                 continue
             version = (found.st_size, found.st_mtime_ns)
             if known is None or known[1] != version:
-                self._waiting[name] = (found.st_ctime_ns, version, now_s)
-        for name in self._waiting.keys() - set(names):
-            del self._waiting[name]
+                self._files[name] = (found.st_ctime_ns, version, now_s)
+        for name in self._files.keys() - set(names):
+            del self._files[name]
 
     def _due(self) -> list[str]:
         """Return the complete files, the next one first."""
         now_s = time.time()
         complete = sorted(
             (came_ns, name)
-            for name, (came_ns, (_, changed_ns), seen_s) in self._waiting.items()
+            for name, (came_ns, (_, changed_ns), seen_s) in self._files.items()
             if now_s - max(seen_s, changed_ns / 1e9) >= _SETTLED_S or now_s - changed_ns / 1e9 >= 2 * _SETTLED_S
         )
         if complete and now_s - complete[0][0] / 1e9 > _STALE_S + 2 * _SETTLED_S:
             for _, name in complete[:-1]:
-                del self._waiting[name]
+                del self._files[name]
                 self.dropped += 1
             complete = complete[-1:]
         return [name for _, name in complete]
 
     def _read(self, name: str) -> Picture | None:
         """Return a file, which then is no longer new; None if it is no photo or clip."""
-        came_ns, _, _ = self._waiting.pop(name)
+        came_ns, _, _ = self._files.pop(name)
         self._last_ns = max(self._last_ns, came_ns)
         try:
             descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -31,8 +31,8 @@ class StreamCamera:
 
     def __init__(self, url: str, name: str, limits: MediaLimits) -> None:
         self._name, self._count, self._asked = name, 0, False
-        #: A stream has pictures that are not asked for; none of them should count.
-        self.dropped = 0
+        #: None: the pictures of a stream that are not asked for do not count.
+        self.dropped = self.waiting = 0
         self._problem = ""
         self._closed = False
         self._pump: threading.Thread | None = None

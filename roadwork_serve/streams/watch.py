@@ -82,7 +82,8 @@ class Watch:
                     retry_s = _RETRY_S
                     await self._judge(picture)
                     self._tell_of_dropped(camera.dropped)
-                    await asyncio.sleep(max(0.0, began_s + self.every_s - time.monotonic()))
+                    if not camera.waiting:
+                        await asyncio.sleep(max(0.0, began_s + self.every_s - time.monotonic()))
             except CameraLost as error:
                 self._report(f"{self.detector.source}: {error}; trying again")
                 await asyncio.sleep(retry_s)
