@@ -4,7 +4,7 @@ import { make } from "./page.js";
 
 const SVG = "http://www.w3.org/2000/svg", WIDTH = 480, HEIGHT = 130, LEFT = 44, BOTTOM = 18, TOP = 8;
 
-function draw(tag, attributes, ...inside) {
+export function draw(tag, attributes, ...inside) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...inside);

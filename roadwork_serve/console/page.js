@@ -20,8 +20,8 @@ export function barWidth(element, share) {
 }
 
 const PAGES = [
-  ["/", "Classify"], ["/console/history.html", "History"], ["/console/label.html", "Label"], ["/console/live.html", "Live"],
-  ["/console/policy.html", "Policy"], ["/console/help.html", "Help"],
+  ["/", "Classify"], ["/console/history.html", "History"], ["/console/label.html", "Label"], ["/console/drive.html", "Drives"],
+  ["/console/live.html", "Live"], ["/console/policy.html", "Policy"], ["/console/help.html", "Help"],
 ];
 
 export function openKey(reason = "") {

@@ -4,6 +4,7 @@ import { header } from "./page.js";
 
 const SCRIPTS = {
   "/": "./classify.js",
+  "/console/drive.html": "./drive.js",
   "/console/help.html": "./help.js",
   "/console/history.html": "./history.js",
   "/console/label.html": "./label.js",

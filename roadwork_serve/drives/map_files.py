@@ -13,7 +13,8 @@ from roadwork_serve.table_files import table_writer
 
 SEGMENT_COLUMNS: Mapping[str, type] = {
     "drive": str, "file": str, "segment": int, "zone": int, "begin_s": float, "end_s": float, "begin": dt.datetime,
-    "end": dt.datetime, "probability": float, "best_s": float, "seen": str, "latitude": float, "longitude": float,
+    "end": dt.datetime, "probability": float, "best_s": float, "best_in_file_s": float, "seen": str,
+    "latitude": float, "longitude": float,
     "accuracy_m": float, "heading_deg": float, "frame": str,
 }  # fmt: skip
 ZONE_COLUMNS: Mapping[str, type] = {
@@ -47,10 +48,11 @@ def segment_rows(found: DriveMap) -> list[dict[str, Any]]:
     for at, (drive, chapters) in enumerate(zip(found.drives, found.chapters, strict=True)):
         for number, segment in enumerate(drive.segments, 1):
             zone, sighting = placed.get((id(drive), segment), (None, None))
+            chapter = chapter_at(chapters, segment.best_s)
             rows.append(
                 {
                     "drive": drive.name,
-                    "file": chapter_at(chapters, segment.best_s).recording.name,
+                    "file": chapter.recording.name,
                     "segment": number,
                     "zone": zone,
                     "begin_s": round(segment.begin_s, 2),
@@ -59,6 +61,7 @@ def segment_rows(found: DriveMap) -> list[dict[str, Any]]:
                     "end": _time(drive.utc_s(segment.end_s)),
                     "probability": round(segment.probability, 4),
                     "best_s": round(segment.best_s, 2),
+                    "best_in_file_s": round(segment.best_s - chapter.begin_s, 2),
                     "seen": ", ".join(segment.seen),
                     "frame": frame_name(at, number - 1),
                     **_place(sighting),

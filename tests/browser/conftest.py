@@ -16,7 +16,7 @@ import uvicorn
 from benchmarks.server import started
 from roadwork_serve.api.api_keys import new_key
 from roadwork_serve.api.auth import Authenticator
-from tests.browser.journal_server import PotholeService, journal_app, pothole_records
+from tests.browser.journal_server import PotholeService, drive_records, journal_app, pothole_records
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -67,6 +67,14 @@ def pothole_url(tmp_path_factory: pytest.TempPathFactory, secret: tuple[str, str
     auth = Authenticator.from_environment(1, {"ROADWORK_KEYS": secret[1]})
     app = journal_app(tmp_path_factory.mktemp("potholes"), auth, PotholeService(), pothole_records())
     with served(app) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def drive_url(tmp_path_factory: pytest.TempPathFactory, secret: tuple[str, str]) -> Iterator[str]:
+    """Yield the URL of a server whose journal holds the frames of a drive."""
+    auth = Authenticator.from_environment(1, {"ROADWORK_KEYS": secret[1]})
+    with served(journal_app(tmp_path_factory.mktemp("drive"), auth, made=drive_records())) as url:
         yield url
 
 

@@ -48,6 +48,7 @@ from tests.api.test_classify_routes import FakeService
 from tests.journal.made import entry, report, verdict
 
 ENTRIES = 60
+RECORDING = "GX010001.MP4"
 NIGHT_S = 1_795_392_000.0  # 2026-11-23, midnight UTC
 FILES = ["columbus.jpg", "minneapolis.jpg", "seoul.jpg", "country-road.jpg", "closed-lane.jpg", "workers.jpg"]
 ROLLOUT = load_rollout({}, "mini")
@@ -194,6 +195,17 @@ def pothole_records() -> list[PredictionRecord]:
         entry(f"p{number}", each, NIGHT_S + number, verdict=pothole_verdict(each), media=media,
               filename=f"lane {number}.jpg", sha256=f"{number:064x}")
         for number, each in enumerate((0.06, 0.91, 0.97, 0.82))
+    ]  # fmt: skip
+
+
+def drive_records() -> list[PredictionRecord]:
+    """Return the frames of a recording, two a second, with road work from second 20 to 30; and one of another."""
+    media = (FOLDER / "samples" / FILES[0]).read_bytes()
+    times = [(RECORDING, number / 2, 0.95 if 40 <= number < 60 else 0.03) for number in range(240)]
+    return [
+        entry(f"d{number:03d}", each, NIGHT_S + number, media=media, filename=f"{name} {time_s:.1f}s.jpg",
+              sha256=f"{number:064x}")
+        for number, (name, time_s, each) in enumerate([*times, (f"{RECORDING}.old", 3.0, 0.99)])
     ]  # fmt: skip
 
 

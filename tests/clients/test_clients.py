@@ -1,7 +1,9 @@
 """A photo and a clip from clients as they come, without settings of their own. `make test-clients` runs this."""
 
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +45,35 @@ def test_curl_that_offers_http2(url: str, files: Files, curl: str, more: list[st
     for (kind, path), media in zip([("image/jpeg", files.photo), ("video/mp4", files.clip)], BOTH, strict=True):
         head = ["-H", f"Content-Type: {kind}"]
         assert kinds(output_of(curl, "-sS", "--http2", *more, *head, "--data-binary", f"@{path}", url)) == [media]
+
+
+def exchange(url: str, *parts: bytes) -> bytes:
+    """Return the bytes with which the server answers others, until it closes the connection."""
+    host, port = httpx.URL(url).host, httpx.URL(url).port
+    with socket.create_connection((host, port), 60) as peer:
+        for part in parts:
+            peer.sendall(part)
+            time.sleep(0.2)
+        return b"".join(iter(lambda: peer.recv(2**16), b""))
+
+
+def test_an_offer_of_http2_loses_no_body(url: str, files: Files) -> None:
+    """The offer of RFC 7540, 3.2, as Java and curl make it, with the body in a packet of its own."""
+    body = files.photo.read_bytes()
+    head = (
+        "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+        "Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    answered, _, verdict = exchange(url, head.encode(), body).partition(b"\r\n\r\n")
+    assert answered.startswith(b"HTTP/1.1 200 ")
+    assert Verdict.model_validate_json(verdict).media == "photo"
+
+
+def test_http2_without_an_offer_is_refused_and_harms_nobody(url: str, files: Files) -> None:
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)
+    assert exchange(url, preface).split(b" ")[1:2] == [b"400"]
+    assert httpx.post(url, content=files.photo.read_bytes(), timeout=60).status_code == 200
 
 
 def test_curl_with_a_form(url: str, files: Files, curl: str) -> None:

@@ -105,6 +105,7 @@ def test_a_recording_becomes_a_map(folder: Path, tmp_path: Path) -> None:
     assert features[0]["geometry"]["coordinates"] == pytest.approx([zone.place.longitude, zone.place.latitude])
     (row,) = csv.DictReader((out / "segments.csv").read_text().splitlines())
     assert row["file"] == "GX010007.MP4" and row["zone"] == "1" and row["seen"] == "cone"
+    assert 8 <= float(row["best_in_file_s"]) == float(row["best_s"]) <= 14
     assert pq.read_table(out / "segments.parquet").to_pylist()[0]["begin_s"] == pytest.approx(8, abs=1)
     assert pq.read_table(out / "zones.parquet").to_pylist()[0]["status"] == "active"
     assert (out / row["frame"]).read_bytes()[:2] == b"\xff\xd8"
@@ -133,13 +134,16 @@ def test_an_interrupted_run_continues_without_loss_or_repetition(folder: Path, t
 
 
 def test_chapters_are_one_drive(recording: bytes, folder: Path, tmp_path: Path) -> None:
-    (folder / "GX020007.MP4").write_bytes(made.video(6, picture=lambda at_s: picture(at_s), telemetry=made.gps5))
+    (folder / "GX020007.MP4").write_bytes(made.video(6, picture=lambda at_s: picture(at_s + 8), telemetry=made.gps5))
     (folder / "GX010008.MP4").write_bytes(made.video(5, picture=lambda at_s: picture(at_s)))
     found = run(folder, tmp_path / "out", ByBrightness())
     assert [drive.name for drive in found.drives] == ["GX010007.MP4", "GX010008.MP4"]
     assert found.drives[0].scored_s[-1][1] == pytest.approx(25.5, abs=0.3)
     assert [each.begin_s for each in found.chapters[0]] == pytest.approx([0, 20], abs=0.2)
     assert any("GX010008.MP4 has no positions" in note for note in found.notes)
+    rows = list(csv.DictReader((tmp_path / "out/segments.csv").read_text().splitlines()))
+    assert [row["file"] for row in rows] == ["GX010007.MP4", "GX020007.MP4"]
+    assert float(rows[1]["best_s"]) - float(rows[1]["best_in_file_s"]) == pytest.approx(20, abs=0.2)
 
 
 def test_damaged_files_copies_and_dark_frames_are_noted(folder: Path, recording: bytes, tmp_path: Path) -> None:
