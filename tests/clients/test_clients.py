@@ -72,7 +72,7 @@ def test_an_offer_of_http2_loses_no_body(url: str, files: Files) -> None:
 
 def test_http2_without_an_offer_is_refused_and_harms_nobody(url: str, files: Files) -> None:
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)
-    assert exchange(url, preface).split(b" ")[1:2] == [b"400"]
+    assert exchange(url, preface).startswith(b"HTTP/1.1 4")
     assert httpx.post(url, content=files.photo.read_bytes(), timeout=60).status_code == 200
 
 
