@@ -33,8 +33,11 @@ class Camera(Protocol):
 
     #: Pictures that it left out although each should count.
     dropped: int
-    #: Pictures that wait, of a camera whose pictures should all count.
-    waiting: int
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that wait, of a camera whose pictures should all count."""
+        ...
 
     def newest(self, wait_s: float) -> Picture | None:
         """Return the newest picture that was not returned yet; None if none comes in time. Raises CameraLost."""

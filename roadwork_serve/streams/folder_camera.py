@@ -1,5 +1,6 @@
 """A camera that puts photos and short clips into a folder."""
 
+import errno
 import os
 import stat
 import time
@@ -11,18 +12,29 @@ from roadwork_serve.still_formats import still_format
 from roadwork_serve.streams.camera import CameraLost, Picture
 
 _LOOK_S = 0.2  # from one look into the folder to the next
-_SETTLED_S = 0.5  # a file that has not changed for so long is complete
+_SETTLED_S = 1.0  # a file that has not changed for so long is complete
+_JPEG_SETTLED_S = 0.15  # the same for a JPEG that has its end
+_JPEG_END = b"\xff\xd9"
 _STALE_S = 0.5  # when the oldest file that waits is older, all but the newest are left out
-_HEAD = 4096
+_HEAD, _TAIL = 4096, 64
 _CLOCK_STEP_NS = 20_000_000  # by which the clock of file systems may be behind
 _MARGIN_S = 2.0  # in which a file system may give a change of the folder the same time as the last
+
+
+def _open_file(path: str, flags: int) -> int:
+    """Open a regular file. Raises OSError for a link, a pipe or a device, without waiting."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file")
+    return descriptor
 
 
 class FolderCamera:
     """New files of a folder, each once, in the order in which they came. See `Camera`.
 
-    Files that were there before are not new. A file counts once its size and time have not changed for half a second,
-    or at once if it was renamed into the folder with an older time.
+    Files that were there before are not new. A file counts once its size and time have not changed for a second; a JPEG
+    that has its end marker counts at the second look.
     """
 
     def __init__(self, folder: Path, limits: MediaLimits) -> None:
@@ -91,30 +103,36 @@ class FolderCamera:
         complete = sorted(
             (came_ns, name)
             for name, (came_ns, (_, changed_ns), seen_s) in self._files.items()
-            if now_s - max(seen_s, changed_ns / 1e9) >= _SETTLED_S or now_s - changed_ns / 1e9 >= 2 * _SETTLED_S
+            if now_s - changed_ns / 1e9 >= _SETTLED_S or (now_s - seen_s >= _JPEG_SETTLED_S and self._has_its_end(name))
         )
-        if complete and now_s - complete[0][0] / 1e9 > _STALE_S + 2 * _SETTLED_S:
+        if complete and now_s - complete[0][0] / 1e9 > _STALE_S + _SETTLED_S:
             for _, name in complete[:-1]:
                 del self._files[name]
                 self.dropped += 1
             complete = complete[-1:]
         return [name for _, name in complete]
 
+    def _has_its_end(self, name: str) -> bool:
+        """Return whether a file is a JPEG that is there to its end."""
+        try:
+            with open(self._folder / name, "rb", opener=_open_file) as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+                return file.read(_TAIL).rstrip(b"\0").endswith(_JPEG_END)
+        except OSError:
+            return False
+
     def _read(self, name: str) -> Picture | None:
         """Return a file, which then is no longer new; None if it is no photo or clip."""
         came_ns, _, _ = self._files.pop(name)
         self._last_ns = max(self._last_ns, came_ns)
         try:
-            descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(self._folder / name, "rb", opener=_open_file) as file:
+                head = file.read(_HEAD)
+                if still_format(head) is None and clip_format(head) is None:
+                    return None
+                data = head + file.read(self._limits.max_bytes + 1 - len(head))
         except OSError:
             return None
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return None
-            head = file.read(_HEAD)
-            if still_format(head) is None and clip_format(head) is None:
-                return None
-            data = head + file.read(self._limits.max_bytes + 1 - len(head))
         if len(data) > self._limits.max_bytes:
             self.dropped += 1
             return None

@@ -112,10 +112,11 @@ def test_new_files_of_a_folder_come_once_and_complete(tmp_path: Path) -> None:
     assert camera.newest(0.1) is None
     data = jpeg(BRIGHT)
     with (tmp_path / "growing.jpg").open("wb") as file:
-        for at in range(0, len(data), len(data) // 4 + 1):
-            file.write(data[at : at + len(data) // 4 + 1])
+        for at in range(3):
+            file.write(data[len(data) * at // 4 : len(data) * (at + 1) // 4])
             file.flush()
             assert camera.newest(0.3) is None, "it is not complete"
+        file.write(data[len(data) * 3 // 4 :])
     picture = next_picture(camera)
     assert (picture.name, picture.data) == ("growing.jpg", data) and picture.lag_s < 2
     for name in ("a.jpg", "b.jpg"):
@@ -129,6 +130,14 @@ def test_new_files_of_a_folder_come_once_and_complete(tmp_path: Path) -> None:
     assert camera.newest(1.0) is None and camera.dropped == 0
     (tmp_path / "a.jpg").write_bytes(jpeg(DARK))
     assert next_picture(camera).data == jpeg(DARK), "the same name with another content is new"
+    (tmp_path / "clip.ts").write_bytes(b"G" + bytes(187))
+    with (tmp_path / "clip.ts").open("ab") as file:
+        for _ in range(20):
+            file.write((b"G" + bytes(187)) * 10)
+            file.flush()
+            assert camera.newest(0.1) is None, "it grows"
+    clip = next_picture(camera)
+    assert clip.name == "clip.ts" and len(clip.data) == 188 * 201
 
 
 def test_a_folder_that_fills_too_fast_gives_the_newest(tmp_path: Path) -> None:
