@@ -2,7 +2,7 @@
 
 The clips are eight dashcam recordings of streets with works, of as many cities; as chapters of one recording they are a
 drive that leaves the works only for moments. A gap between segments is false if no frame in it is labelled `none` or
-`unclear`, and no stretch without works (none_stretches.csv) reaches into it.
+`unclear`, and no end of a stretch without works (none_stretches.csv), each of less than a second, lies in it.
 """
 
 import argparse

@@ -129,13 +129,22 @@ class Command:
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
         roadwork = Path(sys.executable).with_name("roadwork")
         self._command, self._log = [str(roadwork), "watch", *arguments], log
-        self.process = self._start()
         #: Time and memory.
         self.memory: list[tuple[float, float]] = []
+        #: Events, with when they were printed.
+        self.printed: list[tuple[float, Event]] = []
+        self.process = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         with self._log.open("ab") as log:
-            return subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=log)
+            process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log)
+        threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+        return process
+
+    def _listen(self, process: "subprocess.Popen[bytes]") -> None:
+        """Note when each event is printed."""
+        for line in process.stdout or ():
+            self.printed.append((time.time(), Event.model_validate_json(line)))
 
     def kill(self) -> None:
         """Kill it and its processes, and start it again."""
@@ -172,10 +181,12 @@ def fill(folder: Path, street: Street, stopped: threading.Event) -> None:
             (folder / f"{number - 60}.jpg").unlink(missing_ok=True)
 
 
-def events_of(log: Path, began_s: float) -> list[tuple[float, Event]]:
-    """Return the events without `ongoing`, by seconds from the start."""
-    found = [Event.model_validate_json(line) for line in log.read_text().splitlines()]
-    return [(each.at.timestamp() - began_s, each) for each in found if each.event != "ongoing"]
+def changes(command: Command, log: Path, began_s: float) -> list[tuple[float, Event]]:
+    """Return the events without `ongoing`, by seconds from the start. Raise ValueError if the log has others."""
+    logged = [Event.model_validate_json(line) for line in log.read_text().splitlines()]
+    if logged != [event for _, event in command.printed]:
+        raise ValueError(f"{log} has other events than were printed")
+    return [(at_s - began_s, event) for at_s, event in command.printed if event.event != "ongoing"]
 
 
 def numbers(line: str) -> tuple[int, float, float]:
@@ -225,7 +236,7 @@ def watch(seconds: float, work: Path, server: str) -> dict[str, Watched]:
         lines = {name: each.stop() for name, each in commands.items()}
     results = {}
     for name, command in commands.items():
-        found, repeated, delays = judge(street.truth, events_of(logs[name], street.began_s), disturbed)
+        found, repeated, delays = judge(street.truth, changes(command, logs[name], street.began_s), disturbed)
         results[name] = Watched(
             len(street.truth), found, repeated, round(statistics.median(delays), 2), round(max(delays), 2),
             *numbers(lines[name]), command.most_mib(seconds / 3, seconds * 2 / 3),

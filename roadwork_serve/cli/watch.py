@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from roadwork_serve.cli.options import PolicyName, ProfileName
-from roadwork_serve.errors import ConfigError
+from roadwork_serve.errors import ConfigError, RoadworkError
 from roadwork_serve.terminal import echo
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def watch(
     from roadwork_serve.cli.classify import from_server, in_process
     from roadwork_serve.profiles.load import load_profile
     from roadwork_serve.streams.camera import camera_address
-    from roadwork_serve.streams.event_log import EventLog, deliver
+    from roadwork_serve.streams.event_log import EventLog, check_webhook, deliver
     from roadwork_serve.streams.events import EventDetector
     from roadwork_serve.streams.folder_camera import FolderCamera
     from roadwork_serve.streams.stream_camera import StreamCamera
@@ -68,8 +68,8 @@ def watch(
 
     if webhook is not None and out is None:
         raise ConfigError("--webhook requires --out, the file that keeps the events until they are accepted")
-    if webhook is not None and not webhook.startswith(("http://", "https://")):
-        raise ConfigError("--webhook is a URL with http:// or https://")
+    if webhook is not None:
+        check_webhook(webhook)
     address = camera_address(camera)
     chosen = load_profile(profile)
     opening = in_process(chosen, load_policy(policy or chosen.policy)) if server is None else from_server(server)
@@ -101,4 +101,8 @@ def watch(
                 tasks.create_task(Watch(opened, classify, detector, emit, say, every, counts).run())
 
         stack.callback(lambda: say(str(counts)))
-        asyncio.run(run())
+        try:
+            asyncio.run(run())
+        except BaseExceptionGroup as group:
+            known = group.subgroup(RoadworkError)
+            raise known.exceptions[0] if known else group from None

@@ -14,12 +14,12 @@ const ON_A_PAGE = 200, MAX_PAGES = 100, SETTLE_MS = 120;
 const HEIGHT = 150, LEFT = 44, BOTTOM = 18, TOP = 8, MOST_HEIGHT = 300, EDGE = 24;
 const width = () => (narrow() ? 480 : 960);
 const byId = (id) => root.querySelector(`#${id}`);
-let root = null, work = null, policy = null, frames = [], map = { features: [], segments: [] }, recording = "", at = 0, shown = null, timer = null, latest = 0;
+let root = null, work = null, policy = null, frames = [], map = { features: [], segments: [] }, recording = "", at = 0, shown = null, seen = null, timer = null, latest = 0;
 
 export async function start(main, signal) {
   root = main;
   work = new Labelling();
-  policy = shown = null;
+  policy = shown = seen = null;
   frames = [];
   map = { features: [], segments: [] };
   byId("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(byId("ask").elements.recording.value.trim()); }, { signal });
@@ -71,7 +71,8 @@ async function ask(name) {
     }
     recording = name;
     frames = [...found.values()].sort((one, other) => one.time - other.time);
-    say(frames.length ? `${frames.length} frames and clips, ${clock(frames.at(-1).time)} long.` : "No frame of this recording is in the journal.");
+    say(!frames.length ? "No frame of this recording is in the journal."
+      : `${frames.length} frames and clips, ${clock(frames.at(-1).time)} long.${cursor === null ? "" : " There are more, which are not shown."}`);
     show(frames.reduce((best, frame, index) => (frame.entry.verdict.probability > frames[best].entry.verdict.probability ? index : best), 0));
   } catch (error) {
     if (mine === latest) say(explain(error), true);
@@ -117,8 +118,8 @@ function timeline() {
 
 // The lines and zones of the map, north up. A zone's number leads to its best frame.
 function track() {
-  const points = map.features.flatMap(({ points }) => points), south = Math.min(...points.map(([, lat]) => lat)), north = Math.max(...points.map(([, lat]) => lat));
-  const west = Math.min(...points.map(([lon]) => lon)), east = Math.max(...points.map(([lon]) => lon)), narrowing = Math.cos(((south + north) * Math.PI) / 360);
+  const points = map.features.flatMap(({ points }) => points); // a hundred thousand in a long drive
+  const [west, south, east, north] = points.reduce(([w, s, e, n], [lon, lat]) => [Math.min(w, lon), Math.min(s, lat), Math.max(e, lon), Math.max(n, lat)], [180, 90, -180, -90]), narrowing = Math.cos(((south + north) * Math.PI) / 360);
   const scale = Math.min((width() - 2 * EDGE) / Math.max(1e-6, (east - west) * narrowing), (MOST_HEIGHT - 2 * EDGE) / Math.max(1e-6, north - south));
   const left = (width() - (east - west) * narrowing * scale) / 2;
   const place = ([lon, lat]) => [left + (lon - west) * narrowing * scale, EDGE + (north - lat) * scale].map((each) => each.toFixed(1));
@@ -139,7 +140,7 @@ async function choose(zone) {
   const sights = map.segments.filter((segment) => segment.zone === zone), sight = sights.find((segment) => segment.file === recording) ?? sights[0];
   if (!sight) return say(`Zone ${zone}: choose segments.csv, too, to see its frames.`);
   if (sight.file !== recording) await ask(byId("ask").elements.recording.value = sight.file);
-  if (frames.length) select(nearest(sight.best));
+  if (frames.length && sight.file === recording) select(nearest(sight.best));
 }
 
 function nearest(time) {
@@ -149,6 +150,7 @@ function nearest(time) {
 async function select(index) {
   const { time, entry } = frames[index], before = shown, mine = (shown = { release: () => {} });
   at = index;
+  seen = null; // labels have no effect until the frame is there
   before?.release();
   byId("at").value = index;
   byId("time").textContent = `${clock(time)}, ${index + 1} of ${frames.length}`;
@@ -158,6 +160,7 @@ async function select(index) {
   if (shown !== mine) return release();
   mine.release = release;
   byId("one").replaceChildren(card);
+  seen = frames[index];
   mark(entry);
 }
 
@@ -166,12 +169,12 @@ function mark(entry) {
 }
 
 async function give(label) {
-  const frame = frames[at];
+  const frame = seen;
   if (!frame) return;
   try {
     await work.label(frame.entry, label);
     say(`Labelled: ${labelName(label)}.`);
-    if (frames[at] === frame) mark(frame.entry);
+    if (seen === frame) mark(frame.entry);
   } catch (error) {
     say(explain(error), true);
   }

@@ -33,11 +33,8 @@ class Camera(Protocol):
 
     #: Pictures that it left out although each should count.
     dropped: int
-
-    @property
-    def waiting(self) -> int:
-        """Pictures that wait, of a camera whose pictures should all count."""
-        ...
+    #: Whether each picture should count, and not only the newest at even times.
+    every_counts: bool
 
     def newest(self, wait_s: float) -> Picture | None:
         """Return the newest picture that was not returned yet; None if none comes in time. Raises CameraLost."""

@@ -13,6 +13,7 @@ from roadwork_serve.drives.smoothing import WORKS, SmoothingModel
 from roadwork_serve.errors import ConfigError
 
 _MOST_SEEN = 12
+_MOST_ELAPSED_S = 2.0  # a longer pause changes no belief, so that slow cameras and outages are no evidence
 
 
 class Event(BaseModel):
@@ -76,19 +77,21 @@ class EventDetector:
 
         Args:
             at_s: When it arrived, in seconds since 1970. A frame from before the last one counts as of its time.
-            probability: Of road work, by the cascade; None if it has no opinion.
+            probability: Of road work, by the cascade; None if it has no opinion, which changes nothing.
             seen: What it recognized.
         """
-        elapsed_s = 0.0 if self._at_s is None else max(0.0, at_s - self._at_s)
+        if probability is None:
+            return
+        elapsed_s = 0.0 if self._at_s is None else min(_MOST_ELAPSED_S, max(0.0, at_s - self._at_s))
         self._at_s = at_s = at_s if self._at_s is None else max(at_s, self._at_s)
         state = self._state @ self.model.transitions(np.array((elapsed_s,)))[0]
-        ratio = self.model.log_ratios(np.array((math.nan if probability is None else probability,)))[0]
+        ratio = self.model.log_ratios(np.array((probability,)))[0]
         state[WORKS] *= math.exp(ratio)
         self._state = state / state.sum()
         before, p = self._event, self.probability
         at = datetime.fromtimestamp(at_s, UTC)
         if before is None:
-            if p >= self.begin and probability is not None:
+            if p >= self.begin:
                 self._event = Event(
                     id=f"{round(at_s * 1000):x}", event="began", source=self.source, at=at, began_at=at, probability=p,
                     highest=p, seen=list(seen)[:_MOST_SEEN],
@@ -97,7 +100,7 @@ class EventDetector:
             return
         found = list(dict.fromkeys((*before.seen, *seen)))[:_MOST_SEEN]
         now = {"probability": p, "highest": max(p, before.highest), "seen": found}
-        if p <= self.end and probability is not None:
+        if p <= self.end:
             self._event = None
             yield before.model_copy(update=now | {"event": "ended", "at": at})
         elif (at - before.at).total_seconds() >= self.every_s:

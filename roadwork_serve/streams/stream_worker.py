@@ -39,6 +39,7 @@ _MEMORY_MIB = 512
 _JPEG_QUALITY = 88
 _FORMATS = "mpegts,mpjpeg,flv,matroska,webm,mov,mp4,rtsp"
 _BEHIND_S = 1.0  # then only key frames are decoded until the newest is reached
+_JUMP_S = 30.0  # ahead of the time that passed; a camera may send what it holds back at once
 _WINDOW_S = 300.0  # for the delay that cannot be undercut; clocks differ by less in that time
 _RTSP = {
     "rtsp_transport": "tcp",  # one connection, which is there before the confinement
@@ -57,23 +58,26 @@ class _Pipe(io.RawIOBase):
         return os.read(_PIPE, size if size > 0 else 2**16)
 
 
-class _Lag:
+class Lag:
     """How much later than the best of recent frames a frame comes: what has piled up on the way."""
 
     def __init__(self) -> None:
         self._best: deque[tuple[float, float]] = deque(maxlen=2)  # begin of the window, least delay in it
+        self._last: tuple[float, float] | None = None
 
     def of(self, now_s: float, stamp_s: float) -> float:
+        """Return the lag of a packet that comes now, by its time of decoding. A new start of that clock is no lag."""
+        if self._last is not None:
+            waited_s, step_s = now_s - self._last[0], stamp_s - self._last[1]
+            if step_s < 0 or step_s > waited_s + _JUMP_S:
+                self._best.clear()
+        self._last = now_s, stamp_s
         delay = now_s - stamp_s
         if not self._best or now_s - self._best[-1][0] > _WINDOW_S:
             self._best.append((now_s, delay))
         begin, best = self._best[-1]
         self._best[-1] = (begin, min(best, delay))
-        least = min(each for _, each in self._best)
-        if delay - least > _WINDOW_S:  # the clock of the stream began anew
-            self._best.clear()
-            return 0.0
-        return delay - least
+        return delay - min(each for _, each in self._best)
 
 
 def main() -> None:
@@ -95,6 +99,7 @@ def _watched(parent: socket.socket, task: dict[str, Any]) -> dict[str, Any]:
     options = OPTIONS | capped(limits.max_pixels)
     options |= {"fflags": "+genpts+nobuffer", "probesize": "1000000", "analyzeduration": "2000000"}
     try:
+        limit_memory(_MEMORY_MIB, _MEMORY_MIB)
         if task["url"] is None:
             send(parent, {**READY, "lacks": confine()})
             source = _Pipe()
@@ -106,7 +111,6 @@ def _watched(parent: socket.socket, task: dict[str, Any]) -> dict[str, Any]:
             opened = av.open(task["url"], "r", format="rtsp", options=options | _RTSP, metadata_errors="replace")
             send(parent, {**READY, "lacks": confine()})
         with opened as container:
-            limit_memory(_MEMORY_MIB, _MEMORY_MIB)
             _decode(parent, cast("InputContainer", container), limits)
     except MediaError as error:
         return {"kind": "error", "error": type(error).__name__, "message": str(error)}
@@ -129,17 +133,19 @@ def _decode(parent: socket.socket, container: InputContainer, limits: "MediaLimi
     codec.thread_type, codec.thread_count = "SLICE", 2  # threads of frames would add their number to the delay
     skip = "NONREF" if codec.name in ("h264", "hevc") else "DEFAULT"
     codec.skip_frame = skip
-    lag, asked, behind_s = _Lag(), False, 0.0
+    lag, asked, behind_s = Lag(), False, 0.0
     requests = select.poll()
     requests.register(parent, select.POLLIN)
     tick = float(stream.time_base or 1 / 90_000)
+    has_clock = container.format.name != "mpjpeg"  # whose times are made up
     for packet in packets:
-        if behind_s > _BEHIND_S and codec.skip_frame != "NONKEY":
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        if stamp is not None and has_clock:
+            behind_s = lag.of(time.monotonic(), stamp * tick)
+        if behind_s > _BEHIND_S:
             codec.skip_frame = "NONKEY"
-        elif behind_s <= _BEHIND_S / 2 and codec.skip_frame != skip:
+        elif behind_s <= _BEHIND_S / 2 and packet.is_keyframe:  # others refer to frames that were left out
             codec.skip_frame = skip
-        if packet.pts is not None:
-            behind_s = lag.of(time.monotonic(), packet.pts * tick)
         try:
             pictures = codec.decode(packet)
         except MemoryError:

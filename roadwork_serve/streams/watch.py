@@ -7,7 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from roadwork_serve.drives.scoring import Classifier, seen_in
-from roadwork_serve.errors import DeadlineExceeded, MediaError, NoOpinion, RoadworkError
+from roadwork_serve.errors import (
+    DeadlineExceeded,
+    MediaError,
+    NoOpinion,
+    NotReady,
+    RoadworkError,
+    ServerUnreachable,
+)
 from roadwork_serve.streams.camera import Camera, CameraLost, Picture
 from roadwork_serve.streams.events import Event, EventDetector
 
@@ -50,7 +57,7 @@ class Watch:
         opened: Opens the camera, blocking; raises CameraLost.
         classify: Asks the cascade.
         detector: Finds the events.
-        emit: Called with each event.
+        emit: Called with each event; may raise OSError, and is then called again.
         say: Called with what a person should know: the camera is lost or back, the server fails or answers again.
         every_s: Seconds from picture to picture, at least.
 
@@ -63,26 +70,33 @@ class Watch:
     say: Callable[[str], None]
     every_s: float = 0.5
     counts: WatchCounts = field(default_factory=WatchCounts)
+    _events: list[Event] = field(default_factory=list[Event], init=False)
     _problem: str = field(default="", init=False)
     _dropped: int = field(default=0, init=False)
     _told_s: float = field(default=-math.inf, init=False)
 
     async def run(self) -> None:
-        """Watch until cancelled. A camera that is lost is opened again, after 1 s at first and 30 s at most."""
-        retry_s = _RETRY_S
+        """Watch until cancelled. A camera or server that is away is tried again after 1 s, and later 30 s."""
+        retry_s, waiting = _RETRY_S, None
         while True:
             camera: Camera | None = None
             try:
                 camera = await asyncio.to_thread(self.opened)
                 while True:
                     began_s = time.monotonic()
-                    picture = await asyncio.to_thread(camera.newest, _WAIT_S)
+                    picture = waiting or await asyncio.to_thread(camera.newest, _WAIT_S)
+                    waiting = None
+                    self._tell_of_dropped(camera.dropped)
+                    self._emit()
                     if picture is None:
                         continue
-                    retry_s = _RETRY_S
-                    await self._judge(picture)
-                    self._tell_of_dropped(camera.dropped)
-                    if not camera.waiting:
+                    if await self._judge(picture):
+                        retry_s = _RETRY_S
+                    else:
+                        waiting = picture if camera.every_counts else None
+                        await asyncio.sleep(retry_s)
+                        retry_s = min(_MOST_RETRY_S, 2 * retry_s)
+                    if not camera.every_counts:
                         await asyncio.sleep(max(0.0, began_s + self.every_s - time.monotonic()))
             except CameraLost as error:
                 self._report(f"{self.detector.source}: {error}; trying again")
@@ -92,19 +106,34 @@ class Watch:
                 if camera is not None:
                     await asyncio.shield(asyncio.to_thread(camera.close))
 
-    async def _judge(self, picture: Picture) -> None:
+    async def _judge(self, picture: Picture) -> bool:
+        """Classify a picture. Return False if the server cannot be asked now."""
         probability, seen, problem = None, (), ""
         try:
             verdict = await self.classify(picture.data, picture.name)
             probability, seen = verdict.probability, seen_in(verdict)
         except (MediaError, NoOpinion, DeadlineExceeded):
             pass  # of this picture alone
+        except (ServerUnreachable, NotReady) as error:
+            self._report(f"{error}; trying again")
+            return False
         except RoadworkError as error:
             problem = f"no verdict: {error}"
         self._report(problem)
-        for event in self.detector.update(picture.at_s, probability, seen):
-            self.emit(event)
+        self._events += self.detector.update(picture.at_s, probability, seen)
+        self._emit()
         self.counts.add(max(0.0, time.time() - picture.at_s), probability is not None)
+        return True
+
+    def _emit(self) -> None:
+        """Hand out the events. One that cannot be written is tried again."""
+        while self._events:
+            try:
+                self.emit(self._events[0])
+            except OSError as error:
+                self._report(f"an event cannot be written: {error}; trying again")
+                return
+            self._events.pop(0)
 
     def _report(self, problem: str) -> None:
         """Tell of a problem once, and of its end."""

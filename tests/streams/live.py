@@ -1,5 +1,6 @@
 """Cameras of the tests and benchmarks: live streams over HTTP and RTSP whose picture is a function of time."""
 
+import asyncio
 import io
 import socket
 import struct
@@ -163,3 +164,10 @@ def _send_rtp(client: socket.socket, look: Look, stopped: threading.Event) -> No
             del waiting[: 7 * 188]
 
     transport_stream(write, look, lambda: not stopped.is_set())
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until a condition holds. Fails after a minute."""
+    async with asyncio.timeout(60):
+        while not holds():  # noqa: ASYNC110 - of what other threads do
+            await asyncio.sleep(0.02)

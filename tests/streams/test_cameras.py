@@ -13,13 +13,15 @@ import psutil
 import pytest
 from PIL import Image
 
-from roadwork_serve.errors import ConfigError
+from roadwork_serve.errors import ConfigError, ServerUnreachable
 from roadwork_serve.media import open_rgb
 from roadwork_serve.profiles.media_limits import MediaLimits
+from roadwork_serve.schema import Verdict
 from roadwork_serve.streams.camera import Camera, CameraLost, Picture, camera_address
 from roadwork_serve.streams.events import Event, EventDetector
 from roadwork_serve.streams.folder_camera import FolderCamera
 from roadwork_serve.streams.stream_camera import StreamCamera
+from roadwork_serve.streams.stream_worker import Lag
 from roadwork_serve.streams.watch import Watch, WatchCounts
 from tests.drives.test_run import ByBrightness
 from tests.streams import live
@@ -68,7 +70,7 @@ def test_the_newest_picture_of_a_stream(kind: str) -> None:
             assert camera.lacks == ()
             for _ in range(4):
                 picture = next_picture(camera)
-                assert picture.at_s <= time.time()
+                assert picture.at_s == pytest.approx(time.time(), abs=2) and picture.lag_s < 2
                 assert brightness(picture) == pytest.approx(level(time.time()), abs=40)  # two seconds
                 time.sleep(0.7)  # a verdict takes time; what comes meanwhile is left out
         finally:
@@ -128,6 +130,7 @@ def test_new_files_of_a_folder_come_once_and_complete(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     assert [next_picture(camera).name for _ in range(2)] == ["a.jpg", "b.jpg"]
     assert camera.newest(1.0) is None and camera.dropped == 0
+    assert camera.newest(2.5) is None
     (tmp_path / "a.jpg").write_bytes(jpeg(DARK))
     assert next_picture(camera).data == jpeg(DARK), "the same name with another content is new"
     (tmp_path / "clip.ts").write_bytes(b"G" + bytes(187))
@@ -149,7 +152,10 @@ def test_a_folder_that_fills_too_fast_gives_the_newest(tmp_path: Path) -> None:
     assert next_picture(camera).name == "9.jpg" and camera.dropped == 9
     assert camera.newest(0.1) is None
     (tmp_path / "large.jpg").write_bytes(jpeg(BRIGHT) + bytes(100_000))
-    assert camera.newest(1.5) is None and camera.dropped == 10
+    assert camera.newest(3.5) is None and camera.dropped == 10
+    os.utime(tmp_path / "9.jpg", (1, 1))
+    (tmp_path / "9.jpg").chmod(0o600)
+    assert camera.newest(1.0) is None, "another time or mode is no other content"
 
 
 def test_a_folder_may_go_and_come_back(tmp_path: Path) -> None:
@@ -166,7 +172,7 @@ def test_a_folder_may_go_and_come_back(tmp_path: Path) -> None:
 
 
 async def test_a_stream_with_road_work_that_is_cut_gives_each_event_once() -> None:
-    """Road work from second 2 to 10; the stream is cut at second 5, and the camera refuses for a second."""
+    """Road work from second 2 to 10; the stream is cut at second 5."""
     found: list[tuple[float, Event]] = []
     said: list[str] = []
     counts = WatchCounts()
@@ -188,10 +194,9 @@ async def test_a_stream_with_road_work_that_is_cut_gives_each_event_once() -> No
         await asyncio.wait([task])
         assert task.cancelled()
     kinds = [event.event for _, event in found]
-    assert kinds[0] == "began" and kinds[-1] == "ended" and set(kinds[1:-1]) == {"ongoing"}
+    assert kinds[0] == "began" and kinds[-1] == "ended" and set(kinds[1:-1]) <= {"ongoing"}
     assert len({event.id for _, event in found}) == 1
-    assert found[0][0] - began_s == pytest.approx(3, abs=2) and found[-1][0] - began_s == pytest.approx(11, abs=2)
-    assert server.requests == 2
+    assert found[0][0] - began_s == pytest.approx(4, abs=3) and found[-1][0] - began_s == pytest.approx(12, abs=3)
     assert [each.partition(";")[0] for each in said] == [
         "gate: the stream ended",
         "gate: pictures and verdicts come again",
@@ -199,6 +204,58 @@ async def test_a_stream_with_road_work_that_is_cut_gives_each_event_once() -> No
     assert counts.oldest_s < 5, "pictures do not pile up"
     assert counts.pictures > 20 and counts.unanswered == 0 and str(counts.pictures) in str(counts)
     assert not psutil.Process().children()
+
+
+def lags(*packets: tuple[float, float]) -> list[float]:
+    lag = Lag()
+    return [lag.of(now_s, stamp_s) for now_s, stamp_s in packets]
+
+
+def test_what_piles_up_is_lag_and_a_new_clock_is_none() -> None:
+    steady = [(100 + at / 10, at / 10) for at in range(50)]
+    assert max(lags(*steady)) < 0.01
+    late = [(115.0, 5 + at / 10) for at in range(50)]  # ten seconds of silence, then all at once
+    assert lags(*steady, *late)[50] == pytest.approx(10) and lags(*steady, *late)[-1] == pytest.approx(5.1)
+    for stamp_s in (0.0, 3.0, 95_000.0):  # the encoder starts again, or jumps ahead
+        again = [(105 + at / 10, stamp_s + at / 10) for at in range(50)]
+        assert max(lags(*steady, *again)) < 0.01
+
+
+class Broken:
+    """A cascade that cannot be reached at first."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.names = times, list[str]()
+
+    async def __call__(self, data: bytes, name: str) -> Verdict:
+        self.names.append(name)
+        self.left -= 1
+        if self.left >= 0:
+            raise ServerUnreachable("nothing listens")
+        return await ByBrightness()(data, name)
+
+
+async def test_a_file_waits_for_the_server_and_an_event_for_the_disk(tmp_path: Path) -> None:
+    said: list[str] = []
+    emitted: list[Event] = []
+    full = iter([True, True])
+
+    def emit(event: Event) -> None:
+        if next(full, False):
+            raise OSError(28, "No space left on device")
+        emitted.append(event)
+
+    camera, cascade = FolderCamera(tmp_path, LIMITS), Broken(2)
+    task = asyncio.create_task(Watch(lambda: camera, cascade, EventDetector("gate"), emit, said.append).run())
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(BRIGHT))
+        await asyncio.sleep(0.05)
+    await live.until(lambda: emitted)
+    task.cancel()
+    await asyncio.wait([task])
+    assert cascade.names[:3] == ["0.jpg"] * 3 and len(emitted) == 1
+    assert "nothing listens; trying again" in said[0]
+    assert any("an event cannot be written" in each for each in said)
 
 
 @pytest.mark.parametrize(
