@@ -33,7 +33,7 @@ def spawn(module: str, theirs: socket.socket, file: BinaryIO | socket.socket | N
     return subprocess.Popen(  # noqa: S603 - no argument comes from outside
         [sys.executable, "-P", "-s", "-m", module],
         stdin=theirs.fileno(),
-        stdout=subprocess.DEVNULL if file is None else file,
+        stdout=subprocess.DEVNULL if file is None else file.fileno(),
         env={name: os.environ[name] for name in _INHERITED if name in os.environ}
         | {
             "OPENBLAS_NUM_THREADS": "1",
