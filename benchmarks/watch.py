@@ -53,7 +53,7 @@ MEASURE_EVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """How one command did."""
+    """The result of one command."""
 
     #: Times with road work, and of these how many gave one event with both ends.
     times: int
@@ -106,7 +106,7 @@ def judge(
 
 
 class Street:
-    """What the cameras show."""
+    """The pictures that the cameras show."""
 
     def __init__(self, truth: Sequence[tuple[float, float]]) -> None:
         wanted: list[tuple[int, MediaKind]] = [(scene_seed(SEED, at), "photo") for at in range(8 * SCENES)]

@@ -1,4 +1,4 @@
-"""What is whole of a recording, told from its outermost structure by a few reads, however long it is.
+"""The whole part of a recording, told from its outermost structure by a few reads, however long it is.
 
 A demuxer that runs out of bytes between two frames cannot tell that from the end of the recording, and may refuse a
 recording whose last fragment is cut.

@@ -1,4 +1,4 @@
-"""What a language model's graphs take for a prompt, and the rotary angles of its tokens."""
+"""The inputs of a language model's graphs for a prompt, and the rotary angles of its tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -80,10 +80,11 @@ class EventLog:
         line, found, _ = os.pread(self._file, _MOST_LINE, at).partition(b"\n")
         return (line, at + len(line) + 1) if found else None
 
-    @property
-    def descriptor(self) -> int:
-        """The open file."""
-        return self._file
+    def line_before(self, at: int) -> bytes:
+        """Return the line that ends at a position; nothing if there is none."""
+        begin = max(0, at - _MOST_LINE)
+        part = os.pread(self._file, at - begin, begin)
+        return part[:-1].rpartition(b"\n")[2] if len(part) == at - begin and part.endswith(b"\n") else b""
 
     def _check_content(self) -> None:
         """Remove what a power cut left of the last line. Raise ConfigError if the file has something else in it."""
@@ -113,7 +114,7 @@ class EventLog:
 
 
 class _Delivered(NamedTuple):
-    """How far a log was delivered."""
+    """The position up to which a log was delivered."""
 
     #: Where the next line begins.
     at: int
@@ -188,9 +189,7 @@ def _position(noted: Path, log: EventLog) -> int:
     """Return where the next event to deliver begins; 0 if the note is not of this log."""
     try:
         delivered = _Delivered(**json.loads(noted.read_text(encoding="ascii")))
-        lines = os.pread(log.descriptor, min(_MOST_LINE, delivered.at), max(0, delivered.at - _MOST_LINE)).splitlines()
-        same = bool(lines) and hashlib.sha256(lines[-1]).hexdigest() == delivered.line
-        return delivered.at if same else 0
+        return delivered.at if hashlib.sha256(log.line_before(delivered.at)).hexdigest() == delivered.line else 0
     except (OSError, ValueError, TypeError):
         return 0
 

@@ -22,7 +22,7 @@ _HEAD, _TAIL = 4096, 64
 
 
 class _Version(NamedTuple):
-    """What tells one content of a file from another."""
+    """The marks that tell one content of a file from another."""
 
     inode: int
     size: int

@@ -59,7 +59,7 @@ class _Pipe(io.RawIOBase):
 
 
 class Lag:
-    """How much later than the best of recent frames a frame comes: what has piled up on the way."""
+    """The delay of a frame beyond the least one of recent frames: what has piled up on the way."""
 
     def __init__(self) -> None:
         self._best: deque[tuple[float, float]] = deque(maxlen=2)  # begin of the window, least delay in it

@@ -25,7 +25,7 @@ _RETRY_S, _MOST_RETRY_S = 1.0, 30.0
 
 @dataclass(slots=True)
 class WatchCounts:
-    """What a watch has done."""
+    """The counts of a watch."""
 
     pictures: int = 0
     #: Pictures on which the cascade gave no verdict.

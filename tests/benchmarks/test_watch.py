@@ -1,4 +1,4 @@
-"""How events are compared with the truth."""
+"""Events compared with the truth."""
 
 from datetime import UTC, datetime
 from itertools import pairwise

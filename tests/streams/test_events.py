@@ -1,4 +1,4 @@
-"""When road work begins and ends, and the file of events."""
+"""Events of road work, and their file."""
 
 import asyncio
 import json
