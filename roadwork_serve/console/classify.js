@@ -13,9 +13,11 @@ const queue = [];
 let root = null, running = 0, order = null, shown = null;
 
 export function start(main, signal) {
-  root = main;
-  entries.length = queue.length = 0;
-  shown = null;
+  if (main !== root) { // with a new key the page starts again and keeps its files
+    root = main;
+    entries.length = queue.length = 0;
+    shown = null;
+  }
   byId("announcement").textContent = "";
   byId("announcement").className = "spoken";
   limits();
@@ -68,7 +70,7 @@ function listen(signal) {
     take([...event.dataTransfer.files]);
   }, { signal });
   byId("export").addEventListener("click", saveCsv, { signal });
-  signal.addEventListener("abort", () => queue.splice(0));
+  signal.addEventListener("abort", () => { if (!root.isConnected) queue.length = 0; });
 }
 
 // `truth` is the label that samples should get.

@@ -30,7 +30,11 @@ DROP = """async ([name, type, text]) => {
 
 
 def drop(page: "Page", name: str, kind: str, data: bytes) -> None:
-    page.evaluate(DROP, [name, kind, base64.b64encode(data).decode()])
+    page.evaluate(DROP, [name, kind, encoded(data)])
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def ask(url: str, secret: tuple[str, str], method: str, path: str, **request: object) -> httpx.Response:
@@ -93,6 +97,14 @@ def test_an_unsupported_file_shows_an_error_message(page: "Page") -> None:
     assert "send a JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP or GIF photo" in alert.inner_text()
     drop(page, "<img src=x onerror=alert(1)>.jpg", "image/jpeg", PHOTO.jpeg()[:2000])
     page.get_by_role("heading", name="<img src=x onerror=alert(1)>.jpg").wait_for(timeout=WAIT_MS)
+
+
+def test_a_photo_that_is_dropped_while_a_key_is_entered_is_classified(page: "Page", secret: tuple[str, str]) -> None:
+    page.get_by_role("button", name="Key…").click()
+    page.get_by_label("API key").fill(secret[0])
+    submit = "document.querySelector('#key-dialog form').requestSubmit();"
+    page.evaluate(DROP.replace("{", "{" + submit, 1), ["early.jpg", "image/jpeg", encoded(PHOTO.jpeg())])
+    page.locator("article.verdict", has_text="early.jpg").wait_for(timeout=WAIT_MS)
 
 
 def test_many_files_get_a_table_that_can_be_saved(page: "Page") -> None:
