@@ -46,7 +46,7 @@ E2E_LARGE := $(addprefix tests/e2e/,test_bulk.py test_untrained.py)
 # Without bytecode a dozen processes would each compile Ray again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup gpu lock lock-gpu resolve audit serve serve-fast demo test test-e2e test-benchmarks test-vllm test-vllm-server test-miner test-browser test-clients test-large test-ops nightly observe check docs format bench bench-quick bench-scenes bench-photos tables bench-transport chaos soak attacks \
+.PHONY: help setup gpu lock lock-gpu resolve audit serve demo test test-e2e test-benchmarks test-vllm test-vllm-server test-miner test-browser test-clients test-large test-ops nightly observe check docs format bench bench-quick bench-scenes bench-photos tables bench-transport chaos soak attacks \
   bench-heads bench-journal bench-reward bench-coverage bench-autoscale bench-bulk bench-drive bench-watch dist bench-loop loop gpu-check clean
 
 help:  ## List the targets
@@ -134,9 +134,6 @@ $(DENDRITE_READY): $(READY) ops/dendrite/requirements.txt
 
 serve: $(SERVE_READY)  ## Run the server on http://127.0.0.1:8000
 	$(BIN)/roadwork serve
-
-serve-fast: $(SERVE_READY)  ## Run the server with HAProxy and Ray Serve's settings for throughput; read its warning
-	$(BIN)/roadwork serve --fast
 
 demo: $(SERVE_READY)  ## Start a server, classify sample photos and clips, print the results and write build/demo.json
 	$(BIN)/roadwork demo --out build/demo.json
@@ -242,7 +239,7 @@ bench-photos: $(READY)  ## Benchmark on real photos in ../shared/data, by source
 bench-scenes: $(READY)  ## Benchmark the cascade on rendered scenes
 	$(BIN)/roadwork evaluate --profile mini --scenes 2000 --seed 9001 --report benchmarks/results/scenes.json
 
-bench-transport: $(READY)  ## Benchmark Ray Serve's own proxy against serve-fast
+bench-transport: $(READY)  ## Benchmark HAProxy against Ray Serve's own proxy
 	$(BIN)/python -m benchmarks.transport $(ARGS)
 
 chaos: $(READY)  ## Load a server while killing its processes; five minutes, or ARGS=--short

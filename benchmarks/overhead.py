@@ -1,7 +1,7 @@
 """Compare throughput over HTTP with a bare loop, and break down the overhead: `python -m benchmarks.overhead`.
 
 1.0 is the bare loop of `benchmarks.peers`: the same decoding and model in one process, with the number of threads that
-is fastest for it, before and after the server runs. The server runs with its settings for throughput, at saturation.
+is fastest for it, before and after the server runs. The server runs as by default, at saturation.
 The core time of its processes is reported per verdict, by role. That of the ingress is broken down by sampling its
 stacks with py-spy, in a separate run because sampling has a cost. Latencies inside a verdict are the server's own.
 """
@@ -39,7 +39,7 @@ from roadwork_serve.atomic_write import write_json
 
 OUT = ROOT / "benchmarks/results/overhead.json"
 DRAFT = ROOT / "build/overhead.json"  # results so far; an interrupted run does not change the result file
-SERVER = "roadwork-serve, fast"
+SERVER = "roadwork-serve"
 # Role of a process: the first pattern that matches its title.
 ROLES = {
     "model": r"ServeReplica:\w+:(?!Ingress|Journal)",

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import yaml
 
+from roadwork_serve.haproxy import haproxy_environment
 from roadwork_serve.ray_environment import ray_environment
 from roadwork_serve.state_folder import VARIABLE
 
@@ -108,9 +109,10 @@ def write_config(
 
 
 def environment_in(folder: Path) -> dict[str, str]:
-    """Return the environment of a new Ray cluster that keeps all its files in a folder."""
+    """Return the environment of `roadwork serve`, for a new Ray cluster that keeps all its files in a folder."""
     own = {VARIABLE: str(folder / "state"), "RAY_ADDRESS": "local", "RAY_TMPDIR": str(folder)}
-    return ray_environment(own) | own | {"PYTHONPATH": str(ROOT)}
+    proxy = haproxy_environment(folder, ROOT / "ops/haproxy/haproxy.sh")
+    return ray_environment(own) | proxy | own | {"PYTHONPATH": str(ROOT)}
 
 
 def journal_in(folder: Path) -> dict[str, str]:

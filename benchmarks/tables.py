@@ -20,7 +20,7 @@ from benchmarks.server import ROOT
 RESULTS = ROOT / "benchmarks/results"
 PAGES = (ROOT / "README.md", ROOT / "docs/benchmarks.md")
 EARLIER = "earlier"  # a folder of the results
-OURS = "roadwork-serve, fast"
+OURS = "roadwork-serve"
 LOOP_TARGETS = {"bundled": 0.5, "vit-s": 0.85, "vit-l": 0.95}
 _BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.S)
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""Compare Ray Serve's own proxy with `--fast`, on this machine: `make bench-transport`.
+"""Compare HAProxy, the default, with Ray Serve's own proxy (`--no-haproxy`), on this machine: `make bench-transport`.
 
 Both servers run at the same time, with fake models. Closed-loop clients load them alternately, in several rounds. Every
 image exits at stage 1, which takes no time, so this measures the round trip including decoding. The client shares the
@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,10 +26,10 @@ from rich.table import Table
 from benchmarks.chaos.figures import quantile
 from benchmarks.environment import Environment
 from benchmarks.fake_models import BUILDER, overrides
-from benchmarks.server import ROOT, free_port, started
-from roadwork_serve.haproxy import fast_environment
+from benchmarks.server import ROOT, started
+from roadwork_serve.haproxy import NO_HAPROXY
 
-MODES = ("default", "fast")
+MODES: dict[str, dict[str, str]] = {"default": {}, "no-haproxy": NO_HAPROXY}
 CONCURRENCIES = (1, 16)
 WARMUP = 20  # requests before each round, not measured
 
@@ -73,14 +72,6 @@ def _jpeg(width: int, height: int, grain: float, quality: int) -> bytes:
     file = BytesIO()
     Image.fromarray(shade.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
     return file.getvalue()
-
-
-def fast(folder: Path) -> dict[str, str]:
-    """Return the environment of `roadwork serve --fast`, with free ports."""
-    ports = ("HAPROXY_METRICS_PORT", "HAPROXY_STATS_PORT", "FALLBACK_PROXY_HTTP_PORT")
-    return fast_environment(folder, ROOT / "ops/haproxy/haproxy.sh") | {
-        f"RAY_SERVE_{name}": str(free_port()) for name in ports
-    }
 
 
 async def run_round(url: str, body: bytes, concurrency: int, seconds: float) -> Round:
@@ -152,12 +143,10 @@ def main(arguments: list[str] | None = None) -> int:
     environment, console = Environment.here(command), Console(width=110)
     args = {"profile": "mini", "overrides": overrides({}, sure=1)}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rw-")))
-        settings = {"default": {}, "fast": fast(folder)}
         console.print("Starting two servers ...")
         urls = {
-            mode: stack.enter_context(started(ROOT / f"build/transport-{mode}.log", args, settings[mode], BUILDER)).url
-            for mode in MODES
+            mode: stack.enter_context(started(ROOT / f"build/transport-{mode}.log", args, settings, BUILDER)).url
+            for mode, settings in MODES.items()
         }
         rows = list(compare(urls, options.rounds, options.seconds))
     console.print(table(rows))

@@ -1,5 +1,7 @@
 """Middleware of Ray Serve's HTTP servers; RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names this module."""
 
+import os
+
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
@@ -16,9 +18,11 @@ def middlewares() -> list[Middleware]:
 
     Ray Serve calls this just before it starts an HTTP server: in each proxy and, behind HAProxy, in each replica. It
     leaves the choice of the parser to uvicorn, which takes httptools if it is installed, as ray[serve] makes sure.
-    httptools gives up a request at an offer of HTTP/2 (`Upgrade: h2c`) and loses its body; h11 ignores the offer.
+    httptools gives up a request at an offer of HTTP/2 (`Upgrade: h2c`) and loses its body; h11 ignores the offer, and
+    takes longer. HAProxy removes it, see ops/haproxy/haproxy.sh.
     """
-    HTTP_PROTOCOLS["auto"] = HTTP_PROTOCOLS["h11"]
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
+        HTTP_PROTOCOLS["auto"] = HTTP_PROTOCOLS["h11"]
     return [Middleware(CleanRequests)]
 
 

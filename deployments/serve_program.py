@@ -3,11 +3,15 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
+from ray._private import parameter
 from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.scripts import cli
 
@@ -34,12 +38,13 @@ def main() -> None:
             if cluster is None:  # the nodes of a cluster have ports of their own
                 check_port(host, port)
             resources = gpu_resources() if cluster is None else None  # a running cluster has its own
-            context = ray.init(
-                address=cluster or "local",
-                namespace=SERVE_NAMESPACE,
-                resources=resources,
-                include_dashboard=None if cluster else NO_DASHBOARD not in sys.argv[2:],
-            )
+            with _without_monitors():
+                context = ray.init(
+                    address=cluster or "local",
+                    namespace=SERVE_NAMESPACE,
+                    resources=resources,
+                    include_dashboard=None if cluster else NO_DASHBOARD not in sys.argv[2:],
+                )
             address = ray.get_runtime_context().gcs_address
             url = f"http://{_reachable(host)}:{port}"
             publish(RunningServer(address, url))
@@ -51,6 +56,20 @@ def main() -> None:
     except RoadworkError as error:
         echo_error(f"{error.title}: {error}")
         raise SystemExit(2) from None
+
+
+@contextmanager
+def _without_monitors() -> Iterator[None]:
+    """Let `ray.init` start no autoscaler, which one machine has no use for, and no log monitor.
+
+    That one copies what replicas print to the console; they log to files. `ray.init` has no arguments for this.
+    """
+    complete = parameter.RayParams
+    parameter.RayParams = partial(complete, include_log_monitor=False, no_monitor=True)
+    try:
+        yield
+    finally:
+        parameter.RayParams = complete
 
 
 def _address(config: Any) -> tuple[str, int]:

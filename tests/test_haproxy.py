@@ -1,4 +1,4 @@
-"""The settings of `roadwork serve --fast`, without a server."""
+"""The settings of HAProxy, without a server."""
 
 import contextlib
 import os
@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from roadwork_serve.cli.main import app
-from roadwork_serve.errors import ConfigError
-from roadwork_serve.haproxy import fast_environment
+from roadwork_serve.haproxy import haproxy_environment
 from roadwork_serve.ray_environment import RAY
 
 ROOT = Path(__file__).parents[1]
@@ -29,10 +29,14 @@ listen stats
   bind *:8404
 """  # in short, what Serve writes
 MENDED = """defaults
+    timeout http-request 10s
+    timeout http-keep-alive 90s
     option splice-response
 frontend prometheus
     bind 127.0.0.1:9101
 frontend http_frontend
+    option forwardfor
+    http-request del-header upgrade
     bind *:8000
 listen stats
   bind 127.0.0.1:8404
@@ -68,28 +72,61 @@ def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 
 
 def test_the_program_and_the_wrapper_exist(tmp_path: Path) -> None:
-    settings = fast_environment(tmp_path, WRAPPER)
+    settings = haproxy_environment(tmp_path, WRAPPER)
     for name in ("ROADWORK_HAPROXY", "RAY_SERVE_HAPROXY_BINARY_PATH"):
         assert os.access(settings[name], os.X_OK)
 
 
-def test_without_haproxy_fast_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roadwork_serve.haproxy.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="serve without --fast"):
-        fast_environment(tmp_path, WRAPPER)
+def test_servers_share_no_port(tmp_path: Path) -> None:
+    ports = [
+        value
+        for _ in range(3)
+        for name, value in haproxy_environment(tmp_path, WRAPPER).items()
+        if name.endswith(("_PORT", "_HTTP_PORT"))
+    ]
+    assert len(set(ports)) == len(ports) == 9
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_serve_fast_sets_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+@pytest.mark.parametrize(
+    ("words", "installed", "cluster", "expected"),
+    [
+        ([], True, "", True),
+        (["--no-haproxy"], True, "", False),
+        ([], False, "", False),
+        ([], True, "10.0.0.1:6379", False),
+    ],
+)
+def test_haproxy_is_the_default_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], installed: bool, cluster: str, expected: bool
+) -> None:
     seen: dict[str, str] = {}
     shutil.copy(ROOT / "serve_config.yaml", tmp_path)
     monkeypatch.setattr("roadwork_serve.cli.serve._PROJECT", tmp_path)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    own |= {"ROADWORK_STATE": str(tmp_path / "state"), "RAY_TMPDIR": str(tmp_path), "RAY_ADDRESS": cluster}
+    monkeypatch.setattr(os, "environ", own)
     monkeypatch.setattr(os, "chdir", lambda path: None)
     monkeypatch.setattr(os, "execv", lambda program, arguments: seen.update(os.environ))
-    monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(tmp_path))
-    done = CliRunner().invoke(app, ["serve", "--fast"] if fast else ["serve"])
-    assert done.exit_code == 0
-    assert ("HAProxy instead of Ray Serve's proxy" in done.stderr) is fast
-    assert (seen.get("RAY_SERVE_ENABLE_HA_PROXY") == "1") is fast
+    if not installed:
+        monkeypatch.setattr("roadwork_serve.haproxy.find_spec", lambda name: None)
+    done = CliRunner().invoke(app, ["serve", *words])
+    assert done.exit_code == 0, done.output
+    assert (seen.get("RAY_SERVE_ENABLE_HA_PROXY") == "1") is expected
     assert seen["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"] == RAY["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"]
+    folder = tmp_path / "haproxy-8000"
+    assert folder.exists() is expected and (not expected or folder.stat().st_mode & 0o777 == 0o700)
+
+
+@pytest.mark.parametrize("given", [{}, {"port": 8123}, {"host": "0.0.0.0"}])
+def test_only_a_host_in_the_configuration_leaves_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, object]
+) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump({"http_options": given, "applications": [{}]}))
+    monkeypatch.setattr(os, "environ", dict(os.environ) | {"ROADWORK_STATE": str(tmp_path / "state")})
+    monkeypatch.setattr(os, "chdir", lambda path: None)
+    started: list[str] = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: started.extend(arguments))
+    assert CliRunner().invoke(app, ["serve", "--config", str(file)]).exit_code == 0
+    options = yaml.safe_load(Path(started[3]).read_text())["http_options"]
+    assert options == {"host": "127.0.0.1", "port": 8000} | given

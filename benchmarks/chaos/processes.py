@@ -10,10 +10,16 @@ from benchmarks.chaos.plan import PROXY
 from benchmarks.server import Server
 
 
+# HAProxy ends with the first, and falls back to the second, which answers alone without it.
+_PROXIES = ("ray::HAProxyManager", "ray::ProxyActor")
+
+
 def pids(server: Server, target: str) -> list[int]:
-    """Return the live processes of a deployment's replicas, or of the HTTP proxy."""
-    replica_title = "ray::ProxyActor" if target == PROXY else f"ray::ServeReplica:roadwork:{target}"
-    return [pid for pid, title in processes(server) if title == replica_title or title.startswith(f"{replica_title}.")]
+    """Return the live processes of a deployment's replicas, or of what answers HTTP."""
+    titles = _PROXIES if target == PROXY else (f"ray::ServeReplica:roadwork:{target}",)
+    running = list(processes(server))
+    found = ([pid for pid, each in running if each == title or each.startswith(f"{title}.")] for title in titles)
+    return next(filter(None, found), [])
 
 
 def kill(server: Server, target: str) -> int:

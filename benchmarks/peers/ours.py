@@ -1,7 +1,6 @@
 """This project's own server, configured as in its documentation: one profile, one policy.
 
-By default it keeps its journal and its access log, which no other server here does. With the settings for throughput it
-leaves them out, as the page on operation describes.
+By default it keeps its journal and its access log, which no other server here does. It is measured without them, too.
 """
 
 import sys
@@ -14,7 +13,6 @@ from benchmarks.bulk import POLICY
 from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.model import CASCADE, UNSURE, weights
 from benchmarks.server import environment_in, write_config
-from benchmarks.transport import fast as fast_ports
 
 _CASCADE = {
     "version": "cascade",
@@ -23,21 +21,18 @@ _CASCADE = {
 }
 
 
-def settings(folder: Path, arguments: Arguments, fast: bool) -> tuple[list[str], dict[str, str]]:
+def settings(folder: Path, arguments: Arguments, journal: bool) -> tuple[list[str], dict[str, str]]:
     """Return the command and the environment of a server that keeps all its files in a folder."""
     policy = folder / "policy.yaml"
     policy.write_text(yaml.safe_dump(_CASCADE if arguments.model == CASCADE else POLICY))
     config = folder / "serve.yaml"
-    write_config(config, {"profile": "mini", "overrides": _overrides(arguments, policy, journal=not fast)})
+    write_config(config, {"profile": "mini", "overrides": _overrides(arguments, policy, journal)})
     serve_config = yaml.safe_load(config.read_text())
     serve_config["http_options"]["port"] = arguments.port
-    if fast:
+    if not journal:
         serve_config["logging_config"] = {"enable_access_log": False}
     config.write_text(yaml.safe_dump(serve_config))
-    environment = environment_in(folder)
-    if fast:
-        environment |= fast_ports(folder)
-    return [str(Path(sys.executable).with_name("serve")), "run", str(config)], environment
+    return [str(Path(sys.executable).with_name("serve")), "run", str(config)], environment_in(folder)
 
 
 def _overrides(arguments: Arguments, policy: Path, journal: bool) -> dict[str, Any]:

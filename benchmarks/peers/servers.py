@@ -21,7 +21,6 @@ from benchmarks.peers.load import Load
 from benchmarks.peers.model import WORKLOADS
 from benchmarks.peers.pictures import pictures
 from benchmarks.server import ROOT, environment_in, free_port, session, status, stop
-from benchmarks.transport import fast as fast_ports
 from benchmarks.usage import memory_mib, title
 
 TRITON_PATH = "/v2/models/predict/infer"
@@ -50,8 +49,6 @@ class Peer:
     forced: tuple[str, ...] = ()
     #: Interpreter that it needs, if it exists.
     python: str = sys.executable
-    #: Runs with Ray Serve's settings for throughput.
-    fast: bool = False
 
 
 PEERS = {
@@ -65,7 +62,7 @@ PEERS = {
         packages=("bentoml==1.4.39",),
         unpinned=("opentelemetry", "wrapt"),
     ),
-    "Ray Serve, @serve.batch": Peer("{bin}/python -m benchmarks.peers.ray_serve_app", fast=True),
+    "Ray Serve, @serve.batch": Peer("{bin}/python -m benchmarks.peers.ray_serve_app"),
     "Triton": Peer(
         "{bin}/python -m benchmarks.peers.triton",
         path=TRITON_PATH,
@@ -75,7 +72,7 @@ PEERS = {
         python="/usr/bin/python3.11",  # Debian's: Triton needs a Python built as a shared library
     ),
 }
-OURS = {"roadwork-serve": False, "roadwork-serve, fast": True}
+OURS = {"roadwork-serve": True, "roadwork-serve, no journal": False}  # with a journal?
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +192,7 @@ def _start(
 ) -> tuple[subprocess.Popen[bytes], RunningServer, float]:
     """Start a server. Returns its process, its address, and the time."""
     if name in OURS:
-        command, environment = ours.settings(folder, arguments, fast=OURS[name])
+        command, environment = ours.settings(folder, arguments, journal=OURS[name])
         path = "/v1/classify"
     else:
         peer = PEERS[name]
@@ -203,8 +200,6 @@ def _start(
             bin=prepare_interpreter(name, peer).parent, port=arguments.port, workers=arguments.workers
         ).split()
         environment, path = environment_in(folder) | arguments.to_environment(), peer.path
-        if peer.fast:
-            environment |= fast_ports(folder)
     environment["OMP_NUM_THREADS"] = str(arguments.threads)
     began = time.monotonic()
     with log.open("wb") as output:

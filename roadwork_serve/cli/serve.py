@@ -2,13 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from roadwork_serve.cli.options import StateFolder
-from roadwork_serve.ray_environment import ray_environment
-from roadwork_serve.terminal import echo
 
 _PROJECT = Path(__file__).parents[2]
 
@@ -21,12 +19,6 @@ def serve(
     config_file: Annotated[
         Path | None, typer.Option("--config", help="Ray Serve configuration to run instead of serve_config.yaml.")
     ] = None,
-    fast: Annotated[
-        bool,
-        typer.Option(
-            "--fast", help="Use HAProxy and gRPC between replicas, for throughput. A warning names the consequences."
-        ),
-    ] = False,
     host: Annotated[
         str | None,
         typer.Option(help="Address to listen on. By default the one in the configuration, which is loopback only."),
@@ -42,6 +34,14 @@ def serve(
             help="Run Ray's dashboard, which `serve deploy` and `serve status` also use. It takes memory.",
         ),
     ] = True,
+    haproxy: Annotated[
+        bool,
+        typer.Option(
+            "--haproxy/--no-haproxy",
+            help="Put HAProxy in front, where it is installed: on Linux, with ray[serve]. Without it Ray Serve's own proxy "
+            "answers, with about half the throughput.",
+        ),
+    ] = True,
     state: StateFolder = None,
 ) -> None:
     """Run the server until Ctrl-C.
@@ -49,12 +49,13 @@ def serve(
     RAY_* variables that are already set keep their values.
     """
     import os
-    import tempfile
 
     import yaml
 
     from roadwork_serve.api.api_keys import FILE_VARIABLE
     from roadwork_serve.errors import ConfigError
+    from roadwork_serve.haproxy import haproxy_environment
+    from roadwork_serve.ray_environment import named_cluster, ray_environment
     from roadwork_serve.state_folder import VARIABLE, make_private, state_folder
 
     config = _project_file("serve_config.yaml") if config_file is None else config_file.resolve()
@@ -65,25 +66,20 @@ def serve(
     # An absolute path, before the folder changes; the token for Ray lies in it.
     own = make_private(state_folder() if state is None else state.absolute())
     os.environ[VARIABLE] = str(own)
-    if profile is not None or host is not None or port is not None:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-        if profile is not None:
-            if profile.endswith((".yaml", ".yml")) or "/" in profile:
-                profile = str(Path(profile).resolve())
-            settings["applications"][0].setdefault("args", {})["profile"] = profile
-        chosen = {"host": host, "port": port}
-        settings["http_options"] = (settings.get("http_options") or {}) | {
-            name: value for name, value in chosen.items() if value is not None
-        }
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    options: dict[str, Any] = {"host": "127.0.0.1", "port": 8000} | (settings.get("http_options") or {})
+    options |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    if profile is not None:
+        if profile.endswith((".yaml", ".yml")) or "/" in profile:
+            profile = str(Path(profile).resolve())
+        settings["applications"][0].setdefault("args", {})["profile"] = profile
+    if profile is not None or options != settings.get("http_options"):
         config = own / "serve_config.yaml"
-        config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        config.write_text(yaml.safe_dump(settings | {"http_options": options}, sort_keys=False), encoding="utf-8")
     environment = ray_environment() | {"RAY_SERVE_LOG_TO_STDERR": "0"}  # replicas log to Ray's folder only
-    if fast:
-        from roadwork_serve.haproxy import WARNING, fast_environment
-
-        folder = Path(tempfile.mkdtemp(prefix="rw-"))
-        environment |= fast_environment(folder, _project_file("ops/haproxy/haproxy.sh"))
-        echo(WARNING, color="yellow", err=True)
+    if haproxy and named_cluster() is None:  # the nodes of a cluster have started their Ray already
+        folder = Path(os.environ.get("RAY_TMPDIR") or environment["RAY_TMPDIR"]) / f"haproxy-{options['port']}"
+        environment |= haproxy_environment(make_private(folder), _project_file("ops/haproxy/haproxy.sh"))
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     if keys := os.environ.get(FILE_VARIABLE):

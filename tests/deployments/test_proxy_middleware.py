@@ -70,8 +70,9 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 @pytest.fixture
-async def port() -> AsyncIterator[int]:
+async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     """Yield the port of a server that is started as Ray Serve starts its own, and returns the path and the body."""
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
     middlewares()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -17,6 +17,7 @@ import httpx
 import yaml
 
 from benchmarks.server import RAY_TRIES, ROOT, environment_in, free_port, write_config
+from roadwork_serve.haproxy import NO_HAPROXY
 from tests.e2e.conftest import eventually, ready
 
 _BIN = Path(sys.executable).parent
@@ -174,7 +175,7 @@ def nodes(args: Mapping[str, Any], builder: str, cpus: float) -> Iterator[Nodes]
     folder = Path(tempfile.mkdtemp(prefix="rw-"))  # Ray's socket paths must be short
     _, journal = write_config(folder / "serve.yaml", args, builder)
     config = yaml.safe_load((folder / "serve.yaml").read_text())
-    environment = {**os.environ, **environment_in(folder)}
+    environment = {**os.environ, **environment_in(folder), **NO_HAPROXY}  # each node has a proxy
     del environment["RAY_ADDRESS"]  # `ray start` would take it for the address of a head
     running = Nodes(folder, environment, config, journal)
     try:

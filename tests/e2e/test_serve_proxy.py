@@ -1,10 +1,8 @@
-"""`roadwork serve --fast` with a real server: HAProxy in front, and unchanged responses."""
+"""A real server behind HAProxy and, as with `roadwork serve --no-haproxy`, behind Ray Serve's own proxy."""
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 
 import httpx
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from benchmarks.chaos.processes import processes
 from benchmarks.fake_models import BUILDER, overrides
 from benchmarks.server import Server, started
-from benchmarks.transport import bodies, fast
+from benchmarks.transport import MODES, bodies
 from roadwork_serve.schema import BatchResult, Problem, Verdict
 from roadwork_serve.server_state import Info
 from tests.e2e.conftest import eventually
@@ -22,15 +20,12 @@ JPEG = bodies()["small"]
 KIND = {"content-type": "image/jpeg"}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=MODES)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Yield a server with undecided stages, so that every photo reaches a slow reasoner."""
     args = {"profile": "mini", "overrides": overrides({"reasoner": 300}, sure=0, doubt=0)}
     log = tmp_path_factory.mktemp("log") / "server.log"
-    with (
-        tempfile.TemporaryDirectory(prefix="rw-") as folder,
-        started(log, args, fast(Path(folder)), BUILDER) as server,
-    ):
+    with started(log, args, MODES[request.param], BUILDER) as server:
         yield server
     eventually(lambda: not list(processes(server)), 10, "nothing of it is left, HAProxy least of all")
 
@@ -56,18 +51,22 @@ async def chunks(data: bytes) -> AsyncIterator[bytes]:
         yield data[at : at + 2**16]
 
 
-def bound(server: Server) -> dict[str, list[IPv4Address | IPv6Address]] | None:
-    """Return the listening addresses by process; None while a process starts or ends, as HAProxy does on a reload."""
+def bound(server: Server, proxies: list[int]) -> dict[str, list[IPv4Address | IPv6Address]] | None:
+    """Return the listening addresses by process, once each HAProxy has this many.
+
+    None while a process starts or ends, as HAProxy does on a reload.
+    """
     try:
         found = {f"{title} {pid}": listening(pid) for pid, title in list(processes(server))}
     except OSError:
         return None
-    proxies = [addresses for title, addresses in found.items() if "bin/haproxy " in title]
-    return found if [len(each) for each in proxies] == [3] else None
+    counts = [len(addresses) for title, addresses in found.items() if "bin/haproxy " in title]
+    return found if counts == proxies else None
 
 
-def test_nothing_listens_beyond_loopback(server: Server) -> None:
-    found = eventually(lambda: bound(server), 20, "HAProxy listens for requests, metrics and statistics")
+def test_nothing_listens_beyond_loopback(server: Server, request: pytest.FixtureRequest) -> None:
+    proxies = [3] if request.node.callspec.params["server"] == "default" else []  # requests, metrics, statistics
+    found = eventually(lambda: bound(server, proxies), 20, "HAProxy listens, or is not there")
     beyond = [(title, each) for title, addresses in found.items() for each in addresses if not each.is_loopback]
     assert not beyond
 
