@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from roadwork_serve.engines.denormals import flush_denormals
 from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.onnx import open_graph
+from roadwork_serve.engines.thumbnails import batches
 from roadwork_serve.errors import ModelError
 
 MODEL_TYPE, VIT = "onnx_backbone", "dinov3_vit"
 FILE = "backbone.onnx"
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, unless the checkpoint has others
 _INPUT = "pixels"
+# More pixels at a time do not fit in a core's caches: with 8 a thumbnail took up to a quarter longer, on an AMD EPYC.
+_TOGETHER = 2
 
 
 class OnnxFolder:
@@ -67,7 +70,8 @@ class OnnxFolder:
         """
         self.check_side(pixels.shape[-1])
         with flush_denormals():
-            (found,) = self._session.run(None, {_INPUT: pixels})
+            parts = [self._session.run(None, {_INPUT: pixels[c]})[0] for c in batches(len(pixels), _TOGETHER)]
+        found = np.concatenate(parts)
         if found.ndim == 3:
             return found
         cells = found.reshape(*found.shape[:2], -1)
