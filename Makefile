@@ -222,7 +222,7 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Run all benchmarks that need no GPU; two and a half hours
+bench: $(READY)  ## Run all benchmarks that need no GPU; an hour and a half
 	$(if $(ARGS),,$(MAKE) bench-scenes)
 	$(BIN)/python -m benchmarks.all $(ARGS)
 

@@ -45,8 +45,8 @@ ALL = (
         "overhead", 17, ("--models", "bundled", "--seconds", "2", "--repeats", "1"), ("rows",), has_plot=False
     ),
     Measurement(
-        "peers", 90,
-        ("--models", "bundled", "--sizes", "50 kB", "--servers", "FastAPI", "roadwork-serve, fast", "--seconds", "1.5",
+        "peers", 30,
+        ("--models", "bundled", "--sizes", "50 kB", "--servers", "FastAPI", "roadwork-serve", "--seconds", "1.5",
          "--repeats", "1", "--arrivals", "20", "--workers", "2"),
         ("runs", "workloads"),
     ),

@@ -31,9 +31,9 @@ from rich.table import Table
 from benchmarks.environment import Environment
 from benchmarks.peers.bare import loop_process, throughput_by_threads
 from benchmarks.peers.load import Load
-from benchmarks.peers.model import BUNDLED, LARGE, SMALL, WORKLOADS
 from benchmarks.peers.pictures import SIZES, pictures
 from benchmarks.peers.servers import RunningServer, running
+from benchmarks.peers.workloads import BUNDLED, LARGE, SMALL, WORKLOADS
 from benchmarks.server import ROOT, end_in_order
 from roadwork_serve.atomic_write import write_json
 

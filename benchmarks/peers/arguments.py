@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
-from benchmarks.peers.model import CASCADE, WORKLOADS, Workload
+from benchmarks.peers.workloads import WORKLOADS, Workload
 
 VARIABLE = "ROADWORK_PEER"
 
@@ -33,9 +33,9 @@ class Arguments:
     def first_stage_workers(self) -> int:
         """Workers of the first stage, if stages are separate processes.
 
-        In the cascade more of them would compete with the second stage, and have smaller batches.
+        With the sign reader more of them would compete with the second stage, and have smaller batches.
         """
-        return max(1, self.workers // 2) if self.model == CASCADE else self.workers
+        return max(1, self.workers // 2) if self.workload.reads_signs else self.workers
 
     @property
     def queue_timeout_s(self) -> float:

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
-from benchmarks.peers.model import WORKLOADS, Pipeline
+from benchmarks.peers.cores import SERVER, count_cores, pinned
+from benchmarks.peers.model import Pipeline
 from benchmarks.peers.pictures import COUNT, SIZES, pictures
+from benchmarks.peers.workloads import WORKLOADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,10 @@ class LoopProcess:
 def loop_process(model: str, threads: int) -> Iterator[LoopProcess]:
     """Yield a process for the loop, which is killed when the block ends."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.peers.bare", model, str(threads)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    with pinned(WORKLOADS[model], SERVER):
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process:
         try:
             yield LoopProcess(process)
         finally:
@@ -82,7 +87,7 @@ def loop_process(model: str, threads: int) -> Iterator[LoopProcess]:
 def throughput_by_threads(model: str, seconds: float) -> dict[int, float]:
     """Return the images per second of the loop by number of threads."""
     throughputs: dict[int, float] = {}
-    for count in range(1, len(os.sched_getaffinity(0)) + 1):
+    for count in range(1, count_cores(WORKLOADS[model]) + 1):
         with loop_process(model, count) as loop:
             throughputs[count] = loop.run(next(iter(SIZES)), seconds).per_s
     return throughputs

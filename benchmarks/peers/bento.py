@@ -8,7 +8,7 @@ import bentoml
 from bentoml.validators import ContentType
 
 from benchmarks.peers.arguments import Arguments
-from benchmarks.peers.model import CASCADE, Classifier, SignReader, unsure
+from benchmarks.peers.model import Classifier, SignReader, unsure
 
 arguments = Arguments.from_environment()
 MAX_LATENCY_MS = int(1000 * arguments.limit_s)
@@ -55,7 +55,7 @@ class Front:
     """Reads requests and calls the other services."""
 
     first = bentoml.depends(First)
-    if arguments.model == CASCADE:
+    if arguments.workload.reads_signs:
         second = bentoml.depends(Second)
 
     @bentoml.api
@@ -66,6 +66,6 @@ class Front:
             (probability,) = await self.first.to_async.classify([data])
         else:
             probability = await self.first.to_async.classify_one(data)
-        if arguments.model == CASCADE and unsure(probability):
+        if arguments.workload.reads_signs and unsure(probability):
             probability = await self.second.to_async.read(data, probability)
         return {"probability": float(probability)}

@@ -11,7 +11,7 @@ import yaml
 
 from benchmarks.bulk import POLICY
 from benchmarks.peers.arguments import Arguments
-from benchmarks.peers.model import CASCADE, UNSURE, weights
+from benchmarks.peers.model import UNSURE, weights
 from benchmarks.server import environment_in, write_config
 
 _CASCADE = {
@@ -24,7 +24,7 @@ _CASCADE = {
 def settings(folder: Path, arguments: Arguments, journal: bool) -> tuple[list[str], dict[str, str]]:
     """Return the command and the environment of a server that keeps all its files in a folder."""
     policy = folder / "policy.yaml"
-    policy.write_text(yaml.safe_dump(_CASCADE if arguments.model == CASCADE else POLICY))
+    policy.write_text(yaml.safe_dump(_CASCADE if arguments.workload.reads_signs else POLICY))
     config = folder / "serve.yaml"
     write_config(config, {"profile": "mini", "overrides": _overrides(arguments, policy, journal)})
     serve_config = yaml.safe_load(config.read_text())
@@ -36,19 +36,29 @@ def settings(folder: Path, arguments: Arguments, journal: bool) -> tuple[list[st
 
 
 def _overrides(arguments: Arguments, policy: Path, journal: bool) -> dict[str, Any]:
+    workload = arguments.workload
     resources = {"threads": arguments.threads, "replicas": arguments.workers}
     stages: dict[str, Any] = dict.fromkeys(("signs", "vlm", "reasoner", "video"))
     engines: dict[str, Any] = dict.fromkeys(("ocr", "qwen3-vl", "qwen3-vl-thinking", "molmo2"))
-    if arguments.model == CASCADE:
+    if workload.reads_signs:
         del stages["signs"]
         engines["ocr"] = resources
     return {
         "policy": str(policy),
         "journal": {"enabled": journal},
-        "ingress": {"default_deadline_ms": int(1000 * arguments.limit_s)},
-        "stages": {**stages, "backbone": {"max_batch": arguments.workload.batch}},
+        "ingress": {
+            "default_deadline_ms": int(1000 * arguments.limit_s),
+            "decode_processes": arguments.workers,
+        },
+        "stages": {**stages, "backbone": {"max_batch": workload.batch}},
         "engines": {
             **engines,
-            "dinov3": {"model": weights(arguments.model), **resources, "replicas": arguments.first_stage_workers},
+            "dinov3": {
+                "backend": workload.own_engine,
+                "model": weights(workload.backbone),
+                "miniature": True,
+                **resources,
+                "replicas": arguments.first_stage_workers,
+            },
         },
     }

@@ -10,7 +10,7 @@ from ray.serve.schema import LoggingConfig
 from starlette.requests import Request
 
 from benchmarks.peers.arguments import Arguments
-from benchmarks.peers.model import CASCADE, Classifier, SignReader, unsure
+from benchmarks.peers.model import Classifier, SignReader, unsure
 
 arguments = Arguments.from_environment()
 # Per replica. As many again may queue, because HAProxy sends to each replica.
@@ -59,7 +59,7 @@ class FirstStage:
 
 if __name__ == "__main__":
     serve.start(http_options={"host": "127.0.0.1", "port": arguments.port, "request_timeout_s": arguments.limit_s})
-    second = SecondStage.bind(arguments.threads) if arguments.model == CASCADE else None
+    second = SecondStage.bind(arguments.threads) if arguments.workload.reads_signs else None
     serve.run(
         FirstStage.bind(arguments.model, arguments.threads, second),
         route_prefix="/predict",

@@ -32,10 +32,17 @@ class Row:
     memory_mib: float
     #: Requests without a complete answer. Clients pause after them, so such a row underestimates the throughput.
     refused: int
+    #: Processor time of all its processes per second without requests, after the start; None in earlier results.
+    rest_ms_per_s: float | None = None
+    #: Processor time per answer beyond that at rest; None in earlier results.
+    marginal_cpu_ms: float | None = None
 
     def summary(self) -> str:
         """Return a line for the log."""
-        return f"{self.model}, {self.size}, {self.server}: {self.relative_throughput} of the bare loop"
+        return (
+            f"{self.model}, {self.size}, {self.server}: {self.relative_throughput} of the bare loop, "
+            f"{self.marginal_cpu_ms} ms per answer and {self.rest_ms_per_s} ms per second at rest"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +17,10 @@ import httpx
 
 from benchmarks.peers import ours
 from benchmarks.peers.arguments import Arguments
+from benchmarks.peers.cores import SERVER, count_cores, pinned
 from benchmarks.peers.load import Load
-from benchmarks.peers.model import WORKLOADS
 from benchmarks.peers.pictures import pictures
+from benchmarks.peers.workloads import WORKLOADS
 from benchmarks.server import ROOT, environment_in, free_port, session, status, stop
 from benchmarks.usage import memory_mib, title
 
@@ -32,6 +33,7 @@ _RELAXED_LIMIT, _RELAXED_IN_FLIGHT = (
 )  # factor on the limit, and requests in flight, for a server that rejects nothing
 _MAX_FAILURES = 20  # responses with status 500 after which the start counts as failed
 _TICKS = os.sysconf("SC_CLK_TCK")
+_PROJECT = ".[models]"  # PyTorch is not in every installation
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +133,15 @@ class RunningServer:
             self.url, [self.request(data) for data in pictures(size)], WORKLOADS[model].limit_s, self.is_complete
         )
 
-    def cpu_s(self) -> float:
-        """Return the processor time of all its processes so far."""
-        return sum(process.cpu_s for process in self.processes())
+    def cpu_s(self) -> dict[int, float]:
+        """Return the processor time so far of each of its processes."""
+        return {process.pid: process.cpu_s for process in self.processes()}
+
+    def rest_ms_per_s(self, seconds: float) -> float:
+        """Return its processor time per second, over so many seconds in which nothing is sent."""
+        before, began = self.cpu_s(), time.monotonic()
+        time.sleep(seconds)
+        return 1000 * spent_s(before, self.cpu_s()) / (time.monotonic() - began)
 
     def processes(self) -> Iterator["Process"]:
         """Yield its processes."""
@@ -151,6 +159,11 @@ class RunningServer:
         return found
 
 
+def spent_s(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """Return the processor time between two readings, of the processes that are there at the second."""
+    return sum(total_s - before.get(pid, 0.0) for pid, total_s in after.items())
+
+
 @contextmanager
 def running(name: str, model: str, workers: int, photo: bytes, per_s: float | None = None) -> Iterator[RunningServer]:
     """Start a server for a model and yield it once it answers.
@@ -165,11 +178,12 @@ def running(name: str, model: str, workers: int, photo: bytes, per_s: float | No
     Raises:
         RuntimeError: with the end of the log, if it does not answer.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    workload = WORKLOADS[model]
+    threads = max(1, count_cores(workload) // workers)
     log = ROOT / "build/peers" / f"{_slug(name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rw-", ignore_cleanup_errors=True) as folder:
-        limit_s = WORKLOADS[model].limit_s * (1 if per_s else _RELAXED_LIMIT)
+        limit_s = workload.limit_s * (1 if per_s else _RELAXED_LIMIT)
         max_in_flight = max(2 * workers, round(0.8 * limit_s * per_s)) if per_s else _RELAXED_IN_FLIGHT
         for tries_left in range(_TRIES - 1, -1, -1):
             arguments = Arguments(free_port(), model, workers, threads, limit_s, max_in_flight)
@@ -202,7 +216,7 @@ def _start(
         environment, path = environment_in(folder) | arguments.to_environment(), peer.path
     environment["OMP_NUM_THREADS"] = str(arguments.threads)
     began = time.monotonic()
-    with log.open("wb") as output:
+    with log.open("wb") as output, pinned(arguments.workload, SERVER):
         process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output, start_new_session=True
         )
@@ -219,7 +233,7 @@ def prepare_interpreter(name: str, peer: Peer) -> Path:
         return Path(sys.executable)
     folder = ROOT / "build/peers" / f"venv-{_slug(name)}"
     found = folder / "bin/python"
-    ready, fingerprint = folder / ".ready", f"{peer}\n{(ROOT / 'constraints.txt').read_text()}"
+    ready, fingerprint = folder / ".ready", f"{_PROJECT} {peer}\n{(ROOT / 'constraints.txt').read_text()}"
     if not ready.is_file() or ready.read_text() != fingerprint:
         uv = str(Path(sys.executable).with_name("uv"))
         base = peer.python if Path(peer.python).exists() else sys.executable
@@ -232,7 +246,7 @@ def prepare_interpreter(name: str, peer: Peer) -> Path:
         overrides.write_text("\n".join(line for line in locked if line.partition("==")[0] in forced))
         install = [uv, "pip", "install", "--quiet", "--python", str(found)]
         limits = ["--constraints", str(constraints), "--overrides", str(overrides)]
-        _run([*install, *limits, "--editable", ".", *peer.packages])
+        _run([*install, *limits, "--editable", _PROJECT, *peer.packages])
         if peer.forced:
             _run([*install, "--no-deps", *peer.forced])
         ready.write_text(fingerprint)

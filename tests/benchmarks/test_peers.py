@@ -3,29 +3,37 @@
 import asyncio
 import itertools
 import json
+import os
 import random
 import struct
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from aiohttp import web
 
-from benchmarks.peers.__main__ import save_run
+from benchmarks.peers.__main__ import Saturation, save_run
 from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.bare import LoopResult
-from benchmarks.peers.load import Load, Point, _rate
-from benchmarks.peers.model import BUNDLED, CASCADE, WORKLOADS, unsure
+from benchmarks.peers.cores import CLIENT, SERVER, count_cores, pinned
+from benchmarks.peers.load import Load, Point, Saturated, _rate
+from benchmarks.peers.model import Classifier, unsure
 from benchmarks.peers.ours import settings
 from benchmarks.peers.pictures import SIZES, pictures
 from benchmarks.peers.plot import plot
-from benchmarks.peers.results import Curve, Row, Run
-from benchmarks.peers.servers import PEERS, TRITON_PATH, RunningServer
+from benchmarks.peers.results import Curve, Row, Run, merge_runs
+from benchmarks.peers.servers import OURS, PEERS, TRITON_PATH, RunningServer, spent_s
+from benchmarks.peers.workloads import AS_SHIPPED, BUNDLED, CASCADE, SMALL, WORKLOADS, on_one_core
+from benchmarks.tables import RESULTS
 from deployments.app import Args
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.profiles.load import load_profile
+from roadwork_serve.profiles.profile import Profile
 
 REQUEST = (b"photo", {"Content-Type": "image/jpeg"})
 
@@ -137,7 +145,7 @@ def test_triton_receives_its_own_protocol() -> None:
     [
         ("roadwork-serve", "confident", False, True),
         ("roadwork-serve", "deadline", False, False),
-        ("roadwork-serve, fast", "last", True, False),
+        ("roadwork-serve, no journal", "last", True, False),
         ("FastAPI", "deadline", True, True),
     ],
 )
@@ -163,23 +171,104 @@ def test_a_server_reads_its_arguments_from_the_environment(monkeypatch: pytest.M
     assert result.workload == WORKLOADS[CASCADE]
 
 
-@pytest.mark.parametrize("fast", [False, True])
-@pytest.mark.parametrize("model", [BUNDLED, CASCADE])
-def test_this_server_does_the_same_work_as_the_others(tmp_path: Path, model: str, fast: bool) -> None:
-
-    settings(tmp_path, Arguments(8123, model, 2, 1, 0.5, 40), fast)
-
-    config = yaml.safe_load((tmp_path / "serve.yaml").read_text())
+def own_profile(folder: Path, model: str, journal: bool = True, workers: int = 2) -> tuple[Profile, dict[str, Any]]:
+    """Return the profile and the configuration with which this server is measured."""
+    settings(folder, Arguments(8123, model, workers, 1, 0.5, 40), journal)
+    config = yaml.safe_load((folder / "serve.yaml").read_text())
     args = Args(**config["applications"][0]["args"])
-    profile = load_profile(args.profile, args.overrides)
+    return load_profile(args.profile, args.overrides), config
+
+
+@pytest.mark.parametrize("journal", OURS.values())
+@pytest.mark.parametrize("model", [BUNDLED, CASCADE])
+def test_this_server_does_the_same_work_as_the_others(tmp_path: Path, model: str, journal: bool) -> None:
+    profile, config = own_profile(tmp_path, model, journal)
     assert set(profile.stages) == ({"backbone", "signs"} if model == CASCADE else {"backbone"})
     # Stage 1 shares its cores with the second stage, where there is one.
     replicas = {stage: profile.engine_of(stage).replicas for stage in profile.stages}
     assert replicas == ({"backbone": 1, "signs": 2} if model == CASCADE else {"backbone": 2})
     assert {profile.engine_of(stage).threads for stage in profile.stages} == {1}
-    assert (profile.journal.enabled, "logging_config" in config) == (not fast, fast)
+    assert (profile.journal.enabled, "logging_config" in config) == (journal, not journal)
     first = load_policy(profile.policy).photo[0]
     assert all(unsure(p) == (first.low <= p <= first.high) for p in (0.05, 0.3, 0.7, 0.95)) == (model == CASCADE)
+
+
+@pytest.mark.parametrize(
+    ("model", "others", "own"),
+    [
+        (BUNDLED, "onnx", "onnx"),
+        (on_one_core(BUNDLED), "onnx", "onnx"),
+        (AS_SHIPPED, "transformers", "onnx"),
+        (CASCADE, "onnx", "onnx"),
+        (SMALL, "transformers", "transformers"),
+    ],
+)
+def test_the_engines_are_equal_but_for_servers_as_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, others: str, own: str
+) -> None:
+    monkeypatch.setattr("benchmarks.peers.ours.weights", "weights of {}".format)
+    engine = own_profile(tmp_path, model)[0].engine_of("backbone")
+    workload = WORKLOADS[model]
+    assert (workload.engine, engine.backend) == (others, own)
+    assert (engine.model, engine.miniature) == (f"weights of {workload.backbone}", True)
+
+
+def test_both_engines_give_the_same_probabilities() -> None:
+    photos = pictures(next(iter(SIZES)), 4)
+    onnx, torch = (Classifier(model, 1) for model in (BUNDLED, AS_SHIPPED))
+    thumbs = [onnx.thumb(data) for data in photos]
+    probabilities = onnx.classify(thumbs)
+    assert probabilities == pytest.approx(torch.classify(thumbs), abs=0.01)
+    assert max(probabilities) - min(probabilities) > 0.1, "not all alike"
+
+
+def test_servers_on_onnx_runtime_load_no_pytorch() -> None:
+    code = f"import sys; from benchmarks.peers.model import Classifier; Classifier({BUNDLED!r}, 1); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "onnxruntime" in loaded and not {"torch", "transformers"} & set(loaded)
+
+
+def affinity_of_a_child() -> set[int]:
+    code = "import os; print(*os.sched_getaffinity(0))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return {int(each) for each in printed.split()}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_on_one_core_server_and_client_have_one_each(tmp_path: Path) -> None:
+    cores, one, every = os.sched_getaffinity(0), WORKLOADS[on_one_core(BUNDLED)], WORKLOADS[BUNDLED]
+    children: list[set[int]] = []
+    for place in (SERVER, CLIENT):
+        with pinned(one, place):
+            children.append(affinity_of_a_child())
+        with pinned(every, place):
+            assert os.sched_getaffinity(0) == cores
+    assert os.sched_getaffinity(0) == cores
+    assert [len(each) for each in children] == [1, 1] and children[0] != children[1]
+    assert (count_cores(one), count_cores(every)) == (1, len(cores))
+    profile, _ = own_profile(tmp_path, on_one_core(BUNDLED), workers=1)
+    assert (profile.engine_of("backbone").replicas, profile.ingress.decode_processes) == (1, 1)
+
+
+def test_the_margin_leaves_out_what_a_server_takes_at_rest() -> None:
+    found = Saturation(Saturated([40.0, 60.0], 0), took_s=4.0, cpu_s=6.0, memory_mib=1)
+    assert (found.cpu_ms(), found.cpu_ms(rest_ms_per_s=500.0)) == (30.0, 20.0)
+
+
+def test_processor_time_counts_processes_that_begin_and_not_those_that_end() -> None:
+    assert spent_s({1: 5.0, 2: 7.0}, {1: 6.0, 3: 0.5}) == 1.5
+
+
+def test_results_from_before_the_margin_was_measured_can_be_merged(tmp_path: Path) -> None:
+    rows = [{"server": "FastAPI", "model": SMALL, "size": "50 kB", "start_s": 1.0, "throughputs": [50.0], "bare": [],
+             "relative_throughput": 0.5, "cpu_ms": 20.0, "memory_mib": 500, "refused": 0}]  # fmt: skip
+    old = {"model": SMALL, "environment": {}, "bare_per_s_by_threads": {"1": 50.0}, "rows": rows}
+    (tmp_path / "peers.json").write_text(json.dumps({"runs": [old]}))
+    for path in (tmp_path / "peers.json", RESULTS / "peers.json"):
+        new, *kept = merge_runs(path, Run(BUNDLED, {}, {}), list(WORKLOADS))
+        assert new.model == BUNDLED and SMALL in {each.model for each in kept}
+    (row,) = merge_runs(tmp_path / "peers.json", Run(BUNDLED, {}, {}), list(WORKLOADS))[1].rows
+    assert (row.rest_ms_per_s, row.marginal_cpu_ms) == (None, None)
 
 
 def test_a_result_keeps_the_runs_of_other_models(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""The workloads: a backbone and the engine that runs it, with or without the sign reader, on all cores or on one."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Engine = Literal["onnx", "transformers"]  # as a profile names ONNX Runtime and PyTorch
+
+BUNDLED, AS_SHIPPED, CASCADE, SMALL, LARGE = "bundled", "bundled, as shipped", "cascade", "vit-s", "vit-l"
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The work of a server."""
+
+    #: Photos per forward pass.
+    batch: int
+    #: Latency above which an answer is late.
+    limit_s: float
+    #: BUNDLED, or one of random weights: SMALL or LARGE.
+    backbone: str = BUNDLED
+    #: Runs the backbone in the bare loop and in the other servers.
+    engine: Engine = "onnx"
+    #: Runs the backbone in this project's server.
+    own_engine: Engine = "onnx"
+    #: Whether the sign reader reads photos on which the backbone is unsure.
+    reads_signs: bool = False
+    #: Whether a server, or the bare loop, has one core, and the client another.
+    one_core: bool = False
+    #: Factor on the duration of measurements.
+    pace: float = 1.0
+
+    def clients(self, workers: int, per_s: float) -> int:
+        """Return the number of closed-loop clients that saturate this many workers.
+
+        A batch in each worker, one being formed, and two requests on their way. But no more than can be answered in
+        half the limit at the throughput of the bare loop, because this does not measure how a server sheds load.
+        """
+        return max(workers + 2, min(self.batch * (workers + 1) + 2, round(0.5 * self.limit_s * per_s)))
+
+
+def on_one_core(name: str) -> str:
+    """Return the name of the same workload on one core."""
+    return f"{name}, one core"
+
+
+# 500 ms where a core of a small machine can meet it; batches that take a core well under half the limit.
+ON_ALL_CORES = {
+    BUNDLED: Workload(8, 0.5),
+    AS_SHIPPED: Workload(8, 0.5, engine="transformers"),
+    CASCADE: Workload(8, 2.0, reads_signs=True, pace=2.0),
+    SMALL: Workload(1, 0.5, SMALL, "transformers", "transformers", pace=2.0),
+    LARGE: Workload(1, 10.0, LARGE, "transformers", "transformers", pace=4.0),
+}
+WORKLOADS = ON_ALL_CORES | {on_one_core(name): replace(each, one_core=True) for name, each in ON_ALL_CORES.items()}
