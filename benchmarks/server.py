@@ -111,7 +111,7 @@ def write_config(
 def environment_in(folder: Path) -> dict[str, str]:
     """Return the environment of `roadwork serve`, for a new Ray cluster that keeps all its files in a folder."""
     own = {VARIABLE: str(folder / "state"), "RAY_ADDRESS": "local", "RAY_TMPDIR": str(folder)}
-    proxy = haproxy_environment(folder, ROOT / "ops/haproxy/haproxy.sh")
+    proxy = haproxy_environment(folder / "haproxy", ROOT / "ops/haproxy/haproxy.sh")
     return ray_environment(own) | proxy | own | {"PYTHONPATH": str(ROOT)}
 
 

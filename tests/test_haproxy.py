@@ -18,7 +18,8 @@ from roadwork_serve.ray_environment import RAY
 
 ROOT = Path(__file__).parents[1]
 WRAPPER = ROOT / "ops/haproxy/haproxy.sh"
-WRITTEN = """defaults
+WRITTEN = """global
+defaults
     option splice-request
     option splice-response
 frontend prometheus
@@ -28,7 +29,9 @@ frontend http_frontend
 listen stats
   bind *:8404
 """  # in short, what Serve writes
-MENDED = """defaults
+MENDED = """global
+    tune.http.maxhdr 2048
+defaults
     timeout http-request 10s
     timeout http-keep-alive 90s
     option splice-response

@@ -77,9 +77,9 @@ def serve(
         config = own / "serve_config.yaml"
         config.write_text(yaml.safe_dump(settings | {"http_options": options}, sort_keys=False), encoding="utf-8")
     environment = ray_environment() | {"RAY_SERVE_LOG_TO_STDERR": "0"}  # replicas log to Ray's folder only
-    if haproxy and named_cluster() is None:  # the nodes of a cluster have started their Ray already
+    if haproxy and named_cluster(os.environ) is None:  # the nodes of a cluster have started their Ray already
         folder = Path(os.environ.get("RAY_TMPDIR") or environment["RAY_TMPDIR"]) / f"haproxy-{options['port']}"
-        environment |= haproxy_environment(make_private(folder), _project_file("ops/haproxy/haproxy.sh"))
+        environment |= haproxy_environment(folder, _project_file("ops/haproxy/haproxy.sh"))
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     if keys := os.environ.get(FILE_VARIABLE):

@@ -32,6 +32,7 @@ OPEN = {
     "GET /api/gcs_healthz 200",
     "GET /api/local_raylet_healthz 200",
 }
+REPLICA_PORTS = (30_000, 31_000)
 # Run as the user of the server, who can read all files: only the token is missing.
 CONNECT = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print('joined')"
 
@@ -61,7 +62,10 @@ class Victim:
         return Path(self.environment["ROADWORK_STATE"])
 
     def ports(self) -> list[int]:
-        """Return all TCP ports on which its processes listen, except for that of the application."""
+        """Return all TCP ports on which its processes listen, except for those of the application.
+
+        These are the one that is configured, and those at which HAProxy finds Serve's proxy and the replica.
+        """
         inodes = {
             os.readlink(entry)
             for pid in session(self.pid)
@@ -76,7 +80,12 @@ class Victim:
         listening = {
             int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes
         }
-        return sorted(listening - {self.http})
+        behind = {int(self.environment["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"]), *range(*REPLICA_PORTS)}
+        return sorted(listening - {self.http} - behind)
+
+    def answers(self, port: int, path: str) -> bool:
+        """Return whether a port answers GET, without credentials."""
+        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code == 200
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +128,13 @@ def _answers(port: int) -> bool:
 @pytest.fixture(scope="module")
 def found(victim: Victim) -> dict[str, Any]:
     """Return what the user nobody could do; see the program `intruder`."""
-    sockets = [str(path) for path in victim.folder.glob("tmp/ray/session_*/sockets/*")]
+    sockets = [
+        str(path) for place in ("tmp/ray/session_*/sockets/*", "haproxy/*.sock") for path in victim.folder.glob(place)
+    ]
     folders = [str(victim.state), victim.environment["RAY_TMPDIR"]]
     mark = victim.folder / "ran"
     target = {"ports": victim.ports(), "folders": folders, "sockets": sockets, "mark": str(mark)}
-    assert len(target["ports"]) > 8 and len(sockets) > 3
+    assert len(target["ports"]) > 8 and len(sockets) > 4
     done = subprocess.run(
         [sys.executable, "-m", "tests.attacks.intruder"],
         cwd=ROOT, input=json.dumps(target), capture_output=True, text=True, timeout=150,
@@ -132,8 +143,13 @@ def found(victim: Victim) -> dict[str, Any]:
     return json.loads(done.stdout) | {"mark": mark}
 
 
-def test_ports_answer_no_call_without_the_token(found: dict[str, Any]) -> None:
+def test_ports_answer_no_call_without_the_token(victim: Victim, found: dict[str, Any]) -> None:
     answers = {port: set(answers) - OPEN for port, answers in found["ports"].items()}
+    haproxy = {"METRICS": "/metrics", "STATS": "/stats"}  # both only tell
+    for name, path in haproxy.items():
+        port = victim.environment[f"RAY_SERVE_HAPROXY_{name}_PORT"]
+        told = {each for each in answers.pop(port) if each.startswith("GET ") and each.endswith(" 200")}
+        assert victim.answers(int(port), path) and told <= {f"GET {path} 200"}
     assert found["methods"] > 140
     assert {port: each for port, each in answers.items() if each} == {}
     assert not found["mark"].exists()
