@@ -67,6 +67,8 @@ def serve(
     own = make_private(state_folder() if state is None else state.absolute())
     os.environ[VARIABLE] = str(own)
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict) or not settings.get("applications"):
+        raise ConfigError(f"{config} names no applications: it is no configuration of Ray Serve; give another --config")
     options: dict[str, Any] = {"host": "127.0.0.1", "port": 8000} | (settings.get("http_options") or {})
     options |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     if profile is not None:
@@ -77,7 +79,8 @@ def serve(
         config = own / "serve_config.yaml"
         config.write_text(yaml.safe_dump(settings | {"http_options": options}, sort_keys=False), encoding="utf-8")
     environment = ray_environment() | {"RAY_SERVE_LOG_TO_STDERR": "0"}  # replicas log to Ray's folder only
-    if haproxy and named_cluster(os.environ) is None:  # the nodes of a cluster have started their Ray already
+    # The nodes of a cluster have started their Ray already.
+    if haproxy and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "0" and named_cluster(os.environ) is None:
         folder = Path(os.environ.get("RAY_TMPDIR") or environment["RAY_TMPDIR"]) / f"haproxy-{options['port']}"
         environment |= haproxy_environment(folder, _project_file("ops/haproxy/haproxy.sh"))
     for name, value in environment.items():

@@ -233,6 +233,10 @@ def test_serve_runs_another_configuration_with_the_requested_profile(served: lis
     ]
     result = run("serve", "--config", "gone.yaml")
     assert result.exit_code == 2 and "gone.yaml is not there" in result.stderr
+    for text in ("", "- a list", "http_options: {port: 8001}"):
+        Path("other.yaml").write_text(text)
+        result = run("serve", "--config", "other.yaml")
+        assert result.exit_code == 2 and "other.yaml names no applications" in result.stderr
 
 
 def test_serve_sets_rays_environment_except_for_variables_the_user_has_set(

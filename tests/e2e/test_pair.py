@@ -264,29 +264,14 @@ async def test_an_audited_item_is_in_the_journal_with_predictions_of_every_stage
     assert case.prediction.verdict == verdict
 
 
-async def answered(pair: Pair, count: int) -> float:
-    """Return the seconds until this many concurrent requests are answered: the current speed of the machine."""
-    async with pair.client(limits=httpx.Limits(max_connections=count)) as client:
-        headers = {"content-type": "image/jpeg"}
-        began = time.monotonic()
-        replies = [client.post("/v1/classify?deadline_ms=60000", content=WHITE, headers=headers) for _ in range(count)]
-        assert {reply.status_code for reply in await asyncio.gather(*replies)} == {200}
-        return time.monotonic() - began
-
-
-async def test_two_hundred_hang_ups_soon_leave_no_work_behind(pair: Pair):
-    """All requests are in the engine. The fastest of ten rounds counts, because other processes share the cores.
-
-    The goal is one second. A hang-up crosses the same two connections as a request, so a slow machine may take
-    half the time of as many requests.
-    """
+async def test_two_hundred_hang_ups_leave_no_work_behind_after_a_second(pair: Pair):
+    """All requests are in the engine. The fastest of five rounds counts, because other processes share the cores."""
     async with pair.client() as client:
         await put(client, policy("hang-ups"))
-    allowed_s = max(1.0, min([await answered(pair, 200) for _ in range(3)]) / 2)
     took_s: list[float] = []
-    while len(took_s) < 10 and min(took_s, default=9.0) >= allowed_s:
+    while len(took_s) < 5 and min(took_s, default=9.0) >= 1:
         took_s.append(await hang_up_on(pair, 200))
-    assert min(took_s) < allowed_s, took_s
+    assert min(took_s) < 1, took_s
 
 
 async def test_hang_ups_leave_nothing_in_the_queues_before_a_full_engine(pair: Pair):

@@ -112,6 +112,23 @@ async def test_deadlines_are_met(client: httpx.AsyncClient) -> None:
     assert problem(await client.post("/v1/classify?deadline_ms=1", content=JPEG)).status == 504
 
 
+async def test_bodies_of_one_address_leave_room_for_those_of_another(server: Server) -> None:
+    address = httpx.URL(server.url)
+
+    async def begin(source: str, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(address.host, address.port, local_addr=(source, 0))
+        writer.write(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(JPEG) + body)
+        return reader, writer
+
+    held = [await begin("127.0.0.2", b"abc") for _ in range(128)]  # as many as one caller may send at a time
+    reader, writer = await begin("127.0.0.3", JPEG[:100])
+    await asyncio.sleep(0.6)  # a caller without room would have a quarter of a second
+    writer.write(JPEG[100:])
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    for _, each in (*held, (reader, writer)):
+        each.close()
+
+
 @pytest.mark.parametrize("in_chunks", [False, True])
 async def test_a_body_that_is_too_large_is_rejected(client: httpx.AsyncClient, in_chunks: bool) -> None:
     body = bytes(33 * 2**20)
