@@ -4,7 +4,7 @@ import os
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from roadwork_serve.provenance import code_revision, cpu_model
@@ -27,6 +27,7 @@ class Environment:
     system: str
     python: str
     ray: str
+    #: Empty in the environment of `make serve`, which has none.
     torch: str
     #: Git commit, with a plus if files were changed; empty outside a checkout.
     commit: str
@@ -46,7 +47,15 @@ class Environment:
             system=f"{platform.system()} {platform.release()}",
             python=platform.python_version(),
             ray=version("ray"),
-            torch=version("torch"),
+            torch=_version("torch"),
             commit=code_revision(ROOT, exclude=("benchmarks/results",)),
-            packages={name: version(name) for name in _PACKAGES},
+            packages={name: found for name in _PACKAGES if (found := _version(name))},
         )
+
+
+def _version(package: str) -> str:
+    """Return the version of a package; empty if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
