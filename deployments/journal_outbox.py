@@ -24,7 +24,7 @@ from roadwork_serve.schema import JournalLoad, StageReport, Verdict
 
 _LOG = logging.getLogger("ray.serve.roadwork.journal_outbox")
 _GATHER_S = 0.2  # records that arrive within this time are sent together
-_MANY, _GATHER_MANY_S = 4, 0.8  # that many by then are many a second, and wait longer: each call and commit has its price
+_MANY, _GATHER_MANY_S = 4, 0.8  # so many by then wait longer: each call and each commit has its price
 _MAX_RECORDS, _MAX_CALL_BYTES = 256, 8 * 2**20  # of one call
 _COMMIT_TIMEOUT_S = 60.0
 _RETRY_S, _MAX_RETRY_S = 0.5, 10.0  # delay after a failed call, doubling

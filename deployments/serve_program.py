@@ -64,8 +64,8 @@ def _without_monitors() -> Iterator[None]:
 
     That one copies what replicas print to the console; they log to files. `ray.init` has no arguments for this.
     """
-    complete = parameter.RayParams
-    parameter.RayParams = partial(complete, include_log_monitor=False, no_monitor=True)
+    complete, without = parameter.RayParams, {"include_log_monitor": False, "no_monitor": True}
+    parameter.RayParams = partial(complete, **without)  # pyright: ignore[reportArgumentType]
     try:
         yield
     finally:

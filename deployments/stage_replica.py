@@ -50,13 +50,14 @@ class StageReplica:
         """Load the models and run every stage once. Serve awaits this before it sends calls.
 
         Args:
-            engines: One engine, or several that share a GPU by time slicing.
+            engines: One engine, or several that share a GPU by time slicing, or just the process.
             users: The stages that use each engine.
             opener: Opens an engine and makes the stages that use it.
         """
         stay_on_loopback()
         configure_logs()
         on_gpu = any(engine.device == "cuda" for engine in engines.values())
+        sliced = any(engine.time_slice_group for engine in engines.values())
         if on_gpu:
             keep_compiled()
         else:
@@ -69,7 +70,7 @@ class StageReplica:
         tell = partial(report_progress, deployment_of(specs))
         await asyncio.to_thread(_download, list(engines.values()), tell)
         for name, engine in engines.items():
-            if opened:
+            if opened and sliced:
                 await _sleepable(opened[list(opened)[-1]]).sleep()
             tell(f"waiting to load {engine.model}")
             with gpu_load_lock(engine):
@@ -78,7 +79,7 @@ class StageReplica:
                 for stage in opened[name].values():
                     await stage.warm()
         self._stages: dict[StageName, Stage] = {}
-        slicer = await _time_slicer(opened) if len(opened) > 1 else None
+        slicer = await _time_slicer(opened) if sliced else None
         for name, stages in opened.items():
             self._stages |= {
                 at: TimeSlicedStage(stage, name, slicer, specs[at].timeout_s) if slicer else stage
@@ -148,7 +149,7 @@ def process_app(
     """Return the deployment of a process, named after the stages that use its engines.
 
     Args:
-        engines: One engine, or several that share a GPU by time slicing.
+        engines: One engine, or several that share a GPU by time slicing, or just the process.
         users: The stages that use each engine.
         opener: Opens an engine inside the replica; must pickle.
         callers: Ingress replicas, each of which has its own slots.

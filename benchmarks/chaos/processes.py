@@ -9,7 +9,6 @@ from pathlib import Path
 from benchmarks.chaos.plan import PROXY
 from benchmarks.server import Server
 
-
 # HAProxy ends with the first, and falls back to the second, which answers alone without it.
 _PROXIES = ("ray::HAProxyManager", "ray::ProxyActor")
 

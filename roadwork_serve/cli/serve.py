@@ -38,8 +38,8 @@ def serve(
         bool,
         typer.Option(
             "--haproxy/--no-haproxy",
-            help="Put HAProxy in front, where it is installed: on Linux, with ray[serve]. Without it Ray Serve's own proxy "
-            "answers, with about half the throughput.",
+            help="Put HAProxy in front where it is installed: on Linux. Without it Ray Serve's proxy answers, "
+            "with about half the throughput.",
         ),
     ] = True,
     state: StateFolder = None,

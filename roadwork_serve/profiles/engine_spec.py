@@ -200,6 +200,11 @@ class EngineSpec(Settings):
         default=None,
         description="Engines with the same group name share one process and one GPU; one of them is awake at a time.",
     )
+    process: str | None = Field(
+        default=None,
+        description="Engines on a CPU with the same name here share one process, which takes less memory. If one of "
+        "them fails, their stages are replaced together.",
+    )
     threads: int = Field(default=1, ge=1, description="CPU threads the model computes with.")
     features: FeatureSettings = Field(default=FeatureSettings(), description="Settings of stage 1.")
     ocr: OcrSettings = Field(default=OcrSettings(), description="Settings of stage 2A.")
@@ -259,6 +264,13 @@ class EngineSpec(Settings):
             self.backend == "onnx" and self.language.sampling != SamplingSettings(),
             "language.sampling: backend onnx takes the most likely tokens; set backend: transformers, or remove it",
         )
+        if self.process is not None:
+            yield on_gpu, "process: engines on a GPU have a process each, or a time_slice_group; remove it"
+            yield (
+                self.replicas > 1 or self.scales,
+                "process: an engine that shares a process has one replica; remove replicas, max_replicas and "
+                "scale_to_zero",
+            )
         yield self.backend == "tensorrt" and not on_gpu, "device: tensorrt runs on a GPU; set cuda, and num_gpus"
         yield (
             sliced and (self.max_replicas or self.replicas) > 1,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -97,7 +97,7 @@ class Profile(Settings):
                         )
 
     def _check_time_slices(self) -> None:
-        for group, names in self._time_slice_groups().items():
+        for group, names in self._groups("time_slice_group").items():
             if other := next((name for name in names if _role(next(iter(self.users()[name]))) != "language"), None):
                 raise ValueError(f"engines.{other}.time_slice_group: only language models can sleep; remove it")
             if len(names) == 1:
@@ -172,15 +172,16 @@ class Profile(Settings):
         return found
 
     def processes(self) -> list[tuple[str, ...]]:
-        """Return the engines of each process: one, or all of a time_slice_group."""
-        members = {name: names for names in self._time_slice_groups().values() for name in names}
+        """Return the engines of each process: one, or all of a time_slice_group, or all that name the same process."""
+        groups = (*self._groups("time_slice_group").values(), *self._groups("process").values())
+        members = {name: names for names in groups for name in names}
         return list(dict.fromkeys(members.get(name, (name,)) for name in self.users()))
 
-    def _time_slice_groups(self) -> dict[str, tuple[str, ...]]:
-        """Return the engines of each time_slice_group."""
+    def _groups(self, field: Literal["time_slice_group", "process"]) -> dict[str, tuple[str, ...]]:
+        """Return the engines in use by their value of a field, without those that leave it out."""
         found: dict[str, tuple[str, ...]] = {}
         for name in self.users():
-            if (group := self.engines[name].time_slice_group) is not None:
+            if (group := getattr(self.engines[name], field)) is not None:
                 found[group] = (*found.get(group, ()), name)
         return found
 

@@ -297,6 +297,21 @@ def test_time_sliced_engines_are_one_deployment_with_one_share():
     assert shared.ray_actor_options["num_cpus"] == 0.5
 
 
+async def test_engines_that_share_a_process_stay_awake():
+    app = build_app(load_profile("cpu"))
+    _, stages, _ = app._bound_deployment.init_args
+    shared = stages["video"]._bound_deployment
+    assert shared.name == "FastVLM-Reasoner-VideoReasoner" and stages["vlm"] is stages["video"]
+    assert shared.ray_actor_options["num_cpus"] == 0.5
+    engines, users, _ = shared.init_args
+    opened = {name: ThreadedStage(FakeStage()) for using in users.values() for name in using}
+    replica = StageReplica.__new__(StageReplica)
+    await replica.__init__(engines, users, lambda engine, using: {name: opened[name] for name in using})
+    logging.getLogger("ray.serve").filters.clear()
+    assert replica._stages == opened
+    await replica.aclose()
+
+
 class Sleepy(FakeStage):
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -326,8 +341,9 @@ async def test_a_replica_time_slices_its_engines(monkeypatch: pytest.MonkeyPatch
     stages = {"reasoner": Sleepy("reasoner"), "video": Sleepy("video")}
     replica = StageReplica.__new__(StageReplica)
     users = {"thinking": {"reasoner": SPEC}, "molmo2": {"video": SPEC}}
+    sliced = ENGINE.model_copy(update={"time_slice_group": "gpu"})
     await replica.__init__(
-        {"thinking": ENGINE, "molmo2": ENGINE}, users, lambda engine, using: {name: stages[name] for name in using}
+        {"thinking": sliced, "molmo2": sliced}, users, lambda engine, using: {name: stages[name] for name in using}
     )
     logging.getLogger("ray.serve").filters.clear()
     assert [stage.awake for stage in stages.values()] == [True, False]  # after a switch that measured its cost

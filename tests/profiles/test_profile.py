@@ -106,6 +106,17 @@ def test_engines_of_a_time_slice_group_share_a_process() -> None:
         load_profile("mini", {"engines": {"qwen3-vl-thinking": sliced, "molmo2": sliced | {"num_gpus": 0.25}}})
 
 
+def test_engines_that_name_a_process_share_it() -> None:
+    assert load_profile("cpu").processes() == [("backbone",), ("ocr",), ("qwen3-vl", "molmo2")]
+    for settings, message in (
+        (GPU | {"backend": "transformers"}, "process: engines on a GPU have a process each"),
+        ({"replicas": 2}, "process: an engine that shares a process has one replica"),
+        ({"max_replicas": 2}, "process: an engine that shares a process has one replica"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_profile("cpu", {"engines": {"molmo2": settings}})
+
+
 def test_optional_stages_may_be_many_but_one_is_required() -> None:
     optional = {stage: {"required": False} for stage in ("signs", "vlm", "reasoner", "video")}
     profile = load_profile("mini", {"stages": optional})
