@@ -123,8 +123,9 @@ def start(profile: str, photos: list[bytes]) -> Start:
 
 def _recovery_s(server: Server, profile: str) -> float:
     """Kill the process of the fast VLM and return the seconds until a new one is up. Raises TimeoutError."""
-    stages = load_profile(profile).stages
-    process = deployment_of({name: spec for name, spec in stages.items() if spec.engine == stages["vlm"].engine})
+    loaded = load_profile(profile)
+    (engines,) = (names for names in loaded.processes() if loaded.stages["vlm"].engine in names)
+    process = deployment_of({name: spec for name, spec in loaded.stages.items() if spec.engine in engines})
     killed, began = kill(server, process), time.monotonic()
     while time.monotonic() < began + _RECOVERY_LIMIT_S:
         time.sleep(0.1)
