@@ -6,6 +6,8 @@ import select
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from roadwork_serve.cli.main import app
+from roadwork_serve.errors import ConfigError
 from roadwork_serve.haproxy import haproxy_environment
 from roadwork_serve.ray_environment import RAY
 
@@ -33,7 +36,6 @@ MENDED = """global
     tune.http.maxhdr 2048
 defaults
     timeout http-request 10s
-    timeout http-keep-alive 90s
     option splice-response
 frontend prometheus
     bind 127.0.0.1:9101
@@ -74,20 +76,32 @@ def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         assert select.select([os.pidfd_open(child)], [], [], 5)[0], "it goes on without its parent"
 
 
-def test_the_program_and_the_wrapper_exist(tmp_path: Path) -> None:
-    settings = haproxy_environment(tmp_path, WRAPPER)
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """Yield a folder with a short path, as sockets need it."""
+    with tempfile.TemporaryDirectory(prefix="rw-") as folder:
+        yield Path(folder)
+
+
+def test_the_program_and_the_wrapper_exist(short: Path) -> None:
+    settings = haproxy_environment(short, WRAPPER)
     for name in ("ROADWORK_HAPROXY", "RAY_SERVE_HAPROXY_BINARY_PATH"):
         assert os.access(settings[name], os.X_OK)
 
 
-def test_servers_share_no_port(tmp_path: Path) -> None:
-    ports = [
-        value
-        for _ in range(3)
-        for name, value in haproxy_environment(tmp_path, WRAPPER).items()
-        if name.endswith(("_PORT", "_HTTP_PORT"))
-    ]
-    assert len(set(ports)) == len(ports) == 9
+def test_its_ports_are_free_and_no_system_gives_them_to_connections(short: Path) -> None:
+    ports = {int(value) for name, value in haproxy_environment(short, WRAPPER).items() if name.endswith("_PORT")}
+    assert len(ports) == 3 and all(20_000 <= port < 30_000 for port in ports)
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_an_error(short: Path) -> None:
+    with pytest.raises(ConfigError, match="name a shorter RAY_TMPDIR, or add --no-haproxy"):
+        haproxy_environment(short / ("x" * 40), WRAPPER)
+
+
+def test_the_folders_that_the_product_chooses_are_short_enough() -> None:
+    for folder in ("/tmp/roadwork-1000000/h65535", "/tmp/ray-of-roadwork/h8000", "/tmp/rw-abcdefgh/h65535"):
+        assert len(f"{folder}/{'x' * 56}/m") <= 97
 
 
 @pytest.mark.parametrize(
@@ -95,18 +109,26 @@ def test_servers_share_no_port(tmp_path: Path) -> None:
     [
         ([], True, "", True),
         (["--no-haproxy"], True, "", False),
+        (["--host", "0.0.0.0"], True, "", True),
+        (["--host", "10.1.2.3"], True, "", False),
         ([], False, "", False),
         ([], True, "10.0.0.1:6379", False),
     ],
 )
 def test_haproxy_is_the_default_where_it_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], installed: bool, cluster: str, expected: bool
+    tmp_path: Path,
+    short: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    installed: bool,
+    cluster: str,
+    expected: bool,
 ) -> None:
     seen: dict[str, str] = {}
     shutil.copy(ROOT / "serve_config.yaml", tmp_path)
     monkeypatch.setattr("roadwork_serve.cli.serve._PROJECT", tmp_path)
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    own |= {"ROADWORK_STATE": str(tmp_path / "state"), "RAY_TMPDIR": str(tmp_path), "RAY_ADDRESS": cluster}
+    own |= {"ROADWORK_STATE": str(tmp_path / "state"), "RAY_TMPDIR": str(short), "RAY_ADDRESS": cluster}
     monkeypatch.setattr(os, "environ", own)
     monkeypatch.setattr(os, "chdir", lambda path: None)
     monkeypatch.setattr(os, "execv", lambda program, arguments: seen.update(os.environ))
@@ -116,7 +138,7 @@ def test_haproxy_is_the_default_where_it_is_installed(
     assert done.exit_code == 0, done.output
     assert (seen.get("RAY_SERVE_ENABLE_HA_PROXY") == "1") is expected
     assert seen["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"] == RAY["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"]
-    folder = tmp_path / "haproxy-8000"
+    folder = short / "h8000"
     assert folder.exists() is expected and (not expected or folder.stat().st_mode & 0o777 == 0o700)
 
 

@@ -32,7 +32,7 @@ def settings(folder: Path, arguments: Arguments, journal: bool) -> tuple[list[st
     if not journal:
         serve_config["logging_config"] = {"enable_access_log": False}
     config.write_text(yaml.safe_dump(serve_config))
-    return [str(Path(sys.executable).with_name("serve")), "run", str(config)], environment_in(folder)
+    return [sys.executable, "-m", "deployments.serve_program", str(config)], environment_in(folder)
 
 
 def _overrides(arguments: Arguments, policy: Path, journal: bool) -> dict[str, Any]:

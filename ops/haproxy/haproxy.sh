@@ -13,7 +13,7 @@ set -eu
 ports="${RAY_SERVE_HAPROXY_METRICS_PORT:-9101}|${RAY_SERVE_HAPROXY_STATS_PORT:-8404}"
 sed -E -i -e "s/^( *bind )[*]?:($ports)\$/\1127.0.0.1:\2/" -e '/^ *option splice-request$/d' \
   -e 's/^global$/&\n    tune.http.maxhdr 2048/' \
-  -e 's/^defaults$/&\n    timeout http-request 10s\n    timeout http-keep-alive 90s/' \
+  -e 's/^defaults$/&\n    timeout http-request 10s/' \
   -e 's/^frontend http_frontend$/&\n    option forwardfor\n    http-request del-header upgrade/' "$3"
 if command -v setpriv > /dev/null; then
   exec setpriv --pdeathsig TERM "$ROADWORK_HAPROXY" "$@"

@@ -54,7 +54,7 @@ def serve(
 
     from roadwork_serve.api.api_keys import FILE_VARIABLE
     from roadwork_serve.errors import ConfigError
-    from roadwork_serve.haproxy import haproxy_environment
+    from roadwork_serve.haproxy import HOSTS, NO_HAPROXY, haproxy_environment
     from roadwork_serve.ray_environment import named_cluster, ray_environment
     from roadwork_serve.state_folder import VARIABLE, make_private, state_folder
 
@@ -79,9 +79,10 @@ def serve(
         config = own / "serve_config.yaml"
         config.write_text(yaml.safe_dump(settings | {"http_options": options}, sort_keys=False), encoding="utf-8")
     environment = ray_environment() | {"RAY_SERVE_LOG_TO_STDERR": "0"}  # replicas log to Ray's folder only
-    # The nodes of a cluster have started their Ray already.
-    if haproxy and os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "0" and named_cluster(os.environ) is None:
-        folder = Path(os.environ.get("RAY_TMPDIR") or environment["RAY_TMPDIR"]) / f"haproxy-{options['port']}"
+    if not haproxy or os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "0" or options["host"] not in HOSTS:
+        os.environ.update(NO_HAPROXY)
+    elif named_cluster(os.environ) is None:  # the nodes of a cluster have started their Ray already
+        folder = Path(os.environ.get("RAY_TMPDIR") or environment["RAY_TMPDIR"]) / f"h{options['port']}"
         environment |= haproxy_environment(folder, _project_file("ops/haproxy/haproxy.sh"))
     for name, value in environment.items():
         os.environ.setdefault(name, value)

@@ -129,12 +129,16 @@ def _answers(port: int) -> bool:
 def found(victim: Victim) -> dict[str, Any]:
     """Return what the user nobody could do; see the program `intruder`."""
     sockets = [
-        str(path) for place in ("tmp/ray/session_*/sockets/*", "haproxy/*.sock") for path in victim.folder.glob(place)
+        str(path)
+        for place in ("tmp/ray/session_*/sockets/*", "haproxy/*/*")
+        for path in victim.folder.glob(place)
+        if path.is_socket()
     ]
+    assert {"a", "m"} <= {Path(each).name for each in sockets}, "HAProxy's own are among them"
     folders = [str(victim.state), victim.environment["RAY_TMPDIR"]]
     mark = victim.folder / "ran"
     target = {"ports": victim.ports(), "folders": folders, "sockets": sockets, "mark": str(mark)}
-    assert len(target["ports"]) > 8 and len(sockets) > 4
+    assert len(target["ports"]) > 8 and len(sockets) > 5
     done = subprocess.run(
         [sys.executable, "-m", "tests.attacks.intruder"],
         cwd=ROOT, input=json.dumps(target), capture_output=True, text=True, timeout=150,
