@@ -16,8 +16,8 @@ HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, not list
 _MESSAGE_BYTES = 2**31 - 1  # gRPC's maximum; Serve's default of 4 MiB is less than one photo may have
 _NODE_ID = 56  # characters of the folder that Serve makes for each node
 _MAX_SOCKET_PATH = 97  # characters that HAProxy accepts: the system's 107 without a suffix of its own
-# HAProxy's own listeners on loopback: its metrics, its statistics, and Serve's proxy, which it falls back to. Their ports
-# are below those that systems give to connections, which could take one before HAProxy does.
+# HAProxy's own listeners: its metrics, its statistics, and Serve's proxy, which it falls back to. Their ports are below
+# those that systems give to connections, which could take one before HAProxy does.
 _PORTS = ("HAPROXY_METRICS_PORT", "HAPROXY_STATS_PORT", "FALLBACK_PROXY_HTTP_PORT")
 _FROM_PORT, _TO_PORT = 20_000, 30_000
 
