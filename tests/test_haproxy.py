@@ -41,6 +41,7 @@ frontend prometheus
     bind 127.0.0.1:9101
 frontend http_frontend
     option forwardfor
+    option disable-h2-upgrade
     http-request del-header upgrade
     bind *:8000
 listen stats

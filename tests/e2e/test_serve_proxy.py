@@ -112,6 +112,16 @@ async def test_deadlines_are_met(client: httpx.AsyncClient) -> None:
     assert problem(await client.post("/v1/classify?deadline_ms=1", content=JPEG)).status == 504
 
 
+@pytest.mark.parametrize("server", ["default"], indirect=True)
+async def test_headers_that_do_not_end_end_their_connection(server: Server) -> None:
+    address = httpx.URL(server.url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+    async with asyncio.timeout(15):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+    writer.close()
+
+
 async def test_bodies_of_one_address_leave_room_for_those_of_another(server: Server) -> None:
     address = httpx.URL(server.url)
 
