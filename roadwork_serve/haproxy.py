@@ -1,12 +1,10 @@
 """The environment of Ray Serve's own HAProxy and of its settings for throughput, which are the default on Linux."""
 
-import random
-import socket
-from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.ports import free_ports
 from roadwork_serve.state_folder import make_private
 
 #: Variables with which Ray Serve's own proxy answers instead.
@@ -16,10 +14,8 @@ HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - compared, not list
 _MESSAGE_BYTES = 2**31 - 1  # gRPC's maximum; Serve's default of 4 MiB is less than one photo may have
 _NODE_ID = 56  # characters of the folder that Serve makes for each node
 _MAX_SOCKET_PATH = 97  # characters that HAProxy accepts: the system's 107 without a suffix of its own
-# HAProxy's own listeners: its metrics, its statistics, and Serve's proxy, which it falls back to. Their ports are below
-# those that systems give to connections, which could take one before HAProxy does.
+# HAProxy's own listeners: its metrics, its statistics, and Serve's proxy, which it falls back to.
 _PORTS = ("HAPROXY_METRICS_PORT", "HAPROXY_STATS_PORT", "FALLBACK_PROXY_HTTP_PORT")
-_FROM_PORT, _TO_PORT = 20_000, 30_000
 
 
 def haproxy_environment(folder: Path, wrapper: Path) -> dict[str, str]:
@@ -56,15 +52,4 @@ def haproxy_environment(folder: Path, wrapper: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",  # bytes; longer headers get HAProxy's own 400
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "120",  # without a byte of a request; above keep-alive's 90; default 3600
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",  # for uploads when replicas change, as jobs.max_upload_s
-    } | {f"RAY_SERVE_{name}": str(port) for name, port in zip(_PORTS, _free_ports(len(_PORTS)), strict=True)}
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports of the loopback address on which nothing listens at the moment. Raises ConfigError."""
-    found: list[int] = []
-    for port in random.sample(range(_FROM_PORT, _TO_PORT), _TO_PORT - _FROM_PORT):
-        with suppress(OSError), closing(socket.create_server(("127.0.0.1", port))):
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise ConfigError(f"there are no {count} free ports from {_FROM_PORT} to {_TO_PORT - 1}; stop other programs")
+    } | {f"RAY_SERVE_{name}": str(port) for name, port in zip(_PORTS, free_ports(len(_PORTS)), strict=True)}

@@ -1,11 +1,26 @@
-"""Checks that a port is free, and names who has it."""
+"""Finds free ports, checks that one is free, and names who has it."""
 
+import random
 import socket
 from contextlib import closing, suppress
 
 import psutil
 
 from roadwork_serve.errors import ConfigError
+
+# Below the ports that systems give to connections, which could take one before a server listens there.
+_FROM_PORT, _TO_PORT = 20_000, 30_000
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback address on which nothing listens at the moment. Raises ConfigError."""
+    found: list[int] = []
+    for port in random.sample(range(_FROM_PORT, _TO_PORT), _TO_PORT - _FROM_PORT):
+        with suppress(OSError), closing(socket.create_server(("127.0.0.1", port))):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise ConfigError(f"there are no {count} free ports from {_FROM_PORT} to {_TO_PORT - 1}; stop other programs")
 
 
 def check_port(host: str, port: int) -> None:

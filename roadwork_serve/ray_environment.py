@@ -28,7 +28,7 @@ RAY = {
     "RAY_kill_idle_workers_interval_ms": "2000",  # default 200
     "RAY_task_events_report_interval_ms": "0",  # no events: the dashboard lists no tasks, which Serve hardly has
     "REPORTER_UPDATE_INTERVAL_MS": "10000",  # of the dashboard's machine statistics; default 5000
-    "LOG_NAME_UPDATE_INTERVAL_S": "5",  # the log monitor looks for new files; default 0.5
+    "LOG_NAME_UPDATE_INTERVAL_S": "5",  # a cluster's log monitor looks for new files; default 0.5
     # glibc keeps what a process has freed: with its defaults a server of small models has 200 to 300 MB more. Bytes.
     "MALLOC_ARENA_MAX": "1",  # default 8 for each core; a process of Ray has dozens of threads that hardly allocate
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),  # larger blocks go back at once; default up to 32 MiB

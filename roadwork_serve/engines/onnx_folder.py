@@ -22,7 +22,7 @@ MODEL_TYPE, VIT = "onnx_backbone", "dinov3_vit"
 FILE = "backbone.onnx"
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, unless the checkpoint has others
 _INPUT = "pixels"
-# More pixels at a time do not fit in a core's caches: with 8 a thumbnail took up to a quarter longer, on an AMD EPYC.
+# More do not fit in a core's caches: with 8 at a time a thumbnail took up to a quarter longer, on an Intel Xeon.
 _TOGETHER = 2
 
 

@@ -25,7 +25,6 @@ CLOSED = "the server is shutting down; send the file to another one, or try agai
 _LOG = logging.getLogger("ray.serve.roadwork.media")
 _START_S = 60.0
 _HEAVY_NICENESS = 10
-_ONE_WRITE = 256 * 1024  # bytes that are copied to save a system call and a wake-up
 
 
 @dataclass(slots=True, eq=False)
@@ -176,10 +175,7 @@ async def send_message(worker: socket.socket, header: Mapping[str, Any], body: b
     """Send a message to a process. Raises OSError."""
     loop = asyncio.get_running_loop()
     encoded = json.dumps(header).encode()
-    head = LENGTHS.pack(len(encoded), len(body)) + encoded
-    if len(body) <= _ONE_WRITE:
-        return await loop.sock_sendall(worker, head + body)
-    await loop.sock_sendall(worker, head)
+    await loop.sock_sendall(worker, LENGTHS.pack(len(encoded), len(body)) + encoded)
     await loop.sock_sendall(worker, body)
 
 

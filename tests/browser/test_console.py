@@ -104,7 +104,9 @@ def test_a_photo_that_is_dropped_while_a_key_is_entered_is_classified(page: "Pag
     page.get_by_label("API key").fill(secret[0])
     submit = "document.querySelector('#key-dialog form').requestSubmit();"
     page.evaluate(DROP.replace("{", "{" + submit, 1), ["early.jpg", "image/jpeg", encoded(PHOTO.jpeg())])
-    page.locator("article.verdict", has_text="early.jpg").wait_for(timeout=WAIT_MS)
+    article = page.locator("article.verdict", has_text="early.jpg")
+    article.wait_for(timeout=WAIT_MS)
+    assert article.get_attribute("data-label") == "roadwork"
 
 
 def test_many_files_get_a_table_that_can_be_saved(page: "Page") -> None:
