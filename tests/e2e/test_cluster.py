@@ -4,6 +4,8 @@ import base64
 import io
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,10 +16,9 @@ from pathlib import Path
 import av
 import httpx
 import pytest
+import ray
 from PIL import Image
-from ray import serve
 
-from roadwork_serve.errors import BrokenMedia
 from roadwork_serve.schema import BatchResult, Job, Problem, Verdict
 from roadwork_serve.server_state import Info
 from tests.e2e.conftest import POLICY, STAGES, Cluster, eventually
@@ -229,11 +230,26 @@ def test_the_request_id_is_the_clients_or_a_new_one(cluster: Cluster):
 
 
 def test_a_handle_returns_verdicts_and_our_errors(cluster: Cluster):
-    handle = serve.get_app_handle("roadwork")
-    answer = handle.classify.remote(WHITE, 5000, "by-handle").result()
-    assert (answer.request_id, answer.label) == ("by-handle", "roadwork")
-    with pytest.raises(BrokenMedia, match="empty"):
-        handle.classify.remote(b"").result()
+    """In a program without the server's environment, as a user writes it."""
+    program = """
+import sys, ray
+from ray import serve
+from roadwork_serve.errors import BrokenMedia
+ray.init(address=sys.argv[1], log_to_driver=False)
+handle = serve.get_app_handle("roadwork")
+answer = handle.classify.remote(sys.stdin.buffer.read(), 5000, "by-handle").result()
+try:
+    handle.classify.remote(b"").result()
+except BrokenMedia as error:
+    print(answer.request_id, answer.label, error)
+"""
+    theirs = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
+    address = ray.get_runtime_context().gcs_address
+    run = subprocess.run(
+        [sys.executable, "-c", program, address], input=WHITE, env=theirs, capture_output=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(b"by-handle roadwork") and b"empty" in run.stdout
 
 
 def test_a_client_that_hangs_up_causes_no_further_work(cluster: Cluster):
