@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.markdown import Result, read, table
-from benchmarks.peers.workloads import AS_SHIPPED, BUNDLED, CASCADE
+from benchmarks.peers.workloads import BUNDLED, CASCADE, as_shipped
 from benchmarks.robustness import attacks, drive, soak, watch
 from benchmarks.server import ROOT
 
@@ -401,8 +401,8 @@ def _comparisons(results: Path) -> Iterator[tuple[str, _Goal]]:
     def measured(model: str) -> list[Result]:
         return [row for row in _rows(results) if (row["model"], row["size"]) == (model, size)]
 
-    for name, model in ((BUNDLED, AS_SHIPPED), (CASCADE, CASCADE)):
-        rates = {row["server"]: row["relative_throughput"] for row in measured(model)}
+    for name in (BUNDLED, CASCADE):
+        rates = {row["server"]: row["relative_throughput"] for row in measured(as_shipped(name))}
         if _has_both(rates):
             server, best = _best_other(rates)
             goal = _Goal(1.0, rates[OURS] / best, server)

@@ -1,6 +1,7 @@
 """The models of all servers: the same decoding, backbones and head, and the same two stages of a cascade."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,14 @@ from roadwork_serve.stages.signs import Signs
 # Widths, MLPs, layers and attention heads of DINOv3 ViT-S/16 and ViT-L/16, from their published config.json.
 SIZES = {SMALL: (384, 1536, 12, 6), LARGE: (1024, 4096, 24, 16)}
 UNSURE = (0.1, 0.9)  # within this band the cascade runs its second stage
+PROFILE = "cpu"  # the default without a GPU
 _FOLDER = Path("build/peers")
 
 
 def weights(backbone: str) -> str:
-    """Return the folder of the checkpoint: the shipped miniature, or random weights, created if missing."""
+    """Return the folder of the checkpoint: that of the profile cpu, or random weights, created if missing."""
     if backbone not in SIZES:
-        return weights_folder("bundled:backbone")
+        return weights_folder("bundled:efficientnet-lite2")
     path = _FOLDER / backbone
     if not (path / "head.json").is_file():
         _write_random(path, *SIZES[backbone])
@@ -51,11 +53,11 @@ class Classifier:
     """A backbone and its head, in the engine of the workload."""
 
     def __init__(self, model: str, threads: int) -> None:
-        workload, profile = WORKLOADS[model], load_profile("mini")
+        workload, profile = WORKLOADS[model], load_profile(PROFILE)
         self._limits = profile.media
         engine = profile.engine_of("backbone")
         settings = {
-            "backend": workload.engine,
+            **asdict(workload.engine),
             "model": weights(workload.backbone),
             "threads": threads,
             "features": engine.features.model_copy(update={"max_thumbs": workload.batch}),
@@ -80,7 +82,7 @@ class SignReader:
     """The second stage of the cascade, for photos on which stage 1 is unsure."""
 
     def __init__(self, threads: int) -> None:
-        profile = load_profile("mini")
+        profile = load_profile(PROFILE)
         engine = profile.engine_of("signs").model_copy(update={"threads": threads})
         self._stage = Signs(profile.stages["signs"], engine)
         self._stage.warm()

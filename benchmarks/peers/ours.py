@@ -4,6 +4,7 @@ By default it keeps its journal and its access log, which no other server here d
 """
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 from benchmarks.bulk import POLICY
 from benchmarks.peers.arguments import Arguments
-from benchmarks.peers.model import UNSURE, weights
+from benchmarks.peers.model import PROFILE, UNSURE, weights
 from benchmarks.server import environment_in, write_config
 
 _CASCADE = {
@@ -26,7 +27,7 @@ def settings(folder: Path, arguments: Arguments, journal: bool) -> tuple[list[st
     policy = folder / "policy.yaml"
     policy.write_text(yaml.safe_dump(_CASCADE if arguments.workload.reads_signs else POLICY))
     config = folder / "serve.yaml"
-    write_config(config, {"profile": "mini", "overrides": _overrides(arguments, policy, journal)})
+    write_config(config, {"profile": PROFILE, "overrides": _overrides(arguments, policy, journal)})
     serve_config = yaml.safe_load(config.read_text())
     serve_config["http_options"]["port"] = arguments.port
     if not journal:
@@ -38,8 +39,8 @@ def settings(folder: Path, arguments: Arguments, journal: bool) -> tuple[list[st
 def _overrides(arguments: Arguments, policy: Path, journal: bool) -> dict[str, Any]:
     workload = arguments.workload
     resources = {"threads": arguments.threads, "replicas": arguments.workers}
-    stages: dict[str, Any] = dict.fromkeys(("signs", "vlm", "reasoner", "video"))
-    engines: dict[str, Any] = dict.fromkeys(("ocr", "qwen3-vl", "qwen3-vl-thinking", "molmo2"))
+    stages: dict[str, Any] = dict.fromkeys(("closeup", "signs", "vlm", "reasoner", "video"))
+    engines: dict[str, Any] = dict.fromkeys(("ocr", "qwen3-vl", "molmo2"))
     if workload.reads_signs:
         del stages["signs"]
         engines["ocr"] = resources
@@ -53,10 +54,9 @@ def _overrides(arguments: Arguments, policy: Path, journal: bool) -> dict[str, A
         "stages": {**stages, "backbone": {"max_batch": workload.batch}},
         "engines": {
             **engines,
-            "dinov3": {
-                "backend": workload.own_engine,
+            "backbone": {
+                **asdict(workload.own_engine),
                 "model": weights(workload.backbone),
-                "miniature": True,
                 **resources,
                 "replicas": arguments.first_stage_workers,
             },

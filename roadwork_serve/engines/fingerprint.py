@@ -1,10 +1,12 @@
 """Fingerprints of checkpoints, by which heads identify their backbone."""
 
 import hashlib
+import re
 from functools import lru_cache
 from pathlib import Path
 
 _CHUNK = 8 * 2**20
+_DERIVED = re.compile(r"head|\.int8$")
 
 
 def fingerprint(model: str) -> str:
@@ -20,9 +22,11 @@ def fingerprint(model: str) -> str:
         if not isinstance(config, str):
             return ""
         folder = Path(config).parent
-    # A graph beside a safetensors file reads its weights from there.
+    # A graph beside a safetensors file reads its weights from there, and one in 8 bits is made from the other.
     by_suffix = (sorted(folder.glob(f"*.{suffix}")) for suffix in ("safetensors", "onnx"))
-    files = next((some for found in by_suffix if (some := [each for each in found if "head" not in each.stem])), [])
+    files = next(
+        (some for found in by_suffix if (some := [each for each in found if not _DERIVED.search(each.stem)])), []
+    )
     return _of(tuple((str(each), each.stat().st_size, each.stat().st_mtime_ns) for each in files)) if files else ""
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class LoadOptions:
     """Settings for loading a checkpoint into PyTorch."""
 
-    #: Floating-point type of the weights: float32, bfloat16 or float16.
+    #: Type of the weights: float32, bfloat16 or float16; of an `OnnxFolder` float32, int8, or auto for the faster one.
     dtype: str = "float32"
     #: Device of the model: cpu or cuda.
     device: str = "cpu"
@@ -28,7 +28,7 @@ class LoadOptions:
     def of(cls, spec: "EngineSpec") -> Self:
         """Return the settings of an engine of a profile."""
         return cls(
-            dtype=spec.dtype,
+            dtype="float32" if spec.dtype == "auto" and spec.backend != "onnx" else spec.dtype,
             device=spec.device,
             threads=spec.threads,
             revision=spec.revision,

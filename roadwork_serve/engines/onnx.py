@@ -86,7 +86,13 @@ def open_graph(folder: Path, name: str, threads: int) -> Any:
 
 
 def open_session(
-    file: Path, threads: int, device: str = "cpu", *, optimized: bool = True, dynamic: bool = False
+    file: Path,
+    threads: int,
+    device: str = "cpu",
+    *,
+    optimized: bool = True,
+    dynamic: bool = False,
+    saved: Path | None = None,
 ) -> Any:
     """Open a session whose threads flush denormals and do not spin when idle.
 
@@ -96,6 +102,7 @@ def open_session(
         device: cpu or cuda.
         optimized: Optimize the graph.
         dynamic: Inputs change their size, so that cuDNN must not search for the fastest algorithm of each size.
+        saved: File to write the graph to, simplified but not yet optimized for a processor.
 
     Raises:
         ModelError: The file cannot be opened, or onnxruntime does not support the device.
@@ -112,6 +119,9 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if saved is not None:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(saved)
     on_gpu: dict[str, str] = {"cudnn_conv_algo_search": "HEURISTIC"} if dynamic and device == "cuda" else {}
     try:
         with flush_denormals():  # else the thread that creates the first session would keep flushing

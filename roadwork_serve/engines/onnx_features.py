@@ -78,6 +78,11 @@ class OnnxFeatures:
         """True if a head is loaded, be it only a second one."""
         return self.head is not None or self.second is not None
 
+    @property
+    def side(self) -> int:
+        """Side of the thumbnails in pixels."""
+        return self._folder.side
+
     def warm(self) -> None:
         """Run the smallest and the largest batch.
 
@@ -99,10 +104,12 @@ class OnnxFeatures:
         """Return the features all heads use, float32 [n, 3 * width], and with a patch head its logits after them."""
         return np.concatenate([self._features(thumbs[cut]) for cut in batches(len(thumbs), self.max_thumbs)])
 
+    def pixels(self, thumbs: NDArray[np.uint8]) -> Array:
+        """Return the normalized pixels [n, 3, side, side] of thumbnails [n, side, side, 3]."""
+        return self._folder.pixels(thumbs)
+
     def _features(self, thumbs: NDArray[np.uint8]) -> Array:
-        mean, std = (np.array(each, np.float32) for each in (self._folder.mean, self._folder.std))
-        pixels = (thumbs.astype(np.float32) / 255 - mean) / std
-        tokens = self._folder.tokens(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32))
+        tokens = self._folder.tokens(self.pixels(thumbs))
         cells = tokens[:, 1:]
         parts = [tokens[:, 0], cells.mean(1), cells.max(1)]
         if self.patch_head is not None:

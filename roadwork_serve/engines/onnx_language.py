@@ -57,7 +57,7 @@ class OnnxLanguageEngine:
         Raises:
             ModelError: The folder lacks a file, holds another model, or the options ask for a GPU or half precision.
         """
-        if options.device != "cpu" or options.dtype != "float32":
+        if options.device != "cpu" or options.dtype not in ("float32", "auto"):
             raise ModelError(f"{folder} runs on the CPU in float32 only: set device: cpu, and remove dtype")
         root = Path(folder)
         if absent := [name for name in (VISION, DECODER, WEIGHTS) if not (root / name).is_file()]:

@@ -183,7 +183,12 @@ def extractor(profile: Profile, recipe: Recipe, model: str | None = None, cache:
         )
     engine = FeatureEngine(
         folder_of(model or spec.model),
-        replace(LoadOptions.of(spec), revision=spec.revision if model is None else None, gpu_memory_gib=None),
+        replace(
+            LoadOptions.of(spec),
+            revision=spec.revision if model is None else None,
+            gpu_memory_gib=None,
+            dtype="float32" if spec.dtype == "auto" else spec.dtype,  # 8 bits only approximate these features
+        ),
         head_folder=Path(spec.features.head) if spec.features.head and model is None else None,
         side=profile.media.thumb_side,
         max_thumbs=spec.features.max_thumbs or 16,

@@ -164,8 +164,10 @@ class EngineSpec(Settings):
         description="Published checkpoints of `model` with quantized weights, by format: fp8, int4. Used by "
         "quantization: auto.",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="Floating-point type of the weights and activations."
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        default="float32",
+        description="Type of the weights and activations. auto: 8 bits where a folder of backend `onnx` has a graph "
+        "for them and the CPU has 8-bit dot products (VNNI), float32 elsewhere.",
     )
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Device the model runs on.")
     num_cpus: float = Field(default=1.0, ge=0, description="Logical CPUs Ray reserves for each replica.")
@@ -242,6 +244,10 @@ class EngineSpec(Settings):
         yield (
             self.max_replicas is not None and self.max_replicas < self.replicas,
             "max_replicas is below replicas; raise it or leave it out",
+        )
+        yield (
+            self.dtype == "auto" and self.backend == "vllm",
+            "dtype: auto is for the first stage; set the dtype of the checkpoint, bfloat16 or float16",
         )
         yield self.backend == "openai" and not self.server.url, "server.url is missing; set the URL of the server"
         yield (

@@ -22,7 +22,7 @@ from roadwork_serve.profiles.stage_kinds import StageName, role_of
 from roadwork_serve.profiles.stage_spec import StageSpec
 
 GIB = 2**30
-BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "auto": 4.0}
 # Bytes per weight. 4-bit weights have a scale of 16 bits and a zero point of 4 bits per 128 weights.
 QUANTIZED: dict[WeightFormat, float] = {"fp8": 1.0, "int4": (4 + 20 / 128) / 8}
 CONTEXT_GIB = 0.5  # CUDA context of a process: shown by nvidia-smi before anything is loaded

