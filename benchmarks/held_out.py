@@ -19,7 +19,9 @@ from benchmarks.environment import Environment
 from benchmarks.real_photos import DATA
 from benchmarks.tables import RESULTS
 from roadwork_serve.atomic_write import write_json
-from roadwork_serve.engines.features import FeatureEngine
+from roadwork_serve.engines.load_options import LoadOptions
+from roadwork_serve.engines.onnx_features import OnnxFeatures
+from roadwork_serve.engines.thumbnails import ROADWORK
 from roadwork_serve.engines.training_data import training_data
 from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.testbed.real_pictures.pair_test import HeldOutPair, Score, painted_pairs, pasted_pairs, score_pairs
@@ -53,10 +55,10 @@ class FrameScore:
 
 def stage1(model: str = MODEL) -> Score:
     """Return the function that scores thumbnails with the head of the weights."""
-    engine = FeatureEngine(weights_folder(model))
+    engine = OnnxFeatures(weights_folder(model), LoadOptions(dtype="auto"))  # as the profile cpu runs it
 
     def score(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return engine.logits(thumbs)["roadwork"]
+        return engine.apply_heads(engine.extract(thumbs))[ROADWORK]
 
     return score
 

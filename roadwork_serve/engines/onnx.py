@@ -69,13 +69,13 @@ def data_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.data")
 
 
-def open_graph(folder: Path, name: str, threads: int) -> Any:
-    """Open a graph that reads the weights beside it, on the CPU.
+def open_graph(folder: Path, name: str, threads: int, *, arena: bool = False) -> Any:
+    """Open a graph that reads the weights beside it, on the CPU. See `open_session` for `arena`.
 
     Raises:
         ModelError: It cannot be opened, or was written for other weights, in which its offsets would point anywhere.
     """
-    session = open_session(folder / name, threads)
+    session = open_session(folder / name, threads, arena=arena)
     wanted = session.get_modelmeta().custom_metadata_map.get(WRITTEN_FOR)
     if wanted is not None and wanted != fingerprint(str(folder)):
         raise ModelError(
@@ -92,6 +92,7 @@ def open_session(
     *,
     optimized: bool = True,
     dynamic: bool = False,
+    arena: bool = False,
     saved: Path | None = None,
 ) -> Any:
     """Open a session whose threads flush denormals and do not spin when idle.
@@ -102,6 +103,7 @@ def open_session(
         device: cpu or cuda.
         optimized: Optimize the graph.
         dynamic: Inputs change their size, so that cuDNN must not search for the fastest algorithm of each size.
+        arena: Keep the memory of a run for the next one. For inputs of one size, with which it stays bounded.
         saved: File to write the graph to, simplified but not yet optimized for a processor.
 
     Raises:
@@ -113,7 +115,7 @@ def open_session(
         raise ModelError(f"this onnxruntime has no {PROVIDERS[device]}: install onnxruntime-gpu, or set device: cpu")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.enable_cpu_mem_arena = False
+    options.enable_cpu_mem_arena = arena
     options.log_severity_level = 4
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
