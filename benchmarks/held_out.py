@@ -24,6 +24,7 @@ from roadwork_serve.engines.onnx_features import OnnxFeatures
 from roadwork_serve.engines.thumbnails import ROADWORK
 from roadwork_serve.engines.training_data import training_data
 from roadwork_serve.engines.weights import weights_folder
+from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.testbed.real_pictures.pair_test import HeldOutPair, Score, painted_pairs, pasted_pairs, score_pairs
 from roadwork_serve.testbed.real_pictures.sources import HELD_OUT, video_frames
 
@@ -55,7 +56,7 @@ class FrameScore:
 
 def stage1(model: str = MODEL) -> Score:
     """Return the function that scores thumbnails with the head of the weights."""
-    engine = OnnxFeatures(weights_folder(model), LoadOptions(dtype="auto"))  # as the profile cpu runs it
+    engine = OnnxFeatures(weights_folder(model), LoadOptions.of(load_profile("cpu").engine_of("backbone")))
 
     def score(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
         return engine.apply_heads(engine.extract(thumbs))[ROADWORK]

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.ingress`: what one replica of the ingress can do at most, and whether more of them do more.
+"""Throughput of one replica of the ingress, and how it grows with more: `python -m benchmarks.ingress`.
 
 Stage 1 is a stand-in that answers at once, photos have the size of its thumbnails, and closed-loop clients saturate the
-server. First there is one replica, which takes what it can of the cores. Two cores cannot show what further replicas
-add on a machine with more. So the replicas then get a share of a core each: they are stopped and continued, twenty
-times a second, and nothing else is.
+server. One replica is measured without a limit. Two cores cannot show what more replicas add on a machine with more
+cores. So they are also measured with a share of the time each: twenty times a second every replica is stopped and
+continued. Only the ingress is limited that way.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from roadwork_serve.atomic_write import write_json
 from roadwork_serve.testbed.scene_dataset import draw_scene
 
 OUT = RESULTS / "ingress.json"
-REPLICAS, SHARE = (1, 2, 4), 0.15  # of a core each
+REPLICAS, SHARE = (1, 2, 4), 0.15  # of the time
 PERIOD_S = 0.05
 _SIDE, _PICTURES, _SEED = 224, 16, 9_502_000_000
 _CLIENTS, _LIMIT_S, _WARM_S = 16, 30.0, 5.0  # clients of a replica
@@ -45,7 +45,7 @@ class Row:
     """A number of replicas."""
 
     replicas: int
-    #: Share of a core that each may take; None without a limit.
+    #: Share of the time in which each may run; None without a limit.
     share: float | None
     #: Answers per second, by repeat.
     per_s: list[float]
@@ -70,7 +70,7 @@ def small_photos() -> list[bytes]:
 
 @contextmanager
 def limited(pids: Sequence[int], share: float | None, period_s: float = PERIOD_S) -> Iterator[None]:
-    """Give each process this share of a core at most: it is stopped for the rest of every period, each in its turn.
+    """Let each process run for this share of the time: it is stopped for the rest of every period, each in its turn.
 
     Without a share they are not limited.
     """
@@ -104,7 +104,7 @@ def limited(pids: Sequence[int], share: float | None, period_s: float = PERIOD_S
 
 
 def measure(replicas: int, share: float | None, seconds: float, repeats: int) -> Row:
-    """Measure a server with this many replicas of the ingress, each with a share of a core, or without a limit."""
+    """Measure a server with this many replicas of the ingress, each with a share of the time, or without a limit."""
     settings = overrides({}, replicas, sure=1.0)
     settings["ingress"] |= {"default_deadline_ms": int(1000 * _LIMIT_S)}
     with started(ROOT / "build/ingress.log", {"profile": "mini", "overrides": settings}, builder=BUILDER) as found:
@@ -131,12 +131,14 @@ def _cpu_s(server: RunningServer, pids: Sequence[int]) -> dict[int, float]:
 def main() -> None:
     """Measure and write the result file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingress", description=__doc__)
-    parser.add_argument("--replicas", type=int, nargs="+", default=list(REPLICAS), help="with a share of a core each")
-    parser.add_argument("--share", type=float, default=SHARE, help="of a core, for each of them")
+    parser.add_argument("--replicas", type=int, nargs="+", default=list(REPLICAS), help="with a share of the time each")
+    parser.add_argument("--share", type=float, default=SHARE, help="of the time, for each of them, between 0 and 1")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a measurement")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
+    if not 0 < given.share < 1:
+        parser.error("--share is between 0 and 1")
     end_in_order()
     rows = []
     for replicas, share in [(1, None), *((count, given.share) for count in given.replicas)]:

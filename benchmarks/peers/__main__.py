@@ -7,9 +7,9 @@ with photos of each size. Then it is restarted with the latency limit as its dea
 throughput, and receives Poisson arrivals of photos of the first size at shares of that throughput, and at 1.5 times it.
 Latency is counted from the time a request was due.
 
-The bundled backbone is that of the profile cpu. All servers and the bare loop run its 8-bit graph in ONNX Runtime, and
-PyTorch the larger ones. In the workloads "as shipped" the others and the bare loop run its graph in float32, since no
-documentation of theirs leads to 8 bits, and this server runs its default, the 8-bit graph.
+The bundled backbone is that of the profile cpu, in ONNX Runtime, and in 8 bits where the CPU has 8-bit dot products. In
+the workloads "as shipped" the others and the bare loop run it in float32, the model that they are given, and this
+server runs the graph in 8 bits that it ships. The larger backbones run in PyTorch everywhere.
 
 The client shares the cores with the server. Each server has as many workers as there are cores, each with one thread.
 With --one-core it has one worker and one core, as has the bare loop, and the client has another one. A server that
@@ -43,6 +43,7 @@ from benchmarks.peers.servers import OURS, PEERS, RunningServer, running, spent_
 from benchmarks.peers.workloads import BUNDLED, CASCADE, LARGE, ON_ALL_CORES, SMALL, WORKLOADS, as_shipped, on_one_core
 from benchmarks.server import ROOT, end_in_order
 from roadwork_serve.atomic_write import write_json
+from roadwork_serve.engines.cpu_features import has_int8_dot_products
 
 OUT = ROOT / "benchmarks/results/peers.json"
 DRAFT = ROOT / "build/peers/draft.json"  # of the current workload; an interrupted run does not change the result file
@@ -174,10 +175,11 @@ def main() -> None:
         parser.error("a run of some servers or sizes would replace the full results: give another --out")
     end_in_order()
     environment = Environment.here(shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]))
+    int8 = has_int8_dot_products()
     for model in models:
         workers = args.workers or count_cores(WORKLOADS[model])
         pins = {name: [*PEERS[name].packages, *PEERS[name].forced] for name in args.servers if name in PEERS}
-        run = Run(model, asdict(environment), throughput_by_threads(model, args.seconds), pins=pins)
+        run = Run(model, asdict(environment), throughput_by_threads(model, args.seconds), pins=pins, int8=int8)
         with loop_process(
             model, max(run.bare_per_s_by_threads, key=lambda count: run.bare_per_s_by_threads[count])
         ) as loop:

@@ -79,6 +79,8 @@ class Run:
     curves: list[Curve] = field(default_factory=list)
     #: Servers that failed, with the error.
     failed: list[dict[str, str]] = field(default_factory=list)
+    #: Whether the bundled backbone ran in 8 bits where it could; None in earlier results.
+    int8: bool | None = None
     #: Packages installed for each server beside those that this project locks.
     pins: dict[str, list[str]] = field(default_factory=dict)
 

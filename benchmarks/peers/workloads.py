@@ -9,13 +9,13 @@ BUNDLED, CASCADE, SMALL, LARGE = "bundled", "cascade", "vit-s", "vit-l"
 
 
 def as_shipped(name: str) -> str:
-    """Return the name of the same workload with the engines that each server's documentation leads to."""
+    """Return the name of the same workload with float32 in the others, where this server has its default of 8 bits."""
     return f"{name}, as shipped"
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What runs a backbone, as an engine of a profile."""
+    """The backend and the type of the weights, as an engine of a profile."""
 
     backend: Backend
     dtype: Literal["float32", "auto"] = "float32"

@@ -15,7 +15,6 @@ class Precision(StrEnum):
 
     fp32 = "fp32"
     fp16 = "fp16"
-    int8 = "int8"
 
 
 class Format(StrEnum):
@@ -32,8 +31,7 @@ def export(
         Format,
         typer.Option(
             help="Format to write. tensorrt builds a plan for the GPU of this machine; graphs writes ONNX graphs "
-            "beside the weights of a folder with a DINOv3 ViT, Qwen3-VL or Molmo 2, or in int8 beside the graph of a "
-            "convolutional backbone."
+            "beside the weights of a folder with a DINOv3 ViT, Qwen3-VL or Molmo 2."
         ),
     ] = Format.onnx,
     model: Annotated[
@@ -44,16 +42,7 @@ def export(
     head: Annotated[
         Path | None, typer.Option(help="Folder of the head. By default the one beside the weights.")
     ] = None,
-    precision: Annotated[
-        Precision,
-        typer.Option(help="Precision of the weights and of inference. int8 is for --format graphs and needs --photos."),
-    ] = Precision.fp32,
-    photos: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with photos of the kind that will be classified, on which 8-bit scales are measured."
-        ),
-    ] = None,
+    precision: Annotated[Precision, typer.Option(help="Precision of the weights and of inference.")] = Precision.fp32,
     side: Annotated[
         int, typer.Option(min=16, help="Side of the input thumbnails in pixels, as media.thumb_side.")
     ] = 224,
@@ -64,13 +53,6 @@ def export(
     The file contains the backbone and the head. Graphs instead read the weights of the folder they are in, so heads
     stay exchangeable, and language models have them too; the backend onnx then runs the folder without PyTorch.
     """
-    if (precision is Precision.int8) != (photos is not None):
-        raise typer.BadParameter("--precision int8 and --photos FOLDER belong together")
-    if photos is not None:
-        if format is not Format.graphs:
-            raise typer.BadParameter("--precision int8 is for --format graphs, a graph beside that of a folder")
-        _write_int8(Path(weights_folder(model)), photos, head)
-        return
     if format is Format.graphs:
         from roadwork_serve.engines.export_graphs import export_graphs
 
@@ -85,14 +67,7 @@ def export(
 
         if out is None:
             raise typer.BadParameter("give --out FILE.onnx, the file to write")
-        done = export_onnx(
-            model,
-            out,
-            precision="fp16" if precision is Precision.fp16 else "fp32",
-            side=side,
-            head=head,
-            revision=revision,
-        )
+        done = export_onnx(model, out, precision=precision.value, side=side, head=head, revision=revision)
         echo(
             f"{done.file}: {done.megabytes:.1f} MB, onnx, {precision.value}; in onnxruntime its logits differ by "
             f"at most {done.difference:.2g} from PyTorch in fp32. Serve it with an engine "
@@ -111,14 +86,3 @@ def export(
             f"{built.plan.difference:.2g} from PyTorch in fp32. Serve it with an engine "
             f"{{backend: tensorrt, model: {file}, device: cuda, num_gpus: ...}}."
         )
-
-
-def _write_int8(folder: Path, photos: Path, head: Path | None) -> None:
-    from roadwork_serve.engines.int8 import read_thumbs, write_int8_backbone
-
-    done = write_int8_backbone(folder, read_thumbs(folder, photos), head)
-    echo(
-        f"{done.file}: on {done.pictures} photos on which no scale was measured the probability changes by "
-        f"{done.change:.3f} on average, and {done.crossed:.1%} of them cross one half. Serve the folder with an engine "
-        f"{{backend: onnx, model: {folder}, dtype: auto}}."
-    )

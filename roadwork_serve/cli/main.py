@@ -20,6 +20,7 @@ from roadwork_serve.cli.minis import minis
 from roadwork_serve.cli.monitor import monitor
 from roadwork_serve.cli.plan import plan
 from roadwork_serve.cli.policy import policy
+from roadwork_serve.cli.quantize import quantize
 from roadwork_serve.cli.render import render
 from roadwork_serve.cli.retrain import retrain
 from roadwork_serve.cli.score import score
@@ -43,6 +44,7 @@ _PANELS: dict[str, dict[str, Any]] = {
         "tune": tune,
         "compare": compare,
         "export": export,
+        "quantize": quantize,
         "render": render,
         "synthesize": synthesize,
         "minis": minis,

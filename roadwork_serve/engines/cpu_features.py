@@ -10,7 +10,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 @cache
-def multiplies_int8() -> bool:
+def has_int8_dot_products() -> bool:
     """Return whether 8-bit graphs are exact and fast here: on x86-64 Linux with VNNI, where they were measured."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return False

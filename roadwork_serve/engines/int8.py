@@ -1,13 +1,14 @@
-"""8-bit graphs of ONNX models for CPUs: written from pictures, compared with the original, refused if they differ.
+"""8-bit graphs of convolutional backbones: made from photos, compared with float32, refused if they differ.
 
-Activations and the weights of each channel get scales of their own, measured on pictures ("static" quantization, QDQ).
-With 8-bit dot products (VNNI) a convolutional network then takes about half the time. Other x86 CPUs add such products
-in 16 bits, which overflow, so engines run the original there.
+Activations, and the weights of each channel, have scales that are measured on photos (static quantization, QDQ). With
+8-bit dot products (VNNI) such a network takes half the time; `benchmarks/results/stage1.json` has the figures. Other
+x86 CPUs add 8-bit products in 16 bits, which saturate, so engines run the original there.
 """
 
+import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,42 +18,103 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roadwork_serve import media
-from roadwork_serve.engines.cpu_features import multiplies_int8
+from roadwork_serve.atomic_write import replace_file
+from roadwork_serve.engines.cpu_features import has_int8_dot_products
 from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.engines.load_options import LoadOptions
-from roadwork_serve.engines.onnx import WRITTEN_FOR, open_session
+from roadwork_serve.engines.onnx import INT8_FILE, WRITTEN_FOR, open_session
 from roadwork_serve.engines.onnx_features import OnnxFeatures
-from roadwork_serve.engines.onnx_folder import FILE, INPUT, INT8_FILE
+from roadwork_serve.engines.onnx_folder import FILE, INPUT, MODEL_TYPE
 from roadwork_serve.engines.thumbnails import ROADWORK
 from roadwork_serve.errors import MediaError, ModelError
 from roadwork_serve.local_files import list_folder
 from roadwork_serve.media import Photo
 from roadwork_serve.profiles.media_limits import MediaLimits
 
-MIN_PICTURES = 40  # half of them to measure on, half to compare with
-MAX_PICTURES = 500
-MAX_CHANGE = 0.03  # mean change of the probability of road work, and of the share of pictures that change their side
-_MEASURED = 64  # pictures that scales are measured on; more take minutes and change little
+MIN_PHOTOS, MAX_PHOTOS = 80, 500  # half of them give scales, the others are compared
+MAX_CHANGE = 0.03  # of the mean change of each probability, and of the share of photos that flip
+_CALIBRATION_PHOTOS = 64  # at most; all their activations are in memory
 _PERCENTILE = 99.99  # of the activations of a tensor that its scale covers
 _SEED = 72
-Inputs = Sequence[Mapping[str, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Graph:
-    """A written graph, and what it changed on pictures on which no scale was measured."""
+    """A written graph, and the changes on photos on which no scale was measured."""
 
     file: Path
-    #: Mean change of the probability of road work.
-    change: float
-    #: Share of the pictures whose probability crossed one half.
-    crossed: float
-    #: Pictures compared.
-    pictures: int
+    #: Mean change of each probability: of the outputs of the head, and of the patch head over all cells, as "patches".
+    changes: dict[str, float]
+    #: Share of the photos whose probability of road work crosses one half.
+    flipped: float
+    #: Photos compared.
+    photos: int
+
+    @property
+    def summary(self) -> str:
+        """The mean changes as text."""
+        return ", ".join(f"{change:.3f} ({name})" for name, change in self.changes.items())
+
+
+def write_int8_backbone(folder: Path, thumbs: NDArray[np.uint8], head: Path | None = None) -> Int8Graph:
+    """Write the 8-bit graph of a convolutional backbone beside its graph.
+
+    Args:
+        folder: Folder with a convolutional backbone as an ONNX file.
+        thumbs: Thumbnails of photos like those that will be classified, uint8 [n, side, side, 3], in random order.
+        head: Folder of the head to compare with. By default the one in the folder.
+
+    Raises:
+        ConfigError: The disk refuses the file.
+        ModelError: `check_int8` refuses, the photos are too few, there is no head, or a probability moves by more than
+            MAX_CHANGE. Nothing is written then.
+    """
+    check_int8(folder)
+    if len(thumbs) < MIN_PHOTOS:
+        raise ModelError(f"8-bit scales need at least {MIN_PHOTOS} photos, and these are {len(thumbs)}: add some")
+    original = OnnxFeatures(str(folder), head_folder=head)
+    if original.head is None:
+        raise ModelError(f"{folder} has no head to compare with: name a folder with head.json (--head FOLDER)")
+    half = min(len(thumbs) // 2, _CALIBRATION_PHOTOS)
+    with tempfile.TemporaryDirectory(prefix="roadwork-int8-") as name:
+        draft = shutil.copytree(folder, Path(name) / "model")
+        inputs = [original.pixels(thumb[None]) for thumb in thumbs[:half]]
+        _quantize(folder / FILE, draft / INT8_FILE, inputs, fingerprint(str(folder)))
+        quantized = OnnxFeatures(str(draft), LoadOptions(dtype="int8"), head_folder=head)
+        result = _compare(original, quantized, thumbs[half:], folder / INT8_FILE)
+        if max(result.flipped, *result.changes.values()) > MAX_CHANGE:
+            raise ModelError(
+                f"in 8 bits the probabilities change by {result.summary} on average over {result.photos} photos, and "
+                f"{result.flipped:.1%} of the verdicts flip; the bound is {MAX_CHANGE} for each. Use float32 for this "
+                "backbone, or give photos that are more like those it will see"
+            )
+        with replace_file(result.file) as out:
+            shutil.copyfile(draft / INT8_FILE, out)
+    return result
+
+
+def check_int8(folder: Path) -> None:
+    """Raise ModelError unless a backbone can be quantized here."""
+    if not has_int8_dot_products():
+        raise ModelError("this CPU has no 8-bit dot products (VNNI), by which the graph is compared: use one that has")
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        kind = None
+    if kind != MODEL_TYPE:
+        raise ModelError(f"{folder} is not a folder with a convolutional backbone as an ONNX file, which alone can be")
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise ModelError("8-bit graphs need onnx: pip install 'roadwork-serve[export]'") from error
 
 
 def read_thumbs(folder: Path, photos: Path) -> NDArray[np.uint8]:
-    """Return the thumbnails of the photos below a folder in random order, at most MAX_PICTURES; clips are left out.
+    """Return the thumbnails of the photos below a folder in random order, at most MAX_PHOTOS; clips are left out.
+
+    Args:
+        folder: Folder with the backbone, whose size the thumbnails have.
+        photos: Folder with the photos.
 
     Raises:
         ConfigError: The folder with the photos cannot be listed.
@@ -62,7 +124,7 @@ def read_thumbs(folder: Path, photos: Path) -> NDArray[np.uint8]:
     files = [file for file in list_folder(photos) if not file.problem]
     thumbs: list[NDArray[np.uint8]] = []
     for at in np.random.default_rng(_SEED).permutation(len(files)):
-        if len(thumbs) == MAX_PICTURES:
+        if len(thumbs) == MAX_PHOTOS:
             break
         with suppress(MediaError, OSError):
             read = media.read(Path(files[at].path).read_bytes(), limits)
@@ -71,99 +133,55 @@ def read_thumbs(folder: Path, photos: Path) -> NDArray[np.uint8]:
     return np.stack(thumbs) if thumbs else np.empty((0, limits.thumb_side, limits.thumb_side, 3), np.uint8)
 
 
-def write_int8_backbone(folder: Path, thumbs: NDArray[np.uint8], head: Path | None = None) -> Int8Graph:
-    """Write the 8-bit graph of a convolutional backbone beside its graph.
+def _compare(original: OnnxFeatures, quantized: OnnxFeatures, thumbs: NDArray[np.uint8], file: Path) -> Int8Graph:
+    float32, int8 = (_probabilities(engine, thumbs) for engine in (original, quantized))
+    changes = {name: float(np.abs(int8[name] - float32[name]).mean()) for name in float32}
+    flipped = float(((int8[ROADWORK] > 0.5) != (float32[ROADWORK] > 0.5)).mean())
+    return Int8Graph(file, changes, flipped, len(thumbs))
 
-    Args:
-        folder: Folder with a backbone as an ONNX file.
-        thumbs: Thumbnails of pictures like those that will be classified, uint8 [n, side, side, 3], in random order.
-        head: Folder of the head to compare with. By default the one in the folder.
 
-    Raises:
-        ModelError: The CPU has no 8-bit dot products, the pictures are too few, there is no head, or the probabilities
-            move by more than MAX_CHANGE. Nothing is written then.
-    """
-    if not multiplies_int8():
-        raise ModelError(
-            "this CPU has no 8-bit dot products (VNNI), without which 8-bit graphs cannot be compared: use one"
+def _probabilities(engine: OnnxFeatures, thumbs: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    features = engine.extract(thumbs)
+    logits = dict(engine.apply_heads(features))
+    if (patches := engine.patch_evidence(features)) is not None:
+        logits["patches"] = patches.logits
+    return {name: 1 / (1 + np.exp(-each)) for name, each in logits.items()}
+
+
+def _quantize(source: Path, out: Path, inputs: Sequence[NDArray[np.float32]], written_for: str) -> None:
+    """Quantize a graph to 8 bits, with scales from these inputs, and note the fingerprint of its weights in it."""
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    plain = out.with_name("plain.onnx")
+    open_session(source, 1, saved=plain)
+    with redirect_stdout(None):  # it prints progress
+        quantize_static(
+            plain,
+            out,
+            cast("Any", _Reader(inputs)),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": _PERCENTILE},
         )
-    if len(thumbs) < MIN_PICTURES:
-        raise ModelError(f"8-bit scales need at least {MIN_PICTURES} pictures, and these are {len(thumbs)}: add some")
-    original = OnnxFeatures(str(folder), head_folder=head)
-    if original.head is None:
-        raise ModelError(f"{folder} has no head to compare with: name a folder with head.json (--head FOLDER)")
-    half = min(len(thumbs) // 2, _MEASURED)
-    measured, compared = thumbs[:half], thumbs[half:]
-    with tempfile.TemporaryDirectory(prefix="roadwork-int8-") as drafts:
-        draft = shutil.copytree(folder, Path(drafts) / folder.name)
-        inputs = [{INPUT: original.pixels(thumb[None])} for thumb in measured]
-        quantize(folder / FILE, draft / INT8_FILE, inputs, fingerprint(str(folder)))
-        found = OnnxFeatures(str(draft), LoadOptions(dtype="int8"), head_folder=head)
-        result = _compared(original, found, compared, folder / INT8_FILE)
-        if max(result.change, result.crossed) > MAX_CHANGE:
-            raise ModelError(
-                f"in 8 bits the probabilities of {result.pictures} pictures change by {result.change:.3f} on average, "
-                f"and {result.crossed:.1%} of them cross one half; the bound is {MAX_CHANGE}. Use float32 for this "
-                "backbone"
-            )
-        shutil.copyfile(draft / INT8_FILE, result.file)
-    return result
-
-
-def _compared(original: OnnxFeatures, found: OnnxFeatures, thumbs: NDArray[np.uint8], file: Path) -> Int8Graph:
-    logits = [engine.apply_heads(engine.extract(thumbs))[ROADWORK] for engine in (original, found)]
-    of_32, of_8 = 1 / (1 + np.exp(-np.stack(logits)))
-    change, crossed = np.abs(of_8 - of_32).mean(), ((of_8 > 0.5) != (of_32 > 0.5)).mean()
-    return Int8Graph(file, float(change), float(crossed), len(thumbs))
-
-
-def quantize(source: Path, out: Path, inputs: Inputs, written_for: str) -> None:
-    """Write the 8-bit graph of a graph.
-
-    Args:
-        source: Graph in float32 or float16.
-        out: File to write.
-        inputs: Inputs that scales are measured on.
-        written_for: Fingerprint of the weights, which is checked when the graph is opened.
-
-    Raises:
-        ModelError: The packages of the extra `export` are not installed.
-    """
-    try:
-        import onnx
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-    except ImportError as error:
-        raise ModelError(f"8-bit graphs need onnx: pip install 'roadwork-serve[export]' ({error})") from error
-    with tempfile.TemporaryDirectory(prefix="roadwork-int8-") as drafts:
-        plain, draft = Path(drafts) / "plain.onnx", Path(drafts) / "int8.onnx"
-        open_session(source, 1, saved=plain)
-        with redirect_stdout(None):  # it prints what it does
-            quantize_static(
-                plain,
-                draft,
-                cast("Any", _Reader(inputs)),
-                quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                calibrate_method=CalibrationMethod.Percentile,
-                extra_options={"CalibPercentile": _PERCENTILE},
-            )
-        written = onnx.load(draft)
-        written.metadata_props.append(onnx.StringStringEntryProto(key=WRITTEN_FOR, value=written_for))
-        used = {node.domain for node in written.graph.node}
-        kept = [each for each in written.opset_import if each.domain in used]
-        del written.opset_import[:]
-        written.opset_import.extend(kept)
-        onnx.checker.check_model(written)
-        onnx.save(written, out)
+    graph = onnx.load(out)
+    graph.metadata_props.append(onnx.StringStringEntryProto(key=WRITTEN_FOR, value=written_for))
+    used = {node.domain for node in graph.graph.node}
+    kept = [each for each in graph.opset_import if each.domain in used]
+    del graph.opset_import[:]
+    graph.opset_import.extend(kept)
+    onnx.checker.check_model(graph)
+    onnx.save(graph, out)
 
 
 class _Reader:
     """Inputs as the calibration of onnxruntime takes them: one by one, then None."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Sequence[NDArray[np.float32]]) -> None:
         self._inputs = iter(inputs)
 
     def get_next(self) -> Any:
-        return next(self._inputs, None)
+        return None if (pixels := next(self._inputs, None)) is None else {INPUT: pixels}

@@ -1,4 +1,4 @@
-"""Settings for loading a checkpoint into PyTorch, the same for every engine."""
+"""Settings for loading a checkpoint, the same for every engine."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self

@@ -15,6 +15,7 @@ from roadwork_serve.errors import ModelError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 INPUT, OUTPUT = "thumbs", "logits"  # names in the graph
+INT8_FILE = "backbone.int8.onnx"  # beside the graph of a backbone, made from it
 WRITTEN_FOR = "weights"  # key in the metadata of a graph: the fingerprint of the weights that it reads
 
 
@@ -70,17 +71,18 @@ def data_of(file: Path) -> Path:
 
 
 def open_graph(folder: Path, name: str, threads: int, *, arena: bool = False) -> Any:
-    """Open a graph that reads the weights beside it, on the CPU. See `open_session` for `arena`.
+    """Open a graph that reads the weights beside it, or was made from them, on the CPU. `arena`: see `open_session`.
 
     Raises:
-        ModelError: It cannot be opened, or was written for other weights, in which its offsets would point anywhere.
+        ModelError: It cannot be opened, or was written for other weights, in which offsets would point anywhere.
     """
     session = open_session(folder / name, threads, arena=arena)
     wanted = session.get_modelmeta().custom_metadata_map.get(WRITTEN_FOR)
     if wanted is not None and wanted != fingerprint(str(folder)):
         raise ModelError(
-            f"{folder / name} was written for other weights than those beside it: write it again with `roadwork export "
-            f"--format graphs --model {folder}`"
+            f"{folder / name} was written for other weights than those beside it: write it again with "
+            f"`roadwork {'quantize' if name == INT8_FILE else 'export --format graphs --model'} {folder}`"
+            f"{', or delete it' if name == INT8_FILE else ''}"
         )
     return session
 
@@ -148,7 +150,7 @@ def read_metadata(file: Path) -> ExportMetadata:
         ModelError: The file does not exist or is not an export.
     """
     if not file.is_file():
-        raise ModelError(f"there is no file {file}: write it with `roadwork export --to onnx --out {file}`")
+        raise ModelError(f"there is no file {file}: write it with `roadwork export --out {file}`")
     session = open_session(file, 1, optimized=False)
     return ExportMetadata.of(session.get_modelmeta().custom_metadata_map, file)
 
@@ -172,7 +174,7 @@ class OnnxBackbone(ExportedBackbone):
             ModelError: The file cannot be run, or was exported for another side.
         """
         if not file.is_file():
-            raise ModelError(f"there is no file {file}: write it with `roadwork export --to onnx --out {file}`")
+            raise ModelError(f"there is no file {file}: write it with `roadwork export --out {file}`")
         self._session = open_session(file, threads, device)
         self.metadata = ExportMetadata.of(self._session.get_modelmeta().custom_metadata_map, file)
         check_side(self.metadata.side, side)

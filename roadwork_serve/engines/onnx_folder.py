@@ -5,6 +5,7 @@ returns features, so heads can be trained for it and exchanged. It holds a convo
 beside the checkpoint whose weights it reads. Beside the graph there can be one in 8 bits; `engines.int8` writes it.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.engines.cpu_features import multiplies_int8
+from roadwork_serve.engines.cpu_features import has_int8_dot_products
 from roadwork_serve.engines.denormals import flush_denormals
 from roadwork_serve.engines.load_options import LoadOptions
-from roadwork_serve.engines.onnx import open_graph
+from roadwork_serve.engines.onnx import INT8_FILE, open_graph
 from roadwork_serve.engines.thumbnails import batches
 from roadwork_serve.errors import ModelError
 
 MODEL_TYPE, VIT = "onnx_backbone", "dinov3_vit"
-FILE, INT8_FILE = "backbone.onnx", "backbone.int8.onnx"
+FILE = "backbone.onnx"
 INPUT = "pixels"
+_LOG = logging.getLogger("ray.serve.roadwork.onnx")
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, unless the checkpoint has others
-_TOGETHER = 8  # thumbnails in a run; more take memory that the session keeps, and no less time each
+_BATCH = 8  # thumbnails in a run, whose memory the session keeps
 
 
 class OnnxFolder:
@@ -80,7 +82,7 @@ class OnnxFolder:
         """
         self.check_side(pixels.shape[-1])
         with flush_denormals():
-            parts = [self._session.run(None, {INPUT: pixels[c]})[0] for c in batches(len(pixels), _TOGETHER)]
+            parts = [self._session.run(None, {INPUT: pixels[c]})[0] for c in batches(len(pixels), _BATCH)]
         found = np.concatenate(parts)
         if found.ndim == 3:
             return found
@@ -89,6 +91,9 @@ class OnnxFolder:
 
 
 def _graph(folder: str, dtype: str) -> str:
-    if dtype == "int8" or (dtype == "auto" and multiplies_int8() and (Path(folder) / INT8_FILE).is_file()):
+    if dtype == "int8" or (dtype == "auto" and has_int8_dot_products() and (Path(folder) / INT8_FILE).is_file()):
+        _LOG.info("%s runs in 8 bits", folder)
         return INT8_FILE
+    if dtype == "auto":
+        _LOG.info("%s runs in float32: without a graph in 8 bits, or without a CPU for it", folder)
     return FILE

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from aiohttp import web
@@ -44,6 +45,7 @@ from benchmarks.peers.workloads import (
 from benchmarks.tables import RESULTS
 from deployments.app import Args
 from roadwork_serve.cascade.policy_file import load_policy
+from roadwork_serve.engines.cpu_features import has_int8_dot_products
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import Profile
 
@@ -242,13 +244,14 @@ def test_this_server_as_shipped_runs_the_engine_of_its_default_profile(folder: P
     assert found == wanted | {"model": weights(BUNDLED)} and wanted["model"] == "bundled:efficientnet-lite2"
 
 
+@pytest.mark.skipif(not has_int8_dot_products(), reason="without 8-bit dot products (VNNI) both are float32")
 def test_both_engines_give_nearly_the_same_probabilities() -> None:
-    photos = pictures(next(iter(SIZES)), 4)
-    in_8_bits, in_32 = (Classifier(model, 1) for model in (BUNDLED, as_shipped(BUNDLED)))
-    thumbs = [in_8_bits.thumb(data) for data in photos]
-    probabilities = in_8_bits.classify(thumbs)
-    assert probabilities == pytest.approx(in_32.classify(thumbs), abs=0.15)
-    assert max(probabilities) - min(probabilities) > 0.1, "not all alike"
+    photos = pictures(next(iter(SIZES)), 8)
+    int8, float32 = (Classifier(model, 1) for model in (BUNDLED, as_shipped(BUNDLED)))
+    thumbs = [int8.thumb(data) for data in photos]
+    found, wanted = (np.array(engine.classify(thumbs)) for engine in (int8, float32))
+    assert 0 < np.abs(found - wanted).mean() < 0.05
+    assert found.max() - found.min() > 0.1, "not all alike"
 
 
 def test_servers_on_onnx_runtime_load_no_pytorch() -> None:

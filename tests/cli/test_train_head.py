@@ -78,13 +78,14 @@ def test_the_default_profile_trains_a_head_and_with_boxes_a_patch_head(data: Pat
     )  # fmt: skip
     assert "Patch head: cone; from 8 photos with boxes, and 8 without road work." in output
     assert json.loads((tmp_path / "head/metrics.json").read_text())["patches"]["boxed"] == 8
-    engine = load_profile("cpu", {"engines": {"backbone": {"features": {"head": str(tmp_path / "head")}}}})
+    settings = {"features": {"head": str(tmp_path / "head")}, "dtype": "float32"}  # no photo has one color: 8 bits err
+    engine = load_profile("cpu", {"engines": {"backbone": settings}})
     stage = Backbone(StageSpec(engine="backbone"), engine.engine_of("backbone"))
     red, blue = (
         stage.predict([Item("one", "photo", (), np.full((1, 224, 224, 3), colour, np.uint8), (0.0,), 1e9)])[0]
         for colour in (RED, BLUE)
     )
-    assert np.mean(red.evidence.heat_map) > 80 > 20 > np.mean(blue.evidence.heat_map)
+    assert max(map(max, red.evidence.heat_map)) > 50 > max(map(max, blue.evidence.heat_map))
     assert {region.kind for region in red.evidence.regions} == {"cone"}
 
 

@@ -1,4 +1,4 @@
-"""8-bit graphs: written from pictures, compared, refused, and run where the CPU multiplies 8 bits."""
+"""8-bit graphs: made from photos, compared, refused, and run where the CPU has 8-bit dot products."""
 
 import shutil
 from pathlib import Path
@@ -15,14 +15,17 @@ from roadwork_serve.engines import cpu_features, int8, onnx_folder
 from roadwork_serve.engines.fingerprint import fingerprint
 from roadwork_serve.engines.int8 import read_thumbs, write_int8_backbone
 from roadwork_serve.engines.load_options import LoadOptions
+from roadwork_serve.engines.onnx import INT8_FILE
 from roadwork_serve.engines.onnx_features import OnnxFeatures
-from roadwork_serve.engines.onnx_folder import FILE, INT8_FILE
+from roadwork_serve.engines.onnx_folder import FILE
 from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.engine_spec import EngineSpec
 from roadwork_serve.testbed import scenes
 
 LITE2 = Path(weights_folder("bundled:efficientnet-lite2"))
+FEW = int8.MIN_PHOTOS
+FOR_DRAWINGS = 0.15  # bound on the change; stage 1 is less sure of drawings than of photos
 INT8, AUTO = LoadOptions(dtype="int8"), LoadOptions(dtype="auto")
 
 
@@ -50,27 +53,27 @@ def copied(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def vnni() -> None:
-    if not cpu_features.multiplies_int8():
+    if not cpu_features.has_int8_dot_products():
         pytest.skip("this CPU has no 8-bit dot products (VNNI), without which 8-bit graphs are not exact")
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Allow for drawings, of which stage 1 is less sure than of photos."""
-    monkeypatch.setattr(int8, "MAX_CHANGE", 0.15)
+    monkeypatch.setattr(int8, "MAX_CHANGE", FOR_DRAWINGS)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory, vnni: None) -> tuple[Path, int8.Int8Graph]:
     folder = copied(tmp_path_factory.mktemp("int8"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(int8, "MAX_CHANGE", 0.15)
-        return folder, write_int8_backbone(folder, thumbs(48))
+        patch.setattr(int8, "MAX_CHANGE", FOR_DRAWINGS)
+        return folder, write_int8_backbone(folder, thumbs(FEW))
 
 
 def test_a_written_graph_gives_nearly_the_same_answers(written: tuple[Path, int8.Int8Graph], vnni: None) -> None:
     folder, result = written
-    assert result.file == folder / INT8_FILE and result.pictures == 24
+    assert result.file == folder / INT8_FILE and result.photos == FEW // 2
+    assert set(result.changes) == {"roadwork", "text", "patches"}
     assert result.file.stat().st_size < 0.7 * (folder / FILE).stat().st_size
     original, found = OnnxFeatures(str(folder)), OnnxFeatures(str(folder), INT8)
     seen = thumbs(8, 500)
@@ -96,7 +99,9 @@ def test_a_graph_of_other_weights_is_refused(written: tuple[Path, int8.Int8Graph
     shutil.copyfile(written[0] / INT8_FILE, folder / INT8_FILE)
     with (folder / FILE).open("ab") as file:
         file.write(b"\x82\x01\x00")  # an empty field: another file, the same graph
-    with pytest.raises(ModelError, match="was written for other weights"):
+    with pytest.raises(
+        ModelError, match=r"was written for other weights .* again with `roadwork quantize .*or delete it"
+    ):
         OnnxFeatures(str(folder), INT8)
 
 
@@ -104,19 +109,27 @@ def test_a_graph_that_differs_too_much_is_not_written(
     tmp_path: Path, vnni: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copied(tmp_path)
-    black = np.zeros((24, 224, 224, 3), np.uint8)  # scales measured on them cover nothing of a picture
-    with pytest.raises(ModelError, match=r"in 8 bits the probabilities of 24 pictures change by 0\.\d+"):
-        write_int8_backbone(folder, np.concatenate([black, thumbs(24)]))
+    black = np.zeros((FEW // 2, 224, 224, 3), np.uint8)  # scales measured on them cover nothing of a picture
+    with pytest.raises(
+        ModelError, match=r"the probabilities change by 0\.\d+ \(roadwork\), .*the bound is 0\.03 for each"
+    ):
+        write_int8_backbone(folder, np.concatenate([black, thumbs(FEW // 2)]))
     assert not (folder / INT8_FILE).exists()
 
 
-def test_too_few_pictures_and_a_missing_head_are_refused(tmp_path: Path, vnni: None) -> None:
+def test_too_few_photos_and_a_missing_head_are_refused(tmp_path: Path, vnni: None) -> None:
     folder = copied(tmp_path)
-    with pytest.raises(ModelError, match="8-bit scales need at least 40 pictures, and these are 39: add some"):
-        write_int8_backbone(folder, thumbs(39))
+    with pytest.raises(ModelError, match=f"8-bit scales need at least {FEW} photos, and these are {FEW - 1}: add some"):
+        write_int8_backbone(folder, thumbs(FEW - 1))
     (folder / "head.json").unlink()
     with pytest.raises(ModelError, match="has no head to compare with"):
-        write_int8_backbone(folder, thumbs(40))
+        write_int8_backbone(folder, thumbs(FEW))
+
+
+@pytest.mark.parametrize("model", ["bundled:backbone", "bundled:vlm", "no-such-folder"])
+def test_other_models_are_refused_before_a_photo_is_read(model: str, tmp_path: Path, vnni: None) -> None:
+    run = CliRunner().invoke(app, ["quantize", model, "--photos", str(tmp_path / "none")])
+    assert run.exit_code == 2 and "not a folder with a convolutional backbone" in " ".join(run.output.split())
 
 
 @pytest.mark.parametrize(
@@ -125,7 +138,7 @@ def test_too_few_pictures_and_a_missing_head_are_refused(tmp_path: Path, vnni: N
 def test_auto_runs_8_bits_where_folder_and_cpu_have_them(
     cpu: bool, graph: bool, in_8_bits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_folder, "multiplies_int8", lambda: cpu)
+    monkeypatch.setattr(onnx_folder, "has_int8_dot_products", lambda: cpu)
     folder = LITE2 if graph else copied(tmp_path)
     seen = thumbs(2)
     float32, found = OnnxFeatures(str(folder)).extract(seen), OnnxFeatures(str(folder), AUTO).extract(seen)
@@ -133,9 +146,9 @@ def test_auto_runs_8_bits_where_folder_and_cpu_have_them(
 
 
 def test_a_cpu_without_8_bit_dot_products_writes_no_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8, "multiplies_int8", lambda: False)
+    monkeypatch.setattr(int8, "has_int8_dot_products", lambda: False)
     with pytest.raises(ModelError, match="this CPU has no 8-bit dot products"):
-        write_int8_backbone(copied(tmp_path), thumbs(40))
+        write_int8_backbone(copied(tmp_path), thumbs(FEW))
 
 
 @pytest.mark.parametrize(
@@ -156,28 +169,20 @@ def test_dot_products_are_read_from_the_system(
         (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(cpu_features, "_CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(cpu_features.platform, "machine", lambda: machine)
-    assert cpu_features.multiplies_int8.__wrapped__() is wanted  # without its cache
+    assert cpu_features.has_int8_dot_products.__wrapped__() is wanted  # without its cache
 
 
 def test_the_command_writes_it_from_a_folder_of_photos(tmp_path: Path, vnni: None, drawn: None) -> None:
     folder, photos = copied(tmp_path), tmp_path / "photos"
     photos.mkdir()
-    for seed in range(44):
+    for seed in range(FEW + 4):
         picture(seed).save(photos / f"{seed}.jpg")
     (photos / "notes.txt").write_text("no photo")
-    assert read_thumbs(folder, photos).shape == (44, 224, 224, 3)
-    run = CliRunner().invoke(
-        app, ["export", "--format", "graphs", "--precision", "int8", "--model", str(folder), "--photos", str(photos)]
-    )
+    assert read_thumbs(folder, photos).shape == (FEW + 4, 224, 224, 3)
+    run = CliRunner().invoke(app, ["quantize", str(folder), "--photos", str(photos)])
     assert run.exit_code == 0, run.output
-    assert "on 22 photos on which no scale was measured" in " ".join(run.output.split())
+    assert f"on {FEW // 2 + 2} photos on which no scale was measured" in " ".join(run.output.split())
     assert (folder / INT8_FILE).exists()
-
-
-@pytest.mark.parametrize("arguments", [["--precision", "int8"], ["--photos", "x"]])
-def test_the_command_needs_precision_and_photos_together(arguments: list[str]) -> None:
-    run = CliRunner().invoke(app, ["export", "--format", "graphs", *arguments])
-    assert run.exit_code == 2 and "belong together" in run.output
 
 
 def test_auto_is_float32_for_pytorch_and_refused_for_vllm() -> None:

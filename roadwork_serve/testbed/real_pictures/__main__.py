@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from roadwork_serve.engines.cpu_features import has_int8_dot_products
 from roadwork_serve.engines.int8 import write_int8_backbone
 from roadwork_serve.testbed.minis.data import fill, renderer_version
 from roadwork_serve.testbed.real_pictures.attribution import attribution
@@ -73,12 +74,12 @@ def main() -> None:
     }
     out = given.out or work / "weights"
     write_weights(out, backbone, fit_roadwork(data), fit_words(data), fit_patches(data), facts)
-    done = write_int8_backbone(out, calibration_thumbs(pictures, scenes, SIDE, given.seed))
-    print(
-        f"in 8 bits the probability changes by {done.change:.4f}, and {done.crossed:.1%} of {done.pictures} cross 0.5"
-    )
     (work / "attribution.md").write_text(attribution(pictures) + "\n", encoding="utf-8")
     print(f"written to {out}", flush=True)
+    if has_int8_dot_products():
+        print(write_int8_backbone(out, calibration_thumbs(pictures, scenes, SIDE, given.seed)))
+    else:
+        print("without the graph in 8 bits, which takes a CPU with VNNI: write it with `roadwork quantize`")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 STRIDE, WIDTH = 32, 1280
 _FILE = "models/efficientnet-lite2-9656183e.pth"
 _SMALL = 1024  # values of a constant up to which it stays in fp32
-_PICTURES, _SCENES = 400, 50  # that the scales of 8-bit weights are measured on and compared with
+_PICTURES, _SCENES = 400, 50  # for the scales of the 8-bit graph, and to compare it
 
 
 def import_backbone(out: Path, side: int) -> None:
