@@ -231,15 +231,9 @@ def rendered_scenes(results: Path) -> str:
 
 
 def goals(results: Path) -> str:
-    """Return the goals with their results, and those of an earlier run if there is one."""
-    now, earlier = _goals(results), _goals(results / EARLIER) if (results / EARLIER).is_dir() else {}
-    return table(
-        ["goal", "target", "measured", "", "earlier run", ""],
-        [
-            [name, f"{goal.target:g}", *goal.cells(), *(earlier[name].cells() if name in earlier else ("", ""))]
-            for name, goal in now.items()
-        ],
-    )
+    """Return the goals with their results."""
+    rows = [[name, f"{goal.target:g}", *goal.cells()] for name, goal in _goals(results).items()]
+    return table(["goal", "target", "measured", ""], rows)
 
 
 def starts(results: Path) -> str:

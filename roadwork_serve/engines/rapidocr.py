@@ -9,6 +9,7 @@ from PIL import Image
 
 from roadwork_serve.cancellable_thread import stop_if_cancelled
 from roadwork_serve.engines.denormals import flush_denormals
+from roadwork_serve.engines.heap import keep_freed_memory
 from roadwork_serve.engines.ocr import OcrLine
 from roadwork_serve.engines.onnx import open_session
 from roadwork_serve.errors import ModelError
@@ -39,6 +40,7 @@ class RapidOcr:
         """
         if model != MODEL:
             raise ModelError(f"backend rapidocr uses the weights in its wheel: set model: {MODEL}, not {model!r}")
+        keep_freed_memory()
         try:
             self._ocr = _open(threads, side, device)
         except ImportError as error:

@@ -42,7 +42,7 @@ from benchmarks.peers.workloads import (
     as_shipped,
     on_one_core,
 )
-from benchmarks.tables import RESULTS
+from benchmarks.tables import EARLIER, RESULTS
 from deployments.app import Args
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.engines.cpu_features import has_int8_dot_products
@@ -296,7 +296,7 @@ def test_results_from_before_the_margin_was_measured_can_be_merged(tmp_path: Pat
              "relative_throughput": 0.5, "cpu_ms": 20.0, "memory_mib": 500, "refused": 0}]  # fmt: skip
     old = {"model": SMALL, "environment": {}, "bare_per_s_by_threads": {"1": 50.0}, "rows": rows}
     (tmp_path / "peers.json").write_text(json.dumps({"runs": [old]}))
-    for path in (tmp_path / "peers.json", RESULTS / "peers.json"):
+    for path in (tmp_path / "peers.json", RESULTS / EARLIER / "peers-miniature-2.json"):
         new, *kept = merge_runs(path, Run(BUNDLED, {}, {}), list(WORKLOADS))
         assert new.model == BUNDLED and SMALL in {each.model for each in kept}
     (row,) = merge_runs(tmp_path / "peers.json", Run(BUNDLED, {}, {}), list(WORKLOADS))[1].rows
