@@ -153,7 +153,7 @@ def _quantize(source: Path, out: Path, inputs: Sequence[NDArray[np.float32]], wr
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    plain = out.with_name("plain.onnx")
+    plain = out.parent.with_suffix(".onnx")  # beside the folder, whose fingerprint covers every graph in it
     open_session(source, 1, saved=plain)
     with redirect_stdout(None):  # it prints progress
         quantize_static(

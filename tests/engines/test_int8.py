@@ -73,7 +73,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, vnni: None) -> tuple[Path,
 def test_a_written_graph_gives_nearly_the_same_answers(written: tuple[Path, int8.Int8Graph], vnni: None) -> None:
     folder, result = written
     assert result.file == folder / INT8_FILE and result.photos == FEW // 2
-    assert set(result.changes) == {"roadwork", "text", "patches"}
+    assert set(result.changes) == {"roadwork", "words", "patches"}
     assert result.file.stat().st_size < 0.7 * (folder / FILE).stat().st_size
     original, found = OnnxFeatures(str(folder)), OnnxFeatures(str(folder), INT8)
     seen = thumbs(8, 500)
