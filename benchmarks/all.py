@@ -45,7 +45,7 @@ ALL = (
         "overhead", 17, ("--models", "bundled", "--seconds", "2", "--repeats", "1"), ("rows",), has_plot=False
     ),
     Measurement(
-        "peers", 30,
+        "peers", 45,
         ("--models", "bundled", "--sizes", "50 kB", "--servers", "FastAPI", "roadwork-serve", "--seconds", "1.5",
          "--repeats", "1", "--arrivals", "20", "--workers", "2"),
         ("runs", "workloads"),

@@ -1,7 +1,7 @@
 """Memory that a process keeps after its model has freed it.
 
 The server's processes give freed memory back to the system soon (`ray_environment.RAY`). A model whose inputs change
-their size allocates hundreds of MB anew in every run, and the system clears each page of them: a sixth of the time of
+their size allocates hundreds of MB anew in every run, and the system clears each page of them: an eighth of the time of
 PP-OCR. Processes of such models keep more.
 """
 
