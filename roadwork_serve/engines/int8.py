@@ -78,7 +78,7 @@ def write_int8_backbone(folder: Path, thumbs: NDArray[np.uint8], head: Path | No
     half = min(len(thumbs) // 2, _CALIBRATION_PHOTOS)
     with tempfile.TemporaryDirectory(prefix="roadwork-int8-") as name:
         draft = shutil.copytree(folder, Path(name) / "model")
-        inputs = [original.pixels(thumb[None]) for thumb in thumbs[:half]]
+        inputs = [original.folder.pixels(thumb[None]) for thumb in thumbs[:half]]
         _quantize(folder / FILE, draft / INT8_FILE, inputs, fingerprint(str(folder)))
         quantized = OnnxFeatures(str(draft), LoadOptions(dtype="int8"), head_folder=head)
         result = _compare(original, quantized, thumbs[half:], folder / INT8_FILE)
@@ -120,7 +120,7 @@ def read_thumbs(folder: Path, photos: Path) -> NDArray[np.uint8]:
         ConfigError: The folder with the photos cannot be listed.
         ModelError: The folder with the backbone cannot be read.
     """
-    limits = MediaLimits(thumb_side=OnnxFeatures(str(folder)).side)
+    limits = MediaLimits(thumb_side=OnnxFeatures(str(folder)).folder.side)
     files = [file for file in list_folder(photos) if not file.problem]
     thumbs: list[NDArray[np.uint8]] = []
     for at in np.random.default_rng(_SEED).permutation(len(files)):

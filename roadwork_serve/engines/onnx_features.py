@@ -50,9 +50,10 @@ class OnnxFeatures:
         Raises:
             ModelError: The model or a head cannot be loaded, or is for thumbnails of another size.
         """
-        self._folder = _open(model, options)
-        self._folder.check_side(side or self._folder.side)
-        self._identity, self.max_thumbs = BackboneIdentity(model, self._folder.width), max_thumbs
+        #: The backbone.
+        self.folder = _open(model, options)
+        self.folder.check_side(side or self.folder.side)
+        self._identity, self.max_thumbs = BackboneIdentity(model, self.folder.width), max_thumbs
         own = head_folder or (Path(model) if (Path(model) / "head.json").exists() else None)
         self.head = None if own is None else self._fitted(ArrayHead.parse(head_files(own), str(own)), str(own))
         self.second = None
@@ -78,11 +79,6 @@ class OnnxFeatures:
         """True if a head is loaded, be it only a second one."""
         return self.head is not None or self.second is not None
 
-    @property
-    def side(self) -> int:
-        """Side of the thumbnails in pixels."""
-        return self._folder.side
-
     def warm(self) -> None:
         """Run the smallest and the largest batch.
 
@@ -91,7 +87,7 @@ class OnnxFeatures:
         """
         for count in (1, self.max_thumbs):
             try:
-                self.extract(reference_thumbs(self._folder.side, count))
+                self.extract(reference_thumbs(self.folder.side, count))
             except ModelError:
                 raise
             except Exception as error:  # onnxruntime's errors share no base but Exception
@@ -104,12 +100,8 @@ class OnnxFeatures:
         """Return the features all heads use, float32 [n, 3 * width], and with a patch head its logits after them."""
         return np.concatenate([self._features(thumbs[cut]) for cut in batches(len(thumbs), self.max_thumbs)])
 
-    def pixels(self, thumbs: NDArray[np.uint8]) -> Array:
-        """Return the normalized pixels [n, 3, side, side] of thumbnails [n, side, side, 3]."""
-        return self._folder.pixels(thumbs)
-
     def _features(self, thumbs: NDArray[np.uint8]) -> Array:
-        tokens = self._folder.tokens(self.pixels(thumbs))
+        tokens = self.folder.tokens(self.folder.pixels(thumbs))
         cells = tokens[:, 1:]
         parts = [tokens[:, 0], cells.mean(1), cells.max(1)]
         if self.patch_head is not None:
@@ -131,14 +123,14 @@ class OnnxFeatures:
 
     def stored_features(self, features: Array) -> NDArray[np.float16]:
         """Return the part of the features that the journal stores: float16 [n, width], as the recipe `cls`."""
-        return features[:, : self._folder.width].astype(np.float16)
+        return features[:, : self.folder.width].astype(np.float16)
 
     def patch_evidence(self, features: Array) -> PatchEvidence | None:
         """Return the evidence by class and place; None without a patch head."""
         if self.patch_head is None:
             return None
         classes = self.patch_head.settings.classes
-        logits = features[:, 3 * self._folder.width :].reshape(len(features), -1, len(classes))
+        logits = features[:, 3 * self.folder.width :].reshape(len(features), -1, len(classes))
         side = round(logits.shape[1] ** 0.5)
         return PatchEvidence(classes, logits.reshape(len(logits), side, side, len(classes)))
 

@@ -1,11 +1,13 @@
 """Command line: python -m roadwork_serve.testbed.real_pictures DATA --work FOLDER [--out FOLDER]."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from roadwork_serve.atomic_write import write_json
 from roadwork_serve.engines.cpu_features import has_int8_dot_products
 from roadwork_serve.engines.int8 import write_int8_backbone
 from roadwork_serve.testbed.minis.data import fill, renderer_version
@@ -77,7 +79,8 @@ def main() -> None:
     (work / "attribution.md").write_text(attribution(pictures) + "\n", encoding="utf-8")
     print(f"written to {out}", flush=True)
     if has_int8_dot_products():
-        print(write_int8_backbone(out, calibration_thumbs(pictures, scenes, SIDE, given.seed)))
+        found = asdict(write_int8_backbone(out, calibration_thumbs(pictures, scenes, SIDE, given.seed)))
+        write_json(out / "int8.json", {name: value for name, value in found.items() if name != "file"})
     else:
         print("without the graph in 8 bits, which takes a CPU with VNNI: write it with `roadwork quantize`")
 
