@@ -118,8 +118,8 @@ def score(photos: PhotoSet, profiles: Sequence[Profile], policies: Sequence[Poli
     places = assign(photos.photos, [seen_data(*each) for each in zip(profiles, policies, strict=True)])
     fresh: list[EvaluationRow] = []
     for index, (profile, policy) in enumerate(zip(profiles, policies, strict=True)):
-        fresh += _classify(photos, _placed(photos, places, index), profile, policy)
-    seen = _classify(photos, _placed(photos, places, None), profiles[0], policies[0])
+        fresh += classify_photos(photos, _placed(photos, places, index), profile, policy)
+    seen = classify_photos(photos, _placed(photos, places, None), profiles[0], policies[0])
     return SetResult(
         name=photos.name,
         n=len(photos.photos),
@@ -134,9 +134,15 @@ def _placed(photos: PhotoSet, places: Sequence[int | None], index: int | None) -
     return [photo for photo, at in zip(photos.photos, places, strict=True) if at == index]
 
 
-def _classify(
+def fresh_photos(photos: PhotoSet, profile: Profile, policy: Policy) -> list[SampleMetadata]:
+    """Return the photos that no model of the profile was trained on."""
+    return _placed(photos, assign(photos.photos, [seen_data(profile, policy)]), 0)
+
+
+def classify_photos(
     photos: PhotoSet, wanted: Sequence[SampleMetadata], profile: Profile, policy: Policy
 ) -> list[EvaluationRow]:
+    """Classify some photos of a set in this process. Raises ConfigError when one gets no verdict."""
     if not wanted:
         return []
 

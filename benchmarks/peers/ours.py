@@ -14,18 +14,29 @@ from benchmarks.bulk import POLICY
 from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.model import PROFILE, UNSURE, weights
 from benchmarks.server import environment_in, write_config
+from roadwork_serve.cascade.policy_file import load_policy
+from roadwork_serve.profiles.load import load_profile
 
-_CASCADE = {
-    "version": "cascade",
-    "photo": [{"stage": "backbone", "exit": list(UNSURE)}, {"stage": "signs", "exit": [0.5, 0.5]}],
-    "clip": POLICY["clip"],
-}
+
+def two_stages(min_text_probability: float | None) -> dict[str, Any]:
+    """Return the policy of the cascade: the sign reader runs where stage 1 is unsure, and text is likely enough."""
+    signs = {"stage": "signs", "exit": [0.5, 0.5], "min_text_probability": min_text_probability}
+    photo = [{"stage": "backbone", "exit": list(UNSURE)}, signs]
+    return {"version": "cascade", "photo": photo, "clip": POLICY["clip"]}
+
+
+def shipped_text_probability() -> float | None:
+    """Return the probability of text from which the policy of the profile asks its sign reader about a photo."""
+    policy = load_policy(load_profile(PROFILE).policy)
+    return next(step.min_text_probability for step in policy.photo if step.stage == "signs")
 
 
 def settings(folder: Path, arguments: Arguments, journal: bool) -> tuple[list[str], dict[str, str]]:
     """Return the command and the environment of a server that keeps all its files in a folder."""
     policy = folder / "policy.yaml"
-    policy.write_text(yaml.safe_dump(_CASCADE if arguments.workload.reads_signs else POLICY))
+    workload = arguments.workload
+    gate = shipped_text_probability() if workload.own_text_gate else None
+    policy.write_text(yaml.safe_dump(two_stages(gate) if workload.reads_signs else POLICY))
     config = folder / "serve.yaml"
     write_config(config, {"profile": PROFILE, "overrides": _overrides(arguments, policy, journal)})
     serve_config = yaml.safe_load(config.read_text())
