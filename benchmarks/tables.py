@@ -170,6 +170,18 @@ def photographs(results: Path) -> str:
     return table(heads, lines)
 
 
+def text_gate(results: Path) -> str:
+    """Return what is lost where the sign reader is asked only about photos with likely text."""
+    lines: list[list[str]] = []
+    for row in read(results, "text-gate")["rows"]:
+        gate = row["min_text_probability"]
+        cells = [f"{row['n']} ({row['positives']})", f"{row['asked']} of {row['unsure']}", f"{row['telling']}"]
+        scores = [f"{row[name]:.3f}" for name in ("accuracy", "auc", "ece")]
+        lines.append([row["photos"], "none" if gate is None else f"{gate:g}", *cells, *scores, f"{row['changed']}"])
+    heads = ["photos", "`min_text_probability`", "n (road work)", "asked", "with a telling sign"]
+    return table([*heads, "accuracy", "AUC", "ECE", "labels changed"], lines)
+
+
 def summary(results: Path) -> str:
     """Return the table of the README: this server and the best of the others."""
     rows = _rows(results)
@@ -303,6 +315,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
         batching,
         cost_accuracy,
         photographs,
+        text_gate,
         summary,
         headline,
         rendered_scenes,

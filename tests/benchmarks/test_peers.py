@@ -235,6 +235,16 @@ def test_the_engines_are_equal_but_for_servers_as_shipped(
     assert engine.model == f"weights of {workload.backbone}"
 
 
+@pytest.mark.parametrize(("model", "gate"), [(CASCADE, None), (as_shipped(CASCADE), 0.4)])
+def test_only_as_shipped_the_sign_reader_is_asked_where_stage_1_expects_text(
+    folder: Path, model: str, gate: float | None
+) -> None:
+    profile = own_profile(folder, model)[0]
+    (first, signs) = load_policy(profile.policy).photo
+    assert (first.stage, signs.stage, signs.min_text_probability) == ("backbone", "signs", gate)
+    assert not signs.applies(0.39) == (gate is not None) and signs.applies(0.41)
+
+
 def test_this_server_as_shipped_runs_the_engine_of_its_default_profile(folder: Path) -> None:
     shipped, measured = load_profile(PROFILE), own_profile(folder, as_shipped(BUNDLED))[0]
     keys = ("backend", "dtype", "model")
