@@ -65,15 +65,16 @@ class Row:
 def rows_of(name: str, rows: Sequence[EvaluationRow], policy: Policy) -> Iterator[Row]:
     """Yield the result for each value of `min_text_probability`, from rows made without it."""
     truth = np.array([bool(row.metadata.label) for row in rows])
+    unsure = [row for row in rows if row.record(SIGNS) is not None]
+    first, reader = policy.photo
     before = None
     for gate in GATES:
-        steps = [step.model_copy(update={"min_text_probability": gate}) for step in policy.photo if step.stage == SIGNS]
-        replayed = [replay(row, policy.with_steps("photo", (policy.photo[0], *steps))) for row in rows]
+        gated = reader.model_copy(update={"min_text_probability": gate})
+        replayed = [replay(row, policy.with_steps("photo", (first, gated))) for row in rows]
         probability = np.array([each.progress.posterior for each in replayed])
         predicted = probability >= policy.decision_threshold
         before = predicted if before is None else before
-        unsure = [row for row in rows if row.record(SIGNS) is not None]
-        asked = [row for row in unsure if gate is None or (row.records[0].text_probability or 0.0) >= gate]
+        asked = [row for row in unsure if gated.applies(row.records[0].text_probability)]
         changed = predicted != before
         yield Row(
             name, gate, len(rows), int(truth.sum()), len(unsure), len(asked),
