@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.environment import Environment
+from benchmarks.peers.ours import ONE_STAGE
 from roadwork_serve.atomic_write import write_json
 from roadwork_serve.batch.parts import BatchRun
 from roadwork_serve.profiles.load import load_profile
@@ -40,11 +41,6 @@ SCENES = Path("build/bulk")
 SEED = 9301
 BATCH = 16
 TRIAL_FILES = 320
-POLICY = {
-    "version": "stage-1",
-    "photo": [{"stage": "backbone", "exit": [0.5, 0.5]}],
-    "clip": [{"stage": "backbone", "exit": [0.5, 0.5]}],
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +184,7 @@ def main() -> None:
         folder.mkdir()
         for path in paths:
             (folder / path.name).symlink_to(path.absolute())
-        policy.write_text(yaml.safe_dump(POLICY))
+        policy.write_text(yaml.safe_dump(ONE_STAGE))
         bare_by_threads = {
             threads: _in_process("bare_loop", folder, threads, TRIAL_FILES)
             for threads in range(1, environment.cores + 1)

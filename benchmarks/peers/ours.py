@@ -10,19 +10,25 @@ from typing import Any
 
 import yaml
 
-from benchmarks.bulk import POLICY
 from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.model import PROFILE, UNSURE, weights
 from benchmarks.server import environment_in, write_config
 from roadwork_serve.cascade.policy_file import load_policy
 from roadwork_serve.profiles.load import load_profile
 
+#: The policy with stage 1 alone.
+ONE_STAGE: dict[str, Any] = {
+    "version": "stage-1",
+    "photo": [{"stage": "backbone", "exit": [0.5, 0.5]}],
+    "clip": [{"stage": "backbone", "exit": [0.5, 0.5]}],
+}
+
 
 def two_stages(min_text_probability: float | None) -> dict[str, Any]:
     """Return the policy of the cascade: the sign reader runs where stage 1 is unsure, and text is likely enough."""
     signs = {"stage": "signs", "exit": [0.5, 0.5], "min_text_probability": min_text_probability}
     photo = [{"stage": "backbone", "exit": list(UNSURE)}, signs]
-    return {"version": "cascade", "photo": photo, "clip": POLICY["clip"]}
+    return {"version": "cascade", "photo": photo, "clip": ONE_STAGE["clip"]}
 
 
 def shipped_text_probability() -> float | None:
@@ -36,7 +42,7 @@ def settings(folder: Path, arguments: Arguments, journal: bool) -> tuple[list[st
     policy = folder / "policy.yaml"
     workload = arguments.workload
     gate = shipped_text_probability() if workload.own_text_gate else None
-    policy.write_text(yaml.safe_dump(two_stages(gate) if workload.reads_signs else POLICY))
+    policy.write_text(yaml.safe_dump(two_stages(gate) if workload.reads_signs else ONE_STAGE))
     config = folder / "serve.yaml"
     write_config(config, {"profile": PROFILE, "overrides": _overrides(arguments, policy, journal)})
     serve_config = yaml.safe_load(config.read_text())
