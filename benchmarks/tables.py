@@ -182,6 +182,30 @@ def text_gate(results: Path) -> str:
     return table([*heads, "accuracy", "AUC", "ECE", "labels changed"], lines)
 
 
+def vllm_server(results: Path) -> str:
+    """Return this server over vLLM, and vLLM's own server."""
+    rows = read(results, "vllm-server")["rows"]
+    servers = {name: [row for row in rows if row["server"] == name] for name in _unique(row["server"] for row in rows)}
+    per_s = {name: [each for row in rounds for each in row["per_s"]] for name, rounds in servers.items()}
+    first = statistics.median(next(iter(per_s.values())))
+    lines: list[list[str]] = []
+    for name, rounds in servers.items():
+        found = statistics.median(per_s[name])
+        times = ("alone_ms", "cpu_ms", "margin_cpu_ms")
+        mean = [f"{statistics.fmean(row[key] for row in rounds):,.0f}" for key in (*times, "memory_mib")]
+        spread = f"{found:.1f} ({min(per_s[name]):.1f} to {max(per_s[name]):.1f})"
+        lines.append([name, spread, f"{found / first:.2f}", *mean])
+    heads = [
+        "server",
+        "answers per second",
+        "relative",
+        "one client, ms",
+        "CPU ms per answer",
+        "of which at the margin",
+    ]
+    return table([*heads, "memory, MiB"], lines)
+
+
 def summary(results: Path) -> str:
     """Return the table of the README: this server and the best of the others."""
     rows = _rows(results)
@@ -316,6 +340,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
         cost_accuracy,
         photographs,
         text_gate,
+        vllm_server,
         summary,
         headline,
         rendered_scenes,

@@ -8,12 +8,14 @@ This one with vLLM in its replica: clients post the photo; it is checked and dec
 This one in front of vLLM's own: the same, and its stage asks the OpenAI API.
 
 One client asks alone; then closed-loop clients saturate the server. No photo comes twice, since vLLM caches what it has
-computed. The client shares the cores with the server.
+computed. The client shares the cores with the server. All are measured in turn, then again in reverse, since the speed
+of a virtual machine drifts. It takes a quarter of an hour.
 """
 
 import argparse
 import asyncio
 import base64
+import itertools
 import json
 import os
 import shlex
@@ -22,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -68,12 +69,12 @@ class Target:
     #: Returns the probability of YES in a response. Raises ValueError if the model has not answered.
     probability: Callable[[bytes], float]
 
-    def cpu_s(self) -> Counter[str]:
+    def cpu_s(self) -> dict[str, float]:
         """Return the processor time so far, by process."""
-        spent = Counter[str]()
-        for server in self.servers:
-            for process in server.processes():
-                spent[role(process.title)] += process.cpu_s
+        spent: dict[str, float] = {}
+        for process in itertools.chain.from_iterable(server.processes() for server in self.servers):
+            name = role(process.title)
+            spent[name] = spent.get(name, 0.0) + process.cpu_s
         return spent
 
     def is_complete(self, response: bytes) -> bool:
@@ -90,9 +91,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The figures of a server."""
+    """The figures of a server in a round."""
 
     server: str
+    round: int
     #: Time from the start until it was ready.
     start_s: float
     #: Answers per second, by repeat.
@@ -240,7 +242,7 @@ def targets(photos: Sequence[bytes]) -> Iterator[tuple[str, Callable[[ExitStack]
 
 
 def measure(
-    name: str, target: Target, seconds: float, repeats: int, expected: Sequence[float]
+    name: str, round_: int, target: Target, seconds: float, repeats: int, expected: Sequence[float]
 ) -> tuple[Row, list[float]]:
     """Return the figures of a server, and its probabilities. `expected` are those of vLLM's own, empty for itself."""
     first = target.requests[:_ALONE]
@@ -254,13 +256,13 @@ def measure(
     asyncio.run(load.closed_loop(CLIENTS, _WARM_S, 1, 0.0))
     before, began = target.cpu_s(), time.monotonic()
     saturated = asyncio.run(load.closed_loop(CLIENTS, seconds, repeats, 1.0))
-    took_s, spent = time.monotonic() - began, target.cpu_s() - before
+    took_s, after = time.monotonic() - began, target.cpu_s()
     answers = statistics.fmean(saturated.throughputs) * took_s
-    by_process = {name: round(1000 * cpu_s / answers, 1) for name, cpu_s in spent.most_common()}
-    total_ms = 1000 * spent.total() / answers
+    by_process = {name: round(1000 * (cpu_s - before.get(name, 0.0)) / answers, 1) for name, cpu_s in after.items()}
+    total_ms = sum(by_process.values())
     differences = [abs(ours - theirs) for ours, theirs in zip(found, expected or found, strict=True)]
     return Row(
-        name, round(max(server.start_s for server in target.servers), 1),
+        name, round_, round(max(server.start_s for server in target.servers), 1),
         [round(each, 2) for each in saturated.throughputs], saturated.refused, round(alone_ms, 1),
         round(total_ms, 1), round(total_ms - rest * took_s / answers, 1),
         {name: ms for name, ms in by_process.items() if ms >= 0.5}, round(rest, 1),
@@ -275,6 +277,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=6.0, help="of a measurement")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2, help="over all servers, every second one in reverse")
     parser.add_argument("--photos", type=int, default=1000, help="as many as are asked, or caches would answer")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
@@ -283,12 +286,13 @@ def main() -> None:
     rows: list[Row] = []
     expected: list[float] = []
     photos = pictures(_SIZE, given.photos)
-    for name, start in targets(photos):
-        with ExitStack() as stack:
-            row, found = measure(name, start(stack), given.seconds, given.repeats, expected)
-        expected = expected or found
-        rows.append(row)
-        print(row, flush=True)
+    for round_ in range(given.rounds):
+        for name, start in list(targets(photos))[:: 1 if round_ % 2 == 0 else -1]:
+            with ExitStack() as stack:
+                row, found = measure(name, round_, start(stack), given.seconds, given.repeats, expected)
+            expected = expected or found
+            rows.append(row)
+            print(row, flush=True)
     write_json(given.out, {"environment": asdict(environment), "rows": [asdict(row) for row in rows]})
 
 
