@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.routing import APIRoute
 
 from roadwork_serve.api.auth import Authenticator, Caller, HeaderLimits
 from roadwork_serve.api.body_schemas import MANY_FILES, ONE_FILE
@@ -21,6 +22,7 @@ from roadwork_serve.api.incoming_bodies import BodyLimits, LimitBodies
 from roadwork_serve.api.openapi import complete_openapi, operation_id
 from roadwork_serve.api.other_origins import OtherOrigins
 from roadwork_serve.api.own_origin import OwnOrigin
+from roadwork_serve.api.plain_route import PlainRoute
 from roadwork_serve.api.problem_details import documented, install_problem_handlers, problem_of
 from roadwork_serve.api.request_body import body_may_set_deadline, read_many, read_one
 from roadwork_serve.api.request_context import RequestContext
@@ -189,6 +191,9 @@ def http_app(
             with service.admission():
                 return await service.classify_media(upload.data, deadline_s, request.state.request_id, context)
 
+    async def classify_plain(request: Request) -> Verdict:
+        return await classify(request, await auth.authenticate(request, "client"))
+
     @routes.post(
         "/v1/classify/batch",
         summary="Classify several files, with a verdict or a problem for each",
@@ -238,6 +243,8 @@ def http_app(
                     tasks = [group.create_task(entry(index, upload)) for index, upload in enumerate(uploads, 1)]
                 return BatchResult(results=[task.result() for task in tasks])
 
+    (documented_route,) = (each for each in routes.routes if isinstance(each, APIRoute) and each.name == "classify")
+    app.router.routes.append(PlainRoute(documented_route, classify_plain))
     app.include_router(routes)
     for each in status_routes(service.status, auth):
         app.include_router(each)
