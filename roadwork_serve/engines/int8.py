@@ -8,7 +8,7 @@ x86 CPUs add 8-bit products in 16 bits, which saturate, so engines run the origi
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,11 @@ from roadwork_serve import media
 from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.engines.cpu_features import has_int8_dot_products
 from roadwork_serve.engines.fingerprint import fingerprint
+from roadwork_serve.engines.int8_input import BytesInput
 from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.onnx import INT8_FILE, WRITTEN_FOR, open_session
 from roadwork_serve.engines.onnx_features import OnnxFeatures
-from roadwork_serve.engines.onnx_folder import FILE, INPUT, MODEL_TYPE
+from roadwork_serve.engines.onnx_folder import FILE, INPUT, MODEL_TYPE, OnnxFolder, blocks
 from roadwork_serve.engines.thumbnails import ROADWORK
 from roadwork_serve.errors import MediaError, ModelError
 from roadwork_serve.local_files import list_folder
@@ -78,8 +79,7 @@ def write_int8_backbone(folder: Path, thumbs: NDArray[np.uint8], head: Path | No
     half = min(len(thumbs) // 2, _CALIBRATION_PHOTOS)
     with tempfile.TemporaryDirectory(prefix="roadwork-int8-") as name:
         draft = shutil.copytree(folder, Path(name) / "model")
-        inputs = [original.folder.pixels(thumb[None]) for thumb in thumbs[:half]]
-        _quantize(folder / FILE, draft / INT8_FILE, inputs, fingerprint(str(folder)))
+        _quantize(original.folder, folder / FILE, draft / INT8_FILE, thumbs[:half], fingerprint(str(folder)))
         quantized = OnnxFeatures(str(draft), LoadOptions(dtype="int8"), head_folder=head)
         result = _compare(original, quantized, thumbs[half:], folder / INT8_FILE)
         if max(result.flipped, *result.changes.values()) > MAX_CHANGE:
@@ -148,26 +148,29 @@ def _probabilities(engine: OnnxFeatures, thumbs: NDArray[np.uint8]) -> dict[str,
     return {name: 1 / (1 + np.exp(-each)) for name, each in logits.items()}
 
 
-def _quantize(source: Path, out: Path, inputs: Sequence[NDArray[np.float32]], written_for: str) -> None:
-    """Quantize a graph to 8 bits, with scales from these inputs, and note the fingerprint of its weights in it."""
+def _quantize(backbone: OnnxFolder, source: Path, out: Path, thumbs: NDArray[np.uint8], written_for: str) -> None:
+    """Quantize a graph to 8 bits, with scales from these thumbnails, and note the fingerprint of its weights in it."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     plain = out.parent.with_suffix(".onnx")  # beside the folder, whose fingerprint covers every graph in it
     open_session(source, 1, saved=plain)
+    graph = onnx.load(plain)
+    given = BytesInput(graph, backbone.mean, backbone.std)
     with redirect_stdout(None):  # it prints progress
         quantize_static(
-            plain,
+            graph,
             out,
-            cast("Any", _Reader(inputs)),
+            cast("Any", _Reader(given.pixels(blocks(thumb[None], given.block)) for thumb in thumbs)),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
             calibrate_method=CalibrationMethod.Percentile,
-            extra_options={"CalibPercentile": _PERCENTILE},
+            extra_options={"CalibPercentile": _PERCENTILE, "TensorQuantOverrides": given.override},
         )
     graph = onnx.load(out)
+    given.finish(graph)
     graph.metadata_props.append(onnx.StringStringEntryProto(key=WRITTEN_FOR, value=written_for))
     used = {node.domain for node in graph.graph.node}
     kept = [each for each in graph.opset_import if each.domain in used]
@@ -180,8 +183,8 @@ def _quantize(source: Path, out: Path, inputs: Sequence[NDArray[np.float32]], wr
 class _Reader:
     """Inputs as the calibration of onnxruntime takes them: one by one, then None."""
 
-    def __init__(self, inputs: Sequence[NDArray[np.float32]]) -> None:
-        self._inputs = iter(inputs)
+    def __init__(self, inputs: Iterator[NDArray[np.float32]]) -> None:
+        self._inputs = inputs
 
     def get_next(self) -> Any:
         return None if (pixels := next(self._inputs, None)) is None else {INPUT: pixels}

@@ -101,7 +101,7 @@ class OnnxFeatures:
         return np.concatenate([self._features(thumbs[cut]) for cut in batches(len(thumbs), self.max_thumbs)])
 
     def _features(self, thumbs: NDArray[np.uint8]) -> Array:
-        tokens = self.folder.tokens(self.folder.pixels(thumbs))
+        tokens = self.folder.tokens_of(thumbs)
         cells = tokens[:, 1:]
         parts = [tokens[:, 0], cells.mean(1), cells.max(1)]
         if self.patch_head is not None:

@@ -22,7 +22,7 @@ from roadwork_serve.errors import ModelError
 
 MODEL_TYPE, VIT = "onnx_backbone", "dinov3_vit"
 FILE = "backbone.onnx"
-INPUT = "pixels"
+INPUT, BYTES = "pixels", "thumbs"  # of graphs in float32, and in 8 bits
 _LOG = logging.getLogger("ray.serve.roadwork.onnx")
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, unless the checkpoint has others
 _BATCH = 8  # thumbnails in a run, whose memory the session keeps
@@ -55,7 +55,16 @@ class OnnxFolder:
         self.std = tuple(config.get("image_std", PIXEL_STD))
         mean, std = (np.array(each, np.float32).reshape(3, 1, 1) for each in (self.mean, self.std))
         self._scale, self._offset = 1 / (255 * std), -mean / std
-        self._session = open_graph(Path(folder), _graph(folder, options.dtype), options.threads, arena=True)
+        graph = _graph(folder, options.dtype)
+        self._session = open_graph(Path(folder), graph, options.threads, arena=True)
+        self._block: int | None = None  # side of the blocks of pixels that a graph in 8 bits takes
+        if graph == INT8_FILE:
+            (given,) = self._session.get_inputs()
+            if given.name != BYTES:
+                raise ModelError(
+                    f"{Path(folder) / graph} is of an earlier version: write it again with `roadwork quantize {folder}`"
+                )
+            self._block = self.side // given.shape[1]
 
     def check_side(self, side: int) -> None:
         """Raise ModelError for another side of the thumbnails than the one that the file was written for."""
@@ -72,8 +81,15 @@ class OnnxFolder:
         pixels += self._offset
         return pixels
 
+    def tokens_of(self, thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the tokens of thumbnails [n, side, side, 3]; see `tokens`."""
+        if self._block is None:
+            return self.tokens(self.pixels(thumbs))
+        self.check_side(thumbs.shape[1])
+        return self._run(BYTES, blocks(thumbs, self._block))
+
     def tokens(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the tokens, float32 [n, 1 + cells, width], for normalized pixels [n, 3, side, side].
+        """Return the tokens, float32 [n, 1 + cells, width], for normalized pixels [n, 3, side, side]. Not in 8 bits.
 
         The first is the global one: of a map it is the mean of the cells.
 
@@ -81,13 +97,23 @@ class OnnxFolder:
             ModelError: The side of the pixels is not the one that the file was written for.
         """
         self.check_side(pixels.shape[-1])
+        return self._run(INPUT, pixels)
+
+    def _run(self, name: str, given: NDArray[Any]) -> NDArray[np.float32]:
         with flush_denormals():
-            parts = [self._session.run(None, {INPUT: pixels[c]})[0] for c in batches(len(pixels), _BATCH)]
+            parts = [self._session.run(None, {name: given[cut]})[0] for cut in batches(len(given), _BATCH)]
         found = np.concatenate(parts)
         if found.ndim == 3:
             return found
         cells = found.reshape(*found.shape[:2], -1)
         return np.concatenate([cells.mean(2, keepdims=True), cells], axis=2).transpose(0, 2, 1)
+
+
+def blocks(thumbs: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return thumbnails [n, h, w, 3] as blocks of pixels [n, h / side, w / side, 3 * side^2]."""
+    n, height, width, channels = thumbs.shape
+    rows = thumbs.reshape(n, height // side, side, width // side, side * channels)
+    return np.ascontiguousarray(rows.transpose(0, 1, 3, 2, 4)).reshape(n, height // side, width // side, -1)
 
 
 def _graph(folder: str, dtype: str) -> str:

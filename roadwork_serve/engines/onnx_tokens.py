@@ -1,6 +1,7 @@
 """The backbone of an `OnnxFolder` as a module of PyTorch, in which heads are trained on its features."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,8 +18,9 @@ class OnnxTokens(Backbone):
     """Pixels [n, 3, side, side] -> tokens [n, 1 + cells, width]. The mean of the cells is the global token."""
 
     def __init__(self, folder: str, config: Mapping[str, Any], options: LoadOptions) -> None:
-        """Open the file; see `OnnxFolder`."""
+        """Open the file; see `OnnxFolder`. Heads are trained in float32, whatever they are served in."""
         torch.nn.Module.__init__(self)
+        options = replace(options, dtype="float32") if options.dtype in ("int8", "auto") else options
         self._folder = OnnxFolder(folder, config, options)
         self.model = SimpleNamespace(config=SimpleNamespace(**config))
         self.processor = {}

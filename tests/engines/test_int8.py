@@ -1,10 +1,13 @@
 """8-bit graphs: made from photos, compared, refused, and run where the CPU has 8-bit dot products."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pydantic import ValidationError
@@ -18,6 +21,7 @@ from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.onnx import INT8_FILE
 from roadwork_serve.engines.onnx_features import OnnxFeatures
 from roadwork_serve.engines.onnx_folder import FILE
+from roadwork_serve.engines.onnx_tokens import OnnxTokens
 from roadwork_serve.engines.weights import weights_folder
 from roadwork_serve.errors import ModelError
 from roadwork_serve.profiles.engine_spec import EngineSpec
@@ -90,8 +94,8 @@ def test_the_bundled_graph_is_of_the_bundled_weights(vnni: None) -> None:
     original, found = OnnxFeatures(str(LITE2)), OnnxFeatures(str(LITE2), INT8)
     seen = np.stack([np.asarray(scenes.photo(seed, 0.5).image.resize((224, 224))) for seed in range(7001, 7013)])
     before, after = (engine.apply_heads(engine.extract(seen))["roadwork"] for engine in (original, found))
-    moved = np.abs(1 / (1 + np.exp(-after)) - 1 / (1 + np.exp(-before)))
-    assert 0 < moved.mean() < int8.MAX_CHANGE
+    assert not np.array_equal(before, after)
+    assert np.corrcoef(before, after)[0, 1] > 0.9  # with the channels reversed it is 0.7
 
 
 def test_a_graph_of_other_weights_is_refused(written: tuple[Path, int8.Int8Graph], tmp_path: Path, vnni: None) -> None:
@@ -103,6 +107,23 @@ def test_a_graph_of_other_weights_is_refused(written: tuple[Path, int8.Int8Graph
         ModelError, match=r"was written for other weights .* again with `roadwork quantize .*or delete it"
     ):
         OnnxFeatures(str(folder), INT8)
+
+
+def test_a_graph_that_takes_pixels_is_refused(written: tuple[Path, int8.Int8Graph], tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    graph = onnx.load(written[0] / INT8_FILE)
+    graph.graph.input[0].name = graph.graph.node[0].input[0] = "pixels"
+    onnx.save(graph, folder / INT8_FILE)
+    with pytest.raises(ModelError, match=r"is of an earlier version: write it again with `roadwork quantize"):
+        OnnxFeatures(str(folder), INT8)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "auto"])
+def test_heads_are_trained_in_float32(dtype: str) -> None:
+    pixels = torch.zeros(1, 3, 224, 224)
+    config = json.loads((LITE2 / "config.json").read_text())
+    expected, found = (OnnxTokens(str(LITE2), config, LoadOptions(dtype=each))(pixels) for each in ("float32", dtype))
+    assert torch.equal(expected, found)
 
 
 def test_a_graph_that_differs_too_much_is_not_written(

@@ -1,0 +1,98 @@
+"""Graphs that take bytes: the same convolution over blocks of pixels, with the normalization in its weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from roadwork_serve.engines.int8_input import BytesInput
+from roadwork_serve.engines.onnx_folder import INPUT, blocks
+from roadwork_serve.errors import ModelError
+
+IMAGENET, HALF = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5,) * 3, (0.5,) * 3)
+OUT = 4  # channels
+
+
+def graph(side: int, kernel: int, **settings: Any) -> Any:
+    """Return a graph of one convolution of an image with random weights."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(OUT, 3 // settings.get("group", 1), kernel, kernel)).astype(np.float32)
+    constants = {"weights": weights, "bias": rng.normal(size=OUT).astype(np.float32)}
+    node = helper.make_node("Conv", [INPUT, *constants], ["map"], kernel_shape=[kernel, kernel], **settings)
+    shapes = {INPUT: ["n", 3, side, side], "map": ["n", OUT, "h", "w"]}
+    given, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    parts = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    made = helper.make_graph([node], "one layer", [given], [result], parts)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def run(model: Any, given: NDArray[np.float32]) -> NDArray[np.float32]:
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return np.asarray(session.run(None, {INPUT: given})[0])
+
+
+@pytest.mark.parametrize(("mean", "std"), [IMAGENET, HALF])
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride", "pads"),
+    [
+        (8, 3, 2, [0, 0, 1, 1]),
+        (8, 3, 2, [1, 1, 1, 1]),
+        (8, 3, 2, [0, 0, 0, 0]),
+        (8, 1, 2, [0, 0, 0, 0]),
+        (16, 7, 2, [3, 3, 3, 3]),
+        (16, 4, 4, [0, 0, 0, 0]),
+        (12, 5, 3, [2, 1, 0, 2]),
+        (6, 3, 1, [1, 1, 1, 1]),
+    ],
+)
+def test_the_convolution_is_the_same(
+    side: int, kernel: int, stride: int, pads: list[int], mean: Sequence[float], std: Sequence[float]
+) -> None:
+    thumbs = np.random.default_rng(1).integers(0, 256, (2, side, side, 3)).astype(np.uint8)
+    model = graph(side, kernel, strides=[stride, stride], pads=pads)
+    before = run(model, ((thumbs / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32))
+    given = BytesInput(model, mean, std)
+    after = run(model, given.pixels(blocks(thumbs, given.block)))
+    assert given.block == stride and after.shape == before.shape
+    assert given.zero == round(255 * np.mean(mean))
+    # What pads the image differs from 0 by what rounding the mean to a byte leaves, or by the spread of the means.
+    border = -(-max(pads) // stride)
+    inside = np.s_[:, :, border : -border or None, border : -border or None]
+    assert np.allclose(before[inside], after[inside], atol=1e-4)
+    if (mean, std) == HALF:
+        assert np.allclose(before, after, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("side", "settings"),
+    [
+        (9, {"strides": [2, 2]}),
+        (8, {"strides": [2, 1]}),
+        (8, {"strides": [2, 2], "dilations": [2, 2]}),
+        (8, {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    ],
+)
+def test_other_first_layers_are_refused(side: int, settings: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="use float32 for this backbone"):
+        BytesInput(graph(side, 3, **settings), *HALF)
+
+
+def test_a_graph_that_begins_with_something_else_is_refused() -> None:
+    model = graph(8, 3, strides=[2, 2])
+    model.graph.node[0].input[0] = "relu"
+    model.graph.node.insert(0, helper.make_node("Relu", [INPUT], ["relu"]))
+    with pytest.raises(ModelError, match="the first layer is no plain convolution of the pixels"):
+        BytesInput(model, *HALF)
+
+
+def test_a_block_holds_its_pixels_row_by_row() -> None:
+    thumbs = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
+    found = blocks(thumbs, 2)
+    assert found.shape == (2, 2, 3, 12)
+    assert np.array_equal(found[1, 1, 2], thumbs[1, 2:4, 4:6].ravel())
