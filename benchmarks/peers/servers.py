@@ -20,17 +20,14 @@ from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.cores import SERVER, count_cores, pinned
 from benchmarks.peers.load import Load
 from benchmarks.peers.pictures import pictures
-from benchmarks.peers.workloads import WORKLOADS
+from benchmarks.peers.workloads import RELAXED_LIMIT, WORKLOADS
 from benchmarks.server import ROOT, environment_in, free_port, session, status, stop
 from benchmarks.usage import memory_mib, title
 
 TRITON_PATH = "/v2/models/predict/infer"
 _START_S = 300.0
 _TRIES = 3  # another process may take a free port before the server listens on it
-_RELAXED_LIMIT, _RELAXED_IN_FLIGHT = (
-    6,
-    1000,
-)  # factor on the limit, and requests in flight, for a server that rejects nothing
+_RELAXED_IN_FLIGHT = 1000  # requests in flight, for a server that rejects nothing
 _MAX_FAILURES = 20  # responses with status 500 after which the start counts as failed
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PROJECT = ".[models]"  # PyTorch is not in every installation
@@ -183,7 +180,7 @@ def running(name: str, model: str, workers: int, photo: bytes, per_s: float | No
     log = ROOT / "build/peers" / f"{_slug(name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rw-", ignore_cleanup_errors=True) as folder:
-        limit_s = workload.limit_s * (1 if per_s else _RELAXED_LIMIT)
+        limit_s = workload.limit_s * (1 if per_s else RELAXED_LIMIT)
         max_in_flight = max(2 * workers, round(0.8 * limit_s * per_s)) if per_s else _RELAXED_IN_FLIGHT
         for tries_left in range(_TRIES - 1, -1, -1):
             arguments = Arguments(free_port(), model, workers, threads, limit_s, max_in_flight)

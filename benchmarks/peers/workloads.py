@@ -5,6 +5,8 @@ from typing import Literal
 
 Backend = Literal["onnx", "transformers"]  # as a profile names ONNX Runtime and PyTorch
 
+#: Factor on the limit of a workload at saturation, where a server rejects nothing.
+RELAXED_LIMIT = 6
 BUNDLED, CASCADE, SMALL, LARGE = "bundled", "cascade", "vit-s", "vit-l"
 
 
@@ -54,9 +56,11 @@ class Workload:
         """Return the number of closed-loop clients that saturate this many workers.
 
         A batch in each worker, one being formed, and two requests on their way. But no more than can be answered in
-        half the limit at the throughput of the bare loop, because this does not measure how a server sheds load.
+        half the relaxed limit at the throughput of the bare loop, because this does not measure how a server sheds
+        load.
         """
-        return max(workers + 2, min(self.batch * (workers + 1) + 2, round(0.5 * self.limit_s * per_s)))
+        in_time = round(0.5 * RELAXED_LIMIT * self.limit_s * per_s)
+        return max(workers + 2, min(self.batch * (workers + 1) + 2, in_time))
 
 
 def on_one_core(name: str) -> str:

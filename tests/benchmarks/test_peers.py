@@ -140,7 +140,7 @@ def test_no_part_of_an_answer_is_lost_at_the_edges(start: float, rate: float) ->
 
 def test_clients_can_all_be_answered_in_time() -> None:
     assert WORKLOADS[BUNDLED].clients(2, per_s=1000.0) == 26
-    assert WORKLOADS[BUNDLED].clients(2, per_s=40.0) == 10
+    assert WORKLOADS[BUNDLED].clients(2, per_s=10.0) == 15
     assert WORKLOADS[BUNDLED].clients(2, per_s=1.0) == 4
 
 
