@@ -231,7 +231,7 @@ class Ingress:
 
     def _or_rejected(self, admit: Callable[[], None]) -> None:
         try:
-            self.status.readiness()
+            self.status.check_ready()
             admit()
         except (NotReady, Overloaded) as error:
             self._observers.on_rejected(error.slug)

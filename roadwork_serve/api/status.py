@@ -97,26 +97,29 @@ class Status:
         self.policy_error: str | None = None
 
     def readiness(self) -> Readiness:
-        """Return the stages that are up. Raises NotReady until all required ones have been, and while none is.
-
-        A stage that goes down later does not make the server unready: it is skipped, and verdicts report it.
-        """
+        """Return the stages that are up. Raises NotReady; see `check_ready`."""
+        self.check_ready()
         up = [name for name, client in self._clients.items() if client.up]
-        down = [name for name in self._clients if name not in up]
-        if not self.warmed:
-            loading = [name for name, spec in self._profile.stages.items() if spec.required and name in down]
-            progress = self._progress()
-            named = [f"{name} ({progress[name]})" if name in progress else name for name in loading]
-            raise NotReady(f"still loading: {', '.join(named) or 'the decoder'}")
-        if not up:
-            raise NotReady("no stage answers at the moment; each is being restarted")
         journal = self._journal()
         return Readiness(
             up=up,
-            down=down,
+            down=[name for name in self._clients if name not in up],
             notes={name: spec.note for name, spec in self._profile.stages.items() if spec.note is not None},
             journal_error=None if journal is None else journal.error,
         )
+
+    def check_ready(self) -> None:
+        """Raise NotReady until all required stages have been up, and while none is.
+
+        A stage that goes down later does not make the server unready: it is skipped, and verdicts report it.
+        """
+        if not self.warmed:
+            stages, progress = self._profile.stages, self._progress()
+            loading = [name for name, each in self._clients.items() if stages[name].required and not each.up]
+            named = [f"{name} ({progress[name]})" if name in progress else name for name in loading]
+            raise NotReady(f"still loading: {', '.join(named) or 'the decoder'}")
+        if not any(client.up for client in self._clients.values()):
+            raise NotReady("no stage answers at the moment; each is being restarted")
 
     def info(self) -> Info:
         """Return the description of the server."""

@@ -35,34 +35,25 @@ class BytesInput:
         """
         from onnx import numpy_helper
 
-        nodes = [node for node in graph.graph.node if INPUT in node.input]
-        constants = {each.name: each for each in graph.graph.initializer}
-        side = graph.graph.input[0].type.tensor_type.shape.dim[-1].dim_value
-        first = nodes[0] if len(nodes) == 1 and nodes[0].op_type == "Conv" else None
-        settings = {} if first is None else _settings(first)
-        stride = settings.get("strides", [1, 1])[0]
-        if first is None or not _fits(settings, first, constants, side, stride):
-            raise ModelError(
-                "the first layer is no plain convolution of the pixels, or its stride does not divide their side: "
-                "use float32 for this backbone"
-            )
+        first, settings = _first_layer(graph)
+        shape = graph.graph.input[0].type.tensor_type.shape.dim
+        side, block = shape[-1].dim_value, settings["strides"][0]
         #: Byte that stands for 0.
         self.zero = round(_LARGEST * float(np.mean(mean)))
         #: Side of a block.
-        self.block = stride
-        weights, bias = (numpy_helper.to_array(constants[name]).astype(np.float64) for name in first.input[1:3])
-        scale, offset = ((np.array(each)[:, None, None]) for each in (1 / (_LARGEST * np.array(std)), mean))
-        bias = bias + (weights * (scale * (self.zero - _LARGEST * offset))).sum((1, 2, 3))
-        pads = settings.get("pads", [0, 0, 0, 0])
-        count = _outputs(side, weights.shape[-1], stride, pads)
-        weights, pads = _in_blocks(weights * scale, stride, pads, side // stride, count)
-        for name, values in zip(first.input[1:3], (weights, bias), strict=True):
+        self.block = block
+        constants = {each.name: each for each in graph.graph.initializer}
+        weights, bias = (numpy_helper.to_array(constants[name]).astype(np.float64) for name in first.input[1:])
+        means, scales = (np.array(each)[:, None, None] for each in (mean, 1 / (_LARGEST * np.array(std))))
+        weights *= scales
+        bias += (weights * (self.zero - _LARGEST * means)).sum((1, 2, 3))
+        weights, pads = _in_blocks(weights, block, settings["pads"], side)
+        for name, values in zip(first.input[1:], (weights, bias), strict=True):
             constants[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
         _set(first, {"strides": [1, 1], "kernel_shape": list(weights.shape[2:]), "pads": pads})
-        del graph.graph.value_info[:]  # shapes inside, those of before
-        shape = graph.graph.input[0].type.tensor_type.shape.dim
-        for at, size in zip((1, 2, 3), (3 * stride**2, side // stride, side // stride), strict=True):
+        for at, size in zip((1, 2, 3), (3 * block**2, side // block, side // block), strict=True):
             shape[at].dim_value = size
+        del graph.graph.value_info[:]  # shapes inside, those of before
 
     def pixels(self, blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the input of the changed graph for the output of `OnnxFolder.blocks`."""
@@ -88,8 +79,23 @@ class BytesInput:
         given.CopyFrom(helper.make_tensor_value_info(BYTES, TensorProto.UINT8, [batch, *sides, channels]))
 
 
-def _settings(node: Any) -> dict[str, Any]:
-    return {each.name: list(each.ints) or each.i for each in node.attribute}
+def _first_layer(graph: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the node of the first layer, and its settings. Raises ModelError unless it fits blocks."""
+    nodes = [node for node in graph.graph.node if INPUT in node.input]
+    if len(nodes) == 1 and nodes[0].op_type == "Conv":
+        (first,) = nodes
+        given = {each.name: list(each.ints) or each.s or each.i for each in first.attribute}
+        usual = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "group": 1, "auto_pad": b"NOTSET"}
+        settings: dict[str, Any] = usual | given
+        constants = {each.name for each in graph.graph.initializer}
+        side, (down, across) = graph.graph.input[0].type.tensor_type.shape.dim[-1].dim_value, settings["strides"]
+        plain = all(settings[name] == usual[name] for name in ("dilations", "group", "auto_pad"))
+        if plain and down == across and side % down == 0 and len(first.input) == 3 and constants >= {*first.input[1:]}:
+            return first, settings
+    raise ModelError(
+        "the first layer is no plain convolution of the pixels, or its stride does not divide their side: "
+        "use float32 for this backbone"
+    )
 
 
 def _set(node: Any, settings: dict[str, Any]) -> None:
@@ -100,31 +106,24 @@ def _set(node: Any, settings: dict[str, Any]) -> None:
     node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in settings.items())])
 
 
-def _fits(settings: dict[str, Any], first: Any, constants: dict[str, Any], side: int, stride: int) -> bool:
-    square = len(set(settings.get("strides", [1, 1]))) == 1 and side % stride == 0
-    plain = settings.get("group", 1) == 1 and set(settings.get("dilations", [1])) == {1}
-    padded = all(each.name != "auto_pad" or each.s == b"NOTSET" for each in first.attribute)
-    return square and plain and padded and len(first.input) == 3 and all(name in constants for name in first.input[1:])
-
-
-def _outputs(side: int, kernel: int, stride: int, pads: Sequence[int]) -> int:
-    """Return the side of the output of a convolution."""
-    return (side + pads[0] + pads[2] - kernel) // stride + 1
-
-
 def _in_blocks(
-    weights: NDArray[np.float64], stride: int, pads: Sequence[int], blocks: int, outputs: int
+    weights: NDArray[np.float64], block: int, pads: Sequence[int], side: int
 ) -> tuple[NDArray[np.float64], list[int]]:
-    """Return the weights [out, 3 s^2, k, k] and the padding of the same convolution over blocks."""
+    """Return weights [out, 3 * block^2, h, w] and padding with which a convolution of blocks is that of their pixels.
+
+    Args:
+        weights: Of the pixels, [out, 3, h, w].
+        block: Side of a block, and stride of the convolution of the pixels.
+        pads: Padding of the pixels: top, left, bottom, right.
+        side: Side of the image in pixels.
+    """
     count, channels, *kernel = weights.shape
-    first = [-pads[0] // stride, -pads[1] // stride]  # block of the first row and of the first column
-    last = [(size - 1 - pad) // stride for size, pad in zip(kernel, pads, strict=False)]
-    spans = [end - begin + 1 for begin, end in zip(first, last, strict=True)]
-    moved = np.zeros((count, stride, stride, channels, *spans))
-    for y in range(kernel[0]):
-        for x in range(kernel[1]):
-            (row, dy), (column, dx) = divmod(y - pads[0], stride), divmod(x - pads[1], stride)
-            moved[:, dy, dx, :, row - first[0], column - first[1]] = weights[:, :, y, x]
-    begin = [-first[0], -first[1]]
-    end = [outputs - blocks - pad + span - 1 for pad, span in zip(begin, spans, strict=True)]
-    return moved.reshape(count, stride**2 * channels, *spans), [*begin, *end]
+    begin = [-(-pad // block) for pad in pads[:2]]  # blocks before the image
+    span = [(size - 1 - pad) // block + 1 + before for size, pad, before in zip(kernel, pads[:2], begin, strict=True)]
+    outputs = [(side + pads[at] + pads[at + 2] - kernel[at]) // block + 1 for at in (0, 1)]
+    end = [outputs[at] - 1 + span[at] - side // block - begin[at] for at in (0, 1)]
+    moved = np.zeros((count, block, block, channels, *span))
+    for y, x in np.ndindex(*kernel):
+        (row, dy), (column, dx) = divmod(y - pads[0], block), divmod(x - pads[1], block)
+        moved[:, dy, dx, :, row + begin[0], column + begin[1]] = weights[:, :, y, x]
+    return moved.reshape(count, block**2 * channels, *span), [*begin, *end]
