@@ -194,16 +194,10 @@ def vllm_server(results: Path) -> str:
         times = ("alone_ms", "cpu_ms", "margin_cpu_ms")
         mean = [f"{statistics.fmean(row[key] for row in rounds):,.0f}" for key in (*times, "memory_mib")]
         spread = f"{found:.1f} ({min(per_s[name]):.1f} to {max(per_s[name]):.1f})"
-        lines.append([name, spread, f"{found / first:.2f}", *mean])
-    heads = [
-        "server",
-        "answers per second",
-        "relative",
-        "one client, ms",
-        "CPU ms per answer",
-        "of which at the margin",
-    ]
-    return table([*heads, "memory, MiB"], lines)
+        differs, refused = max(row["difference"] for row in rounds), sum(row["refused"] for row in rounds)
+        lines.append([name, spread, f"{found / first:.2f}", *mean, f"{differs:.3f}", f"{refused}"])
+    heads = ["server", "answers per second", "relative", "one client, ms", "CPU ms per answer", "above that at rest"]
+    return table([*heads, "memory, MiB", "largest difference of a probability", "requests without an answer"], lines)
 
 
 def summary(results: Path) -> str:

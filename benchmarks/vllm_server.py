@@ -15,7 +15,6 @@ of a virtual machine drifts. It takes a quarter of an hour.
 import argparse
 import asyncio
 import base64
-import itertools
 import json
 import os
 import shlex
@@ -37,7 +36,7 @@ from benchmarks.environment import Environment
 from benchmarks.peers.load import Load
 from benchmarks.peers.ours import ONE_STAGE
 from benchmarks.peers.pictures import SIZES, pictures
-from benchmarks.peers.servers import RunningServer
+from benchmarks.peers.servers import Process, RunningServer
 from benchmarks.server import ROOT, end_in_order, free_port, started, stop
 from benchmarks.soak.samples import role
 from benchmarks.tables import RESULTS
@@ -61,7 +60,7 @@ Requests = Sequence[tuple[bytes, Mapping[str, str]]]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What clients ask, and the servers that work for it."""
+    """A URL that clients ask, and the servers behind it."""
 
     url: str
     requests: Requests
@@ -69,13 +68,9 @@ class Target:
     #: Returns the probability of YES in a response. Raises ValueError if the model has not answered.
     probability: Callable[[bytes], float]
 
-    def cpu_s(self) -> dict[str, float]:
-        """Return the processor time so far, by process."""
-        spent: dict[str, float] = {}
-        for process in itertools.chain.from_iterable(server.processes() for server in self.servers):
-            name = role(process.title)
-            spent[name] = spent.get(name, 0.0) + process.cpu_s
-        return spent
+    def processes(self) -> dict[int, Process]:
+        """Return the processes of all servers, by pid."""
+        return {process.pid: process for server in self.servers for process in server.processes()}
 
     def is_complete(self, response: bytes) -> bool:
         """Return whether the model has answered."""
@@ -95,7 +90,7 @@ class Row:
 
     server: str
     round: int
-    #: Time from the start until it was ready.
+    #: Time until it was ready; of two servers, of both together.
     start_s: float
     #: Answers per second, by repeat.
     per_s: list[float]
@@ -103,10 +98,10 @@ class Row:
     refused: int
     #: Time of an answer to a client alone, the median.
     alone_ms: float
-    #: Processor time per answer, and that of it beyond the time at rest.
+    #: Processor time per answer, and the part of it above that at rest.
     cpu_ms: float
     margin_cpu_ms: float
-    #: The first by process, without those that take less than half a millisecond.
+    #: `cpu_ms` by process, without those that take less than half a millisecond.
     cpu_ms_by_process: dict[str, float]
     #: Processor time per second at rest.
     rest_ms_per_s: float
@@ -244,7 +239,11 @@ def targets(photos: Sequence[bytes]) -> Iterator[tuple[str, Callable[[ExitStack]
 def measure(
     name: str, round_: int, target: Target, seconds: float, repeats: int, expected: Sequence[float]
 ) -> tuple[Row, list[float]]:
-    """Return the figures of a server, and its probabilities. `expected` are those of vLLM's own, empty for itself."""
+    """Return the figures of a server, and its probabilities. `expected` are those of vLLM's own, empty for itself.
+
+    Raises:
+        RuntimeError: More requests were sent than there are photos, so caches answered some.
+    """
     first = target.requests[:_ALONE]
     with httpx.Client(timeout=_LIMIT_S) as client:
         responses = [client.post(target.url, content=body, headers=headers) for body, headers in first]
@@ -253,19 +252,24 @@ def measure(
     time.sleep(_SETTLE_S)
     rest = sum(server.rest_ms_per_s(6.0) for server in target.servers)
     load = target.load()
-    asyncio.run(load.closed_loop(CLIENTS, _WARM_S, 1, 0.0))
-    before, began = target.cpu_s(), time.monotonic()
+    warm = asyncio.run(load.closed_loop(CLIENTS, _WARM_S, 1, 0.0))
+    before, began = target.processes(), time.monotonic()
     saturated = asyncio.run(load.closed_loop(CLIENTS, seconds, repeats, 1.0))
-    took_s, after = time.monotonic() - began, target.cpu_s()
+    took_s, after = time.monotonic() - began, target.processes()
     answers = statistics.fmean(saturated.throughputs) * took_s
-    by_process = {name: round(1000 * (cpu_s - before.get(name, 0.0)) / answers, 1) for name, cpu_s in after.items()}
+    if (sent := answers + _WARM_S * warm.throughputs[0] + 2 * CLIENTS) > len(target.requests) - _ALONE:
+        raise RuntimeError(f"about {sent:.0f} requests were sent, so photos came twice: give more --photos")
+    by_process: dict[str, float] = {}
+    for pid, process in after.items():  # none of one that has ended
+        ms = 1000 * (process.cpu_s - (before[pid].cpu_s if pid in before else 0.0)) / answers
+        by_process[role(process.title)] = by_process.get(role(process.title), 0.0) + ms
     total_ms = sum(by_process.values())
     differences = [abs(ours - theirs) for ours, theirs in zip(found, expected or found, strict=True)]
     return Row(
-        name, round_, round(max(server.start_s for server in target.servers), 1),
+        name, round_, round(sum(server.start_s for server in target.servers), 1),
         [round(each, 2) for each in saturated.throughputs], saturated.refused, round(alone_ms, 1),
         round(total_ms, 1), round(total_ms - rest * took_s / answers, 1),
-        {name: ms for name, ms in by_process.items() if ms >= 0.5}, round(rest, 1),
+        {name: round(ms, 1) for name, ms in by_process.items() if ms >= 0.5}, round(rest, 1),
         round(sum(server.memory_mib() for server in target.servers)), round(max(differences), 4),
     ), found  # fmt: skip
 
@@ -278,7 +282,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="of a measurement")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=2, help="over all servers, every second one in reverse")
-    parser.add_argument("--photos", type=int, default=1000, help="as many as are asked, or caches would answer")
+    parser.add_argument("--photos", type=int, default=1000, help="for each server; %(default)s")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     end_in_order()

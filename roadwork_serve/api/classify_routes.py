@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -50,6 +51,9 @@ from roadwork_serve.still_formats import STILL_NAMES
 _LOG = logging.getLogger("ray.serve.roadwork.http")
 _RESPONSE_MARGIN_S, _PROXY_MARGIN_S = 0.05, 0.1  # subtracted from a deadline
 _MAX_UPLOAD_S = 30.0  # whatever the deadline
+_PLAIN_NAME = re.compile(
+    rb"[\w.()+-](?:[\w .()+-]{0,253}[\w.()+-])?"
+)  # a file name that is neither quoted nor encoded, nor too long
 
 # A verdict on a rendered scene.
 _VERDICT: dict[str, Any] = json.loads(Path(__file__).with_name("verdict_example.json").read_text(encoding="utf-8"))
@@ -192,7 +196,8 @@ def http_app(
                 return await service.classify_media(upload.data, deadline_s, request.state.request_id, context)
 
     async def classify_plain(request: Request) -> Verdict:
-        return await classify(request, await auth.authenticate(request, "client"))
+        caller = await auth.authenticate(request, "client")
+        return await classify(request, caller, filename=request.headers.get("x-file-name"))
 
     @routes.post(
         "/v1/classify/batch",
@@ -244,7 +249,7 @@ def http_app(
                 return BatchResult(results=[task.result() for task in tasks])
 
     (documented_route,) = (each for each in routes.routes if isinstance(each, APIRoute) and each.name == "classify")
-    app.router.routes.append(PlainRoute(documented_route, classify_plain))
+    app.router.routes.append(PlainRoute(documented_route, classify_plain, {b"x-file-name": _PLAIN_NAME}))
     app.include_router(routes)
     for each in status_routes(service.status, auth):
         app.include_router(each)

@@ -22,7 +22,8 @@ def quantize(
     """Write the 8-bit graph of a backbone beside its graph, for engines with `dtype: auto`.
 
     Half of the photos, at most 64, give the scales. On the others every probability is compared with float32, and
-    nothing is written if one moves by more than 0.03 on average, or more than 3 % of the verdicts of stage 1 flip.
+    nothing is written if one moves by more than 0.03 on average, or more than 3 % of the verdicts of stage 1 flip. The
+    first layer of the network must be a convolution whose stride divides the side of the thumbnails.
     """
     from roadwork_serve.engines.int8 import check_int8, read_thumbs, write_int8_backbone
 

@@ -21,7 +21,7 @@ from roadwork_serve import media
 from roadwork_serve.atomic_write import replace_file
 from roadwork_serve.engines.cpu_features import has_int8_dot_products
 from roadwork_serve.engines.fingerprint import fingerprint
-from roadwork_serve.engines.int8_input import BytesInput
+from roadwork_serve.engines.int8_input import take_bytes
 from roadwork_serve.engines.load_options import LoadOptions
 from roadwork_serve.engines.onnx import INT8_FILE, WRITTEN_FOR, open_session
 from roadwork_serve.engines.onnx_features import OnnxFeatures
@@ -67,8 +67,8 @@ def write_int8_backbone(folder: Path, thumbs: NDArray[np.uint8], head: Path | No
 
     Raises:
         ConfigError: The disk refuses the file.
-        ModelError: `check_int8` refuses, the photos are too few, there is no head, or a probability moves by more than
-            MAX_CHANGE. Nothing is written then.
+        ModelError: `check_int8` or `take_bytes` refuses, the photos are too few, there is no head, or a probability
+            moves by more than MAX_CHANGE. Nothing is written then.
     """
     check_int8(folder)
     if len(thumbs) < MIN_PHOTOS:
@@ -156,7 +156,7 @@ def _quantize(backbone: OnnxFolder, source: Path, out: Path, thumbs: NDArray[np.
     plain = out.parent.with_suffix(".onnx")  # beside the folder, whose fingerprint covers every graph in it
     open_session(source, 1, saved=plain)
     graph = onnx.load(plain)
-    given = BytesInput(graph, backbone.mean, backbone.std)
+    given = take_bytes(graph, backbone.side, backbone.mean, backbone.std)
     with redirect_stdout(None):  # it prints progress
         quantize_static(
             graph,

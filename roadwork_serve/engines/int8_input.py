@@ -1,62 +1,33 @@
 """The input of 8-bit graphs: the bytes of thumbnails, with their normalization in the weights of the first layer.
 
 A first layer of stride s sees a block of s x s pixels as one pixel with 3 s^2 channels. The products are the same, and
-onnxruntime reads rows of that many channels faster than rows of three.
+it reads a few long rows in place of many short ones.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_serve.engines.onnx_folder import BYTES, INPUT
+from roadwork_serve.engines.onnx_folder import INPUT, THUMBS
 from roadwork_serve.errors import ModelError
 
 _LARGEST = 255
 
 
+@dataclass(frozen=True, slots=True)
 class BytesInput:
-    """Changes a graph of normalized pixels [n, 3, side, side] to one of bytes, before and after its quantization."""
+    """The input of a graph that `take_bytes` has changed."""
 
-    def __init__(self, graph: Any, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Change the graph in place: its input becomes blocks of pixel values minus `zero`, in float32.
-
-        What pads the image, 0 among normalized pixels, becomes `zero`, the byte next to their mean. Where channels have
-        different means, that is another value at the border.
-
-        Args:
-            graph: ONNX model whose first layer is a convolution.
-            mean: Mean of each channel for its pixels, of 1.
-            std: Standard deviation of each.
-
-        Raises:
-            ModelError: The first layer is another, or does not fit blocks.
-        """
-        from onnx import numpy_helper
-
-        first, settings = _first_layer(graph)
-        shape = graph.graph.input[0].type.tensor_type.shape.dim
-        side, block = shape[-1].dim_value, settings["strides"][0]
-        #: Byte that stands for 0.
-        self.zero = round(_LARGEST * float(np.mean(mean)))
-        #: Side of a block.
-        self.block = block
-        constants = {each.name: each for each in graph.graph.initializer}
-        weights, bias = (numpy_helper.to_array(constants[name]).astype(np.float64) for name in first.input[1:])
-        means, scales = (np.array(each)[:, None, None] for each in (mean, 1 / (_LARGEST * np.array(std))))
-        weights *= scales
-        bias += (weights * (self.zero - _LARGEST * means)).sum((1, 2, 3))
-        weights, pads = _in_blocks(weights, block, settings["pads"], side)
-        for name, values in zip(first.input[1:], (weights, bias), strict=True):
-            constants[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
-        _set(first, {"strides": [1, 1], "kernel_shape": list(weights.shape[2:]), "pads": pads})
-        for at, size in zip((1, 2, 3), (3 * block**2, side // block, side // block), strict=True):
-            shape[at].dim_value = size
-        del graph.graph.value_info[:]  # shapes inside, those of before
+    #: Byte that stands for 0.
+    zero: int
+    #: Side of a block in pixels.
+    block: int
 
     def pixels(self, blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the input of the changed graph for the output of `OnnxFolder.blocks`."""
+        """Return the input of the graph for blocks of `onnx_folder.blocks`."""
         return np.ascontiguousarray(blocks.transpose(0, 3, 1, 2)).astype(np.float32) - self.zero
 
     @property
@@ -73,27 +44,69 @@ class BytesInput:
 
         (node,) = (each for each in graph.graph.node if INPUT in each.input)
         (given,) = graph.graph.input
-        batch, channels, *sides = (each.dim_param or each.dim_value for each in given.type.tensor_type.shape.dim)
+        batch, channels, *sides = given.type.tensor_type.shape.dim
+        sizes = [batch.dim_param or batch.dim_value or None, *(each.dim_value for each in (*sides, channels))]
         graph.graph.node.remove(node)
-        graph.graph.node.insert(0, helper.make_node("Transpose", [BYTES], [node.output[0]], perm=[0, 3, 1, 2]))
-        given.CopyFrom(helper.make_tensor_value_info(BYTES, TensorProto.UINT8, [batch, *sides, channels]))
+        graph.graph.node.insert(0, helper.make_node("Transpose", [THUMBS], [node.output[0]], perm=[0, 3, 1, 2]))
+        given.CopyFrom(helper.make_tensor_value_info(THUMBS, TensorProto.UINT8, sizes))
 
 
-def _first_layer(graph: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the node of the first layer, and its settings. Raises ModelError unless it fits blocks."""
+def take_bytes(graph: Any, side: int, mean: Sequence[float], std: Sequence[float]) -> BytesInput:
+    """Change a graph of normalized pixels [n, 3, side, side] in place: it takes blocks of pixel values minus `zero`.
+
+    The padding of the first layer, 0 among normalized pixels, is `zero` then: the byte closest to the mean of all
+    channels. If the channels' means differ, it is no longer exactly each channel's mean.
+
+    Args:
+        graph: ONNX model whose first layer is a convolution, in float32.
+        side: Side of the thumbnails in pixels.
+        mean: Mean of each channel, for pixel values from 0 to 1.
+        std: Standard deviation of each channel.
+
+    Raises:
+        ModelError: The first layer is not such a convolution.
+    """
+    from onnx import numpy_helper
+
+    first, settings = _first_layer(graph, side)
+    constants = {each.name: each for each in graph.graph.initializer}
+    given = BytesInput(round(_LARGEST * float(np.mean(mean))), settings["strides"][0])
+    weights, bias = (numpy_helper.to_array(constants[name]).astype(np.float64) for name in first.input[1:])
+    means, scales = (np.array(each)[:, None, None] for each in (mean, 1 / (_LARGEST * np.array(std))))
+    weights *= scales
+    bias += (weights * (given.zero - _LARGEST * means)).sum((1, 2, 3))
+    weights, pads = _in_blocks(weights, given.block, settings["pads"], side)
+    for name, values in zip(first.input[1:], (weights, bias), strict=True):
+        constants[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
+    _set(first, {"strides": [1, 1], "kernel_shape": list(weights.shape[2:]), "pads": pads})
+    shape, blocks = graph.graph.input[0].type.tensor_type.shape.dim, side // given.block
+    for at, size in zip((1, 2, 3), (weights.shape[1], blocks, blocks), strict=True):
+        shape[at].dim_value = size
+    del graph.graph.value_info[:]  # shapes inside, those of before
+    return given
+
+
+def _first_layer(graph: Any, side: int) -> tuple[Any, dict[str, Any]]:
+    """Return the node of the first layer, with a bias, and its settings. Raises ModelError unless it fits blocks."""
+    from onnx import numpy_helper
+
     nodes = [node for node in graph.graph.node if INPUT in node.input]
-    if len(nodes) == 1 and nodes[0].op_type == "Conv":
+    constants = {each.name: each for each in graph.graph.initializer}
+    if len(nodes) == 1 and nodes[0].op_type == "Conv" and constants.keys() >= {*nodes[0].input[1:]}:
         (first,) = nodes
-        given = {each.name: list(each.ints) or each.s or each.i for each in first.attribute}
+        found = {each.name: list(each.ints) or each.s or each.i for each in first.attribute}
         usual = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "group": 1, "auto_pad": b"NOTSET"}
-        settings: dict[str, Any] = usual | given
-        constants = {each.name for each in graph.graph.initializer}
-        side, (down, across) = graph.graph.input[0].type.tensor_type.shape.dim[-1].dim_value, settings["strides"]
+        settings: dict[str, Any] = usual | found
+        down, across = settings["strides"]
         plain = all(settings[name] == usual[name] for name in ("dilations", "group", "auto_pad"))
-        if plain and down == across and side % down == 0 and len(first.input) == 3 and constants >= {*first.input[1:]}:
+        if plain and down == across and side % down == 0:
+            if len(first.input) == 2:
+                first.input.append(f"{first.input[1]}_bias")
+                zeros = np.zeros(constants[first.input[1]].dims[0], np.float32)
+                graph.graph.initializer.append(numpy_helper.from_array(zeros, first.input[2]))
             return first, settings
     raise ModelError(
-        "the first layer is no plain convolution of the pixels, or its stride does not divide their side: "
+        "the first layer is not a plain convolution of the pixels, or its stride does not divide their side: "
         "use float32 for this backbone"
     )
 

@@ -22,7 +22,7 @@ from roadwork_serve.errors import ModelError
 
 MODEL_TYPE, VIT = "onnx_backbone", "dinov3_vit"
 FILE = "backbone.onnx"
-INPUT, BYTES = "pixels", "thumbs"  # of graphs in float32, and in 8 bits
+INPUT, THUMBS = "pixels", "thumbs"  # of graphs in float32, and in 8 bits
 _LOG = logging.getLogger("ray.serve.roadwork.onnx")
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, unless the checkpoint has others
 _BATCH = 8  # thumbnails in a run, whose memory the session keeps
@@ -31,7 +31,8 @@ _BATCH = 8  # thumbnails in a run, whose memory the session keeps
 class OnnxFolder:
     """A folder with config.json and backbone.onnx.
 
-    The graph maps normalized pixels to a map [n, width, h, w], or of a ViT to tokens [n, 1 + h * w, width].
+    The graph maps normalized pixels to a map [n, width, h, w], or of a ViT to tokens [n, 1 + h * w, width]. In 8 bits
+    it takes thumbnails in `blocks`.
     """
 
     def __init__(self, folder: str, config: Mapping[str, Any], options: LoadOptions) -> None:
@@ -44,7 +45,7 @@ class OnnxFolder:
 
         Raises:
             ModelError: The options ask for a GPU, half precision, or 8 bits without a graph for them, or the file
-                cannot be opened.
+                cannot be opened or is of an earlier version.
             KeyError: The config lacks a setting.
         """
         if options.device != "cpu" or options.dtype not in ("float32", "int8", "auto"):
@@ -60,9 +61,10 @@ class OnnxFolder:
         self._block: int | None = None  # side of the blocks of pixels that a graph in 8 bits takes
         if graph == INT8_FILE:
             (given,) = self._session.get_inputs()
-            if given.name != BYTES:
+            if given.name != THUMBS:
                 raise ModelError(
-                    f"{Path(folder) / graph} is of an earlier version: write it again with `roadwork quantize {folder}`"
+                    f"{Path(folder) / graph} is of an earlier version: write it again with `roadwork quantize {folder} "
+                    "--photos PHOTOS`, or delete it"
                 )
             self._block = self.side // given.shape[1]
 
@@ -86,17 +88,19 @@ class OnnxFolder:
         if self._block is None:
             return self.tokens(self.pixels(thumbs))
         self.check_side(thumbs.shape[1])
-        return self._run(BYTES, blocks(thumbs, self._block))
+        return self._run(THUMBS, blocks(thumbs, self._block))
 
     def tokens(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the tokens, float32 [n, 1 + cells, width], for normalized pixels [n, 3, side, side]. Not in 8 bits.
+        """Return the tokens, float32 [n, 1 + cells, width], for normalized pixels [n, 3, side, side].
 
         The first is the global one: of a map it is the mean of the cells.
 
         Raises:
-            ModelError: The side of the pixels is not the one that the file was written for.
+            ModelError: The side of the pixels is not the one that the file was written for, or the graph is in 8 bits.
         """
         self.check_side(pixels.shape[-1])
+        if self._block is not None:
+            raise ModelError("a graph in 8 bits takes thumbnails, not pixels: set dtype: float32")
         return self._run(INPUT, pixels)
 
     def _run(self, name: str, given: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """Requests without parameters take a shorter way to the same response."""
 
+import re
 from typing import Annotated
 
 import httpx
@@ -11,6 +12,7 @@ from starlette.routing import Match
 
 from roadwork_serve.api.classify_routes import http_app
 from roadwork_serve.api.plain_route import PlainRoute
+from roadwork_serve.errors import Overloaded
 from tests.api.test_classify_routes import FakeService
 
 
@@ -34,21 +36,23 @@ def app() -> FastAPI:
 
     @made.post("/answer", dependencies=[Depends(dependency)])
     async def answer(
-        query: Annotated[str | None, Query()] = None, header: Annotated[str | None, Header(alias="x-named")] = None
+        query: Annotated[str | None, Query()] = None,
+        header: Annotated[str | None, Header(alias="x-named")] = None,
+        simple: Annotated[str | None, Header(alias="X-Simple")] = None,
     ) -> Answer:
         return Answer(way="whole")
 
     (whole,) = (route for route in made.routes if isinstance(route, APIRoute))
-    made.router.routes.insert(0, PlainRoute(whole, plain))
+    made.router.routes.insert(0, PlainRoute(whole, plain, {b"x-simple": re.compile(rb"[a-z]+")}))
     return made
 
 
-async def way(target: str, headers: dict[str, str]) -> str:
+async def way(target: str, headers: dict[str, str] | list[tuple[str, str]]) -> str:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app()), base_url="http://test") as client:
         return (await client.post(target, headers=headers)).json()["Way"]
 
 
-@pytest.mark.parametrize("headers", [{}, {"Content-Type": "image/jpeg", "X-Request-Id": "a"}])
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "image/jpeg", "X-Request-Id": "a"}, {"X-SIMPLE": "name"}])
 async def test_a_request_without_parameters_is_plain(headers: dict[str, str]) -> None:
     assert await way("/answer", headers) == "plain"
 
@@ -61,9 +65,15 @@ async def test_a_request_without_parameters_is_plain(headers: dict[str, str]) ->
         ("/answer", {"X-Named": "1"}),
         ("/answer", {"x-named": ""}),
         ("/answer", {"X-OF-A-DEPENDENCY": "1"}),
+        ("/answer", {"X-Simple": "two words"}),
+        ("/answer", {"X-Simple": "name", "X-Named": "1"}),
+        ("/answer", [("X-Simple", "name"), ("X-Simple", "name")]),
+        ("/answer?query=1", {"X-Simple": "name"}),
     ],
 )
-async def test_one_with_a_parameter_takes_the_whole_way(target: str, headers: dict[str, str]) -> None:
+async def test_one_with_a_parameter_takes_the_whole_way(
+    target: str, headers: dict[str, str] | list[tuple[str, str]]
+) -> None:
     assert await way(target, headers) == "whole"
 
 
@@ -77,17 +87,34 @@ async def test_it_is_not_in_the_openapi_document_twice() -> None:
     assert list(app().openapi()["paths"]) == ["/answer"]
 
 
-async def test_both_ways_to_a_verdict_give_the_same_response() -> None:
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, 200), (Overloaded("8 items wait", 2.0), 503), (ZeroDivisionError(), 500)]
+)
+@pytest.mark.parametrize(
+    ("name", "recorded"), [(None, ""), ("photo 1.jpg", "photo 1.jpg"), ("a-b_(2)+.JPEG", "a-b_(2)+.JPEG")]
+)
+async def test_both_ways_give_the_same_response(
+    error: Exception | None, status: int, name: str | None, recorded: str
+) -> None:
     service = FakeService()
-    transport = httpx.ASGITransport(http_app(service))
+    service.error = error
+    made = http_app(service)
+    plain_route = next(route for route in made.router.routes if isinstance(route, PlainRoute))
+    transport = httpx.ASGITransport(made, raise_app_exceptions=False)
+    headers = {"X-Request-Id": "one"} | ({} if name is None else {"X-File-Name": name})
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        parameters = [{}, {"X-Request-Key": "camera 1"}]
-        replies = [
-            await client.post("/v1/classify", content=b"photo", headers={"X-Request-Id": "one"} | each)
-            for each in parameters
-        ]
-    plain, whole = replies
-    assert plain.status_code == 200
+        plain = await client.post("/v1/classify", content=b"photo", headers=headers)
+        made.router.routes.remove(plain_route)
+        whole = await client.post("/v1/classify", content=b"photo", headers=headers)
+    assert plain.status_code == status
     assert plain.content == whole.content
     assert list(plain.headers.items()) == list(whole.headers.items())
-    assert [context.key for context in service.contexts] == [None, "camera 1"]
+    assert [context.filename for context in service.contexts] == [recorded, recorded]
+
+
+@pytest.mark.parametrize("name", ["Stra%C3%9Fe.jpg", "a/b.jpg", " a.jpg", "a.jpg ", "", "a" * 256, "a\tb", '"a.jpg"'])
+def test_other_names_take_the_whole_way(name: str) -> None:
+    (route,) = (each for each in http_app(FakeService()).router.routes if isinstance(each, PlainRoute))
+    scope = {"type": "http", "method": "POST", "path": "/v1/classify", "root_path": "", "query_string": b""}
+    assert route.matches({**scope, "headers": []})[0] is Match.FULL
+    assert route.matches({**scope, "headers": [(b"x-file-name", name.encode())]})[0] is Match.NONE

@@ -1,6 +1,7 @@
 """Graphs that take bytes: the same convolution over blocks of pixels, with the normalization in its weights."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,20 +10,21 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-from roadwork_serve.engines.int8_input import BytesInput
-from roadwork_serve.engines.onnx_folder import INPUT, blocks
+from roadwork_serve.engines.int8_input import take_bytes
+from roadwork_serve.engines.onnx_folder import INPUT, THUMBS, blocks
 from roadwork_serve.errors import ModelError
 
 IMAGENET, HALF = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5,) * 3, (0.5,) * 3)
-OUT = 4  # channels
+OUT = 6  # channels
 
 
-def graph(side: int, kernel: int, **settings: Any) -> Any:
+def graph(side: int, kernel: int, bias: bool = True, **settings: Any) -> Any:
     """Return a graph of one convolution of an image with random weights."""
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(OUT, 3 // settings.get("group", 1), kernel, kernel)).astype(np.float32)
-    constants = {"weights": weights, "bias": rng.normal(size=OUT).astype(np.float32)}
+    constants = {"weights": weights} | ({"bias": rng.normal(size=OUT).astype(np.float32)} if bias else {})
     node = helper.make_node("Conv", [INPUT, *constants], ["map"], kernel_shape=[kernel, kernel], **settings)
     shapes = {INPUT: ["n", 3, side, side], "map": ["n", OUT, "h", "w"]}
     given, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
@@ -35,6 +37,10 @@ def run(model: Any, given: NDArray[np.float32]) -> NDArray[np.float32]:
     onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     return np.asarray(session.run(None, {INPUT: given})[0])
+
+
+def normalized(thumbs: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    return ((thumbs / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
 
 
 @pytest.mark.parametrize(("mean", "std"), [IMAGENET, HALF])
@@ -56,9 +62,9 @@ def test_the_convolution_is_the_same(
     side: int, kernel: int, stride: int, pads: list[int], mean: Sequence[float], std: Sequence[float]
 ) -> None:
     thumbs = np.random.default_rng(1).integers(0, 256, (2, side, side, 3)).astype(np.uint8)
-    model = graph(side, kernel, strides=[stride, stride], pads=pads)
-    before = run(model, ((thumbs / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32))
-    given = BytesInput(model, mean, std)
+    model = graph(side, kernel, bias=kernel != 3, strides=[stride, stride], pads=pads)
+    before = run(model, normalized(thumbs, mean, std))
+    given = take_bytes(model, side, mean, std)
     after = run(model, given.pixels(blocks(thumbs, given.block)))
     assert given.block == stride and after.shape == before.shape
     assert given.zero == round(255 * np.mean(mean))
@@ -77,19 +83,47 @@ def test_the_convolution_is_the_same(
         (8, {"strides": [2, 1]}),
         (8, {"strides": [2, 2], "dilations": [2, 2]}),
         (8, {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+        (8, {"strides": [2, 2], "group": 3}),
     ],
 )
 def test_other_first_layers_are_refused(side: int, settings: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="use float32 for this backbone"):
-        BytesInput(graph(side, 3, **settings), *HALF)
+        take_bytes(graph(side, 3, **settings), side, *HALF)
 
 
 def test_a_graph_that_begins_with_something_else_is_refused() -> None:
     model = graph(8, 3, strides=[2, 2])
     model.graph.node[0].input[0] = "relu"
     model.graph.node.insert(0, helper.make_node("Relu", [INPUT], ["relu"]))
-    with pytest.raises(ModelError, match="the first layer is no plain convolution of the pixels"):
-        BytesInput(model, *HALF)
+    with pytest.raises(ModelError, match="the first layer is not a plain convolution of the pixels"):
+        take_bytes(model, 8, *HALF)
+
+
+@pytest.mark.parametrize("batch", ["n", None, 1])
+@pytest.mark.parametrize(("mean", "std"), [IMAGENET, HALF])
+def test_a_quantized_graph_takes_the_bytes(
+    mean: Sequence[float], std: Sequence[float], batch: str | int | None, tmp_path: Path
+) -> None:
+    thumbs = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
+    model = graph(8, 3, strides=[2, 2])
+    shape = [batch, 3, "height", "width"]  # as some exports leave it
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape))
+    expected = run(model, normalized(thumbs, mean, std))
+    given = take_bytes(model, 8, mean, std)
+    seen = iter([{INPUT: given.pixels(blocks(thumbs, given.block))}])
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> Any:
+            return next(seen, None)
+
+    options = {"TensorQuantOverrides": given.override}
+    quantize_static(model, tmp_path / "int8.onnx", Reader(), per_channel=True, extra_options=options)
+    quantized = onnx.load(tmp_path / "int8.onnx")
+    given.finish(quantized)
+    onnx.checker.check_model(quantized)
+    session = onnxruntime.InferenceSession(quantized.SerializeToString())
+    found = np.asarray(session.run(None, {THUMBS: blocks(thumbs, given.block)})[0])
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
 def test_a_block_holds_its_pixels_row_by_row() -> None:
