@@ -134,7 +134,7 @@ def _ready(config: Path, environment: dict[str, str], log: Path, url: str, start
             )  # fmt: skip
         ready = False
         try:
-            _wait(url, process, log, start_s)
+            wait_until_ready(f"{url}/readyz", process, log, start_s)
             ready = True
             return process
         except RuntimeError:
@@ -146,11 +146,16 @@ def _ready(config: Path, environment: dict[str, str], log: Path, url: str, start
     raise AssertionError("the last try returns or raises")
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path, start_s: float) -> None:
+def wait_until_ready(health: str, process: subprocess.Popen[bytes], log: Path, start_s: float) -> None:
+    """Wait until a URL answers with status 200.
+
+    Raises:
+        RuntimeError: with the end of the log, if the process ends before or it takes longer.
+    """
     give_up_at = time.monotonic() + start_s
     while time.monotonic() < give_up_at and process.poll() is None:
         try:
-            if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
+            if httpx.get(health, timeout=2).status_code == 200:
                 return
         except httpx.TransportError:
             pass

@@ -37,7 +37,7 @@ from benchmarks.peers.load import Load
 from benchmarks.peers.ours import ONE_STAGE
 from benchmarks.peers.pictures import SIZES, pictures
 from benchmarks.peers.servers import Process, RunningServer
-from benchmarks.server import ROOT, end_in_order, free_port, started, stop
+from benchmarks.server import ROOT, end_in_order, free_port, started, stop, wait_until_ready
 from benchmarks.soak.samples import role
 from benchmarks.tables import RESULTS
 from roadwork_serve.atomic_write import write_json
@@ -153,19 +153,10 @@ def vllm_server() -> Iterator[RunningServer]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        while not _answers(f"{url}/health"):
-            if process.poll() is not None or time.monotonic() - began > _START_S:
-                raise RuntimeError(f"vLLM's server is not ready; {log} says why")
-            time.sleep(0.25)
+        wait_until_ready(f"{url}/health", process, log, _START_S)
         yield RunningServer("vLLM", f"{url}/v1", process.pid, time.monotonic() - began)
     finally:
         stop(process, patience_s=0)
-
-
-def _answers(url: str) -> bool:
-    with suppress(httpx.TransportError):
-        return httpx.get(url, timeout=2).status_code == 200
-    return False
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
+from roadwork_serve.engines.cpu_features import has_int8_dot_products
 from roadwork_serve.engines.int8_input import take_bytes
 from roadwork_serve.engines.onnx_folder import INPUT, THUMBS, blocks
 from roadwork_serve.errors import ModelError
@@ -99,6 +100,7 @@ def test_a_graph_that_begins_with_something_else_is_refused() -> None:
         take_bytes(model, 8, *HALF)
 
 
+@pytest.mark.skipif(not has_int8_dot_products(), reason="without VNNI, 8-bit products saturate")
 @pytest.mark.parametrize("batch", ["n", None, 1])
 @pytest.mark.parametrize(("mean", "std"), [IMAGENET, HALF])
 def test_a_quantized_graph_takes_the_bytes(
