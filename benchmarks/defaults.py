@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.chaos.processes import kill, pids
+from benchmarks.chaos.processes import kill
 from benchmarks.environment import Environment
 from benchmarks.server import ROOT, Server, session, started
 from benchmarks.tables import RESULTS
@@ -35,6 +35,7 @@ OUT = RESULTS / "defaults.json"
 SAMPLES = ROOT / "roadwork_serve/console/samples"
 PROFILES = ("mini", "cpu")
 _RECOVERY_LIMIT_S = 120
+_DASHBOARD_LIMIT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +112,12 @@ def _core_ms(stage: BlockingStage, data: bytes, limits: MediaLimits) -> float:
 
 def start(profile: str, photos: list[bytes]) -> Start:
     """Start a server, classify the photos, and stop it."""
-    began = time.monotonic()
-    with started(ROOT / "build/defaults.log", {"profile": profile}) as server:
+    log, began = ROOT / "build/defaults.log", time.monotonic()
+    with started(log, {"profile": profile}) as server:
         ready_s = time.monotonic() - began
         for data in photos:
             httpx.post(f"{server.url}/v1/classify", files={"file": data}, timeout=60).raise_for_status()
+        _wait_for_dashboard(log)
         sizes = [_memory_mb(process) for process in session(server.pid)]
         back_s = _recovery_s(server, profile)
     return Start(profile, ready_s, sum(sizes), len(sizes), back_s)
@@ -126,13 +128,24 @@ def _recovery_s(server: Server, profile: str) -> float:
     loaded = load_profile(profile)
     (engines,) = (names for names in loaded.processes() if loaded.stages["vlm"].engine in names)
     process = deployment_of({name: spec for name, spec in loaded.stages.items() if spec.engine in engines})
-    killed, began = kill(server, process), time.monotonic()
+    _, began = kill(server, process), time.monotonic()
+    noticed = False  # a probe must fail first, up to two seconds after the kill
     while time.monotonic() < began + _RECOVERY_LIMIT_S:
         time.sleep(0.1)
-        there = [pid for pid in pids(server, process) if pid != killed]
-        if there and "vlm" in httpx.get(f"{server.url}/readyz", timeout=10).json().get("up", ()):
+        up = "vlm" in httpx.get(f"{server.url}/readyz", timeout=10).json().get("up", ())
+        if up and noticed:
             return time.monotonic() - began
+        noticed = noticed or not up
     raise TimeoutError(f"the fast VLM was not up again {_RECOVERY_LIMIT_S:g} s after a kill")
+
+
+def _wait_for_dashboard(log: Path) -> None:
+    """Wait until the dashboard, which starts last, says in the log where it is. Raises TimeoutError."""
+    give_up_at = time.monotonic() + _DASHBOARD_LIMIT_S
+    while "  Dashboard  http" not in log.read_text():
+        if time.monotonic() >= give_up_at:
+            raise TimeoutError(f"the dashboard was not up {_DASHBOARD_LIMIT_S:g} s after the photos; see {log}")
+        time.sleep(0.2)
 
 
 def _memory_mb(pid: int) -> float:

@@ -15,8 +15,8 @@ from ray.serve import Application
 
 from deployments.loopback import stay_on_loopback
 from deployments.metrics import JournalMetrics
+from deployments.priority import lower_priority
 from deployments.replica_logs import configure_logs
-from deployments.stage_replica import lower_priority
 from roadwork_serve.api.journal_reader import JournalReader
 from roadwork_serve.cascade.policy import Policy
 from roadwork_serve.errors import JournalDown, RoadworkError

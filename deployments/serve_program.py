@@ -3,19 +3,16 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
-from ray._private import parameter
 from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.scripts import cli
 
 from deployments.gpus import gpu_resources
+from deployments.local_ray import Dashboard, start_ray
 from deployments.startup_report import report_start
 from roadwork_serve.errors import RoadworkError
 from roadwork_serve.ports import check_port
@@ -37,39 +34,19 @@ def main() -> None:
             cluster = named_cluster()
             if cluster is None:  # the nodes of a cluster have ports of their own
                 check_port(host, port)
-            resources = gpu_resources() if cluster is None else None  # a running cluster has its own
-            with _without_monitors():
-                context = ray.init(
-                    address=cluster or "local",
-                    namespace=SERVE_NAMESPACE,
-                    resources=resources,
-                    include_dashboard=None if cluster else NO_DASHBOARD not in sys.argv[2:],
-                )
+                dashboard = start_ray(gpu_resources(), NO_DASHBOARD not in sys.argv[2:])
+            else:  # it has its own resources and dashboard
+                dashboard = Dashboard(ray.init(address=cluster, namespace=SERVE_NAMESPACE).dashboard_url)
             address = ray.get_runtime_context().gcs_address
             url = f"http://{_reachable(host)}:{port}"
             publish(RunningServer(address, url))
             if os.environ.get("RAY_AUTH_MODE") == "token" and (path := os.environ.get("RAY_AUTH_TOKEN_PATH")):
                 echo(f"Ray's dashboard and the command `serve` ask for the token in {path}", err=True)
-            dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else "off"
             report_start(url, dashboard, open_console)
             cli(["run", "--address", address, config], prog_name="serve")
     except RoadworkError as error:
         echo_error(f"{error.title}: {error}")
         raise SystemExit(2) from None
-
-
-@contextmanager
-def _without_monitors() -> Iterator[None]:
-    """Let `ray.init` start no autoscaler, which one machine has no use for, and no log monitor.
-
-    That one copies what replicas print to the console; they log to files. `ray.init` has no arguments for this.
-    """
-    complete, without = parameter.RayParams, {"include_log_monitor": False, "no_monitor": True}
-    parameter.RayParams = partial(complete, **without)  # pyright: ignore[reportArgumentType]
-    try:
-        yield
-    finally:
-        parameter.RayParams = complete
 
 
 def _address(config: Any) -> tuple[str, int]:

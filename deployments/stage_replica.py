@@ -1,7 +1,6 @@
 """The stages as Ray Serve deployments: one deployment for each engine, which most stages do not share."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -19,6 +18,7 @@ from deployments.autoscaling import DOWNSCALE_S, UPSCALE_S
 from deployments.gpus import gpu_options
 from deployments.load_progress import report_progress
 from deployments.loopback import stay_on_loopback
+from deployments.priority import lower_priority
 from deployments.replica_logs import configure_logs
 from roadwork_serve.api.deployment_names import deployment_of
 from roadwork_serve.cascade.gpu_time_slicing import GpuTimeSlicer, Sleepable, TimeSlicedStage
@@ -240,19 +240,6 @@ async def _time_slicer(opened: Mapping[str, Mapping[StageName, Stage]]) -> GpuTi
 def _sleepable(stages: Mapping[StageName, Stage]) -> Sleepable:
     """Return the sleep control of the engine that these stages share."""
     return cast(Sleepable, next(iter(stages.values())))  # a profile allows time slicing for language models only
-
-
-def lower_priority(niceness: int) -> None:
-    """Lower the CPU priority of this process, so that the ingress goes first where cores are short.
-
-    This affects the current thread, threads that it starts from now on, and those it started after an earlier call.
-    Linux sets priorities by thread: Ray's own threads are not affected.
-    """
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    for thread in {0} | ({int(name) for name in os.listdir("/proc/self/task")} if before else set()):
-        with contextlib.suppress(OSError):  # it has ended
-            if before <= os.getpriority(os.PRIO_PROCESS, thread) < niceness:
-                os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 def _set_threads(threads: int) -> None:

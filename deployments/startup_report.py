@@ -10,6 +10,7 @@ import httpx
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
+from deployments.local_ray import Dashboard
 from roadwork_serve.api.api_keys import ADMIN_TOKEN
 from roadwork_serve.console_link import console_link, open_link
 from roadwork_serve.errors import ConfigError
@@ -18,14 +19,15 @@ from roadwork_serve.terminal import echo, echo_error
 
 _POLL_S = 0.5
 _SAY_S = 10.0
+_LONG_S = 30.0  # as when a model is downloaded
 
 
-def report_start(url: str, dashboard: str, open_console: bool) -> None:
-    """Report on the start in a thread until the server is ready or fails."""
+def report_start(url: str, dashboard: Dashboard, open_console: bool) -> None:
+    """Report on the start in a thread until the server is ready. Then start the dashboard, and say where it is."""
     threading.Thread(target=_report, args=(url, dashboard, open_console), name="startup report", daemon=True).start()
 
 
-def _report(url: str, dashboard: str, open_console: bool) -> None:
+def _report(url: str, dashboard: Dashboard, open_console: bool) -> None:
     began = said = time.monotonic()
     told = ""
     while True:
@@ -33,13 +35,16 @@ def _report(url: str, dashboard: str, open_console: bool) -> None:
         title, ready = _readiness(url)
         if ready:
             break
-        if failure := _failure():
-            if failure != told:
-                told = failure
-                echo_error(f"The start failed: {failure}")
-                echo("Ray tries again; stop the server with Ctrl-C.", err=True)
-        elif time.monotonic() >= said + _SAY_S:
-            said = time.monotonic()
+        now = time.monotonic()
+        failure = _failure()
+        if failure or now >= began + _LONG_S:  # there is something to look at
+            dashboard.start()
+        if failure and failure != told:
+            told = failure
+            echo_error(f"The start failed: {failure}")
+            echo("Ray tries again; stop the server with Ctrl-C.", err=True)
+        elif not failure and now >= said + _SAY_S:
+            said = now
             echo(f"  {said - began:.0f} s: {title}", err=True)
     token = _admin_token()
     echo(f"Ready after {time.monotonic() - began:.0f} s.", err=True, color="green")
@@ -48,12 +53,12 @@ def _report(url: str, dashboard: str, open_console: bool) -> None:
     hint = "" if token is None or sys.stderr.isatty() else "  (`roadwork console` prints the link with the admin token)"
     echo(f"  Console    {link}{hint}", err=True)
     echo(f"  API        {url}/docs", err=True)
-    echo(f"  Dashboard  {dashboard}", err=True)
     if open_console:
         try:
             open_link(console_link(url, token), state_folder())
         except ConfigError as error:
             echo_error(str(error))
+    echo(f"  Dashboard  {dashboard.url()}", err=True)
 
 
 def _readiness(url: str) -> tuple[str, bool]:

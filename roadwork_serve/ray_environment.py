@@ -16,6 +16,7 @@ RAY = {
     "RAY_process_group_cleanup_enabled": "1",  # processes that a replica started, such as vLLM's engine, end with it
     "RAY_worker_niceness": "0",  # by default replicas have a lower priority than other processes
     "RAY_raylet_start_wait_time_s": "120",  # on a busy machine; default 30 s
+    "RAY_enable_worker_prestart": "1",  # the replicas of an application start their processes together
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is replaced after three periods; default 30 s
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy_middleware.middlewares",
     # What a server without requests does is mostly Ray's own timers; benchmarks/rest.py measures it. Nothing here waits

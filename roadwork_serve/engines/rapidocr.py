@@ -13,10 +13,12 @@ from roadwork_serve.engines.heap import keep_freed_memory
 from roadwork_serve.engines.ocr import OcrLine
 from roadwork_serve.engines.onnx import open_session
 from roadwork_serve.errors import ModelError
+from roadwork_serve.replaced import replaced
 
 MODEL = "PP-OCRv6-small"
 SIDE = 736
 MIN_CONFIDENCE = 0.6  # of a line that is returned; the default of RapidOCR is 0.5
+_TABLE = "default_models.yaml"
 MIN_SIDE = 30  # pixels; RapidOCR enlarges smaller images up to it, and thin ones to gigabytes
 
 
@@ -66,8 +68,14 @@ class RapidOcr:
 
 
 def _open(threads: int, side: int, device: str) -> Any:
-    import rapidocr
-    from omegaconf import flag_override
+    from omegaconf import OmegaConf, flag_override
+
+    load = OmegaConf.load
+    # At its import it reads a table of weights to download, twice, which takes half of a second.
+    tables = replaced(OmegaConf, "load", lambda file: OmegaConf.create() if Path(file).name == _TABLE else load(file))
+    with tables:
+        import rapidocr
+        from rapidocr import main  # noqa: F401 - the part that reads the table
 
     ocr = rapidocr.RapidOCR(
         params={

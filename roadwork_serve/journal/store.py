@@ -18,7 +18,6 @@ from roadwork_serve.journal.filter import Filter
 from roadwork_serve.journal.forget import Forgotten, expired, forget_entries, forget_files
 from roadwork_serve.journal.labels import withdraw_label
 from roadwork_serve.journal.media_files import MediaFiles, greater_of
-from roadwork_serve.journal.migrate import upgrade
 from roadwork_serve.journal.paging import Position
 from roadwork_serve.journal.record import Annotation, DeferredResult, JournalRow, PredictionRecord
 from roadwork_serve.journal.rows import deferred_values, journal_row, prediction_values
@@ -269,6 +268,8 @@ class Store:
 
     def _open(self) -> None:
         """Open the database, made anew if it is missing, and migrate its tables. Raises ConfigError and JournalDown."""
+        from roadwork_serve.journal.migrate import upgrade  # a fifth of a second, for those that open a journal
+
         file = self._file
         if file is None:
             with self._errors():

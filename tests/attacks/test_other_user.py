@@ -32,6 +32,7 @@ OPEN = {
     "GET /api/gcs_healthz 200",
     "GET /api/local_raylet_healthz 200",
 }
+DASHBOARD = "  Dashboard  "  # the last line of a start, before the URL
 REPLICA_PORTS = (30_000, 31_000)
 # Run as the user of the server, who can read all files: only the token is missing.
 CONNECT = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print('joined')"
@@ -112,6 +113,9 @@ def victim() -> Iterator[Victim]:
         while not _answers(port):
             assert process.poll() is None and time.monotonic() < give_up_at, (folder / "log").read_text()
             time.sleep(0.2)
+        while DASHBOARD not in (folder / "log").read_text():
+            assert process.poll() is None and time.monotonic() < give_up_at, (folder / "log").read_text()
+            time.sleep(0.2)
         yield Victim(folder, environment, port, process.pid)
     finally:
         stop(process)
@@ -178,10 +182,8 @@ def test_nobody_joins_without_the_token(victim: Victim, token: dict[str, str]) -
 
 
 def test_the_token_opens_the_dashboard(victim: Victim) -> None:
-    log = (victim.folder / "log").read_text()
-    url = re.search(r"dashboard at\W+(?:\x1b\[\d+m)*(?:http://)?([\d.]+:\d+)", log)
-    assert url is not None, log
-    path = f"http://{url[1]}/api/serve/applications/"
+    url = (victim.folder / "log").read_text().partition(DASHBOARD)[2].split()[0]
+    path = f"{url}/api/serve/applications/"
     token = (victim.state / "ray/token").read_text()
     assert httpx.get(path, headers={"Host": "evil.com"}).status_code == 401
     assert httpx.get(path, headers={"Authorization": f"Bearer {token}"}).json()["applications"]["hello"]

@@ -357,7 +357,7 @@ async def test_a_replica_time_slices_its_engines(monkeypatch: pytest.MonkeyPatch
 def test_it_lowers_the_priority_of_its_own_threads_only():
     code = """
 import os, threading
-from deployments.stage_replica import lower_priority
+from deployments.priority import lower_priority
 def held():
     event = threading.Event()
     thread = threading.Thread(target=event.wait, daemon=True)

@@ -9,6 +9,7 @@ import pytest
 from ray.serve.schema import ApplicationStatus
 
 from deployments import startup_report
+from deployments.local_ray import Dashboard
 from roadwork_serve.api.api_keys import ADMIN_TOKEN
 from roadwork_serve.state_folder import secret_file
 
@@ -40,7 +41,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[http
 
 
 def report(open_console: bool = False) -> None:
-    startup_report._report(URL, "http://127.0.0.1:8265", open_console)
+    startup_report._report(URL, Dashboard("127.0.0.1:8265"), open_console)
 
 
 def test_it_says_what_is_loading_and_where_the_server_is(
@@ -90,3 +91,31 @@ def test_it_opens_the_console(
     start.append(httpx.Response(200, json={}))
     report(open_console=True)
     assert len(opened) == 1 and "there is no browser here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("long_s", "fails", "early"), [(0.0, False, True), (60.0, True, True), (60.0, False, False)])
+def test_the_dashboard_waits_until_there_is_something_to_look_at(
+    start: list[httpx.Response | Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    long_s: float,
+    fails: bool,
+    early: bool,
+) -> None:
+    told: list[str] = []
+
+    class Recorded(Dashboard):
+        def start(self) -> None:
+            told.append("start")
+
+        def url(self) -> str:
+            told.append("url" if "Ready" in capsys.readouterr().err else "too early")
+            return "off"
+
+    failed = SimpleNamespace(status=ApplicationStatus.DEPLOY_FAILED, message="no weights")
+    applications = {"roadwork": failed} if fails else {}
+    monkeypatch.setattr(startup_report.serve, "status", lambda: SimpleNamespace(applications=applications))
+    monkeypatch.setattr(startup_report, "_LONG_S", long_s)
+    start += [LOADING, httpx.Response(200, json={})]
+    startup_report._report(URL, Recorded(), False)
+    assert told == (["start", "url"] if early else ["url"])
