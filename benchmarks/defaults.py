@@ -36,6 +36,7 @@ SAMPLES = ROOT / "roadwork_serve/console/samples"
 PROFILES = ("mini", "cpu")
 _RECOVERY_LIMIT_S = 120
 _DASHBOARD_LIMIT_S = 60
+_SETTLE_S = 10  # between the dashboard's start and the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ def start(profile: str, photos: list[bytes]) -> Start:
         for data in photos:
             httpx.post(f"{server.url}/v1/classify", files={"file": data}, timeout=60).raise_for_status()
         _wait_for_dashboard(log)
+        time.sleep(_SETTLE_S)
         sizes = [_memory_mb(process) for process in session(server.pid)]
         back_s = _recovery_s(server, profile)
     return Start(profile, ready_s, sum(sizes), len(sizes), back_s)

@@ -8,7 +8,7 @@ import argparse
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -193,7 +193,7 @@ def vllm_server(results: Path) -> str:
         found = statistics.median(per_s[name])
         times = ("alone_ms", "cpu_ms", "margin_cpu_ms")
         mean = [f"{statistics.fmean(row[key] for row in rounds):,.0f}" for key in (*times, "memory_mib")]
-        spread = f"{found:.1f} ({min(per_s[name]):.1f} to {max(per_s[name]):.1f})"
+        spread = _median_and_range(per_s[name], 1)
         differs, refused = max(row["difference"] for row in rounds), sum(row["refused"] for row in rounds)
         lines.append([name, spread, f"{found / first:.2f}", *mean, f"{differs:.3f}", f"{refused}"])
     heads = ["server", "answers per second", "relative", "one client, ms", "CPU ms per answer", "above that at rest"]
@@ -269,15 +269,22 @@ def goals(results: Path) -> str:
 def starts(results: Path) -> str:
     """Return what a server of each profile takes to start, holds, and needs to recover, beside an earlier run."""
     earlier = {each["profile"]: each for each in read(results / EARLIER, "defaults")["starts"]}
-    rows = []
-    for each in read(results, "defaults")["starts"]:
-        was = earlier[each["profile"]]
+    now, rows = read(results, "defaults")["starts"], []
+    for profile in _unique(each["profile"] for each in now):
+        each, was = [start for start in now if start["profile"] == profile], earlier[profile]
         rows.append([
-            f"`{each['profile']}`",
-            *(f"{was[name]:,.0f}" if name in was else "" for name in ("ready_s", "memory_mb")),
-            *(f"{each[name]:,.0f}" for name in ("ready_s", "memory_mb", "back_s")),
+            f"`{profile}`",
+            *(f"{was[name]:,.0f}" for name in ("ready_s", "memory_mb")),
+            f"{len(each)}",
+            *(_median_and_range([start[name] for start in each], digits)
+              for name, digits in (("ready_s", 1), ("memory_mb", 0), ("back_s", 1))),
         ])  # fmt: skip
-    return table(["profile", "ready, s, earlier", "MB, earlier", "ready, s", "MB", "back after a kill, s"], rows)
+    heading = ["profile", "ready, s, earlier", "MB, earlier", "starts", "ready, s", "MB", "back after a kill, s"]
+    return table(heading, rows)
+
+
+def _median_and_range(values: Sequence[float], digits: int) -> str:
+    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
 def rest(results: Path) -> str:
