@@ -107,7 +107,8 @@ def measure(replicas: int, share: float | None, seconds: float, repeats: int) ->
     """Measure a server with this many replicas of the ingress, each with a share of the time, or without a limit."""
     settings = overrides({}, replicas, sure=1.0)
     settings["ingress"] |= {"default_deadline_ms": int(1000 * _LIMIT_S)}
-    with started(ROOT / "build/ingress.log", {"profile": "mini", "overrides": settings}, builder=BUILDER) as found:
+    args = {"profile": "mini", "overrides": settings}
+    with started(ROOT / "build/ingress.log", args, builder=BUILDER, settled=True) as found:
         server = RunningServer(next(iter(OURS)), f"{found.url}/v1/classify", found.pid)
         requests = [server.request(photo) for photo in small_photos()]
         load, clients = Load(server.url, requests, _LIMIT_S, server.is_complete), _CLIENTS * replicas

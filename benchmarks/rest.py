@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     environment = dict(each.split("=", 1) for each in given.set)
-    with started(ROOT / "build/rest.log", {"profile": given.profile}, environment) as server:
+    with started(ROOT / "build/rest.log", {"profile": given.profile}, environment, settled=True) as server:
         time.sleep(given.settle)
         began, before = time.monotonic(), core_ms(server.pid)
         time.sleep(given.seconds)

@@ -23,6 +23,8 @@ from roadwork_serve.state_folder import VARIABLE
 
 ROOT = Path(__file__).parents[1]
 START_S = 240.0
+DASHBOARD = "  Dashboard  "  # begins the last line of a start
+DASHBOARD_S = 60.0
 STOP_S = 60.0
 KILL_S = 5.0
 RAY_TRIES = 3
@@ -58,6 +60,7 @@ def started(
     start_s: float = START_S,
     scaling: Mapping[str, float] | None = None,
     patience_s: float = STOP_S,
+    settled: bool = False,
 ) -> Iterator[Server]:
     """Start the application of serve_config.yaml and yield the server once it is ready.
 
@@ -69,6 +72,7 @@ def started(
         start_s: time for it to become ready.
         scaling: settings of the autoscaling policy.
         patience_s: time for an orderly stop; 0 kills at once.
+        settled: wait for the dashboard, too; it starts after the server, and takes seconds of a core from it.
 
     Raises:
         RuntimeError: with the end of the log, if it does not become ready.
@@ -82,6 +86,8 @@ def started(
     try:
         process = _ready(folder / "serve.yaml", variables, log, url, start_s)
         try:
+            if settled:
+                wait_for_dashboard(log)
             yield Server(url, folder, process.pid, journal)
         finally:
             stop(process, patience_s)
@@ -160,8 +166,24 @@ def wait_until_ready(health: str, process: subprocess.Popen[bytes], log: Path, s
         except httpx.TransportError:
             pass
         time.sleep(0.25)
-    end = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
-    raise RuntimeError(f"The server was not ready within {start_s:.0f} s. The end of {log}:\n{end}")
+    raise RuntimeError(f"The server was not ready within {start_s:.0f} s. The end of {log}:\n{_end(log)}")
+
+
+def wait_for_dashboard(log: Path) -> None:
+    """Wait until a start has said in its log where the dashboard is.
+
+    Raises:
+        RuntimeError: with the end of the log, if it does not.
+    """
+    give_up_at = time.monotonic() + DASHBOARD_S
+    while DASHBOARD not in log.read_text(errors="replace"):
+        if time.monotonic() >= give_up_at:
+            raise RuntimeError(f"The dashboard was not up within {DASHBOARD_S:.0f} s. The end of {log}:\n{_end(log)}")
+        time.sleep(0.2)
+
+
+def _end(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-25:])
 
 
 def end_in_order() -> None:

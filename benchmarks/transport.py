@@ -145,7 +145,9 @@ def main(arguments: list[str] | None = None) -> int:
     with ExitStack() as stack:
         console.print("Starting two servers ...")
         urls = {
-            mode: stack.enter_context(started(ROOT / f"build/transport-{mode}.log", args, settings, BUILDER)).url
+            mode: stack.enter_context(
+                started(ROOT / f"build/transport-{mode}.log", args, settings, BUILDER, settled=True)
+            ).url
             for mode, settings in MODES.items()
         }
         rows = list(compare(urls, options.rounds, options.seconds))

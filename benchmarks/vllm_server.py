@@ -171,7 +171,7 @@ def this_server(language_model: Mapping[str, Any]) -> Iterator[RunningServer]:
         photo = [{"stage": _STAGE, "exit": [0.5, 0.5]}]
         policy.write_text(yaml.safe_dump({"version": _STAGE, "photo": photo, "clip": ONE_STAGE["clip"]}))
         args, began = {"profile": "cpu", "overrides": overrides(policy, language_model)}, time.monotonic()
-        with started(ROOT / "build/roadwork-vllm.log", args, start_s=_START_S, patience_s=0) as found:
+        with started(ROOT / "build/roadwork-vllm.log", args, start_s=_START_S, patience_s=0, settled=True) as found:
             yield RunningServer("this server", f"{found.url}/v1/classify", found.pid, time.monotonic() - began)
 
 

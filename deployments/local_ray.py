@@ -1,5 +1,6 @@
 """Ray on this machine: without processes that one server has no use for, and with its dashboard once there is time."""
 
+import logging
 import threading
 from functools import partial
 
@@ -12,12 +13,12 @@ from ray.serve._private.constants import SERVE_NAMESPACE
 from deployments.priority import lower_priority
 from roadwork_serve.replaced import replaced
 
-OFF = "off"
+OFF, FAILED = "off", "has not started; see dashboard.log in the folder of Ray's session"
 _NICENESS = 10
 
 
 class Dashboard:
-    """The dashboard of a Ray: a dozen processes, whose start takes three seconds of a core from those that serve."""
+    """The dashboard of a Ray: a dozen processes, whose start takes seconds of a core from those that serve."""
 
     def __init__(self, url: str | None = None, node: Node | None = None) -> None:
         """Describe a dashboard.
@@ -27,9 +28,10 @@ class Dashboard:
             node: node whose dashboard may be started.
         """
         self._url, self._node = url, node
-        self._up = threading.Event()
+        self._said = OFF if node is None else FAILED
+        self._tried = threading.Event()
         if node is None:
-            self._up.set()
+            self._tried.set()
 
     def start(self) -> None:
         """Start it in the background, with a low priority, if it is to be started and has not been."""
@@ -38,18 +40,23 @@ class Dashboard:
             threading.Thread(target=self._run, args=(node,), name="dashboard", daemon=True).start()
 
     def url(self) -> str:
-        """Start it if need be, wait for it, and return its URL or `off`. If it fails, Ray has logged why."""
+        """Start it if need be, wait for it, and return its URL, or why there is none."""
         self.start()
-        self._up.wait()
-        return f"http://{self._url}" if self._url else OFF
+        self._tried.wait()
+        return f"http://{self._url}" if self._url else self._said
+
+    def stop(self) -> None:
+        """Start nothing any more, and say nothing of a start that Ray's end interrupts."""
+        self._node = None
+        logging.getLogger("ray._private.services").disabled = True
 
     def _run(self, node: Node) -> None:
-        lower_priority(_NICENESS)  # of this thread, and so of the processes that it starts
         try:
+            lower_priority(_NICENESS)  # on Linux of this thread, and so of the processes that it starts
             node.start_api_server(include_dashboard=True, raise_on_failure=False)
             self._url = node.webui_url
         finally:
-            self._up.set()
+            self._tried.set()
         threading.Event().wait()  # on Linux the dashboard is killed when the thread that started it ends
 
 

@@ -3,6 +3,8 @@
 import contextlib
 import os
 
+_THREADS = "/proc/self/task"
+
 
 def lower_priority(niceness: int) -> None:
     """Lower the CPU priority of this process, so that the ingress goes first where cores are short.
@@ -11,7 +13,7 @@ def lower_priority(niceness: int) -> None:
     Linux sets priorities by thread: Ray's own threads are not affected.
     """
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    for thread in {0} | ({int(name) for name in os.listdir("/proc/self/task")} if before else set()):
+    for thread in {0} | ({int(name) for name in os.listdir(_THREADS)} if before and os.path.isdir(_THREADS) else set()):
         with contextlib.suppress(OSError):  # it has ended
             if before <= os.getpriority(os.PRIO_PROCESS, thread) < niceness:
                 os.setpriority(os.PRIO_PROCESS, thread, niceness)

@@ -43,7 +43,10 @@ def main() -> None:
             if os.environ.get("RAY_AUTH_MODE") == "token" and (path := os.environ.get("RAY_AUTH_TOKEN_PATH")):
                 echo(f"Ray's dashboard and the command `serve` ask for the token in {path}", err=True)
             report_start(url, dashboard, open_console)
-            cli(["run", "--address", address, config], prog_name="serve")
+            try:
+                cli(["run", "--address", address, config], prog_name="serve")
+            finally:
+                dashboard.stop()
     except RoadworkError as error:
         echo_error(f"{error.title}: {error}")
         raise SystemExit(2) from None

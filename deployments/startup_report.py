@@ -34,6 +34,7 @@ def _report(url: str, dashboard: Dashboard, open_console: bool) -> None:
         time.sleep(_POLL_S)
         title, ready = _readiness(url)
         if ready:
+            dashboard.start()
             break
         now = time.monotonic()
         failure = _failure()

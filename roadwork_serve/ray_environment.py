@@ -16,7 +16,6 @@ RAY = {
     "RAY_process_group_cleanup_enabled": "1",  # processes that a replica started, such as vLLM's engine, end with it
     "RAY_worker_niceness": "0",  # by default replicas have a lower priority than other processes
     "RAY_raylet_start_wait_time_s": "120",  # on a busy machine; default 30 s
-    "RAY_enable_worker_prestart": "1",  # the replicas of an application start their processes together
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead proxy is replaced after three periods; default 30 s
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy_middleware.middlewares",
     # What a server without requests does is mostly Ray's own timers; benchmarks/rest.py measures it. Nothing here waits
@@ -36,9 +35,16 @@ RAY = {
     "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20),  # of the heap's end; default up to 64 MiB
 }
 
+_OWN = {  # of a Ray that `roadwork serve` starts
+    "RAY_enable_worker_prestart": "1",  # its first worker processes start with it, not when a driver connects
+    # The dashboard starts in what the server leaves of the cores: seconds; defaults 60 and 30.
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
+    "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "600",
+}
+
 
 def ray_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables for a Ray of this user: RAY, a token that its calls must carry, and a private folder.
+    """Return the variables for a Ray of this user: its settings, a token for its calls, and a private folder.
 
     The token and the folder are made if they are missing. A cluster that the user names in RAY_ADDRESS has its own.
 
@@ -50,7 +56,7 @@ def ray_environment(environment: Mapping[str, str] = os.environ) -> dict[str, st
     private = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file(state_folder(environment)))}
     if "RAY_TMPDIR" not in environment:
         private["RAY_TMPDIR"] = str(_temporary_folder())
-    return RAY | private
+    return RAY | _OWN | private
 
 
 def named_cluster(environment: Mapping[str, str] = os.environ) -> str | None:

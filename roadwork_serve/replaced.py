@@ -8,7 +8,7 @@ from typing import Any
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Replace an attribute of a module or class until the block ends. Every thread sees it."""
-    before = getattr(owner, name)
+    before = vars(owner)[name]  # getattr would take a static method out of its wrapper
     setattr(owner, name, value)
     try:
         yield

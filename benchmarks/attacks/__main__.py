@@ -117,7 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
     environment, load = Environment.here(command), os.getloadavg()
     secret, key = new_key("attacks", "admin")
     photos = [path.read_bytes() for path in sorted(PHOTOS.glob("*.jpg"))]
-    with started(ROOT / "build/attacks-server.log", {"profile": "mini"}, {TEXT_VARIABLE: key.entry()}) as server:
+    log, keys = ROOT / "build/attacks-server.log", {TEXT_VARIABLE: key.entry()}
+    with started(log, {"profile": "mini"}, keys, settled=True) as server:
         found = asyncio.run(Attacker(server, secret, photos).run())
     listed = attacks(found)
     for attack in listed:

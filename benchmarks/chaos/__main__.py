@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     driver = Driver(plan, chosen.seed, sent, lambda line: console.print(line, highlight=False))
     overrides = fake_models.overrides(ITEM_MS, REPLICAS) if chosen.short else {"ingress": {"replicas": REPLICAS}}
     args, builder = {"profile": "mini", "overrides": overrides}, fake_models.BUILDER if chosen.short else None
-    with started(ROOT / "build/chaos-server.log", args, {TEXT_VARIABLE: key.entry()}, builder) as server:
+    with started(ROOT / "build/chaos-server.log", args, {TEXT_VARIABLE: key.entry()}, builder, settled=True) as server:
         run = asyncio.run(driver.run(server, secret, REPLICAS))
     found = checks(run.observations)
     show(console, run, found)

@@ -21,7 +21,7 @@ from benchmarks.peers.cores import SERVER, count_cores, pinned
 from benchmarks.peers.load import Load
 from benchmarks.peers.pictures import pictures
 from benchmarks.peers.workloads import RELAXED_LIMIT, WORKLOADS
-from benchmarks.server import ROOT, environment_in, free_port, session, status, stop
+from benchmarks.server import ROOT, environment_in, free_port, session, status, stop, wait_for_dashboard
 from benchmarks.usage import memory_mib, title
 
 TRITON_PATH = "/v2/models/predict/infer"
@@ -192,7 +192,10 @@ def running(name: str, model: str, workers: int, photo: bytes, per_s: float | No
                     if tries_left and process.poll() is not None:
                         continue
                     raise
-                yield replace(server, start_s=time.monotonic() - began)
+                start_s = time.monotonic() - began
+                if name in OURS:
+                    wait_for_dashboard(log)
+                yield replace(server, start_s=start_s)
                 return
             finally:
                 stop(process, patience_s=0)  # an orderly shutdown of Ray takes a minute

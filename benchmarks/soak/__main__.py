@@ -170,7 +170,9 @@ def main(arguments: list[str] | None = None) -> int:
     environment = Environment.here(shlex.join(["python", "-m", "benchmarks.soak", *given]))
     console.print("Rendering scenes and starting a server ...")
     sent = files(STILLS, CLIPS)
-    with started(ROOT / f"build/{chosen.out.stem}-server.log", {"profile": "mini"}, start_s=START_S) as server:
+    with started(
+        ROOT / f"build/{chosen.out.stem}-server.log", {"profile": "mini"}, start_s=START_S, settled=True
+    ) as server:
         console.print(f"Sending {plan.per_s:g} requests per second for {plan.minutes:g} minutes to {server.url}")
         seen = asyncio.run(observe(server, plan, sent))
     found = checks(seen)

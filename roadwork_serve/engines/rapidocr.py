@@ -1,6 +1,7 @@
 """OCR with RapidOCR, with the PP-OCR weights in its wheel. On a GPU experimental, not yet run on hardware."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from roadwork_serve.replaced import replaced
 MODEL = "PP-OCRv6-small"
 SIDE = 736
 MIN_CONFIDENCE = 0.6  # of a line that is returned; the default of RapidOCR is 0.5
-_TABLE = "default_models.yaml"
 MIN_SIDE = 30  # pixels; RapidOCR enlarges smaller images up to it, and thin ones to gigabytes
 
 
@@ -70,10 +70,8 @@ class RapidOcr:
 def _open(threads: int, side: int, device: str) -> Any:
     from omegaconf import OmegaConf, flag_override
 
-    load = OmegaConf.load
-    # At its import it reads a table of weights to download, twice, which takes half of a second.
-    tables = replaced(OmegaConf, "load", lambda file: OmegaConf.create() if Path(file).name == _TABLE else load(file))
-    with tables:
+    # At its import it reads its table of weights to download twice, each time in a quarter of a second.
+    with replaced(OmegaConf, "load", staticmethod(cache(OmegaConf.load))):
         import rapidocr
         from rapidocr import main  # noqa: F401 - the part that reads the table
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 import yaml
 
-from benchmarks.server import ROOT, environment_in, free_port, session, stop
+from benchmarks.server import DASHBOARD, ROOT, environment_in, free_port, session, stop
 
 START_S = 120.0
 # All that is open without a token: Prometheus's metrics, health checks, and the dashboard's empty page, which asks for
@@ -32,7 +32,6 @@ OPEN = {
     "GET /api/gcs_healthz 200",
     "GET /api/local_raylet_healthz 200",
 }
-DASHBOARD = "  Dashboard  "  # the last line of a start, before the URL
 REPLICA_PORTS = (30_000, 31_000)
 # Run as the user of the server, who can read all files: only the token is missing.
 CONNECT = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print('joined')"

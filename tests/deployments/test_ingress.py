@@ -303,8 +303,8 @@ async def test_info_describes_the_server(ingress: Ingress):
     assert info.version
 
 
-def test_the_ingress_imports_no_torch():
-    heavy = ("torch", "transformers", "onnxruntime", "rapidocr", "vllm")
+def test_the_application_imports_nothing_heavy():
+    heavy = ("torch", "transformers", "onnxruntime", "rapidocr", "vllm", "alembic")
     code = f"import sys, deployments.app; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -1,5 +1,6 @@
 """Starting Ray without its dashboard, and the dashboard later."""
 
+import logging
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -73,14 +74,14 @@ def test_the_dashboard_starts_once_and_in_the_background(monkeypatch: pytest.Mon
     assert thread.is_alive()  # the kernel kills the dashboard with the thread that started it
 
 
-def test_a_dashboard_that_does_not_start_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_says_where_to_look_if_the_dashboard_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_ray, "lower_priority", lambda _: None)
     node = FakeNode(url=None)
     node.go.set()
-    assert Dashboard(node=node).url() == "off"
+    assert "dashboard.log" in Dashboard(node=node).url()
 
 
-def test_one_that_raises_is_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_for_one_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     raised = threading.Event()
     monkeypatch.setattr(threading, "excepthook", lambda _: raised.set())
     monkeypatch.setattr(local_ray, "lower_priority", lambda _: None)
@@ -88,8 +89,18 @@ def test_one_that_raises_is_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_: Any) -> None:
         raise ValueError("the port is taken")
 
-    assert Dashboard(node=SimpleNamespace(start_api_server=fail)).url() == "off"
+    assert "dashboard.log" in Dashboard(node=SimpleNamespace(start_api_server=fail)).url()
     assert raised.wait(10)
+
+
+def test_nothing_starts_while_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("ray._private.services")
+    monkeypatch.setattr(logger, "disabled", False)
+    node = FakeNode()
+    dashboard = Dashboard(node=node)
+    dashboard.stop()
+    dashboard.start()
+    assert node.threads == [] and logger.disabled
 
 
 @pytest.mark.parametrize(("url", "said"), [("10.0.0.1:8265", "http://10.0.0.1:8265"), (None, "off"), ("", "off")])

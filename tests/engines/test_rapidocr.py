@@ -108,6 +108,20 @@ def test_nothing_heavy_is_imported_before_an_engine_is_made() -> None:
     assert done.stdout.strip() == "set()"
 
 
+def test_its_table_of_weights_is_read_once_and_whole() -> None:
+    code = """
+from omegaconf import OmegaConf
+reads, load = [], OmegaConf.load
+OmegaConf.load = staticmethod(lambda file: (reads.append(file.name), load(file))[1])
+from roadwork_serve.engines.rapidocr import RapidOcr
+RapidOcr()
+from rapidocr.utils.model_resolver import LANG_MAPPING
+print(reads.count("default_models.yaml"), len(LANG_MAPPING) > 10)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "True"]
+
+
 def denormal() -> float:
     return float(np.float32(1e-38) * np.float32(0.01))
 
