@@ -36,7 +36,7 @@ RAY = {
 }
 
 _OWN = {  # of a Ray that `roadwork serve` starts
-    "RAY_enable_worker_prestart": "1",  # its first worker processes start with it, not when a driver connects
+    "RAY_enable_worker_prestart": "1",  # workers start before they are asked for, and the server a second earlier
     # The dashboard starts in what the server leaves of the cores: seconds; defaults 60 and 30.
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
     "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "600",
