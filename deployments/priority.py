@@ -7,7 +7,7 @@ _THREADS = "/proc/self/task"
 
 
 def lower_priority(niceness: int) -> None:
-    """Lower the CPU priority of this process, so that the ingress goes first where cores are short.
+    """Lower the CPU priority of this process, so that others, such as the ingress, go first where cores are short.
 
     This affects the current thread, threads that it starts from now on, and those it started after an earlier call.
     Linux sets priorities by thread: Ray's own threads are not affected.
