@@ -45,9 +45,9 @@ ALL = (
         "overhead", 17, ("--models", "bundled", "--seconds", "2", "--repeats", "1"), ("rows",), has_plot=False
     ),
     Measurement(
-        "peers", 45,
+        "peers", 120,
         ("--models", "bundled", "--sizes", "50 kB", "--servers", "FastAPI", "roadwork-serve", "--seconds", "1.5",
-         "--repeats", "1", "--arrivals", "20", "--workers", "2"),
+         "--rounds", "1", "--arrivals", "20", "--workers", "2"),
         ("runs", "workloads"),
     ),
 )  # fmt: skip

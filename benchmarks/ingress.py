@@ -26,7 +26,7 @@ from PIL import Image
 from benchmarks.environment import Environment
 from benchmarks.fake_models import BUILDER, overrides
 from benchmarks.peers.load import Load
-from benchmarks.peers.servers import OURS, RunningServer, spent_s
+from benchmarks.peers.servers import OURS, Process, RunningServer, spent_s
 from benchmarks.server import ROOT, end_in_order, started
 from benchmarks.tables import RESULTS
 from roadwork_serve.atomic_write import write_json
@@ -117,16 +117,16 @@ def measure(replicas: int, share: float | None, seconds: float, repeats: int) ->
         if len(pids) != replicas:
             raise RuntimeError(f"{len(pids)} replicas of the ingress run, not {replicas}")
         with limited(pids, share):
-            before, began = _cpu_s(server, pids), time.monotonic()
+            before, began = _replicas(server, pids), time.monotonic()
             saturated = asyncio.run(load.closed_loop(clients, seconds, repeats, 1.0))
-            took_s, cpu_s = time.monotonic() - began, spent_s(before, _cpu_s(server, pids))
+            took_s, cpu_s = time.monotonic() - began, sum(spent_s(before, _replicas(server, pids)).values())
     answers = statistics.fmean(saturated.throughputs) * took_s
     per_s = [round(each, 1) for each in saturated.throughputs]
     return Row(replicas, share, per_s, saturated.refused, round(1000 * cpu_s / answers, 2), round(cpu_s / took_s, 2))
 
 
-def _cpu_s(server: RunningServer, pids: Sequence[int]) -> dict[int, float]:
-    return {pid: spent for pid, spent in server.cpu_s().items() if pid in pids}
+def _replicas(server: RunningServer, pids: Sequence[int]) -> dict[int, Process]:
+    return {pid: process for pid, process in server.by_pid().items() if pid in pids}
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import httpx
 import yaml
 
 from roadwork_serve.haproxy import haproxy_environment
+from roadwork_serve.ports import free_port
 from roadwork_serve.ray_environment import ray_environment
 from roadwork_serve.state_folder import VARIABLE
 
@@ -247,10 +247,3 @@ def session(leader: int) -> dict[int, str]:
 def status(pid: int) -> list[str]:
     """Return the fields after the name in /proc/PID/stat: state, parent, group, session, ..., start time."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def free_port() -> int:
-    """Return a port on which nothing listens at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -36,14 +36,14 @@ from benchmarks.environment import Environment
 from benchmarks.peers.load import Load
 from benchmarks.peers.ours import ONE_STAGE
 from benchmarks.peers.pictures import SIZES, pictures
-from benchmarks.peers.servers import Process, RunningServer
-from benchmarks.server import ROOT, end_in_order, free_port, started, stop, wait_until_ready
-from benchmarks.soak.samples import role
+from benchmarks.peers.servers import Process, RunningServer, spent_s
+from benchmarks.server import ROOT, end_in_order, started, stop, wait_until_ready
 from benchmarks.tables import RESULTS
 from roadwork_serve.atomic_write import write_json
 from roadwork_serve.cascade.log_odds import sigmoid
 from roadwork_serve.engines.vlm import NO, YES, from_logprobs
 from roadwork_serve.engines.weights import weights_folder
+from roadwork_serve.ports import free_port
 from roadwork_serve.profiles.task import default_task
 
 OUT = RESULTS / "vllm-server.json"
@@ -68,9 +68,9 @@ class Target:
     #: Returns the probability of YES in a response. Raises ValueError if the model has not answered.
     probability: Callable[[bytes], float]
 
-    def processes(self) -> dict[int, Process]:
-        """Return the processes of all servers, by pid."""
-        return {process.pid: process for server in self.servers for process in server.processes()}
+    def by_pid(self) -> dict[int, Process]:
+        """Return the processes of all servers by their number."""
+        return {pid: process for server in self.servers for pid, process in server.by_pid().items()}
 
     def is_complete(self, response: bytes) -> bool:
         """Return whether the model has answered."""
@@ -248,16 +248,13 @@ def measure(
     rest = sum(server.rest_ms_per_s(6.0) for server in target.servers)
     load = target.load()
     warm = asyncio.run(load.closed_loop(CLIENTS, _WARM_S, 1, 0.0))
-    before, began = target.processes(), time.monotonic()
+    before, began = target.by_pid(), time.monotonic()
     saturated = asyncio.run(load.closed_loop(CLIENTS, seconds, repeats, 1.0))
-    took_s, after = time.monotonic() - began, target.processes()
+    took_s, spent = time.monotonic() - began, spent_s(before, target.by_pid())
     answers = statistics.fmean(saturated.throughputs) * took_s
     if (sent := answers + _WARM_S * warm.throughputs[0] + 2 * CLIENTS) > len(target.requests) - _ALONE:
         raise RuntimeError(f"about {sent:.0f} requests were sent, so photos came twice: give more --photos")
-    by_process: dict[str, float] = {}
-    for pid, process in after.items():  # none of one that has ended
-        ms = 1000 * (process.cpu_s - (before[pid].cpu_s if pid in before else 0.0)) / answers
-        by_process[role(process.title)] = by_process.get(role(process.title), 0.0) + ms
+    by_process = {name: 1000 * cpu_s / answers for name, cpu_s in spent.items()}
     total_ms = sum(by_process.values())
     differences = [abs(ours - theirs) for ours, theirs in zip(found, expected or found, strict=True)]
     return Row(

@@ -12,6 +12,11 @@ from roadwork_serve.errors import ConfigError
 _FROM_PORT, _TO_PORT = 20_000, 30_000
 
 
+def free_port() -> int:
+    """Return a port of the loopback address on which nothing listens at the moment. Raises ConfigError."""
+    return free_ports(1)[0]
+
+
 def free_ports(count: int) -> list[int]:
     """Return ports of the loopback address on which nothing listens at the moment. Raises ConfigError."""
     found: list[int] = []

@@ -7,6 +7,9 @@ with photos of each size. Then it is restarted with the latency limit as its dea
 throughput, and receives Poisson arrivals of photos of the first size at shares of that throughput, and at 1.5 times it.
 Latency is counted from the time a request was due.
 
+All servers are measured in turn, then again in reverse, and so on, since the speed of a virtual machine drifts. The
+result has the medians of these rounds, and the curve of the round with the median goodput.
+
 The bundled backbone is that of the profile cpu, in ONNX Runtime, and in 8 bits where the CPU has 8-bit dot products. In
 the workloads "as shipped" the others and the bare loop run it in float32, the model that they are given, and this
 server runs the graph in 8 bits that it ships. The larger backbones run in PyTorch everywhere.
@@ -16,8 +19,8 @@ With --one-core it has one worker and one core, as has the bare loop, and the cl
 fails with a workload is reported; the others run. The result has a run for each workload. Those of workloads that are
 not measured this time are kept.
 
-On two cores this takes about forty minutes as by default, seven more with --one-core, which is a run of its own,
-ten for vit-l, and twelve each for the curves of cascade and vit-s. First it installs what the other servers need.
+On two cores this takes about two hours as by default, a quarter of an hour more with --one-core, which is a run of its
+own, and half an hour more for vit-l. First it installs what the other servers need.
 """
 
 import argparse
@@ -28,17 +31,17 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.environment import Environment
-from benchmarks.peers.bare import LoopProcess, loop_process, throughput_by_threads
+from benchmarks.peers.bare import LoopProcess, LoopResult, loop_process, throughput_by_threads
 from benchmarks.peers.cores import CLIENT, count_cores, pinned
 from benchmarks.peers.load import Load, Point, Saturated
 from benchmarks.peers.pictures import SIZES, pictures
 from benchmarks.peers.plot import plot
-from benchmarks.peers.results import Curve, Row, Run, merge_runs
+from benchmarks.peers.results import Curve, Row, Run, combine_curves, combine_rows, merge_runs
 from benchmarks.peers.servers import OURS, PEERS, RunningServer, running, spent_s
 from benchmarks.peers.workloads import BUNDLED, CASCADE, LARGE, ON_ALL_CORES, SMALL, WORKLOADS, as_shipped, on_one_core
 from benchmarks.server import ROOT, end_in_order
@@ -53,59 +56,82 @@ SIZED = {BUNDLED: ("50 kB", "300 kB")}  # the others are measured with photos of
 _WARM_S, _SETTLE_S = 5.0, 8.0  # before the load, and between the start and the measurement at rest
 
 
-def measure_server(
-    name: str, model: str, workers: int, loop: LoopProcess, args: argparse.Namespace
-) -> Iterator[Row | Curve]:
-    """Measure one server, from its start to its end, between two runs of the bare loop."""
-    workload = WORKLOADS[model]
-    seconds, sizes = args.seconds * workload.pace, args.sizes or SIZED.get(model, ("50 kB",))
-    before = {size: loop.run(size, seconds) for size in sizes}
-    saturation: dict[str, Saturation] = {}
-    curve: Curve | None = None
-    with running(name, model, workers, pictures(sizes[0])[0]) as server:
-        time.sleep(_SETTLE_S)
-        rest_ms_per_s = server.rest_ms_per_s(args.rest)
-        for size in sizes:
-            clients = workload.clients(workers, before[size].per_s)
-            with pinned(workload, CLIENT):
-                saturation[size] = _saturated(server.load(model, size), server, clients, seconds, args.repeats)
-    if model in args.curves:
-        rate = statistics.median(saturation[sizes[0]].load.throughputs)
-        with running(name, model, workers, pictures(sizes[0])[0], rate) as server:
-            curve = _curve(server, model, sizes[0], rate, seconds, args.arrivals)
-    for size in sizes:
-        bare, result = [before[size], loop.run(size, seconds)], saturation[size]
-        relative_throughput = statistics.median(result.load.throughputs) / statistics.fmean(each.per_s for each in bare)
-        yield Row(
-            name, model, size, round(server.start_s, 1), result.load.throughputs, bare, round(relative_throughput, 3),
-            round(result.cpu_ms(), 1), result.memory_mib, result.load.refused, round(rest_ms_per_s, 1),
-            round(result.cpu_ms(rest_ms_per_s), 2),
-        )  # fmt: skip
-    if curve is not None:
-        yield curve
-
-
 @dataclass(frozen=True, slots=True)
 class Saturation:
     """A server at saturation, with photos of one size."""
 
     load: Saturated
     took_s: float
-    cpu_s: float
+    #: Processor time by role of a process.
+    cpu_s: dict[str, float]
     memory_mib: int
+
+    @property
+    def answers(self) -> float:
+        """The number of answers in the time measured."""
+        return statistics.fmean(self.load.throughputs) * self.took_s
 
     def cpu_ms(self, rest_ms_per_s: float = 0.0) -> float:
         """Return the processor time per answer beyond that which the server takes at rest."""
-        answers = statistics.fmean(self.load.throughputs) * self.took_s
-        return (1000 * self.cpu_s - rest_ms_per_s * self.took_s) / answers
+        return (1000 * sum(self.cpu_s.values()) - rest_ms_per_s * self.took_s) / self.answers
+
+    def cpu_ms_by_role(self) -> dict[str, float]:
+        """Return the processor time per answer of the processes in a role, the longest first."""
+        times = {role: round(1000 * cpu_s / self.answers, 1) for role, cpu_s in self.cpu_s.items()}
+        return {role: ms for role, ms in sorted(times.items(), key=lambda each: -each[1]) if ms >= 0.1}
 
 
-def _saturated(load: Load, server: RunningServer, clients: int, seconds: float, repeats: int) -> Saturation:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A server in one round."""
+
+    start_s: float
+    rest_ms_per_s: float
+    #: By size of the photos.
+    saturation: dict[str, Saturation]
+    curve: Curve | None
+
+    def rows(self, name: str, model: str, bare: Mapping[str, list[LoopResult]]) -> Iterator[Row]:
+        """Yield a row for each size, beside the runs of the bare loop right before and right after."""
+        for size, found in self.saturation.items():
+            bare_per_s = statistics.fmean(each.per_s for each in bare[size])
+            yield Row(
+                name, model, size, round(self.start_s, 1), found.load.throughputs, bare[size],
+                round(statistics.median(found.load.throughputs) / bare_per_s, 3), round(found.cpu_ms(), 1),
+                found.memory_mib, found.load.refused, round(self.rest_ms_per_s, 1),
+                round(found.cpu_ms(self.rest_ms_per_s), 2), cpu_ms_by_role=found.cpu_ms_by_role(),
+            )  # fmt: skip
+
+
+def measure_server(
+    name: str, model: str, workers: int, bare_per_s: Mapping[str, float], args: argparse.Namespace
+) -> Measured:
+    """Measure one server, from its start to its end. The rates of the bare loop, by size, tell how many clients ask."""
+    workload = WORKLOADS[model]
+    seconds = args.seconds * workload.pace
+    first, *_ = bare_per_s
+    with running(name, model, workers, pictures(first)[0]) as server:
+        time.sleep(_SETTLE_S)
+        start_s, rest_ms_per_s = server.start_s, server.rest_ms_per_s(args.rest)
+        saturation: dict[str, Saturation] = {}
+        for size, per_s in bare_per_s.items():
+            with pinned(workload, CLIENT):
+                load, clients = server.load(model, size), workload.clients(workers, per_s)
+                saturation[size] = _saturated(load, server, clients, seconds)
+    curve: Curve | None = None
+    if model in args.curves:
+        rate = statistics.median(saturation[first].load.throughputs)
+        with running(name, model, workers, pictures(first)[0], rate) as server:
+            curve = _curve(server, model, first, rate, seconds, args.arrivals)
+    return Measured(start_s, rest_ms_per_s, saturation, curve)
+
+
+def _saturated(load: Load, server: RunningServer, clients: int, seconds: float) -> Saturation:
     asyncio.run(load.closed_loop(clients, _WARM_S, 1, 0.0))
-    before, began = server.cpu_s(), time.monotonic()
-    found = asyncio.run(load.closed_loop(clients, seconds, repeats, 1.0))
-    took_s, cpu_s = time.monotonic() - began, spent_s(before, server.cpu_s())
-    if not statistics.median(found.throughputs):  # a single repeat without an answer is a pause
+    before, began = server.by_pid(), time.monotonic()
+    found = asyncio.run(load.closed_loop(clients, seconds, 1, 1.0))
+    took_s, cpu_s = time.monotonic() - began, spent_s(before, server.by_pid())
+    if not found.throughputs[0]:
         raise RuntimeError(f"the server stopped answering: {found}")
     return Saturation(found, took_s, cpu_s, round(server.memory_mib()))
 
@@ -155,10 +181,10 @@ def main() -> None:
         "--servers", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS], help="servers to measure"
     )
     parser.add_argument(
-        "--seconds", type=float, default=1.5, help="duration of a measurement at saturation with the bundled model"
+        "--seconds", type=float, default=5.0, help="duration of a measurement at saturation with the bundled model"
     )
     parser.add_argument("--rest", type=float, default=6.0, help="seconds without requests that are measured")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements at saturation")
+    parser.add_argument("--rounds", type=int, default=3, help="over all servers, every second one in reverse")
     parser.add_argument("--arrivals", type=int, default=300, help="arrivals at each rate; twice as many at overload")
     parser.add_argument("--workers", type=int, help="workers of every server; by default one per core")
     parser.add_argument("--out", type=Path, default=OUT, help="result file")
@@ -179,23 +205,40 @@ def main() -> None:
     for model in models:
         workers = args.workers or count_cores(WORKLOADS[model])
         pins = {name: [*PEERS[name].packages, *PEERS[name].forced] for name in args.servers if name in PEERS}
-        run = Run(model, asdict(environment), throughput_by_threads(model, args.seconds), pins=pins, int8=int8)
+        run = Run(model, asdict(environment), throughput_by_threads(model, 2.0), pins=pins, int8=int8)
         with loop_process(
             model, max(run.bare_per_s_by_threads, key=lambda count: run.bare_per_s_by_threads[count])
         ) as loop:
-            for name in args.servers:
-                try:
-                    for row in measure_server(name, model, workers, loop, args):
-                        if isinstance(row, Row):
-                            run.rows.append(row)
-                        else:
-                            run.curves.append(row)
-                        print(row.summary(), flush=True)
-                except RuntimeError as error:
-                    run.failed.append({"server": name, "error": str(error).splitlines()[-1]})
-                    print(f"{model}, {name}: {error}", flush=True)
-                write_json(DRAFT, asdict(run))
+            measure_rounds(run, workers, loop, args)
         save_run(args.out, run)
+
+
+def measure_rounds(run: Run, workers: int, loop: LoopProcess, args: argparse.Namespace) -> None:
+    """Fill a run with the servers' rows and curves, after each server those of the rounds so far."""
+    model = run.model
+    sizes, seconds = args.sizes or SIZED.get(model, ("50 kB",)), args.seconds * WORKLOADS[model].pace
+    rows: dict[tuple[str, str], list[Row]] = {(name, size): [] for name in args.servers for size in sizes}
+    curves: dict[str, list[Curve]] = {name: [] for name in args.servers}
+    before = {size: loop.run(size, seconds) for size in sizes}
+    for round_ in range(args.rounds):
+        for name in args.servers[:: 1 if round_ % 2 == 0 else -1]:
+            try:
+                found = measure_server(name, model, workers, {size: each.per_s for size, each in before.items()}, args)
+            except RuntimeError as error:
+                run.failed.append({"server": name, "error": str(error).splitlines()[-1]})
+                print(f"{model}, {name}: {error}", flush=True)
+                continue
+            after = {size: loop.run(size, seconds) for size in sizes}
+            for row in found.rows(name, model, {size: [before[size], after[size]] for size in sizes}):
+                rows[name, row.size].append(row)
+                print(row.summary(), flush=True)
+            if found.curve is not None:
+                curves[name].append(found.curve)
+                print(found.curve.summary(), flush=True)
+            before = after
+            run.rows[:] = [combine_rows(each) for each in rows.values() if each]
+            run.curves[:] = [combine_curves(each) for each in curves.values() if each]
+            write_json(DRAFT, asdict(run))
 
 
 def save_run(out: Path, run: Run) -> None:

@@ -1,8 +1,9 @@
 """The result file of the comparison."""
 
 import json
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ class Row:
     rest_ms_per_s: float | None = None
     #: Processor time per answer beyond that at rest; None in earlier results.
     marginal_cpu_ms: float | None = None
+    #: The same in each round; empty in earlier results.
+    marginal_cpu_ms_by_round: list[float] = field(default_factory=list)
+    #: `cpu_ms` by role of a process, without those that take less than a tenth of a millisecond.
+    cpu_ms_by_role: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Return a line for the log."""
@@ -60,6 +65,8 @@ class Curve:
     overload: Point
     #: Answers in time per second at overload, relative to the saturated throughput.
     goodput: float
+    #: The same in each round; empty in earlier results.
+    goodput_by_round: list[float] = field(default_factory=list)
 
     def summary(self) -> str:
         """Return a line for the log."""
@@ -83,6 +90,39 @@ class Run:
     int8: bool | None = None
     #: Packages installed for each server beside those that this project locks.
     pins: dict[str, list[str]] = field(default_factory=dict)
+
+
+def combine_rows(rows: Sequence[Row]) -> Row:
+    """Return one row for the rounds of a server with a model and a size: medians, and all measurements of rates."""
+
+    def median(name: str, digits: int) -> float:
+        return round(statistics.median(getattr(row, name) for row in rows), digits)
+
+    margins = [row.marginal_cpu_ms for row in rows if row.marginal_cpu_ms is not None]
+    roles = dict.fromkeys(role for row in rows for role in row.cpu_ms_by_role)
+    return replace(
+        rows[0],
+        start_s=median("start_s", 1),
+        throughputs=[each for row in rows for each in row.throughputs],
+        bare=[each for row in rows for each in row.bare],
+        relative_throughput=median("relative_throughput", 3),
+        cpu_ms=median("cpu_ms", 1),
+        memory_mib=median("memory_mib", 0),
+        refused=sum(row.refused for row in rows),
+        rest_ms_per_s=median("rest_ms_per_s", 1),
+        marginal_cpu_ms=median("marginal_cpu_ms", 2),
+        marginal_cpu_ms_by_round=margins,
+        cpu_ms_by_role={
+            role: round(statistics.median(row.cpu_ms_by_role.get(role, 0.0) for row in rows), 1) for role in roles
+        },
+    )
+
+
+def combine_curves(curves: Sequence[Curve]) -> Curve:
+    """Return the curve of the round with the median goodput, the lower one of two, with the goodput of all."""
+    middle = statistics.median_low(curve.goodput for curve in curves)
+    found = next(curve for curve in curves if curve.goodput == middle)
+    return replace(found, goodput_by_round=[curve.goodput for curve in curves])
 
 
 def merge_runs(path: Path, run: Run, models: Sequence[str]) -> list[Run]:

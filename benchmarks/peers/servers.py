@@ -21,8 +21,10 @@ from benchmarks.peers.cores import SERVER, count_cores, pinned
 from benchmarks.peers.load import Load
 from benchmarks.peers.pictures import pictures
 from benchmarks.peers.workloads import RELAXED_LIMIT, WORKLOADS
-from benchmarks.server import ROOT, environment_in, free_port, session, status, stop, wait_for_dashboard
+from benchmarks.server import ROOT, environment_in, session, status, stop, wait_for_dashboard
+from benchmarks.soak.samples import role
 from benchmarks.usage import memory_mib, title
+from roadwork_serve.ports import free_port
 
 TRITON_PATH = "/v2/models/predict/infer"
 _START_S = 300.0
@@ -130,15 +132,15 @@ class RunningServer:
             self.url, [self.request(data) for data in pictures(size)], WORKLOADS[model].limit_s, self.is_complete
         )
 
-    def cpu_s(self) -> dict[int, float]:
-        """Return the processor time so far of each of its processes."""
-        return {process.pid: process.cpu_s for process in self.processes()}
+    def by_pid(self) -> dict[int, "Process"]:
+        """Return its processes by their number."""
+        return {process.pid: process for process in self.processes()}
 
     def rest_ms_per_s(self, seconds: float) -> float:
         """Return its processor time per second, over so many seconds in which nothing is sent."""
-        before, began = self.cpu_s(), time.monotonic()
+        before, began = self.by_pid(), time.monotonic()
         time.sleep(seconds)
-        return 1000 * spent_s(before, self.cpu_s()) / (time.monotonic() - began)
+        return 1000 * sum(spent_s(before, self.by_pid()).values()) / (time.monotonic() - began)
 
     def processes(self) -> Iterator["Process"]:
         """Yield its processes."""
@@ -156,9 +158,13 @@ class RunningServer:
         return found
 
 
-def spent_s(before: Mapping[int, float], after: Mapping[int, float]) -> float:
-    """Return the processor time between two readings, of the processes that are there at the second."""
-    return sum(total_s - before.get(pid, 0.0) for pid, total_s in after.items())
+def spent_s(before: Mapping[int, Process], after: Mapping[int, Process]) -> dict[str, float]:
+    """Return the processor time between two readings by role, of the processes that are there at the second."""
+    spent: dict[str, float] = {}
+    for pid, process in after.items():
+        name, began_s = role(process.title), before[pid].cpu_s if pid in before else 0.0
+        spent[name] = spent.get(name, 0.0) + process.cpu_s - began_s
+    return spent
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pytriton.triton import Triton, TritonConfig
 
 from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.model import Pipeline
-from benchmarks.server import free_port
+from roadwork_serve.ports import free_port
 
 arguments = Arguments.from_environment()
 

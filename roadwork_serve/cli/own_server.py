@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from roadwork_serve.errors import ModelError
-from roadwork_serve.ports import free_ports
+from roadwork_serve.ports import free_port
 from roadwork_serve.state_folder import VARIABLE
 
 _START_S = 300.0
@@ -37,7 +37,7 @@ def own_server(
         ModelError: It does not become ready; the message has the end of its output.
     """
     with tempfile.TemporaryDirectory(prefix="rw-", ignore_cleanup_errors=True) as folder:  # short: for Ray's sockets
-        port, log = free_ports(1)[0], Path(folder) / "log"
+        port, log = free_port(), Path(folder) / "log"
         url = f"http://127.0.0.1:{port}"
         kept = str(state or f"{folder}/state")
         words = ("serve", "--profile", profile, "--port", str(port), "--state", kept)

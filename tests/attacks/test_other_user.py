@@ -19,7 +19,8 @@ import httpx
 import pytest
 import yaml
 
-from benchmarks.server import DASHBOARD, ROOT, environment_in, free_port, session, stop
+from benchmarks.server import DASHBOARD, ROOT, environment_in, session, stop
+from roadwork_serve.ports import free_port
 
 START_S = 120.0
 # All that is open without a token: Prometheus's metrics, health checks, and the dashboard's empty page, which asks for

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ import pytest
 import yaml
 from aiohttp import web
 
-from benchmarks.peers.__main__ import Saturation, save_run
+from benchmarks.peers import __main__ as peers
+from benchmarks.peers.__main__ import Measured, Saturation, save_run
 from benchmarks.peers.arguments import Arguments
 from benchmarks.peers.bare import LoopResult
 from benchmarks.peers.cores import CLIENT, SERVER, count_cores, pinned
@@ -28,8 +30,8 @@ from benchmarks.peers.model import PROFILE, Classifier, unsure, weights
 from benchmarks.peers.ours import settings
 from benchmarks.peers.pictures import SIZES, pictures
 from benchmarks.peers.plot import plot
-from benchmarks.peers.results import Curve, Row, Run, merge_runs
-from benchmarks.peers.servers import OURS, PEERS, TRITON_PATH, RunningServer, spent_s
+from benchmarks.peers.results import Curve, Row, Run, combine_curves, combine_rows, merge_runs
+from benchmarks.peers.servers import OURS, PEERS, TRITON_PATH, Process, RunningServer, spent_s
 from benchmarks.peers.workloads import (
     BUNDLED,
     CASCADE,
@@ -293,12 +295,80 @@ def test_on_one_core_server_and_client_have_one_each(folder: Path) -> None:
 
 
 def test_the_margin_leaves_out_what_a_server_takes_at_rest() -> None:
-    found = Saturation(Saturated([40.0, 60.0], 0), took_s=4.0, cpu_s=6.0, memory_mib=1)
+    cpu_s = {"HAProxy": 0.005, "Ingress": 1.0, "Backbone": 4.995}
+    found = Saturation(Saturated([50.0], 0), took_s=4.0, cpu_s=cpu_s, memory_mib=1)
     assert (found.cpu_ms(), found.cpu_ms(rest_ms_per_s=500.0)) == (30.0, 20.0)
+    assert list(found.cpu_ms_by_role().items()) == [("Backbone", 25.0), ("Ingress", 5.0)], "0.025 ms are left out"
 
 
 def test_processor_time_counts_processes_that_begin_and_not_those_that_end() -> None:
-    assert spent_s({1: 5.0, 2: 7.0}, {1: 6.0, 3: 0.5}) == 1.5
+    before, after = (
+        {pid: Process(pid, f"ray::{role}", cpu_s) for pid, role, cpu_s in processes}
+        for processes in (
+            [(1, "Model", 5.0), (2, "Model", 7.0), (4, "Agent", 1.0)],
+            [(1, "Model", 6.0), (3, "Model", 0.5), (4, "Agent", 1.25)],
+        )
+    )
+    assert spent_s(before, after) == {"Model": 1.5, "Agent": 0.25}
+
+
+def test_rounds_are_combined_by_their_medians() -> None:
+    bare = [LoopResult(100.0, 0.1, 10.0)]
+
+    def row(round_: int, share: float, margin: float, roles: dict[str, float]) -> Row:
+        return Row(
+            "FastAPI", BUNDLED, "50 kB", float(round_), [100 * share], bare, share, margin + 1, 500 + round_, round_,
+            10.0, margin, cpu_ms_by_role=roles,
+        )  # fmt: skip
+
+    rounds = [row(1, 0.9, 12.0, {"web": 8.0}), row(2, 0.5, 30.0, {"web": 9.0, "late": 3.0}),
+              row(3, 0.8, 14.0, {"web": 7.0, "late": 1.0})]  # fmt: skip
+    found = combine_rows(rounds)
+    assert (found.relative_throughput, found.marginal_cpu_ms, found.cpu_ms, found.start_s) == (0.8, 14.0, 15.0, 2.0)
+    assert (found.throughputs, found.bare, found.refused) == ([90.0, 50.0, 80.0], 3 * bare, 6)
+    assert (found.marginal_cpu_ms_by_round, found.memory_mib) == ([12.0, 30.0, 14.0], 502)
+    assert found.cpu_ms_by_role == {"web": 8.0, "late": 1.0}
+    point = Point(10.0, 100, 9.5, 9.0, 0.95, 20.0, 80.0, 3)
+    curves = [Curve("FastAPI", BUNDLED, "50 kB", 10.0 * share, [], None, point, share) for share in (0.9, 0.2, 0.4)]
+    middle = combine_curves(curves)
+    assert (middle.goodput, middle.saturated_per_s, middle.goodput_by_round) == (0.4, 4.0, [0.9, 0.2, 0.4])
+    assert combine_curves(curves[:2]).goodput == 0.2, "the lower of two"
+
+
+def test_servers_are_measured_in_turn_and_then_in_reverse(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def measure(name: str, *_: object) -> Measured:
+        asked.append(name)
+        if name == "LitServe" and len(asked) < 4:
+            raise RuntimeError("first line\nit does not answer")
+        found = Saturation(Saturated([10.0 * len(asked)], 0), 1.0, {"web": 1.0}, 100)
+        return Measured(1.0, 50.0, {"50 kB": found}, None)
+
+    class PacedLoop:
+        def __init__(self) -> None:
+            self.per_s = 0.0
+
+        def run(self, size: str, seconds: float) -> LoopResult:
+            self.per_s += 10.0
+            return LoopResult(self.per_s, 0.1, 10.0)
+
+    monkeypatch.setattr(peers, "measure_server", measure)
+    monkeypatch.setattr(peers, "DRAFT", tmp_path / "draft.json")
+    args = Namespace(sizes=["50 kB"], seconds=1.0, servers=["FastAPI", "LitServe", "BentoML"], rounds=2, curves=[])
+    run = Run(BUNDLED, {}, {})
+    peers.measure_rounds(run, 2, PacedLoop(), args)  # type: ignore[arg-type]
+    assert asked == ["FastAPI", "LitServe", "BentoML", "BentoML", "LitServe", "FastAPI"]
+    assert run.failed == [{"server": "LitServe", "error": "it does not answer"}]
+    rows = {row.server: row for row in run.rows}
+    assert list(rows) == args.servers and rows["LitServe"].throughputs == [50.0], "the round that worked"
+    # The loop is measured between two servers: 10 before the first, 20 after it, ...
+    assert [each.per_s for each in rows["BentoML"].bare] == [20.0, 30.0, 30.0, 40.0]
+    assert rows["FastAPI"].relative_throughput == round((10 / 15 + 60 / 55) / 2, 3)
+    assert json.loads((tmp_path / "draft.json").read_text())["rows"]
+    assert "LitServe: first line" in capsys.readouterr().out
 
 
 def test_results_from_before_the_margin_was_measured_can_be_merged(tmp_path: Path) -> None:

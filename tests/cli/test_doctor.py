@@ -9,25 +9,19 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from roadwork_serve.cli.main import app
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return found.getsockname()[1]
+from roadwork_serve.ports import free_port
 
 
 def doctor(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["doctor", *map(str, arguments)], env={"COLUMNS": "200"})
 
 
-def test_it_shows_the_machine_and_what_would_run(
-    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_shows_the_machine_and_what_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roadwork_serve.doctor.profile_check.check_host", lambda *_: None)
-    result = doctor("--port", free_port, "--state", tmp_path / "state")
+    port = free_port()
+    result = doctor("--port", port, "--state", tmp_path / "state")
     assert result.exit_code == 0, result.output
-    topics = ("Python", "System", "Cores", "Memory", "GPUs", f"{free_port} of 127.0.0.1 is free", "Profile auto chose")
+    topics = ("Python", "System", "Cores", "Memory", "GPUs", f"{port} of 127.0.0.1 is free", "Profile auto chose")
     assert all(topic in result.stdout for topic in topics) and str(tmp_path / "state") in result.stdout
     assert not (tmp_path / "state").exists()
 

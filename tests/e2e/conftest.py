@@ -1,7 +1,6 @@
 """One private Ray with the whole application over stages without models, for all the tests here."""
 
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from benchmarks.server import journal_in
 from deployments.app import build_app
+from roadwork_serve.ports import free_port
 from roadwork_serve.profiles.load import load_profile
 from roadwork_serve.profiles.profile import Profile
 from roadwork_serve.stages.load import Opener, open_stages
@@ -93,7 +93,7 @@ def cluster() -> Iterator[Cluster]:
         patch.setenv("PYTHONPATH", str(ROOT))  # the replicas import the fake stages
         _start_ray(folder)
         try:
-            port = _free_port()
+            port = free_port()
             serve.start(http_options={"host": "127.0.0.1", "port": port})
             config = _config(port, folder, journal, gate, model)
             running = Cluster(f"http://127.0.0.1:{port}", journal, gate, model, config)
@@ -170,9 +170,3 @@ def ready(url: str) -> bool:
         return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

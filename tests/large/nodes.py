@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import yaml
 
-from benchmarks.server import RAY_TRIES, ROOT, environment_in, free_port, write_config
+from benchmarks.server import RAY_TRIES, ROOT, environment_in, write_config
 from roadwork_serve.haproxy import NO_HAPROXY
+from roadwork_serve.ports import free_port
 from tests.e2e.conftest import eventually, ready
 
 _BIN = Path(sys.executable).parent

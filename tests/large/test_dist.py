@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.server import ROOT, environment_in, free_port, stop
+from benchmarks.server import ROOT, environment_in, stop
 from roadwork_serve.journal.store import Store
+from roadwork_serve.ports import free_port
 from roadwork_serve.schema import BatchResult
 from tests.e2e.conftest import eventually, ready
 

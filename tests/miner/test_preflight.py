@@ -12,8 +12,8 @@ from roadwork_serve.errors import MediaError, StageLost
 from roadwork_serve.miner.addresses import bind_socket
 from roadwork_serve.miner.preflight import run_checks
 from roadwork_serve.miner.settings import MinerSettings, load_settings
+from roadwork_serve.ports import free_port
 from tests.miner.calls import VALIDATOR, FakeCascade
-from tests.miner.test_service import free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,13 +14,8 @@ from roadwork_serve.errors import ConfigError, StageLost
 from roadwork_serve.miner.addresses import bind_socket
 from roadwork_serve.miner.service import run_miner, wait_for_cascade
 from roadwork_serve.miner.settings import MinerSettings, load_settings
+from roadwork_serve.ports import free_port
 from tests.miner.calls import MINER, PICTURE, STRANGER, VALIDATOR, FakeCascade, body, headers
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def make_settings(folder: Path, *flags: str) -> MinerSettings:
