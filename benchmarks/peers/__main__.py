@@ -53,7 +53,8 @@ DRAFT = ROOT / "build/peers/draft.json"  # of the current workload; an interrupt
 SHARES, OVERLOAD = (0.5, 0.7, 0.85, 0.95), 1.5
 DEFAULT = (BUNDLED, as_shipped(BUNDLED), CASCADE, as_shipped(CASCADE), SMALL)
 SIZED = {BUNDLED: ("50 kB", "300 kB")}  # the others are measured with photos of the first size
-_WARM_S, _SETTLE_S = 5.0, 8.0  # before the load, and between the start and the measurement at rest
+_SETTLE_S = 8.0  # between the start and the measurement at rest
+_WARM_S, _WARM_AGAIN_S = 12.0, 3.0  # of load before a measurement: a server's first, and later ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ def measure_server(
         for size, per_s in bare_per_s.items():
             with pinned(workload, CLIENT):
                 load, clients = server.load(model, size), workload.clients(workers, per_s)
+                asyncio.run(load.closed_loop(clients, _WARM_AGAIN_S if saturation else _WARM_S, 1, 0.0))
                 saturation[size] = _saturated(load, server, clients, seconds)
     curve: Curve | None = None
     if model in args.curves:
@@ -127,7 +129,6 @@ def measure_server(
 
 
 def _saturated(load: Load, server: RunningServer, clients: int, seconds: float) -> Saturation:
-    asyncio.run(load.closed_loop(clients, _WARM_S, 1, 0.0))
     before, began = server.by_pid(), time.monotonic()
     found = asyncio.run(load.closed_loop(clients, seconds, 1, 1.0))
     took_s, cpu_s = time.monotonic() - began, spent_s(before, server.by_pid())
@@ -138,7 +139,7 @@ def _saturated(load: Load, server: RunningServer, clients: int, seconds: float) 
 
 def _curve(server: RunningServer, model: str, size: str, rate: float, seconds: float, arrivals: int) -> Curve:
     load = server.load(model, size)
-    asyncio.run(load.open_loop(SHARES[0] * rate, _WARM_S + WORKLOADS[model].limit_s, seed=0))
+    asyncio.run(load.open_loop(SHARES[0] * rate, _WARM_AGAIN_S + WORKLOADS[model].limit_s, seed=0))
 
     def point(share: float, arrivals: int) -> Point:
         long_s = max(seconds, WORKLOADS[model].limit_s + arrivals / (share * rate))
