@@ -22,6 +22,18 @@ RESULTS = ROOT / "benchmarks/results"
 PAGES = (ROOT / "README.md", ROOT / "docs/benchmarks.md")
 EARLIER = "earlier"  # a folder of the results
 OURS = "roadwork-serve"  # also the first part of the names of its variants
+#: Roles of processes in the comparison of servers, and their names in the table.
+PROCESSES = {
+    "Backbone": "replicas of stage 1",
+    "SignReader": "replicas of the sign reader",
+    "Ingress": "ingress",
+    "roadwork_serve.media.decode_worker": "decoders",
+    "Journal": "journal",
+    "haproxy": "HAProxy and Serve's proxies",
+    "HAProxyManager": "HAProxy and Serve's proxies",
+    "ProxyActor": "HAProxy and Serve's proxies",
+}
+_REST = "the rest of Ray and Serve"
 LOOP_TARGETS = {"bundled": 0.5, "vit-s": 0.85, "vit-l": 0.95}
 _BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.S)
 T = TypeVar("T")
@@ -58,12 +70,34 @@ def resources(results: Path) -> str:
     )
 
 
+def processes(results: Path) -> str:
+    """Return the processor time of this server's processes per answer, and that of the best other, by workload."""
+    rows = [row for row in _rows(results) if row["server"] == OURS and row.get("cpu_ms_by_role")]
+    spent: list[dict[str, float]] = []
+    for row in rows:
+        times = dict.fromkeys([*PROCESSES.values(), _REST], 0.0)
+        for role, ms in row["cpu_ms_by_role"].items():
+            times[PROCESSES.get(role, _REST)] += ms
+        spent.append(times)
+    lines = [[name, *(f"{times[name]:.1f}" for times in spent)] for name in spent[0]] if spent else []
+    totals = {"all": "cpu_ms", "all, at the margin": "marginal_cpu_ms"}
+    lines += [[name, *(f"{row[key]:.1f}" for row in rows)] for name, key in totals.items()]
+    best: list[str] = []
+    for row in rows:
+        beside = [each for each in _rows(results) if (each["model"], each["size"]) == (row["model"], row["size"])]
+        server, ms = _best_other(_marginal(beside), lowest=True)
+        best.append(f"{ms:.1f}, {server}")
+    lines.append(["best other server, at the margin", *best])
+    return table(["ms of a core per answer", *(f"{row['model']}, {row['size']}" for row in rows)], lines)
+
+
 def latency(results: Path) -> str:
     """Return sustained rates, latencies, and goodput under overload."""
     workloads = read(results, "peers")["workloads"]
     lines: list[list[str]] = []
     for curve in _of(results, "curves"):
         middle, over = curve["points"][1], curve["overload"]
+        spread = "".join(f", {each}" for each in _range(curve.get("goodput_by_round"), 2))
         lines.append(
             [
                 f"{curve['model']}, {curve['size']}, {1000 * workloads[curve['model']]['limit_s']:.0f} ms",
@@ -71,7 +105,7 @@ def latency(results: Path) -> str:
                 f"{curve['saturated_per_s']:.1f}",
                 "none" if curve["sustained_per_s"] is None else f"{curve['sustained_per_s']:.1f}",
                 f"{middle['p50_ms']:.0f}, {middle['p99_ms']:.0f} ms, {middle['in_time_share']:.1%}",
-                f"{over['in_time_per_s']:.1f} ({curve['goodput']:.2f})",
+                f"{over['in_time_per_s']:.1f} ({curve['goodput']:.2f}{spread})",
             ]
         )
     header = [
@@ -211,7 +245,7 @@ def summary(results: Path) -> str:
         if OURS in here and others:
             best = max(others, key=lambda row: row["relative_throughput"])
             count = max(count, len(others))
-            cells = [_share(here[OURS]), f"{best['server']}: {_share(best)}", _marginal_cell(here.values())]
+            cells = [_share(here[OURS]), f"{best['server']}: {_share(best)}", _marginal_cell(here)]
             lines.append([f"{model}, {size}", *cells])
     shares = ["relative to a bare loop (per second)", f"best of {count} other servers"]
     return table(["model, JPEG", *shares, "CPU ms at the margin, best other"], lines)
@@ -334,6 +368,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     for each in (
         throughput,
         resources,
+        processes,
         latency,
         overhead,
         decode,
@@ -388,13 +423,23 @@ def _marginal(rows: Iterable[Result]) -> dict[str, float]:
     return {row["server"]: row["marginal_cpu_ms"] for row in known}
 
 
-def _marginal_cell(rows: Iterable[Result]) -> str:
+def _marginal_cell(rows: Mapping[str, Result]) -> str:
     """Return this server's time at the margin and that of the best other; blank if one is not known."""
-    times = _marginal(rows)
+    times = _marginal(rows.values())
     if not _has_both(times):
         return ""
-    server, best = _best_other(times, lowest=True)
-    return f"{times[OURS]:.1f}, {server}: {best:.1f}"
+    best, _ = _best_other(times, lowest=True)
+    own, other = (
+        f"{times[server]:.1f}"
+        + "".join(f" ({each})" for each in _range(rows[server].get("marginal_cpu_ms_by_round"), 1))
+        for server in (OURS, best)
+    )
+    return f"{own}, {best}: {other}"
+
+
+def _range(values: Sequence[float] | None, digits: int) -> list[str]:
+    """Return the least and the most of several rounds in a list; nothing for one round, and of earlier results."""
+    return [f"{min(values):.{digits}f} to {max(values):.{digits}f}"] if values and len(values) > 1 else []
 
 
 def _batching(row: Result | None) -> str:

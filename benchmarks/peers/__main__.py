@@ -53,8 +53,8 @@ DRAFT = ROOT / "build/peers/draft.json"  # of the current workload; an interrupt
 SHARES, OVERLOAD = (0.5, 0.7, 0.85, 0.95), 1.5
 DEFAULT = (BUNDLED, as_shipped(BUNDLED), CASCADE, as_shipped(CASCADE), SMALL)
 SIZED = {BUNDLED: ("50 kB", "300 kB")}  # the others are measured with photos of the first size
-_SETTLE_S = 8.0  # between the start and the measurement at rest
-_WARM_S, _WARM_AGAIN_S = 12.0, 3.0  # of load before a measurement: a server's first, and later ones
+_SETTLE_S = 4.0  # between the start and the measurement at rest
+_WARM_S, _WARM_AGAIN_S = 8.0, 3.0  # of load before a measurement: a server's first, and later ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="duration of a measurement at saturation with the bundled model"
     )
-    parser.add_argument("--rest", type=float, default=6.0, help="seconds without requests that are measured")
+    parser.add_argument("--rest", type=float, default=4.0, help="seconds without requests that are measured")
     parser.add_argument("--rounds", type=int, default=3, help="over all servers, every second one in reverse")
     parser.add_argument("--arrivals", type=int, default=300, help="arrivals at each rate; twice as many at overload")
     parser.add_argument("--workers", type=int, help="workers of every server; by default one per core")

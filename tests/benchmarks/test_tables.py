@@ -69,6 +69,42 @@ def test_the_best_at_the_margin_may_be_another_than_the_fastest(results: Path) -
     assert "| bundled | Lost | unknown | unknown | unknown | unknown | 12 |" in resources
 
 
+def test_ranges_over_rounds_are_shown(results: Path) -> None:
+    rows = [costing(row(tables.OURS, 80.0, 0.8), 14.2) | {"marginal_cpu_ms_by_round": [14.2, 13.0, 18.0]},
+            costing(row("One", 70.0, 0.7), 12.0) | {"marginal_cpu_ms_by_round": [12.0]}]  # fmt: skip
+    over, middle = {"in_time_per_s": 60.0}, {"p50_ms": 20.0, "p99_ms": 90.0, "in_time_share": 1.0}
+    curve = {"server": tables.OURS, "model": "bundled", "size": "50 kB", "saturated_per_s": 80.0, "overload": over,
+             "points": [middle, middle], "sustained_per_s": None, "goodput": 0.75,
+             "goodput_by_round": [0.75, 0.5, 0.8]}  # fmt: skip
+    write_result(
+        results, "peers", {"workloads": {"bundled": {"limit_s": 0.5}}, "runs": [{"rows": rows, "curves": [curve]}]}
+    )
+    assert tables.summary(results).splitlines()[-1].endswith("| 14.2 (13.0 to 18.0), One: 12.0 |")
+    assert tables.latency(results).splitlines()[-1].endswith("| 60.0 (0.75, 0.50 to 0.80) |")
+
+
+def test_the_time_of_this_servers_processes_is_shown_beside_that_of_the_best_other(results: Path) -> None:
+    roles = {"Backbone": 9.1, "Ingress": 4.0, "haproxy": 0.5, "ProxyActor": 0.2, "raylet": 0.2, "gcs_server": 0.1}
+    rows = [costing(row(tables.OURS, 80.0, 0.8), 14.2) | {"cpu_ms_by_role": roles},
+            costing(row("One", 70.0, 0.7), 12.0) | {"cpu_ms_by_role": {"python": 12.0}},
+            costing(row(tables.OURS, 9.0, 0.8), 99.0) | {"model": "vit-s"}]  # fmt: skip
+    write_result(results, "peers", {"runs": [{"rows": rows}]})
+    head, _, *lines = tables.processes(results).splitlines()
+    assert head == "| ms of a core per answer | bundled, 50 kB |", "an earlier result has no times by process"
+    assert lines == [
+        "| replicas of stage 1 | 9.1 |",
+        "| replicas of the sign reader | 0.0 |",
+        "| ingress | 4.0 |",
+        "| decoders | 0.0 |",
+        "| journal | 0.0 |",
+        "| HAProxy and Serve's proxies | 0.7 |",
+        "| the rest of Ray and Serve | 0.3 |",
+        "| all | 20.4 |",
+        "| all, at the margin | 14.2 |",
+        "| best other server, at the margin | 12.0, One |",
+    ]
+
+
 def test_figures_that_an_earlier_result_lacks_are_blank(results: Path) -> None:
     assert "| bundled | One | 20.4 |  |  | 1000 | 12 |" in tables.resources(results).splitlines()
 
