@@ -85,8 +85,8 @@ def processes(results: Path) -> str:
     best: list[str] = []
     for row in rows:
         beside = [each for each in _rows(results) if (each["model"], each["size"]) == (row["model"], row["size"])]
-        server, ms = _best_other(_marginal(beside), lowest=True)
-        best.append(f"{ms:.1f}, {server}")
+        times = _marginal(beside)
+        best.append("{1:.1f}, {0}".format(*_best_other(times, lowest=True)) if _has_both(times) else "")
     lines.append(["best other server, at the margin", *best])
     return table(["ms of a core per answer", *(f"{row['model']}, {row['size']}" for row in rows)], lines)
 
@@ -97,7 +97,7 @@ def latency(results: Path) -> str:
     lines: list[list[str]] = []
     for curve in _of(results, "curves"):
         middle, over = curve["points"][1], curve["overload"]
-        spread = "".join(f", {each}" for each in _range(curve.get("goodput_by_round"), 2))
+        spread = _range(", {} to {}", curve.get("goodput_by_round"), 2)
         lines.append(
             [
                 f"{curve['model']}, {curve['size']}, {1000 * workloads[curve['model']]['limit_s']:.0f} ms",
@@ -430,16 +430,17 @@ def _marginal_cell(rows: Mapping[str, Result]) -> str:
         return ""
     best, _ = _best_other(times, lowest=True)
     own, other = (
-        f"{times[server]:.1f}"
-        + "".join(f" ({each})" for each in _range(rows[server].get("marginal_cpu_ms_by_round"), 1))
+        f"{times[server]:.1f}" + _range(" ({} to {})", rows[server].get("marginal_cpu_ms_by_round"), 1)
         for server in (OURS, best)
     )
     return f"{own}, {best}: {other}"
 
 
-def _range(values: Sequence[float] | None, digits: int) -> list[str]:
-    """Return the least and the most of several rounds in a list; nothing for one round, and of earlier results."""
-    return [f"{min(values):.{digits}f} to {max(values):.{digits}f}"] if values and len(values) > 1 else []
+def _range(form: str, values: Sequence[float] | None, digits: int) -> str:
+    """Return the least and the most of several rounds in this form; blank for one round, and of earlier results."""
+    if not values or len(values) == 1:
+        return ""
+    return form.format(f"{min(values):.{digits}f}", f"{max(values):.{digits}f}")
 
 
 def _batching(row: Result | None) -> str:

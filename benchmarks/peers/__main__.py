@@ -70,7 +70,7 @@ class Saturation:
     @property
     def answers(self) -> float:
         """The number of answers in the time measured."""
-        return statistics.fmean(self.load.throughputs) * self.took_s
+        return self.load.throughputs[0] * self.took_s
 
     def cpu_ms(self, rest_ms_per_s: float = 0.0) -> float:
         """Return the processor time per answer beyond that which the server takes at rest."""
@@ -98,7 +98,7 @@ class Measured:
             bare_per_s = statistics.fmean(each.per_s for each in bare[size])
             yield Row(
                 name, model, size, round(self.start_s, 1), found.load.throughputs, bare[size],
-                round(statistics.median(found.load.throughputs) / bare_per_s, 3), round(found.cpu_ms(), 1),
+                round(found.load.throughputs[0] / bare_per_s, 3), round(found.cpu_ms(), 1),
                 found.memory_mib, found.load.refused, round(self.rest_ms_per_s, 1),
                 round(found.cpu_ms(self.rest_ms_per_s), 2), cpu_ms_by_role=found.cpu_ms_by_role(),
             )  # fmt: skip
@@ -122,7 +122,7 @@ def measure_server(
                 saturation[size] = _saturated(load, server, clients, seconds)
     curve: Curve | None = None
     if model in args.curves:
-        rate = statistics.median(saturation[first].load.throughputs)
+        rate = saturation[first].load.throughputs[0]
         with running(name, model, workers, pictures(first)[0], rate) as server:
             curve = _curve(server, model, first, rate, seconds, args.arrivals)
     return Measured(start_s, rest_ms_per_s, saturation, curve)
